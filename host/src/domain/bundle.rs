@@ -1,0 +1,319 @@
+//! A bundle as it travels and is stored: what is deployed, each file by its digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::names;
+use super::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
+
+/// Graphs of one bundle.
+pub const MAX_GRAPHS: usize = 64;
+/// Files of one bundle.
+pub const MAX_FILES: usize = 1000;
+/// Secrets of one bundle.
+pub const MAX_SECRETS: usize = 64;
+/// Environment variables of one bundle.
+pub const MAX_VARIABLES: usize = 256;
+/// Longest value of an environment variable.
+pub const MAX_VALUE_BYTES: usize = 32 << 10;
+/// Hosts that one bundle may name.
+pub const MAX_HOSTS: usize = 256;
+/// Largest blob.
+pub const MAX_BLOB_BYTES: u64 = 64 << 30;
+/// Largest component, which has to be compiled in memory.
+pub const MAX_COMPONENT_BYTES: u64 = 512 << 20;
+/// Largest bundle as JSON without its blobs; it is part of a stored document, which may hold 1 MiB.
+pub const MAX_BUNDLE_BYTES: usize = 768 << 10;
+
+/// What is deployed: one component, its graphs, its files and its settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// Name of the model it is for, unless the push says another.
+    pub name: String,
+    /// The WebAssembly component.
+    pub component: Blob,
+    /// Graphs that `graph.load-by-name` finds, by name.
+    #[serde(default)]
+    pub graphs: BTreeMap<String, Graph>,
+    /// Files that the component sees at `/`, by path.
+    #[serde(default)]
+    pub files: BTreeMap<String, Blob>,
+    /// Names of the secrets that the component may read.
+    #[serde(default)]
+    pub secrets: BTreeSet<String>,
+    /// Environment variables of the component.
+    #[serde(default)]
+    pub environment_variables: BTreeMap<String, String>,
+    /// Where the component may call.
+    #[serde(default)]
+    pub network: Network,
+    /// Bounds of one replica.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Number of replicas.
+    #[serde(default)]
+    pub autoscaling: AutoscalingSettings,
+}
+
+/// A stored file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blob {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Number of its bytes.
+    pub size: u64,
+}
+
+/// A model file that wasi-nn loads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Graph {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Number of its bytes.
+    pub size: u64,
+    /// Its file's path, whose ending tells its format.
+    pub file: String,
+    /// Which backend runs it.
+    #[serde(default)]
+    pub backend: GraphBackend,
+    /// Where it runs.
+    #[serde(default)]
+    pub target: GraphTarget,
+    /// Threads that one run may use.
+    #[serde(default = "one")]
+    pub threads: u32,
+    /// How runs are joined; `null` for not at all.
+    #[serde(default)]
+    pub batch: Option<Batch>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Graph {
+    /// The blob of its file.
+    pub fn blob(&self) -> Blob {
+        Blob {
+            digest: self.digest,
+            size: self.size,
+        }
+    }
+}
+
+/// Which backend runs a graph.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphBackend {
+    /// The fastest that the node has and that can run the graph.
+    #[default]
+    Auto,
+    /// ONNX Runtime.
+    Onnxruntime,
+    /// rten, which every node has.
+    Rten,
+}
+
+/// Where a graph runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphTarget {
+    /// A GPU where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU; without one the deployment fails.
+    Gpu,
+}
+
+/// Where a component may call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// `HOST:PORT` of each; nothing else is reached.
+    pub allow: BTreeSet<String>,
+}
+
+impl Bundle {
+    /// The digest of the bundle: equal for equal bundles, whatever order and spacing their JSON had.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.to_canonical_json())
+    }
+
+    /// Every blob of the bundle once, in the order of their digests.
+    pub fn blobs(&self) -> BTreeMap<Digest, u64> {
+        let graphs = self.graphs.values().map(Graph::blob);
+        let files = self.files.values().copied();
+        std::iter::once(self.component)
+            .chain(graphs)
+            .chain(files)
+            .map(|blob| (blob.digest, blob.size))
+            .collect()
+    }
+
+    /// Refuses what breaks a rule; a server asks this of every bundle, because a client can send anything.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        named("name", &self.name, names::check_name)?;
+        self.validate_graphs()?;
+        self.validate_files()?;
+        self.validate_sizes()?;
+        at_most("secrets", self.secrets.len(), MAX_SECRETS)?;
+        for name in &self.secrets {
+            named("secrets", name, names::check_variable)?;
+        }
+        at_most(
+            "environment_variables",
+            self.environment_variables.len(),
+            MAX_VARIABLES,
+        )?;
+        for (name, value) in &self.environment_variables {
+            named("environment_variables", name, names::check_variable)?;
+            check_value(name, value)?;
+        }
+        at_most("network.allow", self.network.allow.len(), MAX_HOSTS)?;
+        for host in &self.network.allow {
+            named("network.allow", host, names::check_host)?;
+        }
+        self.limits.validate()?;
+        self.autoscaling.validate()?;
+        let size = self.to_canonical_json().len();
+        if size > MAX_BUNDLE_BYTES {
+            return Err(InvalidSetting::new(
+                "bundle",
+                format_args!("{size} bytes of JSON"),
+                format!("at most {MAX_BUNDLE_BYTES}: put fewer files in it, or shorter values"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn validate_graphs(&self) -> Result<(), InvalidSetting> {
+        at_most("graphs", self.graphs.len(), MAX_GRAPHS)?;
+        for (name, graph) in &self.graphs {
+            named("graphs", name, names::check_name)?;
+            named(
+                &format!("graphs.{name}.file"),
+                &graph.file,
+                names::check_path,
+            )?;
+            if !GRAPH_THREADS.contains(&graph.threads) {
+                return Err(InvalidSetting::new(
+                    format!("graphs.{name}.threads"),
+                    graph.threads,
+                    format!("{} to {}", GRAPH_THREADS.start(), GRAPH_THREADS.end()),
+                ));
+            }
+            if let Some(batch) = &graph.batch {
+                batch.validate(&format!("graphs.{name}.batch"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_files(&self) -> Result<(), InvalidSetting> {
+        at_most("files", self.files.len(), MAX_FILES)?;
+        for path in self.files.keys() {
+            named("files", path, names::check_path)?;
+            // `a` beside `a/b` would have to be a file and a folder at once.
+            for (at, _) in path.match_indices('/') {
+                if self.files.contains_key(&path[..at]) {
+                    return Err(InvalidSetting::new(
+                        "files",
+                        format_args!("{:?} beside {path:?}", &path[..at]),
+                        "a path that is either a file or a folder",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_sizes(&self) -> Result<(), InvalidSetting> {
+        if !(1..=MAX_COMPONENT_BYTES).contains(&self.component.size) {
+            return Err(InvalidSetting::new(
+                "component.size",
+                self.component.size,
+                format!("1 to {MAX_COMPONENT_BYTES} bytes"),
+            ));
+        }
+        let mut sizes = BTreeMap::new();
+        let graphs = self.graphs.values().map(Graph::blob);
+        let files = self.files.values().copied();
+        for blob in std::iter::once(self.component).chain(graphs).chain(files) {
+            if blob.size > MAX_BLOB_BYTES {
+                return Err(InvalidSetting::new(
+                    format!("size of {}", blob.digest),
+                    blob.size,
+                    format!("at most {MAX_BLOB_BYTES} bytes"),
+                ));
+            }
+            let before = *sizes.entry(blob.digest).or_insert(blob.size);
+            if before != blob.size {
+                return Err(InvalidSetting::new(
+                    format!("size of {}", blob.digest),
+                    format_args!("{before} and {}", blob.size),
+                    "one size for one digest",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn to_canonical_json(&self) -> Vec<u8> {
+        // Struct fields keep their order and the maps are sorted, so the text is one per value; text keys and plain
+        // values leave the writer nothing to fail on.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// Refuses a value that no environment can hold.
+pub fn check_value(name: &str, value: &str) -> Result<(), InvalidSetting> {
+    let field = || format!("environment_variables.{name}");
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(InvalidSetting::new(
+            field(),
+            format_args!("{} bytes", value.len()),
+            format!("at most {MAX_VALUE_BYTES}: put it in a file"),
+        ));
+    }
+    if value.contains('\0') {
+        return Err(InvalidSetting::new(
+            field(),
+            "a NUL character",
+            "text without",
+        ));
+    }
+    Ok(())
+}
+
+fn named(
+    field: &str,
+    found: &str,
+    check: fn(&str) -> Result<(), names::Wanted>,
+) -> Result<(), InvalidSetting> {
+    check(found).map_err(|wanted| {
+        let shown: String = found.chars().take(80).collect();
+        InvalidSetting::new(field, format_args!("{shown:?}"), wanted)
+    })
+}
+
+fn at_most(field: &str, found: usize, limit: usize) -> Result<(), InvalidSetting> {
+    if found <= limit {
+        return Ok(());
+    }
+    Err(InvalidSetting::new(
+        field,
+        found,
+        format!("at most {limit}"),
+    ))
+}
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

@@ -1,0 +1,251 @@
+//! The settings of a deployment that a manifest or a request may give: defaults and ranges.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+/// A setting outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: found {found}, wanted {wanted}")]
+pub struct InvalidSetting {
+    /// The setting's name, dotted from the top of the bundle.
+    pub field: String,
+    /// What was given.
+    pub found: String,
+    /// What would be accepted.
+    pub wanted: String,
+}
+
+impl InvalidSetting {
+    pub(crate) fn new(
+        field: impl Into<String>,
+        found: impl Display,
+        wanted: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            found: found.to_string(),
+            wanted: wanted.into(),
+        }
+    }
+
+    fn check<T: PartialOrd + Display>(
+        field: &str,
+        found: T,
+        range: RangeInclusive<T>,
+    ) -> Result<(), Self> {
+        if range.contains(&found) {
+            return Ok(());
+        }
+        let wanted = format!("{} to {}", range.start(), range.end());
+        Err(Self::new(field, found, wanted))
+    }
+}
+
+/// How many replicas a deployment keeps, and when that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AutoscalingSettings {
+    /// Replicas kept when nothing comes.
+    pub min_replica: u32,
+    /// Replicas at most.
+    pub max_replica: u32,
+    /// Seconds over which traffic is averaged.
+    pub autoscaling_window: u32,
+    /// Seconds that traffic has to stay low before replicas go.
+    pub scale_down_delay: u32,
+    /// Requests that one replica is meant to have at once.
+    pub concurrency_target: u32,
+    /// Percentage of `concurrency_target` that is aimed at.
+    pub target_utilization_percentage: u32,
+    /// Percentage of the excess replicas that go at one time.
+    pub max_scale_down_rate: u32,
+}
+
+impl Default for AutoscalingSettings {
+    fn default() -> Self {
+        Self {
+            min_replica: 0,
+            max_replica: 10,
+            autoscaling_window: 60,
+            scale_down_delay: 900,
+            concurrency_target: 1,
+            target_utilization_percentage: 70,
+            max_scale_down_rate: 50,
+        }
+    }
+}
+
+impl AutoscalingSettings {
+    /// Largest `max_replica`.
+    pub const MAX_REPLICAS: u32 = 10_000;
+
+    /// The names of all settings.
+    pub const NAMES: [&str; 7] = [
+        "min_replica",
+        "max_replica",
+        "autoscaling_window",
+        "scale_down_delay",
+        "concurrency_target",
+        "target_utilization_percentage",
+        "max_scale_down_rate",
+    ];
+
+    /// The setting of that name.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut u32> {
+        Some(match name {
+            "min_replica" => &mut self.min_replica,
+            "max_replica" => &mut self.max_replica,
+            "autoscaling_window" => &mut self.autoscaling_window,
+            "scale_down_delay" => &mut self.scale_down_delay,
+            "concurrency_target" => &mut self.concurrency_target,
+            "target_utilization_percentage" => &mut self.target_utilization_percentage,
+            "max_scale_down_rate" => &mut self.max_scale_down_rate,
+            _ => return None,
+        })
+    }
+
+    /// Refuses the first setting outside its range.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let check = |field: &str, found: u32, range: RangeInclusive<u32>| {
+            InvalidSetting::check(&format!("autoscaling.{field}"), found, range)
+        };
+        check("max_replica", self.max_replica, 1..=Self::MAX_REPLICAS)?;
+        if self.min_replica > self.max_replica {
+            return Err(InvalidSetting::new(
+                "autoscaling.min_replica",
+                self.min_replica,
+                format!("0 to max_replica, which is {}", self.max_replica),
+            ));
+        }
+        check("autoscaling_window", self.autoscaling_window, 10..=3600)?;
+        check("scale_down_delay", self.scale_down_delay, 0..=3600)?;
+        check("concurrency_target", self.concurrency_target, 1..=100_000)?;
+        check(
+            "target_utilization_percentage",
+            self.target_utilization_percentage,
+            1..=100,
+        )?;
+        check("max_scale_down_rate", self.max_scale_down_rate, 1..=50)
+    }
+}
+
+/// The bounds of one replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Memory of a replica.
+    pub memory_bytes: u64,
+    /// Time of a request.
+    pub timeout_ms: u64,
+    /// Body of a request.
+    pub body_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 256 << 20,
+            timeout_ms: 60_000,
+            body_bytes: 100 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// What `memory_bytes` may be.
+    pub const MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=16 << 30;
+    /// What `timeout_ms` may be.
+    pub const TIMEOUT_MS: RangeInclusive<u64> = 1..=3_600_000;
+    /// What `body_bytes` may be.
+    pub const BODY_BYTES: RangeInclusive<u64> = 0..=64 << 30;
+
+    /// Refuses the first bound outside its range.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        InvalidSetting::check("limits.memory_bytes", self.memory_bytes, Self::MEMORY_BYTES)?;
+        InvalidSetting::check("limits.timeout_ms", self.timeout_ms, Self::TIMEOUT_MS)?;
+        InvalidSetting::check("limits.body_bytes", self.body_bytes, Self::BODY_BYTES)
+    }
+}
+
+/// How compute calls of different replicas are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Calls joined at most.
+    pub max_size: u32,
+    /// Longest wait for another call.
+    pub max_delay_ms: u32,
+}
+
+impl Batch {
+    /// What `max_size` may be.
+    pub const SIZE: RangeInclusive<u32> = 1..=1024;
+    /// What `max_delay_ms` may be.
+    pub const DELAY_MS: RangeInclusive<u32> = 0..=1000;
+
+    /// Refuses the first number outside its range; `field` names where the batch is.
+    pub fn validate(&self, field: &str) -> Result<(), InvalidSetting> {
+        InvalidSetting::check(&format!("{field}.max_size"), self.max_size, Self::SIZE)?;
+        InvalidSetting::check(
+            &format!("{field}.max_delay_ms"),
+            self.max_delay_ms,
+            Self::DELAY_MS,
+        )
+    }
+}
+
+/// Threads that one graph may use.
+pub const GRAPH_THREADS: RangeInclusive<u32> = 1..=64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_in_range() {
+        assert_eq!(AutoscalingSettings::default().validate(), Ok(()));
+        assert_eq!(Limits::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn every_name_has_its_setting() {
+        let mut settings = AutoscalingSettings::default();
+        for name in AutoscalingSettings::NAMES {
+            *settings.get_mut(name).unwrap() = 7;
+        }
+        let value = serde_json::to_value(settings).unwrap();
+        let fields = value.as_object().unwrap();
+        assert_eq!(fields.len(), AutoscalingSettings::NAMES.len());
+        assert!(fields.values().all(|value| value == 7));
+    }
+
+    #[test]
+    fn an_error_names_field_found_and_wanted() {
+        let settings = AutoscalingSettings {
+            autoscaling_window: 9,
+            ..Default::default()
+        };
+        assert_eq!(
+            settings.validate().unwrap_err().to_string(),
+            "autoscaling.autoscaling_window: found 9, wanted 10 to 3600"
+        );
+        let settings = AutoscalingSettings {
+            min_replica: 11,
+            ..Default::default()
+        };
+        assert_eq!(
+            settings.validate().unwrap_err().to_string(),
+            "autoscaling.min_replica: found 11, wanted 0 to max_replica, which is 10"
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default_and_what_is_unknown_is_refused() {
+        let settings: AutoscalingSettings = serde_json::from_str(r#"{"max_replica":3}"#).unwrap();
+        assert_eq!((settings.min_replica, settings.max_replica), (0, 3));
+        let error = serde_json::from_str::<Limits>(r#"{"memory":3}"#).unwrap_err();
+        assert!(error.to_string().contains("unknown field `memory`"));
+    }
+}

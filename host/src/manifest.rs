@@ -1,0 +1,482 @@
+//! `samovar.toml`: what its author says about a model, read with an error for everything that is not as it should be.
+
+mod reader;
+pub mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::domain::bundle::{
+    GraphBackend, GraphTarget, MAX_FILES, MAX_GRAPHS, MAX_HOSTS, MAX_SECRETS, MAX_VARIABLES,
+    check_value,
+};
+use crate::domain::names;
+use crate::domain::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
+use reader::{Document, Field, Table};
+
+/// The file name of a manifest.
+pub const FILE_NAME: &str = "samovar.toml";
+/// Largest manifest.
+pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+
+/// Why a manifest is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It could not be read.
+    #[error("{}: {source}", file.display())]
+    Read {
+        /// The manifest.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is nothing to push at that path.
+    #[error("{}: {problem}", path.display())]
+    NotAProject {
+        /// What was given.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+    /// It is no TOML.
+    #[error("{}:{line}: {message}", file.display())]
+    Syntax {
+        /// The manifest.
+        file: PathBuf,
+        /// Line of the error, from 1.
+        line: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// A key of it is wrong, or a file that the key names.
+    #[error("{}:{line}: `{key}`: {problem}", file.display())]
+    Key {
+        /// The manifest.
+        file: PathBuf,
+        /// Line of the key, from 1.
+        line: usize,
+        /// The key, dotted from the top.
+        key: String,
+        /// What was found and what was wanted.
+        problem: String,
+    },
+}
+
+/// A value of a manifest and its place, for errors found later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Its dotted key.
+    pub key: String,
+    /// Its line, from 1; 0 where no manifest said it.
+    pub line: usize,
+}
+
+/// A graph of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestGraph {
+    /// Path of the model file below the manifest's folder.
+    pub file: Located<String>,
+    /// Which backend runs it.
+    pub backend: GraphBackend,
+    /// Where it runs.
+    pub target: GraphTarget,
+    /// Threads that one run may use.
+    pub threads: u32,
+    /// How runs are joined.
+    pub batch: Option<Batch>,
+}
+
+/// What a manifest says. No file that it names has been looked at yet, because `build` may still have to make it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// The manifest's file, or the component that was given without one.
+    pub file: PathBuf,
+    /// The folder that paths start from.
+    pub root: PathBuf,
+    /// Name of the model.
+    pub name: String,
+    /// Shell command that makes the component.
+    pub build: Option<String>,
+    /// The component, relative to the folder. It may lie above it, in a workspace's target folder: nothing of this path
+    /// reaches a sandbox.
+    pub component: Located<PathBuf>,
+    /// Files and folders (with all that is in them) for the sandbox, below the manifest's folder.
+    pub files: Vec<Located<String>>,
+    /// Graphs by name.
+    pub graphs: BTreeMap<String, ManifestGraph>,
+    /// Names of secrets.
+    pub secrets: BTreeSet<String>,
+    /// Environment variables.
+    pub environment_variables: BTreeMap<String, String>,
+    /// `HOST:PORT` of the hosts that the component may call.
+    pub allow: BTreeSet<String>,
+    /// Bounds of one replica.
+    pub limits: Limits,
+    /// Number of replicas.
+    pub autoscaling: AutoscalingSettings,
+}
+
+impl Manifest {
+    /// The manifest for a path that a user gave: a folder, a manifest, or a component without a manifest.
+    pub fn load(path: &Path) -> Result<Self, ManifestError> {
+        let not_a_project = |problem: String| ManifestError::NotAProject {
+            path: path.to_owned(),
+            problem,
+        };
+        let metadata = std::fs::metadata(path).map_err(|source| ManifestError::Read {
+            file: path.to_owned(),
+            source,
+        })?;
+        if metadata.is_dir() {
+            let file = path.join(FILE_NAME);
+            return match file.try_exists() {
+                Ok(false) => Err(not_a_project(format!(
+                    "the folder has no {FILE_NAME}: write one, start with `samovar init`, or push a component's .wasm file"
+                ))),
+                _ => Self::read(&file),
+            };
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => Self::read(path),
+            Some("wasm") => Self::for_component(path),
+            Some("onnx") => Err(not_a_project(
+                "a model file needs a component in this release: name it as a graph in a samovar.toml".into(),
+            )),
+            _ => Err(not_a_project(format!(
+                "found a file of another kind, wanted a folder with a {FILE_NAME}, a manifest (.toml) or a component (.wasm)"
+            ))),
+        }
+    }
+
+    /// Reads a manifest's file.
+    pub fn read(file: &Path) -> Result<Self, ManifestError> {
+        let failed = |source| ManifestError::Read {
+            file: file.to_owned(),
+            source,
+        };
+        let mut text = String::new();
+        let opened = File::open(file).map_err(failed)?;
+        // The metadata's size would not do: what is read may be a pipe or still grow.
+        opened
+            .take(MAX_MANIFEST_BYTES + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        if text.len() as u64 > MAX_MANIFEST_BYTES {
+            return Err(ManifestError::NotAProject {
+                path: file.to_owned(),
+                problem: format!(
+                    "more than {MAX_MANIFEST_BYTES} bytes, which is the most a manifest may have"
+                ),
+            });
+        }
+        Self::parse(file, &text)
+    }
+
+    /// Reads a manifest's text; `file` is for messages and says where paths start.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
+        let mut top = Document { file, text }.parse()?;
+        top.allow(&[
+            "name",
+            "build",
+            "component",
+            "files",
+            "secrets",
+            "graphs",
+            "limits",
+            "environment_variables",
+            "network",
+            "autoscaling",
+        ])?;
+        let name = top
+            .require("name", "the model's name")?
+            .checked(names::check_name)?;
+        let build = top.take("build").map(|field| build(&field)).transpose()?;
+        let component = top.require(
+            "component",
+            "the path of the WebAssembly component. This release has no built-in server for models without one",
+        )?;
+        Ok(Self {
+            root: match file.parent() {
+                Some(parent) if parent != Path::new("") => parent.to_owned(),
+                _ => PathBuf::from("."),
+            },
+            file: file.to_owned(),
+            name,
+            build,
+            component: component_path(&component)?,
+            files: files(&mut top)?,
+            graphs: graphs(&mut top)?,
+            secrets: secrets(&mut top)?,
+            environment_variables: environment_variables(&mut top)?,
+            allow: allow(&mut top)?,
+            limits: limits(&mut top)?,
+            autoscaling: autoscaling(&mut top)?,
+        })
+    }
+
+    /// The manifest of a component that has none: its name comes from the file's, all else is default.
+    pub fn for_component(path: &Path) -> Result<Self, ManifestError> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let (Some(name), Some(file_name)) = (names::name_from(&stem), path.file_name()) else {
+            return Err(ManifestError::NotAProject {
+                path: path.to_owned(),
+                problem: format!(
+                    "no model can be named after this file: give it another name or write a {FILE_NAME}"
+                ),
+            });
+        };
+        Ok(Self {
+            file: path.to_owned(),
+            root: path.parent().map(Path::to_owned).unwrap_or_default(),
+            name,
+            build: None,
+            component: Located {
+                value: PathBuf::from(file_name),
+                key: "component".into(),
+                line: 0,
+            },
+            files: Vec::new(),
+            graphs: BTreeMap::new(),
+            secrets: BTreeSet::new(),
+            environment_variables: BTreeMap::new(),
+            allow: BTreeSet::new(),
+            limits: Limits::default(),
+            autoscaling: AutoscalingSettings::default(),
+        })
+    }
+
+    /// An error about the file that a value names.
+    pub fn error_at<T>(&self, place: &Located<T>, problem: impl Into<String>) -> ManifestError {
+        if place.line == 0 {
+            return ManifestError::NotAProject {
+                path: self.file.clone(),
+                problem: problem.into(),
+            };
+        }
+        ManifestError::Key {
+            file: self.file.clone(),
+            line: place.line,
+            key: place.key.clone(),
+            problem: problem.into(),
+        }
+    }
+}
+
+fn located<T>(field: &Field<'_>, value: T) -> Located<T> {
+    Located {
+        value,
+        key: field.key().to_owned(),
+        line: field.line(),
+    }
+}
+
+fn build(field: &Field<'_>) -> Result<String, ManifestError> {
+    let command = field.text()?;
+    if command.trim().is_empty() || command.contains('\0') {
+        return Err(field.error("found no command, wanted a shell command, or no such key"));
+    }
+    Ok(command.to_owned())
+}
+
+fn component_path(field: &Field<'_>) -> Result<Located<PathBuf>, ManifestError> {
+    let path = Path::new(field.text()?);
+    if path.as_os_str().is_empty() || path.has_root() {
+        return Err(field.error("wanted a path relative to the manifest's folder"));
+    }
+    Ok(located(field, path.to_owned()))
+}
+
+fn files(top: &mut Table<'_>) -> Result<Vec<Located<String>>, ManifestError> {
+    let Some(field) = top.take("files") else {
+        return Ok(Vec::new());
+    };
+    field
+        .list(MAX_FILES)?
+        .iter()
+        .map(|path| Ok(located(path, path.checked(names::check_path)?)))
+        .collect()
+}
+
+fn graphs(top: &mut Table<'_>) -> Result<BTreeMap<String, ManifestGraph>, ManifestError> {
+    let mut graphs = BTreeMap::new();
+    let Some(field) = top.take("graphs") else {
+        return Ok(graphs);
+    };
+    for (name, field) in field.into_table()?.into_fields() {
+        if graphs.len() == MAX_GRAPHS {
+            return Err(field.error(format!("wanted at most {MAX_GRAPHS} graphs")));
+        }
+        names::check_name(&name)
+            .map_err(|wanted| field.error(format!("wanted a graph's name: {wanted}")))?;
+        graphs.insert(name, graph(field)?);
+    }
+    Ok(graphs)
+}
+
+fn graph(field: Field<'_>) -> Result<ManifestGraph, ManifestError> {
+    let mut table = field.into_table()?;
+    table.allow(&["file", "backend", "target", "threads", "batch"])?;
+    let file = table.require("file", "the path of the model file")?;
+    let backends = [
+        ("auto", GraphBackend::Auto),
+        ("onnxruntime", GraphBackend::Onnxruntime),
+        ("rten", GraphBackend::Rten),
+    ];
+    let targets = [
+        ("auto", GraphTarget::Auto),
+        ("cpu", GraphTarget::Cpu),
+        ("gpu", GraphTarget::Gpu),
+    ];
+    Ok(ManifestGraph {
+        file: located(&file, file.checked(names::check_path)?),
+        backend: match table.take("backend") {
+            Some(field) => field.choice(&backends)?,
+            None => GraphBackend::default(),
+        },
+        target: match table.take("target") {
+            Some(field) => field.choice(&targets)?,
+            None => GraphTarget::default(),
+        },
+        threads: integer(&mut table, "threads", GRAPH_THREADS)?.unwrap_or(1),
+        batch: table.take("batch").map(batch).transpose()?,
+    })
+}
+
+fn batch(field: Field<'_>) -> Result<Batch, ManifestError> {
+    let mut table = field.into_table()?;
+    table.allow(&["max_size", "max_delay_ms"])?;
+    Ok(Batch {
+        max_size: table
+            .require("max_size", "calls joined at most")?
+            .integer(Batch::SIZE)?,
+        max_delay_ms: table
+            .require("max_delay_ms", "the longest wait for another call")?
+            .integer(Batch::DELAY_MS)?,
+    })
+}
+
+fn secrets(top: &mut Table<'_>) -> Result<BTreeSet<String>, ManifestError> {
+    unique(top.take("secrets"), MAX_SECRETS, names::check_variable)
+}
+
+fn allow(top: &mut Table<'_>) -> Result<BTreeSet<String>, ManifestError> {
+    let Some(field) = top.take("network") else {
+        return Ok(BTreeSet::new());
+    };
+    let mut table = field.into_table()?;
+    table.allow(&["allow"])?;
+    unique(table.take("allow"), MAX_HOSTS, names::check_host)
+}
+
+fn unique(
+    list: Option<Field<'_>>,
+    limit: usize,
+    check: fn(&str) -> Result<(), &'static str>,
+) -> Result<BTreeSet<String>, ManifestError> {
+    let mut values = BTreeSet::new();
+    for field in list.map_or(Ok(Vec::new()), |list| list.list(limit))? {
+        let value = field.checked(check)?;
+        if values.contains(&value) {
+            return Err(field.error(format!("found {value:?} twice, wanted each once")));
+        }
+        values.insert(value);
+    }
+    Ok(values)
+}
+
+fn environment_variables(top: &mut Table<'_>) -> Result<BTreeMap<String, String>, ManifestError> {
+    let mut variables = BTreeMap::new();
+    let Some(field) = top.take("environment_variables") else {
+        return Ok(variables);
+    };
+    for (name, field) in field.into_table()?.into_fields() {
+        if variables.len() == MAX_VARIABLES {
+            return Err(field.error(format!(
+                "wanted at most {MAX_VARIABLES} environment variables"
+            )));
+        }
+        names::check_variable(&name).map_err(|wanted| {
+            field.error(format!(
+                "wanted the name of an environment variable: {wanted}"
+            ))
+        })?;
+        let value = field.text()?;
+        check_value(&name, value).map_err(|error| in_manifest(&field, &error))?;
+        variables.insert(name, value.to_owned());
+    }
+    Ok(variables)
+}
+
+fn limits(top: &mut Table<'_>) -> Result<Limits, ManifestError> {
+    let mut limits = Limits::default();
+    let Some(field) = top.take("limits") else {
+        return Ok(limits);
+    };
+    let mut table = field.into_table()?;
+    table.allow(&["memory", "timeout", "body"])?;
+    if let Some(field) = table.take("memory") {
+        limits.memory_bytes = field.size_bytes(Limits::MEMORY_BYTES)?;
+    }
+    if let Some(field) = table.take("timeout") {
+        limits.timeout_ms = field.duration_ms(Limits::TIMEOUT_MS)?;
+    }
+    if let Some(field) = table.take("body") {
+        limits.body_bytes = field.size_bytes(Limits::BODY_BYTES)?;
+    }
+    Ok(limits)
+}
+
+fn autoscaling(top: &mut Table<'_>) -> Result<AutoscalingSettings, ManifestError> {
+    let mut settings = AutoscalingSettings::default();
+    let Some(field) = top.take("autoscaling") else {
+        return Ok(settings);
+    };
+    let mut table = field.into_table()?;
+    table.allow(&AutoscalingSettings::NAMES)?;
+    let mut given = BTreeMap::new();
+    for name in AutoscalingSettings::NAMES {
+        if let Some(field) = table.take(name) {
+            if let Some(setting) = settings.get_mut(name) {
+                *setting = field.integer(0..=u32::MAX)?;
+            }
+            given.insert(format!("autoscaling.{name}"), field);
+        }
+    }
+    let Err(error) = settings.validate() else {
+        return Ok(settings);
+    };
+    // A range may hang on a setting that was left out; then one that was given is named.
+    let place = given.get(&error.field).or_else(|| given.values().next());
+    place.map_or(Ok(settings), |field| Err(in_manifest(field, &error)))
+}
+
+fn in_manifest(field: &Field<'_>, error: &InvalidSetting) -> ManifestError {
+    let InvalidSetting {
+        field: name,
+        found,
+        wanted,
+    } = error;
+    if *name == field.key() {
+        field.error(format!("found {found}, wanted {wanted}"))
+    } else {
+        field.error(error.to_string())
+    }
+}
+
+fn integer(
+    table: &mut Table<'_>,
+    name: &str,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<Option<u32>, ManifestError> {
+    table
+        .take(name)
+        .map(|field| field.integer(range))
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests;
