@@ -1,2 +1,7 @@
-//! x
-fn main(){}
+//! The `samovar` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    samovar::cli::main()
+}

@@ -1,0 +1,173 @@
+//! The command line: which commands there are, and what runs them.
+
+mod backends;
+mod client;
+mod completions;
+mod confirm;
+mod deployment;
+mod failure;
+mod login;
+mod logs;
+mod model;
+mod output;
+mod predict;
+mod push;
+mod serve;
+mod status;
+mod upload;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use client::Client;
+use output::Format;
+
+/// Serverless platform for machine-learning models in WebAssembly sandboxes.
+///
+/// Commands call the server that SAMOVAR_URL names, with the key of SAMOVAR_API_KEY, or else the one that `samovar serve`
+/// or `samovar login` saved.
+#[derive(Debug, Parser)]
+#[command(name = "samovar", version, propagate_version = true)]
+struct Cli {
+    /// Print JSON on standard output, and nothing else there
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server
+    Serve(serve::Arguments),
+    /// Build a model, upload what the server lacks, and deploy it
+    Push(push::Arguments),
+    /// Call a model and stream its answer
+    Predict(predict::Arguments),
+    /// List, show and delete models
+    #[command(subcommand)]
+    Model(model::Action),
+    /// List, show and delete deployments, and read their logs
+    #[command(subcommand)]
+    Deployment(deployment::Action),
+    /// Read the logs of a model's production deployment
+    Logs(logs::Arguments),
+    /// List the server's inference backends
+    Backends,
+    /// Show how the server is
+    Status,
+    /// Save which server to call, with a key read from standard input
+    Login(login::Arguments),
+    /// Print a script that completes commands in a shell
+    Completions(completions::Arguments),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let format = if cli.json { Format::Json } else { Format::Text };
+    let mut builder = match &cli.command {
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    let result = runtime.block_on(dispatch(cli.command, format));
+    // Reading a terminal cannot be cancelled, and waiting for it would keep a failed command alive.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
+    let client = Client::from_environment;
+    match command {
+        Command::Serve(arguments) => serve::run(arguments, format).await,
+        Command::Push(arguments) => push::run(&client()?, arguments, format).await,
+        Command::Predict(arguments) => predict::run(&client()?, arguments, format).await,
+        Command::Model(action) => model::run(&client()?, action, format).await,
+        Command::Deployment(action) => deployment::run(&client()?, action, format).await,
+        Command::Logs(arguments) => logs::run(&client()?, arguments, format).await,
+        Command::Backends => backends::run(&client()?, format).await,
+        Command::Status => status::run(&client()?, format).await,
+        Command::Login(arguments) => login::run(arguments, format).await,
+        Command::Completions(arguments) => completions::run(&arguments),
+    }
+}
+
+/// Takes an id or a name, of which nothing needs an escape in a path.
+fn identifier(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !text.is_empty() && text.len() <= 128 && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("wanted an id or a name of letters, digits, `-` and `_`".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_parsed() {
+        for line in [
+            "serve --addr 127.0.0.1:0 --data d --no-auth --max-replicas 4",
+            "push",
+            "push p --model m --name n --environment e --label a=b --label c=d --no-build",
+            "predict m -d {} -H a:b -X PUT --path /x",
+            "predict m --deployment abcd1234 -f -",
+            "--json model list",
+            "model show m --json",
+            "model delete m --yes",
+            "deployment list m",
+            "deployment show m d",
+            "deployment logs m d -f",
+            "deployment delete m d --yes",
+            "logs m -f",
+            "backends",
+            "status",
+            "login http://h",
+            "completions bash",
+        ] {
+            let words = std::iter::once("samovar").chain(line.split(' '));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_exit_code_2() {
+        for line in [
+            "model show ..",
+            "model show a/b",
+            "predict m --development --deployment d",
+            "predict m -d x -f y",
+            "push --label novalue",
+            "serve --max-replicas 0",
+            "serve --addr nowhere",
+        ] {
+            let words = std::iter::once("samovar").chain(line.split(' '));
+            let Err(error) = Cli::try_parse_from(words) else {
+                panic!("{line} was taken")
+            };
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}
