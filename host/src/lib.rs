@@ -7,3 +7,4 @@ pub mod bundle;
 pub mod domain;
 pub mod ids;
 pub mod manifest;
+pub mod state;

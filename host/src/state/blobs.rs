@@ -1,0 +1,473 @@
+//! Blobs, each stored under the SHA-256 of its bytes.
+//!
+//! All through `object_store`, so that a bucket can stand in for the folder. A blob is written as a multipart upload,
+//! which nobody sees before it is complete, and is completed only when its digest is right. On disk that is a staging
+//! file beside the blob's place, synced and renamed (`with_fsync`), so an acknowledged blob survives a lost power line.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::digest::Digest;
+
+/// Bytes gathered before they are written; buckets want at least 5 MiB for a part.
+const PART_BYTES: usize = 8 << 20;
+
+/// Why a blob was not stored or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// There is no such blob.
+    #[error("there is no blob {digest}")]
+    NotFound {
+        /// Which.
+        digest: Digest,
+    },
+    /// The bytes are not those of the digest; nothing was kept.
+    #[error("the bytes have the digest {found}, wanted {wanted}: nothing was kept")]
+    WrongDigest {
+        /// The digest that was announced.
+        wanted: Digest,
+        /// The digest of the bytes that came.
+        found: Digest,
+    },
+    /// More bytes came than are accepted; nothing was kept.
+    #[error(
+        "more than {limit_bytes} bytes came, which is the most accepted here: nothing was kept"
+    )]
+    TooLarge {
+        /// The most that is accepted.
+        limit_bytes: u64,
+    },
+    /// The sender broke off; nothing was kept.
+    #[error("the upload broke off: {0}")]
+    Interrupted(Box<dyn StdError + Send + Sync>),
+    /// There is no room.
+    #[error("no space is left in {}: free some, or move the data folder to a larger disk", root.display())]
+    Full {
+        /// The folder of the blobs.
+        root: PathBuf,
+    },
+    /// The storage failed.
+    #[error("the blob storage failed: {0}")]
+    Unavailable(String),
+}
+
+/// What became of an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// It was stored, and is on disk.
+    Created,
+    /// The blob was there before; the bytes that came were not looked at.
+    AlreadyThere,
+}
+
+/// The blobs of a node.
+#[derive(Clone)]
+pub struct Blobs {
+    store: Arc<LocalFileSystem>,
+    root: PathBuf,
+}
+
+impl Blobs {
+    /// Opens a folder of blobs, made if it is not there, and removes what uploads cut off by a crash left in it.
+    ///
+    /// One process alone may have it open: another's uploads would look like leftovers.
+    pub async fn open(root: &Path) -> Result<Self, BlobError> {
+        let folder = root.to_owned();
+        let swept = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&folder)?;
+            sweep(&folder)
+        });
+        let swept = swept
+            .await
+            .map_err(|error| BlobError::Unavailable(error.to_string()))?
+            .map_err(|error| from_io(root, &error))?;
+        if swept > 0 {
+            tracing::info!(files = swept, "removed what interrupted uploads left");
+        }
+        let store = LocalFileSystem::new_with_prefix(root)
+            .map_err(|error| from_store(root, None, error))?
+            .with_fsync(true);
+        Ok(Self {
+            store: Arc::new(store),
+            root: root.to_owned(),
+        })
+    }
+
+    /// The size of a blob, if it is there.
+    pub async fn head(&self, digest: Digest) -> Result<Option<u64>, BlobError> {
+        match self.store.head(&location(digest)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(digest, error)),
+        }
+    }
+
+    /// Stores the bytes of a stream if they have that digest. When it answers, the blob is on disk.
+    ///
+    /// A blob that is there is not written again; the stream is read to its end all the same, so that a sender who
+    /// does not listen before it has sent everything gets its answer.
+    pub async fn put_stream<S, E>(
+        &self,
+        digest: Digest,
+        limit_bytes: u64,
+        stream: S,
+    ) -> Result<PutOutcome, BlobError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let stream = std::pin::pin!(limited(stream, limit_bytes));
+        if self.head(digest).await?.is_some() {
+            stream.try_for_each(|_| async { Ok(()) }).await?;
+            return Ok(PutOutcome::AlreadyThere);
+        }
+        let mut upload = self
+            .store
+            .put_multipart(&location(digest))
+            .await
+            .map_err(|error| self.failed(digest, error))?;
+        match self.receive(digest, stream, &mut *upload).await {
+            Ok(()) => {
+                upload
+                    .complete()
+                    .await
+                    .map_err(|error| self.failed(digest, error))?;
+                Ok(PutOutcome::Created)
+            }
+            Err(error) => {
+                // What is left of it otherwise goes when the folder is next opened.
+                if let Err(abort) = upload.abort().await {
+                    tracing::warn!(%digest, error = %abort, "an upload that failed left a file");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn receive(
+        &self,
+        wanted: Digest,
+        mut stream: impl Stream<Item = Result<Bytes, BlobError>> + Unpin,
+        upload: &mut dyn MultipartUpload,
+    ) -> Result<(), BlobError> {
+        let mut hasher = Sha256::new();
+        let mut part = Vec::new();
+        let mut part_bytes = 0;
+        while let Some(bytes) = stream.try_next().await? {
+            hasher.update(&bytes);
+            part_bytes += bytes.len();
+            part.push(bytes);
+            if part_bytes >= PART_BYTES {
+                self.write(wanted, upload, std::mem::take(&mut part))
+                    .await?;
+                part_bytes = 0;
+            }
+        }
+        let found = Digest::from_hasher(hasher);
+        if found != wanted {
+            return Err(BlobError::WrongDigest { wanted, found });
+        }
+        self.write(wanted, upload, part).await
+    }
+
+    async fn write(
+        &self,
+        digest: Digest,
+        upload: &mut dyn MultipartUpload,
+        part: Vec<Bytes>,
+    ) -> Result<(), BlobError> {
+        upload
+            .put_part(PutPayload::from_iter(part))
+            .await
+            .map_err(|error| self.failed(digest, error))
+    }
+
+    /// The size and the bytes of a blob.
+    pub async fn get_stream(
+        &self,
+        digest: Digest,
+    ) -> Result<(u64, BoxStream<'static, Result<Bytes, BlobError>>), BlobError> {
+        let found = self
+            .store
+            .get(&location(digest))
+            .await
+            .map_err(|error| self.failed(digest, error))?;
+        let size = found.meta.size;
+        let blobs = self.clone();
+        let stream = found
+            .into_stream()
+            .map_err(move |error| blobs.failed(digest, error))
+            .boxed();
+        Ok((size, stream))
+    }
+
+    /// A file that holds the blob, to map or load it. It must not be written to.
+    pub async fn local_path(&self, digest: Digest) -> Result<PathBuf, BlobError> {
+        match self.head(digest).await? {
+            Some(_) => self
+                .store
+                .path_to_filesystem(&location(digest))
+                .map_err(|error| self.failed(digest, error)),
+            None => Err(BlobError::NotFound { digest }),
+        }
+    }
+
+    /// Removes a blob; nothing happens if it is not there.
+    pub async fn delete(&self, digest: Digest) -> Result<(), BlobError> {
+        match self.store.delete(&location(digest)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed(digest, error)),
+        }
+    }
+
+    fn failed(&self, digest: Digest, error: object_store::Error) -> BlobError {
+        from_store(&self.root, Some(digest), error)
+    }
+}
+
+/// The first two digits make the folder, so that no folder holds them all.
+fn location(digest: Digest) -> ObjectPath {
+    let name = digest.to_string();
+    ObjectPath::from_iter([&name[..2], &name[..]])
+}
+
+/// Ends with an error instead of the bytes beyond the limit.
+fn limited<S, E>(stream: S, limit_bytes: u64) -> impl Stream<Item = Result<Bytes, BlobError>> + Send
+where
+    S: Stream<Item = Result<Bytes, E>> + Send,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let mut left = limit_bytes;
+    stream.map(move |bytes| {
+        let bytes = bytes.map_err(|error| BlobError::Interrupted(error.into()))?;
+        left = left
+            .checked_sub(bytes.len() as u64)
+            .ok_or(BlobError::TooLarge { limit_bytes })?;
+        Ok(bytes)
+    })
+}
+
+fn from_store(root: &Path, digest: Option<Digest>, error: object_store::Error) -> BlobError {
+    if let (object_store::Error::NotFound { .. }, Some(digest)) = (&error, digest) {
+        return BlobError::NotFound { digest };
+    }
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return from_io(root, error);
+        }
+        cause = error.source();
+    }
+    BlobError::Unavailable(error.to_string())
+}
+
+fn from_io(root: &Path, error: &io::Error) -> BlobError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BlobError::Full {
+            root: root.to_owned(),
+        },
+        _ => BlobError::Unavailable(format!("{}: {error}", root.display())),
+    }
+}
+
+/// Removes staging files, `{digest}#{number}`, and says how many there were.
+fn sweep(root: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    for folder in std::fs::read_dir(root)? {
+        let folder = folder?;
+        if !folder.file_type()?.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(folder.path())? {
+            let file = file?;
+            let name = file.file_name();
+            let staged = name.to_str().and_then(|name| name.split_once('#'));
+            if staged.is_some_and(|(digest, _)| digest.parse::<Digest>().is_ok()) {
+                std::fs::remove_file(file.path())?;
+                removed += 1;
+            }
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    const LIMIT: u64 = 64 << 20;
+
+    fn chunks(bytes: &[u8]) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+        let chunks: Vec<_> = bytes
+            .chunks(100_000)
+            .map(Bytes::copy_from_slice)
+            .map(Ok)
+            .collect();
+        stream::iter(chunks)
+    }
+
+    fn files(root: &Path) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for folder in std::fs::read_dir(root).unwrap() {
+            for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+                files.push(file.unwrap().path());
+            }
+        }
+        files
+    }
+
+    async fn read(blobs: &Blobs, digest: Digest) -> Vec<u8> {
+        let (size, stream) = blobs.get_stream(digest).await.unwrap();
+        let chunks: Vec<Bytes> = stream.try_collect().await.unwrap();
+        let bytes = chunks.concat();
+        assert_eq!(bytes.len() as u64, size);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_stored_once_and_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).await.unwrap();
+        // Empty, less than a part, several parts.
+        for size in [0, 1, 20 << 20] {
+            let bytes: Vec<u8> = (0..size).map(|n: u32| (n % 251) as u8).collect();
+            let digest = Digest::of(&bytes);
+            assert_eq!(blobs.head(digest).await.unwrap(), None);
+            assert!(matches!(
+                blobs.local_path(digest).await,
+                Err(BlobError::NotFound { .. })
+            ));
+            let put = || blobs.put_stream(digest, LIMIT, chunks(&bytes));
+            assert_eq!(put().await.unwrap(), PutOutcome::Created);
+            assert_eq!(put().await.unwrap(), PutOutcome::AlreadyThere);
+            assert_eq!(blobs.head(digest).await.unwrap(), Some(bytes.len() as u64));
+            assert_eq!(read(&blobs, digest).await, bytes);
+            let path = blobs.local_path(digest).await.unwrap();
+            assert_eq!(std::fs::read(path).unwrap(), bytes);
+            let again = Blobs::open(folder.path()).await.unwrap();
+            assert_eq!(read(&again, digest).await, bytes);
+            blobs.delete(digest).await.unwrap();
+            blobs.delete(digest).await.unwrap();
+            assert_eq!(blobs.head(digest).await.unwrap(), None);
+            assert!(blobs.get_stream(digest).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_fails_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).await.unwrap();
+        let wanted = Digest::of(b"right");
+        let error = blobs
+            .put_stream(wanted, LIMIT, chunks(b"wrong"))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, BlobError::WrongDigest { found, .. } if found == Digest::of(b"wrong"))
+        );
+
+        let large = vec![0; PART_BYTES * 2];
+        let limit = large.len() as u64 - 1;
+        let error = blobs
+            .put_stream(Digest::of(&large), limit, chunks(&large))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, BlobError::TooLarge { limit_bytes } if limit_bytes == limit));
+
+        let broken = chunks(&large).chain(stream::iter([Err(io::Error::other("hung up"))]));
+        let error = blobs
+            .put_stream(Digest::of(&large), LIMIT, broken)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("hung up"), "{error}");
+        assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
+        assert_eq!(blobs.head(wanted).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_seen_before_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).await.unwrap();
+        let bytes = vec![3; PART_BYTES + 1];
+        let digest = Digest::of(&bytes);
+        let seen = blobs.clone();
+        let looking = chunks(&bytes).and_then(move |chunk| {
+            let seen = seen.clone();
+            async move {
+                assert_eq!(seen.head(digest).await.unwrap(), None);
+                Ok(chunk)
+            }
+        });
+        blobs.put_stream(digest, LIMIT, looking).await.unwrap();
+        assert!(blobs.head(digest).await.unwrap().is_some());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_may_upload_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).await.unwrap();
+        let bytes = vec![9; 300_000];
+        let digest = Digest::of(&bytes);
+        let tasks: Vec<_> = (0..16)
+            .map(|_| {
+                let (blobs, chunks) = (blobs.clone(), chunks(&bytes));
+                tokio::spawn(async move { blobs.put_stream(digest, LIMIT, chunks).await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(read(&blobs, digest).await, bytes);
+        assert_eq!(files(folder.path()).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_is_swept_and_the_rest_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).await.unwrap();
+        let digest = Digest::of(b"kept");
+        blobs
+            .put_stream(digest, LIMIT, chunks(b"kept"))
+            .await
+            .unwrap();
+        let place = blobs.local_path(digest).await.unwrap();
+        let staged = PathBuf::from(format!("{}#7", place.display()));
+        std::fs::write(&staged, "ke").unwrap();
+        let blobs = Blobs::open(folder.path()).await.unwrap();
+        assert!(!staged.exists());
+        assert_eq!(read(&blobs, digest).await, b"kept");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_called_one() {
+        use std::io::Write;
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let source = (&full).write_all(b"x").unwrap_err();
+        let error = object_store::Error::Generic {
+            store: "LocalFileSystem",
+            source: Box::new(source),
+        };
+        let error = from_store(Path::new("/data/blobs"), None, error);
+        assert!(
+            error
+                .to_string()
+                .starts_with("no space is left in /data/blobs"),
+            "{error}"
+        );
+    }
+}
