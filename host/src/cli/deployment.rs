@@ -1,0 +1,169 @@
+//! `samovar deployment`: the deployments of a model.
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::client::Client;
+use super::confirm::Consent;
+use super::logs::{self, Follow};
+use super::output::{self, Format, cell, since};
+use super::identifier;
+
+/// A deployment's place.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// The model's name or id
+    #[arg(value_parser = identifier)]
+    model: String,
+    /// The deployment's id, or `production`
+    #[arg(value_parser = identifier)]
+    deployment: String,
+}
+
+impl Place {
+    fn path(&self) -> String {
+        format!("/v1/models/{}/deployments/{}", self.model, self.deployment)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// List a model's deployments
+    List {
+        /// The model's name or id
+        #[arg(value_parser = identifier)]
+        model: String,
+    },
+    /// Show a deployment
+    Show(#[command(flatten)] Place),
+    /// Read a deployment's logs
+    Logs {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        follow: Follow,
+    },
+    /// Delete a deployment
+    Delete {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+/// Does it.
+pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    match action {
+        Action::List { model } => {
+            let answer = client.get(&format!("/v1/models/{model}/deployments")).await?;
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::table(
+                    &["ID", "NAME", "ENVIRONMENT", "STATUS", "REPLICAS", "CREATED"],
+                    rows(&answer, now),
+                    "no deployments: add one with `samovar push`",
+                ),
+            }
+        }
+        Action::Show(place) => {
+            let answer = client.get(&place.path()).await?;
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::properties(&properties(&answer, now)),
+            }
+        }
+        Action::Logs { place, follow } => logs::print(client, &place.path(), follow, format).await,
+        Action::Delete { place, consent } => {
+            let what = format!("the deployment {} of {}", place.deployment, place.model);
+            consent.ask(&format!("delete {what}"))?;
+            let answer = client.delete(&place.path()).await?;
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::line(&format!("deleted {what}")),
+            }
+        }
+    }
+}
+
+fn environment(deployment: &Value) -> String {
+    match &deployment["environment"] {
+        Value::Null if deployment["is_production"] == true => "production".into(),
+        Value::Null if deployment["is_development"] == true => "development".into(),
+        other => cell(other),
+    }
+}
+
+fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
+    let deployments = answer["deployments"].as_array().into_iter().flatten();
+    deployments
+        .map(|deployment| {
+            vec![
+                cell(&deployment["id"]),
+                cell(&deployment["name"]),
+                environment(deployment),
+                cell(&deployment["status"]),
+                cell(&deployment["active_replica_count"]),
+                since(&deployment["created_at"], now),
+            ]
+        })
+        .collect()
+}
+
+fn properties(deployment: &Value, now: Timestamp) -> Vec<(&str, String)> {
+    let mut lines = vec![
+        ("id", cell(&deployment["id"])),
+        ("name", cell(&deployment["name"])),
+        ("model", cell(&deployment["model_id"])),
+        ("environment", environment(deployment)),
+        ("status", cell(&deployment["status"])),
+        ("replicas", cell(&deployment["active_replica_count"])),
+        ("created", since(&deployment["created_at"], now)),
+        ("bundle", cell(&deployment["bundle_digest"])),
+    ];
+    if !deployment["status_reason"].is_null() {
+        lines.insert(5, ("reason", cell(&deployment["status_reason"])));
+    }
+    let labels = deployment["labels"].as_object().into_iter().flatten();
+    lines.extend(labels.map(|(key, value)| {
+        let label = format!("{}={}", output::printable(key), cell(value));
+        ("label", label)
+    }));
+    let settings = deployment["autoscaling_settings"].as_object();
+    for (name, value) in settings.into_iter().flatten() {
+        lines.push((name, cell(value)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_deployment_is_a_row_and_properties() {
+        let deployment = json!({
+            "id": "dep12345", "created_at": "2026-01-01T00:00:00Z", "name": "deployment-1", "model_id": "abcd1234",
+            "is_production": true, "is_development": false, "status": "FAILED", "status_reason": "no import x",
+            "active_replica_count": 0, "environment": null, "labels": {"team": "a"},
+            "autoscaling_settings": {"min_replica": 0}, "bundle_digest": "00ff",
+        });
+        let now = "2026-01-01T02:00:00Z".parse().unwrap();
+        assert_eq!(
+            rows(&json!({"deployments": [deployment]}), now),
+            [["dep12345", "deployment-1", "production", "FAILED", "0", "2 h ago"]]
+        );
+        let lines = properties(&deployment, now);
+        for line in [
+            ("reason", "no import x"),
+            ("label", "team=a"),
+            ("min_replica", "0"),
+        ] {
+            assert!(lines.contains(&(line.0, line.1.into())), "{lines:?}");
+        }
+    }
+}

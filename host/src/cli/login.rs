@@ -1,0 +1,75 @@
+//! `samovar login`: saves which server to call and with which key.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+
+use super::client::Client;
+use super::failure::UsageError;
+use super::output::{self, Format};
+use crate::client_config;
+
+const MAX_KEY_BYTES: u64 = 4096;
+
+/// What it is given.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The server's address, such as https://samovar.example.com
+    url: String,
+}
+
+/// Reads the key, tries it, and saves it if the server takes it.
+pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
+    if io::stdin().is_terminal() {
+        eprint!("Key for {} (it will show): ", arguments.url);
+    }
+    let mut text = String::new();
+    io::stdin()
+        .lock()
+        .take(MAX_KEY_BYTES + 1)
+        .read_line(&mut text)
+        .context("reading the key from standard input")?;
+    let key = check_key(&text)?;
+    let client = Client::new(&arguments.url, Some(key.to_owned()))?;
+    client.get("/v1/models").await.context("nothing was saved")?;
+    let file = client_config::save(client.url(), key)?;
+    match format {
+        Format::Json => output::document(&json!({"url": client.url(), "config_file": file})),
+        Format::Text => output::line(&format!(
+            "{} takes the key; saved in {}",
+            client.url(),
+            file.display()
+        )),
+    }
+}
+
+fn check_key(text: &str) -> anyhow::Result<&str> {
+    let key = text.trim();
+    if key.is_empty() {
+        return Err(UsageError {
+            problem: "found no key on standard input".into(),
+            hint: Some("`samovar login URL < FILE`, with the key in the file".into()),
+        }
+        .into());
+    }
+    if text.len() as u64 > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!("standard input: found something that is no key, wanted one line of plain characters");
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_line_of_plain_characters() {
+        assert_eq!(check_key(" abc.def-1\r\n").unwrap(), "abc.def-1");
+        assert!(check_key("\n").unwrap_err().is::<UsageError>());
+        for bad in ["a b", "a\u{7f}", "é", &"k".repeat(5000)] {
+            let error = check_key(bad).unwrap_err().to_string();
+            assert!(!error.contains(bad), "{error}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `samovar model`: the models of a server.
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::client::Client;
+use super::confirm::Consent;
+use super::identifier;
+use super::output::{self, Format, cell, since};
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// List all models
+    List,
+    /// Show a model
+    Show {
+        /// Its name or id
+        #[arg(value_parser = identifier)]
+        model: String,
+    },
+    /// Delete a model and all its deployments
+    Delete {
+        /// Its name or id
+        #[arg(value_parser = identifier)]
+        model: String,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+/// Does it.
+pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    match action {
+        Action::List => {
+            let answer = client.get("/v1/models").await?;
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::table(
+                    &["NAME", "ID", "DEPLOYMENTS", "PRODUCTION", "CREATED"],
+                    rows(&answer, now),
+                    "no models: push one with `samovar push`",
+                ),
+            }
+        }
+        Action::Show { model } => {
+            let answer = client.get(&format!("/v1/models/{model}")).await?;
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::properties(&properties(&answer, client.url(), now)),
+            }
+        }
+        Action::Delete { model, consent } => {
+            consent.ask(&format!("delete the model {model} and all its deployments"))?;
+            let answer = client.delete(&format!("/v1/models/{model}")).await?;
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::line(&format!("deleted the model {model}")),
+            }
+        }
+    }
+}
+
+fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
+    let models = answer["models"].as_array().into_iter().flatten();
+    models
+        .map(|model| {
+            vec![
+                cell(&model["name"]),
+                cell(&model["id"]),
+                cell(&model["deployments_count"]),
+                cell(&model["production_deployment_id"]),
+                since(&model["created_at"], now),
+            ]
+        })
+        .collect()
+}
+
+fn properties(model: &Value, url: &str, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut lines = vec![
+        ("name", cell(&model["name"])),
+        ("id", cell(&model["id"])),
+        ("created", since(&model["created_at"], now)),
+        ("deployments", cell(&model["deployments_count"])),
+        ("production", cell(&model["production_deployment_id"])),
+        ("development", cell(&model["development_deployment_id"])),
+    ];
+    if !model["production_deployment_id"].is_null() {
+        let name = cell(&model["name"]);
+        lines.push(("url", format!("{url}/models/{name}/production/predict")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_model_is_a_row_and_properties() {
+        let model = json!({
+            "id": "abcd1234", "created_at": "2026-01-01T00:00:00Z", "name": "magika", "deployments_count": 2,
+            "production_deployment_id": "dep12345", "development_deployment_id": null,
+        });
+        let now = "2026-01-01T00:03:00Z".parse().unwrap();
+        assert_eq!(
+            rows(&json!({"models": [model]}), now),
+            [["magika", "abcd1234", "2", "dep12345", "3 min ago"]]
+        );
+        let lines = properties(&model, "http://h", now);
+        assert!(lines.contains(&("development", "-".into())));
+        let url = "http://h/models/magika/production/predict";
+        assert!(lines.contains(&("url", url.into())));
+        assert!(rows(&json!([]), now).is_empty());
+    }
+}

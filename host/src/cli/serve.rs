@@ -1,0 +1,62 @@
+//! `samovar serve`: runs a node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::output::Format;
+use crate::node::{self, AuthMode, Output, ServeOptions};
+
+/// What it is given.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    addr: SocketAddr,
+    /// Folder for models, logs and keys
+    #[arg(long, default_value = "./samovar-data")]
+    data: PathBuf,
+    /// Ask for no keys; on loopback addresses alone
+    #[arg(long)]
+    no_auth: bool,
+    /// The ONNX Runtime library, instead of the one that is found
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+    /// Requests of one deployment that may wait for a replica
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    max_queued_requests: usize,
+    /// Requests after which a replica is replaced
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_requests_per_replica: Option<u64>,
+    /// Replicas of all deployments together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_replicas: Option<u32>,
+    /// Domain below which each model has a host name, model-ID.DOMAIN
+    #[arg(long, value_name = "DOMAIN")]
+    base_domain: Option<String>,
+}
+
+/// Runs until it is told to stop.
+pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
+    node::serve(options(arguments, format)).await
+}
+
+fn options(arguments: Arguments, format: Format) -> ServeOptions {
+    ServeOptions {
+        addr: arguments.addr,
+        data: arguments.data,
+        auth: if arguments.no_auth {
+            AuthMode::None
+        } else {
+            AuthMode::Keys
+        },
+        onnxruntime: arguments.onnxruntime,
+        max_queued_requests: arguments.max_queued_requests,
+        max_requests_per_replica: arguments.max_requests_per_replica,
+        max_replicas: arguments.max_replicas,
+        base_domain: arguments.base_domain,
+        output: match format {
+            Format::Text => Output::Text,
+            Format::Json => Output::Json,
+        },
+    }
+}
