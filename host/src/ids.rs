@@ -14,7 +14,7 @@ const LENGTH: usize = 8;
 pub struct Id([u8; LENGTH]);
 
 impl Id {
-    /// A new id, drawn from the operating system's randomness.
+    /// A new id, from a generator that the operating system seeds.
     ///
     /// Ids are 2.8 * 10^12 in number: whoever stores one still asks that its key be absent.
     pub fn new() -> Self {

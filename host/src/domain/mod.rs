@@ -1,6 +1,11 @@
 //! What Samovar stores and the rules of it: values and pure functions, no input or output.
 
+pub mod api_key;
 pub mod bundle;
+pub mod deployment;
 pub mod digest;
+pub mod environment;
+pub mod keys;
+pub mod model;
 pub mod names;
 pub mod settings;

@@ -162,7 +162,7 @@ impl DocStore for SqliteStore {
         for (seq, op) in ops.into_iter().enumerate() {
             match op {
                 Op::Put { key, value, .. } => {
-                    write(&mut transaction, rev, seq, &key, &value).await?
+                    write(&mut transaction, rev, seq, &key, &value).await?;
                 }
                 Op::Delete { key, .. } => remove(&mut transaction, rev, seq, &key).await?,
                 Op::Check { .. } => {}
