@@ -208,9 +208,8 @@ impl Client {
                 bail!("{url} answered with more than {MAX_ANSWER_BYTES} bytes");
             }
         }
-        serde_json::from_slice(&body).with_context(|| {
-            format!("{url} did not answer with JSON: is that a Samovar server?")
-        })
+        serde_json::from_slice(&body)
+            .with_context(|| format!("{url} did not answer with JSON: is that a Samovar server?"))
     }
 
     /// Gets a JSON document.
@@ -294,11 +293,7 @@ mod tests {
 
     #[test]
     fn addresses_are_checked() {
-        for good in [
-            "http://h",
-            "https://h:1/prefix/",
-            "http://[::1]:8080",
-        ] {
+        for good in ["http://h", "https://h:1/prefix/", "http://[::1]:8080"] {
             assert!(parse_base(good).is_ok(), "{good}");
         }
         for bad in ["", "h:80", "ftp://h", "http://h?q", "http://u:p@h"] {
@@ -319,7 +314,10 @@ mod tests {
         let told = refusal(StatusCode::BAD_GATEWAY, &parse_error(b"<html>\x1b", None));
         assert_eq!(told, "<html>\\u{1b} (502)");
         let told = refusal(StatusCode::BAD_GATEWAY, &parse_error(b"", Some("r2")));
-        assert_eq!(told, "the server answered 502 Bad Gateway (502, request r2)");
+        assert_eq!(
+            told,
+            "the server answered 502 Bad Gateway (502, request r2)"
+        );
     }
 
     #[tokio::test]

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::confirm::Consent;
+use super::identifier;
 use super::logs::{self, Follow};
 use super::output::{self, Format, cell, since};
-use super::identifier;
 
 /// A deployment's place.
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,9 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
     let now = Timestamp::now();
     match action {
         Action::List { model } => {
-            let answer = client.get(&format!("/v1/models/{model}/deployments")).await?;
+            let answer = client
+                .get(&format!("/v1/models/{model}/deployments"))
+                .await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::table(
@@ -155,7 +157,14 @@ mod tests {
         let now = "2026-01-01T02:00:00Z".parse().unwrap();
         assert_eq!(
             rows(&json!({"deployments": [deployment]}), now),
-            [["dep12345", "deployment-1", "production", "FAILED", "0", "2 h ago"]]
+            [[
+                "dep12345",
+                "deployment-1",
+                "production",
+                "FAILED",
+                "0",
+                "2 h ago"
+            ]]
         );
         let lines = properties(&deployment, now);
         for line in [

@@ -32,7 +32,10 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
         .context("reading the key from standard input")?;
     let key = check_key(&text)?;
     let client = Client::new(&arguments.url, Some(key.to_owned()))?;
-    client.get("/v1/models").await.context("nothing was saved")?;
+    client
+        .get("/v1/models")
+        .await
+        .context("nothing was saved")?;
     let file = client_config::save(client.url(), key)?;
     match format {
         Format::Json => output::document(&json!({"url": client.url(), "config_file": file})),
@@ -54,7 +57,9 @@ fn check_key(text: &str) -> anyhow::Result<&str> {
         .into());
     }
     if text.len() as u64 > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        bail!("standard input: found something that is no key, wanted one line of plain characters");
+        bail!(
+            "standard input: found something that is no key, wanted one line of plain characters"
+        );
     }
     Ok(key)
 }

@@ -150,7 +150,13 @@ mod tests {
         let start = printed.start_epoch_millis().unwrap();
         assert_eq!(start, 1_767_225_603_000);
         // One more of the same, one that came late, one new.
-        let second = [line(4, "late"), line(5, "b"), line(5, "b"), line(5, "b"), line(6, "c")];
+        let second = [
+            line(4, "late"),
+            line(5, "b"),
+            line(5, "b"),
+            line(5, "b"),
+            line(6, "c"),
+        ];
         assert_eq!(
             printed.fresh(&second),
             [&line(4, "late"), &line(5, "b"), &line(6, "c")]

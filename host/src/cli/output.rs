@@ -52,7 +52,7 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) -> anyhow::Res
         return line(none);
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
         table.add_row(row);
     }
@@ -129,6 +129,9 @@ mod tests {
 
     #[test]
     fn a_terminal_cannot_be_steered() {
-        assert_eq!(printable("a\tb \u{1b}[2J\u{9b}é"), "a\tb \\u{1b}[2J\\u{9b}é");
+        assert_eq!(
+            printable("a\tb \u{1b}[2J\u{9b}é"),
+            "a\tb \\u{1b}[2J\\u{9b}é"
+        );
     }
 }

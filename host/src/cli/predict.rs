@@ -10,8 +10,8 @@ use serde_json::json;
 use tokio_util::io::ReaderStream;
 
 use super::client::Client;
-use super::output::{self, Format};
 use super::identifier;
+use super::output::{self, Format};
 
 /// What it is given.
 #[derive(Debug, clap::Args)]
@@ -274,7 +274,10 @@ mod tests {
         assert_eq!(decoder.push(&[]), None);
         assert_eq!(decoder.push(&bytes[2..]), Some(json!({"text": "é"})));
         assert_eq!(decoder.push(&[0xff, 0]), Some(json!({"hex": "ff00"})));
-        assert_eq!(decoder.push(&[b'x', 0xe2, 0x82]), Some(json!({"text": "x"})));
+        assert_eq!(
+            decoder.push(&[b'x', 0xe2, 0x82]),
+            Some(json!({"text": "x"}))
+        );
         assert_eq!(decoder.end(), Some(json!({"hex": "e282"})));
     }
 }

@@ -165,7 +165,11 @@ fn report(
         ("model", cell(&answer["model"]["name"])),
         (
             "deployment",
-            format!("{} ({})", cell(&deployment["id"]), cell(&deployment["name"])),
+            format!(
+                "{} ({})",
+                cell(&deployment["id"]),
+                cell(&deployment["name"])
+            ),
         ),
         ("status", cell(&deployment["status"])),
         ("url", url.clone()),
@@ -212,7 +216,8 @@ mod tests {
                 "deployment": {"id": "dep12345", "is_production": is_production},
             })
         };
-        let told = |is_production, environment| url("http://h", &answer(is_production), environment);
+        let told =
+            |is_production, environment| url("http://h", &answer(is_production), environment);
         assert_eq!(told(true, None), "http://h/models/m/production/predict");
         assert_eq!(
             told(false, None),
@@ -262,6 +267,9 @@ mod tests {
         build(&manifest, "echo made > m.wasm").await.unwrap();
         assert!(folder.path().join("m.wasm").exists());
         let error = build(&manifest, "exit 3").await.unwrap_err().to_string();
-        assert!(error.contains("`exit 3` failed") && error.contains('3'), "{error}");
+        assert!(
+            error.contains("`exit 3` failed") && error.contains('3'),
+            "{error}"
+        );
     }
 }

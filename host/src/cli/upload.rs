@@ -70,15 +70,14 @@ async fn put(client: &Client, blob: &LocalBlob, bar: &ProgressBar) -> anyhow::Re
         );
     }
     // The server checks the digest; a file that grows now must not outgrow its announced length.
-    let reader = bar.wrap_async_read(file.take(blob.size));
+    let reader = ReaderStream::with_capacity(file.take(blob.size), 256 << 10);
+    let counter = bar.clone();
+    let counted = reader.inspect_ok(move |chunk| counter.inc(chunk.len() as u64));
     let request = client
         .request(Method::PUT, &path(blob))?
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::CONTENT_LENGTH, blob.size)
-        .body(reqwest::Body::wrap_stream(ReaderStream::with_capacity(
-            reader,
-            256 << 10,
-        )));
+        .body(reqwest::Body::wrap_stream(counted));
     client.send(request).await?;
     Ok(())
 }
@@ -95,7 +94,7 @@ fn name(blob: &LocalBlob) -> String {
 fn bar(size: u64, name: String) -> ProgressBar {
     let template = "{wide_msg} {bytes:>10} / {total_bytes:10} {bytes_per_sec:>12} {bar:24}";
     // The default serves too, should a later version no longer know a word of the template.
-    let style = ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(size).with_style(style).with_message(name)
 }
