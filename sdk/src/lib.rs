@@ -1,1 +1,26 @@
-//! x
+#![doc = include_str!("../README.md")]
+
+#[doc(hidden)]
+pub mod bindings;
+pub mod config;
+mod error;
+pub mod graph;
+pub mod http;
+pub mod log;
+mod model;
+pub mod tensor;
+
+pub use error::Error;
+pub use graph::Graph;
+pub use http::{FromRequest, IntoResponse, Json, Request, Response};
+pub use model::Model;
+pub use samovar_sdk_macros::model;
+pub use tensor::{Tensor, TensorData, TensorView};
+
+#[doc(hidden)]
+pub mod __private {
+    //! What the code that `#[model]` generates calls; not for use by hand.
+
+    pub use crate::model::{init, serve};
+    pub use wasip2;
+}

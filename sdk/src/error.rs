@@ -1,0 +1,132 @@
+//! The error a model answers with: an HTTP status and the JSON that says what went wrong.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+/// Why a request, or the loading of a model, failed.
+///
+/// Any [`std::error::Error`] becomes an internal error (status 500) through `?`; the constructors name the other
+/// kinds. For that conversion to exist, this type does not implement [`std::error::Error`] itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Error {
+    status: u16,
+    code: String,
+    message: String,
+    detail: Option<Value>,
+}
+
+impl Error {
+    /// An error with an HTTP status (400 to 599, others become 500), a `snake_case` code for programs and a message for people.
+    pub fn new(status: u16, code: impl Into<String>, message: impl fmt::Display) -> Self {
+        let status = if (400..600).contains(&status) {
+            status
+        } else {
+            500
+        };
+        Self {
+            status,
+            code: code.into(),
+            message: message.to_string(),
+            detail: None,
+        }
+    }
+
+    /// The request is malformed: status 400, code `bad_request`.
+    pub fn bad_request(message: impl fmt::Display) -> Self {
+        Self::new(400, "bad_request", message)
+    }
+
+    /// Nothing answers to this path: status 404, code `not_found`.
+    pub fn not_found(message: impl fmt::Display) -> Self {
+        Self::new(404, "not_found", message)
+    }
+
+    /// The model failed: status 500, code `internal`.
+    pub fn internal(message: impl fmt::Display) -> Self {
+        Self::new(500, "internal", message)
+    }
+
+    /// Adds facts for programs, sent as `detail`.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Value>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The code for programs.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// The message for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The facts for programs.
+    pub fn detail(&self) -> Option<&Value> {
+        self.detail.as_ref()
+    }
+
+    /// The body of the response: `{"error", "error_code", "detail"}`.
+    pub fn to_json(&self) -> Value {
+        json!({ "error": self.message, "error_code": self.code, "detail": self.detail })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Error {
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self::internal(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_json_with_its_code_and_detail() {
+        let error = Error::new(422, "too_long", "the text has 9 tokens, 8 is the most")
+            .with_detail(json!({ "tokens": 9 }));
+        assert_eq!(
+            error.to_json(),
+            json!({ "error": "the text has 9 tokens, 8 is the most", "error_code": "too_long", "detail": { "tokens": 9 } })
+        );
+        assert_eq!(Error::not_found("x").to_json()["detail"], Value::Null);
+    }
+
+    #[test]
+    fn a_status_that_is_no_error_becomes_500() {
+        assert_eq!(Error::new(200, "ok", "fine").status(), 500);
+        assert_eq!(Error::new(599, "odd", "odd").status(), 599);
+    }
+
+    #[test]
+    fn a_standard_error_becomes_internal() {
+        let error: Error = "x"
+            .parse::<i32>()
+            .map_err(Error::from)
+            .expect_err("not a number");
+        assert_eq!((error.status(), error.code()), (500, "internal"));
+        assert!(error.message().contains("invalid digit"));
+    }
+}

@@ -1,0 +1,14 @@
+//! HTTP as a model sees it: a request with a streamed body, a response whole or streamed, JSON either way.
+
+mod request;
+mod response;
+mod serve;
+
+pub use request::{Body, FromRequest, Request};
+pub use response::{BodyWriter, IntoResponse, Response};
+pub use serve::route;
+pub(crate) use serve::serve;
+
+/// A value that travels as JSON: an input read from the request's body, or an output written to the response's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Json<T>(pub T);

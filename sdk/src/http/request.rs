@@ -1,0 +1,259 @@
+//! The request: method, path, query, headers, and a body that is read as it arrives.
+
+use std::fmt;
+use std::io::{self, Cursor, Read};
+
+use serde::de::DeserializeOwned;
+use wasip2::http::types::{IncomingBody, IncomingRequest, Method};
+use wasip2::io::streams::InputStream;
+
+use super::Json;
+use crate::Error;
+
+/// A request to the model.
+#[derive(Debug)]
+pub struct Request {
+    method: String,
+    path: String,
+    query: String,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Body,
+}
+
+impl Request {
+    /// A request made by hand, to try a model's code without a server.
+    pub fn new(method: impl Into<String>, path_with_query: &str, body: impl Into<Vec<u8>>) -> Self {
+        let (path, query) = path_with_query
+            .split_once('?')
+            .unwrap_or((path_with_query, ""));
+        Self {
+            method: method.into(),
+            path: path.to_owned(),
+            query: query.to_owned(),
+            headers: Vec::new(),
+            body: Body(Source::Memory(Cursor::new(body.into()))),
+        }
+    }
+
+    /// The same request with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers
+            .push((name.to_ascii_lowercase(), value.as_bytes().to_vec()));
+        self
+    }
+
+    pub(super) fn from_host(request: &IncomingRequest) -> Result<Self, Error> {
+        let path_with_query = request.path_with_query().unwrap_or_else(|| "/".to_owned());
+        let mut ours = Self::new(method_name(request.method()), &path_with_query, Vec::new());
+        ours.headers = request.headers().entries();
+        let body = request
+            .consume()
+            .map_err(|()| Error::internal("the request's body was taken before"))?;
+        let stream = body
+            .stream()
+            .map_err(|()| Error::internal("the request's body was opened before"))?;
+        ours.body = Body(Source::Host {
+            stream,
+            _body: body,
+        });
+        Ok(ours)
+    }
+
+    /// The method, in capitals.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The path within the model, such as `/predict`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What follows `?`, still encoded.
+    pub fn query_string(&self) -> &str {
+        &self.query
+    }
+
+    /// The first query parameter `name`, decoded; empty if it stands there without a value.
+    pub fn query(&self, name: &str) -> Option<String> {
+        self.query.split('&').find_map(|pair| {
+            let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (!pair.is_empty() && decode(found) == name).then(|| decode(value))
+        })
+    }
+
+    /// The first header `name` (letter case does not matter) that is valid UTF-8.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut named = self
+            .headers
+            .iter()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name));
+        named.find_map(|(_, value)| std::str::from_utf8(value).ok())
+    }
+
+    /// The body, to read as it arrives: nothing of it is held that you do not keep.
+    pub fn body(&mut self) -> &mut Body {
+        &mut self.body
+    }
+
+    /// The whole body. The deployment's `limits.body` bounds it.
+    pub fn bytes(&mut self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        self.body.read_to_end(&mut bytes).map_err(body_error)?;
+        Ok(bytes)
+    }
+
+    /// The whole body as UTF-8 text.
+    pub fn text(&mut self) -> Result<String, Error> {
+        String::from_utf8(self.bytes()?).map_err(|error| {
+            Error::bad_request(format!(
+                "the body is not UTF-8 text: {}",
+                error.utf8_error()
+            ))
+        })
+    }
+
+    /// The whole body, read as JSON; what does not fit `T` is the caller's fault, status 400.
+    pub fn json<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
+        let bytes = self.bytes()?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(
+                400,
+                "invalid_json",
+                format!("the body is not the JSON this model takes: {error}"),
+            )
+        })
+    }
+}
+
+fn body_error(error: io::Error) -> Error {
+    Error::bad_request(format!("the body broke off: {error}"))
+}
+
+/// The request's body: a [`Read`] that waits for what has not arrived.
+pub struct Body(Source);
+
+enum Source {
+    Memory(Cursor<Vec<u8>>),
+    // Fields drop in order: the host does not let go of a body whose stream is open.
+    Host {
+        stream: InputStream,
+        _body: IncomingBody,
+    },
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            _ if buffer.is_empty() => Ok(0),
+            Source::Memory(cursor) => cursor.read(buffer),
+            Source::Host { stream, .. } => stream.read(buffer),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Body")
+    }
+}
+
+/// What a model's function may take.
+pub trait FromRequest: Sized {
+    /// Reads the value from the request.
+    fn from_request(request: Request) -> Result<Self, Error>;
+}
+
+impl FromRequest for Request {
+    fn from_request(request: Request) -> Result<Self, Error> {
+        Ok(request)
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest for Json<T> {
+    fn from_request(mut request: Request) -> Result<Self, Error> {
+        request.json().map(Json)
+    }
+}
+
+impl FromRequest for String {
+    fn from_request(mut request: Request) -> Result<Self, Error> {
+        request.text()
+    }
+}
+
+impl FromRequest for Vec<u8> {
+    fn from_request(mut request: Request) -> Result<Self, Error> {
+        request.bytes()
+    }
+}
+
+fn method_name(method: Method) -> String {
+    let name = match method {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+        Method::Post => "POST",
+        Method::Put => "PUT",
+        Method::Delete => "DELETE",
+        Method::Connect => "CONNECT",
+        Method::Options => "OPTIONS",
+        Method::Trace => "TRACE",
+        Method::Patch => "PATCH",
+        Method::Other(name) => return name.to_ascii_uppercase(),
+    };
+    name.to_owned()
+}
+
+/// Decodes `%XX` and `+`; what is no valid escape stays as it is.
+fn decode(text: &str) -> String {
+    let digit = |byte: Option<&u8>| byte.and_then(|&byte| (byte as char).to_digit(16));
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        match (byte, digit(bytes.get(at)), digit(bytes.get(at + 1))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                at += 2;
+            }
+            (b'+', ..) => decoded.push(b' '),
+            _ => decoded.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_decoded() {
+        let request = Request::new("GET", "/predict?a=1&name=J%C3%BCrgen+M&flag&bad=%zz%4", "");
+        assert_eq!(request.path(), "/predict");
+        assert_eq!(request.query("name").as_deref(), Some("Jürgen M"));
+        assert_eq!(request.query("flag").as_deref(), Some(""));
+        assert_eq!(request.query("bad").as_deref(), Some("%zz%4"));
+        assert_eq!(request.query("none"), None);
+        assert_eq!(Request::new("GET", "/", "").query(""), None);
+    }
+
+    #[test]
+    fn header_names_ignore_case() {
+        let request = Request::new("GET", "/", "").with_header("Content-Type", "text/plain");
+        assert_eq!(request.header("CONTENT-type"), Some("text/plain"));
+        assert_eq!(request.header("accept"), None);
+    }
+
+    #[test]
+    fn bodies_that_do_not_fit_are_bad_requests() {
+        let error = Json::<Vec<u8>>::from_request(Request::new("POST", "/predict", "{}"))
+            .expect_err("no list");
+        assert_eq!((error.status(), error.code()), (400, "invalid_json"));
+        let error =
+            String::from_request(Request::new("POST", "/", vec![0xff])).expect_err("no text");
+        assert_eq!(error.status(), 400);
+    }
+}

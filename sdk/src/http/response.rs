@@ -1,0 +1,219 @@
+//! The response: a status, headers, and a body that is whole or written as it comes to be.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::Json;
+use crate::Error;
+
+type Writer = Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<(), Error>>;
+
+/// What a model answers.
+pub struct Response {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    Whole(Vec<u8>),
+    Streamed(Writer),
+}
+
+impl Response {
+    /// Status 200 with a body of this media type.
+    pub fn new(content_type: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self::with_content(content_type, Content::Whole(body.into()))
+    }
+
+    /// Status 200 with `value` as JSON.
+    pub fn json(value: &impl Serialize) -> Result<Self, Error> {
+        let body = serde_json::to_vec(value).map_err(|error| {
+            Error::internal(format!("the output could not be written as JSON: {error}"))
+        })?;
+        Ok(Self::new("application/json", body))
+    }
+
+    /// Status 200 with a body that `write` writes after the head went out; what it flushes goes out at once.
+    ///
+    /// If it fails, the response breaks off, so that a client can tell, and the log says why.
+    pub fn stream(
+        content_type: &str,
+        write: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), Error> + 'static,
+    ) -> Self {
+        Self::with_content(content_type, Content::Streamed(Box::new(write)))
+    }
+
+    /// Status 200 with a body of chunks, each sent as the iterator gives it.
+    pub fn chunks<I>(content_type: &str, chunks: I) -> Self
+    where
+        I: IntoIterator + 'static,
+        I::Item: AsRef<[u8]>,
+    {
+        Self::stream(content_type, move |body| {
+            for chunk in chunks {
+                body.write_all(chunk.as_ref())?;
+                body.flush()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The same response with another status.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The same response with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The headers set so far.
+    pub fn headers(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
+    /// The whole body; a streamed one is written into memory, which is for tests.
+    pub fn into_bytes(self) -> Result<Vec<u8>, Error> {
+        match self.content {
+            Content::Whole(bytes) => Ok(bytes),
+            Content::Streamed(write) => {
+                let mut bytes = Vec::new();
+                write(&mut BodyWriter::new(&mut bytes))?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    pub(super) fn from_error(error: &Error) -> Self {
+        Self::new("application/json", error.to_json().to_string()).with_status(error.status())
+    }
+
+    fn with_content(content_type: &str, content: Content) -> Self {
+        Self {
+            status: 200,
+            headers: vec![("content-type".to_owned(), content_type.to_owned())],
+            content,
+        }
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a streamed response writes its body.
+pub struct BodyWriter<'a>(&'a mut dyn Write);
+
+impl<'a> BodyWriter<'a> {
+    pub(super) fn new(inner: &'a mut dyn Write) -> Self {
+        Self(inner)
+    }
+}
+
+impl Write for BodyWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            Ok(0)
+        } else {
+            self.0.write(bytes)
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl fmt::Debug for BodyWriter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyWriter")
+    }
+}
+
+/// What a model's function may give.
+pub trait IntoResponse {
+    /// Makes the response.
+    fn into_response(self) -> Result<Response, Error>;
+}
+
+impl IntoResponse for Response {
+    fn into_response(self) -> Result<Response, Error> {
+        Ok(self)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Result<Response, Error> {
+        Response::json(&self.0)
+    }
+}
+
+impl IntoResponse for String {
+    fn into_response(self) -> Result<Response, Error> {
+        Ok(Response::new("text/plain; charset=utf-8", self))
+    }
+}
+
+impl IntoResponse for Vec<u8> {
+    fn into_response(self) -> Result<Response, Error> {
+        Ok(Response::new("application/octet-stream", self))
+    }
+}
+
+impl<T: IntoResponse, E: Into<Error>> IntoResponse for Result<T, E> {
+    fn into_response(self) -> Result<Response, Error> {
+        self.map_err(Into::into)?.into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_come_in_order() -> Result<(), Error> {
+        let response = Response::chunks("text/plain", ["a", "", "bc"]);
+        assert_eq!(response.headers()[0].1, "text/plain");
+        assert_eq!(response.into_bytes()?, b"abc");
+        Ok(())
+    }
+
+    #[test]
+    fn an_error_has_its_status_and_json() -> Result<(), Error> {
+        let response = Response::from_error(&Error::not_found("no x"));
+        assert_eq!(response.status(), 404);
+        assert_eq!(
+            response.into_bytes()?,
+            br#"{"detail":null,"error":"no x","error_code":"not_found"}"#
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn results_become_responses() {
+        assert!(Ok::<_, Error>(Json(1)).into_response().is_ok());
+        assert!(
+            Err::<String, _>(Error::internal("x"))
+                .into_response()
+                .is_err()
+        );
+    }
+}

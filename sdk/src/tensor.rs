@@ -1,0 +1,472 @@
+//! Tensors: dimensions and row-major elements, moved between Rust values and bytes without copies where layouts allow.
+
+use std::fmt;
+
+use crate::Error;
+
+/// The type of a tensor's elements, as `wasi:nn` names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ElementType {
+    /// 16-bit floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 32-bit floats.
+    F32,
+    /// 64-bit floats.
+    F64,
+    /// Bytes.
+    U8,
+    /// 32-bit integers.
+    I32,
+    /// 64-bit integers.
+    I64,
+}
+
+impl ElementType {
+    /// Bytes that one element takes.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 | Self::I32 => 4,
+            Self::F64 | Self::I64 => 8,
+        }
+    }
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::U8 => "u8",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+        })
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A Rust type that tensors hold: `f32`, `f64`, `u8`, `i32` or `i64`.
+pub trait Element: bytemuck::Pod + fmt::Debug + sealed::Sealed {
+    /// Its `wasi:nn` name.
+    const TYPE: ElementType;
+}
+
+macro_rules! elements {
+    ($($rust:ty => $name:ident),*) => {$(
+        impl sealed::Sealed for $rust {}
+        impl Element for $rust {
+            const TYPE: ElementType = ElementType::$name;
+        }
+    )*};
+}
+
+elements!(f32 => F32, f64 => F64, u8 => U8, i32 => I32, i64 => I64);
+
+/// Anything a graph takes as input.
+///
+/// Inputs of different types go together as `&dyn TensorData`.
+pub trait TensorData {
+    /// The size of each dimension.
+    fn dimensions(&self) -> &[u32];
+    /// The type of the elements.
+    fn element_type(&self) -> ElementType;
+    /// The elements as bytes: row-major, little-endian.
+    fn bytes(&self) -> &[u8];
+}
+
+impl<D: TensorData + ?Sized> TensorData for &D {
+    fn dimensions(&self) -> &[u32] {
+        (**self).dimensions()
+    }
+
+    fn element_type(&self) -> ElementType {
+        (**self).element_type()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        (**self).bytes()
+    }
+}
+
+/// What a tensor's elements lie in: a `Vec<T>` of the guest's, or the bytes an inference gave, aligned for `T`.
+#[derive(Clone)]
+enum Storage<T> {
+    Elements(Vec<T>),
+    AlignedBytes(Vec<u8>),
+}
+
+/// A tensor that owns its elements.
+#[derive(Clone)]
+pub struct Tensor<T> {
+    dimensions: Vec<u32>,
+    storage: Storage<T>,
+}
+
+impl<T: Element> Tensor<T> {
+    /// A tensor of `dimensions` with the elements of `elements`, which it takes over.
+    pub fn from_vec(dimensions: impl Into<Vec<u32>>, elements: Vec<T>) -> Result<Self, Error> {
+        let dimensions = dimensions.into();
+        check_len(&dimensions, elements.len())?;
+        Ok(Self {
+            dimensions,
+            storage: Storage::Elements(elements),
+        })
+    }
+
+    /// A tensor of `dimensions` with a copy of `elements`; [`TensorView`] borrows them instead.
+    pub fn from_slice(dimensions: impl Into<Vec<u32>>, elements: &[T]) -> Result<Self, Error> {
+        Self::from_vec(dimensions, elements.to_vec())
+    }
+
+    /// The size of each dimension.
+    pub fn dimensions(&self) -> &[u32] {
+        &self.dimensions
+    }
+
+    /// The elements, row-major.
+    pub fn as_slice(&self) -> &[T] {
+        match &self.storage {
+            Storage::Elements(elements) => elements,
+            Storage::AlignedBytes(bytes) => bytemuck::cast_slice(bytes),
+        }
+    }
+
+    /// The elements, row-major. Copies where they came from an inference and `T` is not `u8`.
+    pub fn into_vec(self) -> Vec<T> {
+        match self.storage {
+            Storage::Elements(elements) => elements,
+            Storage::AlignedBytes(bytes) => vec_from_bytes(bytes),
+        }
+    }
+
+    /// The same elements in other dimensions.
+    pub fn reshape(mut self, dimensions: impl Into<Vec<u32>>) -> Result<Self, Error> {
+        let dimensions = dimensions.into();
+        check_len(&dimensions, self.as_slice().len())?;
+        self.dimensions = dimensions;
+        Ok(self)
+    }
+
+    /// A tensor over bytes that are known to fill `dimensions`.
+    fn from_checked_bytes(dimensions: Vec<u32>, bytes: Vec<u8>) -> Self {
+        let storage = if bytemuck::try_cast_slice::<u8, T>(&bytes).is_ok() {
+            Storage::AlignedBytes(bytes)
+        } else {
+            Storage::Elements(vec_from_bytes(bytes))
+        };
+        Self {
+            dimensions,
+            storage,
+        }
+    }
+}
+
+impl<T: Element> TensorData for Tensor<T> {
+    fn dimensions(&self) -> &[u32] {
+        &self.dimensions
+    }
+
+    fn element_type(&self) -> ElementType {
+        T::TYPE
+    }
+
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(self.as_slice())
+    }
+}
+
+impl<T: Element> fmt::Debug for Tensor<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor<{}>{:?}", T::TYPE, self.dimensions)
+    }
+}
+
+impl<T: Element> PartialEq for Tensor<T>
+where
+    T: PartialEq,
+{
+    fn eq(&self, other: &Self) -> bool {
+        self.dimensions == other.dimensions && self.as_slice() == other.as_slice()
+    }
+}
+
+/// A tensor that borrows its elements: an input without a copy.
+#[derive(Debug, Clone)]
+pub struct TensorView<'a, T> {
+    dimensions: Vec<u32>,
+    elements: &'a [T],
+}
+
+impl<'a, T: Element> TensorView<'a, T> {
+    /// A tensor of `dimensions` over `elements`.
+    pub fn new(dimensions: impl Into<Vec<u32>>, elements: &'a [T]) -> Result<Self, Error> {
+        let dimensions = dimensions.into();
+        check_len(&dimensions, elements.len())?;
+        Ok(Self {
+            dimensions,
+            elements,
+        })
+    }
+}
+
+impl<T: Element> TensorData for TensorView<'_, T> {
+    fn dimensions(&self) -> &[u32] {
+        &self.dimensions
+    }
+
+    fn element_type(&self) -> ElementType {
+        T::TYPE
+    }
+
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(self.elements)
+    }
+}
+
+/// A tensor whose element type is known only when it runs, as an inference gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawTensor {
+    dimensions: Vec<u32>,
+    element_type: ElementType,
+    bytes: Vec<u8>,
+}
+
+impl RawTensor {
+    /// A tensor over `bytes`: row-major, little-endian elements of `element_type` that fill `dimensions`.
+    pub fn new(
+        dimensions: impl Into<Vec<u32>>,
+        element_type: ElementType,
+        bytes: Vec<u8>,
+    ) -> Result<Self, Error> {
+        let dimensions = dimensions.into();
+        let size = element_type.size();
+        if !bytes.len().is_multiple_of(size) {
+            return Err(bad_tensor(format!(
+                "{} bytes are no whole number of {element_type} elements",
+                bytes.len()
+            )));
+        }
+        check_len(&dimensions, bytes.len() / size)?;
+        Ok(Self {
+            dimensions,
+            element_type,
+            bytes,
+        })
+    }
+
+    /// The tensor with elements of type `T`, without a copy where the bytes lie aligned; an error if it holds another type.
+    pub fn into_typed<T: Element>(self) -> Result<Tensor<T>, Error> {
+        if self.element_type != T::TYPE {
+            return Err(bad_tensor(format!(
+                "the tensor holds {}, wanted {}",
+                self.element_type,
+                T::TYPE
+            )));
+        }
+        Ok(Tensor::from_checked_bytes(self.dimensions, self.bytes))
+    }
+
+    /// The elements as bytes.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl TensorData for RawTensor {
+    fn dimensions(&self) -> &[u32] {
+        &self.dimensions
+    }
+
+    fn element_type(&self) -> ElementType {
+        self.element_type
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn vec_from_bytes<T: Element>(bytes: Vec<u8>) -> Vec<T> {
+    // Only a `Vec` of the same alignment may change its type in place: its memory is freed by that alignment.
+    match bytemuck::try_cast_vec(bytes) {
+        Ok(elements) => elements,
+        Err((_, bytes)) => bytemuck::pod_collect_to_vec(&bytes),
+    }
+}
+
+fn check_len(dimensions: &[u32], len: usize) -> Result<(), Error> {
+    let wanted = dimensions
+        .iter()
+        .try_fold(1usize, |all, &size| all.checked_mul(size as usize));
+    if wanted == Some(len) {
+        return Ok(());
+    }
+    let wanted = wanted.map_or_else(
+        || "more than memory holds".to_owned(),
+        |wanted| wanted.to_string(),
+    );
+    Err(bad_tensor(format!(
+        "dimensions {dimensions:?} need {wanted} elements, found {len}"
+    )))
+}
+
+fn bad_tensor(message: String) -> Error {
+    Error::new(500, "bad_tensor", message)
+}
+
+#[cfg(feature = "ndarray")]
+mod nd {
+    use ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
+
+    use super::{Element, Tensor, bad_tensor};
+    use crate::Error;
+
+    impl<T: Element> Tensor<T> {
+        /// A tensor with the elements of an array; copies only what does not lie row-major already.
+        pub fn from_array<S: Data<Elem = T>, D: Dimension>(
+            array: ArrayBase<S, D>,
+        ) -> Result<Self, Error> {
+            let dimensions = array
+                .shape()
+                .iter()
+                .map(|&size| u32::try_from(size))
+                .collect::<Result<Vec<_>, _>>();
+            let dimensions = dimensions
+                .map_err(|_| bad_tensor(format!("an axis of {:?} is over u32", array.shape())))?;
+            let elements = if array.is_standard_layout() {
+                let array = array.into_owned();
+                let len = array.len();
+                match array.into_raw_vec_and_offset() {
+                    (elements, None | Some(0)) if elements.len() == len => elements,
+                    (elements, offset) => {
+                        let start = offset.unwrap_or(0);
+                        elements[start..start + len].to_vec()
+                    }
+                }
+            } else {
+                array.iter().copied().collect()
+            };
+            Self::from_vec(dimensions, elements)
+        }
+
+        /// The elements as an array.
+        pub fn into_array(self) -> Result<ArrayD<T>, Error> {
+            let shape: Vec<usize> = self.dimensions.iter().map(|&size| size as usize).collect();
+            Ok(ArrayD::from_shape_vec(IxDyn(&shape), self.into_vec())?)
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use ndarray::array;
+
+        use super::*;
+
+        #[test]
+        fn arrays_go_there_and_back() -> Result<(), Error> {
+            let matrix = array![[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]];
+            let tensor = Tensor::from_array(matrix.clone())?;
+            assert_eq!(tensor.dimensions(), [2, 3]);
+            assert_eq!(tensor.into_array()?, matrix.clone().into_dyn());
+
+            let turned = Tensor::from_array(matrix.t())?;
+            assert_eq!(
+                (turned.dimensions(), turned.as_slice()),
+                (&[3, 2][..], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0][..])
+            );
+
+            let row = Tensor::from_array(matrix.slice_move(ndarray::s![1.., ..]))?;
+            assert_eq!(
+                (row.dimensions(), row.as_slice()),
+                (&[1, 3][..], &[4.0, 5.0, 6.0][..])
+            );
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vec_goes_in_and_out_without_a_copy() -> Result<(), Error> {
+        let elements = vec![1i64, 2, 3, 4, 5, 6];
+        let address = elements.as_ptr();
+        let tensor = Tensor::from_vec([2, 3], elements)?;
+        assert_eq!(tensor.bytes().as_ptr(), address.cast());
+        assert_eq!(tensor.bytes().len(), 48);
+        let elements = tensor.into_vec();
+        assert_eq!(elements.as_ptr(), address);
+        Ok(())
+    }
+
+    #[test]
+    fn a_view_borrows() -> Result<(), Error> {
+        let elements = [0.5f32, 1.5];
+        let view = TensorView::new([1, 2], &elements)?;
+        assert_eq!(view.bytes().as_ptr(), elements.as_ptr().cast());
+        assert_eq!(view.element_type(), ElementType::F32);
+        Ok(())
+    }
+
+    #[test]
+    fn dimensions_must_hold_the_elements() {
+        let error = Tensor::from_vec([2, 2], vec![1.0f32; 3]).expect_err("3 of 4");
+        assert_eq!(
+            error.message(),
+            "dimensions [2, 2] need 4 elements, found 3"
+        );
+        assert!(Tensor::from_vec([u32::MAX, u32::MAX, u32::MAX], vec![1u8]).is_err());
+        assert!(Tensor::from_vec([0, 5], Vec::<u8>::new()).is_ok());
+        assert!(
+            Tensor::from_vec([], vec![1u8]).is_ok(),
+            "a scalar has no dimensions"
+        );
+    }
+
+    #[test]
+    fn raw_bytes_become_what_they_hold() -> Result<(), Error> {
+        let bytes: Vec<u8> = [1.0f32, -2.0]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        let raw = RawTensor::new([2], ElementType::F32, bytes)?;
+        assert!(raw.clone().into_typed::<i32>().is_err());
+        let tensor = raw.into_typed::<f32>()?;
+        assert_eq!(tensor.as_slice(), [1.0, -2.0]);
+        assert_eq!(tensor.into_vec(), [1.0, -2.0]);
+        assert!(RawTensor::new([1], ElementType::I64, vec![0; 7]).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn unaligned_bytes_are_read_too() {
+        for len in 0..9usize {
+            let elements: Vec<i64> = (0..len as i64).collect();
+            let mut bytes = Vec::with_capacity(len * 8);
+            bytes.extend_from_slice(bytemuck::cast_slice(&elements));
+            assert_eq!(
+                Tensor::<i64>::from_checked_bytes(vec![len as u32], bytes).as_slice(),
+                elements
+            );
+        }
+    }
+
+    #[test]
+    fn reshape_keeps_the_elements() -> Result<(), Error> {
+        let tensor = Tensor::from_slice([6], &[1u8, 2, 3, 4, 5, 6])?;
+        assert_eq!(tensor.clone().reshape([3, 2])?.dimensions(), [3, 2]);
+        assert!(tensor.reshape([4]).is_err());
+        Ok(())
+    }
+}
