@@ -7,4 +7,5 @@ pub mod bundle;
 pub mod domain;
 pub mod ids;
 pub mod manifest;
+pub mod registry;
 pub mod state;

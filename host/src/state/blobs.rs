@@ -4,6 +4,7 @@
 //! which nobody sees before it is complete, and is completed only when its digest is right. On disk that is a staging
 //! file beside the blob's place, synced and renamed (`with_fsync`), so an acknowledged blob survives a lost power line.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,16 @@ pub enum BlobError {
     TooLarge {
         /// The most that is accepted.
         limit_bytes: u64,
+    },
+    /// The size that was announced for a blob is not its size.
+    #[error("blob {digest} was announced with {announced} bytes, but has {size}")]
+    WrongSize {
+        /// Which.
+        digest: Digest,
+        /// What was announced.
+        announced: u64,
+        /// What it has.
+        size: u64,
     },
     /// The sender broke off; nothing was kept.
     #[error("the upload broke off: {0}")]
@@ -110,6 +121,25 @@ impl Blobs {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed(digest, error)),
         }
+    }
+
+    /// Which of these blobs are not there. [`BlobError::WrongSize`] if one is there with another size than announced.
+    pub async fn missing(&self, wanted: &BTreeMap<Digest, u64>) -> Result<Vec<Digest>, BlobError> {
+        let mut missing = Vec::new();
+        for (&digest, &announced) in wanted {
+            match self.head(digest).await? {
+                None => missing.push(digest),
+                Some(size) if size == announced => {}
+                Some(size) => {
+                    return Err(BlobError::WrongSize {
+                        digest,
+                        announced,
+                        size,
+                    });
+                }
+            }
+        }
+        Ok(missing)
     }
 
     /// Stores the bytes of a stream if they have that digest. When it answers, the blob is on disk.
@@ -442,6 +472,21 @@ mod tests {
             .await
             .unwrap();
         let place = blobs.local_path(digest).await.unwrap();
+        let wanted = BTreeMap::from([(digest, 4), (Digest::of(b"missing"), 7)]);
+        assert_eq!(
+            blobs.missing(&wanted).await.unwrap(),
+            [Digest::of(b"missing")]
+        );
+        let error = blobs
+            .missing(&BTreeMap::from([(digest, 5)]))
+            .await
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("announced with 5 bytes, but has 4"),
+            "{error}"
+        );
         let staged = PathBuf::from(format!("{}#7", place.display()));
         std::fs::write(&staged, "ke").unwrap();
         let blobs = Blobs::open(folder.path()).await.unwrap();

@@ -1,0 +1,325 @@
+//! Models, deployments, environments and API keys in the store: each change is one commit, so that nobody ever sees half
+//! of one.
+
+mod api_keys;
+mod error;
+mod push;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::domain::deployment::{Deployment, DeploymentStatus};
+use crate::domain::environment::Environment;
+use crate::domain::model::{Model, ModelView};
+use crate::domain::{keys, names};
+use crate::ids::Id;
+use crate::state::{Doc, DocStore, Expect, Op, Rev, StoreError};
+
+pub use api_keys::MAX_API_KEYS;
+pub use error::RegistryError;
+pub use push::{MAX_DEPLOYMENTS, Push, PushTo};
+
+/// Attempts of a change that others' changes keep overtaking.
+const ATTEMPTS: usize = 32;
+
+/// Everything that a node starts with.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// All models.
+    pub models: Vec<ModelView>,
+    /// Changes after this revision may not be in it.
+    pub rev: Rev,
+}
+
+/// A value, and the revision that a change of it expects.
+struct Versioned<T> {
+    value: T,
+    rev: Rev,
+}
+
+/// Models, deployments, environments and API keys in a store.
+#[derive(Clone)]
+pub struct Registry {
+    store: Arc<dyn DocStore>,
+    pushing: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Registry {
+    /// The registry in a store.
+    pub fn new(store: Arc<dyn DocStore>) -> Self {
+        Self {
+            store,
+            pushing: Arc::default(),
+        }
+    }
+
+    /// All models, ordered by name.
+    pub async fn models(&self) -> Result<Vec<ModelView>, RegistryError> {
+        let mut models = self.recover().await?.models;
+        models.sort_by(|a, b| a.model.name.cmp(&b.model.name));
+        Ok(models)
+    }
+
+    /// A model by its id or name.
+    pub async fn model(&self, id_or_name: &str) -> Result<ModelView, RegistryError> {
+        match self.versioned_model(id_or_name).await? {
+            Some(model) => Ok(self.versioned_view(model.value).await?.0),
+            None => Err(RegistryError::NoModel {
+                model: shown(id_or_name),
+            }),
+        }
+    }
+
+    /// A deployment by its model's id and its own.
+    pub async fn deployment(&self, model_id: Id, id: Id) -> Result<Deployment, RegistryError> {
+        Ok(self.versioned_deployment(model_id, id).await?.value)
+    }
+
+    /// Everything, for a node that starts.
+    pub async fn recover(&self) -> Result<Recovered, RegistryError> {
+        let models = self.store.list(keys::MODELS).await?;
+        let mut views: BTreeMap<Id, ModelView> = BTreeMap::new();
+        for doc in &models.docs {
+            let model: Model = read(doc)?;
+            views.insert(model.id, empty_view(model));
+        }
+        // Of models made since, nothing is taken over: whoever follows the changes hears of them.
+        for doc in self.store.list(keys::DEPLOYMENTS).await?.docs {
+            let deployment: Deployment = read(&doc)?;
+            if let Some(view) = views.get_mut(&deployment.model_id) {
+                view.deployments.insert(deployment.id, deployment);
+            }
+        }
+        for doc in self.store.list(keys::ENVIRONMENTS).await?.docs {
+            let environment: Environment = read(&doc)?;
+            if let Some(view) = views.get_mut(&environment.model_id) {
+                view.environments
+                    .insert(environment.name.clone(), environment);
+            }
+        }
+        Ok(Recovered {
+            models: views.into_values().collect(),
+            rev: models.rev,
+        })
+    }
+
+    /// Changes a deployment. `change` may be called again when others were faster, and sees their change then.
+    pub async fn update_deployment(
+        &self,
+        model_id: Id,
+        id: Id,
+        mut change: impl FnMut(&mut Deployment) + Send,
+    ) -> Result<Deployment, RegistryError> {
+        let key = keys::deployment(model_id, id);
+        for _ in 0..ATTEMPTS {
+            let Versioned { mut value, rev } = self.versioned_deployment(model_id, id).await?;
+            let before = value.clone();
+            change(&mut value);
+            if value == before {
+                return Ok(value);
+            }
+            match self
+                .store
+                .commit(vec![put(&*key, &value, Expect::Rev(rev))?])
+                .await
+            {
+                Ok(_) => return Ok(value),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// Notes where a deployment stands.
+    pub async fn set_status(
+        &self,
+        model_id: Id,
+        id: Id,
+        status: DeploymentStatus,
+        reason: Option<String>,
+    ) -> Result<Deployment, RegistryError> {
+        self.update_deployment(model_id, id, |deployment| {
+            deployment.status = status;
+            deployment.status_reason.clone_from(&reason);
+        })
+        .await
+    }
+
+    /// Deletes a deployment that is behind no environment.
+    pub async fn delete_deployment(
+        &self,
+        model: &str,
+        id: Id,
+    ) -> Result<Deployment, RegistryError> {
+        for _ in 0..ATTEMPTS {
+            let view = self.versioned_model(model).await?;
+            let view = view.ok_or_else(|| RegistryError::NoModel {
+                model: shown(model),
+            })?;
+            let (mut view, revs) = self.versioned_view(view.value).await?;
+            if let Some(environment) = view.environment_of(id) {
+                return Err(RegistryError::InUse {
+                    environment: environment.name.clone(),
+                    model: view.model.name,
+                    deployment: id,
+                });
+            }
+            let Some(deployment) = view.deployments.remove(&id) else {
+                return Err(RegistryError::NoDeployment {
+                    model: view.model.name,
+                    deployment: id,
+                });
+            };
+            let key = keys::deployment(view.model.id, id);
+            let environments = keys::environments(view.model.id);
+            let expect = |key: &str| {
+                revs.get(key)
+                    .map_or(Expect::Absent, |rev| Expect::Rev(*rev))
+            };
+            let mut ops = vec![Op::delete(&*key, expect(&key))];
+            // No environment has moved to it meanwhile.
+            let unmoved = revs.keys().filter(|key| key.starts_with(&environments));
+            ops.extend(unmoved.map(|key| Op::check(&**key, expect(key))));
+            match self.store.commit(ops).await {
+                Ok(_) => return Ok(deployment),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// Deletes a model with all its deployments and environments, and answers what it was.
+    pub async fn delete_model(&self, id_or_name: &str) -> Result<ModelView, RegistryError> {
+        for _ in 0..ATTEMPTS {
+            let model = self.versioned_model(id_or_name).await?;
+            let Versioned { value, rev } = model.ok_or_else(|| RegistryError::NoModel {
+                model: shown(id_or_name),
+            })?;
+            let (view, revs) = self.versioned_view(value).await?;
+            let mut ops = vec![
+                // Fails when a deployment was added meanwhile, which would be left behind.
+                Op::delete(keys::model(view.model.id), Expect::Rev(rev)),
+                Op::delete(keys::model_name(&view.model.name), Expect::Any),
+            ];
+            ops.extend(revs.into_keys().map(|key| Op::delete(key, Expect::Any)));
+            match self.store.commit(ops).await {
+                Ok(_) => return Ok(view),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// By id first: no name is another model's id.
+    async fn versioned_model(
+        &self,
+        id_or_name: &str,
+    ) -> Result<Option<Versioned<Model>>, RegistryError> {
+        if let Ok(id) = id_or_name.parse::<Id>()
+            && let Some(doc) = self.store.get(&keys::model(id)).await?
+        {
+            return versioned(&doc).map(Some);
+        }
+        if names::check_name(id_or_name).is_err() {
+            return Ok(None);
+        }
+        let Some(doc) = self.store.get(&keys::model_name(id_or_name)).await? else {
+            return Ok(None);
+        };
+        let id: Id = read(&doc)?;
+        let doc = self.store.get(&keys::model(id)).await?;
+        doc.as_ref().map(versioned).transpose()
+    }
+
+    async fn versioned_deployment(
+        &self,
+        model_id: Id,
+        id: Id,
+    ) -> Result<Versioned<Deployment>, RegistryError> {
+        match self.store.get(&keys::deployment(model_id, id)).await? {
+            Some(doc) => versioned(&doc),
+            None => Err(RegistryError::NoDeployment {
+                model: model_id.to_string(),
+                deployment: id,
+            }),
+        }
+    }
+
+    /// The model with what hangs on it, and the revisions of that by their keys.
+    async fn versioned_view(
+        &self,
+        model: Model,
+    ) -> Result<(ModelView, BTreeMap<String, Rev>), RegistryError> {
+        let mut view = empty_view(model);
+        let mut revs = BTreeMap::new();
+        for doc in self
+            .store
+            .list(&keys::deployments(view.model.id))
+            .await?
+            .docs
+        {
+            let deployment: Deployment = read(&doc)?;
+            view.deployments.insert(deployment.id, deployment);
+            revs.insert(doc.key, doc.rev);
+        }
+        for doc in self
+            .store
+            .list(&keys::environments(view.model.id))
+            .await?
+            .docs
+        {
+            let environment: Environment = read(&doc)?;
+            view.environments
+                .insert(environment.name.clone(), environment);
+            revs.insert(doc.key, doc.rev);
+        }
+        Ok((view, revs))
+    }
+}
+
+fn empty_view(model: Model) -> ModelView {
+    ModelView {
+        model,
+        deployments: BTreeMap::new(),
+        environments: BTreeMap::new(),
+    }
+}
+
+fn put<T: Serialize>(
+    key: impl Into<String>,
+    value: &T,
+    expect: Expect,
+) -> Result<Op, RegistryError> {
+    let key = key.into();
+    match serde_json::to_vec(value) {
+        Ok(value) => Ok(Op::put(key, value, expect)),
+        Err(source) => Err(RegistryError::Unreadable { key, source }),
+    }
+}
+
+fn read<T: DeserializeOwned>(doc: &Doc) -> Result<T, RegistryError> {
+    serde_json::from_slice(&doc.value).map_err(|source| RegistryError::Unreadable {
+        key: doc.key.clone(),
+        source,
+    })
+}
+
+fn versioned<T: DeserializeOwned>(doc: &Doc) -> Result<Versioned<T>, RegistryError> {
+    Ok(Versioned {
+        value: read(doc)?,
+        rev: doc.rev,
+    })
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! Why the registry did not do what it was asked.
+
+use crate::domain::settings::InvalidSetting;
+use crate::ids::Id;
+use crate::state::StoreError;
+
+/// Why a change was not made or a thing not found.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// There is no such model.
+    #[error("there is no model {model:?}")]
+    NoModel {
+        /// The id or name that was asked for.
+        model: String,
+    },
+    /// The model has no such deployment.
+    #[error("model {model} has no deployment {deployment}")]
+    NoDeployment {
+        /// The model's id or name.
+        model: String,
+        /// The deployment's id.
+        deployment: Id,
+    },
+    /// The model has no such environment.
+    #[error("model {model} has no environment {environment:?}")]
+    NoEnvironment {
+        /// The model's name.
+        model: String,
+        /// The environment.
+        environment: String,
+    },
+    /// A later deployment does not go into an environment by itself.
+    #[error(
+        "deployment {current} is in environment {environment} of model {model}, and this release cannot promote \
+         another: push without an environment, or delete the model and push again"
+    )]
+    EnvironmentTaken {
+        /// The model's name.
+        model: String,
+        /// The environment.
+        environment: String,
+        /// What it points at.
+        current: Id,
+    },
+    /// The deployment is behind an environment.
+    #[error(
+        "deployment {deployment} is in environment {environment} of model {model}: put another in its place first, \
+         or delete the model with all its deployments"
+    )]
+    InUse {
+        /// The model's name.
+        model: String,
+        /// The environment.
+        environment: String,
+        /// The deployment.
+        deployment: Id,
+    },
+    /// There are too many already.
+    #[error("there are {limit} {what} already, which is the most: delete some first")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// What was asked for breaks a rule.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSetting),
+    /// A stored document cannot be read.
+    #[error(
+        "the stored document {key} cannot be read: {source}. Was it written by a newer release?"
+    )]
+    Unreadable {
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Others changed the same thing all the time.
+    #[error(
+        "others changed the same thing {} times meanwhile: try again",
+        super::ATTEMPTS
+    )]
+    Contended,
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,251 @@
+//! Adding a deployment, and its model with the first one.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{ATTEMPTS, Registry, RegistryError, Versioned, put, shown};
+use crate::domain::bundle::Bundle;
+use crate::domain::deployment::{
+    Deployment, DeploymentKind, DeploymentStatus, check_labels, next_name,
+};
+use crate::domain::environment::{Environment, PRODUCTION};
+use crate::domain::model::{Model, ModelView};
+use crate::domain::settings::InvalidSetting;
+use crate::domain::{keys, names};
+use crate::ids::Id;
+use crate::state::{Expect, Op, StoreError};
+
+/// Deployments that one model may have at a time.
+pub const MAX_DEPLOYMENTS: usize = 10_000;
+
+/// What is pushed, and where to.
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// The model.
+    pub to: PushTo,
+    /// What is deployed.
+    pub bundle: Bundle,
+    /// The deployment's name; `deployment-N` without one.
+    pub deployment_name: Option<String>,
+    /// The environment that it is to go into. Without one, the first goes to production.
+    pub environment: Option<String>,
+    /// What its pusher notes.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Which model a push is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushTo {
+    /// The one of this name, made if there is none.
+    Named(String),
+    /// The one with this id or name, which exists.
+    Existing(String),
+}
+
+impl Registry {
+    /// Adds a deployment, and its model if need be. The bundle's blobs have to be there already.
+    ///
+    /// Answers the model as it is afterwards, and the id of the new deployment.
+    pub async fn push(&self, push: Push, now: Timestamp) -> Result<(ModelView, Id), RegistryError> {
+        push.bundle.validate()?;
+        check_labels(&push.labels)?;
+        if let Some(name) = &push.deployment_name {
+            check("deployment_name", name, names::check_deployment_name)?;
+        }
+        if let PushTo::Named(name) = &push.to {
+            check("name", name, names::check_name)?;
+        }
+        // Pushes of this node wait for each other rather than overtake each other.
+        let _turn = self.pushing.lock().await;
+        // One id for all attempts, so that an attempt of unknown end is found again.
+        let id = Id::new();
+        for _ in 0..ATTEMPTS {
+            let (view, ops) = match self.versioned_model(push.to.text()).await? {
+                Some(model) => self.prepare_deployment(&push, model, id, now).await?,
+                None => self.prepare_model(&push, id, now)?,
+            };
+            match self.store.commit(ops).await {
+                Ok(_) => return Ok((view, id)),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error @ StoreError::Unknown(_)) => {
+                    let key = keys::deployment(view.model.id, id);
+                    return match self.store.get(&key).await {
+                        Ok(Some(_)) => Ok((view, id)),
+                        _ => Err(error.into()),
+                    };
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// A new model with its first deployment, in production.
+    fn prepare_model(
+        &self,
+        push: &Push,
+        id: Id,
+        now: Timestamp,
+    ) -> Result<(ModelView, Vec<Op>), RegistryError> {
+        let name = match &push.to {
+            PushTo::Named(name) => name.clone(),
+            PushTo::Existing(model) => {
+                return Err(RegistryError::NoModel {
+                    model: shown(model),
+                });
+            }
+        };
+        if let Some(environment) = push
+            .environment
+            .as_deref()
+            .filter(|name| *name != PRODUCTION)
+        {
+            return Err(RegistryError::NoEnvironment {
+                model: name,
+                environment: shown(environment),
+            });
+        }
+        let model = Model {
+            id: Id::new(),
+            name,
+            created_at: now,
+            deployments_made: 1,
+        };
+        let deployment = new_deployment(push, &model, id, next_name(0, []), now);
+        let mut production = Environment::new(model.id, PRODUCTION, now);
+        production.current_deployment_id = Some(id);
+        let ops = vec![
+            put(keys::model(model.id), &model, Expect::Absent)?,
+            put(keys::model_name(&model.name), &model.id, Expect::Absent)?,
+            // No text may be one model's id and another's name.
+            Op::check(format!("{}{}", keys::MODELS, model.name), Expect::Absent),
+            Op::check(keys::model_name(model.id.as_str()), Expect::Absent),
+            put(keys::deployment(model.id, id), &deployment, Expect::Absent)?,
+            put(
+                keys::environment(model.id, PRODUCTION),
+                &production,
+                Expect::Absent,
+            )?,
+        ];
+        let view = ModelView {
+            model,
+            deployments: BTreeMap::from([(id, deployment)]),
+            environments: BTreeMap::from([(PRODUCTION.to_owned(), production)]),
+        };
+        Ok((view, ops))
+    }
+
+    /// A deployment more of a model.
+    async fn prepare_deployment(
+        &self,
+        push: &Push,
+        model: Versioned<Model>,
+        id: Id,
+        now: Timestamp,
+    ) -> Result<(ModelView, Vec<Op>), RegistryError> {
+        let (mut view, revs) = self.versioned_view(model.value).await?;
+        if view.deployments.len() >= MAX_DEPLOYMENTS {
+            return Err(RegistryError::TooMany {
+                what: "deployments of this model",
+                limit: MAX_DEPLOYMENTS,
+            });
+        }
+        let taken = view.deployments.values().map(|one| &*one.name);
+        let name = next_name(view.model.deployments_made, taken);
+        view.model.deployments_made = view.model.deployments_made.saturating_add(1);
+        let deployment = new_deployment(push, &view.model, id, name, now);
+        // The model's revision makes pushes to one model wait for each other.
+        let mut ops = vec![
+            put(
+                keys::model(view.model.id),
+                &view.model,
+                Expect::Rev(model.rev),
+            )?,
+            put(
+                keys::deployment(view.model.id, id),
+                &deployment,
+                Expect::Absent,
+            )?,
+        ];
+        let expect = |key: &str| {
+            revs.get(key)
+                .map_or(Expect::Absent, |rev| Expect::Rev(*rev))
+        };
+        if view.production_is_free()
+            && push
+                .environment
+                .as_deref()
+                .is_none_or(|name| name == PRODUCTION)
+        {
+            // That it is free hangs on the deployment that is there.
+            if let Some(failed) = view.production() {
+                let key = keys::deployment(view.model.id, failed.id);
+                ops.push(Op::check(&*key, expect(&key)));
+            }
+            let mut production = match view.environments.remove(PRODUCTION) {
+                Some(environment) => environment,
+                None => Environment::new(view.model.id, PRODUCTION, now),
+            };
+            production.current_deployment_id = Some(id);
+            let key = keys::environment(view.model.id, PRODUCTION);
+            ops.push(put(&*key, &production, expect(&key))?);
+            view.environments.insert(PRODUCTION.to_owned(), production);
+        } else if let Some(name) = &push.environment {
+            let environment = view.environments.get(name);
+            return Err(
+                match environment.and_then(|one| one.current_deployment_id) {
+                    Some(current) => RegistryError::EnvironmentTaken {
+                        model: view.model.name,
+                        environment: name.clone(),
+                        current,
+                    },
+                    None => RegistryError::NoEnvironment {
+                        model: view.model.name,
+                        environment: shown(name),
+                    },
+                },
+            );
+        }
+        view.deployments.insert(id, deployment);
+        Ok((view, ops))
+    }
+}
+
+impl PushTo {
+    fn text(&self) -> &str {
+        match self {
+            Self::Named(text) | Self::Existing(text) => text,
+        }
+    }
+}
+
+fn new_deployment(
+    push: &Push,
+    model: &Model,
+    id: Id,
+    next_name: String,
+    now: Timestamp,
+) -> Deployment {
+    Deployment {
+        id,
+        model_id: model.id,
+        name: push.deployment_name.clone().unwrap_or(next_name),
+        created_at: now,
+        kind: DeploymentKind::Published,
+        status: DeploymentStatus::Building,
+        status_reason: None,
+        bundle_digest: push.bundle.digest(),
+        bundle: push.bundle.clone(),
+        labels: push.labels.clone(),
+    }
+}
+
+fn check(
+    field: &str,
+    found: &str,
+    rule: fn(&str) -> Result<(), names::Wanted>,
+) -> Result<(), InvalidSetting> {
+    rule(found)
+        .map_err(|wanted| InvalidSetting::new(field, format_args!("{:?}", shown(found)), wanted))
+}

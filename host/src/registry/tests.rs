@@ -1,0 +1,263 @@
+//! Tests of the registry, on a store of its own each.
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::domain::api_key::{ApiKey, KeyType};
+use crate::domain::digest::Digest;
+use crate::domain::environment::PRODUCTION;
+use crate::domain::model::Target;
+use crate::state::sqlite::SqliteStore;
+
+async fn registry() -> (Registry, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("state.db"))
+        .await
+        .unwrap();
+    (Registry::new(Arc::new(store)), folder)
+}
+
+fn push(to: PushTo) -> Push {
+    let digest = Digest::of(b"component");
+    let text = format!(r#"{{"name":"m","component":{{"digest":"{digest}","size":9}}}}"#);
+    Push {
+        to,
+        bundle: serde_json::from_str(&text).unwrap(),
+        deployment_name: None,
+        environment: None,
+        labels: BTreeMap::new(),
+    }
+}
+
+fn named(name: &str) -> Push {
+    push(PushTo::Named(name.to_owned()))
+}
+
+fn now() -> Timestamp {
+    Timestamp::UNIX_EPOCH
+}
+
+#[tokio::test]
+async fn the_first_deployment_goes_to_production_and_the_next_does_not() {
+    let (registry, _folder) = registry().await;
+    let (view, first) = registry.push(named("digits"), now()).await.unwrap();
+    assert_eq!(view.deployments[&first].name, "deployment-1");
+    assert_eq!(view.production().unwrap().id, first);
+    registry
+        .set_status(view.model.id, first, DeploymentStatus::Active, None)
+        .await
+        .unwrap();
+
+    let (view, second) = registry.push(named("digits"), now()).await.unwrap();
+    assert_eq!(view.deployments[&second].name, "deployment-2");
+    assert_eq!(view.production().unwrap().id, first);
+    let by_id = push(PushTo::Existing(view.model.id.to_string()));
+    let (view, third) = registry
+        .push(
+            Push {
+                deployment_name: Some("mine".into()),
+                ..by_id
+            },
+            now(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(view.deployments[&third].name, "mine");
+
+    assert_eq!(registry.model("digits").await.unwrap(), view);
+    assert_eq!(registry.model(view.model.id.as_str()).await.unwrap(), view);
+    assert_eq!(registry.models().await.unwrap(), [view]);
+}
+
+#[tokio::test]
+async fn a_deployment_that_never_answered_leaves_production_to_the_next() {
+    let (registry, _folder) = registry().await;
+    let (view, first) = registry.push(named("m"), now()).await.unwrap();
+    let reason = Some("import refused".to_owned());
+    let failed = registry
+        .set_status(
+            view.model.id,
+            first,
+            DeploymentStatus::BuildFailed,
+            reason.clone(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(failed.status_reason, reason);
+    let (view, second) = registry.push(named("m"), now()).await.unwrap();
+    assert_eq!(view.production().unwrap().id, second);
+    registry.delete_deployment("m", first).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_breaks_a_rule_is_refused() {
+    let (registry, _folder) = registry().await;
+    let refused = async |push: Push| registry.push(push, now()).await.unwrap_err().to_string();
+    assert!(
+        refused(named("Digits"))
+            .await
+            .starts_with("name: found \"Digits\"")
+    );
+    assert!(
+        refused(push(PushTo::Existing("none".into())))
+            .await
+            .contains("no model \"none\"")
+    );
+    assert!(
+        refused(push(PushTo::Existing("../x\n".into())))
+            .await
+            .contains("no model")
+    );
+    let mut bad = named("m");
+    bad.bundle.component.size = 0;
+    assert!(refused(bad).await.starts_with("component.size"));
+    let bad = Push {
+        deployment_name: Some("a b".into()),
+        ..named("m")
+    };
+    assert!(refused(bad).await.starts_with("deployment_name"));
+    let bad = Push {
+        environment: Some("staging".into()),
+        ..named("m")
+    };
+    assert!(refused(bad).await.contains("no environment \"staging\""));
+    assert!(registry.models().await.unwrap().is_empty());
+
+    let to_production = || Push {
+        environment: Some(PRODUCTION.into()),
+        ..named("m")
+    };
+    let (view, first) = registry.push(to_production(), now()).await.unwrap();
+    assert_eq!(view.production().unwrap().id, first);
+    assert!(
+        refused(to_production())
+            .await
+            .contains("this release cannot promote")
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_is_a_models_id_means_that_model() {
+    let (registry, _folder) = registry().await;
+    let (view, _) = registry.push(named("m"), now()).await.unwrap();
+    let (again, _) = registry
+        .push(named(view.model.id.as_str()), now())
+        .await
+        .unwrap();
+    assert_eq!(again.model.id, view.model.id);
+    assert_eq!(registry.models().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_at_once_make_one_model_and_give_each_its_name() {
+    let (registry, _folder) = registry().await;
+    let tasks: Vec<_> = (0..40)
+        .map(|_| {
+            let registry = registry.clone();
+            tokio::spawn(async move { registry.push(named("m"), now()).await.unwrap() })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let models = registry.models().await.unwrap();
+    let [view] = &models[..] else {
+        panic!("{models:?}")
+    };
+    let mut names: Vec<_> = view.deployments.values().map(|one| &*one.name).collect();
+    names.sort_unstable();
+    let mut wanted: Vec<_> = (1..=40)
+        .map(|number| format!("deployment-{number}"))
+        .collect();
+    wanted.sort_unstable();
+    assert_eq!(names, wanted);
+    assert_eq!(view.production().unwrap().name, "deployment-1");
+}
+
+#[tokio::test]
+async fn a_deployment_in_production_goes_only_with_its_model() {
+    let (registry, _folder) = registry().await;
+    let (view, first) = registry.push(named("m"), now()).await.unwrap();
+    let (_, second) = registry.push(named("m"), now()).await.unwrap();
+    let error = registry.delete_deployment("m", first).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("is in environment production of model m"),
+        "{error}"
+    );
+    registry.delete_deployment("m", second).await.unwrap();
+    let gone = registry.delete_deployment("m", second).await.unwrap_err();
+    assert!(matches!(gone, RegistryError::NoDeployment { .. }));
+    let (_, third) = registry.push(named("m"), now()).await.unwrap();
+    assert_eq!(
+        registry
+            .deployment(view.model.id, third)
+            .await
+            .unwrap()
+            .name,
+        "deployment-3"
+    );
+
+    let deleted = registry.delete_model("m").await.unwrap();
+    assert_eq!(deleted.deployments.len(), 2);
+    assert!(matches!(
+        registry.delete_model("m").await,
+        Err(RegistryError::NoModel { .. })
+    ));
+    assert!(matches!(
+        registry
+            .set_status(view.model.id, third, DeploymentStatus::Active, None)
+            .await,
+        Err(RegistryError::NoDeployment { .. })
+    ));
+    assert_eq!(registry.store.list("").await.unwrap().docs, []);
+    // The name is free again.
+    let (again, _) = registry.push(named("m"), now()).await.unwrap();
+    assert_ne!(again.model.id, view.model.id);
+}
+
+#[tokio::test]
+async fn a_restart_finds_everything() {
+    let (registry, folder) = registry().await;
+    for name in ["b", "a"] {
+        registry.push(named(name), now()).await.unwrap();
+    }
+    let before = registry.models().await.unwrap();
+    registry.store.close().await;
+    let store = SqliteStore::open(&folder.path().join("state.db"))
+        .await
+        .unwrap();
+    let registry = Registry::new(Arc::new(store));
+    assert_eq!(registry.models().await.unwrap(), before);
+    let names: Vec<_> = before.iter().map(|view| &*view.model.name).collect();
+    assert_eq!(names, ["a", "b"]);
+    let target = Target::Environment(PRODUCTION);
+    assert!(before.iter().all(|view| view.resolve(target).is_ok()));
+    assert_eq!(registry.recover().await.unwrap().rev, 2);
+}
+
+#[tokio::test]
+async fn a_document_that_cannot_be_read_is_named() {
+    let (registry, _folder) = registry().await;
+    let ops = vec![Op::put("models/aaaaaaaa", "{}", Expect::Any)];
+    registry.store.commit(ops).await.unwrap();
+    let error = registry.recover().await.unwrap_err().to_string();
+    assert!(error.contains("models/aaaaaaaa"), "{error}");
+}
+
+#[tokio::test]
+async fn api_keys_are_stored_listed_and_removed() {
+    let (registry, _folder) = registry().await;
+    let (key, _) = ApiKey::generate(KeyType::Personal, None, Default::default(), now());
+    registry.add_api_key(&key).await.unwrap();
+    let keys = registry.api_keys().await.unwrap();
+    assert_eq!(keys.values().collect::<Vec<_>>(), [&key]);
+    assert_eq!(registry.delete_api_key("../../x").await.unwrap(), None);
+    assert_eq!(
+        registry.delete_api_key(&key.prefix).await.unwrap(),
+        Some(key.clone())
+    );
+    assert_eq!(registry.delete_api_key(&key.prefix).await.unwrap(), None);
+    assert!(registry.api_keys().await.unwrap().is_empty());
+}

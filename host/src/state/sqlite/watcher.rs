@@ -1,0 +1,117 @@
+//! Reads the log of changes for one watch, in whole commits.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use sqlx::Row;
+use sqlx::sqlite::SqlitePool;
+use tokio::sync::watch;
+
+use super::{from_rev, prefix_end, to_rev, unavailable};
+use crate::state::{Change, Doc, MAX_COMMIT_BYTES, PROGRESS_INTERVAL, Rev, StoreError};
+
+/// Changes of other processes are not announced, so a watch looks by itself this often.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const _: () = assert!(POLL_INTERVAL.as_millis() < PROGRESS_INTERVAL.as_millis());
+
+enum Pace {
+    /// There may be more to read at once.
+    ReadNow,
+    /// Everything was read: wait for a hint, or until it is time to look again.
+    Wait,
+}
+
+/// A watch and how far it has come.
+pub(super) struct Watcher {
+    readers: SqlitePool,
+    newest: watch::Receiver<Rev>,
+    prefix: String,
+    told: Rev,
+    pace: Pace,
+}
+
+impl Watcher {
+    /// A watch of the keys under a prefix; `newest` hints that there is more to read.
+    pub fn new(
+        readers: SqlitePool,
+        newest: watch::Receiver<Rev>,
+        prefix: &str,
+        after: Rev,
+    ) -> Self {
+        Self {
+            readers,
+            newest,
+            prefix: prefix.to_owned(),
+            told: after,
+            pace: Pace::ReadNow,
+        }
+    }
+
+    /// The changes of the next commits, whole, and how far that is.
+    pub async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
+        if matches!(self.pace, Pace::Wait) {
+            let hint = self.newest.wait_for(|newest| *newest > self.told);
+            // Both ends of the wait lead to a look; a store that is gone answers there.
+            if let Ok(Err(_)) = tokio::time::timeout(POLL_INTERVAL, hint).await {
+                return Err(StoreError::Unavailable("the store was closed".into()));
+            }
+        }
+        let mut rows = sqlx::query(
+            "SELECT revision.rev AS store_rev, revision.horizon, changes.rev, changes.key, changes.value \
+             FROM revision LEFT JOIN changes ON changes.rev > ?1 AND changes.key >= ?2 AND changes.key < ?3 \
+             ORDER BY changes.rev, changes.seq",
+        )
+        .bind(from_rev(self.told)?)
+        .bind(&self.prefix)
+        .bind(prefix_end(&self.prefix))
+        .fetch(&self.readers);
+        let mut changes = Vec::new();
+        let mut bytes = 0;
+        let mut told = self.told;
+        let mut newest = self.told;
+        self.pace = Pace::Wait;
+        while let Some(row) = rows.try_next().await.map_err(unavailable)? {
+            let store_rev = to_rev(row.try_get("store_rev").map_err(unavailable)?);
+            let horizon = to_rev(row.try_get("horizon").map_err(unavailable)?);
+            if self.told < horizon {
+                return Err(StoreError::Compacted { horizon });
+            }
+            if self.told > store_rev {
+                return Err(StoreError::Invalid(format!(
+                    "a watch after revision {}, but the newest is {store_rev}: this is not the store that it was",
+                    self.told
+                )));
+            }
+            newest = store_rev;
+            let Some(key) = row
+                .try_get::<Option<String>, _>("key")
+                .map_err(unavailable)?
+            else {
+                break;
+            };
+            let rev = to_rev(row.try_get("rev").map_err(unavailable)?);
+            if rev > told && bytes > MAX_COMMIT_BYTES {
+                self.pace = Pace::ReadNow;
+                break;
+            }
+            let value: Option<Vec<u8>> = row.try_get("value").map_err(unavailable)?;
+            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            told = rev;
+            changes.push(match value {
+                Some(value) => Change::Put(Doc {
+                    key,
+                    rev,
+                    value: value.into(),
+                }),
+                None => Change::Delete { key, rev },
+            });
+        }
+        self.told = match self.pace {
+            Pace::ReadNow => told,
+            // The snapshot was read to its end.
+            Pace::Wait => newest,
+        };
+        changes.push(Change::Progress(self.told));
+        Ok(changes)
+    }
+}
