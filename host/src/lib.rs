@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bundle;
+pub mod client_config;
 pub mod domain;
 pub mod ids;
 pub mod manifest;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::output::printable;
 use crate::client_config::{self, ClientConfig};
@@ -28,7 +28,7 @@ pub enum ClientError {
         /// Where it should be.
         url: String,
         /// What the system said.
-        source: reqwest::Error,
+        source: Reason,
     },
     /// The connection broke, or the time ran out.
     #[error("the call to {url} failed")]
@@ -36,7 +36,7 @@ pub enum ClientError {
         /// The server.
         url: String,
         /// What the system said.
-        source: reqwest::Error,
+        source: Reason,
     },
     /// The server said no.
     #[error("{}", refusal(*status, answer))]
@@ -46,6 +46,21 @@ pub enum ClientError {
         /// What it said.
         answer: Box<ErrorAnswer>,
     },
+}
+
+/// The innermost cause of a broken call: the layers above it only say that there is one.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Reason(String);
+
+impl Reason {
+    fn of(error: &reqwest::Error) -> Self {
+        let mut innermost: &dyn std::error::Error = error;
+        while let Some(cause) = innermost.source() {
+            innermost = cause;
+        }
+        Self(innermost.to_string())
+    }
 }
 
 /// What a server says with an error. Fields may lack when it is no Samovar server.
@@ -97,7 +112,8 @@ fn refusal(status: StatusCode, answer: &ErrorAnswer) -> String {
 
 /// Reads an error answer; one of another server or of a model is taken as text.
 fn parse_error(body: &[u8], request_id: Option<&str>) -> ErrorAnswer {
-    let mut answer: ErrorAnswer = serde_json::from_slice(body).unwrap_or_default();
+    let object = serde_json::from_slice::<Map<String, Value>>(body).unwrap_or_default();
+    let mut answer: ErrorAnswer = serde_json::from_value(object.into()).unwrap_or_default();
     if answer.error.is_empty() {
         answer.error = String::from_utf8_lossy(body).into_owned();
     }
@@ -227,12 +243,17 @@ impl Client {
     /// The error for a call that broke.
     pub fn broken(&self, source: reqwest::Error) -> ClientError {
         let url = self.url().to_owned();
-        // Its address stands in our own message.
-        let source = source.without_url();
+        let reason = Reason::of(&source);
         if source.is_connect() {
-            ClientError::NoServer { url, source }
+            ClientError::NoServer {
+                url,
+                source: reason,
+            }
         } else {
-            ClientError::Broken { url, source }
+            ClientError::Broken {
+                url,
+                source: reason,
+            }
         }
     }
 }
@@ -313,6 +334,10 @@ mod tests {
         assert_eq!(told, "no such model (model_not_found, request r1)");
         let told = refusal(StatusCode::BAD_GATEWAY, &parse_error(b"<html>\x1b", None));
         assert_eq!(told, "<html>\\u{1b} (502)");
+        for body in [&b"[\"a\", \"b\"]"[..], b"{\"error\":{\"message\":\"m\"}}"] {
+            let told = refusal(StatusCode::BAD_GATEWAY, &parse_error(body, None));
+            assert_eq!(told, format!("{} (502)", String::from_utf8_lossy(body)));
+        }
         let told = refusal(StatusCode::BAD_GATEWAY, &parse_error(b"", Some("r2")));
         assert_eq!(
             told,

@@ -57,7 +57,8 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) -> anyhow::Res
         table.add_row(row);
     }
     for text in table.lines() {
-        line(text.trim_end())?;
+        // Each cell is padded, the first one too.
+        line(text.strip_prefix(' ').unwrap_or(&text).trim_end())?;
     }
     Ok(())
 }
