@@ -3,10 +3,17 @@
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod api;
 pub mod bundle;
+pub mod cli;
 pub mod client_config;
+pub mod control;
 pub mod domain;
+pub mod gateway;
 pub mod ids;
 pub mod manifest;
+pub mod node;
 pub mod registry;
+pub mod server;
 pub mod state;
+pub mod telemetry;

@@ -1,1 +1,33 @@
-//! x
+//! Runs model components: one wasmtime engine, compiled artifacts, warm pools, limits, and the wasi-nn host.
+//!
+//! It knows nothing of HTTP routes, models, environments or storage. A host makes one [`Runtime`], admits
+//! components with [`Runtime::admit`], makes a [`Pool`] for each deployment and hands it requests.
+
+// A test that meets an error it did not ask for has failed; unwrapping says where.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod admission;
+pub mod artifact;
+mod body;
+mod engine;
+mod infer;
+mod ledger;
+pub mod limits;
+pub mod log;
+mod logging;
+mod pool;
+mod replica;
+mod runtime;
+mod sandbox;
+mod slots;
+
+pub use artifact::{ArtifactError, ComponentFile};
+pub use body::{BrokenBody, GuestBody};
+pub use engine::{Allocator, EngineOptions};
+pub use infer::{backend, graphs, nn};
+pub use ledger::{Counts, PoolSettings};
+pub use limits::Limits;
+pub use pool::{DeploymentSpec, Pool, RunError, Timings};
+pub use replica::{GuestFailure, StartError, StartTimings};
+pub use runtime::{Runtime, RuntimeOptions};
+pub use sandbox::Capabilities;

@@ -30,9 +30,6 @@ pub struct Arguments {
     /// Replicas of all deployments together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_replicas: Option<u32>,
-    /// Domain below which each model has a host name, model-ID.DOMAIN
-    #[arg(long, value_name = "DOMAIN")]
-    base_domain: Option<String>,
 }
 
 /// Runs until it is told to stop.
@@ -53,7 +50,6 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
         max_queued_requests: arguments.max_queued_requests,
         max_requests_per_replica: arguments.max_requests_per_replica,
         max_replicas: arguments.max_replicas,
-        base_domain: arguments.base_domain,
         output: match format {
             Format::Text => Output::Text,
             Format::Json => Output::Json,

@@ -1,0 +1,129 @@
+//! The one place where an error becomes an answer.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use samovar_runtime::RunError;
+use serde_json::{Value, json};
+
+use super::request_id::RequestId;
+
+/// An error of the platform, as it will be answered: `{error, error_code, detail, request_id}`.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// What programs look at.
+    pub code: &'static str,
+    /// What people read.
+    pub message: String,
+    /// What belongs to the code, if anything.
+    pub detail: Option<Value>,
+}
+
+impl ApiError {
+    /// An error without detail.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            detail: None,
+        }
+    }
+
+    /// 400: the request is wrong in itself.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "client_error", message)
+    }
+
+    /// 404: there is no such thing.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 404 for the target of an inference request.
+    pub fn no_model(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "model_does_not_exist", message)
+    }
+
+    /// 409: it does not fit what is there.
+    pub fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, message)
+    }
+
+    /// 500, with the cause in the node's log only.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        tracing::error!(%cause, "internal error");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "the server failed; its log says why",
+        )
+    }
+
+    /// The same with detail.
+    #[must_use]
+    pub fn with_detail(mut self, detail: Value) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+}
+
+impl From<RunError> for ApiError {
+    fn from(error: RunError) -> Self {
+        let (status, code) = match &error {
+            RunError::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            RunError::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "model_unavailable"),
+            RunError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "model_unavailable"),
+            RunError::Start(_) => (StatusCode::SERVICE_UNAVAILABLE, "model_not_ready"),
+            RunError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            RunError::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            RunError::Guest(_) => (StatusCode::INTERNAL_SERVER_ERROR, "application_error"),
+            RunError::Host(cause) => return Self::internal(cause),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Fills in the body of error answers, which need the id of their request, and marks every answer with that id.
+pub async fn render(request: Request, next: Next) -> Response {
+    let id = RequestId::new();
+    let mut request = request;
+    request.extensions_mut().insert(id.clone());
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let body = json!({
+            "error": error.message,
+            "error_code": error.code,
+            "detail": error.detail,
+            "request_id": id.as_str(),
+        });
+        response = (error.status, Json(body)).into_response();
+        match error.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                let seconds = HeaderValue::from_static("1");
+                response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            }
+            StatusCode::UNAUTHORIZED => {
+                let scheme = HeaderValue::from_static("Bearer");
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            _ => {}
+        }
+    }
+    id.mark(response.headers_mut());
+    response
+}

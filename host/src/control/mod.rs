@@ -1,0 +1,4 @@
+//! What a node does with what is stored: which deployments it serves and who may ask for what.
+
+pub mod access;
+pub mod serving;

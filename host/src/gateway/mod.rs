@@ -1,0 +1,157 @@
+//! Inference in: the address, the key, the deployment, its pool, and the stream back.
+
+mod target;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use samovar_runtime::Timings;
+
+use crate::api::error::ApiError;
+use crate::api::request_id::RequestId;
+use crate::control::access::{Access, AuthMode, Refusal};
+use crate::control::serving::{Served, Serving};
+use crate::domain::api_key::Action;
+use target::{Address, Route};
+
+/// What the gateway needs.
+#[derive(Clone)]
+pub struct Gateway {
+    /// Whose deployments it serves.
+    pub serving: Arc<Serving>,
+    /// Who may call.
+    pub access: Arc<Access>,
+}
+
+/// Handles anything under `/models/`.
+pub async fn infer(
+    State(gateway): State<Gateway>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let path = request.uri().path().to_owned();
+    let Some(address) = target::parse(&path) else {
+        return Err(ApiError::not_found(format!(
+            "{path} is no inference address; wanted /models/MODEL/production/PATH, \
+             /models/MODEL/deployment/ID/PATH or /models/MODEL/environments/ENVIRONMENT/PATH"
+        )));
+    };
+    let served = gateway.admit(&address, &request)?;
+    match address.route {
+        Route::Component(path) => gateway.forward(&served, path, request, &id).await,
+        Route::Wake if request.method() == Method::POST => {
+            tokio::spawn(async move {
+                if let Err(error) = served.pool.prewarm(1).await {
+                    tracing::warn!(deployment = %served.id, %error, "it does not wake");
+                }
+            });
+            Ok((StatusCode::ACCEPTED, axum::Json(serde_json::json!({}))).into_response())
+        }
+        Route::Wake => Err(ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "client_error",
+            "wake takes POST; a component's own path of this name is below sync/",
+        )),
+        Route::Reserved(name) => Err(ApiError::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "not_implemented",
+            format!(
+                "this release has no {name}; a component's own path of this name is below sync/"
+            ),
+        )),
+    }
+}
+
+impl Gateway {
+    /// The deployment, if the caller may call it. Callers without a key learn nothing of which models there are.
+    fn admit(&self, address: &Address<'_>, request: &Request) -> Result<Arc<Served>, ApiError> {
+        let model = self.serving.model_id(address.model);
+        let authorization = request.headers().get(header::AUTHORIZATION);
+        // A key for some model is not one for a model that is not there.
+        let action = model.map_or(Action::Manage, Action::Invoke);
+        let checked = self
+            .access
+            .check(authorization.map(HeaderValue::as_bytes), action);
+        let missing =
+            || ApiError::no_model(format!("there is no model {:?}", short(address.model)));
+        match (checked, model) {
+            (Err(refusal @ Refusal::Unauthorized(_)), _) => Err(refused(&refusal)),
+            (Err(Refusal::Forbidden { .. }), None) | (Ok(()), None) => Err(missing()),
+            (Err(refusal), Some(_)) => Err(refused(&refusal)),
+            (Ok(()), Some(model)) => self
+                .serving
+                .resolve(model, address.target)
+                .map_err(|unresolved| ApiError::no_model(unresolved.to_string())),
+        }
+    }
+
+    async fn forward(
+        &self,
+        served: &Served,
+        path: &str,
+        mut request: Request,
+        id: &RequestId,
+    ) -> Result<Response, ApiError> {
+        *request.uri_mut() = rewritten(request.uri(), path)?;
+        // The key is the platform's; a component must not see it.
+        if self.access.mode() == AuthMode::Keys {
+            request.headers_mut().remove(header::AUTHORIZATION);
+        }
+        id.mark(request.headers_mut());
+        let (response, timings) = served.pool.handle(request, id.shared()).await?;
+        let mut response = response.map(Body::new);
+        if let Some(value) = server_timing(&timings) {
+            response.headers_mut().append("server-timing", value);
+        }
+        Ok(response)
+    }
+}
+
+/// The answer to a refused call.
+pub fn refused(refusal: &Refusal) -> ApiError {
+    let (status, code) = match refusal {
+        Refusal::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+        Refusal::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden"),
+    };
+    ApiError::new(status, code, refusal.to_string())
+}
+
+fn rewritten(uri: &Uri, path: &str) -> Result<Uri, ApiError> {
+    let text = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let invalid =
+        |e: &dyn std::fmt::Display| ApiError::bad_request(format!("the path is not valid: {e}"));
+    let path = PathAndQuery::try_from(text).map_err(|e| invalid(&e))?;
+    let mut parts = uri.clone().into_parts();
+    if parts.authority.is_some() && parts.scheme.is_none() {
+        parts.authority = None;
+    }
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).map_err(|e| invalid(&e))
+}
+
+/// Where the time of a request went that was not served warm; nothing for one that was.
+fn server_timing(timings: &Timings) -> Option<HeaderValue> {
+    let start = timings.start?;
+    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let text = format!(
+        "queue;dur={:.3}, component;dur={:.3}, graphs;dur={:.3}, instantiate;dur={:.3}, init;dur={:.3}, run;dur={:.3}",
+        ms(timings.queue),
+        ms(start.artifact),
+        ms(start.graphs),
+        ms(start.instantiate),
+        ms(start.init),
+        ms(timings.run),
+    );
+    HeaderValue::from_str(&text).ok()
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}

@@ -1,0 +1,218 @@
+//! A node, put together: reads top-down what it consists of.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use samovar_runtime::backend::BackendOptions;
+use samovar_runtime::{EngineOptions, Runtime, RuntimeOptions};
+
+use crate::api::{self, Api};
+use crate::client_config;
+use crate::control::access::Access;
+pub use crate::control::access::AuthMode;
+use crate::control::serving::{NodeLimits, Serving};
+use crate::domain::api_key::{ApiKey, KeyType};
+use crate::registry::Registry;
+use crate::server::Server;
+use crate::state::blobs::Blobs;
+use crate::state::sqlite::SqliteStore;
+use crate::telemetry::logs::Logs;
+
+/// How a node says what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Words.
+    Text,
+    /// JSON Lines on standard output.
+    Json,
+}
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Where it listens; port 0 takes a free one.
+    pub addr: SocketAddr,
+    /// Its folder.
+    pub data: PathBuf,
+    /// Whether callers need a key.
+    pub auth: AuthMode,
+    /// ONNX Runtime's library, instead of the one that is found.
+    pub onnxruntime: Option<PathBuf>,
+    /// Requests of one deployment that may wait for a replica.
+    pub max_queued_requests: usize,
+    /// Requests after which a replica is replaced.
+    pub max_requests_per_replica: Option<u64>,
+    /// Replicas of all deployments together; from the machine's memory without it.
+    pub max_replicas: Option<u32>,
+    /// How it says what it does.
+    pub output: Output,
+}
+
+/// Runs a node until SIGTERM or Ctrl-C, then lets running requests finish.
+///
+/// # Errors
+/// When the address, the folder or the settings do not work.
+pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    start_logging();
+    if options.auth == AuthMode::None && !options.addr.ip().is_loopback() {
+        bail!(
+            "--no-auth works on loopback addresses alone, found {}; leave it out, or listen on 127.0.0.1",
+            options.addr
+        );
+    }
+    let data = prepare(&options.data)?;
+    let _lock = lock(&data)?;
+    let server = Server::bind(options.addr)
+        .await
+        .with_context(|| format!("cannot listen on {}", options.addr))?;
+    let url = format!("http://{}", server.local_addr()?);
+
+    let store = SqliteStore::open(&data.join("state.db")).await?;
+    let registry = Registry::new(Arc::new(store));
+    let blobs = Blobs::open(&data.join("blobs")).await?;
+    let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
+    let runtime = Arc::new(Runtime::new(runtime_options(&options, &data))?);
+    let bundles = data.join("bundles");
+    let limits = NodeLimits {
+        max_queued_requests: options.max_queued_requests,
+        max_requests_per_replica: options.max_requests_per_replica,
+    };
+    let serving = Serving::new(
+        runtime.clone(),
+        blobs.clone(),
+        logs.clone(),
+        bundles,
+        limits,
+    );
+    let serving = Arc::new(serving);
+    for view in registry.recover().await?.models {
+        // What cannot be served is told in the log; the others are served.
+        let _ = serving.set(view).await;
+    }
+    let first_key = match options.auth {
+        AuthMode::Keys => first_key(&registry, &url).await?,
+        AuthMode::None => None,
+    };
+    let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
+    let router = api::router(Api {
+        registry,
+        blobs,
+        serving: serving.clone(),
+        access,
+        logs,
+        runtime: runtime.clone(),
+        changes: Arc::default(),
+        started: Instant::now(),
+    });
+    announce(&options, &url, &data, first_key.as_deref(), &runtime);
+    server.serve(router, stop_signal()).await;
+    serving.drain().await;
+    Ok(())
+}
+
+fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
+    let mut engine = EngineOptions::default();
+    if let Some(max_replicas) = options.max_replicas {
+        engine.max_replicas = max_replicas;
+    }
+    RuntimeOptions {
+        artifacts: data.join("artifacts"),
+        engine,
+        backends: BackendOptions {
+            onnxruntime: options.onnxruntime.clone(),
+        },
+    }
+}
+
+fn prepare(data: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(data)
+        .and_then(|()| data.canonicalize())
+        .with_context(|| format!("cannot use the folder {}", data.display()))
+}
+
+/// Two nodes on one folder would take each other's uploads for leftovers.
+fn lock(data: &Path) -> anyhow::Result<std::fs::File> {
+    let path = data.join("lock");
+    let file =
+        std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => bail!(
+            "another samovar serves from {}: stop it, or use another --data",
+            data.display()
+        ),
+    }
+}
+
+/// Makes the first admin key of an empty folder; says which file it was written to.
+async fn first_key(registry: &Registry, url: &str) -> anyhow::Result<Option<PathBuf>> {
+    if !registry.api_keys().await?.is_empty() {
+        return Ok(None);
+    }
+    let name = Some("first start".to_owned());
+    let (key, plain) = ApiKey::generate(KeyType::Personal, name, BTreeSet::new(), Timestamp::now());
+    // Written before it is valid, so that there is never a valid key that nobody knows.
+    let path = client_config::save(url, plain.reveal())?;
+    registry.add_api_key(&key).await?;
+    Ok(Some(path))
+}
+
+fn announce(options: &ServeOptions, url: &str, data: &Path, key: Option<&Path>, runtime: &Runtime) {
+    if options.output == Output::Json {
+        println!(
+            "{}",
+            serde_json::json!({ "event": "ready", "url": url, "data": data, "config": key })
+        );
+        return;
+    }
+    eprintln!("samovar {} serves at {url}", env!("CARGO_PKG_VERSION"));
+    eprintln!("  data in {}", data.display());
+    match (options.auth, key) {
+        (AuthMode::None, _) => eprintln!("  no keys asked for (--no-auth)"),
+        (AuthMode::Keys, Some(path)) => {
+            eprintln!("  first admin key written to {}", path.display())
+        }
+        (AuthMode::Keys, None) => {}
+    }
+    for backend in runtime.backends() {
+        match (&backend.version, &backend.reason) {
+            (_, Some(reason)) => eprintln!("  {}: {reason}", backend.name),
+            (version, None) => eprintln!(
+                "  {} {}",
+                backend.name,
+                version.as_deref().unwrap_or_default()
+            ),
+        }
+    }
+    eprintln!("try: samovar push PATH");
+}
+
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SAMOVAR_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,samovar=info,ort=off"));
+    // A second node in one process keeps the first one's logging.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+async fn stop_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _ = interrupt.await;
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The logs of deployments: lines from guests, the newest few megabytes of each on disk.
+//!
+//! A deployment's log is two files of JSON Lines. Lines are appended to the current one; when it is full it becomes
+//! the previous one, whose predecessor goes. Guests hand lines over through a bounded channel and never wait: what
+//! does not fit is counted, and the count is a line of the log itself.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use samovar_runtime::log::{LogLine, LogSink};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// The newest log of one deployment that is kept, in bytes on disk.
+pub const MAX_LOG_BYTES: u64 = 16 << 20;
+/// Lines on their way to disk, of all deployments together.
+const MAX_PENDING: usize = 8192;
+/// Most lines in one answer.
+pub const MAX_LINES: usize = 1000;
+/// Log files held open; beyond this the writer opens them anew.
+const MAX_OPEN: usize = 64;
+
+/// A line as stored and as answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoredLine {
+    /// When, to the microsecond.
+    pub timestamp: Timestamp,
+    /// `DEBUG`, `INFO`, `WARNING` or `ERROR`.
+    pub level: String,
+    /// The text.
+    pub message: String,
+    /// Which replica wrote it.
+    pub replica: String,
+    /// During which request.
+    pub request_id: Option<String>,
+}
+
+/// Which lines are wanted.
+#[derive(Clone, Debug)]
+pub struct LogQuery {
+    /// Lines from then on.
+    pub start: Timestamp,
+    /// Lines before then.
+    pub end: Timestamp,
+    /// Lines at least this serious.
+    pub min_level: Option<String>,
+    /// Lines of this replica.
+    pub replica: Option<String>,
+    /// Lines of this request.
+    pub request_id: Option<String>,
+    /// Lines that contain this text.
+    pub contains: Option<String>,
+    /// At most so many, the newest of them.
+    pub limit: usize,
+}
+
+enum Message {
+    Line(Arc<str>, StoredLine),
+    Flush(oneshot::Sender<()>),
+    Delete(Arc<str>),
+}
+
+/// The logs of a node.
+#[derive(Clone)]
+pub struct Logs {
+    folder: PathBuf,
+    sender: SyncSender<Message>,
+}
+
+impl Logs {
+    /// Keeps logs under `folder`, written by a thread of their own.
+    ///
+    /// # Errors
+    /// When the folder or the thread cannot be made.
+    pub fn open(folder: &Path) -> std::io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let (sender, receiver) = sync_channel(MAX_PENDING);
+        let writer = Writer {
+            folder: folder.to_owned(),
+            open: HashMap::new(),
+        };
+        std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run(&receiver))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            sender,
+        })
+    }
+
+    /// The log of one deployment.
+    pub fn of(&self, deployment: &str) -> Arc<DeploymentLog> {
+        Arc::new(DeploymentLog {
+            deployment: deployment.into(),
+            sender: self.sender.clone(),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    /// The lines that a query asks for, oldest first, also those written just before it.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub async fn read(
+        &self,
+        deployment: &str,
+        query: LogQuery,
+    ) -> std::io::Result<Vec<StoredLine>> {
+        let (done, flushed) = oneshot::channel();
+        let sender = self.sender.clone();
+        let folder = self.folder.join(deployment);
+        // The channel may be full, and the files are large: neither belongs on an executor thread.
+        let read = tokio::task::spawn_blocking(move || {
+            let _ = sender.send(Message::Flush(done));
+            let _ = flushed.blocking_recv();
+            read_lines(&folder, &query)
+        });
+        read.await.map_err(std::io::Error::other)?
+    }
+
+    /// Deletes the log of a deployment.
+    pub fn delete(&self, deployment: &str) {
+        let _ = self.sender.try_send(Message::Delete(deployment.into()));
+    }
+}
+
+/// Takes the lines of one deployment.
+pub struct DeploymentLog {
+    deployment: Arc<str>,
+    sender: SyncSender<Message>,
+    dropped: AtomicU64,
+}
+
+impl LogSink for DeploymentLog {
+    fn write(&self, line: LogLine) {
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let note = StoredLine {
+                timestamp: Timestamp::now(),
+                level: "WARNING".into(),
+                message: format!(
+                    "{dropped} lines were dropped: they came faster than the disk takes them"
+                ),
+                replica: line.replica.clone(),
+                request_id: None,
+            };
+            if !self.send(note) {
+                self.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
+        }
+        let stored = StoredLine {
+            timestamp: Timestamp::try_from(line.time).unwrap_or_else(|_| Timestamp::now()),
+            level: line.level.name().into(),
+            message: line.message,
+            replica: line.replica,
+            request_id: line.request_id.map(|id| id.to_string()),
+        };
+        if !self.send(stored) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl DeploymentLog {
+    fn send(&self, line: StoredLine) -> bool {
+        match self
+            .sender
+            .try_send(Message::Line(self.deployment.clone(), line))
+        {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+struct Writer {
+    folder: PathBuf,
+    open: HashMap<Arc<str>, OpenLog>,
+}
+
+struct OpenLog {
+    file: BufWriter<File>,
+    bytes: u64,
+}
+
+impl Writer {
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let message = match messages.recv_timeout(Duration::from_millis(200)) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.flush();
+                    match messages.recv() {
+                        Ok(message) => message,
+                        Err(_) => return,
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return self.flush(),
+            };
+            match message {
+                Message::Line(deployment, line) => {
+                    if let Err(error) = self.append(&deployment, &line) {
+                        tracing::warn!(%deployment, %error, "a log line could not be written");
+                        self.open.remove(&deployment);
+                    }
+                }
+                Message::Flush(done) => {
+                    self.flush();
+                    let _ = done.send(());
+                }
+                Message::Delete(deployment) => {
+                    self.open.remove(&deployment);
+                    let _ = std::fs::remove_dir_all(self.folder.join(&*deployment));
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, deployment: &Arc<str>, line: &StoredLine) -> std::io::Result<()> {
+        if !self.open.contains_key(deployment) {
+            if self.open.len() >= MAX_OPEN {
+                self.flush();
+                self.open.clear();
+            }
+            let log = OpenLog::open(&self.folder.join(&**deployment))?;
+            self.open.insert(deployment.clone(), log);
+        }
+        let Some(log) = self.open.get_mut(deployment) else {
+            return Ok(());
+        };
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        log.file.write_all(&text)?;
+        log.bytes += text.len() as u64;
+        if log.bytes >= MAX_LOG_BYTES / 2 {
+            log.file.flush()?;
+            self.open.remove(deployment);
+            let folder = self.folder.join(&**deployment);
+            std::fs::rename(folder.join(CURRENT), folder.join(PREVIOUS))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        for (deployment, log) in &mut self.open {
+            if let Err(error) = log.file.flush() {
+                tracing::warn!(%deployment, %error, "a log could not be written");
+            }
+        }
+    }
+}
+
+const CURRENT: &str = "current.jsonl";
+const PREVIOUS: &str = "previous.jsonl";
+
+impl OpenLog {
+    fn open(folder: &Path) -> std::io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join(CURRENT))?;
+        let bytes = file.metadata()?.len();
+        Ok(Self {
+            file: BufWriter::new(file),
+            bytes,
+        })
+    }
+}
+
+fn read_lines(folder: &Path, query: &LogQuery) -> std::io::Result<Vec<StoredLine>> {
+    let mut found = std::collections::VecDeque::new();
+    for name in [PREVIOUS, CURRENT] {
+        let file = match File::open(folder.join(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for line in BufReader::new(file).split(b'\n') {
+            // A line cut off by a crash is no line.
+            let Ok(line) = serde_json::from_slice::<StoredLine>(&line?) else {
+                continue;
+            };
+            if query.wants(&line) {
+                if found.len() == query.limit.min(MAX_LINES) {
+                    found.pop_front();
+                }
+                found.push_back(line);
+            }
+        }
+    }
+    Ok(found.into())
+}
+
+impl LogQuery {
+    fn wants(&self, line: &StoredLine) -> bool {
+        let is = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| Some(wanted) == found)
+        };
+        (self.start..self.end).contains(&line.timestamp)
+            && self
+                .min_level
+                .as_deref()
+                .is_none_or(|wanted| rank(&line.level) >= rank(wanted))
+            && is(&self.replica, Some(&line.replica))
+            && is(&self.request_id, line.request_id.as_deref())
+            && self
+                .contains
+                .as_deref()
+                .is_none_or(|text| line.message.contains(text))
+    }
+}
+
+fn rank(level: &str) -> usize {
+    ["DEBUG", "INFO", "WARNING", "ERROR"]
+        .iter()
+        .position(|name| *name == level)
+        .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use samovar_runtime::log::Level;
+
+    fn line(message: String) -> LogLine {
+        LogLine {
+            time: std::time::SystemTime::now(),
+            level: Level::Info,
+            replica: "abcde".into(),
+            request_id: Some("r1".into()),
+            message,
+        }
+    }
+
+    fn all() -> LogQuery {
+        LogQuery {
+            start: Timestamp::MIN,
+            end: Timestamp::MAX,
+            min_level: None,
+            replica: None,
+            request_id: None,
+            contains: None,
+            limit: 1000,
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_are_read_back_and_filtered() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::open(folder.path()).unwrap();
+        let log = logs.of("d1");
+        for number in 0..10 {
+            log.write(line(format!("line {number}")));
+        }
+        let lines = logs.read("d1", all()).await.unwrap();
+        assert_eq!(lines.len(), 10);
+        assert_eq!(lines[9].message, "line 9");
+        let last = LogQuery { limit: 2, ..all() };
+        assert_eq!(logs.read("d1", last).await.unwrap()[0].message, "line 8");
+        let some = LogQuery {
+            contains: Some("7".into()),
+            ..all()
+        };
+        assert_eq!(logs.read("d1", some).await.unwrap().len(), 1);
+        let errors = LogQuery {
+            min_level: Some("ERROR".into()),
+            ..all()
+        };
+        assert!(logs.read("d1", errors).await.unwrap().is_empty());
+        assert!(logs.read("other", all()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_newest_megabytes_stay_and_what_is_too_fast_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::open(folder.path()).unwrap();
+        let log = logs.of("d1");
+        for number in 0..3000 {
+            log.write(line(format!("{number} {}", "x".repeat(10_000))));
+        }
+        log.write(line("the last".into()));
+        let lines = logs
+            .read("d1", LogQuery { limit: 1, ..all() })
+            .await
+            .unwrap();
+        assert_eq!(lines[0].message, "the last");
+        let bytes: u64 = std::fs::read_dir(folder.path().join("d1"))
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(bytes <= MAX_LOG_BYTES, "{bytes}");
+    }
+}

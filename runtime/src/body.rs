@@ -1,0 +1,172 @@
+//! Bodies on their way in and out of a guest: bounded, streamed, and cancelled when nobody reads any more.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::{Error as HttpError, WasiBody};
+
+/// A request body that ends with an error, and says so, past its limit.
+pub(crate) struct LimitedBody<B> {
+    inner: B,
+    left: u64,
+    limit: u64,
+    exceeded: Option<oneshot::Sender<()>>,
+}
+
+impl<B> LimitedBody<B> {
+    /// The receiver is told when the body turns out to be longer than `limit`.
+    pub fn new(inner: B, limit: u64) -> (Self, oneshot::Receiver<()>) {
+        let (exceeded, told) = oneshot::channel();
+        let body = Self {
+            inner,
+            left: limit,
+            limit,
+            exceeded: Some(exceeded),
+        };
+        (body, told)
+    }
+}
+
+impl<B> Body for LimitedBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => {
+                return Poll::Ready(Some(Err(HttpError::InternalError(Some(error.to_string())))));
+            }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        };
+        if let Some(data) = frame.data_ref() {
+            let size = data.remaining() as u64;
+            if size > self.left {
+                if let Some(exceeded) = self.exceeded.take() {
+                    let _ = exceeded.send(());
+                }
+                return Poll::Ready(Some(Err(HttpError::HttpRequestBodySize(Some(self.limit)))));
+            }
+            self.left -= size;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Tells the task that runs the guest when the client is gone: dropped unspent, it cancels the guest.
+#[derive(Debug)]
+pub(crate) struct ClientGuard(Option<oneshot::Sender<()>>);
+
+impl ClientGuard {
+    pub fn new() -> (Self, oneshot::Receiver<()>) {
+        let (alive, gone) = oneshot::channel();
+        (Self(Some(alive)), gone)
+    }
+
+    fn served(&mut self) {
+        if let Some(alive) = self.0.take() {
+            let _ = alive.send(());
+        }
+    }
+}
+
+/// The guest broke off in the middle of its answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the model broke off its answer: {0}")]
+pub struct BrokenBody(String);
+
+/// What a guest answers, streamed as it writes it. Dropping it before its end cancels the guest.
+#[derive(Debug)]
+pub struct GuestBody {
+    inner: WasiBody,
+    client: ClientGuard,
+}
+
+impl GuestBody {
+    pub(crate) fn new(inner: WasiBody, client: ClientGuard) -> Self {
+        let mut body = Self { inner, client };
+        if body.inner.is_end_stream() {
+            body.client.served();
+        }
+        body
+    }
+}
+
+impl Body for GuestBody {
+    type Data = Bytes;
+    type Error = BrokenBody;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => {
+                self.client.served();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                // Hyper drops a body without another poll once its announced length is sent.
+                if self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0) {
+                    self.client.served();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(BrokenBody(format!("{error:?}")))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+
+    #[tokio::test]
+    async fn a_body_over_its_limit_ends_with_an_error_and_a_word() {
+        let (body, told) = LimitedBody::new(Full::new(Bytes::from_static(b"12345")), 4);
+        assert!(matches!(
+            body.collect().await,
+            Err(HttpError::HttpRequestBodySize(Some(4)))
+        ));
+        assert!(told.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_at_its_limit_passes() {
+        let (body, told) = LimitedBody::new(Full::new(Bytes::from_static(b"1234")), 4);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "1234");
+        assert!(told.await.is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! What a graph wants and gives: its inputs and outputs, and whether a tensor fits one.
+
+use std::fmt;
+
+use super::tensor::{ElementType, Tensor};
+
+/// Type of an input or output as the graph declares it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum PortType {
+    F32,
+    U8,
+    I8,
+    I32,
+    I64,
+    Bool,
+    F16,
+    F64,
+    Bf16,
+}
+
+impl PortType {
+    /// From the numbers of `TensorProto.DataType`; `None` for those that wasi-nn cannot carry.
+    pub fn from_onnx(number: i32) -> Option<Self> {
+        Some(match number {
+            1 => Self::F32,
+            2 => Self::U8,
+            3 => Self::I8,
+            6 => Self::I32,
+            7 => Self::I64,
+            9 => Self::Bool,
+            10 => Self::F16,
+            11 => Self::F64,
+            16 => Self::Bf16,
+            _ => return None,
+        })
+    }
+
+    /// The wasi-nn type that carries it; bool and i8 travel as u8.
+    pub fn carrier(self) -> ElementType {
+        match self {
+            Self::F32 => ElementType::Fp32,
+            Self::U8 | Self::I8 | Self::Bool => ElementType::U8,
+            Self::I32 => ElementType::I32,
+            Self::I64 => ElementType::I64,
+            Self::F16 => ElementType::Fp16,
+            Self::F64 => ElementType::Fp64,
+            Self::Bf16 => ElementType::Bf16,
+        }
+    }
+}
+
+impl fmt::Display for PortType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bool => "bool (as u8)",
+            Self::I8 => "i8 (as u8)",
+            other => other.carrier().name(),
+        })
+    }
+}
+
+/// An input or output of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name in the graph.
+    pub name: String,
+    /// Type of its elements.
+    pub ty: PortType,
+    /// Its sizes, `None` where variable; `None` altogether when the graph does not say.
+    pub dims: Option<Vec<Option<u32>>>,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.ty)?;
+        match &self.dims {
+            None => f.write_str("[…]"),
+            Some(dims) => {
+                let sizes: Vec<String> = dims
+                    .iter()
+                    .map(|dim| dim.map_or("?".into(), |size| size.to_string()))
+                    .collect();
+                write!(f, "[{}]", sizes.join(", "))
+            }
+        }
+    }
+}
+
+/// Puts a run's tensors in the order of the graph's inputs.
+///
+/// # Errors
+/// Names the first tensor that is missing, unknown, given twice, or of another type or shape, with what came and
+/// what is wanted.
+pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Tensor>, String> {
+    let mut places: Vec<Option<Tensor>> = ports.iter().map(|_| None).collect();
+    for (name, tensor) in tensors {
+        let Some(at) = ports.iter().position(|port| port.name == name) else {
+            return Err(format!(
+                "the graph has no input `{name}`; it has {}",
+                list(ports)
+            ));
+        };
+        if places[at].is_some() {
+            return Err(format!("input `{name}` is given twice"));
+        }
+        places[at] = Some(fit(&ports[at], tensor)?);
+    }
+    let missing = places.iter().position(Option::is_none);
+    if let Some(at) = missing {
+        return Err(format!(
+            "input `{}` is missing; the graph wants {}",
+            ports[at].name,
+            list(ports)
+        ));
+    }
+    Ok(places.into_iter().flatten().collect())
+}
+
+fn list(ports: &[Port]) -> String {
+    let shown: Vec<String> = ports
+        .iter()
+        .map(|port| format!("`{}` {port}", port.name))
+        .collect();
+    shown.join(", ")
+}
+
+fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
+    let came = format!("{} {:?}", tensor.ty, tensor.dims);
+    let found_bytes = tensor.data.as_bytes().len();
+    if tensor.wanted_bytes() != Some(found_bytes) {
+        return Err(format!(
+            "input `{}`: {came} has {found_bytes} bytes of data, wanted {}",
+            port.name,
+            tensor
+                .wanted_bytes()
+                .map_or("more than there is memory".into(), |bytes| bytes
+                    .to_string()),
+        ));
+    }
+    if tensor.ty != port.ty.carrier() {
+        return Err(format!(
+            "input `{}`: found {came}, wanted {port}",
+            port.name
+        ));
+    }
+    let Some(wanted) = &port.dims else {
+        return Ok(tensor);
+    };
+    // wasi-nn says [1] where a graph says that there are no dimensions.
+    if wanted.is_empty() && tensor.dims == [1] {
+        tensor.dims.clear();
+    }
+    let fits = wanted.len() == tensor.dims.len()
+        && wanted
+            .iter()
+            .zip(&tensor.dims)
+            .all(|(wanted, found)| wanted.is_none_or(|wanted| wanted == *found));
+    if !fits {
+        return Err(format!(
+            "input `{}`: found {came}, wanted {port}",
+            port.name
+        ));
+    }
+    Ok(tensor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::backend::tensor::Data;
+    use proptest::prelude::*;
+
+    fn port(name: &str, dims: &[Option<u32>]) -> Port {
+        Port {
+            name: name.into(),
+            ty: PortType::F32,
+            dims: Some(dims.to_vec()),
+        }
+    }
+
+    fn tensor(dims: &[u32]) -> Tensor {
+        Tensor {
+            ty: ElementType::Fp32,
+            dims: dims.to_vec(),
+            data: Data::Bytes(vec![0; dims.iter().product::<u32>() as usize * 4]),
+        }
+    }
+
+    fn error(ports: &[Port], tensors: Vec<(&str, Tensor)>) -> String {
+        let named = tensors
+            .into_iter()
+            .map(|(name, tensor)| (name.to_owned(), tensor));
+        arrange(ports, named.collect()).unwrap_err()
+    }
+
+    #[test]
+    fn errors_say_the_name_what_came_and_what_is_wanted() {
+        let ports = [port("x", &[None, Some(4)])];
+        assert_eq!(
+            error(&ports, vec![("x", tensor(&[2, 3]))]),
+            "input `x`: found f32 [2, 3], wanted f32 [?, 4]"
+        );
+        assert_eq!(
+            error(&ports, vec![("y", tensor(&[2, 4]))]),
+            "the graph has no input `y`; it has `x` f32 [?, 4]"
+        );
+        assert_eq!(
+            error(&ports, vec![]),
+            "input `x` is missing; the graph wants `x` f32 [?, 4]"
+        );
+        assert_eq!(
+            error(&ports, vec![("x", tensor(&[1, 4])), ("x", tensor(&[1, 4]))]),
+            "input `x` is given twice"
+        );
+        let mut wrong = tensor(&[1, 4]);
+        wrong.ty = ElementType::I32;
+        assert_eq!(
+            error(&ports, vec![("x", wrong)]),
+            "input `x`: found i32 [1, 4], wanted f32 [?, 4]"
+        );
+        let mut short = tensor(&[1, 4]);
+        short.data = Data::Bytes(vec![0; 3]);
+        assert_eq!(
+            error(&ports, vec![("x", short)]),
+            "input `x`: f32 [1, 4] has 3 bytes of data, wanted 16"
+        );
+    }
+
+    #[test]
+    fn one_element_stands_for_a_scalar() {
+        let fitted = arrange(&[port("x", &[])], vec![("x".into(), tensor(&[1]))]).unwrap();
+        assert!(fitted[0].dims.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_a_guest_sends_panics(dims: Vec<u32>, bytes in 0usize..64, named in "[xy]") {
+            let tensor = Tensor { ty: ElementType::Fp64, dims, data: Data::Bytes(vec![0; bytes]) };
+            let _ = arrange(&[port("x", &[None])], vec![(named, tensor)]);
+        }
+    }
+}

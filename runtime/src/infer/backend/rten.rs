@@ -1,0 +1,204 @@
+//! rten: pure Rust, part of this program, takes any batch from one loaded model.
+//!
+//! It computes i64 and bool as i32, so values are converted at the border and refused where they do not fit.
+
+use rten::{
+    DataType, Model as RtenModel, ModelOptions, NodeId, RunOptions, Value, ValueOrView, ValueType,
+    ValueView,
+};
+
+use super::onnx::ModelProto;
+use super::port::{Port, PortType};
+use super::rten_refusals::refusal;
+use super::tensor::{Data, ElementType, Tensor};
+use super::{BackendInfo, Loaded, Model, Runs};
+use crate::infer::compute::Worker;
+
+const NAME: &str = "rten";
+
+pub(super) fn info() -> BackendInfo {
+    BackendInfo {
+        name: NAME,
+        version: Some("0.27".into()),
+        path: None,
+        targets: vec!["cpu"],
+        reason: None,
+    }
+}
+
+struct Loadable {
+    model: RtenModel,
+    inputs: Vec<(NodeId, Port)>,
+    outputs: Vec<(NodeId, Port)>,
+}
+
+/// # Errors
+/// In words, when rten cannot run the model or would run it wrongly.
+pub(super) fn load(onnx: &ModelProto, bytes: Vec<u8>) -> Result<Loaded, String> {
+    let inputs = onnx.inputs()?;
+    let outputs = onnx.outputs()?;
+    for port in inputs.iter().chain(&outputs) {
+        if matches!(port.ty, PortType::F16 | PortType::Bf16 | PortType::F64) {
+            return Err(format!(
+                "`{}` is {}, which rten does not compute",
+                port.name, port.ty
+            ));
+        }
+    }
+    if let Some(why) = refusal(onnx) {
+        return Err(why);
+    }
+    let model = ModelOptions::with_all_ops()
+        .load(bytes)
+        .map_err(|e| e.to_string())?;
+    let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
+        ports
+            .iter()
+            .map(|port| {
+                let id = model.node_id(&port.name).map_err(|e| e.to_string())?;
+                Ok((id, port.clone()))
+            })
+            .collect()
+    };
+    let loadable = Loadable {
+        inputs: placed(&inputs)?,
+        outputs: placed(&outputs)?,
+        model,
+    };
+    Ok(Loaded {
+        model: Box::new(loadable),
+        backend: NAME,
+        runs: Runs::OnWorkers,
+        inputs,
+        outputs,
+    })
+}
+
+impl Model for Loadable {
+    fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, String> {
+        let mut values = Vec::with_capacity(inputs.len());
+        for ((id, port), tensor) in self.inputs.iter().zip(&inputs) {
+            let wanted = self.model.node_info(*id).and_then(|info| info.dtype());
+            values.push((*id, input(port, tensor, wanted)?));
+        }
+        let ids: Vec<NodeId> = self.outputs.iter().map(|(id, _)| *id).collect();
+        let mut options = RunOptions::default();
+        options.thread_pool = worker.rten_pool();
+        let outputs = self
+            .model
+            .run(values, &ids, Some(options))
+            .map_err(|e| e.to_string())?;
+        self.outputs
+            .iter()
+            .zip(outputs)
+            .map(|((_, port), value)| output(port, value))
+            .collect()
+    }
+}
+
+/// A tensor as rten takes it: borrowed where the types agree.
+fn input<'a>(
+    port: &Port,
+    tensor: &'a Tensor,
+    wanted: Option<ValueType>,
+) -> Result<ValueOrView<'a>, String> {
+    let shape = tensor.shape();
+    let failed = |e: &dyn std::fmt::Display| format!("input `{}`: {e}", port.name);
+    let i32s = |values: Vec<i32>| {
+        Value::from_shape(&shape, values)
+            .map(ValueOrView::Value)
+            .map_err(|e| failed(&e))
+    };
+    match port.ty {
+        PortType::F32 => view::<f32>(&shape, tensor, &failed),
+        PortType::I32 => view::<i32>(&shape, tensor, &failed),
+        PortType::U8 => view::<u8>(&shape, tensor, &failed),
+        PortType::I8 => view::<i8>(&shape, tensor, &failed),
+        PortType::I64 => {
+            let wide = tensor.data.elements::<i64>();
+            let narrow = wide.iter().map(|value| {
+                i32::try_from(*value).map_err(|_| {
+                    failed(&format_args!(
+                        "{value} does not fit into the 32 bits that rten computes with; use `backend = \"onnxruntime\"`"
+                    ))
+                })
+            });
+            i32s(narrow.collect::<Result<_, _>>()?)
+        }
+        PortType::Bool => match wanted {
+            Some(ValueType::Tensor(DataType::UInt8)) => view::<u8>(&shape, tensor, &failed),
+            _ => {
+                let bytes = tensor.data.as_bytes();
+                i32s(bytes.iter().map(|byte| i32::from(*byte != 0)).collect())
+            }
+        },
+        PortType::F16 | PortType::Bf16 | PortType::F64 => {
+            Err(failed(&"of a type that rten does not compute"))
+        }
+    }
+}
+
+fn view<'a, T>(
+    shape: &[usize],
+    tensor: &'a Tensor,
+    failed: &dyn Fn(&dyn std::fmt::Display) -> String,
+) -> Result<ValueOrView<'a>, String>
+where
+    T: bytemuck::AnyBitPattern + bytemuck::NoUninit,
+    ValueView<'a>: From<rten_tensor::TensorView<'a, T>>,
+    Value: From<rten_tensor::Tensor<T>>,
+{
+    match tensor.data.elements::<T>() {
+        std::borrow::Cow::Borrowed(elements) => ValueView::from_shape(shape, elements)
+            .map(ValueOrView::View)
+            .map_err(|e| failed(&e)),
+        std::borrow::Cow::Owned(elements) => Value::from_shape(shape, elements)
+            .map(ValueOrView::Value)
+            .map_err(|e| failed(&e)),
+    }
+}
+
+fn output(port: &Port, value: Value) -> Result<Tensor, String> {
+    use rten_tensor::Layout;
+    let failed = |what: &str| format!("output `{}`: {what}", port.name);
+    let dims_of = |shape: &[usize]| -> Result<Vec<u32>, String> {
+        shape
+            .iter()
+            .map(|size| u32::try_from(*size).map_err(|_| failed("a dimension above 2^32")))
+            .collect()
+    };
+    let (dims, data) = match value {
+        Value::FloatTensor(tensor) => (dims_of(tensor.shape())?, Data::F32(tensor.into_data())),
+        Value::Int32Tensor(tensor) => {
+            let dims = dims_of(tensor.shape())?;
+            let values = tensor.into_data();
+            let data = match port.ty {
+                PortType::I64 => Data::I64(values.into_iter().map(i64::from).collect()),
+                PortType::Bool => {
+                    Data::Bytes(values.into_iter().map(|v| u8::from(v != 0)).collect())
+                }
+                _ => Data::I32(values),
+            };
+            (dims, data)
+        }
+        Value::UInt8Tensor(tensor) => (dims_of(tensor.shape())?, Data::Bytes(tensor.into_data())),
+        Value::Int8Tensor(tensor) => {
+            let dims = dims_of(tensor.shape())?;
+            (dims, Data::Bytes(bytemuck::cast_vec(tensor.into_data())))
+        }
+        _ => return Err(failed("not a tensor")),
+    };
+    let ty = match data {
+        Data::F32(_) => ElementType::Fp32,
+        Data::I32(_) => ElementType::I32,
+        Data::I64(_) => ElementType::I64,
+        _ => ElementType::U8,
+    };
+    if ty != port.ty.carrier() {
+        return Err(failed(&format!(
+            "rten gave {ty}, the graph declares {}",
+            port.ty
+        )));
+    }
+    Ok(Tensor { ty, dims, data })
+}

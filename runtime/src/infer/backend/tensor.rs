@@ -1,0 +1,139 @@
+//! Tensors as the host holds them: typed or raw bytes, with their dimensions.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use half::{bf16, f16};
+
+/// Types of elements that travel through wasi-nn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum ElementType {
+    Fp16,
+    Fp32,
+    Fp64,
+    Bf16,
+    U8,
+    I32,
+    I64,
+}
+
+impl ElementType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::Fp16 | Self::Bf16 => 2,
+            Self::Fp32 | Self::I32 => 4,
+            Self::Fp64 | Self::I64 => 8,
+        }
+    }
+
+    /// The name in errors and answers, as `f32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp16 => "f16",
+            Self::Fp32 => "f32",
+            Self::Fp64 => "f64",
+            Self::Bf16 => "bf16",
+            Self::U8 => "u8",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+        }
+    }
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Elements, in whatever form they came: a guest's bytes, or a backend's output taken over as it is.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Data {
+    Bytes(Vec<u8>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    I32(Vec<i32>),
+    I64(Vec<i64>),
+}
+
+impl Data {
+    /// The elements as little-endian bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(data) => data,
+            Self::F16(data) => bytemuck::cast_slice(data),
+            Self::Bf16(data) => bytemuck::cast_slice(data),
+            Self::F32(data) => bytemuck::cast_slice(data),
+            Self::F64(data) => bytemuck::cast_slice(data),
+            Self::I32(data) => bytemuck::cast_slice(data),
+            Self::I64(data) => bytemuck::cast_slice(data),
+        }
+    }
+
+    /// The elements as `T`, borrowed where alignment allows. Bytes beyond the last whole element are left out.
+    pub fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self) -> Cow<'_, [T]> {
+        let bytes = self.as_bytes();
+        let whole = &bytes[..bytes.len() - bytes.len() % size_of::<T>().max(1)];
+        match bytemuck::try_cast_slice(whole) {
+            Ok(elements) => Cow::Borrowed(elements),
+            Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(whole)),
+        }
+    }
+}
+
+/// An array of elements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Type of the elements.
+    pub ty: ElementType,
+    /// Sizes, outermost first.
+    pub dims: Vec<u32>,
+    /// The elements, in row-major order.
+    pub data: Data,
+}
+
+impl Tensor {
+    /// Bytes that the type and the dimensions ask for; `None` when no memory could hold them.
+    pub fn wanted_bytes(&self) -> Option<usize> {
+        self.dims.iter().try_fold(self.ty.size(), |product, dim| {
+            product.checked_mul(*dim as usize)
+        })
+    }
+
+    /// The dimensions as backends take them.
+    pub fn shape(&self) -> Vec<usize> {
+        self.dims.iter().map(|dim| *dim as usize).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn dimensions_that_overflow_want_no_number_of_bytes() {
+        let tensor = Tensor {
+            ty: ElementType::Fp64,
+            dims: vec![u32::MAX; 3],
+            data: Data::Bytes(Vec::new()),
+        };
+        assert_eq!(tensor.wanted_bytes(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn elements_survive_the_way_through_bytes(values: Vec<i64>, rest in 0usize..8) {
+            let mut bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
+            bytes.extend(std::iter::repeat_n(0, rest));
+            let data = Data::Bytes(bytes);
+            prop_assert_eq!(data.elements::<i64>().into_owned(), values);
+        }
+    }
+}

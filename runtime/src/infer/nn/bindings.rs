@@ -1,0 +1,23 @@
+//! Bindings of the standard's WIT to our own resource types.
+
+#![allow(missing_docs, reason = "generated from the standard's WIT")]
+
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "wit/wasi-nn",
+        world: "wasi:nn/ml",
+        imports: {
+            "wasi:nn/graph.load": async | trappable,
+            "wasi:nn/inference.[method]graph-execution-context.compute": async | trappable,
+            default: trappable,
+        },
+        with: {
+            "wasi:nn/tensor.tensor": crate::infer::backend::tensor::Tensor,
+            "wasi:nn/graph.graph": crate::infer::nn::graph::GuestGraph,
+            "wasi:nn/inference.graph-execution-context": crate::infer::nn::inference::Context,
+            "wasi:nn/errors.error": crate::infer::nn::error::NnError,
+        },
+    });
+}
+
+pub use generated::wasi::nn::{errors, graph, inference, tensor};

@@ -1,0 +1,95 @@
+//! Graphs of guests: those of the manifest by name, and those from a guest's own bytes.
+
+use std::sync::Arc;
+
+use wasmtime::component::Resource;
+
+use super::NnView;
+use super::bindings::errors::ErrorCode;
+use super::bindings::graph::{ExecutionTarget, GraphEncoding, Host, HostGraph};
+use super::error::Answer;
+use super::inference::Context;
+use crate::infer::graphs::LoadedGraph;
+
+/// A graph that a guest holds.
+pub struct GuestGraph {
+    graph: Arc<LoadedGraph>,
+    /// What it counts for in its replica's limit; graphs of the manifest are shared and count nothing.
+    weight: u64,
+}
+
+impl Host for NnView<'_> {
+    async fn load(
+        &mut self,
+        builder: Vec<Vec<u8>>,
+        encoding: GraphEncoding,
+        target: ExecutionTarget,
+    ) -> Answer<Resource<GuestGraph>> {
+        if !matches!(encoding, GraphEncoding::Onnx | GraphEncoding::Autodetect) {
+            return self.error(ErrorCode::InvalidEncoding, "only onnx models can be loaded");
+        }
+        if target != ExecutionTarget::Cpu {
+            return self.error(
+                ErrorCode::UnsupportedOperation,
+                "a model from bytes runs on the cpu; name a graph in samovar.toml for other targets",
+            );
+        }
+        let count = builder.len();
+        let Ok([bytes]) = <[Vec<u8>; 1]>::try_from(builder) else {
+            return self.error(
+                ErrorCode::InvalidArgument,
+                format!("found {count} builders, wanted 1: an onnx model is one file"),
+            );
+        };
+        // The loaded weights stay about as large as the file.
+        let weight = bytes.len() as u64;
+        if let Err(over) = self.ctx.hold(weight) {
+            return self.error(ErrorCode::TooLarge, over);
+        }
+        let store = self.ctx.store.clone();
+        match store.load_bytes(bytes).await {
+            Ok(graph) => Ok(Ok(self.table.push(GuestGraph { graph, weight })?)),
+            Err(error) => {
+                self.ctx.release(weight);
+                self.error(ErrorCode::InvalidEncoding, error)
+            }
+        }
+    }
+
+    fn load_by_name(&mut self, name: String) -> Answer<Resource<GuestGraph>> {
+        match self.ctx.graphs.get(&name) {
+            Some(graph) => {
+                let graph = GuestGraph {
+                    graph: graph.clone(),
+                    weight: 0,
+                };
+                Ok(Ok(self.table.push(graph)?))
+            }
+            None => {
+                let names: Vec<&str> = self.ctx.graphs.keys().map(String::as_str).collect();
+                let text = format!(
+                    "no graph `{name}` in samovar.toml; it has {}",
+                    if names.is_empty() {
+                        "none".into()
+                    } else {
+                        names.join(", ")
+                    }
+                );
+                self.error(ErrorCode::NotFound, text)
+            }
+        }
+    }
+}
+
+impl HostGraph for NnView<'_> {
+    fn init_execution_context(&mut self, graph: Resource<GuestGraph>) -> Answer<Resource<Context>> {
+        let graph = self.table.get(&graph)?.graph.clone();
+        Ok(Ok(self.table.push(Context { graph })?))
+    }
+
+    fn drop(&mut self, graph: Resource<GuestGraph>) -> wasmtime::Result<()> {
+        let graph = self.table.delete(graph)?;
+        self.ctx.release(graph.weight);
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! Runs of graphs.
+
+use std::sync::Arc;
+
+use wasmtime::component::Resource;
+
+use super::NnView;
+use super::bindings::errors::ErrorCode;
+use super::bindings::inference::{Host, HostGraphExecutionContext};
+use super::error::Answer;
+use super::tensor::weight;
+use crate::infer::backend::tensor::Tensor;
+use crate::infer::graphs::{ComputeFailure, LoadedGraph};
+
+/// A place to run a graph in. It holds nothing but the graph, because inputs come with each run.
+pub struct Context {
+    pub(super) graph: Arc<LoadedGraph>,
+}
+
+impl Host for NnView<'_> {}
+
+impl HostGraphExecutionContext for NnView<'_> {
+    async fn compute(
+        &mut self,
+        context: Resource<Context>,
+        inputs: Vec<(String, Resource<Tensor>)>,
+    ) -> Answer<Vec<(String, Resource<Tensor>)>> {
+        let graph = self.table.get(&context)?.graph.clone();
+        let mut tensors = Vec::with_capacity(inputs.len());
+        for (name, tensor) in inputs {
+            // The guest gave the tensor away: it is moved, never copied.
+            let tensor = self.table.delete(tensor)?;
+            self.ctx.release(weight(&tensor));
+            tensors.push((name, tensor));
+        }
+        let (outputs, took) = match graph.run(tensors).await {
+            Ok(ran) => ran,
+            Err(ComputeFailure::Inputs(text)) => {
+                return self.error(ErrorCode::InvalidArgument, text);
+            }
+            Err(ComputeFailure::Backend(text)) => return self.error(ErrorCode::RuntimeError, text),
+        };
+        self.ctx.inference_time += took;
+        let total: u64 = outputs.iter().map(|(_, tensor)| weight(tensor)).sum();
+        if let Err(over) = self.ctx.hold(total) {
+            return self.error(ErrorCode::TooLarge, over);
+        }
+        let mut named = Vec::with_capacity(outputs.len());
+        for (name, tensor) in outputs {
+            named.push((name, self.table.push(tensor)?));
+        }
+        Ok(Ok(named))
+    }
+
+    fn drop(&mut self, context: Resource<Context>) -> wasmtime::Result<()> {
+        self.table.delete(context)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! The `wasi:logging` host: a guest's leveled lines become lines of its deployment's log.
+
+use wasmtime::component::{HasData, Linker};
+
+use crate::log::{Level, MAX_LINE_BYTES, ReplicaLog};
+
+mod generated {
+    #![allow(missing_docs, reason = "generated from the standard's WIT")]
+    wasmtime::component::bindgen!({
+        path: "wit/logging",
+        world: "wasi:logging/imports",
+    });
+}
+
+use generated::wasi::logging::logging;
+
+/// The log of the replica that calls.
+pub struct LoggingView<'a>(pub &'a ReplicaLog);
+
+impl logging::Host for LoggingView<'_> {
+    fn log(&mut self, level: logging::Level, context: String, message: String) {
+        let level = match level {
+            logging::Level::Trace | logging::Level::Debug => Level::Debug,
+            logging::Level::Info => Level::Info,
+            logging::Level::Warn => Level::Warning,
+            logging::Level::Error | logging::Level::Critical => Level::Error,
+        };
+        let mut line = if context.is_empty() {
+            message
+        } else {
+            format!("{context}: {message}")
+        };
+        if line.len() > MAX_LINE_BYTES {
+            line.truncate(line.floor_char_boundary(MAX_LINE_BYTES));
+        }
+        self.0.write(level, line);
+    }
+}
+
+struct HasLogging;
+impl HasData for HasLogging {
+    type Data<'a> = LoggingView<'a>;
+}
+
+/// Lets components import `wasi:logging/logging`.
+pub fn add_to_linker<T: 'static>(
+    linker: &mut Linker<T>,
+    view: fn(&mut T) -> LoggingView<'_>,
+) -> wasmtime::Result<()> {
+    logging::add_to_linker::<T, HasLogging>(linker, view)
+}

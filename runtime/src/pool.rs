@@ -1,0 +1,564 @@
+//! The replicas of one deployment: acquire, wait, prewarm, retire, drain.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use http::header::HOST;
+use http_body_util::BodyExt;
+use rand_id::replica_id;
+use tokio::sync::{Notify, oneshot};
+
+use crate::artifact::{ArtifactStore, ComponentFile};
+use crate::body::{ClientGuard, GuestBody, LimitedBody};
+use crate::engine::SharedEngine;
+use crate::infer::graphs::{GraphSpec, GraphStore};
+use crate::infer::nn::{DeploymentGraphs, NnCtx, NnLimits};
+use crate::ledger::{Counts, Freed, Ledger, Next, PoolSettings};
+use crate::limits::Limits;
+use crate::log::LogSink;
+use crate::replica::{Blueprint, GuestFailure, Replica, Served, StartError, StartTimings};
+use crate::sandbox::Capabilities;
+use crate::slots::{IdleHolder, Slots};
+
+/// Everything a pool needs to know of its deployment.
+pub struct DeploymentSpec {
+    /// The component.
+    pub component: ComponentFile,
+    /// The graphs it may load by name.
+    pub graphs: Vec<GraphSpec>,
+    /// What its replicas may see and reach.
+    pub capabilities: Capabilities,
+    /// What its replicas may use.
+    pub limits: Limits,
+    /// How many there may be, and for how long.
+    pub settings: PoolSettings,
+    /// Where their lines go.
+    pub log: Arc<dyn LogSink>,
+}
+
+/// Why a request got no answer from the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Too many requests wait already.
+    #[error("all {max_replica} replicas are busy and {max_queued_requests} requests wait already")]
+    QueueFull {
+        /// The deployment's cap.
+        max_replica: usize,
+        /// The length of the queue.
+        max_queued_requests: usize,
+    },
+    /// No replica came free in time.
+    #[error("no replica came free within {timeout:?}")]
+    QueueTimeout {
+        /// The deployment's request timeout.
+        timeout: Duration,
+    },
+    /// The deployment is being deactivated, deleted or drained.
+    #[error("the deployment takes no more requests")]
+    Closed,
+    /// No replica could be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The guest did not finish in time and was stopped.
+    #[error("the model did not answer within {timeout:?}")]
+    Timeout {
+        /// The deployment's request timeout.
+        timeout: Duration,
+    },
+    /// The request body was longer than the deployment takes.
+    #[error("the request body is longer than {limit_bytes} bytes")]
+    BodyTooLarge {
+        /// The deployment's limit.
+        limit_bytes: u64,
+    },
+    /// The guest failed.
+    #[error(transparent)]
+    Guest(#[from] GuestFailure),
+    /// A bug of ours, in words.
+    #[error("the host failed: {0}")]
+    Host(String),
+}
+
+/// Where the time before an answer went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Waiting for a replica.
+    pub queue: Duration,
+    /// Starting one, if this request had to.
+    pub start: Option<StartTimings>,
+    /// From handing the request to the guest until the head of its answer.
+    pub run: Duration,
+}
+
+/// What pools share on a node.
+pub(crate) struct Machine {
+    pub engine: Arc<SharedEngine>,
+    pub artifacts: Arc<ArtifactStore>,
+    pub graphs: Arc<GraphStore>,
+    pub slots: Slots,
+}
+
+type Waiter = oneshot::Sender<Lease>;
+
+/// The replicas of one deployment.
+pub struct Pool {
+    machine: Arc<Machine>,
+    spec: DeploymentSpec,
+    ledger: Mutex<Ledger<Box<Replica>, Waiter>>,
+    changed: Notify,
+    reaper: Mutex<ReaperState>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReaperState {
+    Asleep,
+    Running,
+}
+
+/// Why a running guest was stopped.
+enum Stop {
+    Timeout,
+    ClientGone,
+    BodyTooLarge,
+}
+
+impl Pool {
+    pub(crate) fn new(machine: Arc<Machine>, spec: DeploymentSpec) -> Arc<Self> {
+        let pool = Arc::new(Self {
+            machine,
+            spec,
+            ledger: Mutex::default(),
+            changed: Notify::new(),
+            reaper: Mutex::new(ReaperState::Asleep),
+        });
+        let holder: Arc<dyn IdleHolder> = pool.clone();
+        pool.machine.slots.register(Arc::downgrade(&holder));
+        pool
+    }
+
+    /// Runs one request: on a warm replica, on a new one, or after waiting for one.
+    ///
+    /// Dropping the future, or the body of the answer before its end, cancels the guest.
+    ///
+    /// # Errors
+    /// Whatever kept the guest from answering; once its head is there, trouble ends the body with an error instead.
+    pub async fn handle<B>(
+        self: &Arc<Self>,
+        request: http::Request<B>,
+        request_id: Arc<str>,
+    ) -> Result<(http::Response<GuestBody>, Timings), RunError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let arrived = Instant::now();
+        let limits = &self.spec.limits;
+        if let Some(size) = http_body::Body::size_hint(request.body()).exact()
+            && size > limits.body_bytes
+        {
+            return Err(self.too_large());
+        }
+        let deadline = arrived + limits.timeout;
+        let mut timings = Timings::default();
+        let (lease, replica) = self.acquire(deadline, &mut timings).await?;
+
+        let begun = Instant::now();
+        let (head, answer) = oneshot::channel();
+        let (client, gone) = ClientGuard::new();
+        let (request, exceeded) = self.sealed(request);
+        let stop = stop(deadline, gone, exceeded);
+        let pool = self.clone();
+        let ticking = self.machine.engine.ticking();
+        let running = tokio::spawn(async move {
+            let served = replica
+                .serve(request, request_id, head, &pool.spec.limits, ticking, stop)
+                .await;
+            match served {
+                Served::Reusable(replica) => {
+                    lease.give_back(Box::new(replica));
+                    None
+                }
+                Served::Failed(failure) => {
+                    tracing::debug!(%failure, "replica dropped");
+                    None
+                }
+                Served::Stopped(stop) => Some(stop),
+            }
+        });
+        match answer.await {
+            Ok(Ok(response)) => {
+                timings.run = begun.elapsed();
+                Ok((response.map(|body| GuestBody::new(body, client)), timings))
+            }
+            Ok(Err(failure)) => Err(failure.into()),
+            Err(_) => Err(match running.await {
+                Ok(Some(Stop::Timeout)) => RunError::Timeout {
+                    timeout: limits.timeout,
+                },
+                Ok(Some(Stop::BodyTooLarge)) => self.too_large(),
+                Ok(Some(Stop::ClientGone)) => RunError::Host("cancelled".into()),
+                Ok(None) => RunError::Guest(GuestFailure::NoAnswer),
+                Err(panic) => RunError::Host(panic.to_string()),
+            }),
+        }
+    }
+
+    /// Starts replicas until `count` are there, within the deployment's cap.
+    ///
+    /// # Errors
+    /// The first start that fails.
+    pub async fn prewarm(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
+        while self.lock().prewarm(count, &self.spec.settings) {
+            let lease = Lease::new(self.clone(), None);
+            let mut timings = StartTimings::default();
+            let replica = self.start(&mut timings).await?;
+            lease.give_back(Box::new(replica));
+        }
+        Ok(())
+    }
+
+    /// Takes no more requests, lets the running ones finish, and drops every replica.
+    pub async fn drain(&self) {
+        // Dropped outside the lock: a waiter that goes locks it again.
+        let closed = self.lock().close();
+        drop(closed);
+        loop {
+            let changed = self.changed.notified();
+            if self.counts().busy == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// How many replicas and waiting requests there are.
+    pub fn counts(&self) -> Counts {
+        self.lock().counts()
+    }
+
+    async fn acquire(
+        self: &Arc<Self>,
+        deadline: Instant,
+        timings: &mut Timings,
+    ) -> Result<(Lease, Replica), RunError> {
+        let settings = &self.spec.settings;
+        let waited = Instant::now();
+        let waiting = {
+            let mut ledger = self.lock();
+            match self.next(&mut ledger) {
+                Next::Reuse(replica) => {
+                    drop(ledger);
+                    return Ok((Lease::new(self.clone(), None), *replica));
+                }
+                Next::Start => None,
+                Next::Wait => {
+                    let (sender, receiver) = oneshot::channel();
+                    ledger.wait(sender);
+                    Some(receiver)
+                }
+                Next::Full => {
+                    return Err(RunError::QueueFull {
+                        max_replica: settings.max_replica,
+                        max_queued_requests: settings.max_queued_requests,
+                    });
+                }
+                Next::Closed => return Err(RunError::Closed),
+            }
+        };
+        let timed_out = || RunError::QueueTimeout {
+            timeout: self.spec.limits.timeout,
+        };
+        let deadline = tokio::time::Instant::from_std(deadline);
+        let mut lease = match waiting {
+            None => Lease::new(self.clone(), None),
+            Some(receiver) => tokio::time::timeout_at(deadline, receiver)
+                .await
+                .map_err(|_| timed_out())?
+                .map_err(|_| RunError::Closed)?,
+        };
+        timings.queue = waited.elapsed();
+        if let Some(replica) = lease.replica.take() {
+            return Ok((lease, *replica));
+        }
+        let mut start = StartTimings::default();
+        let replica = tokio::time::timeout_at(deadline, self.start(&mut start))
+            .await
+            .map_err(|_| timed_out())??;
+        timings.start = Some(start);
+        Ok((lease, replica))
+    }
+
+    fn next(&self, ledger: &mut Ledger<Box<Replica>, Waiter>) -> Next<Box<Replica>> {
+        let settings = &self.spec.settings;
+        match ledger.next(settings) {
+            Next::Full => {
+                // Places of clients that hung up while waiting are free again.
+                ledger.forget_waiting(oneshot::Sender::is_closed);
+                ledger.next(settings)
+            }
+            next => next,
+        }
+    }
+
+    async fn start(&self, timings: &mut StartTimings) -> Result<Replica, StartError> {
+        let machine = &self.machine;
+        let begun = Instant::now();
+        let artifact = machine
+            .artifacts
+            .get(&self.spec.component)
+            .await
+            .map_err(StartError::Artifact)?;
+        timings.artifact = begun.elapsed();
+
+        let begun = Instant::now();
+        let graphs: DeploymentGraphs =
+            try_join_all(self.spec.graphs.iter().map(|spec| async move {
+                let graph = machine.graphs.acquire(spec).await;
+                graph
+                    .map(|graph| (spec.name.clone(), graph))
+                    .map_err(|e| StartError::Graph {
+                        name: spec.name.clone(),
+                        reason: e.to_string(),
+                    })
+            }))
+            .await?
+            .into_iter()
+            .collect();
+        timings.graphs = begun.elapsed();
+
+        let slot = machine.slots.take().await;
+        let nn = NnCtx::new(
+            graphs,
+            machine.graphs.clone(),
+            NnLimits {
+                max_bytes: self.spec.limits.memory_bytes,
+            },
+        );
+        let blueprint = Blueprint {
+            engine: &machine.engine,
+            capabilities: &self.spec.capabilities,
+            limits: &self.spec.limits,
+            log: self.spec.log.clone(),
+            id: replica_id(),
+        };
+        Replica::start(&artifact, blueprint, nn, slot, timings).await
+    }
+
+    fn sealed<B>(
+        &self,
+        mut request: http::Request<B>,
+    ) -> (
+        http::Request<wasmtime_wasi_http::WasiBody>,
+        oneshot::Receiver<()>,
+    )
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
+        // HTTP/1.0 knows no Host, and `wasi:http` no request without one.
+        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
+            let host = http::HeaderValue::from_static("localhost");
+            request.headers_mut().insert(HOST, host);
+        }
+        let (parts, body) = request.into_parts();
+        let (body, exceeded) = LimitedBody::new(body, self.spec.limits.body_bytes);
+        (
+            http::Request::from_parts(parts, body.boxed_unsync()),
+            exceeded,
+        )
+    }
+
+    fn too_large(&self) -> RunError {
+        RunError::BodyTooLarge {
+            limit_bytes: self.spec.limits.body_bytes,
+        }
+    }
+
+    fn put_back(self: &Arc<Self>, mut replica: Box<Replica>) {
+        let max_requests = self.spec.settings.max_requests_per_replica;
+        if max_requests.is_some_and(|max| replica.served() >= max) {
+            drop(replica);
+            return self.lost();
+        }
+        loop {
+            let waiter = {
+                let mut ledger = self.lock();
+                match ledger.freed() {
+                    Freed::To(waiter) => waiter,
+                    Freed::Kept => {
+                        let dropped = ledger.keep(replica, Instant::now());
+                        drop(ledger);
+                        drop(dropped);
+                        self.changed.notify_waiters();
+                        return self.wake_reaper();
+                    }
+                }
+            };
+            match waiter.send(Lease::new(self.clone(), Some(replica))) {
+                Ok(()) => return,
+                Err(mut lease) => match lease.replica.take() {
+                    Some(unused) => {
+                        lease.disarm();
+                        replica = unused;
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// A replica is gone: whoever waits may start another in its place.
+    fn lost(self: &Arc<Self>) {
+        loop {
+            let freed = self.lock().freed();
+            let Freed::To(waiter) = freed else {
+                self.changed.notify_waiters();
+                return;
+            };
+            match waiter.send(Lease::new(self.clone(), None)) {
+                Ok(()) => return,
+                Err(lease) => lease.disarm(),
+            }
+        }
+    }
+
+    /// Sees that idle replicas go in time; one task while there are any.
+    fn wake_reaper(self: &Arc<Self>) {
+        if std::mem::replace(&mut *lock(&self.reaper), ReaperState::Running) == ReaperState::Running
+        {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                let Some(strong) = pool.upgrade() else { return };
+                let expired = strong.lock().expired(Instant::now(), &strong.spec.settings);
+                if let Some(replica) = expired {
+                    tracing::debug!(
+                        replica = replica.id(),
+                        served = replica.served(),
+                        age_s = replica.started().elapsed().as_secs(),
+                        "idle replica stopped"
+                    );
+                    continue;
+                }
+                let next = {
+                    let mut state = lock(&strong.reaper);
+                    let next = strong.lock().next_expiry(&strong.spec.settings);
+                    if next.is_none() {
+                        *state = ReaperState::Asleep;
+                    }
+                    next
+                };
+                drop(strong);
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => return,
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger<Box<Replica>, Waiter>> {
+        lock(&self.ledger)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every method of the ledger leaves it whole, also when a later one panics.
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl IdleHolder for Pool {
+    fn oldest_idle(&self) -> Option<Instant> {
+        self.lock().oldest_idle()
+    }
+
+    fn evict_oldest(&self) {
+        let evicted = self.lock().take_oldest();
+        drop(evicted);
+    }
+}
+
+async fn stop(
+    deadline: Instant,
+    gone: oneshot::Receiver<()>,
+    exceeded: oneshot::Receiver<()>,
+) -> Stop {
+    let timeout = tokio::time::sleep_until(deadline.into());
+    // A sender that says something: the client has its answer. One that goes silently: the client itself went.
+    let gone = async {
+        if gone.await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let exceeded = async {
+        if exceeded.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = exceeded => Stop::BodyTooLarge,
+        () = gone => Stop::ClientGone,
+        () = timeout => Stop::Timeout,
+    }
+}
+
+/// The right to one of the pool's places, with a warm replica in it or room to start one.
+///
+/// Dropped without [`Lease::give_back`], the place is free for another replica.
+struct Lease {
+    pool: Option<Arc<Pool>>,
+    replica: Option<Box<Replica>>,
+}
+
+impl Lease {
+    fn new(pool: Arc<Pool>, replica: Option<Box<Replica>>) -> Self {
+        Self {
+            pool: Some(pool),
+            replica,
+        }
+    }
+
+    fn give_back(mut self, replica: Box<Replica>) {
+        if let Some(pool) = self.pool.take() {
+            pool.put_back(replica);
+        }
+    }
+
+    fn disarm(mut self) {
+        self.pool = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            match self.replica.take() {
+                Some(replica) => pool.put_back(replica),
+                None => pool.lost(),
+            }
+        }
+    }
+}
+
+mod rand_id {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+
+    /// Five characters of `[0-9a-z]`: enough to tell replicas in a log apart, not a secret.
+    pub fn replica_id() -> String {
+        let mut number = RandomState::new().build_hasher().finish();
+        (0..5)
+            .map(|_| {
+                let digit = u32::try_from(number % 36).unwrap_or(0);
+                number /= 36;
+                char::from_digit(digit, 36).unwrap_or('0')
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,379 @@
+//! One warm instance of a deployment's component: start, init, run one request, say how it ended.
+
+use std::future::{Future, poll_fn};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use wasmtime::{AsContextMut, Store, Trap};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::handler::{Prepared, Proxy};
+use wasmtime_wasi_http::p2::bindings::http::types as p2;
+use wasmtime_wasi_http::{WasiBody, WasiHttpView};
+
+use crate::admission::LIFECYCLE;
+use crate::artifact::{Artifact, HandlerPre};
+use crate::engine::{SharedEngine, Ticking};
+use crate::infer::nn::NnCtx;
+use crate::limits::Limits;
+use crate::log::{Level, LogSink, ReplicaLog};
+use crate::sandbox::{Capabilities, Sandbox};
+
+/// A guest's answer, or why there is none.
+pub(crate) type Head = Result<http::Response<WasiBody>, GuestFailure>;
+
+/// How a guest failed. Its replica is gone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestFailure {
+    /// It trapped; the text names the trap.
+    #[error("the model crashed: {0}")]
+    Trap(String),
+    /// It asked for more memory than its deployment allows and could not go on.
+    #[error(
+        "the model ran out of memory: it asked for {wanted_bytes} bytes, its limit is {limit_bytes}; raise `limits.memory` in samovar.toml"
+    )]
+    Memory {
+        /// What it would have held.
+        wanted_bytes: u64,
+        /// What it may hold.
+        limit_bytes: u64,
+    },
+    /// It called `exit` instead of answering.
+    #[error("the model called exit({0}) instead of answering")]
+    Exit(i32),
+    /// It returned without an answer.
+    #[error("the model returned without an answer")]
+    NoAnswer,
+    /// It answered with an error of `wasi:http` instead of a response.
+    #[error("the model answered with the error {0}")]
+    ErrorCode(String),
+}
+
+/// Why a replica did not start.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StartError {
+    /// The component could not be made ready.
+    #[error(transparent)]
+    Artifact(Arc<crate::artifact::ArtifactError>),
+    /// A graph of the manifest did not load.
+    #[error("graph `{name}` does not load: {reason}")]
+    Graph {
+        /// Its name in the manifest.
+        name: String,
+        /// What the backend said.
+        reason: String,
+    },
+    /// The instance could not be made.
+    #[error("the component does not start: {0}")]
+    Instantiate(String),
+    /// `lifecycle.init` answered with an error.
+    #[error("`init` failed: {0}")]
+    Init(String),
+    /// `lifecycle.init` did not come back.
+    #[error("`init` took longer than the request timeout of {timeout:?}")]
+    InitTimeout {
+        /// The deployment's request timeout, which bounds `init` too.
+        timeout: Duration,
+    },
+}
+
+/// What a replica is made of besides its component and graphs.
+pub(crate) struct Blueprint<'a> {
+    pub engine: &'a SharedEngine,
+    pub capabilities: &'a Capabilities,
+    pub limits: &'a Limits,
+    pub log: Arc<dyn LogSink>,
+    pub id: String,
+}
+
+/// How long the parts of a start took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StartTimings {
+    /// Component ready: mapped and linked, or found so.
+    pub artifact: Duration,
+    /// Graphs loaded, or found loaded.
+    pub graphs: Duration,
+    /// Store and instance made.
+    pub instantiate: Duration,
+    /// `lifecycle.init` run.
+    pub init: Duration,
+}
+
+/// A warm instance with its store.
+pub(crate) struct Replica {
+    id: String,
+    store: Store<Sandbox>,
+    proxy: Proxy,
+    served: u64,
+    started: Instant,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Replica {
+    /// Makes the instance and runs its `init`.
+    pub async fn start(
+        artifact: &Artifact,
+        blueprint: Blueprint<'_>,
+        nn: NnCtx,
+        slot: OwnedSemaphorePermit,
+        timings: &mut StartTimings,
+    ) -> Result<Self, StartError> {
+        let begun = Instant::now();
+        let engine = blueprint.engine;
+        let log = Arc::new(ReplicaLog::new(blueprint.log, blueprint.id.clone()));
+        let failed = |e: wasmtime::Error| StartError::Instantiate(format!("{e:#}"));
+        let mut store = Sandbox::store(
+            engine.engine(),
+            blueprint.capabilities,
+            blueprint.limits,
+            nn,
+            log,
+        )
+        .map_err(failed)?;
+        let _ticking = engine.ticking();
+        let instance = artifact
+            .instance_pre()
+            .instantiate_async(&mut store)
+            .await
+            .map_err(|e| {
+                StartError::Instantiate(failure(&e, &mut store, blueprint.limits).to_string())
+            })?;
+        let proxy = match &artifact.pre {
+            HandlerPre::Wasi02(_, indices) => {
+                Proxy::P2(indices.load(&mut store, &instance).map_err(failed)?)
+            }
+            HandlerPre::Wasi03(_, indices) => {
+                Proxy::P3(indices.load(&mut store, &instance).map_err(failed)?)
+            }
+        };
+        timings.instantiate = begun.elapsed();
+        if artifact.has_lifecycle() {
+            let begun = Instant::now();
+            let timeout = blueprint.limits.timeout;
+            tokio::time::timeout(timeout, init(&mut store, &instance, blueprint.limits))
+                .await
+                .map_err(|_| StartError::InitTimeout { timeout })??;
+            timings.init = begun.elapsed();
+        }
+        store.data().finish_lines();
+        Ok(Self {
+            id: blueprint.id,
+            store,
+            proxy,
+            served: 0,
+            started: Instant::now(),
+            _slot: slot,
+        })
+    }
+
+    /// Its id, as in logs.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// When it became ready.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Requests it has served.
+    pub fn served(&self) -> u64 {
+        self.served
+    }
+
+    /// Runs one request to its very end and gives the replica back if it can serve another.
+    ///
+    /// The answer's head goes through `head` as soon as the guest gives it. When `stop` is done first, the guest
+    /// is thrown away where it stands.
+    pub async fn serve<S>(
+        mut self,
+        request: http::Request<WasiBody>,
+        request_id: Arc<str>,
+        head: oneshot::Sender<Head>,
+        limits: &Limits,
+        _ticking: Ticking,
+        stop: impl Future<Output = S>,
+    ) -> Served<S> {
+        let log = self.store.data().log.clone();
+        log.set_request(Some(request_id));
+        self.served += 1;
+        let mut head = HeadSlot::new(head);
+        let ended = {
+            let run = run(&mut self.store, &self.proxy, request, &head);
+            tokio::select! {
+                biased;
+                ended = run => Ok(ended),
+                stopped = stop => Err(stopped),
+            }
+        };
+        let result = match ended {
+            Err(stopped) => {
+                self.store.data().finish_lines();
+                head.close();
+                return Served::Stopped(stopped);
+            }
+            Ok(Ok(())) => head.fail(GuestFailure::NoAnswer).map_or(Ok(()), Err),
+            Ok(Err(error)) => {
+                let failure = failure(&error, &mut self.store, limits);
+                head.fail(failure.clone());
+                Err(failure)
+            }
+        };
+        self.store.data().finish_lines();
+        match result {
+            Ok(()) => {
+                // A refusal that the guest survived must not be blamed on a later trap.
+                self.store.data_mut().limiter.take_denied();
+                log.set_request(None);
+                Served::Reusable(self)
+            }
+            Err(failure) => {
+                log.write(Level::Error, failure.to_string());
+                Served::Failed(failure)
+            }
+        }
+    }
+}
+
+/// How serving a request ended for the replica.
+pub(crate) enum Served<S> {
+    /// It can serve the next.
+    Reusable(Replica),
+    /// The guest failed.
+    Failed(GuestFailure),
+    /// It was stopped from outside.
+    Stopped(S),
+}
+
+async fn run(
+    store: &mut Store<Sandbox>,
+    proxy: &Proxy,
+    request: http::Request<WasiBody>,
+    head: &HeadSlot,
+) -> wasmtime::Result<()> {
+    match proxy {
+        // Not through `Prepared`: it keeps silent about a trap that comes after the head of the answer.
+        Proxy::P2(guest) => {
+            let mut http = store.data_mut().http();
+            let request = http.new_incoming_request(p2::Scheme::Http, request)?;
+            let sender = head.clone();
+            let out = http.new_response_outparam_from_callback(move |answer| {
+                sender.send(match answer {
+                    Ok(response) => {
+                        Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+                    }
+                    Err(code) => Err(GuestFailure::ErrorCode(format!("{code:?}"))),
+                });
+            })?;
+            guest
+                .wasi_http_incoming_handler()
+                .call_handle(store, request, out)
+                .await
+        }
+        Proxy::P3(_) => {
+            let (sender, answer) = futures::channel::oneshot::channel();
+            let forwarded = async {
+                match answer.await {
+                    Ok(Ok(response)) => head.send(Ok(response)),
+                    // Kept for the caller, which turns the error of the run into the failure.
+                    Ok(Err(error)) => return Err(error),
+                    Err(_) => {}
+                }
+                Ok(())
+            };
+            let run = store.run_concurrent(async |accessor| {
+                let prepared = accessor.with(|mut store| {
+                    Prepared::new(
+                        store.as_context_mut(),
+                        proxy,
+                        request,
+                        |sandbox: &mut Sandbox| sandbox.http(),
+                        sender,
+                    )
+                })?;
+                prepared.run(accessor, std::future::pending()).await?;
+                // The guest may go on writing its body, and tidy up, after it has returned the head.
+                poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+                wasmtime::error::Ok(())
+            });
+            let (ran, forwarded) = tokio::join!(run, forwarded);
+            ran.flatten()?;
+            forwarded
+        }
+    }
+}
+
+async fn init(
+    store: &mut Store<Sandbox>,
+    instance: &wasmtime::component::Instance,
+    limits: &Limits,
+) -> Result<(), StartError> {
+    let wrong = |what: String| StartError::Init(format!("{LIFECYCLE}: {what}"));
+    let interface = instance
+        .get_export_index(&mut *store, None, LIFECYCLE)
+        .ok_or_else(|| wrong("not exported".into()))?;
+    let function = instance
+        .get_export_index(&mut *store, Some(&interface), "init")
+        .ok_or_else(|| wrong("has no function `init`".into()))?;
+    let function = instance
+        .get_typed_func::<(), (Result<(), String>,)>(&mut *store, function)
+        .map_err(|e| wrong(format!("`init` must be func() -> result<_, string>: {e:#}")))?;
+    match function.call_async(&mut *store, ()).await {
+        Ok((Ok(()),)) => Ok(()),
+        Ok((Err(reason),)) => Err(StartError::Init(reason)),
+        Err(error) => Err(StartError::Init(failure(&error, store, limits).to_string())),
+    }
+}
+
+/// Names what stopped a guest.
+fn failure(error: &wasmtime::Error, store: &mut Store<Sandbox>, limits: &Limits) -> GuestFailure {
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return GuestFailure::Exit(exit.0);
+    }
+    if let Some(wanted_bytes) = store.data_mut().limiter.take_denied() {
+        return GuestFailure::Memory {
+            wanted_bytes,
+            limit_bytes: limits.memory_bytes,
+        };
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(trap) => GuestFailure::Trap(trap.to_string()),
+        None => GuestFailure::Trap(format!("{:#}", error.root_cause())),
+    }
+}
+
+/// The one place through which the head of an answer leaves, whoever comes first.
+#[derive(Clone)]
+struct HeadSlot(Arc<Mutex<Option<oneshot::Sender<Head>>>>);
+
+impl HeadSlot {
+    fn new(sender: oneshot::Sender<Head>) -> Self {
+        Self(Arc::new(Mutex::new(Some(sender))))
+    }
+
+    fn take(&self) -> Option<oneshot::Sender<Head>> {
+        // Only ever taken from: a panic cannot leave it half-done.
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
+    }
+
+    fn send(&self, head: Head) {
+        if let Some(sender) = self.take() {
+            let _ = sender.send(head);
+        }
+    }
+
+    /// Answers with a failure if nothing was answered yet, and gives it back if so.
+    fn fail(&mut self, failure: GuestFailure) -> Option<GuestFailure> {
+        let sender = self.take()?;
+        let _ = sender.send(Err(failure.clone()));
+        Some(failure)
+    }
+
+    fn close(&mut self) {
+        drop(self.take());
+    }
+}

@@ -1,0 +1,222 @@
+//! What one store holds: the WASI views of a replica, with exactly the capabilities its manifest names.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{
+    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    WasiHttpView,
+};
+
+use crate::infer::nn::{NnCtx, NnView};
+use crate::limits::{HOSTCALL_SLACK_BYTES, Limits, MAX_HANDLES, MAX_HEADER_BYTES, StoreLimiter};
+use crate::log::{Level, LogStream, ReplicaLog};
+use crate::logging::LoggingView;
+
+/// What a deployment's replicas may see and do beyond computing.
+#[derive(Clone, Debug, Default)]
+pub struct Capabilities {
+    /// Environment variables, in order.
+    pub environment: Vec<(String, String)>,
+    /// Secrets and other values read through `wasi:config/store`.
+    pub config: Vec<(String, String)>,
+    /// A folder shown read-only at `/`; nothing is shown without one.
+    pub files: Option<PathBuf>,
+    /// `host:port` pairs that outgoing HTTP may reach.
+    pub network_allow: Arc<[String]>,
+}
+
+/// The data of a replica's store.
+pub struct Sandbox {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    config: WasiConfigVariables,
+    nn: NnCtx,
+    /// Holds the store's memories to the limit of the deployment.
+    pub limiter: StoreLimiter,
+    /// Where the replica's lines go.
+    pub log: Arc<ReplicaLog>,
+    stdout: LogStream,
+    stderr: LogStream,
+}
+
+impl Sandbox {
+    /// Makes the store of a new replica.
+    ///
+    /// # Errors
+    /// When the folder of the bundle's files cannot be opened.
+    pub fn store(
+        engine: &Engine,
+        capabilities: &Capabilities,
+        limits: &Limits,
+        nn: NnCtx,
+        log: Arc<ReplicaLog>,
+    ) -> wasmtime::Result<Store<Self>> {
+        let stdout = LogStream::new(log.clone(), Level::Info);
+        let stderr = LogStream::new(log.clone(), Level::Warning);
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.stdout(stdout.clone());
+        wasi.stderr(stderr.clone());
+        wasi.envs(&capabilities.environment);
+        wasi.allow_tcp(false);
+        wasi.allow_udp(false);
+        if let Some(files) = &capabilities.files {
+            wasi.preopened_dir(files, "/", FsPerms::ReadOnly)?;
+        }
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(MAX_HEADER_BYTES);
+        let sandbox = Self {
+            table,
+            wasi: wasi.build(),
+            http,
+            outgoing: Outgoing {
+                allow: capabilities.network_allow.clone(),
+            },
+            config: capabilities.config.iter().cloned().collect(),
+            nn,
+            limiter: StoreLimiter::new(limits.memory_bytes),
+            log,
+            stdout,
+            stderr,
+        };
+        let mut store = Store::new(engine, sandbox);
+        store.limiter(|sandbox| &mut sandbox.limiter);
+        let fuel = limits.memory_bytes.saturating_add(HOSTCALL_SLACK_BYTES);
+        store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));
+        store.set_epoch_deadline(1);
+        // A plain yield would requeue the guest at the head of its thread's queue and starve the neighbours.
+        store.epoch_deadline_callback(|_| {
+            Ok(UpdateDeadline::YieldCustom(
+                1,
+                Box::pin(tokio::task::yield_now()),
+            ))
+        });
+        Ok(store)
+    }
+
+    /// Ends the lines that a finished request left open.
+    pub fn finish_lines(&self) {
+        self.stdout.finish_line();
+        self.stderr.finish_line();
+    }
+}
+
+impl WasiView for Sandbox {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for Sandbox {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.outgoing,
+        }
+    }
+}
+
+/// A linker with every import that [`crate::admission`] lets through.
+///
+/// # Errors
+/// Only when two of the standards define the same name, which would be a bug here.
+pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<Sandbox>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
+        WasiConfig::from(&sandbox.config)
+    })?;
+    crate::logging::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
+        LoggingView(&sandbox.log)
+    })?;
+    crate::infer::nn::add_to_linker(&mut linker, |sandbox: &mut Sandbox| NnView {
+        ctx: &mut sandbox.nn,
+        table: &mut sandbox.table,
+    })?;
+    Ok(linker)
+}
+
+/// Outgoing requests, to the hosts that the manifest allows and no others.
+struct Outgoing {
+    allow: Arc<[String]>,
+}
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _sent: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ) -> Box<
+        dyn Future<
+                Output = Result<
+                    (
+                        http::Response<WasiBody>,
+                        Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+                    ),
+                    HttpError,
+                >,
+            > + Send,
+    > {
+        let allowed = is_allowed(&self.allow, request.uri());
+        Box::new(async move {
+            if !allowed {
+                return Err(HttpError::HttpRequestDenied);
+            }
+            let (response, io) = wasmtime_wasi_http::default_send_request(request, options).await?;
+            Ok((
+                response.map(http_body_util::BodyExt::boxed_unsync),
+                Box::new(io) as Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+            ))
+        })
+    }
+}
+
+/// Whether the list of `host:port` pairs names where this request goes.
+fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
+    let Some(host) = uri.host() else { return false };
+    let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
+        Some("http") => 80,
+        _ => 443,
+    });
+    allow.iter().any(|entry| match entry.rsplit_once(':') {
+        Some((name, wanted)) => name.eq_ignore_ascii_case(host) && wanted.parse() == Ok(port),
+        None => entry.eq_ignore_ascii_case(host) && port == 443,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outgoing_requests_reach_named_hosts_only() {
+        let allow = [
+            "api.example.com:443".to_owned(),
+            "localhost:8080".to_owned(),
+        ];
+        let to = |uri: &str| is_allowed(&allow, &uri.parse().unwrap());
+        assert!(to("https://api.example.com/x"));
+        assert!(to("https://API.example.com:443/x"));
+        assert!(to("http://localhost:8080/"));
+        assert!(!to("http://api.example.com/x"));
+        assert!(!to("https://example.com/"));
+        assert!(!to("http://localhost:80/"));
+        assert!(!to("/relative"));
+    }
+}
