@@ -1,1 +1,252 @@
-//! x
+//! Starts the real `samovar` binary on a free port in a temporary folder, and drives it as users do.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// The longest that anything here is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node with a folder of its own.
+pub struct Server {
+    child: Child,
+    folder: Arc<tempfile::TempDir>,
+    args: Vec<String>,
+    /// Where it listens, as `http://127.0.0.1:PORT`.
+    pub url: String,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// A node with default settings.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// A node with more arguments for `samovar serve`.
+    pub fn start_with(args: &[&str]) -> Result<Self> {
+        let folder = Arc::new(tempfile::tempdir()?);
+        let args = args.iter().map(ToString::to_string).collect();
+        Self::start_in(folder, args)
+    }
+
+    fn start_in(folder: Arc<tempfile::TempDir>, args: Vec<String>) -> Result<Self> {
+        let mut child = samovar(folder.path())
+            .args(["--json", "serve", "--addr", "127.0.0.1:0", "--data"])
+            .arg(folder.path().join("data"))
+            .args(&args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("the samovar binary does not start")?;
+        let stderr = child.stderr.take().context("no stderr")?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                kept.lock().expect("no panic holds it").push(line);
+            }
+        });
+        let stdout = child.stdout.take().context("no stdout")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let Some(Ok(line)) = lines.next() else {
+            let status = child.wait()?;
+            bail!(
+                "samovar serve ended with {status}: {:?}",
+                log.lock().expect("no panic holds it")
+            );
+        };
+        // Nobody may be killed by a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let ready: Value = serde_json::from_str(&line)?;
+        let url = ready["url"]
+            .as_str()
+            .context("the first line has no url")?
+            .to_owned();
+        Ok(Self {
+            child,
+            folder,
+            args,
+            url,
+            log,
+        })
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to stop, as a supervisor would.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.child.id()).expect("a pid fits");
+        // SAFETY: the child is ours and not yet waited for, so the pid is its.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        Ok(self.child.wait()?)
+    }
+
+    /// Starts it again on the same folder; the port may be another.
+    pub fn restart(mut self) -> Result<Self> {
+        let _ = self.kill();
+        let (folder, args) = (self.folder.clone(), self.args.clone());
+        drop(self);
+        Self::start_in(folder, args)
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic holds it").clone()
+    }
+
+    /// Its folder, for files of a test.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The process, to read `/proc` about it.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The admin key that the first start wrote.
+    pub fn key(&self) -> String {
+        let text =
+            std::fs::read_to_string(self.folder.path().join("config.toml")).unwrap_or_default();
+        text.lines()
+            .find_map(|line| line.trim().strip_prefix("api_key"))
+            .and_then(|rest| rest.split('"').nth(1))
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// The address of a path.
+    pub fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    /// A client that bears the admin key.
+    pub fn client(&self) -> reqwest::Client {
+        let mut headers = reqwest::header::HeaderMap::new();
+        let key = format!("Bearer {}", self.key());
+        headers.insert("authorization", key.parse().expect("a key is plain text"));
+        reqwest::Client::builder()
+            .default_headers(headers)
+            .no_proxy()
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client")
+    }
+
+    /// Runs a command of the CLI against this node.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        Ok(samovar(self.folder.path())
+            .env("SAMOVAR_URL", &self.url)
+            .env("SAMOVAR_API_KEY", self.key())
+            .args(args)
+            .stdin(Stdio::null())
+            .output()?)
+    }
+
+    /// Runs a command that must succeed, and reads its JSON.
+    pub fn cli_json(&self, args: &[&str]) -> Result<Value> {
+        let output = self.cli(&[&["--json"], args].concat())?;
+        ensure!(
+            output.status.success(),
+            "samovar {args:?} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("not JSON: {}", String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Pushes one of the guests with lines of a manifest added to it, as the model of the guest's name.
+    pub fn push(&self, guest: &str, manifest: &str) -> Result<Value> {
+        self.push_as(guest, guest, manifest)
+    }
+
+    /// Pushes one of the guests under another model's name.
+    pub fn push_as(&self, model: &str, guest: &str, manifest: &str) -> Result<Value> {
+        let folder = self.bundle(model, guest, manifest)?;
+        self.cli_json(&["push", folder.to_str().context("path")?])
+    }
+
+    /// Writes the folder of a bundle around one of the guests.
+    pub fn bundle(&self, model: &str, guest: &str, manifest: &str) -> Result<PathBuf> {
+        let folder = self.folder.path().join("bundles").join(model);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::copy(self::guest(guest), folder.join("guest.wasm"))
+            .with_context(|| format!("no guest {guest}: run `cargo xtask guests`"))?;
+        let text = format!("name = \"{model}\"\ncomponent = \"guest.wasm\"\n{manifest}");
+        std::fs::write(folder.join("samovar.toml"), text)?;
+        Ok(folder)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ has a parent")
+}
+
+/// A component that `cargo xtask guests` built.
+pub fn guest(name: &str) -> PathBuf {
+    repository()
+        .join("target/guests/components")
+        .join(format!("{name}.wasm"))
+}
+
+/// The binary under test, beside the tests' own folder of the build.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SAMOVAR_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test knows its path");
+    let built = test.ancestors().nth(2).expect("target/PROFILE/deps/test");
+    built.join("samovar")
+}
+
+fn samovar(folder: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .env_remove("SAMOVAR_API_KEY")
+        .env("SAMOVAR_CONFIG", folder.join("config.toml"))
+        .env("NO_COLOR", "1");
+    command
+}
+
+/// Waits until a condition holds, looking often.
+pub async fn eventually<F, Fut>(what: &str, mut holds: F) -> Result<()>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let begun = Instant::now();
+    while !holds().await {
+        ensure!(
+            begun.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}

@@ -1,2 +1,66 @@
-//! x
-fn main(){}
+//! Set-up, demo, test, bench: everything a script would do.
+
+mod demo;
+mod guests;
+mod python;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Everything that is done in this repository besides `cargo build`.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build everything, serve examples/magika and ask it about three files
+    Demo {
+        /// Where to listen; port 0 takes a free one
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        addr: String,
+        /// Stop after the answers; exit 0 only if they were right
+        #[arg(long)]
+        once: bool,
+    },
+    /// Run every check and every test, ending with one line of the counts
+    Test {
+        /// Only these parts
+        #[arg(long, value_enum)]
+        part: Vec<test::Part>,
+    },
+    /// Build the guests: examples and those that tests use
+    Guests,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo { addr, once } => {
+            let after = if once { demo::After::Stop } else { demo::After::Serve };
+            demo::run(&addr, after)
+        }
+        Command::Test { part } => test::run(&part),
+        Command::Guests => guests::build(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's folder.
+fn repository() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}

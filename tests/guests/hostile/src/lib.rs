@@ -1,0 +1,114 @@
+//! Does what no model should, chosen by the path; any other path is answered well.
+
+use wasip2::http::types::{
+    Fields, IncomingRequest, Method, OutgoingBody, OutgoingRequest, OutgoingResponse,
+    ResponseOutparam, Scheme,
+};
+
+struct Hostile;
+
+impl wasip2::exports::http::incoming_handler::Guest for Hostile {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        let path = request.path_with_query().unwrap_or_default();
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+        let text = match path {
+            "/loop" => loop {
+                std::hint::black_box(0);
+            },
+            "/memory" => memory(),
+            "/stack" => recurse(0).to_string(),
+            "/trap" => std::arch::wasm32::unreachable(),
+            "/exit" => std::process::exit(1),
+            "/noanswer" => return,
+            "/late" => {
+                answer(out, |stream| {
+                    let _ = stream.blocking_write_and_flush(b"the first half");
+                    std::arch::wasm32::unreachable()
+                });
+                return;
+            }
+            "/slow" => {
+                // Writes until nobody reads any more, a little at a time.
+                answer(out, |stream| {
+                    while stream.blocking_write_and_flush(b".").is_ok() {
+                        std::thread::sleep(std::time::Duration::from_millis(10));
+                    }
+                });
+                return;
+            }
+            "/sleep" => {
+                let ms = query.parse().unwrap_or(0);
+                std::thread::sleep(std::time::Duration::from_millis(ms));
+                "slept".into()
+            }
+            "/stderr" => {
+                eprintln!("{query}");
+                "printed".into()
+            }
+            "/flood" => {
+                let line = "x".repeat(1000);
+                for _ in 0..query.parse().unwrap_or(0) {
+                    eprintln!("{line}");
+                }
+                "flooded".into()
+            }
+            "/read" => match std::fs::read_to_string(query) {
+                Ok(text) => text,
+                Err(error) => format!("error: {error}"),
+            },
+            "/write" => match std::fs::write(query, "x") {
+                Ok(()) => "written".into(),
+                Err(error) => format!("error: {error}"),
+            },
+            "/env" => std::env::var(query).unwrap_or_else(|_| "not set".into()),
+            "/fetch" => fetch(query),
+            _ => "ok".into(),
+        };
+        answer(out, |stream| {
+            let _ = stream.blocking_write_and_flush(text.as_bytes());
+        });
+    }
+}
+
+fn answer(out: ResponseOutparam, write: impl FnOnce(&wasip2::io::streams::OutputStream)) {
+    let response = OutgoingResponse::new(Fields::new());
+    let body = response.body().unwrap();
+    ResponseOutparam::set(out, Ok(response));
+    let stream = body.write().unwrap();
+    write(&stream);
+    drop(stream);
+    let _ = OutgoingBody::finish(body, None);
+}
+
+fn memory() -> String {
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    loop {
+        held.push(vec![1; 1 << 20]);
+        std::hint::black_box(&held);
+    }
+}
+
+#[allow(unconditional_recursion)]
+fn recurse(depth: u64) -> u64 {
+    let local = std::hint::black_box([depth; 4]);
+    recurse(depth + 1) + local[0]
+}
+
+fn fetch(authority: &str) -> String {
+    let request = OutgoingRequest::new(Fields::new());
+    request.set_method(&Method::Get).unwrap();
+    request.set_scheme(Some(&Scheme::Http)).unwrap();
+    request.set_authority(Some(authority)).unwrap();
+    request.set_path_with_query(Some("/healthz")).unwrap();
+    let pending = match wasip2::http::outgoing_handler::handle(request, None) {
+        Ok(pending) => pending,
+        Err(error) => return format!("error: {error:?}"),
+    };
+    pending.subscribe().block();
+    match pending.get() {
+        Some(Ok(Ok(response))) => response.status().to_string(),
+        other => format!("error: {other:?}"),
+    }
+}
+
+wasip2::http::proxy::export!(Hostile);

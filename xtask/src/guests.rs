@@ -1,0 +1,74 @@
+//! Builds the guests, and puts everything that `samovar push` wants where the manifests look for it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::MetadataCommand;
+
+use crate::toolchain::{self, Toolchain};
+
+/// The workspaces of guests.
+const WORKSPACES: [&str; 2] = ["examples", "tests/guests"];
+
+/// Builds every guest into `target/guests/components/` and completes the folders of the examples.
+pub fn build() -> Result<()> {
+    let toolchain = toolchain::find()?;
+    let components = crate::repository().join("target/guests/components");
+    std::fs::create_dir_all(&components)?;
+    for workspace in WORKSPACES {
+        let folder = crate::repository().join(workspace);
+        let status = toolchain.build().current_dir(&folder).status()?;
+        ensure!(status.success(), "building the guests in {workspace} failed ({status})");
+        for name in members(&folder)? {
+            let built = component(&toolchain, &name)?;
+            let place = components.join(format!("{name}.wasm"));
+            std::fs::copy(&built, &place)?;
+            let size = std::fs::metadata(&place)?.len();
+            eprintln!("    {name:<12} {:>7.1} KiB", size as f64 / 1024.0);
+            let own = folder.join(&name);
+            if own.join("samovar.toml").exists() {
+                std::fs::copy(&built, own.join(format!("{name}.wasm")))?;
+            }
+        }
+    }
+    place_magika_model()
+}
+
+/// The packages of a workspace, by the folders they lie in.
+fn members(workspace: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> = std::fs::read_dir(workspace)?
+        .flatten()
+        .filter(|entry| entry.path().join("Cargo.toml").exists())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// A component is a library (`name_with_underscores.wasm`) or a binary (`name-with-dashes.wasm`).
+fn component(toolchain: &Toolchain, name: &str) -> Result<PathBuf> {
+    let folder = toolchain.output();
+    [name.replace('-', "_"), name.to_owned()]
+        .iter()
+        .map(|stem| folder.join(format!("{stem}.wasm")))
+        .find(|path| path.exists())
+        .with_context(|| format!("guest {name} built no component in {}", folder.display()))
+}
+
+/// The model of `examples/magika` comes with the crate `magika`, which nothing here compiles.
+fn place_magika_model() -> Result<()> {
+    let metadata = MetadataCommand::new()
+        .current_dir(crate::repository().join("examples"))
+        .exec()
+        .context("cargo metadata")?;
+    let package = metadata
+        .packages
+        .iter()
+        .find(|package| package.name.as_str() == "magika" && package.source.is_some())
+        .context("the crate magika is not among the dependencies of examples/magika")?;
+    let folder = package.manifest_path.parent().context("a manifest lies in a folder")?;
+    let model = folder.join("src/model.onnx");
+    let place = crate::repository().join("examples/magika/model.onnx");
+    std::fs::copy(&model, &place).with_context(|| format!("cannot copy {model}"))?;
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! `cargo xtask test`: every check and every test, ending with one line of the counts.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{guests, python};
+
+/// Which part of the tests to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Format and clippy.
+    Lint,
+    /// Unit and documentation tests.
+    Unit,
+    /// End-to-end tests against the real binary.
+    E2e,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// Runs the parts asked for, or all of them.
+pub fn run(parts: &[Part]) -> Result<()> {
+    let wants = |part| parts.is_empty() || parts.contains(&part);
+    let mut counts = Counts::default();
+    if wants(Part::Lint) {
+        step("format", cargo(&["fmt", "--all", "--check"]))?;
+        step(
+            "clippy",
+            cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        )?;
+    }
+    let packages = ["samovar-runtime", "samovar", "samovar-sdk", "samovar-sdk-macros", "xtask"];
+    if wants(Part::Unit) {
+        let mut command = cargo(&["test", "--no-fail-fast"]);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        counts.add(count(command)?);
+    }
+    if wants(Part::E2e) {
+        guests::build()?;
+        step("build", cargo(&["build", "--package", "samovar"]))?;
+        let mut command = cargo(&["test", "--no-fail-fast", "--package", "samovar-tests"]);
+        if let Some(python) = python::with(&["magika"])? {
+            command.env("SAMOVAR_TEST_PYTHON", python);
+        }
+        counts.add(count(command)?);
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        counts.passed, counts.failed, counts.skipped
+    );
+    ensure!(counts.failed == 0, "{} tests failed", counts.failed);
+    Ok(())
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(crate::repository());
+    command
+}
+
+fn step(name: &str, mut command: Command) -> Result<()> {
+    eprintln!("==> {name}");
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(status.success(), "{name} failed ({status})");
+    Ok(())
+}
+
+/// Runs a test command, shows what it prints, and adds up its result lines.
+fn count(mut command: Command) -> Result<Counts> {
+    eprintln!("==> {command:?}");
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let stdout = child.stdout.take().context("no output")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(found) = parse(&line) {
+            counts.add(found);
+        }
+    }
+    let status = child.wait()?;
+    ensure!(
+        status.success() || counts.failed > 0,
+        "the tests ended with {status} without a failed test: did they build?"
+    );
+    Ok(counts)
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+fn parse(line: &str) -> Option<Counts> {
+    let rest = line.trim().strip_prefix("test result: ")?;
+    let number = |what: &str| {
+        rest.split([';', '.'])
+            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+    };
+    Some(Counts {
+        passed: number("passed")?,
+        failed: number("failed")?,
+        skipped: number("ignored")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_read() {
+        let counts = parse("test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s").unwrap();
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (3, 2, 1));
+        assert!(parse("test something ... ok").is_none());
+    }
+}

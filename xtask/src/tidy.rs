@@ -1,0 +1,102 @@
+//! Rules of the house that a compiler does not check; run by `cargo test` like any other test.
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    /// Which folder may name which: a room knows only those below it.
+    const WALLS: &[(&str, &[&str])] = &[
+        ("host/src/domain", &["crate::api", "crate::gateway", "crate::state", "crate::node", "crate::cli", "crate::control"]),
+        ("host/src/state", &["crate::api", "crate::gateway", "crate::node", "crate::cli", "crate::control"]),
+        ("host/src/control", &["crate::api", "crate::gateway", "crate::node", "crate::cli"]),
+        ("host/src/gateway", &["crate::node", "crate::cli"]),
+        ("host/src/cli", &["crate::api::", "crate::gateway", "crate::state", "crate::control"]),
+        ("host/src", &["wasmtime"]),
+        ("runtime/src/backend", &["crate::nn", "crate::pool", "crate::replica", "crate::sandbox"]),
+        ("runtime/src/nn", &["crate::pool", "crate::replica", "crate::sandbox"]),
+    ];
+
+    fn sources() -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for folder in ["runtime/src", "host/src", "sdk/src", "sdk/macros/src", "tests/support", "tests/e2e", "xtask/src"] {
+            collect(&crate::repository().join(folder), &mut found);
+        }
+        assert!(found.len() > 20, "the sources have moved: {found:?}");
+        found
+    }
+
+    fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    fn name(path: &Path) -> String {
+        let relative = path.strip_prefix(crate::repository()).unwrap();
+        relative.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn every_module_says_its_one_idea() {
+        for path in sources() {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let first = text.lines().next().unwrap_or_default();
+            assert!(
+                first.starts_with("//! ") || first.starts_with("#!["),
+                "{}: starts with {first:?}, wanted a `//!` line that says what it is",
+                name(&path)
+            );
+        }
+    }
+
+    #[test]
+    fn no_file_has_grown_past_reading() {
+        for path in sources() {
+            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+            assert!(lines <= 700, "{}: {lines} lines", name(&path));
+        }
+    }
+
+    #[test]
+    fn no_room_knows_one_above_it() {
+        for path in sources() {
+            let name = name(&path);
+            let text = std::fs::read_to_string(&path).unwrap();
+            for (room, forbidden) in WALLS.iter().filter(|(room, _)| name.starts_with(room)) {
+                for other in *forbidden {
+                    let used = text
+                        .lines()
+                        .any(|line| line.trim_start().starts_with("use ") && line.contains(other));
+                    assert!(!used, "{name}, in {room}, uses {other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_map_names_every_folder_and_no_other() {
+        let map = std::fs::read_to_string(crate::repository().join("ARCHITECTURE.md")).unwrap();
+        let mut folders: Vec<String> = sources()
+            .iter()
+            .map(|path| name(path.parent().unwrap()))
+            .collect();
+        folders.sort();
+        folders.dedup();
+        for folder in &folders {
+            assert!(map.contains(&format!("`{folder}/`")), "ARCHITECTURE.md does not name `{folder}/`");
+        }
+        for word in map.split('`').skip(1).step_by(2) {
+            if word.ends_with('/') && word.contains("/src") {
+                assert!(
+                    crate::repository().join(word).is_dir(),
+                    "ARCHITECTURE.md names `{word}`, which is not there"
+                );
+            }
+        }
+    }
+}

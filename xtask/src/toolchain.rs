@@ -1,0 +1,169 @@
+//! The toolchain for guests: an installed target, one that rustup fetches, or the standard library built from source.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+const TARGET: &str = "wasm32-wasip2";
+/// Debian's packages of the third way.
+const PACKAGES: [&str; 4] = ["rustc-web", "rust-web-src", "lld-19", "wasi-libc"];
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_WASM_LD: &str = "/usr/lib/llvm-19/bin";
+const DEBIAN_WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
+
+/// How guests are compiled on this machine.
+pub enum Toolchain {
+    /// The current toolchain has the target.
+    Target,
+    /// The standard library is compiled with the guests.
+    Source {
+        /// The linker that turns core modules into components.
+        linker: PathBuf,
+    },
+}
+
+/// Finds or installs a toolchain and says in one line which.
+///
+/// `SAMOVAR_GUEST_TOOLCHAIN` (`installed`, `rustup` or `source`) allows one way alone.
+pub fn find() -> Result<Toolchain> {
+    let only = std::env::var("SAMOVAR_GUEST_TOOLCHAIN").ok();
+    let tries = |way: &str| only.as_deref().is_none_or(|only| only == way);
+    if let Some(only) = &only {
+        ensure!(
+            ["installed", "rustup", "source"].contains(&only.as_str()),
+            "SAMOVAR_GUEST_TOOLCHAIN: found {only:?}, wanted installed, rustup or source"
+        );
+    }
+    if tries("installed") && has_target() {
+        eprintln!("==> guest toolchain: the installed {TARGET} target");
+        return Ok(Toolchain::Target);
+    }
+    if tries("rustup") && rustup_adds_target() {
+        eprintln!("==> guest toolchain: {TARGET} by rustup");
+        return Ok(Toolchain::Target);
+    }
+    if tries("source") {
+        let linker = install_source()?;
+        eprintln!("==> guest toolchain: the standard library from source, by Debian's rustc");
+        return Ok(Toolchain::Source { linker });
+    }
+    bail!("no guest toolchain by SAMOVAR_GUEST_TOOLCHAIN={}", only.unwrap_or_default())
+}
+
+impl Toolchain {
+    /// `cargo build` for guests, without what this cargo's own environment would put in its way.
+    pub fn build(&self) -> Command {
+        let mut command = clean("cargo");
+        command.args(["build", "--release", "--target", TARGET]);
+        if let Self::Source { linker } = self {
+            let flags = format!("-C linker={} -L {DEBIAN_WASI_LIBC}", linker.display());
+            command
+                .arg("-Zbuild-std=std,panic_abort")
+                .env("RUSTC", DEBIAN_RUSTC)
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env("PATH", path_with(&[Path::new(DEBIAN_WASM_LD)]))
+                .env("RUSTFLAGS", flags);
+        }
+        command.env("CARGO_TARGET_DIR", self.folder());
+        command
+    }
+
+    /// Where built components lie.
+    pub fn output(&self) -> PathBuf {
+        self.folder().join(TARGET).join("release")
+    }
+
+    fn folder(&self) -> PathBuf {
+        crate::repository().join(match self {
+            Self::Target => "target/guests",
+            Self::Source { .. } => "target/guests-source",
+        })
+    }
+}
+
+/// A command without the variables that `cargo run` set for this program.
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let inherited = text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_BIN_")
+            || [
+                "CARGO",
+                "CARGO_MANIFEST_DIR",
+                "CARGO_MANIFEST_PATH",
+                "CARGO_TARGET_DIR",
+                "CARGO_ENCODED_RUSTFLAGS",
+                "RUSTC",
+                "RUSTC_WRAPPER",
+                "RUSTFLAGS",
+                "RUSTDOC",
+                "LD_LIBRARY_PATH",
+            ]
+            .contains(&&*text);
+        if inherited {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+fn has_target() -> bool {
+    let output = clean("rustc")
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .stderr(Stdio::null())
+        .output();
+    let Ok(output) = output else { return false };
+    let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with("libstd-")
+    })
+}
+
+fn rustup_adds_target() -> bool {
+    eprintln!("==> rustup target add {TARGET}");
+    let status = clean("rustup").args(["target", "add", TARGET]).status();
+    status.is_ok_and(|status| status.success()) && has_target()
+}
+
+/// Installs Debian's packages and the component linker where they are missing.
+fn install_source() -> Result<PathBuf> {
+    let there = [DEBIAN_RUSTC, DEBIAN_WASI_LIBC].iter().all(|path| Path::new(path).exists())
+        && Path::new(DEBIAN_WASM_LD).join("wasm-ld").exists();
+    if !there {
+        eprintln!("==> apt-get install {}", PACKAGES.join(" "));
+        run(Command::new("apt-get").arg("update"))?;
+        run(Command::new("apt-get")
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(PACKAGES)
+            .env("DEBIAN_FRONTEND", "noninteractive"))
+        .context("guests need the wasm32-wasip2 target: `rustup target add wasm32-wasip2`, or these Debian packages")?;
+    }
+    let tools = crate::repository().join("target/tools");
+    let linker = tools.join("bin/wasm-component-ld");
+    if !linker.exists() {
+        eprintln!("==> cargo install wasm-component-ld");
+        run(clean("cargo")
+            .args(["install", "--quiet", "--locked", "wasm-component-ld", "--root"])
+            .arg(&tools))?;
+    }
+    Ok(linker)
+}
+
+fn path_with(folders: &[&Path]) -> OsString {
+    let before = std::env::var_os("PATH").unwrap_or_default();
+    let all = folders
+        .iter()
+        .map(|folder| folder.to_path_buf())
+        .chain(std::env::split_paths(&before));
+    std::env::join_paths(all).unwrap_or(before)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed ({status})");
+    Ok(())
+}
