@@ -175,7 +175,7 @@ fn announce(options: &ServeOptions, url: &str, data: &Path, key: Option<&Path>, 
     match (options.auth, key) {
         (AuthMode::None, _) => eprintln!("  no keys asked for (--no-auth)"),
         (AuthMode::Keys, Some(path)) => {
-            eprintln!("  first admin key written to {}", path.display())
+            eprintln!("  first admin key written to {}", path.display());
         }
         (AuthMode::Keys, None) => {}
     }

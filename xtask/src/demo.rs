@@ -41,7 +41,11 @@ pub fn run(addr: &str, after: After) -> Result<()> {
     let data = repository.join("target/demo");
     std::fs::create_dir_all(&data)?;
     let mut node = Node::start(&binary, addr, &data)?;
-    say(&format!("serving at {} with its data in {}", node.url, data.display()));
+    say(&format!(
+        "serving at {} with its data in {}",
+        node.url,
+        data.display()
+    ));
 
     say("pushing examples/magika");
     let status = node
@@ -60,7 +64,10 @@ pub fn run(addr: &str, after: After) -> Result<()> {
         let took = begun.elapsed();
         let found = answer["label"].as_str().unwrap_or("nothing");
         let score = answer["score"].as_f64().unwrap_or_default();
-        println!("  {file:<22} {found:<12} score {score:.3}  {:>7.1} ms", took.as_secs_f64() * 1e3);
+        println!(
+            "  {file:<22} {found:<12} score {score:.3}  {:>7.1} ms",
+            took.as_secs_f64() * 1e3
+        );
         if found != label {
             eprintln!("  wrong: wanted {label}");
             wrong += 1;
@@ -73,7 +80,8 @@ pub fn run(addr: &str, after: After) -> Result<()> {
     say("try it yourself:");
     println!(
         "  curl -H \"Authorization: Bearer {}\" --data-binary @README.md {}/models/magika/production/predict",
-        node.key()?, node.url
+        node.key()?,
+        node.url
     );
     say("serving until Ctrl-C");
     node.child.wait()?;
@@ -106,7 +114,10 @@ impl Node {
         let mut stdout = BufReader::new(stdout);
         stdout.read_line(&mut line)?;
         if line.is_empty() {
-            bail!("the node ended with {}; is {addr} taken? Try --addr 127.0.0.1:0", child.wait()?);
+            bail!(
+                "the node ended with {}; is {addr} taken? Try --addr 127.0.0.1:0",
+                child.wait()?
+            );
         }
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         let ready: Value = serde_json::from_str(&line)?;
@@ -130,7 +141,11 @@ impl Node {
             .arg(file)
             .stderr(Stdio::inherit())
             .output()?;
-        ensure!(output.status.success(), "predict failed for {}", file.display());
+        ensure!(
+            output.status.success(),
+            "predict failed for {}",
+            file.display()
+        );
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 

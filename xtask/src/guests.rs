@@ -18,7 +18,10 @@ pub fn build() -> Result<()> {
     for workspace in WORKSPACES {
         let folder = crate::repository().join(workspace);
         let status = toolchain.build().current_dir(&folder).status()?;
-        ensure!(status.success(), "building the guests in {workspace} failed ({status})");
+        ensure!(
+            status.success(),
+            "building the guests in {workspace} failed ({status})"
+        );
         for name in members(&folder)? {
             let built = component(&toolchain, &name)?;
             let place = components.join(format!("{name}.wasm"));
@@ -66,7 +69,10 @@ fn place_magika_model() -> Result<()> {
         .iter()
         .find(|package| package.name.as_str() == "magika" && package.source.is_some())
         .context("the crate magika is not among the dependencies of examples/magika")?;
-    let folder = package.manifest_path.parent().context("a manifest lies in a folder")?;
+    let folder = package
+        .manifest_path
+        .parent()
+        .context("a manifest lies in a folder")?;
     let model = folder.join("src/model.onnx");
     let place = crate::repository().join("examples/magika/model.onnx");
     std::fs::copy(&model, &place).with_context(|| format!("cannot copy {model}"))?;

@@ -1,5 +1,7 @@
 //! Set-up, demo, test, bench: everything a script would do.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod demo;
 mod guests;
 mod python;
@@ -44,7 +46,11 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo { addr, once } => {
-            let after = if once { demo::After::Stop } else { demo::After::Serve };
+            let after = if once {
+                demo::After::Stop
+            } else {
+                demo::After::Serve
+            };
             demo::run(&addr, after)
         }
         Command::Test { part } => test::run(&part),

@@ -25,7 +25,13 @@ pub fn with(packages: &[&str]) -> Result<Option<PathBuf>> {
     if !missing.is_empty() {
         eprintln!("==> pip install {missing:?}");
         run(Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
             .args(missing))?;
     }
     Ok(Some(python))

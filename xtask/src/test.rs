@@ -12,10 +12,8 @@ use crate::{guests, python};
 pub enum Part {
     /// Format and clippy.
     Lint,
-    /// Unit and documentation tests.
-    Unit,
-    /// End-to-end tests against the real binary.
-    E2e,
+    /// Unit, documentation and end-to-end tests.
+    Test,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -33,21 +31,21 @@ pub fn run(parts: &[Part]) -> Result<()> {
         step("format", cargo(&["fmt", "--all", "--check"]))?;
         step(
             "clippy",
-            cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ]),
         )?;
     }
-    let packages = ["samovar-runtime", "samovar", "samovar-sdk", "samovar-sdk-macros", "xtask"];
-    if wants(Part::Unit) {
-        let mut command = cargo(&["test", "--no-fail-fast"]);
-        for package in packages {
-            command.args(["--package", package]);
-        }
-        counts.add(count(command)?);
-    }
-    if wants(Part::E2e) {
+    if wants(Part::Test) {
         guests::build()?;
-        step("build", cargo(&["build", "--package", "samovar"]))?;
-        let mut command = cargo(&["test", "--no-fail-fast", "--package", "samovar-tests"]);
+        // Always the whole workspace: another selection would have other features, and build the dependencies anew.
+        step("build", cargo(&["build", "--workspace"]))?;
+        let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
         if let Some(python) = python::with(&["magika"])? {
             command.env("SAMOVAR_TEST_PYTHON", python);
         }
@@ -77,7 +75,9 @@ fn cargo(args: &[&str]) -> Command {
 
 fn step(name: &str, mut command: Command) -> Result<()> {
     eprintln!("==> {name}");
-    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {command:?}"))?;
     ensure!(status.success(), "{name} failed ({status})");
     Ok(())
 }

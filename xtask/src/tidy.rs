@@ -6,19 +6,68 @@ mod tests {
 
     /// Which folder may name which: a room knows only those below it.
     const WALLS: &[(&str, &[&str])] = &[
-        ("host/src/domain", &["crate::api", "crate::gateway", "crate::state", "crate::node", "crate::cli", "crate::control"]),
-        ("host/src/state", &["crate::api", "crate::gateway", "crate::node", "crate::cli", "crate::control"]),
-        ("host/src/control", &["crate::api", "crate::gateway", "crate::node", "crate::cli"]),
+        (
+            "host/src/domain",
+            &[
+                "crate::api",
+                "crate::gateway",
+                "crate::state",
+                "crate::node",
+                "crate::cli",
+                "crate::control",
+            ],
+        ),
+        (
+            "host/src/state",
+            &[
+                "crate::api",
+                "crate::gateway",
+                "crate::node",
+                "crate::cli",
+                "crate::control",
+            ],
+        ),
+        (
+            "host/src/control",
+            &["crate::api", "crate::gateway", "crate::node", "crate::cli"],
+        ),
         ("host/src/gateway", &["crate::node", "crate::cli"]),
-        ("host/src/cli", &["crate::api::", "crate::gateway", "crate::state", "crate::control"]),
+        (
+            "host/src/cli",
+            &[
+                "crate::api::",
+                "crate::gateway",
+                "crate::state",
+                "crate::control",
+            ],
+        ),
         ("host/src", &["wasmtime"]),
-        ("runtime/src/backend", &["crate::nn", "crate::pool", "crate::replica", "crate::sandbox"]),
-        ("runtime/src/nn", &["crate::pool", "crate::replica", "crate::sandbox"]),
+        (
+            "runtime/src/backend",
+            &[
+                "crate::nn",
+                "crate::pool",
+                "crate::replica",
+                "crate::sandbox",
+            ],
+        ),
+        (
+            "runtime/src/nn",
+            &["crate::pool", "crate::replica", "crate::sandbox"],
+        ),
     ];
 
     fn sources() -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for folder in ["runtime/src", "host/src", "sdk/src", "sdk/macros/src", "tests/support", "tests/e2e", "xtask/src"] {
+        for folder in [
+            "runtime/src",
+            "host/src",
+            "sdk/src",
+            "sdk/macros/src",
+            "tests/support",
+            "tests/e2e",
+            "xtask/src",
+        ] {
             collect(&crate::repository().join(folder), &mut found);
         }
         assert!(found.len() > 20, "the sources have moved: {found:?}");
@@ -88,7 +137,10 @@ mod tests {
         folders.sort();
         folders.dedup();
         for folder in &folders {
-            assert!(map.contains(&format!("`{folder}/`")), "ARCHITECTURE.md does not name `{folder}/`");
+            assert!(
+                map.contains(&format!("`{folder}/`")),
+                "ARCHITECTURE.md does not name `{folder}/`"
+            );
         }
         for word in map.split('`').skip(1).step_by(2) {
             if word.ends_with('/') && word.contains("/src") {

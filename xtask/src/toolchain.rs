@@ -49,7 +49,10 @@ pub fn find() -> Result<Toolchain> {
         eprintln!("==> guest toolchain: the standard library from source, by Debian's rustc");
         return Ok(Toolchain::Source { linker });
     }
-    bail!("no guest toolchain by SAMOVAR_GUEST_TOOLCHAIN={}", only.unwrap_or_default())
+    bail!(
+        "no guest toolchain by SAMOVAR_GUEST_TOOLCHAIN={}",
+        only.unwrap_or_default()
+    )
 }
 
 impl Toolchain {
@@ -117,10 +120,14 @@ fn has_target() -> bool {
         .output();
     let Ok(output) = output else { return false };
     let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
-        let name = entry.file_name();
-        name.to_string_lossy().starts_with("libstd-")
-    })
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with("libstd-")
+        })
 }
 
 fn rustup_adds_target() -> bool {
@@ -131,7 +138,9 @@ fn rustup_adds_target() -> bool {
 
 /// Installs Debian's packages and the component linker where they are missing.
 fn install_source() -> Result<PathBuf> {
-    let there = [DEBIAN_RUSTC, DEBIAN_WASI_LIBC].iter().all(|path| Path::new(path).exists())
+    let there = [DEBIAN_RUSTC, DEBIAN_WASI_LIBC]
+        .iter()
+        .all(|path| Path::new(path).exists())
         && Path::new(DEBIAN_WASM_LD).join("wasm-ld").exists();
     if !there {
         eprintln!("==> apt-get install {}", PACKAGES.join(" "));
@@ -147,7 +156,13 @@ fn install_source() -> Result<PathBuf> {
     if !linker.exists() {
         eprintln!("==> cargo install wasm-component-ld");
         run(clean("cargo")
-            .args(["install", "--quiet", "--locked", "wasm-component-ld", "--root"])
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "wasm-component-ld",
+                "--root",
+            ])
             .arg(&tools))?;
     }
     Ok(linker)
@@ -163,7 +178,9 @@ fn path_with(folders: &[&Path]) -> OsString {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {command:?}"))?;
     ensure!(status.success(), "{command:?} failed ({status})");
     Ok(())
 }

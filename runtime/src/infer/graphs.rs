@@ -62,8 +62,10 @@ pub struct LoadedGraph {
     name: String,
     threads: usize,
     bytes: u64,
-    /// A moving average of what a run takes; 0 until the first.
+    /// What runs have taken; 0 until the first. Rises at once, falls slowly.
     typical_ns: AtomicU64,
+    /// The largest inputs that a run was quick with, in bytes.
+    proven_bytes: AtomicU64,
 }
 
 /// A graph in memory, for people and programs that ask.
@@ -104,38 +106,42 @@ impl LoadedGraph {
         inputs: Vec<(String, Tensor)>,
     ) -> Result<(Vec<(String, Tensor)>, Duration), ComputeFailure> {
         let inputs = arrange(&self.loaded.inputs, inputs).map_err(ComputeFailure::Inputs)?;
+        let input_bytes: u64 = inputs
+            .iter()
+            .map(|tensor| tensor.data.as_bytes().len() as u64)
+            .sum();
         let loaded = self.loaded.clone();
         let job = move |worker: &Worker| {
             let begun = Instant::now();
             let outputs = loaded.model.run(inputs, worker);
             (outputs, begun.elapsed())
         };
-        let ran = if self.is_short() {
+        let ran = if self.is_short(input_bytes) {
             guarded(|| job(&Worker::CALLER))
         } else {
             self.compute.run(self.threads, job).await
         };
         let (outputs, took) = ran.map_err(|e| ComputeFailure::Backend(e.to_string()))?;
-        self.remember(took);
+        self.remember(took, input_bytes);
         let outputs = outputs.map_err(ComputeFailure::Backend)?;
         let names = self.loaded.outputs.iter().map(|port| port.name.clone());
         Ok((names.zip(outputs).collect(), took))
     }
 
-    fn remember(&self, took: Duration) {
+    fn remember(&self, took: Duration, input_bytes: u64) {
+        if took < SHORT {
+            self.proven_bytes.fetch_max(input_bytes, Ordering::Relaxed);
+        }
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let before = self.typical_ns.load(Ordering::Relaxed);
         self.typical_ns
-            .store(moving_average(before, took), Ordering::Relaxed);
+            .store(typical(before, took), Ordering::Relaxed);
     }
 }
 
-/// One new value weighs an eighth; the first counts as it is.
-fn moving_average(before: u64, new: u64) -> u64 {
-    if before == 0 {
-        return new.max(1);
-    }
-    before - before / 8 + new / 8
+/// A slow run counts at once, quick ones by an eighth each, so that no mixture of both passes for quick.
+fn typical(before: u64, new: u64) -> u64 {
+    new.max(before - before / 8).max(1)
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -277,15 +283,29 @@ impl LoadedGraph {
             threads: threads.max(1),
             bytes,
             typical_ns: AtomicU64::new(0),
+            proven_bytes: AtomicU64::new(0),
         }
     }
 
     /// Whether the next run may happen on the thread that asks for it.
-    fn is_short(&self) -> bool {
+    fn is_short(&self, input_bytes: u64) -> bool {
         let typical = self.typical_ns.load(Ordering::Relaxed);
         self.loaded.runs == Runs::Anywhere
             && self.bytes <= SMALL_BYTES
+            && input_bytes <= self.proven_bytes.load(Ordering::Relaxed)
             && typical != 0
             && u128::from(typical) < SHORT.as_nanos()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::typical;
+
+    #[test]
+    fn one_slow_run_outweighs_many_quick_ones() {
+        let slow = typical(typical(0, 1_000), 1_000_000);
+        assert_eq!(slow, 1_000_000);
+        assert!(typical(slow, 1_000) > 800_000);
     }
 }

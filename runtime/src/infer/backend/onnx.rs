@@ -14,6 +14,8 @@ pub(crate) struct ModelProto {
     pub graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSetId>,
+    #[prost(message, repeated, tag = "25")]
+    pub functions: Vec<FunctionProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -30,6 +32,8 @@ pub(crate) struct GraphProto {
     pub node: Vec<NodeProto>,
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "15")]
+    pub sparse_initializer: Vec<SparseTensorProto>,
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfo>,
     #[prost(message, repeated, tag = "12")]
@@ -44,6 +48,30 @@ pub(crate) struct TensorProto {
     pub dims: Vec<i64>,
     #[prost(string, tag = "8")]
     pub name: String,
+    #[prost(message, repeated, tag = "13")]
+    pub external_data: Vec<Entry>,
+    #[prost(int32, tag = "14")]
+    pub data_location: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SparseTensorProto {
+    #[prost(message, optional, tag = "1")]
+    pub values: Option<TensorProto>,
+    #[prost(message, optional, tag = "2")]
+    pub indices: Option<TensorProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Entry {
+    #[prost(string, tag = "1")]
+    pub key: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct FunctionProto {
+    #[prost(message, repeated, tag = "7")]
+    pub node: Vec<NodeProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -70,10 +98,18 @@ pub(crate) struct Attribute {
     pub i: i64,
     #[prost(bytes = "vec", tag = "4")]
     pub s: Vec<u8>,
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<TensorProto>,
     #[prost(message, optional, tag = "6")]
     pub g: Option<GraphProto>,
+    #[prost(message, repeated, tag = "10")]
+    pub tensors: Vec<TensorProto>,
     #[prost(message, repeated, tag = "11")]
     pub graphs: Vec<GraphProto>,
+    #[prost(message, optional, tag = "22")]
+    pub sparse_tensor: Option<SparseTensorProto>,
+    #[prost(message, repeated, tag = "23")]
+    pub sparse_tensors: Vec<SparseTensorProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -129,10 +165,31 @@ impl ModelProto {
     /// In words, when they are not an ONNX model.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let model = Self::decode(bytes).map_err(|e| format!("not an ONNX model: {e}"))?;
-        if model.graph.is_none() {
+        let Some(graph) = &model.graph else {
             return Err("not an ONNX model: it holds no graph".into());
+        };
+        // A backend would read such a file from wherever the model points: another deployment's data, say.
+        let outside = outside_of_graph(graph).or_else(|| {
+            model
+                .functions
+                .iter()
+                .find_map(|function| outside_of_nodes(&function.node))
+        });
+        if let Some(name) = outside {
+            return Err(format!(
+                "weight `{name}` lies in another file, which this release does not read: save the model as one file"
+            ));
         }
         Ok(model)
+    }
+
+    /// Whether it has graphs inside of graphs, as control flow has.
+    pub fn has_inner_graphs(&self) -> bool {
+        let nodes = self.graph.iter().flat_map(|graph| &graph.node);
+        let functions = self.functions.iter().flat_map(|function| &function.node);
+        let mut attributes = nodes.chain(functions).flat_map(|node| &node.attribute);
+        !self.functions.is_empty()
+            || attributes.any(|one| one.g.is_some() || !one.graphs.is_empty())
     }
 
     /// The version of the standard operators.
@@ -167,6 +224,44 @@ impl ModelProto {
         let outputs = self.graph.iter().flat_map(|graph| &graph.output);
         outputs.map(|info| port("output", info)).collect()
     }
+}
+
+fn outside_of_graph(graph: &GraphProto) -> Option<&str> {
+    graph
+        .initializer
+        .iter()
+        .find_map(outside)
+        .or_else(|| graph.sparse_initializer.iter().find_map(outside_of_sparse))
+        .or_else(|| outside_of_nodes(&graph.node))
+}
+
+fn outside_of_nodes(nodes: &[NodeProto]) -> Option<&str> {
+    nodes
+        .iter()
+        .flat_map(|node| &node.attribute)
+        .find_map(|one| {
+            let tensors = one.t.iter().chain(&one.tensors);
+            let sparse = one.sparse_tensor.iter().chain(&one.sparse_tensors);
+            let graphs = one.g.iter().chain(&one.graphs);
+            tensors
+                .into_iter()
+                .find_map(outside)
+                .or_else(|| sparse.into_iter().find_map(outside_of_sparse))
+                .or_else(|| graphs.into_iter().find_map(outside_of_graph))
+        })
+}
+
+fn outside_of_sparse(tensor: &SparseTensorProto) -> Option<&str> {
+    tensor
+        .values
+        .iter()
+        .chain(&tensor.indices)
+        .find_map(outside)
+}
+
+fn outside(tensor: &TensorProto) -> Option<&str> {
+    let outside = tensor.data_location != 0 || !tensor.external_data.is_empty();
+    outside.then_some(tensor.name.as_str())
 }
 
 fn port(kind: &str, info: &ValueInfo) -> Result<Port, String> {
@@ -211,4 +306,45 @@ pub(crate) fn known_ranks(graph: &GraphProto) -> HashMap<&str, usize> {
         ranks.insert(&weight.name, weight.dims.len());
     }
     ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(graph: GraphProto) -> Result<ModelProto, String> {
+        let model = ModelProto {
+            graph: Some(graph),
+            ..Default::default()
+        };
+        ModelProto::parse(&model.encode_to_vec())
+    }
+
+    #[test]
+    fn weights_in_other_files_are_refused_wherever_they_hide() {
+        let outside = TensorProto {
+            name: "w".into(),
+            data_location: 1,
+            ..Default::default()
+        };
+        let direct = GraphProto {
+            initializer: vec![outside],
+            ..Default::default()
+        };
+        let inner = GraphProto {
+            node: vec![NodeProto {
+                attribute: vec![Attribute {
+                    g: Some(direct.clone()),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        for graph in [direct, inner] {
+            assert!(parse(graph).unwrap_err().contains("weight `w`"));
+        }
+        assert!(parse(GraphProto::default()).is_ok());
+        assert!(ModelProto::parse(b"not a model").is_err());
+    }
 }

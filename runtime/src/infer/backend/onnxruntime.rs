@@ -79,8 +79,9 @@ impl Onnxruntime {
         Ok(Loaded {
             model: Box::new(shared),
             backend: NAME,
-            // With one thread a run happens entirely on the thread that calls it.
-            runs: if threads == 1 {
+            // With one thread a run happens entirely on the thread that calls it. Control flow nests the library's
+            // calls, and a guest's stack has no room for that.
+            runs: if threads == 1 && !onnx.has_inner_graphs() {
                 Runs::Anywhere
             } else {
                 Runs::OnWorkers

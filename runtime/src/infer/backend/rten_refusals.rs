@@ -121,6 +121,7 @@ mod tests {
                 domain: String::new(),
                 version: opset,
             }],
+            ..Default::default()
         }
     }
 

@@ -100,10 +100,19 @@ pub struct Tensor {
 
 impl Tensor {
     /// Bytes that the type and the dimensions ask for; `None` when no memory could hold them.
+    ///
+    /// A dimension of zero does not hide an overflow of the others, which a backend would multiply all the same.
     pub fn wanted_bytes(&self) -> Option<usize> {
-        self.dims.iter().try_fold(self.ty.size(), |product, dim| {
-            product.checked_mul(*dim as usize)
-        })
+        let without_zeros = self.dims.iter().filter(|dim| **dim != 0);
+        let product = without_zeros
+            .into_iter()
+            .try_fold(self.ty.size(), |product, dim| {
+                product.checked_mul(*dim as usize)
+            })?;
+        if product > isize::MAX as usize {
+            return None;
+        }
+        Some(if self.dims.contains(&0) { 0 } else { product })
     }
 
     /// The dimensions as backends take them.
@@ -125,6 +134,11 @@ mod tests {
             data: Data::Bytes(Vec::new()),
         };
         assert_eq!(tensor.wanted_bytes(), None);
+        let hidden = Tensor {
+            dims: vec![0, u32::MAX, u32::MAX, u32::MAX],
+            ..tensor
+        };
+        assert_eq!(hidden.wanted_bytes(), None);
     }
 
     proptest! {

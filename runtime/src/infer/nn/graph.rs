@@ -15,8 +15,12 @@ use crate::infer::graphs::LoadedGraph;
 pub struct GuestGraph {
     graph: Arc<LoadedGraph>,
     /// What it counts for in its replica's limit; graphs of the manifest are shared and count nothing.
-    weight: u64,
+    weight: Arc<Weight>,
 }
+
+/// Bytes of a graph, given back to the limit by the last graph or context that holds it.
+#[derive(Debug, Default)]
+pub struct Weight(pub(super) u64);
 
 impl Host for NnView<'_> {
     async fn load(
@@ -48,7 +52,10 @@ impl Host for NnView<'_> {
         }
         let store = self.ctx.store.clone();
         match store.load_bytes(bytes).await {
-            Ok(graph) => Ok(Ok(self.table.push(GuestGraph { graph, weight })?)),
+            Ok(graph) => {
+                let weight = Arc::new(Weight(weight));
+                Ok(Ok(self.table.push(GuestGraph { graph, weight })?))
+            }
             Err(error) => {
                 self.ctx.release(weight);
                 self.error(ErrorCode::InvalidEncoding, error)
@@ -61,7 +68,7 @@ impl Host for NnView<'_> {
             Some(graph) => {
                 let graph = GuestGraph {
                     graph: graph.clone(),
-                    weight: 0,
+                    weight: Arc::default(),
                 };
                 Ok(Ok(self.table.push(graph)?))
             }
@@ -81,15 +88,27 @@ impl Host for NnView<'_> {
     }
 }
 
+impl NnView<'_> {
+    pub(super) fn release(&mut self, weight: Arc<Weight>) {
+        if let Some(Weight(bytes)) = Arc::into_inner(weight) {
+            self.ctx.release(bytes);
+        }
+    }
+}
+
 impl HostGraph for NnView<'_> {
     fn init_execution_context(&mut self, graph: Resource<GuestGraph>) -> Answer<Resource<Context>> {
-        let graph = self.table.get(&graph)?.graph.clone();
-        Ok(Ok(self.table.push(Context { graph })?))
+        let held = self.table.get(&graph)?;
+        let context = Context {
+            graph: held.graph.clone(),
+            weight: held.weight.clone(),
+        };
+        Ok(Ok(self.table.push(context)?))
     }
 
     fn drop(&mut self, graph: Resource<GuestGraph>) -> wasmtime::Result<()> {
         let graph = self.table.delete(graph)?;
-        self.ctx.release(graph.weight);
+        self.release(graph.weight);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use super::NnView;
 use super::bindings::errors::ErrorCode;
 use super::bindings::inference::{Host, HostGraphExecutionContext};
 use super::error::Answer;
+use super::graph::Weight;
 use super::tensor::weight;
 use crate::infer::backend::tensor::Tensor;
 use crate::infer::graphs::{ComputeFailure, LoadedGraph};
@@ -15,6 +16,7 @@ use crate::infer::graphs::{ComputeFailure, LoadedGraph};
 /// A place to run a graph in. It holds nothing but the graph, because inputs come with each run.
 pub struct Context {
     pub(super) graph: Arc<LoadedGraph>,
+    pub(super) weight: Arc<Weight>,
 }
 
 impl Host for NnView<'_> {}
@@ -41,19 +43,27 @@ impl HostGraphExecutionContext for NnView<'_> {
             Err(ComputeFailure::Backend(text)) => return self.error(ErrorCode::RuntimeError, text),
         };
         self.ctx.inference_time += took;
-        let total: u64 = outputs.iter().map(|(_, tensor)| weight(tensor)).sum();
+        let total: u64 = outputs
+            .iter()
+            .map(|(_, tensor)| weight(tensor).max(4))
+            .sum();
         if let Err(over) = self.ctx.hold(total) {
             return self.error(ErrorCode::TooLarge, over);
         }
         let mut named = Vec::with_capacity(outputs.len());
-        for (name, tensor) in outputs {
+        for (name, mut tensor) in outputs {
+            // The standard says [1] for a single value.
+            if tensor.dims.is_empty() {
+                tensor.dims.push(1);
+            }
             named.push((name, self.table.push(tensor)?));
         }
         Ok(Ok(named))
     }
 
     fn drop(&mut self, context: Resource<Context>) -> wasmtime::Result<()> {
-        self.table.delete(context)?;
+        let context = self.table.delete(context)?;
+        self.release(context.weight);
         Ok(())
     }
 }

@@ -37,9 +37,9 @@ impl From<ElementType> for TensorType {
     }
 }
 
-/// What a tensor counts for in its replica's limit.
+/// What a tensor counts for in its replica's limit: its data and its dimensions.
 pub(super) fn weight(tensor: &Tensor) -> u64 {
-    tensor.data.as_bytes().len() as u64
+    (tensor.data.as_bytes().len() + 4 * tensor.dims.len()) as u64
 }
 
 impl Host for NnView<'_> {}

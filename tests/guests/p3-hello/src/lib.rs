@@ -1,0 +1,46 @@
+//! A component of WASI 0.3, whose one instance serves several requests at once.
+//!
+//! `/sleep?MS` answers late; `/echo` streams the body back; any other path says how many requests are being served now.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wasip3::clocks::monotonic_clock::wait_for;
+use wasip3::http::types::{ErrorCode, Fields, Request, Response};
+use wasip3::{wit_bindgen, wit_future, wit_stream};
+
+static RUNNING: AtomicU64 = AtomicU64::new(0);
+
+struct Hello;
+
+impl wasip3::exports::http::handler::Guest for Hello {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let running = RUNNING.fetch_add(1, Ordering::Relaxed) + 1;
+        let path = request.get_path_with_query().unwrap_or_default();
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+        if path == "/sleep" {
+            wait_for(query.parse::<u64>().unwrap_or(0) * 1_000_000).await;
+        }
+        let response = match path {
+            "/echo" => {
+                let (_, done) = wit_future::new(|| Ok(()));
+                let (body, trailers) = Request::consume_body(request, done);
+                Response::new(Fields::new(), Some(body), trailers).0
+            }
+            _ => text(format!("Hello, {running} at once\n")),
+        };
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+        Ok(response)
+    }
+}
+
+fn text(text: String) -> Response {
+    let (mut body, body_reader) = wit_stream::new();
+    let (_, trailers) = wit_future::new(|| Ok(None));
+    wit_bindgen::spawn_local(async move {
+        // A client that is gone needs no answer.
+        let _ = body.write_all(text.into_bytes()).await;
+    });
+    Response::new(Fields::new(), Some(body_reader), trailers).0
+}
+
+wasip3::http::service::export!(Hello);

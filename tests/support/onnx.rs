@@ -1,0 +1,108 @@
+//! Writes the few ONNX models that tests need, field by field as `onnx.proto3` numbers them.
+
+/// An operator with an optional integer attribute.
+pub struct Node<'a> {
+    /// As `Add`.
+    pub op: &'a str,
+    /// Names of its inputs.
+    pub inputs: &'a [&'a str],
+    /// Name of its output.
+    pub output: &'a str,
+    /// Name and value.
+    pub attribute: Option<(&'a str, u64)>,
+}
+
+/// A tensor of the graph's surface; `None` is a variable size.
+pub struct Value<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Number of its type in `TensorProto.DataType`.
+    pub ty: u64,
+    /// Its sizes.
+    pub dims: &'a [Option<u64>],
+}
+
+/// A model's bytes.
+pub fn model(
+    opset: u64,
+    nodes: &[Node<'_>],
+    inputs: &[Value<'_>],
+    outputs: &[Value<'_>],
+) -> Vec<u8> {
+    let mut graph = Vec::new();
+    for node in nodes {
+        let mut bytes = Vec::new();
+        for input in node.inputs {
+            field(&mut bytes, 1, input.as_bytes());
+        }
+        field(&mut bytes, 2, node.output.as_bytes());
+        field(&mut bytes, 3, b"the-node");
+        field(&mut bytes, 4, node.op.as_bytes());
+        if let Some((name, value)) = node.attribute {
+            let mut attribute = Vec::new();
+            field(&mut attribute, 1, name.as_bytes());
+            number(&mut attribute, 3, value);
+            number(&mut attribute, 20, 2);
+            field(&mut bytes, 5, &attribute);
+        }
+        field(&mut graph, 1, &bytes);
+    }
+    field(&mut graph, 2, b"test");
+    for input in inputs {
+        field(&mut graph, 11, &value(input));
+    }
+    for output in outputs {
+        field(&mut graph, 12, &value(output));
+    }
+    let mut set = Vec::new();
+    field(&mut set, 1, b"");
+    number(&mut set, 2, opset);
+    let mut model = Vec::new();
+    number(&mut model, 1, 8);
+    field(&mut model, 7, &graph);
+    field(&mut model, 8, &set);
+    model
+}
+
+fn value(value: &Value<'_>) -> Vec<u8> {
+    let mut shape = Vec::new();
+    for dim in value.dims {
+        let mut bytes = Vec::new();
+        match dim {
+            Some(size) => number(&mut bytes, 1, *size),
+            None => field(&mut bytes, 2, b"N"),
+        }
+        field(&mut shape, 1, &bytes);
+    }
+    let mut tensor = Vec::new();
+    number(&mut tensor, 1, value.ty);
+    field(&mut tensor, 2, &shape);
+    let mut ty = Vec::new();
+    field(&mut ty, 1, &tensor);
+    let mut info = Vec::new();
+    field(&mut info, 1, value.name.as_bytes());
+    field(&mut info, 2, &ty);
+    info
+}
+
+fn field(out: &mut Vec<u8>, tag: u64, bytes: &[u8]) {
+    varint(out, tag << 3 | 2);
+    varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn number(out: &mut Vec<u8>, tag: u64, value: u64) {
+    varint(out, tag << 3);
+    varint(out, value);
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let low = u8::try_from(value & 0x7f).unwrap_or(0);
+        value >>= 7;
+        if value == 0 {
+            return out.push(low);
+        }
+        out.push(low | 0x80);
+    }
+}
