@@ -1,6 +1,8 @@
 //! Bodies on their way in and out of a guest: bounded, streamed, and cancelled when nobody reads any more.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -89,6 +91,20 @@ impl ClientGuard {
     }
 }
 
+/// Set before a guest's store is dropped that did not finish: the end of its body is then no end of an answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Broken(Arc<AtomicBool>);
+
+impl Broken {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// The guest broke off in the middle of its answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the model broke off its answer: {0}")]
@@ -99,11 +115,16 @@ pub struct BrokenBody(String);
 pub struct GuestBody {
     inner: WasiBody,
     client: ClientGuard,
+    broken: Broken,
 }
 
 impl GuestBody {
-    pub(crate) fn new(inner: WasiBody, client: ClientGuard) -> Self {
-        let mut body = Self { inner, client };
+    pub(crate) fn new(inner: WasiBody, client: ClientGuard, broken: Broken) -> Self {
+        let mut body = Self {
+            inner,
+            client,
+            broken,
+        };
         if body.inner.is_end_stream() {
             body.client.served();
         }
@@ -122,6 +143,10 @@ impl Body for GuestBody {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match polled {
             Poll::Pending => Poll::Pending,
+            Poll::Ready(None) if self.broken.is_set() => {
+                let text = "it crashed or was stopped; the log of its deployment says why";
+                Poll::Ready(Some(Err(BrokenBody(text.into()))))
+            }
             Poll::Ready(None) => {
                 self.client.served();
                 Poll::Ready(None)

@@ -11,14 +11,14 @@ use rand_id::replica_id;
 use tokio::sync::{Notify, oneshot};
 
 use crate::artifact::{ArtifactStore, ComponentFile};
-use crate::body::{ClientGuard, GuestBody, LimitedBody};
+use crate::body::{Broken, ClientGuard, GuestBody, LimitedBody};
 use crate::engine::SharedEngine;
 use crate::infer::graphs::{GraphSpec, GraphStore};
 use crate::infer::nn::{DeploymentGraphs, NnCtx, NnLimits};
 use crate::ledger::{Counts, Freed, Ledger, Next, PoolSettings};
 use crate::limits::Limits;
 use crate::log::LogSink;
-use crate::replica::{Blueprint, GuestFailure, Replica, Served, StartError, StartTimings};
+use crate::replica::{Blueprint, Call, GuestFailure, Replica, Served, StartError, StartTimings};
 use crate::sandbox::Capabilities;
 use crate::slots::{IdleHolder, Slots};
 
@@ -167,14 +167,19 @@ impl Pool {
         let begun = Instant::now();
         let (head, answer) = oneshot::channel();
         let (client, gone) = ClientGuard::new();
+        let broken = Broken::default();
         let (request, exceeded) = self.sealed(request);
+        let call = Call {
+            request,
+            request_id,
+            head,
+            broken: broken.clone(),
+        };
         let stop = stop(deadline, gone, exceeded);
         let pool = self.clone();
         let ticking = self.machine.engine.ticking();
         let running = tokio::spawn(async move {
-            let served = replica
-                .serve(request, request_id, head, &pool.spec.limits, ticking, stop)
-                .await;
+            let served = replica.serve(call, &pool.spec.limits, ticking, stop).await;
             match served {
                 Served::Reusable(replica) => {
                     lease.give_back(Box::new(replica));
@@ -190,7 +195,10 @@ impl Pool {
         match answer.await {
             Ok(Ok(response)) => {
                 timings.run = begun.elapsed();
-                Ok((response.map(|body| GuestBody::new(body, client)), timings))
+                Ok((
+                    response.map(|body| GuestBody::new(body, client, broken)),
+                    timings,
+                ))
             }
             Ok(Err(failure)) => Err(failure.into()),
             Err(_) => Err(match running.await {

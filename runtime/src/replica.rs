@@ -14,6 +14,7 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::admission::LIFECYCLE;
 use crate::artifact::{Artifact, HandlerPre};
+use crate::body::Broken;
 use crate::engine::{SharedEngine, Ticking};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
@@ -100,6 +101,16 @@ pub struct StartTimings {
     pub init: Duration,
 }
 
+/// One request, and where its answer goes.
+pub(crate) struct Call {
+    pub request: http::Request<WasiBody>,
+    pub request_id: Arc<str>,
+    /// Takes the head of the answer, or why there is none.
+    pub head: oneshot::Sender<Head>,
+    /// Tells the body of the answer that its end is not a good one.
+    pub broken: Broken,
+}
+
 /// A warm instance with its store.
 pub(crate) struct Replica {
     id: String,
@@ -184,17 +195,21 @@ impl Replica {
 
     /// Runs one request to its very end and gives the replica back if it can serve another.
     ///
-    /// The answer's head goes through `head` as soon as the guest gives it. When `stop` is done first, the guest
+    /// The answer's head goes out as soon as the guest gives it. When `stop` is done first, the guest
     /// is thrown away where it stands.
     pub async fn serve<S>(
         mut self,
-        request: http::Request<WasiBody>,
-        request_id: Arc<str>,
-        head: oneshot::Sender<Head>,
+        call: Call,
         limits: &Limits,
         _ticking: Ticking,
         stop: impl Future<Output = S>,
     ) -> Served<S> {
+        let Call {
+            request,
+            request_id,
+            head,
+            broken,
+        } = call;
         let log = self.store.data().log.clone();
         log.set_request(Some(request_id));
         self.served += 1;
@@ -209,6 +224,7 @@ impl Replica {
         };
         let result = match ended {
             Err(stopped) => {
+                broken.set();
                 self.store.data().finish_lines();
                 head.close();
                 return Served::Stopped(stopped);
@@ -229,6 +245,7 @@ impl Replica {
                 Served::Reusable(self)
             }
             Err(failure) => {
+                broken.set();
                 log.write(Level::Error, failure.to_string());
                 Served::Failed(failure)
             }

@@ -54,7 +54,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A Rust type that tensors hold: `f32`, `f64`, `u8`, `i32` or `i64`.
+/// A Rust type that tensors hold: `f32`, `f64`, `u8`, `i32`, `i64`, and with the feature `half` its `f16` and `bf16`.
 pub trait Element: bytemuck::Pod + fmt::Debug + sealed::Sealed {
     /// Its `wasi:nn` name.
     const TYPE: ElementType;
@@ -70,6 +70,8 @@ macro_rules! elements {
 }
 
 elements!(f32 => F32, f64 => F64, u8 => U8, i32 => I32, i64 => I64);
+#[cfg(feature = "half")]
+elements!(half::f16 => F16, half::bf16 => Bf16);
 
 /// Anything a graph takes as input.
 ///
@@ -446,6 +448,22 @@ mod tests {
         assert_eq!(tensor.as_slice(), [1.0, -2.0]);
         assert_eq!(tensor.into_vec(), [1.0, -2.0]);
         assert!(RawTensor::new([1], ElementType::I64, vec![0; 7]).is_err());
+        Ok(())
+    }
+
+    #[cfg(feature = "half")]
+    #[test]
+    fn halves_are_elements() -> Result<(), Error> {
+        let halves = [half::f16::from_f32(0.5), half::f16::from_f32(-2.0)];
+        let view = TensorView::new([2], &halves)?;
+        assert_eq!(
+            (view.element_type(), view.bytes()),
+            (ElementType::F16, &[0x00, 0x38, 0x00, 0xc0][..])
+        );
+        let raw = RawTensor::new([2], ElementType::Bf16, vec![0x80, 0x3f, 0x00, 0xc0])?;
+        let tensor = raw.into_typed::<half::bf16>()?;
+        let floats: Vec<f32> = tensor.as_slice().iter().map(|half| half.to_f32()).collect();
+        assert_eq!(floats, [1.0, -2.0]);
         Ok(())
     }
 

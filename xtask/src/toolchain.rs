@@ -101,6 +101,7 @@ fn clean(program: &str) -> Command {
                 "CARGO_ENCODED_RUSTFLAGS",
                 "RUSTC",
                 "RUSTC_WRAPPER",
+                "RUSTC_WORKSPACE_WRAPPER",
                 "RUSTFLAGS",
                 "RUSTDOC",
                 "LD_LIBRARY_PATH",
@@ -138,18 +139,14 @@ fn rustup_adds_target() -> bool {
 
 /// Installs Debian's packages and the component linker where they are missing.
 fn install_source() -> Result<PathBuf> {
-    let there = [DEBIAN_RUSTC, DEBIAN_WASI_LIBC]
-        .iter()
-        .all(|path| Path::new(path).exists())
-        && Path::new(DEBIAN_WASM_LD).join("wasm-ld").exists();
-    if !there {
+    if !packages_are_installed() {
         eprintln!("==> apt-get install {}", PACKAGES.join(" "));
-        run(Command::new("apt-get").arg("update"))?;
-        run(Command::new("apt-get")
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(PACKAGES)
-            .env("DEBIAN_FRONTEND", "noninteractive"))
-        .context("guests need the wasm32-wasip2 target: `rustup target add wasm32-wasip2`, or these Debian packages")?;
+        apt_get(&["update"])
+            .and_then(|()| {
+                let install = ["install", "--yes", "--no-install-recommends"];
+                apt_get(&[&install[..], &PACKAGES].concat())
+            })
+            .context("guests need the wasm32-wasip2 target: `rustup target add wasm32-wasip2`, or Debian's packages and the right to install them")?;
     }
     let tools = crate::repository().join("target/tools");
     let linker = tools.join("bin/wasm-component-ld");
@@ -166,6 +163,25 @@ fn install_source() -> Result<PathBuf> {
             .arg(&tools))?;
     }
     Ok(linker)
+}
+
+fn apt_get(args: &[&str]) -> Result<()> {
+    run(Command::new("apt-get")
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// By the package database: `/usr/bin/rustc` may come from Debian's own older `rustc`, which builds no std for this target.
+fn packages_are_installed() -> bool {
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${db:Status-Status}\n"])
+        .args(PACKAGES)
+        .stderr(Stdio::null())
+        .output();
+    output.is_ok_and(|output| {
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines().filter(|line| *line == "installed").count() == PACKAGES.len()
+    })
 }
 
 fn path_with(folders: &[&Path]) -> OsString {

@@ -1,5 +1,6 @@
 //! Calls to a Samovar server, with errors that people can act on.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -152,7 +153,12 @@ impl Client {
     /// A client for a server.
     pub fn new(url: &str, api_key: Option<String>) -> anyhow::Result<Self> {
         let base = parse_base(url)?;
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if is_loopback(&base) {
+            // A proxy that the environment names has a loopback of its own.
+            builder = builder.no_proxy();
+        }
+        let http = builder
             .user_agent(concat!("samovar/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             // A redirected upload could not be sent again, and a key is for one server.
@@ -267,6 +273,16 @@ fn parse_base(text: &str) -> anyhow::Result<Url> {
     Ok(url)
 }
 
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    // An address of version 6 stands in brackets.
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    match address.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
 /// Which server is called, and with which key. A saved key goes to the server that it was saved for and to no other.
 fn choose(
     url: Option<String>,
@@ -325,6 +341,21 @@ mod tests {
         let request = client.request(Method::GET, "/v1/models").unwrap();
         let url = request.build().unwrap().url().to_string();
         assert_eq!(url, "http://h/prefix/v1/models");
+    }
+
+    #[test]
+    fn this_machine_is_known() {
+        let at = |text| is_loopback(&parse_base(text).unwrap());
+        for here in ["http://127.0.0.1:8080", "http://[::1]", "https://localhost"] {
+            assert!(at(here), "{here}");
+        }
+        for there in [
+            "http://10.0.0.1",
+            "http://[fe80::1]",
+            "http://localhost.example.com",
+        ] {
+            assert!(!at(there), "{there}");
+        }
     }
 
     #[test]

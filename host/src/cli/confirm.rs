@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use anyhow::bail;
 
 use super::failure::UsageError;
+use super::output;
 
 /// Leave to delete.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,7 +28,7 @@ impl Consent {
             }
             .into());
         }
-        eprint!("Really {action}? [y/N] ");
+        output::note(&format!("Really {action}? [y/N] "));
         let mut answer = String::new();
         io::stdin().lock().take(1024).read_line(&mut answer)?;
         if agrees(&answer) {

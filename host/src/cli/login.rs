@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
 use anyhow::{Context as _, bail};
+use console::Term;
 use serde_json::json;
 
 use super::client::Client;
@@ -21,15 +22,7 @@ pub struct Arguments {
 
 /// Reads the key, tries it, and saves it if the server takes it.
 pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
-    if io::stdin().is_terminal() {
-        eprint!("Key for {} (it will show): ", arguments.url);
-    }
-    let mut text = String::new();
-    io::stdin()
-        .lock()
-        .take(MAX_KEY_BYTES + 1)
-        .read_line(&mut text)
-        .context("reading the key from standard input")?;
+    let text = read_key(&arguments.url).context("reading the key from standard input")?;
     let key = check_key(&text)?;
     let client = Client::new(&arguments.url, Some(key.to_owned()))?;
     client
@@ -45,6 +38,20 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
             file.display()
         )),
     }
+}
+
+fn read_key(url: &str) -> io::Result<String> {
+    let terminal = Term::stderr();
+    if io::stdin().is_terminal() && terminal.is_term() {
+        output::note(&format!("Key for {url} (it does not show): "));
+        return terminal.read_secure_line();
+    }
+    let mut text = String::new();
+    io::stdin()
+        .lock()
+        .take(MAX_KEY_BYTES + 1)
+        .read_line(&mut text)?;
+    Ok(text)
 }
 
 fn check_key(text: &str) -> anyhow::Result<&str> {

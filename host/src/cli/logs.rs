@@ -13,6 +13,8 @@ use super::output::{self, Format, cell};
 /// Lines of one answer, the server's own bound.
 const LIMIT: usize = 1000;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How far back lines are asked for: the server allows 7 days, and the clocks here and there may differ.
+const WINDOW_MS: i64 = 6 * 24 * 3600 * 1000;
 /// A follower asks again from so long before its newest line on, because replicas' lines may come out of order.
 const OVERLAP_MS: i64 = 2000;
 
@@ -49,18 +51,21 @@ pub async fn print(
 ) -> anyhow::Result<()> {
     let mut printed = Printed::default();
     loop {
-        let mut query = format!("{path}/logs?limit={LIMIT}");
-        if let Some(start) = printed.start_epoch_millis() {
-            query.push_str(&format!("&start_epoch_millis={start}"));
-        }
+        let start = printed.start_epoch_millis(Timestamp::now().as_millisecond());
+        let query = format!("{path}/logs?limit={LIMIT}&start_epoch_millis={start}");
         let answer = client.get(&query).await?;
         let lines = answer["logs"].as_array().map_or(&[][..], Vec::as_slice);
         let fresh = printed.fresh(lines);
-        // A full answer of new lines alone has no overlap with the one before it.
-        if fresh.len() == LIMIT && !printed.first {
-            eprintln!("some lines were skipped: they come faster than they are read");
+        if fresh.len() == LIMIT {
+            output::note(match printed.rounds {
+                0 => "these are the newest lines, of more\n",
+                // A full answer of new lines alone has no overlap with the one before it.
+                _ => "some lines were skipped: they come faster than they are read\n",
+            });
+        } else if fresh.is_empty() && printed.rounds == 0 {
+            output::note("no lines yet\n");
         }
-        printed.first = false;
+        printed.rounds += 1;
         for line in fresh {
             match format {
                 Format::Json => output::json_line(line)?,
@@ -84,25 +89,24 @@ fn text(line: &Value) -> String {
 }
 
 /// Which lines have been printed, as far as they can come again.
+#[derive(Default)]
 struct Printed {
-    first: bool,
+    rounds: u64,
     newest_ms: Option<i64>,
     lines: VecDeque<Value>,
 }
 
-impl Default for Printed {
-    fn default() -> Self {
-        Self {
-            first: true,
-            newest_ms: None,
-            lines: VecDeque::new(),
-        }
-    }
-}
-
 impl Printed {
-    fn start_epoch_millis(&self) -> Option<i64> {
-        self.newest_ms.map(|newest| newest - OVERLAP_MS)
+    fn start_epoch_millis(&self, now_ms: i64) -> i64 {
+        let furthest = now_ms.saturating_sub(WINDOW_MS);
+        self.overlap_ms()
+            .map_or(furthest, |start| start.max(furthest))
+    }
+
+    /// From when on lines may come again.
+    fn overlap_ms(&self) -> Option<i64> {
+        self.newest_ms
+            .map(|newest| newest.saturating_sub(OVERLAP_MS))
     }
 
     /// The lines not seen before, which from now on have been.
@@ -117,7 +121,7 @@ impl Printed {
             }
             self.newest_ms = self.newest_ms.max(epoch_millis(line));
         }
-        let start = self.start_epoch_millis();
+        let start = self.overlap_ms();
         let again = lines.iter().filter(|line| epoch_millis(line) >= start);
         self.lines = again.cloned().collect();
         fresh
@@ -144,11 +148,14 @@ mod tests {
     #[test]
     fn a_follower_prints_each_line_once() {
         let mut printed = Printed::default();
-        assert_eq!(printed.start_epoch_millis(), None);
+        let now = 1_767_225_605_000;
+        assert_eq!(printed.start_epoch_millis(now), now - WINDOW_MS);
         let first = [line(1, "a"), line(5, "b"), line(5, "b")];
         assert_eq!(printed.fresh(&first).len(), 3);
-        let start = printed.start_epoch_millis().unwrap();
-        assert_eq!(start, 1_767_225_603_000);
+        assert_eq!(printed.start_epoch_millis(now), now - OVERLAP_MS);
+        // Lines of long ago are out of what the server lets be asked for.
+        let later = now + 2 * WINDOW_MS;
+        assert_eq!(printed.start_epoch_millis(later), later - WINDOW_MS);
         // One more of the same, one that came late, one new.
         let second = [
             line(4, "late"),
@@ -163,7 +170,7 @@ mod tests {
         );
         assert!(printed.fresh(&second).is_empty());
         assert!(printed.fresh(&[]).is_empty());
-        assert!(printed.start_epoch_millis().is_some());
+        assert!(printed.overlap_ms().is_some());
     }
 
     #[test]

@@ -11,7 +11,9 @@ mod logs;
 mod model;
 mod output;
 mod predict;
+mod progress;
 mod push;
+mod ready;
 mod serve;
 mod status;
 mod upload;
@@ -129,7 +131,7 @@ mod tests {
         for line in [
             "serve --addr 127.0.0.1:0 --data d --no-auth --max-replicas 4",
             "push",
-            "push p --model m --name n --environment e --label a=b --label c=d --no-build",
+            "push p --model m --name n --environment e --label a=b --label c=d --no-build --wait",
             "predict m -d {} -H a:b -X PUT --path /x",
             "predict m --deployment abcd1234 -f -",
             "--json model list",
@@ -157,7 +159,7 @@ mod tests {
         for line in [
             "model show ..",
             "model show a/b",
-            "predict m --development --deployment d",
+            "predict m --environment e --deployment d",
             "predict m -d x -f y",
             "push --label novalue",
             "serve --max-replicas 0",

@@ -31,6 +31,11 @@ pub fn write(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
+/// Tells people something beside the answer. When nobody reads it, nothing is lost.
+pub fn note(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// Writes a line.
 pub fn line(text: &str) -> anyhow::Result<()> {
     write(format!("{text}\n").as_bytes())
@@ -77,6 +82,7 @@ pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => printable(text),
+        Value::Array(values) if values.is_empty() => "-".into(),
         other => other.to_string(),
     }
 }

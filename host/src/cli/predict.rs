@@ -1,5 +1,6 @@
 //! `samovar predict`: calls a model, streaming the request from a file and the answer to standard output.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -48,9 +49,6 @@ struct Target {
     /// The deployment with this id
     #[arg(long, value_name = "ID", value_parser = identifier)]
     deployment: Option<String>,
-    /// The development deployment
-    #[arg(long)]
-    development: bool,
 }
 
 impl Target {
@@ -58,7 +56,6 @@ impl Target {
         match (&self.environment, &self.deployment) {
             (Some(environment), _) => format!("environments/{environment}"),
             (None, Some(deployment)) => format!("deployment/{deployment}"),
-            (None, None) if self.development => "development".into(),
             (None, None) => "production".into(),
         }
     }
@@ -129,12 +126,14 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     let content_type = content_type.and_then(|value| value.to_str().ok());
     let wrap = format == Format::Json && !is_json(content_type.unwrap_or_default());
     let mut decoder = Decoder::default();
+    let mut last_byte = None;
     let mut chunks = response.bytes_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk
             .map_err(|error| client.broken(error))
             .context("the answer broke off")?;
         if !wrap {
+            last_byte = chunk.last().copied().or(last_byte);
             output::write(&chunk)?;
         } else if let Some(piece) = decoder.push(&chunk) {
             output::json_line(&piece)?;
@@ -142,6 +141,10 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     }
     if let Some(piece) = decoder.end() {
         output::json_line(&piece)?;
+    }
+    // The shell's prompt belongs on a line of its own; a file or a pipe gets the answer as it is.
+    if last_byte.is_some_and(|byte| byte != b'\n') && std::io::stdout().is_terminal() {
+        output::line("")?;
     }
     Ok(())
 }
@@ -232,11 +235,6 @@ mod tests {
             ..Target::default()
         };
         assert_eq!(target.path(), "deployment/dep12345");
-        let target = Target {
-            development: true,
-            ..Target::default()
-        };
-        assert_eq!(target.path(), "development");
     }
 
     #[test]

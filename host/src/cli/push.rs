@@ -6,13 +6,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use indicatif::HumanBytes;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientError};
 use super::output::{self, Format, cell};
-use super::{identifier, upload};
+use super::progress::spin;
+use super::{identifier, ready, upload};
 use crate::bundle::{Bundle, LocalBlob, LocalBundle};
+use crate::client_config;
 use crate::manifest::Manifest;
 
 /// Deploying compiles the component first.
@@ -36,6 +39,9 @@ pub struct Arguments {
     /// Label of the deployment; may be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// Wait until the deployment is ready, should the server answer before it is
+    #[arg(long)]
+    wait: bool,
     /// Push what lies there without the manifest's build command
     #[arg(long)]
     no_build: bool,
@@ -55,14 +61,15 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
         build(&manifest, command).await?;
     }
     // What it finds, `build` may just have made.
-    let local = tokio::task::spawn_blocking(move || LocalBundle::from_manifest(&manifest))
+    let hashing = tokio::task::spawn_blocking(move || LocalBundle::from_manifest(&manifest));
+    let local = spin("hashing the files", hashing)
         .await
         .context("hashing the files")??;
     let mut sent = upload::lacking(client, &local.blobs).await?;
     upload::upload(client, &sent).await?;
 
     let body = body(&arguments, &local.bundle);
-    let answer = match deploy(client, &body).await {
+    let mut answer = match deploy(client, &body).await {
         Ok(answer) => answer,
         Err(error) => {
             // A blob that was there may have been cleaned away since: nothing held it yet.
@@ -75,11 +82,17 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
             deploy(client, &body).await?
         }
     };
+    if arguments.wait {
+        let deployment = answer["deployment"].take();
+        let waiting = ready::wait(client, deployment, DEPLOY_TIMEOUT);
+        answer["deployment"] = spin("waiting for the deployment", waiting).await?;
+    }
+    ready::check(&answer["deployment"])?;
     report(client, &arguments, &local, &sent, answer, format)
 }
 
 async fn build(manifest: &Manifest, command: &str) -> anyhow::Result<()> {
-    eprintln!("building: {command}");
+    output::note(&format!("building: {command}\n"));
     // An empty root is the folder that we are in.
     let folder = Some(manifest.root.as_path()).filter(|root| !root.as_os_str().is_empty());
     let status = tokio::process::Command::new("sh")
@@ -119,9 +132,8 @@ fn body(arguments: &Arguments, bundle: &Bundle) -> Value {
 
 async fn deploy(client: &Client, body: &Value) -> anyhow::Result<Value> {
     let request = client.request(Method::POST, "/v1/models")?;
-    client
-        .json(request.timeout(DEPLOY_TIMEOUT).json(body))
-        .await
+    let answering = client.json(request.timeout(DEPLOY_TIMEOUT).json(body));
+    spin("the server compiles and deploys", answering).await
 }
 
 /// The blobs of ours that the server says it lacks.
@@ -157,11 +169,14 @@ fn report(
         }
         return output::document(&answer);
     }
-    let there = local.blobs.len().saturating_sub(uploaded.len());
+    let (new, old): (Vec<&LocalBlob>, Vec<&LocalBlob>) = local
+        .blobs
+        .iter()
+        .partition(|blob| uploaded.contains(&blob.digest.to_string()));
     let deployment = &answer["deployment"];
     output::properties(&[
-        ("uploaded", files(uploaded.len())),
-        ("already there", files(there)),
+        ("uploaded", files(&new)),
+        ("already there", files(&old)),
         ("model", cell(&answer["model"]["name"])),
         (
             "deployment",
@@ -174,18 +189,49 @@ fn report(
         ("status", cell(&deployment["status"])),
         ("url", url.clone()),
     ])?;
-    let key = if client.has_key() {
-        "-H \"Authorization: Bearer $SAMOVAR_API_KEY\" "
-    } else {
-        ""
-    };
-    output::line(&format!("\ncurl {url} {key}-d '{{}}'"))
+    let model = cell(&answer["model"]["name"]);
+    let deployment = cell(&deployment["id"]);
+    output::line(&format!(
+        "\nnext:\n  samovar predict {model} --deployment {deployment} -d '{{}}'\n  samovar deployment logs {model} {deployment} -f"
+    ))?;
+    output::line(&match key(client) {
+        Key::None => format!("  curl {url} -d '{{}}'"),
+        Key::Environment => format!("  {}", curl(&url)),
+        Key::File(file) => format!(
+            "  {}\n  (SAMOVAR_API_KEY being the api_key of {})",
+            curl(&url),
+            file.display()
+        ),
+    })
 }
 
-fn files(count: usize) -> String {
-    match count {
-        1 => "1 file".into(),
-        count => format!("{count} files"),
+/// Where the user has the key that a call needs.
+enum Key {
+    None,
+    Environment,
+    File(PathBuf),
+}
+
+fn key(client: &Client) -> Key {
+    if !client.has_key() {
+        return Key::None;
+    }
+    match (std::env::var_os("SAMOVAR_API_KEY"), client_config::path()) {
+        (None, Ok(file)) => Key::File(file),
+        _ => Key::Environment,
+    }
+}
+
+fn curl(url: &str) -> String {
+    format!("curl {url} -H \"Authorization: Bearer $SAMOVAR_API_KEY\" -d '{{}}'")
+}
+
+fn files(blobs: &[&LocalBlob]) -> String {
+    let size = HumanBytes(blobs.iter().map(|blob| blob.size).sum());
+    match blobs.len() {
+        0 => "nothing".into(),
+        1 => format!("1 file, {size}"),
+        count => format!("{count} files, {size}"),
     }
 }
 

@@ -28,7 +28,7 @@ fn properties(answer: &Value) -> Vec<(&str, String)> {
             }
             let value = match value {
                 Value::Object(_) => return None,
-                Value::Array(values) => values
+                Value::Array(values) if !values.is_empty() => values
                     .iter()
                     // A backend and the like: its name is enough here.
                     .map(|value| cell(value.get("name").unwrap_or(value)))
@@ -50,12 +50,13 @@ mod tests {
     fn each_plain_fact_is_a_line() {
         let answer = json!({
             "version": "0.1.0", "uptime_ms": 61_999, "models": 2,
-            "backends": [{"name": "rten"}, "onnxruntime"], "nested": {"a": 1},
+            "backends": [{"name": "rten"}, "onnxruntime"], "loaded_graphs": [], "nested": {"a": 1},
         });
         let mut lines = properties(&answer);
         lines.sort();
         let wanted = [
             ("backends", "rten, onnxruntime".to_owned()),
+            ("loaded_graphs", "-".to_owned()),
             ("models", "2".to_owned()),
             ("uptime", "1m 1s".to_owned()),
             ("version", "0.1.0".to_owned()),

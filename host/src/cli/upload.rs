@@ -4,12 +4,14 @@ use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar};
 use reqwest::{Method, StatusCode, header};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 
 use super::client::{ANSWER_TIMEOUT, Client, ClientError};
+use super::output;
+use super::progress::Progress;
 use crate::bundle::LocalBlob;
 
 const PARALLEL: usize = 4;
@@ -37,27 +39,24 @@ pub async fn lacking<'a>(
 
 /// Uploads all of the blobs.
 pub async fn upload(client: &Client, blobs: &[&LocalBlob]) -> anyhow::Result<()> {
-    // It draws nothing unless standard error is a terminal.
-    let bars = MultiProgress::new();
-    let result = stream::iter(blobs.iter().copied())
+    let progress = Progress::new();
+    let uploads = stream::iter(blobs.iter().copied())
         .map(|blob| async {
             let name = name(blob);
-            let bar = bars.add(bar(blob.size, name.clone()));
+            let bar = progress.bytes(blob.size, name.clone());
             put(client, blob, &bar)
                 .await
                 .with_context(|| format!("uploading {}", blob.path.display()))?;
             bar.finish_and_clear();
             if !std::io::stderr().is_terminal() {
-                eprintln!("uploaded {name}, {}", indicatif::HumanBytes(blob.size));
+                let size = HumanBytes(blob.size);
+                output::note(&format!("uploaded {name}, {size}\n"));
             }
             anyhow::Ok(())
         })
         .buffer_unordered(PARALLEL)
-        .try_collect::<()>()
-        .await;
-    // An error is told below the bars, not among them.
-    let _ = bars.clear();
-    result
+        .try_collect::<()>();
+    progress.during(uploads).await
 }
 
 async fn put(client: &Client, blob: &LocalBlob, bar: &ProgressBar) -> anyhow::Result<()> {
@@ -89,12 +88,4 @@ fn path(blob: &LocalBlob) -> String {
 fn name(blob: &LocalBlob) -> String {
     let name = blob.path.file_name().unwrap_or(blob.path.as_os_str());
     name.to_string_lossy().into_owned()
-}
-
-fn bar(size: u64, name: String) -> ProgressBar {
-    let template = "{wide_msg} {bytes:>10} / {total_bytes:10} {bytes_per_sec:>12} {bar:24}";
-    // The default serves too, should a later version no longer know a word of the template.
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(size).with_style(style).with_message(name)
 }

@@ -153,3 +153,75 @@ fn exports(model: &Type) -> TokenStream {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(item: TokenStream) -> String {
+        expand(TokenStream::new(), item)
+            .expect_err("no model")
+            .to_string()
+    }
+
+    #[test]
+    fn what_is_no_model_is_refused_with_what_to_do() {
+        let found = [
+            refusal(quote!(
+                struct X;
+            )),
+            refusal(quote!(
+                async fn predict(input: String) -> String {
+                    input
+                }
+            )),
+            refusal(quote!(
+                fn predict<T>(input: T) -> T {
+                    input
+                }
+            )),
+            refusal(quote!(
+                fn predict(one: String, two: String) -> String {
+                    one + &two
+                }
+            )),
+            refusal(quote!(
+                impl X {
+                    fn predict(&self) {}
+                }
+            )),
+            refusal(quote!(
+                impl<T> Model for X<T> {}
+            )),
+        ];
+        let wanted = [
+            "goes on a function or on an `impl Model for …`",
+            "is not async",
+            "no generic parameters",
+            "takes one argument",
+            "goes on an `impl Model for …`",
+            "no generic parameters",
+        ];
+        for (found, wanted) in found.iter().zip(wanted) {
+            assert!(found.contains(wanted), "{found}");
+        }
+        let arguments = expand(quote!(fast), quote!()).expect_err("no arguments");
+        assert!(arguments.to_string().contains("takes no arguments"));
+    }
+
+    #[test]
+    fn a_model_that_changes_nothing_may_borrow() -> Result<(), Error> {
+        let item = quote! {
+            impl samovar_sdk::Model for X {
+                fn load() -> Result<Self, Error> { Ok(Self) }
+                fn predict(&self, request: Request) -> Result<Response, Error> { todo!() }
+            }
+        };
+        let expanded = expand(TokenStream::new(), item)?.to_string();
+        assert!(
+            expanded.contains("fn predict (& mut self , request"),
+            "{expanded}"
+        );
+        Ok(())
+    }
+}

@@ -15,11 +15,14 @@ use crate::{Error, Model};
 pub fn route<M: Model>(model: &mut M, request: Request) -> Result<Response, Error> {
     match (request.path().trim_end_matches('/'), request.method()) {
         ("/predict", "POST") => model.predict(request),
-        ("/predict", method) => Err(Error::new(
-            405,
-            "method_not_allowed",
-            format!("{method} is not for /predict: send the input with POST"),
-        )),
+        ("/predict", method) => {
+            let error = Error::new(
+                405,
+                "method_not_allowed",
+                format!("{method} is not for /predict: send the input with POST"),
+            );
+            Ok(Response::from_error(&error).with_header("allow", "POST"))
+        }
         _ => Err(Error::not_found(format!(
             "there is no {}: this model answers POST /predict",
             request.path()
@@ -38,11 +41,7 @@ pub(crate) fn serve<M: Model>(
         if error.status() >= 500 {
             eprintln!("{} ({})", error.message(), error.code());
         }
-        let allow = (error.status() == 405).then_some("POST");
-        let response = Response::from_error(&error);
-        allow.into_iter().fold(response, |response, allow| {
-            response.with_header("allow", allow)
-        })
+        Response::from_error(&error)
     });
     send(response, outparam);
 }
