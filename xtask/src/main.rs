@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod bench;
 mod demo;
 mod guests;
 mod python;
@@ -39,6 +40,15 @@ enum Command {
         #[arg(long, value_enum)]
         part: Vec<test::Part>,
     },
+    /// Measure Samovar beside `wasmtime serve`, cold starts and memory; needs wrk
+    Bench {
+        /// Seconds of each run of the load generator
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Only these parts
+        #[arg(long, value_enum)]
+        only: Vec<bench::Part>,
+    },
     /// Build the guests: examples and those that tests use
     Guests,
 }
@@ -54,6 +64,7 @@ fn main() -> ExitCode {
             demo::run(&addr, after)
         }
         Command::Test { part } => test::run(&part),
+        Command::Bench { seconds, only } => bench::run(seconds, &only),
         Command::Guests => guests::build(),
     };
     match result {

@@ -1,0 +1,186 @@
+//! The servers that are measured, each a child that ends with its value.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::http::Connection;
+
+/// The Wasmtime that Samovar embeds, so that only the servers differ.
+pub const WASMTIME: &str = "48.0.8";
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    /// `http://HOST:PORT`, with no slash after it.
+    pub url: String,
+}
+
+impl Server {
+    /// A Samovar node with an empty data folder of its own below `folder`.
+    pub fn samovar(folder: &Path, name: &str, options: &[&str]) -> Result<Self> {
+        let data = folder.join(name);
+        let mut child = Command::new(samovar())
+            .args([
+                "--json",
+                "serve",
+                "--no-auth",
+                "--addr",
+                "127.0.0.1:0",
+                "--data",
+            ])
+            .arg(&data)
+            .args(options)
+            .env("SAMOVAR_CONFIG", folder.join("config.toml"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("the node does not start")?;
+        let output = child.stdout.take().context("no output")?;
+        let url = address(output, "samovar serve");
+        Self::of(child, url)
+    }
+
+    /// `wasmtime serve` for one component, with at most so many requests for an instance.
+    pub fn wasmtime(binary: &Path, component: &Path, reuse_count: u32) -> Result<Self> {
+        // The guest's standard library imports wasi:cli.
+        let mut child = Command::new(binary)
+            .args(["serve", "-Scli", "--addr", "127.0.0.1:0"])
+            .arg("--max-instance-reuse-count")
+            .arg(reuse_count.to_string())
+            .arg(component)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("wasmtime does not start")?;
+        let output = child.stderr.take().context("no output")?;
+        let url = address(output, "wasmtime serve");
+        Self::of(child, url)
+    }
+
+    fn of(child: Child, url: Result<String>) -> Result<Self> {
+        let mut server = Self {
+            child,
+            url: String::new(),
+        };
+        server.url = url?;
+        Ok(server)
+    }
+
+    /// Pushes a bundle's folder by the command line; the answer.
+    pub fn push(&self, folder: &Path, model: &str) -> Result<Value> {
+        let output = Command::new(samovar())
+            .args(["--json", "push", "--no-build", "--model", model])
+            .arg(folder)
+            .env("SAMOVAR_URL", &self.url)
+            .env("SAMOVAR_CONFIG", folder.join("config.toml"))
+            .env_remove("SAMOVAR_API_KEY")
+            .stderr(Stdio::piped())
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "the push of {model} failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Waits until the model has so many replicas.
+    pub fn wait_for_replicas(&self, api: &mut Connection, model: &str, count: u64) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let answer = api.json("GET", &format!("/v1/models/{model}/deployments"), b"")?;
+            let found = &answer["deployments"][0]["active_replica_count"];
+            if found.as_u64() == Some(count) {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{model}: found {found} replicas after 30 s, wanted {count}"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Memory that is resident now, in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .with_context(|| format!("no VmRSS in {path}"))?
+            .parse()
+            .context("VmRSS")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Samovar's release binary.
+pub fn samovar() -> PathBuf {
+    crate::repository().join("target/release/samovar")
+}
+
+/// Finds the `wasmtime` of the wanted version, or installs it below `target/tools`.
+pub fn find_wasmtime() -> Result<PathBuf> {
+    let tools = crate::repository().join("target/tools");
+    let installed = tools.join("bin/wasmtime");
+    for candidate in [Path::new("wasmtime"), &installed] {
+        if version(candidate.as_os_str()).is_some_and(|found| found == WASMTIME) {
+            return Ok(candidate.to_owned());
+        }
+    }
+    eprintln!("==> installing wasmtime {WASMTIME} (takes minutes)");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([
+            "install",
+            "wasmtime-cli",
+            "--locked",
+            "--version",
+            WASMTIME,
+            "--root",
+        ])
+        .arg(&tools)
+        .status()?;
+    ensure!(
+        status.success(),
+        "wasmtime {WASMTIME} could not be installed"
+    );
+    Ok(installed)
+}
+
+fn version(binary: &OsStr) -> Option<String> {
+    let output = Command::new(binary).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split_whitespace().nth(1).map(str::to_owned)
+}
+
+/// The address in the first line that has one; the rest is read and dropped, lest the server block on a full pipe.
+fn address(output: impl Read + Send + 'static, name: &str) -> Result<String> {
+    let mut output = BufReader::new(output);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if output.read_line(&mut line)? == 0 {
+            bail!("{name} ended before it served");
+        }
+        if let Some(at) = line.find("http://") {
+            let end = |c: char| c == '"' || c == '/' || c.is_whitespace();
+            let rest = &line[at + "http://".len()..];
+            let host = rest.split(end).next().unwrap_or_default();
+            let url = format!("http://{host}");
+            std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+            return Ok(url);
+        }
+    }
+}
