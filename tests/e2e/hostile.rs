@@ -55,12 +55,12 @@ async fn a_trap_after_the_head_cuts_the_answer_off() -> Result<()> {
     let server = Server::start()?;
     server.push("hostile", MANIFEST)?;
     let url = server.at("/models/hostile/production/late");
-    let answer = server.client().get(url).send().await?;
-    assert_eq!(answer.status(), 200);
-    assert!(
-        answer.bytes().await.is_err(),
-        "half an answer must not look whole"
-    );
+    // The head may be gone with the connection before it was sent.
+    let whole = match server.client().get(url).send().await {
+        Ok(answer) => answer.bytes().await,
+        Err(error) => Err(error),
+    };
+    assert!(whole.is_err(), "half an answer must not look whole");
     assert_eq!(ask(&server, "/").await?.0, 200);
     Ok(())
 }

@@ -192,3 +192,16 @@ async fn sigterm_lets_running_requests_finish() -> Result<()> {
     assert!(server.wait()?.success());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_handler_of_wasi_0_3_runs_as_one_of_0_2_does() -> Result<()> {
+    let server = Server::start()?;
+    server.push("p3-hello", "[autoscaling]\nmax_replica = 2\n")?;
+    let url = server.at("/models/p3-hello/production/predict");
+    for _ in 0..20 {
+        let answer = server.client().get(&url).send().await?;
+        assert_eq!(answer.status(), 200);
+        assert!(answer.text().await?.to_lowercase().contains("hello"));
+    }
+    Ok(())
+}
