@@ -9,4 +9,5 @@ mod inference;
 mod lifecycle;
 mod magika;
 mod push;
+mod sdk;
 mod streaming;

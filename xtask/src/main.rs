@@ -10,8 +10,9 @@ mod test;
 mod tidy;
 mod toolchain;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
 
@@ -78,6 +79,11 @@ fn main() -> ExitCode {
 
 /// The repository's folder.
 fn repository() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+    static REPOSITORY: LazyLock<PathBuf> = LazyLock::new(|| {
+        // Asked when it runs: clones that share a target folder share this program too.
+        let here = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        here.parent().map_or(here.clone(), Path::to_path_buf)
+    });
+    &REPOSITORY
 }
