@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, MemoryTypeBuilder, PoolingAllocationConfig,
+    Config, Enabled, Engine, InstanceAllocationStrategy, MemoryTypeBuilder, PoolingAllocationConfig,
 };
 
 /// How long a guest may compute before it lets other tasks of its executor thread run.
@@ -21,6 +21,8 @@ const MEMORY_GUARD: u64 = 32 << 20;
 const MAX_WASM_STACK: usize = 512 << 10;
 /// A guest's whole fiber stack; what wasm does not use is left to host functions.
 const ASYNC_STACK: usize = 2 << 20;
+/// Bytes of a free slot that stay in memory for its next instance.
+const KEEP_RESIDENT: usize = 1 << 20;
 /// Largest initial heap image that is still mapped copy-on-write although it is sparse.
 const DENSE_IMAGE: u64 = 64 << 20;
 
@@ -127,6 +129,10 @@ fn engine_config(allocator: Allocator, max_replicas: u32) -> Config {
         pool.total_stacks(max_replicas.saturating_mul(2));
         pool.max_component_instance_size(4 << 20);
         pool.max_core_instance_size(4 << 20);
+        // Zeroing what a guest touched is cheaper than giving the pages back and faulting them in again.
+        pool.linear_memory_keep_resident(KEEP_RESIDENT);
+        pool.table_keep_resident(64 << 10);
+        pool.pagemap_scan(Enabled::Auto);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     config

@@ -165,7 +165,7 @@ impl Pool {
         let (lease, replica) = self.acquire(deadline, &mut timings).await?;
 
         let begun = Instant::now();
-        let (head, answer) = oneshot::channel();
+        let (head, mut answer) = oneshot::channel();
         let (client, gone) = ClientGuard::new();
         let broken = Broken::default();
         let (request, exceeded) = self.sealed(request);
@@ -178,7 +178,7 @@ impl Pool {
         let stop = stop(deadline, gone, exceeded);
         let pool = self.clone();
         let ticking = self.machine.engine.ticking();
-        let running = tokio::spawn(async move {
+        let mut running = Box::pin(async move {
             let served = replica.serve(call, &pool.spec.limits, ticking, stop).await;
             match served {
                 Served::Reusable(replica) => {
@@ -192,24 +192,28 @@ impl Pool {
                 Served::Stopped(stop) => Some(stop),
             }
         });
-        match answer.await {
-            Ok(Ok(response)) => {
-                timings.run = begun.elapsed();
-                Ok((
-                    response.map(|body| GuestBody::new(body, client, broken)),
-                    timings,
-                ))
+        // On this very task until the head is there: most guests are done by then, and need no task of their own.
+        let (answer, stopped) = tokio::select! {
+            biased;
+            stopped = &mut running => (answer.try_recv().ok(), stopped),
+            answer = &mut answer => {
+                tokio::spawn(running);
+                (answer.ok(), None)
             }
-            Ok(Err(failure)) => Err(failure.into()),
-            Err(_) => Err(match running.await {
-                Ok(Some(Stop::Timeout)) => RunError::Timeout {
-                    timeout: limits.timeout,
-                },
-                Ok(Some(Stop::BodyTooLarge)) => self.too_large(),
-                Ok(Some(Stop::ClientGone)) => RunError::Host("cancelled".into()),
-                Ok(None) => RunError::Guest(GuestFailure::NoAnswer),
-                Err(panic) => RunError::Host(panic.to_string()),
+        };
+        match (answer, stopped) {
+            (Some(Ok(response)), _) => {
+                timings.run = begun.elapsed();
+                let response = response.map(|body| GuestBody::new(body, client, broken));
+                Ok((response, timings))
+            }
+            (Some(Err(failure)), _) => Err(failure.into()),
+            (None, Some(Stop::Timeout)) => Err(RunError::Timeout {
+                timeout: limits.timeout,
             }),
+            (None, Some(Stop::BodyTooLarge)) => Err(self.too_large()),
+            (None, Some(Stop::ClientGone)) => Err(RunError::Host("cancelled".into())),
+            (None, None) => Err(GuestFailure::NoAnswer.into()),
         }
     }
 

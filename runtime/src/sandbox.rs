@@ -157,6 +157,15 @@ struct Outgoing {
 }
 
 impl WasiHttpHooks for Outgoing {
+    // Room for a short answer as a whole, so that its guest is done without waiting for the client.
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        8
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        256 << 10
+    }
+
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,

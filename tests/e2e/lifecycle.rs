@@ -68,12 +68,8 @@ async fn a_full_queue_answers_429_and_who_waits_too_long_504() -> Result<()> {
             .get(server.at(&format!("/models/hostile/production{path}")));
         tokio::spawn(async move { request.send().await })
     };
-    let busy = ask("/sleep?1500");
-    eventually("one is running", async || {
-        server.cli_json(&["status"]).unwrap()["active_replicas"] == 1
-    })
-    .await?;
-    let answers = [ask("/"), ask("/"), ask("/"), ask("/")];
+    // One runs, one waits, and none of the others comes so late that both are done.
+    let answers = [(); 5].map(|()| ask("/sleep?800"));
     let mut statuses = Vec::new();
     for answer in answers {
         let answer = answer.await??;
@@ -88,7 +84,6 @@ async fn a_full_queue_answers_429_and_who_waits_too_long_504() -> Result<()> {
     }
     assert!(statuses.contains(&429), "{statuses:?}");
     assert!(statuses.contains(&200), "{statuses:?}");
-    assert_eq!(busy.await??.status(), 200);
 
     let long = ask("/sleep?60000");
     let waited = ask("/sleep?60000");
