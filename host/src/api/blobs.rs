@@ -1,21 +1,31 @@
 //! Files of bundles by their digest.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
 use super::Api;
 use super::error::ApiError;
+use super::extract::Path;
 use crate::domain::bundle::MAX_BLOB_BYTES;
 use crate::domain::digest::Digest;
 use crate::state::blobs::{BlobError, PutOutcome};
 
-/// `HEAD /v1/blobs/{digest}`
-pub async fn head(
-    State(api): State<Api>,
-    Path(digest): Path<String>,
-) -> Result<Response, ApiError> {
+/// The routes of blobs.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(head, get, put))
+}
+
+/// Ask whether a blob is there, and how long it is.
+#[utoipa::path(
+    head, path = "/v1/blobs/{digest}", params(("digest" = String, Path, description = "SHA-256 of its bytes")),
+    responses((status = 200, description = "It is there; Content-Length is its size"))
+)]
+async fn head(State(api): State<Api>, Path(digest): Path<String>) -> Result<Response, ApiError> {
     let digest = parse(&digest)?;
     match api.blobs.head(digest).await? {
         Some(size) => Ok(([(header::CONTENT_LENGTH, size)], ()).into_response()),
@@ -23,8 +33,12 @@ pub async fn head(
     }
 }
 
-/// `GET /v1/blobs/{digest}`
-pub async fn get(State(api): State<Api>, Path(digest): Path<String>) -> Result<Response, ApiError> {
+/// Read a blob.
+#[utoipa::path(
+    get, path = "/v1/blobs/{digest}", params(("digest" = String, Path, description = "SHA-256 of its bytes")),
+    responses((status = 200, content_type = "application/octet-stream", body = [u8]))
+)]
+async fn get(State(api): State<Api>, Path(digest): Path<String>) -> Result<Response, ApiError> {
     let (size, stream) = api.blobs.get_stream(parse(&digest)?).await?;
     let headers = [
         (header::CONTENT_LENGTH, size.to_string()),
@@ -33,8 +47,13 @@ pub async fn get(State(api): State<Api>, Path(digest): Path<String>) -> Result<R
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
-/// `PUT /v1/blobs/{digest}`
-pub async fn put(
+/// Upload a blob. It is hashed while it comes; of another digest nothing is kept.
+#[utoipa::path(
+    put, path = "/v1/blobs/{digest}", params(("digest" = String, Path, description = "SHA-256 of its bytes")),
+    request_body(content = [u8], content_type = "application/octet-stream"),
+    responses((status = 201, description = "It is stored"), (status = 200, description = "It was there"))
+)]
+async fn put(
     State(api): State<Api>,
     Path(digest): Path<String>,
     body: Body,

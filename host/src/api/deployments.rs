@@ -1,54 +1,105 @@
 //! Deployments: list, show, logs, delete.
 
-use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::State;
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
+use super::extract::{Json, Path, Query};
 use super::models::collect_garbage;
-use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
+use super::shapes::DeploymentShape;
+use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target};
-use crate::telemetry::logs::{LogQuery, MAX_LINES};
+use crate::ids::Id;
+use crate::telemetry::logs::{LogQuery, MAX_LINES, StoredLine};
 
 /// The longest window of one question for logs, in milliseconds: 7 days.
 const MAX_LOG_WINDOW_MS: i64 = 7 * 24 * 3600 * 1000;
 const DEFAULT_LOG_WINDOW_MS: i64 = 30 * 60 * 1000;
 const DEFAULT_LOG_LINES: usize = 500;
 
-/// `GET /v1/models/{model}/deployments`
-pub async fn list(
+/// The routes of deployments.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show, delete))
+        .routes(routes!(logs))
+}
+
+/// All deployments of a model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Deployments {
+    /// The oldest first.
+    pub deployments: Vec<DeploymentShape>,
+}
+
+/// A deployment that is deleted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeploymentDeleted {
+    /// Its id.
+    pub id: Id,
+    /// Always true.
+    pub deleted: bool,
+    /// Its model.
+    pub model_id: Id,
+}
+
+/// Lines of a log.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LogLines {
+    /// In the order that was asked for.
+    pub logs: Vec<StoredLine>,
+}
+
+/// List the deployments of a model.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/deployments", params(("model" = String, Path)),
+    responses((status = 200, body = Deployments))
+)]
+async fn list(
     State(api): State<Api>,
     Path(model): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Deployments>, ApiError> {
     let view = api.registry.model(&model).await?;
     let mut deployments: Vec<&Deployment> = view.deployments.values().collect();
     deployments.sort_by_key(|deployment| (deployment.created_at, deployment.id));
-    let shown: Vec<Value> = deployments
+    let shown = deployments
         .into_iter()
-        .map(|deployment| json(&api, &view, deployment))
-        .collect();
-    Ok(Json(json!({ "deployments": shown })))
+        .map(|deployment| DeploymentShape::of(&api, &view, deployment));
+    Ok(Json(Deployments {
+        deployments: shown.collect(),
+    }))
 }
 
-/// `GET /v1/models/{model}/deployments/{deployment}`
-pub async fn show(
+/// Show a deployment, by id or as `production` or `development`.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/deployments/{deployment}",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    responses((status = 200, body = DeploymentShape))
+)]
+async fn show(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<DeploymentShape>, ApiError> {
     let view = api.registry.model(&model).await?;
-    Ok(Json(json(&api, &view, find(&view, &deployment)?)))
+    let deployment = find(&view, &deployment)?;
+    Ok(Json(DeploymentShape::of(&api, &view, deployment)))
 }
 
-/// `DELETE /v1/models/{model}/deployments/{deployment}`
-pub async fn delete(
+/// Delete a deployment that is behind no environment.
+#[utoipa::path(
+    delete, path = "/v1/models/{model}/deployments/{deployment}",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    responses((status = 200, body = DeploymentDeleted))
+)]
+async fn delete(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<DeploymentDeleted>, ApiError> {
     let task = tokio::spawn(async move {
         let change = api.changes.lock().await;
         let view = api.registry.model(&model).await?;
@@ -57,41 +108,58 @@ pub async fn delete(
         collect_garbage(&api, std::iter::once(&deleted.bundle)).await?;
         drop(change);
         api.serving.remove(deleted.model_id, id).await;
-        Ok(Json(
-            json!({ "id": id, "deleted": true, "model_id": deleted.model_id }),
-        ))
+        Ok(Json(DeploymentDeleted {
+            id,
+            deleted: true,
+            model_id: deleted.model_id,
+        }))
     });
     task.await.map_err(ApiError::internal)?
 }
 
 /// What may be asked of a log.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct LogsQuery {
+    /// From here; 30 minutes before the end without it. The window is 7 days at most.
     start_epoch_millis: Option<i64>,
+    /// To here; now without it.
     end_epoch_millis: Option<i64>,
+    /// Oldest or newest first.
+    #[param(inline)]
     direction: Option<Direction>,
+    /// Lines at most, 1 to 1000; 500 without it.
     limit: Option<usize>,
+    /// DEBUG, INFO, WARNING or ERROR.
     min_level: Option<String>,
+    /// Only of this replica.
     replica: Option<String>,
+    /// Only of this request.
     request_id: Option<String>,
+    /// Only with this text.
     includes: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+/// The order of log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Direction {
     Asc,
     Desc,
 }
 
-/// `GET /v1/models/{model}/deployments/{deployment}/logs`
-pub async fn logs(
+/// Read the log of a deployment.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/deployments/{deployment}/logs",
+    params(("model" = String, Path), ("deployment" = String, Path), LogsQuery),
+    responses((status = 200, body = LogLines))
+)]
+async fn logs(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-    query: Result<Query<LogsQuery>, QueryRejection>,
-) -> Result<Json<Value>, ApiError> {
-    let Query(asked) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    Query(asked): Query<LogsQuery>,
+) -> Result<Json<LogLines>, ApiError> {
     let view = api.registry.model(&model).await?;
     let id = find(&view, &deployment)?.id;
     let direction = asked.direction.unwrap_or(Direction::Asc);
@@ -104,7 +172,7 @@ pub async fn logs(
     if direction == Direction::Desc {
         lines.reverse();
     }
-    Ok(Json(json!({ "logs": lines })))
+    Ok(Json(LogLines { logs: lines }))
 }
 
 fn log_query(asked: LogsQuery, now: Timestamp) -> Result<LogQuery, ApiError> {
@@ -156,104 +224,4 @@ fn find<'v>(view: &'v ModelView, text: &str) -> Result<&'v Deployment, ApiError>
     };
     view.find(target)
         .map_err(|e| ApiError::not_found(e.to_string()))
-}
-
-/// A deployment as the API shows it.
-pub(super) fn json(api: &Api, view: &ModelView, deployment: &Deployment) -> Value {
-    let replicas = api.serving.replicas(view.model.id, deployment.id);
-    let environment = view
-        .environment_of(deployment.id)
-        .map(|environment| environment.name.as_str());
-    json!({
-        "id": deployment.id,
-        "created_at": deployment.created_at,
-        "name": deployment.name,
-        "model_id": deployment.model_id,
-        "is_production": environment == Some("production"),
-        "is_development": deployment.kind == DeploymentKind::Development,
-        "status": shown_status(deployment.status, replicas),
-        "status_reason": deployment.status_reason,
-        "active_replica_count": replicas,
-        "autoscaling_settings": deployment.bundle.autoscaling,
-        "instance_type_name": "cpu",
-        "environment": environment,
-        "labels": deployment.labels,
-        "bundle_digest": deployment.bundle_digest,
-    })
-}
-
-/// What is stored says that it may run; whether it does is seen from its replicas.
-fn shown_status(stored: DeploymentStatus, replicas: usize) -> DeploymentStatus {
-    match stored {
-        DeploymentStatus::Active if replicas == 0 => DeploymentStatus::ScaledToZero,
-        // The node stopped between storing a deployment and noting that it is ready; it was rehearsed before.
-        DeploymentStatus::Building if replicas > 0 => DeploymentStatus::Active,
-        DeploymentStatus::Building => DeploymentStatus::ScaledToZero,
-        other => other,
-    }
-}
-
-impl From<crate::registry::RegistryError> for ApiError {
-    fn from(error: crate::registry::RegistryError) -> Self {
-        use crate::registry::RegistryError as E;
-        let text = error.to_string();
-        match error {
-            E::NoModel { .. } | E::NoDeployment { .. } | E::NoEnvironment { .. } => {
-                Self::not_found(text)
-            }
-            E::EnvironmentTaken { .. } | E::InUse { .. } => Self::conflict("in_use", text),
-            E::Invalid(_) => Self::bad_request(text),
-            E::TooMany { .. } => Self::conflict("too_many", text),
-            E::Contended => Self::conflict("conflict", text),
-            E::Unreadable { .. } => Self::internal(text),
-            E::Store(_) => {
-                tracing::error!(error = text, "the store failed");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", text)
-            }
-        }
-    }
-}
-
-impl From<crate::domain::settings::InvalidSetting> for ApiError {
-    fn from(error: crate::domain::settings::InvalidSetting) -> Self {
-        Self::bad_request(error.to_string())
-    }
-}
-
-impl From<crate::state::blobs::BlobError> for ApiError {
-    fn from(error: crate::state::blobs::BlobError) -> Self {
-        use crate::state::blobs::BlobError as E;
-        let text = error.to_string();
-        match error {
-            E::NotFound { .. } => Self::not_found(text),
-            E::WrongDigest { .. } => Self::new(StatusCode::BAD_REQUEST, "wrong_digest", text),
-            E::WrongSize { .. } => Self::bad_request(text),
-            E::TooLarge { .. } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", text)
-            }
-            _ => {
-                tracing::error!(error = text, "blobs failed");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable", text)
-            }
-        }
-    }
-}
-
-impl From<crate::control::serving::ServeError> for ApiError {
-    fn from(error: crate::control::serving::ServeError) -> Self {
-        use crate::control::serving::ServeError as E;
-        let text = error.to_string();
-        match error {
-            E::Blob(blob) => blob.into(),
-            E::Files { .. } => Self::internal(text),
-            E::Component(ref cause)
-                if matches!(**cause, samovar_runtime::ArtifactError::Refused(_)) =>
-            {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "component_refused", text)
-            }
-            E::Component(_) => Self::internal(text),
-            E::Graph { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "graph_refused", text),
-            E::Start(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "model_not_ready", text),
-        }
-    }
 }

@@ -88,6 +88,71 @@ impl From<RunError> for ApiError {
     }
 }
 
+impl From<crate::registry::RegistryError> for ApiError {
+    fn from(error: crate::registry::RegistryError) -> Self {
+        use crate::registry::RegistryError as E;
+        let text = error.to_string();
+        match error {
+            E::NoModel { .. } | E::NoDeployment { .. } | E::NoEnvironment { .. } => {
+                Self::not_found(text)
+            }
+            E::EnvironmentTaken { .. } | E::InUse { .. } => Self::conflict("in_use", text),
+            E::Invalid(_) => Self::bad_request(text),
+            E::TooMany { .. } => Self::conflict("too_many", text),
+            E::Contended => Self::conflict("conflict", text),
+            E::Unreadable { .. } => Self::internal(text),
+            E::Store(_) => {
+                tracing::error!(error = text, "the store failed");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", text)
+            }
+        }
+    }
+}
+
+impl From<crate::domain::settings::InvalidSetting> for ApiError {
+    fn from(error: crate::domain::settings::InvalidSetting) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<crate::state::blobs::BlobError> for ApiError {
+    fn from(error: crate::state::blobs::BlobError) -> Self {
+        use crate::state::blobs::BlobError as E;
+        let text = error.to_string();
+        match error {
+            E::NotFound { .. } => Self::not_found(text),
+            E::WrongDigest { .. } => Self::new(StatusCode::BAD_REQUEST, "wrong_digest", text),
+            E::WrongSize { .. } => Self::bad_request(text),
+            E::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", text)
+            }
+            _ => {
+                tracing::error!(error = text, "blobs failed");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable", text)
+            }
+        }
+    }
+}
+
+impl From<crate::control::serving::ServeError> for ApiError {
+    fn from(error: crate::control::serving::ServeError) -> Self {
+        use crate::control::serving::ServeError as E;
+        let text = error.to_string();
+        match error {
+            E::Blob(blob) => blob.into(),
+            E::Files { .. } => Self::internal(text),
+            E::Component(ref cause)
+                if matches!(**cause, samovar_runtime::ArtifactError::Refused(_)) =>
+            {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "component_refused", text)
+            }
+            E::Component(_) => Self::internal(text),
+            E::Graph { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "graph_refused", text),
+            E::Start(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "model_not_ready", text),
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();

@@ -1,10 +1,15 @@
 //! The management API under `/v1`, and the router of everything that a node answers.
 
+#![allow(unused_qualifications)] // the macros of utoipa qualify what they need not
+
 mod blobs;
 mod deployments;
 pub mod error;
+pub mod extract;
 mod models;
+mod openapi;
 pub mod request_id;
+mod shapes;
 mod status;
 
 use std::sync::Arc;
@@ -17,6 +22,8 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{any, get};
 use samovar_runtime::Runtime;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::control::access::Access;
 use crate::control::serving::Serving;
@@ -26,6 +33,7 @@ use crate::registry::Registry;
 use crate::state::blobs::Blobs;
 use crate::telemetry::logs::Logs;
 use error::ApiError;
+use openapi::Document;
 
 /// Largest JSON body of a management request.
 pub const MAX_JSON_BYTES: usize = 1 << 20;
@@ -57,31 +65,18 @@ pub fn router(api: Api) -> Router {
         serving: api.serving.clone(),
         access: api.access.clone(),
     };
-    let management = Router::new()
-        .route(
-            "/blobs/{digest}",
-            get(blobs::get).head(blobs::head).put(blobs::put),
-        )
-        .route("/models", get(models::list).post(models::push))
-        .route("/models/{model}", get(models::show).delete(models::delete))
-        .route(
-            "/models/{model}/deployments",
-            get(deployments::list).post(models::push_to),
-        )
-        .route(
-            "/models/{model}/deployments/{deployment}",
-            get(deployments::show).delete(deployments::delete),
-        )
-        .route(
-            "/models/{model}/deployments/{deployment}/logs",
-            get(deployments::logs),
-        )
-        .route("/backends", get(status::backends))
-        .route("/status", get(status::status))
-        .fallback(unknown)
+    let (management, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(blobs::router())
+        .merge(models::router())
+        .merge(deployments::router())
+        .merge(status::router())
+        .split_for_parts();
+    // Drawn once: it is the same for every caller.
+    let document = axum::Json(openapi::complete(document));
+    let management = management
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_JSON_BYTES))
-        .layer(middleware::from_fn_with_state(
+        .route_layer(middleware::from_fn_with_state(
             api.access.clone(),
             managers_only,
         ))
@@ -89,7 +84,11 @@ pub fn router(api: Api) -> Router {
     Router::new()
         .route("/models/{*path}", any(gateway::infer))
         .with_state(gateway)
-        .nest("/v1", management)
+        .merge(management)
+        .route(
+            "/openapi.json",
+            get(move || std::future::ready(document.clone())),
+        )
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)

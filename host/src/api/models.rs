@@ -2,47 +2,88 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
-use super::deployments;
 use super::error::ApiError;
+use super::extract::{Json, Path, Query};
+use super::shapes::{DeploymentShape, ModelShape};
 use crate::domain::bundle::Bundle;
 use crate::domain::deployment::DeploymentStatus;
 use crate::domain::digest::Digest;
-use crate::domain::model::ModelView;
 use crate::registry::{Push, PushTo};
 
-/// What a push sends.
-#[derive(Deserialize)]
+/// The routes of models.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, push))
+        .routes(routes!(show, delete))
+        .routes(routes!(push_to))
+}
+
+/// What a push sends. The bundle's blobs have to be on the server already.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PushRequest {
+    /// The model's name; the bundle's without it.
     name: Option<String>,
+    /// What is deployed.
     bundle: Bundle,
+    /// The deployment's name; `deployment-N` without it.
     deployment_name: Option<String>,
+    /// The environment that it goes to. Without it, the first deployment of a model goes to production.
     environment: Option<String>,
+    /// What the pusher notes.
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
 
-/// `GET /v1/models?name=`
-#[derive(Deserialize)]
+/// What a push made.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Pushed {
+    /// The model as it is now.
+    pub model: ModelShape,
+    /// The new deployment.
+    pub deployment: DeploymentShape,
+}
+
+/// Which models are listed.
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct ListQuery {
+    /// Only the model of this name.
     name: Option<String>,
 }
 
-/// `GET /v1/models`
-pub async fn list(
+/// All models.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Models {
+    /// Ordered by name.
+    pub models: Vec<ModelShape>,
+}
+
+/// A thing that is deleted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelDeleted {
+    /// Its id.
+    pub id: crate::ids::Id,
+    /// Always true.
+    pub deleted: bool,
+}
+
+/// List the models.
+#[utoipa::path(get, path = "/v1/models", params(ListQuery), responses((status = 200, body = Models)))]
+async fn list(
     State(api): State<Api>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<Value>, ApiError> {
-    let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Models>, ApiError> {
     let models = api.registry.models().await?;
     let wanted = models.iter().filter(|view| {
         query
@@ -50,25 +91,26 @@ pub async fn list(
             .as_ref()
             .is_none_or(|name| *name == view.model.name)
     });
-    Ok(Json(
-        json!({ "models": wanted.map(model_json).collect::<Vec<_>>() }),
-    ))
+    Ok(Json(Models {
+        models: wanted.map(ModelShape::of).collect(),
+    }))
 }
 
-/// `GET /v1/models/{model}`
-pub async fn show(
+/// Show a model, by id or name.
+#[utoipa::path(get, path = "/v1/models/{model}", params(("model" = String, Path)), responses((status = 200, body = ModelShape)))]
+async fn show(
     State(api): State<Api>,
     Path(model): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    Ok(Json(model_json(&api.registry.model(&model).await?)))
+) -> Result<Json<ModelShape>, ApiError> {
+    Ok(Json(ModelShape::of(&api.registry.model(&model).await?)))
 }
 
-/// `POST /v1/models`
-pub async fn push(
+/// Push a bundle: a new deployment of the model of that name, which is made with the first.
+#[utoipa::path(post, path = "/v1/models", request_body = PushRequest, responses((status = 200, body = Pushed)))]
+async fn push(
     State(api): State<Api>,
-    request: Result<Json<PushRequest>, JsonRejection>,
-) -> Result<Json<Value>, ApiError> {
-    let Json(request) = request.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    Json(request): Json<PushRequest>,
+) -> Result<Json<Pushed>, ApiError> {
     let name = request
         .name
         .clone()
@@ -76,18 +118,21 @@ pub async fn push(
     deploy(api, PushTo::Named(name), request).await
 }
 
-/// `POST /v1/models/{model}/deployments`
-pub async fn push_to(
+/// Push a bundle: a new deployment of a model that there is.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/deployments", params(("model" = String, Path)),
+    request_body = PushRequest, responses((status = 200, body = Pushed))
+)]
+async fn push_to(
     State(api): State<Api>,
     Path(model): Path<String>,
-    request: Result<Json<PushRequest>, JsonRejection>,
-) -> Result<Json<Value>, ApiError> {
-    let Json(request) = request.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    Json(request): Json<PushRequest>,
+) -> Result<Json<Pushed>, ApiError> {
     deploy(api, PushTo::Existing(model), request).await
 }
 
 /// Rehearses the bundle, stores the deployment, serves it. The work goes on to its end when the client hangs up.
-async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Value>, ApiError> {
+async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Pushed>, ApiError> {
     let task = tokio::spawn(async move {
         let PushRequest {
             bundle,
@@ -132,26 +177,30 @@ async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Value
             served.pool.prewarm(1).await?;
         }
         drop(rehearsed);
-        Ok(Json(json!({
-            "model": model_json(&view),
-            "deployment": deployments::json(&api, &view, &deployment),
-        })))
+        Ok(Json(Pushed {
+            model: ModelShape::of(&view),
+            deployment: DeploymentShape::of(&api, &view, &deployment),
+        }))
     });
     task.await.map_err(ApiError::internal)?
 }
 
-/// `DELETE /v1/models/{model}`
-pub async fn delete(
+/// Delete a model with all its deployments and environments.
+#[utoipa::path(delete, path = "/v1/models/{model}", params(("model" = String, Path)), responses((status = 200, body = ModelDeleted)))]
+async fn delete(
     State(api): State<Api>,
     Path(model): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<ModelDeleted>, ApiError> {
     let task = tokio::spawn(async move {
         let change = api.changes.lock().await;
         let view = api.registry.delete_model(&model).await?;
         collect_garbage(&api, view.deployments.values().map(|one| &one.bundle)).await?;
         drop(change);
         api.serving.remove_model(&view).await;
-        Ok(Json(json!({ "id": view.model.id, "deleted": true })))
+        Ok(Json(ModelDeleted {
+            id: view.model.id,
+            deleted: true,
+        }))
     });
     task.await.map_err(ApiError::internal)?
 }
@@ -180,18 +229,4 @@ pub(super) async fn collect_garbage(
         }
     }
     Ok(())
-}
-
-/// A model as the API shows it.
-pub(super) fn model_json(view: &ModelView) -> Value {
-    json!({
-        "id": view.model.id,
-        "created_at": view.model.created_at,
-        "name": view.model.name,
-        "deployments_count": view.deployments.len(),
-        "production_deployment_id": view.production().map(|deployment| deployment.id),
-        "development_deployment_id": view.development().map(|deployment| deployment.id),
-        "instance_type_name": "cpu",
-        "team_name": null,
-    })
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::digest::Digest;
 use super::names;
@@ -28,7 +29,7 @@ pub const MAX_COMPONENT_BYTES: u64 = 512 << 20;
 pub const MAX_BUNDLE_BYTES: usize = 768 << 10;
 
 /// What is deployed: one component, its graphs, its files and its settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bundle {
     /// Name of the model it is for, unless the push says another.
@@ -59,7 +60,7 @@ pub struct Bundle {
 }
 
 /// A stored file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Blob {
     /// SHA-256 of its bytes.
@@ -69,7 +70,7 @@ pub struct Blob {
 }
 
 /// A model file that wasi-nn loads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Graph {
     /// SHA-256 of its bytes.
@@ -107,7 +108,7 @@ impl Graph {
 }
 
 /// Which backend runs a graph.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GraphBackend {
     /// The fastest that the node has and that can run the graph.
@@ -120,7 +121,7 @@ pub enum GraphBackend {
 }
 
 /// Where a graph runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GraphTarget {
     /// A GPU where there is one, else the CPU.
@@ -133,7 +134,7 @@ pub enum GraphTarget {
 }
 
 /// Where a component may call.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
     /// `HOST:PORT` of each; nothing else is reached.

@@ -1,15 +1,19 @@
-//! An environment: a stable address of a model that points at a deployment.
+//! An environment: a stable address of a model that points at a deployment, with settings of its own.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::promotion::{Promotion, PromotionSettings};
+use super::settings::{AutoscalingSettings, BackpressurePolicy};
 use crate::ids::Id;
 
 /// The environment that every model has.
 pub const PRODUCTION: &str = "production";
+/// Environments of one model.
+pub const MAX_ENVIRONMENTS: usize = 100;
 
 /// A stable address of a model. As the store holds it: fields may be added, so what is unknown is passed over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// Its model.
     pub model_id: Id,
@@ -20,6 +24,21 @@ pub struct Environment {
     /// The deployment that its requests go to.
     #[serde(default)]
     pub current_deployment_id: Option<Id>,
+    /// The settings that a deployment takes on when it moves in; the first one brings its own.
+    #[serde(default)]
+    pub autoscaling_settings: Option<AutoscalingSettings>,
+    /// How it moves to another deployment.
+    #[serde(default)]
+    pub promotion_settings: PromotionSettings,
+    /// What happens to requests that find every replica busy.
+    #[serde(default)]
+    pub backpressure: BackpressurePolicy,
+    /// The move that goes on, or the last one.
+    #[serde(default)]
+    pub promotion: Option<Promotion>,
+    /// The deployment that was current before, for going back.
+    #[serde(default)]
+    pub previous_deployment_id: Option<Id>,
 }
 
 impl Environment {
@@ -30,6 +49,30 @@ impl Environment {
             name: name.into(),
             created_at: now,
             current_deployment_id: None,
+            autoscaling_settings: None,
+            promotion_settings: PromotionSettings::default(),
+            backpressure: BackpressurePolicy::default(),
+            promotion: None,
+            previous_deployment_id: None,
         }
+    }
+
+    /// The move that goes on.
+    pub fn in_progress(&self) -> Option<&Promotion> {
+        self.promotion
+            .as_ref()
+            .filter(|promotion| promotion.status.is_in_progress())
+    }
+
+    /// The deployment that is moving in.
+    pub fn candidate_deployment_id(&self) -> Option<Id> {
+        self.in_progress()
+            .map(|promotion| promotion.candidate_deployment_id)
+    }
+
+    /// Whether it points at a deployment, or is about to.
+    pub fn holds(&self, deployment: Id) -> bool {
+        self.current_deployment_id == Some(deployment)
+            || self.candidate_deployment_id() == Some(deployment)
     }
 }

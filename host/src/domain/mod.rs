@@ -8,4 +8,5 @@ pub mod environment;
 pub mod keys;
 pub mod model;
 pub mod names;
+pub mod promotion;
 pub mod settings;

@@ -25,7 +25,7 @@ pub struct Model {
 }
 
 /// A model with everything that hangs on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelView {
     /// The model.
     pub model: Model,

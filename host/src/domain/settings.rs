@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A setting outside its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +45,7 @@ impl InvalidSetting {
 }
 
 /// How many replicas a deployment keeps, and when that changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoscalingSettings {
     /// Replicas kept when nothing comes.
@@ -131,8 +132,80 @@ impl AutoscalingSettings {
     }
 }
 
+/// A change of [`AutoscalingSettings`]: what is left out or null stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AutoscalingUpdate {
+    #[schema(maximum = 10_000)]
+    min_replica: Option<u32>,
+    #[schema(minimum = 1, maximum = 10_000)]
+    max_replica: Option<u32>,
+    #[schema(minimum = 10, maximum = 3600)]
+    autoscaling_window: Option<u32>,
+    #[schema(maximum = 3600)]
+    scale_down_delay: Option<u32>,
+    #[schema(minimum = 1, maximum = 100_000)]
+    concurrency_target: Option<u32>,
+    #[schema(minimum = 1, maximum = 100)]
+    target_utilization_percentage: Option<u32>,
+    #[schema(minimum = 1, maximum = 50)]
+    max_scale_down_rate: Option<u32>,
+    /// Taken for compatibility; anything but null is refused.
+    target_in_flight_tokens: Option<u32>,
+}
+
+impl AutoscalingSettings {
+    /// The settings after a change, if they are in range.
+    pub fn updated(&self, update: &AutoscalingUpdate) -> Result<Self, InvalidSetting> {
+        if let Some(found) = update.target_in_flight_tokens {
+            let wanted = "null: requests are counted, not tokens";
+            return Err(InvalidSetting::new(
+                "autoscaling.target_in_flight_tokens",
+                found,
+                wanted,
+            ));
+        }
+        let new = Self {
+            min_replica: update.min_replica.unwrap_or(self.min_replica),
+            max_replica: update.max_replica.unwrap_or(self.max_replica),
+            autoscaling_window: update.autoscaling_window.unwrap_or(self.autoscaling_window),
+            scale_down_delay: update.scale_down_delay.unwrap_or(self.scale_down_delay),
+            concurrency_target: update.concurrency_target.unwrap_or(self.concurrency_target),
+            target_utilization_percentage: update
+                .target_utilization_percentage
+                .unwrap_or(self.target_utilization_percentage),
+            max_scale_down_rate: update
+                .max_scale_down_rate
+                .unwrap_or(self.max_scale_down_rate),
+        };
+        new.validate()?;
+        Ok(new)
+    }
+
+    /// The settings that hold for a development deployment: at most one replica, none without traffic.
+    #[must_use]
+    pub fn for_development(self) -> Self {
+        Self {
+            min_replica: 0,
+            max_replica: 1,
+            ..self
+        }
+    }
+}
+
+/// What happens to a request that finds every replica busy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum BackpressurePolicy {
+    /// It waits for one.
+    #[default]
+    QueueOnFull,
+    /// It is refused with 429.
+    RejectOnFull,
+}
+
 /// The bounds of one replica.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Memory of a replica.
@@ -170,7 +243,7 @@ impl Limits {
 }
 
 /// How compute calls of different replicas are joined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
     /// Calls joined at most.

@@ -28,9 +28,11 @@ pub const MAX_LINES: usize = 1000;
 const MAX_OPEN: usize = 64;
 
 /// A line as stored and as answered.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = LogLine)]
 pub struct StoredLine {
     /// When, to the microsecond.
+    #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
     /// `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     pub level: String,

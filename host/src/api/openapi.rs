@@ -1,0 +1,96 @@
+//! The description of the API, drawn from the handlers themselves and served at `/openapi.json`.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+use utoipa::{OpenApi, ToSchema};
+
+/// The document's frame; the paths come from the router.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Samovar",
+        description = "Management and inference API of a Samovar server.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(ErrorBody))
+)]
+pub struct Document;
+
+/// What every error of the platform looks like.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// For people: what was found, what was wanted, what to do.
+    pub error: String,
+    /// For programs.
+    pub error_code: String,
+    /// Facts that depend on the code.
+    pub detail: Value,
+    /// Names the request in the server's log.
+    pub request_id: String,
+}
+
+/// Errors that any management route may answer: what is wrong with the request, who asks, what it asks for, and how
+/// the server is.
+const ERRORS: [(&str, &str); 11] = [
+    ("400", "The request is wrong in itself"),
+    ("401", "No API key, or none that is valid"),
+    ("403", "The API key is for other things"),
+    ("404", "There is no such thing"),
+    ("405", "The address does not take this method"),
+    ("409", "It does not fit what is there"),
+    ("413", "The body is too long"),
+    ("415", "The body is not announced as JSON"),
+    ("422", "The bundle cannot be served"),
+    ("500", "The server failed"),
+    ("503", "The store or the storage cannot be reached"),
+];
+
+/// Adds to each route what all have in common: the key it asks for and the errors it may answer.
+pub fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    document.info.version = env!("CARGO_PKG_VERSION").into();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(
+        "api_key",
+        SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)),
+    );
+    document.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(
+        "api_key",
+        [],
+    )]);
+    for item in document.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.put,
+            &mut item.post,
+            &mut item.delete,
+            &mut item.patch,
+            &mut item.head,
+        ];
+        operations
+            .into_iter()
+            .filter_map(Option::as_mut)
+            .for_each(add_errors);
+    }
+    document
+}
+
+fn add_errors(operation: &mut Operation) {
+    let content = || {
+        ContentBuilder::new()
+            .schema(Some(Ref::from_schema_name("ErrorBody")))
+            .build()
+    };
+    for (status, description) in ERRORS {
+        let responses = &mut operation.responses.responses;
+        responses.entry(status.to_owned()).or_insert_with(|| {
+            ResponseBuilder::new()
+                .description(description)
+                .content("application/json", content())
+                .build()
+                .into()
+        });
+    }
+}

@@ -1,0 +1,124 @@
+//! Models and deployments as the API shows them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
+use crate::domain::digest::Digest;
+use crate::domain::model::ModelView;
+use crate::domain::settings::AutoscalingSettings;
+use crate::ids::Id;
+
+/// A model.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Model)]
+pub struct ModelShape {
+    /// Its id.
+    pub id: Id,
+    /// When it was first pushed.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Its name.
+    pub name: String,
+    /// Deployments that it has.
+    pub deployments_count: usize,
+    /// The deployment in production.
+    pub production_deployment_id: Option<Id>,
+    /// The development deployment.
+    pub development_deployment_id: Option<Id>,
+    /// What it runs on.
+    pub instance_type_name: &'static str,
+    /// Always null: a server has one team.
+    pub team_name: Option<String>,
+}
+
+/// A deployment.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Deployment)]
+pub struct DeploymentShape {
+    /// Its id.
+    pub id: Id,
+    /// When it was pushed.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Its name.
+    pub name: String,
+    /// Its model.
+    pub model_id: Id,
+    /// Whether it is what production points at.
+    pub is_production: bool,
+    /// Whether it is the model's development deployment.
+    pub is_development: bool,
+    /// Where it stands.
+    pub status: DeploymentStatus,
+    /// Why it stands there, when something went wrong.
+    pub status_reason: Option<String>,
+    /// Replicas now.
+    pub active_replica_count: usize,
+    /// How many replicas it keeps.
+    pub autoscaling_settings: AutoscalingSettings,
+    /// What it runs on.
+    pub instance_type_name: &'static str,
+    /// The environment that points at it.
+    pub environment: Option<String>,
+    /// What its pusher noted.
+    pub labels: BTreeMap<String, String>,
+    /// The bundle's digest.
+    pub bundle_digest: Digest,
+}
+
+impl ModelShape {
+    /// A model as it is now.
+    pub fn of(view: &ModelView) -> Self {
+        Self {
+            id: view.model.id,
+            created_at: view.model.created_at,
+            name: view.model.name.clone(),
+            deployments_count: view.deployments.len(),
+            production_deployment_id: view.production().map(|deployment| deployment.id),
+            development_deployment_id: view.development().map(|deployment| deployment.id),
+            instance_type_name: "cpu",
+            team_name: None,
+        }
+    }
+}
+
+impl DeploymentShape {
+    /// A deployment of a model as it is now.
+    pub fn of(api: &Api, view: &ModelView, deployment: &Deployment) -> Self {
+        let replicas = api.serving.replicas(view.model.id, deployment.id);
+        let environment = view.environment_of(deployment.id);
+        let environment = environment.map(|environment| environment.name.clone());
+        Self {
+            id: deployment.id,
+            created_at: deployment.created_at,
+            name: deployment.name.clone(),
+            model_id: deployment.model_id,
+            is_production: environment.as_deref() == Some("production"),
+            is_development: deployment.kind == DeploymentKind::Development,
+            status: shown_status(deployment.status, replicas),
+            status_reason: deployment.status_reason.clone(),
+            active_replica_count: replicas,
+            autoscaling_settings: deployment.bundle.autoscaling.clone(),
+            instance_type_name: "cpu",
+            environment,
+            labels: deployment.labels.clone(),
+            bundle_digest: deployment.bundle_digest,
+        }
+    }
+}
+
+/// What is stored says that it may run; whether it does is seen from its replicas.
+fn shown_status(stored: DeploymentStatus, replicas: usize) -> DeploymentStatus {
+    match stored {
+        DeploymentStatus::Active if replicas == 0 => DeploymentStatus::ScaledToZero,
+        // The node stopped between storing a deployment and noting that it is ready; it was rehearsed before.
+        DeploymentStatus::Building if replicas > 0 => DeploymentStatus::Active,
+        DeploymentStatus::Building => DeploymentStatus::ScaledToZero,
+        other => other,
+    }
+}

@@ -1,0 +1,415 @@
+//! A promotion: an environment on its way to another deployment, at once or in stages; and the settings for it.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::settings::InvalidSetting;
+use crate::ids::Id;
+
+/// Stages of a canary: even in traffic and in time.
+pub const STAGES: u32 = 10;
+/// Longest name of a header that keeps a client on one side.
+pub const MAX_HEADER_BYTES: usize = 128;
+
+/// How an environment moves to another deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct PromotionSettings {
+    /// Make a fresh deployment of the same bundle, also when the one that is promoted could move in itself.
+    pub redeploy_on_promotion: bool,
+    /// Move traffic in ten even stages, instead of all at once.
+    pub ramp_up_while_promoting: bool,
+    /// How long the stages take together.
+    #[schema(minimum = 1, maximum = 86_400)]
+    pub ramp_up_duration_seconds: u32,
+    /// Always false: replicas start in well under a millisecond, so there is nothing to roll.
+    pub rolling_deploy: bool,
+    /// What becomes of the deployment that was there before.
+    pub promotion_cleanup_strategy: CleanupStrategy,
+    /// Compare both sides in each stage and go back by itself when the new one is worse.
+    pub analysis: Option<Analysis>,
+    /// A request header whose value decides which side a client gets, so that each client stays on one.
+    pub sticky_header: Option<String>,
+    /// Percentage of the current deployment's requests that the candidate gets a copy of, while traffic moves; its
+    /// answers are dropped.
+    #[schema(maximum = 100)]
+    pub shadow_percent: u32,
+}
+
+impl Default for PromotionSettings {
+    fn default() -> Self {
+        Self {
+            redeploy_on_promotion: false,
+            ramp_up_while_promoting: false,
+            ramp_up_duration_seconds: 600,
+            rolling_deploy: false,
+            promotion_cleanup_strategy: CleanupStrategy::ScaleToZero,
+            analysis: None,
+            sticky_header: None,
+            shadow_percent: 0,
+        }
+    }
+}
+
+/// What becomes of a deployment that another took the place of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum CleanupStrategy {
+    /// Nothing: it keeps its replicas.
+    Keep,
+    /// It keeps no replicas without traffic of its own.
+    #[default]
+    ScaleToZero,
+    /// It is switched off.
+    Deactivate,
+}
+
+/// When the candidate counts as worse.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Analysis {
+    /// Largest share of answers with a status of 500 or more, 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
+    pub max_error_rate: f64,
+    /// Largest ratio of its 95th percentile of latency to the current deployment's.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub max_p95_latency_ratio: f64,
+    /// Requests of the candidate in a stage before it is judged.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub min_requests: u64,
+}
+
+impl Default for Analysis {
+    fn default() -> Self {
+        Self {
+            max_error_rate: 0.05,
+            max_p95_latency_ratio: 2.0,
+            min_requests: 50,
+        }
+    }
+}
+
+/// A change of [`PromotionSettings`]: what is left out or null stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromotionSettingsUpdate {
+    redeploy_on_promotion: Option<bool>,
+    ramp_up_while_promoting: Option<bool>,
+    #[schema(minimum = 1, maximum = 86_400)]
+    ramp_up_duration_seconds: Option<u32>,
+    rolling_deploy: Option<bool>,
+    /// Taken for compatibility; anything but null is refused.
+    #[schema(value_type = Option<Object>)]
+    rolling_deploy_config: Option<serde_json::Value>,
+    promotion_cleanup_strategy: Option<CleanupStrategy>,
+    /// `false` takes the analysis away.
+    #[schema(value_type = Option<Analysis>)]
+    analysis: Option<Switch<Analysis>>,
+    /// `""` takes the header away.
+    sticky_header: Option<String>,
+    #[schema(maximum = 100)]
+    shadow_percent: Option<u32>,
+}
+
+/// A setting that can be taken away by `false`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Switch<T> {
+    Off(bool),
+    On(T),
+}
+
+impl PromotionSettings {
+    /// The settings after a change, if they are in range.
+    pub fn updated(&self, update: &PromotionSettingsUpdate) -> Result<Self, InvalidSetting> {
+        let invalid = |field: &str, found: &dyn std::fmt::Display, wanted: &str| {
+            InvalidSetting::new(format!("promotion_settings.{field}"), found, wanted)
+        };
+        let mut new = self.clone();
+        if let Some(value) = update.redeploy_on_promotion {
+            new.redeploy_on_promotion = value;
+        }
+        if let Some(value) = update.ramp_up_while_promoting {
+            new.ramp_up_while_promoting = value;
+        }
+        if let Some(value) = update.ramp_up_duration_seconds {
+            if !(1..=86_400).contains(&value) {
+                return Err(invalid("ramp_up_duration_seconds", &value, "1 to 86400"));
+            }
+            new.ramp_up_duration_seconds = value;
+        }
+        if update.rolling_deploy == Some(true) || update.rolling_deploy_config.is_some() {
+            let wanted =
+                "false and no config: use ramp_up_while_promoting, which shifts traffic in stages";
+            return Err(invalid("rolling_deploy", &"true", wanted));
+        }
+        if let Some(value) = update.promotion_cleanup_strategy {
+            new.promotion_cleanup_strategy = value;
+        }
+        match &update.analysis {
+            None => {}
+            Some(Switch::Off(false)) => new.analysis = None,
+            Some(Switch::Off(true)) => new.analysis = Some(Analysis::default()),
+            Some(Switch::On(analysis)) => {
+                analysis.validate()?;
+                new.analysis = Some(*analysis);
+            }
+        }
+        if let Some(value) = &update.sticky_header {
+            let token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            if value.len() > MAX_HEADER_BYTES || !value.bytes().all(token) {
+                let shown: String = value.chars().take(80).collect();
+                let wanted = "a header's name of at most 128 characters of [A-Za-z0-9_-]";
+                return Err(invalid("sticky_header", &format!("{shown:?}"), wanted));
+            }
+            new.sticky_header = Some(value.to_ascii_lowercase()).filter(|name| !name.is_empty());
+        }
+        if let Some(value) = update.shadow_percent {
+            if value > 100 {
+                return Err(invalid("shadow_percent", &value, "0 to 100"));
+            }
+            new.shadow_percent = value;
+        }
+        Ok(new)
+    }
+}
+
+impl Analysis {
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        let check = |field: &str, found: f64, range: std::ops::RangeInclusive<f64>| {
+            if range.contains(&found) {
+                return Ok(());
+            }
+            let wanted = format!("{} to {}", range.start(), range.end());
+            let field = format!("promotion_settings.analysis.{field}");
+            Err(InvalidSetting::new(field, found, wanted))
+        };
+        check("max_error_rate", self.max_error_rate, 0.0..=1.0)?;
+        check(
+            "max_p95_latency_ratio",
+            self.max_p95_latency_ratio,
+            1.0..=1000.0,
+        )?;
+        // Exact: far below where such numbers lose digits.
+        #[allow(clippy::cast_precision_loss)]
+        check("min_requests", self.min_requests as f64, 1.0..=1e6)
+    }
+}
+
+/// Where a promotion stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PromotionStatus {
+    /// The candidate gets ready; all traffic goes to the current deployment.
+    Releasing,
+    /// Traffic moves to the candidate in stages.
+    RampingUp,
+    /// Traffic stays divided as it is until somebody goes on.
+    Paused,
+    /// Traffic moves back.
+    RampingDown,
+    /// The candidate took over.
+    Succeeded,
+    /// The candidate did not, and `error_message` says why.
+    Failed,
+    /// Somebody called it off.
+    Canceled,
+}
+
+impl PromotionStatus {
+    /// Whether it still goes on.
+    pub fn is_in_progress(self) -> bool {
+        matches!(
+            self,
+            Self::Releasing | Self::RampingUp | Self::Paused | Self::RampingDown
+        )
+    }
+}
+
+/// An environment's move to another deployment. As the store holds it: what is unknown is passed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// Tells it from the environment's other promotions.
+    pub id: Id,
+    /// The deployment that is to take over.
+    pub candidate_deployment_id: Id,
+    /// The deployment that was there when it began.
+    #[serde(default)]
+    pub previous_deployment_id: Option<Id>,
+    /// Where it stands.
+    pub status: PromotionStatus,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// The settings that it goes by, whatever is changed meanwhile.
+    pub settings: PromotionSettings,
+    /// When the first stage began, as if there had been no pause.
+    #[serde(default)]
+    pub ramp_started_at: Option<Timestamp>,
+    /// When it was paused.
+    #[serde(default)]
+    pub paused_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed, or who called it off.
+    #[serde(default)]
+    pub error_message: Option<String>,
+}
+
+impl Promotion {
+    /// A promotion that begins.
+    pub fn new(
+        candidate: Id,
+        previous: Option<Id>,
+        settings: PromotionSettings,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id: Id::new(),
+            candidate_deployment_id: candidate,
+            previous_deployment_id: previous,
+            status: PromotionStatus::Releasing,
+            created_at: now,
+            settings,
+            ramp_started_at: None,
+            paused_at: None,
+            ended_at: None,
+            error_message: None,
+        }
+    }
+
+    /// How long the stages take together.
+    pub fn ramp(&self) -> SignedDuration {
+        SignedDuration::from_secs(i64::from(self.settings.ramp_up_duration_seconds.max(1)))
+    }
+
+    /// The stage that the clock says, from 0 to 9, while traffic is divided.
+    ///
+    /// Stored are only the instants at which stages began and were halted, so that a node that comes back is in the
+    /// stage where it would be had it stayed.
+    pub fn stage(&self, now: Timestamp) -> Option<u32> {
+        let now = match self.status {
+            PromotionStatus::RampingUp => now,
+            PromotionStatus::Paused => self.paused_at?,
+            _ => return None,
+        };
+        let elapsed = now.duration_since(self.ramp_started_at?).as_millis().max(0);
+        let stage = elapsed * i128::from(STAGES) / self.ramp().as_millis().max(1);
+        // A clock that runs on past the end stays in the last stage until the promotion is ended.
+        Some(u32::try_from(stage).unwrap_or(u32::MAX).min(STAGES - 1))
+    }
+
+    /// Percentage of requests that go to the candidate now.
+    pub fn percent(&self, now: Timestamp) -> u32 {
+        match self.status {
+            PromotionStatus::Succeeded => 100,
+            _ => self
+                .stage(now)
+                .map_or(0, |stage| (stage + 1) * (100 / STAGES)),
+        }
+    }
+
+    /// Whether every stage has had its time.
+    pub fn is_ramped(&self, now: Timestamp) -> bool {
+        self.status == PromotionStatus::RampingUp
+            && self
+                .ramp_started_at
+                .is_some_and(|start| now.duration_since(start) >= self.ramp())
+    }
+
+    /// When the next stage begins, or the last one ends.
+    pub fn next_stage_at(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.status != PromotionStatus::RampingUp {
+            return None;
+        }
+        let stage = i32::try_from(self.stage(now)? + 1).ok()?;
+        let offset = self.ramp().checked_mul(stage)? / i32::try_from(STAGES).ok()?;
+        self.ramp_started_at?.checked_add(offset).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ramping(seconds: u32) -> Promotion {
+        let settings = PromotionSettings {
+            ramp_up_while_promoting: true,
+            ramp_up_duration_seconds: seconds,
+            ..Default::default()
+        };
+        let start = Timestamp::UNIX_EPOCH;
+        let mut promotion = Promotion::new(Id::new(), Some(Id::new()), settings, start);
+        promotion.status = PromotionStatus::RampingUp;
+        promotion.ramp_started_at = Some(start);
+        promotion
+    }
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
+    #[test]
+    fn ten_even_stages() {
+        let promotion = ramping(20);
+        let percents: Vec<u32> = (0..10)
+            .map(|stage| promotion.percent(at(stage * 2000)))
+            .collect();
+        assert_eq!(percents, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
+        assert_eq!(promotion.percent(at(1999)), 10);
+        assert!(!promotion.is_ramped(at(19_999)));
+        assert!(promotion.is_ramped(at(20_000)));
+        assert_eq!(promotion.next_stage_at(at(2500)), Some(at(4000)));
+        assert_eq!(promotion.next_stage_at(at(19_000)), Some(at(20_000)));
+    }
+
+    #[test]
+    fn updates_leave_out_what_they_do_not_name_and_refuse_what_is_out_of_range() {
+        let update = |text: &str| {
+            let update = serde_json::from_str(text).map_err(|e| e.to_string())?;
+            let settings = PromotionSettings::default().updated(&update);
+            settings.map_err(|e| e.to_string())
+        };
+        let settings = update(
+            r#"{"ramp_up_while_promoting":true,"ramp_up_duration_seconds":null,"rolling_deploy":false,
+                "rolling_deploy_config":null,"analysis":{"min_requests":5},"sticky_header":"X-Client"}"#,
+        )
+        .unwrap();
+        assert_eq!(settings.ramp_up_duration_seconds, 600);
+        assert_eq!(settings.analysis.unwrap().min_requests, 5);
+        assert_eq!(settings.sticky_header.as_deref(), Some("x-client"));
+        for (wrong, named) in [
+            (r#"{"ramp_up_duration_seconds":0}"#, "1 to 86400"),
+            (r#"{"rolling_deploy":true}"#, "ramp_up_while_promoting"),
+            (r#"{"shadow_percent":101}"#, "0 to 100"),
+            (r#"{"analysis":{"max_error_rate":2}}"#, "0 to 1"),
+            (r#"{"sticky_header":"a b"}"#, "sticky_header"),
+            (r#"{"ramp":1}"#, "unknown field `ramp`"),
+        ] {
+            let error = update(wrong).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stages_only_go_up_and_a_restart_finds_the_same(seconds in 1u32..86_400, mut times in prop::collection::vec(0i64..90_000_000, 1..50)) {
+            let promotion = ramping(seconds);
+            let stored = serde_json::to_vec(&promotion).unwrap();
+            times.sort_unstable();
+            let mut before = 0;
+            for ms in times {
+                let percent = promotion.percent(at(ms));
+                prop_assert!(percent >= before && (10..=100).contains(&percent) && percent % 10 == 0);
+                before = percent;
+                let restarted: Promotion = serde_json::from_slice(&stored).unwrap();
+                prop_assert_eq!(restarted.percent(at(ms)), percent);
+                if let Some(next) = promotion.next_stage_at(at(ms)) {
+                    prop_assert!(next > at(ms) || promotion.is_ramped(at(ms)));
+                }
+            }
+        }
+    }
+}
