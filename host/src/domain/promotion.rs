@@ -402,7 +402,7 @@ mod tests {
             let mut before = 0;
             for ms in times {
                 let percent = promotion.percent(at(ms));
-                prop_assert!(percent >= before && (10..=100).contains(&percent) && percent % 10 == 0);
+                prop_assert!(percent >= before && (10..=100).contains(&percent) && percent.is_multiple_of(10));
                 before = percent;
                 let restarted: Promotion = serde_json::from_slice(&stored).unwrap();
                 prop_assert_eq!(restarted.percent(at(ms)), percent);
