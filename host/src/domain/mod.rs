@@ -8,4 +8,6 @@ pub mod environment;
 pub mod keys;
 pub mod model;
 pub mod names;
+pub mod secret;
 pub mod settings;
+pub mod webhook_secret;
