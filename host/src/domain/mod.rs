@@ -9,3 +9,4 @@ pub mod keys;
 pub mod model;
 pub mod names;
 pub mod settings;
+pub mod usage;
