@@ -16,6 +16,7 @@ mod ledger;
 pub mod limits;
 pub mod log;
 mod logging;
+pub mod meter;
 mod pool;
 mod replica;
 mod runtime;

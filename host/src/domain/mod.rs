@@ -12,3 +12,4 @@ pub mod promotion;
 pub mod secret;
 pub mod settings;
 pub mod webhook_secret;
+pub mod usage;

@@ -8,6 +8,9 @@ pub mod blobs;
 mod conformance;
 pub mod sqlite;
 pub mod vault;
+pub mod usage;
+#[cfg(test)]
+mod usage_conformance;
 
 use std::time::Duration;
 
