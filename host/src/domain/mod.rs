@@ -1,6 +1,8 @@
 //! What Samovar stores and the rules of it: values and pure functions, no input or output.
 
 pub mod api_key;
+pub mod async_request;
+pub mod async_submission;
 pub mod bundle;
 pub mod deployment;
 pub mod digest;

@@ -3,6 +3,9 @@
 //! A store holds small documents under keys such as `models/0a1b2c3d`. Every commit is atomic, durable once it is
 //! acknowledged, and has a revision; revisions are store-wide and in the order of commits.
 
+#[cfg(test)]
+mod async_conformance;
+pub mod async_requests;
 pub mod blobs;
 #[cfg(test)]
 mod conformance;

@@ -1,0 +1,292 @@
+//! What may be asked of an async request: the body of `async_predict`, its ranges and defaults.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Url;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::async_request::InferenceRetryConfig;
+use super::settings::InvalidSetting;
+
+/// Largest body of `async_predict`.
+pub const MAX_SUBMISSION_BYTES: usize = 256 << 10;
+/// What `priority` may be; the lower one goes first.
+pub const PRIORITY: RangeInclusive<i64> = 0..=2;
+/// What `max_time_in_queue_seconds` may be: up to three days.
+pub const TIME_IN_QUEUE_SECONDS: RangeInclusive<i64> = 10..=259_200;
+/// What `inference_retry_config.max_attempts` may be.
+pub const MAX_ATTEMPTS: RangeInclusive<i64> = 1..=10;
+/// What `inference_retry_config.initial_delay_ms` may be.
+pub const INITIAL_DELAY_MS: RangeInclusive<i64> = 0..=10_000;
+/// What `inference_retry_config.max_delay_ms` may be.
+pub const MAX_DELAY_MS: RangeInclusive<i64> = 0..=60_000;
+/// Longest address of a webhook.
+pub const MAX_WEBHOOK_BYTES: usize = 2048;
+const DEFAULT_TIME_IN_QUEUE_SECONDS: i64 = 600;
+
+/// What was asked, within its limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// The JSON that the model gets, byte by byte as it was sent.
+    pub model_input: Bytes,
+    /// Where the answer is sent, if anywhere.
+    pub webhook_endpoint: Option<String>,
+    /// Its class; the lower one goes first.
+    pub priority: u8,
+    /// How long it may wait.
+    pub max_time_in_queue: Duration,
+    /// How often it is tried.
+    pub retry: InferenceRetryConfig,
+}
+
+/// Why a body was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSubmission {
+    /// It is no such document.
+    #[error("the body of async_predict: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A field of it is outside its range.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Given {
+    model_input: Box<RawValue>,
+    webhook_endpoint: Option<String>,
+    priority: Option<i64>,
+    max_time_in_queue_seconds: Option<i64>,
+    inference_retry_config: Option<GivenRetry>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GivenRetry {
+    max_attempts: Option<i64>,
+    initial_delay_ms: Option<i64>,
+    max_delay_ms: Option<i64>,
+}
+
+impl Submission {
+    /// Reads the body of `async_predict`.
+    ///
+    /// # Errors
+    /// When it is no JSON, has an unknown key, or a value outside its range.
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidSubmission> {
+        let given: Given = serde_json::from_slice(body)?;
+        if let Some(endpoint) = &given.webhook_endpoint {
+            check_webhook(endpoint)?;
+        }
+        let seconds = given
+            .max_time_in_queue_seconds
+            .unwrap_or(DEFAULT_TIME_IN_QUEUE_SECONDS);
+        let seconds = ranged("max_time_in_queue_seconds", seconds, TIME_IN_QUEUE_SECONDS)?;
+        let priority = ranged("priority", given.priority.unwrap_or(0), PRIORITY)?;
+        let model_input: Box<str> = given.model_input.into();
+        Ok(Self {
+            model_input: Bytes::from(model_input.into_string()),
+            webhook_endpoint: given.webhook_endpoint,
+            priority: u8::try_from(priority).unwrap_or(u8::MAX),
+            max_time_in_queue: Duration::from_secs(seconds.into()),
+            retry: retry(&given.inference_retry_config.unwrap_or_default())?,
+        })
+    }
+}
+
+fn retry(given: &GivenRetry) -> Result<InferenceRetryConfig, InvalidSetting> {
+    let default = InferenceRetryConfig::default();
+    let field = |name: &str, found: Option<i64>, range, default: u32| {
+        let name = format!("inference_retry_config.{name}");
+        ranged(&name, found.unwrap_or(default.into()), range)
+    };
+    Ok(InferenceRetryConfig {
+        max_attempts: field(
+            "max_attempts",
+            given.max_attempts,
+            MAX_ATTEMPTS,
+            default.max_attempts,
+        )?,
+        initial_delay_ms: field(
+            "initial_delay_ms",
+            given.initial_delay_ms,
+            INITIAL_DELAY_MS,
+            default.initial_delay_ms,
+        )?,
+        max_delay_ms: field(
+            "max_delay_ms",
+            given.max_delay_ms,
+            MAX_DELAY_MS,
+            default.max_delay_ms,
+        )?,
+    })
+}
+
+fn ranged(field: &str, found: i64, range: RangeInclusive<i64>) -> Result<u32, InvalidSetting> {
+    let wanted = format!("{} to {}", range.start(), range.end());
+    match u32::try_from(found) {
+        Ok(number) if range.contains(&found) => Ok(number),
+        _ => Err(InvalidSetting::new(field, found, wanted)),
+    }
+}
+
+/// Refuses an address that no answer may be sent to: what models answer does not travel in the clear.
+pub fn check_webhook(endpoint: &str) -> Result<(), InvalidSetting> {
+    let wanted = |wanted: &str| {
+        let found: String = endpoint.chars().take(80).collect();
+        InvalidSetting::new("webhook_endpoint", format_args!("{found:?}"), wanted)
+    };
+    if endpoint.len() > MAX_WEBHOOK_BYTES {
+        return Err(wanted(&format!("at most {MAX_WEBHOOK_BYTES} bytes")));
+    }
+    let Ok(url) = Url::parse(endpoint) else {
+        return Err(wanted("an address such as https://example.com/hook"));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        // Not shown: it holds a password.
+        let hidden = "an address with a user or a password";
+        return Err(InvalidSetting::new(
+            "webhook_endpoint",
+            hidden,
+            "one without; webhooks are signed",
+        ));
+    }
+    match url.scheme() {
+        "https" if url.has_host() => Ok(()),
+        "http" if is_loopback(&url) => Ok(()),
+        _ => Err(wanted("https; http is for localhost alone")),
+    }
+}
+
+/// Whether an address is this machine's own.
+pub fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    // An address of version 6 stands in brackets.
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    match address.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(body: &str) -> String {
+        Submission::parse(body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_input_alone_is_enough_and_stays_as_it_was_sent() {
+        let body = br#"{"model_input": {"b": 1.50, "a": 12345678901234567890123} }"#;
+        let submission = Submission::parse(body).unwrap();
+        assert_eq!(
+            submission,
+            Submission {
+                model_input: Bytes::from_static(br#"{"b": 1.50, "a": 12345678901234567890123}"#),
+                webhook_endpoint: None,
+                priority: 0,
+                max_time_in_queue: Duration::from_secs(600),
+                retry: InferenceRetryConfig::default(),
+            }
+        );
+        let null = Submission::parse(br#"{"model_input": null}"#).unwrap();
+        assert_eq!(&null.model_input[..], b"null");
+    }
+
+    #[test]
+    fn everything_may_be_chosen_within_its_range() {
+        let body = br#"{"model_input": 1, "webhook_endpoint": "https://example.com/hook?a=b", "priority": 2,
+            "max_time_in_queue_seconds": 259200, "inference_retry_config": {"max_attempts": 10, "max_delay_ms": 0}}"#;
+        let submission = Submission::parse(body).unwrap();
+        assert_eq!(
+            (submission.priority, submission.max_time_in_queue.as_secs()),
+            (2, 259_200)
+        );
+        let retry = submission.retry;
+        assert_eq!(
+            (
+                retry.max_attempts,
+                retry.initial_delay_ms,
+                retry.max_delay_ms
+            ),
+            (10, 1000, 0)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert!(refused("{}").contains("model_input"));
+        assert!(refused("[").contains("async_predict"));
+        assert!(refused(r#"{"model_input": 1, "prioritet": 1}"#).contains("prioritet"));
+        assert!(
+            refused(r#"{"model_input": 1, "inference_retry_config": {"attempts": 1}}"#)
+                .contains("attempts")
+        );
+        for (field, value, wanted) in [
+            ("priority", "3", "priority: found 3, wanted 0 to 2"),
+            ("priority", "-1", "priority: found -1, wanted 0 to 2"),
+            (
+                "max_time_in_queue_seconds",
+                "9",
+                "max_time_in_queue_seconds: found 9, wanted 10 to 259200",
+            ),
+            (
+                "inference_retry_config",
+                r#"{"max_attempts": 0}"#,
+                "inference_retry_config.max_attempts: found 0, wanted 1 to 10",
+            ),
+        ] {
+            assert_eq!(
+                refused(&format!(r#"{{"model_input": 1, "{field}": {value}}}"#)),
+                wanted
+            );
+        }
+    }
+
+    #[test]
+    fn webhooks_go_to_https_or_to_this_machine() {
+        for good in [
+            "https://example.com",
+            "http://localhost:1/x",
+            "http://127.0.0.1:8080",
+            "http://[::1]:80/",
+            "https://localhost",
+        ] {
+            assert_eq!(check_webhook(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "http://example.com",
+            "http://localhost.example.com",
+            "http://10.0.0.1",
+            "ftp://localhost",
+            "file:///etc/passwd",
+            "/hook",
+            "",
+            "https://",
+            "https://user:secret@example.com",
+            "http://localhost@example.com",
+        ] {
+            let told = check_webhook(bad).unwrap_err().to_string();
+            assert!(
+                told.starts_with("webhook_endpoint: ") && !told.contains("secret"),
+                "{told}"
+            );
+        }
+        let long = format!("https://example.com/{}", "x".repeat(MAX_WEBHOOK_BYTES));
+        assert!(check_webhook(&long).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_answered(body in "\\PC{0,200}") {
+            let _ = Submission::parse(body.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The queue of requests that are answered later: what every store of it keeps to.
+//!
+//! What was accepted is on disk and is worked on at least once. Whoever works on a request holds a claim that runs out; a
+//! claim that was lost to another worker can change nothing any more.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::StoreError;
+use crate::domain::async_request::{
+    AsyncError, AsyncRequest, AsyncRequestId, AsyncResult, AsyncStatus, InferenceRetryConfig,
+    NewAsyncRequest, WebhookStatus,
+};
+use crate::ids::Id;
+
+/// Requests claimed by one call.
+pub const MAX_CLAIMS: usize = 64;
+
+/// How much a store of requests takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Requests that wait or run.
+    pub open: u64,
+    /// Bytes of inputs and results together.
+    pub bytes: u64,
+}
+
+/// What became of a request that was handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acceptance {
+    /// It is on disk and will be worked on.
+    Accepted,
+    /// Nothing: so many wait or run already.
+    TooManyOpen,
+    /// Nothing: so many bytes are kept already.
+    TooManyBytes,
+}
+
+/// What became of the wish to take a request back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancellation {
+    /// It will not be worked on.
+    Canceled,
+    /// Nothing: it does not wait any more, but stands there.
+    TooLate(AsyncStatus),
+    /// There is no such request.
+    Missing,
+}
+
+/// Requests of one deployment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AsyncCounts {
+    /// Those that wait.
+    pub queued: u64,
+    /// Those that run.
+    pub in_progress: u64,
+}
+
+/// The deployment that a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Its model.
+    pub model_id: Id,
+    /// Itself.
+    pub deployment_id: Id,
+}
+
+/// The right to work on a request until it runs out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The request.
+    pub id: AsyncRequestId,
+    /// Grows with every claim of the request.
+    pub token: u64,
+}
+
+/// A request to be answered by its model.
+#[derive(Debug, Clone)]
+pub struct Prediction {
+    /// The right to do it.
+    pub claim: Claim,
+    /// The deployment.
+    pub place: Place,
+    /// The JSON that the model gets.
+    pub input: Bytes,
+    /// What went wrong so far, one for each failed attempt.
+    pub errors: Vec<AsyncError>,
+    /// How often it is tried.
+    pub retry: InferenceRetryConfig,
+    /// How often a claim of it ran out.
+    pub losses: u32,
+}
+
+/// A request whose sender is to be told.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    /// The right to do it.
+    pub claim: Claim,
+    /// Where to.
+    pub endpoint: String,
+    /// The request.
+    pub request: AsyncRequest,
+    /// What the model answered.
+    pub result: Option<AsyncResult>,
+}
+
+/// How the work on a request ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Where it stands now: succeeded or failed.
+    pub status: AsyncStatus,
+    /// Everything that went wrong.
+    pub errors: Vec<AsyncError>,
+    /// What the model answered, if it did.
+    pub result: Option<AsyncResult>,
+}
+
+/// A store of requests that are answered later.
+///
+/// Every change is one atomic step, on disk when it is acknowledged. A change under a claim that was lost, or of a
+/// request that is done, is a [`StoreError::Conflict`].
+#[async_trait]
+pub trait AsyncRequests: Send + Sync + 'static {
+    /// Takes a request, unless there are too many.
+    async fn accept(
+        &self,
+        request: &NewAsyncRequest,
+        capacity: Capacity,
+    ) -> Result<Acceptance, StoreError>;
+
+    /// A request, until it is purged.
+    async fn get(&self, id: &AsyncRequestId) -> Result<Option<AsyncRequest>, StoreError>;
+
+    /// What the model answered, if it did.
+    async fn result(&self, id: &AsyncRequestId) -> Result<Option<AsyncResult>, StoreError>;
+
+    /// How many requests of a deployment wait and run.
+    async fn counts(&self, deployment: Id) -> Result<AsyncCounts, StoreError>;
+
+    /// Takes a request back that still waits. Its webhook is not sent.
+    async fn cancel(&self, id: &AsyncRequestId) -> Result<Cancellation, StoreError>;
+
+    /// The deployments with requests that can be claimed now.
+    async fn due(&self) -> Result<Vec<Place>, StoreError>;
+
+    /// Claims requests of a deployment by priority, then age: at most `max`, never more than [`MAX_CLAIMS`].
+    async fn claim(
+        &self,
+        deployment: Id,
+        max: usize,
+        visibility: Duration,
+    ) -> Result<Vec<Prediction>, StoreError>;
+
+    /// Claims requests whose webhooks are to be sent, longest due first.
+    async fn claim_notices(
+        &self,
+        max: usize,
+        visibility: Duration,
+    ) -> Result<Vec<Notice>, StoreError>;
+
+    /// Holds a claim for so long from now.
+    async fn extend(&self, claim: &Claim, visibility: Duration) -> Result<(), StoreError>;
+
+    /// Gives a request back to the queue, not to be claimed for a while, with everything that went wrong so far.
+    async fn requeue(
+        &self,
+        claim: &Claim,
+        delay: Duration,
+        errors: &[AsyncError],
+    ) -> Result<(), StoreError>;
+
+    /// Ends the work on a request. Its webhook, if it has one, is due now.
+    async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<(), StoreError>;
+
+    /// Notes that a webhook was delivered or not.
+    async fn finish_notice(&self, claim: &Claim, webhook: WebhookStatus) -> Result<(), StoreError>;
+
+    /// Ends every claim: the process that held them is dead. Answers how many there were.
+    async fn take_up(&self) -> Result<u64, StoreError>;
+
+    /// Ends requests that have waited for longer than they were to, and answers how many.
+    async fn expire_due(&self, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// Forgets requests that were done before a time, at most so many at once, and answers how many.
+    async fn purge(&self, before: Timestamp, max: usize) -> Result<u64, StoreError>;
+}

@@ -1,0 +1,492 @@
+//! Async requests in SQLite: each change is one statement under the one writer.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Row, Sqlite};
+
+use super::{SqliteStore, unavailable};
+use crate::domain::async_request::{
+    AsyncError, AsyncErrorCode, AsyncRequest, AsyncRequestId, AsyncResult, AsyncStatus,
+    NewAsyncRequest, WebhookStatus,
+};
+use crate::ids::Id;
+use crate::state::StoreError;
+use crate::state::async_requests::{
+    Acceptance, AsyncCounts, AsyncRequests, Cancellation, Capacity, Claim, MAX_CLAIMS, Notice,
+    Outcome, Place, Prediction,
+};
+
+/// The store's clock, in milliseconds.
+macro_rules! now {
+    () => {
+        "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+    };
+}
+
+const ACCEPT: &str = concat!(
+    "INSERT INTO async_requests (id, model_id, deployment_id, status, webhook_status, work, priority, created_at_ms, \
+     status_at_ms, expires_at_ms, claimable_at_ms, retry, webhook_endpoint, input, errors) \
+     SELECT ?1, ?2, ?3, 'QUEUED', CASE WHEN ?8 IS NULL THEN 'NO_WEBHOOK_PROVIDED' ELSE 'PENDING' END, 'PREDICT', ?4, ?5, \
+     ?5, ?6, ",
+    now!(),
+    ", ?7, ?8, ?9, '[]' FROM async_totals WHERE open < ?10 AND bytes + length(?9) <= ?11"
+);
+
+const CLAIM: &str = concat!(
+    "UPDATE async_requests SET token = token + 1, losses = losses + (status = 'IN_PROGRESS'), status = 'IN_PROGRESS', \
+     status_at_ms = ",
+    now!(),
+    ", claimable_at_ms = ",
+    now!(),
+    " + ?3 WHERE seq IN (SELECT seq FROM async_requests WHERE work = 'PREDICT' AND deployment_id = ?1 \
+     AND claimable_at_ms <= ",
+    now!(),
+    " ORDER BY priority, seq LIMIT ?2) \
+     RETURNING id, model_id, deployment_id, token, input, errors, retry, losses, priority, seq"
+);
+
+const CLAIM_NOTICES: &str = concat!(
+    "UPDATE async_requests SET token = token + 1, claimable_at_ms = ",
+    now!(),
+    " + ?2 WHERE seq IN (SELECT seq FROM async_requests WHERE work = 'WEBHOOK' AND claimable_at_ms <= ",
+    now!(),
+    " ORDER BY claimable_at_ms LIMIT ?1) RETURNING *"
+);
+
+const REQUEUE: &str = concat!(
+    "UPDATE async_requests SET token = token + 1, status = 'QUEUED', status_at_ms = ",
+    now!(),
+    ", claimable_at_ms = ",
+    now!(),
+    " + ?3, errors = ?4 WHERE id = ?1 AND token = ?2 AND work = 'PREDICT'"
+);
+
+const FINISH: &str = concat!(
+    "UPDATE async_requests SET status = ?3, status_at_ms = ",
+    now!(),
+    ", claimable_at_ms = 0, work = CASE WHEN webhook_endpoint IS NULL THEN NULL ELSE 'WEBHOOK' END, errors = ?4, \
+     input = x'', result_status = ?5, result_type = ?6, result_body = ?7 \
+     WHERE id = ?1 AND token = ?2 AND work = 'PREDICT'"
+);
+
+const FINISH_NOTICE: &str = concat!(
+    "UPDATE async_requests SET work = NULL, webhook_status = ?3, \
+     status = CASE WHEN status = ?4 THEN ?5 ELSE status END, status_at_ms = ",
+    now!(),
+    " WHERE id = ?1 AND token = ?2 AND work = 'WEBHOOK'"
+);
+
+const CANCEL: &str = concat!(
+    "UPDATE async_requests SET status = 'CANCELED', status_at_ms = ",
+    now!(),
+    ", webhook_status = CASE WHEN webhook_endpoint IS NULL THEN webhook_status ELSE 'CANCELED' END, work = NULL, \
+     input = x'', token = token + 1 WHERE id = ?1 AND status = 'QUEUED'"
+);
+
+const EXPIRE: &str = "UPDATE async_requests SET status = 'EXPIRED', status_at_ms = ?1, claimable_at_ms = 0, \
+     work = CASE WHEN webhook_endpoint IS NULL THEN NULL ELSE 'WEBHOOK' END, input = x'', token = token + 1, \
+     errors = json_insert(errors, '$[#]', json(?2)) WHERE status = 'QUEUED' AND expires_at_ms <= ?1";
+
+type Change = Query<'static, Sqlite, SqliteArguments>;
+
+impl SqliteStore {
+    /// Does one statement, and answers how many requests it changed.
+    async fn change(&self, statement: Change) -> Result<u64, StoreError> {
+        let mut transaction = self.begin().await?;
+        let done = statement
+            .execute(&mut *transaction)
+            .await
+            .map_err(unavailable)?;
+        if done.rows_affected() > 0 {
+            self.end(transaction, 0).await?;
+        }
+        Ok(done.rows_affected())
+    }
+
+    /// Does one statement that answers what it changed.
+    async fn changed(&self, statement: Change) -> Result<Vec<SqliteRow>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let rows = statement
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(unavailable)?;
+        if !rows.is_empty() {
+            self.end(transaction, 0).await?;
+        }
+        Ok(rows)
+    }
+
+    /// Does one statement under a claim.
+    async fn under(&self, claim: &Claim, statement: Change) -> Result<(), StoreError> {
+        if self.change(statement).await? > 0 {
+            return Ok(());
+        }
+        let current: Option<i64> =
+            sqlx::query_scalar("SELECT token FROM async_requests WHERE id = ?1")
+                .bind(claim.id.as_str())
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(unavailable)?;
+        Err(StoreError::Conflict {
+            key: format!("async_requests/{}", claim.id),
+            current: current.map(number),
+        })
+    }
+}
+
+#[async_trait]
+impl AsyncRequests for SqliteStore {
+    async fn accept(
+        &self,
+        request: &NewAsyncRequest,
+        capacity: Capacity,
+    ) -> Result<Acceptance, StoreError> {
+        let submission = &request.submission;
+        let created_at = request.created_at.as_millisecond();
+        let accepted = self
+            .change(
+                sqlx::query(ACCEPT)
+                    .bind(request.id.to_string())
+                    .bind(request.model_id.to_string())
+                    .bind(request.deployment_id.to_string())
+                    .bind(submission.priority)
+                    .bind(created_at)
+                    .bind(created_at.saturating_add(millis(submission.max_time_in_queue)))
+                    .bind(text(&submission.retry)?)
+                    .bind(submission.webhook_endpoint.clone())
+                    .bind(submission.model_input.to_vec())
+                    .bind(signed(capacity.open))
+                    .bind(signed(capacity.bytes)),
+            )
+            .await?;
+        if accepted > 0 {
+            return Ok(Acceptance::Accepted);
+        }
+        let open: i64 = sqlx::query_scalar("SELECT open FROM async_totals")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        if number(open) >= capacity.open {
+            Ok(Acceptance::TooManyOpen)
+        } else {
+            Ok(Acceptance::TooManyBytes)
+        }
+    }
+
+    async fn get(&self, id: &AsyncRequestId) -> Result<Option<AsyncRequest>, StoreError> {
+        let row = sqlx::query(
+            "SELECT id, model_id, deployment_id, status, webhook_status, created_at_ms, status_at_ms, errors \
+             FROM async_requests WHERE id = ?1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        row.as_ref().map(request).transpose()
+    }
+
+    async fn result(&self, id: &AsyncRequestId) -> Result<Option<AsyncResult>, StoreError> {
+        let row = sqlx::query(
+            "SELECT result_status, result_type, result_body FROM async_requests WHERE id = ?1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        row.as_ref()
+            .map_or(Ok(None), |row| result(row, &column(row, "result_status")?))
+    }
+
+    async fn counts(&self, deployment: Id) -> Result<AsyncCounts, StoreError> {
+        let row = sqlx::query(
+            "SELECT count(*) AS open, coalesce(sum(status = 'QUEUED'), 0) AS queued FROM async_requests \
+             WHERE work = 'PREDICT' AND deployment_id = ?1",
+        )
+        .bind(deployment.to_string())
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let queued = number(column(&row, "queued")?);
+        let open = number(column(&row, "open")?);
+        Ok(AsyncCounts {
+            queued,
+            in_progress: open.saturating_sub(queued),
+        })
+    }
+
+    async fn cancel(&self, id: &AsyncRequestId) -> Result<Cancellation, StoreError> {
+        let canceled = self
+            .change(sqlx::query(CANCEL).bind(id.to_string()))
+            .await?;
+        if canceled > 0 {
+            return Ok(Cancellation::Canceled);
+        }
+        let found = self.get(id).await?;
+        Ok(found.map_or(Cancellation::Missing, |request| {
+            Cancellation::TooLate(request.status)
+        }))
+    }
+
+    async fn due(&self) -> Result<Vec<Place>, StoreError> {
+        let rows = sqlx::query(concat!(
+            "SELECT DISTINCT deployment_id, model_id FROM async_requests \
+             WHERE work = 'PREDICT' AND claimable_at_ms <= ",
+            now!()
+        ))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        rows.iter().map(place).collect()
+    }
+
+    async fn claim(
+        &self,
+        deployment: Id,
+        max: usize,
+        visibility: Duration,
+    ) -> Result<Vec<Prediction>, StoreError> {
+        let rows = self
+            .changed(
+                sqlx::query(CLAIM)
+                    .bind(deployment.to_string())
+                    .bind(signed(max.min(MAX_CLAIMS)))
+                    .bind(millis(visibility)),
+            )
+            .await?;
+        // RETURNING has no order.
+        let mut claimed = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let order: (i64, i64) = (column(row, "priority")?, column(row, "seq")?);
+            claimed.push((order, prediction(row)?));
+        }
+        claimed.sort_by_key(|(order, _)| *order);
+        Ok(claimed.into_iter().map(|(_, one)| one).collect())
+    }
+
+    async fn claim_notices(
+        &self,
+        max: usize,
+        visibility: Duration,
+    ) -> Result<Vec<Notice>, StoreError> {
+        let statement = sqlx::query(CLAIM_NOTICES)
+            .bind(signed(max.min(MAX_CLAIMS)))
+            .bind(millis(visibility));
+        let rows = self.changed(statement).await?;
+        rows.iter().map(notice).collect()
+    }
+
+    async fn extend(&self, claim: &Claim, visibility: Duration) -> Result<(), StoreError> {
+        let statement = sqlx::query(concat!(
+            "UPDATE async_requests SET claimable_at_ms = ",
+            now!(),
+            " + ?3 WHERE id = ?1 AND token = ?2 AND work IS NOT NULL"
+        ));
+        let statement = bound(statement, claim).bind(millis(visibility));
+        self.under(claim, statement).await
+    }
+
+    async fn requeue(
+        &self,
+        claim: &Claim,
+        delay: Duration,
+        errors: &[AsyncError],
+    ) -> Result<(), StoreError> {
+        let statement = bound(sqlx::query(REQUEUE), claim)
+            .bind(millis(delay))
+            .bind(text(&errors)?);
+        self.under(claim, statement).await
+    }
+
+    async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<(), StoreError> {
+        let result = outcome.result.as_ref();
+        let statement = bound(sqlx::query(FINISH), claim)
+            .bind(outcome.status.as_str())
+            .bind(text(&outcome.errors)?)
+            .bind(result.map(|result| result.status))
+            .bind(result.and_then(|result| result.content_type.clone()))
+            .bind(result.map(|result| result.body.to_vec()));
+        self.under(claim, statement).await
+    }
+
+    async fn finish_notice(&self, claim: &Claim, webhook: WebhookStatus) -> Result<(), StoreError> {
+        // Of all statuses, only this one changes with the webhook.
+        let before = AsyncStatus::Succeeded;
+        let statement = bound(sqlx::query(FINISH_NOTICE), claim)
+            .bind(webhook.as_str())
+            .bind(before.as_str())
+            .bind(before.after_webhook(webhook).as_str());
+        self.under(claim, statement).await
+    }
+
+    async fn take_up(&self) -> Result<u64, StoreError> {
+        self.change(sqlx::query(concat!(
+            "UPDATE async_requests SET claimable_at_ms = 0, token = token + 1 WHERE claimable_at_ms > ",
+            now!(),
+            " AND (work = 'WEBHOOK' OR work = 'PREDICT' AND status = 'IN_PROGRESS')"
+        )))
+        .await
+    }
+
+    async fn expire_due(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let now = now.as_millisecond();
+        // Mostly there is none, and a look disturbs no writer.
+        let any: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM async_requests WHERE status = 'QUEUED' AND expires_at_ms <= ?1)",
+        )
+        .bind(now)
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        if !any {
+            return Ok(0);
+        }
+        let error = AsyncError::new(
+            AsyncErrorCode::ModelUnavailable,
+            "no replica was free for it within its max_time_in_queue_seconds",
+        );
+        self.change(sqlx::query(EXPIRE).bind(now).bind(text(&error)?))
+            .await
+    }
+
+    async fn purge(&self, before: Timestamp, max: usize) -> Result<u64, StoreError> {
+        self.change(
+            sqlx::query(
+                "DELETE FROM async_requests WHERE seq IN \
+                 (SELECT seq FROM async_requests WHERE work IS NULL AND status_at_ms < ?1 LIMIT ?2)",
+            )
+            .bind(before.as_millisecond())
+            .bind(signed(max)),
+        )
+        .await
+    }
+}
+
+fn bound(statement: Change, claim: &Claim) -> Change {
+    statement
+        .bind(claim.id.to_string())
+        .bind(signed(claim.token))
+}
+
+fn prediction(row: &SqliteRow) -> Result<Prediction, StoreError> {
+    let losses: i64 = column(row, "losses")?;
+    Ok(Prediction {
+        claim: claim(row)?,
+        place: place(row)?,
+        input: Bytes::from(column::<Vec<u8>>(row, "input")?),
+        errors: json(row, "errors")?,
+        retry: json(row, "retry")?,
+        losses: u32::try_from(losses).unwrap_or(u32::MAX),
+    })
+}
+
+fn notice(row: &SqliteRow) -> Result<Notice, StoreError> {
+    Ok(Notice {
+        claim: claim(row)?,
+        endpoint: column(row, "webhook_endpoint")?,
+        request: request(row)?,
+        result: result(row, &column(row, "result_status")?)?,
+    })
+}
+
+fn claim(row: &SqliteRow) -> Result<Claim, StoreError> {
+    Ok(Claim {
+        id: parsed(row, "id", |text| text.parse().ok())?,
+        token: number(column(row, "token")?),
+    })
+}
+
+fn place(row: &SqliteRow) -> Result<Place, StoreError> {
+    Ok(Place {
+        model_id: parsed(row, "model_id", |text| text.parse().ok())?,
+        deployment_id: parsed(row, "deployment_id", |text| text.parse().ok())?,
+    })
+}
+
+fn request(row: &SqliteRow) -> Result<AsyncRequest, StoreError> {
+    let place = place(row)?;
+    let time = |name| {
+        Timestamp::from_millisecond(column(row, name)?).map_err(|error| unreadable(name, &error))
+    };
+    Ok(AsyncRequest {
+        id: parsed(row, "id", |text| text.parse().ok())?,
+        model_id: place.model_id,
+        deployment_id: place.deployment_id,
+        status: parsed(row, "status", AsyncStatus::named)?,
+        webhook_status: parsed(row, "webhook_status", WebhookStatus::named)?,
+        created_at: time("created_at_ms")?,
+        status_at: time("status_at_ms")?,
+        errors: json(row, "errors")?,
+    })
+}
+
+fn result(row: &SqliteRow, status: &Option<i64>) -> Result<Option<AsyncResult>, StoreError> {
+    let Some(status) = status else {
+        return Ok(None);
+    };
+    Ok(Some(AsyncResult {
+        status: u16::try_from(*status).map_err(|error| unreadable("result_status", &error))?,
+        content_type: column(row, "result_type")?,
+        body: Bytes::from(column::<Vec<u8>>(row, "result_body")?),
+    }))
+}
+
+fn column<'r, T>(row: &'r SqliteRow, name: &str) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
+{
+    row.try_get(name).map_err(unavailable)
+}
+
+fn parsed<T>(
+    row: &SqliteRow,
+    name: &str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, StoreError> {
+    let found: String = column(row, name)?;
+    parse(&found).ok_or_else(|| unreadable(name, &format_args!("{found:?}")))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, name: &str) -> Result<T, StoreError> {
+    let found: String = column(row, name)?;
+    serde_json::from_str(&found).map_err(|error| unreadable(name, &error))
+}
+
+fn text(value: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Invalid(error.to_string()))
+}
+
+fn unreadable(name: &str, why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(format!("a request's {name} cannot be read: {why}"))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+/// SQLite's integers are signed; what is beyond them is as good as boundless.
+fn signed(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
+fn number(signed: i64) -> u64 {
+    signed.try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+
+    async fn open(folder: &Path) -> Arc<dyn AsyncRequests> {
+        Arc::new(SqliteStore::open(&folder.join("state.db")).await.unwrap())
+    }
+
+    crate::state::async_conformance::suite!(open);
+}
