@@ -210,9 +210,6 @@ impl Pool {
         let pool = self.clone();
         let ticking = self.machine.engine.ticking();
         let mut running = Box::pin(async move {
-        let running = tokio::spawn(async move {
-            // Until it has ended otherwise: a panic.
-            counted.ends(Outcome::HostFailed);
             let served = replica.serve(call, &pool.spec.limits, ticking, stop).await;
             match served {
                 Served::Reusable(replica, status) => {
@@ -239,19 +236,12 @@ impl Pool {
             answer = &mut answer => {
                 tokio::spawn(running);
                 (answer.ok(), None)
-        match answer.await {
-            Ok(Ok(response)) => {
-                timings.run = begun.elapsed();
-                Ok((
-                    response.map(|body| GuestBody::new(body, client, broken, self.meter.clone())),
-                    timings,
-                ))
             }
         };
         match (answer, stopped) {
             (Some(Ok(response)), _) => {
                 timings.run = begun.elapsed();
-                let response = response.map(|body| GuestBody::new(body, client, broken));
+                let response = response.map(|body| GuestBody::new(body, client, broken, self.meter.clone()));
                 Ok((response, timings))
             }
             (Some(Err(failure)), _) => Err(failure.into()),
