@@ -15,6 +15,8 @@ use crate::api::{self, Api};
 use crate::client_config;
 use crate::control::access::Access;
 pub use crate::control::access::AuthMode;
+use crate::control::builder::Builder;
+use crate::control::promoter;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::{NodeLimits, Serving};
 use crate::domain::api_key::{ApiKey, KeyType};
@@ -102,10 +104,12 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         limits,
     );
     let serving = Arc::new(serving);
-    for view in registry.recover().await?.models {
-        // What cannot be served is told in the log; the others are served.
-        let _ = serving.set(view).await;
-    }
+    let builder = Builder {
+        registry: registry.clone(),
+        serving: serving.clone(),
+    };
+    builder.recover(registry.recover().await?.models).await;
+    let promoter = tokio::spawn(promoter::run(builder.clone()));
     follow_secrets(guest_secrets.clone(), serving.clone());
     let first_key = match options.auth {
         AuthMode::Keys => first_key(&registry, &url).await?,
@@ -114,6 +118,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
     let router = api::router(Api {
         registry,
+        builder,
         secrets,
         guest_secrets,
         webhook_secrets: WebhookSecrets::new(store, vault),
@@ -127,6 +132,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     });
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
     server.serve(router, stop_signal()).await;
+    promoter.abort();
     serving.drain().await;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! half of one.
 
 mod api_keys;
+mod change;
 mod error;
 mod push;
 mod sealed;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::domain::deployment::{Deployment, DeploymentStatus};
+use crate::domain::deployment::Deployment;
 use crate::domain::environment::Environment;
 use crate::domain::model::{Model, ModelView};
 use crate::domain::{keys, names};
@@ -22,6 +23,7 @@ use crate::ids::Id;
 use crate::state::{Doc, DocStore, Expect, Op, Rev, StoreError};
 
 pub use api_keys::MAX_API_KEYS;
+pub use change::Changed;
 pub use error::RegistryError;
 pub use push::{MAX_DEPLOYMENTS, Push, PushTo};
 pub use sealed::{LostSecrets, open_vault};
@@ -110,93 +112,6 @@ impl Registry {
             models: views.into_values().collect(),
             rev: models.rev,
         })
-    }
-
-    /// Changes a deployment. `change` may be called again when others were faster, and sees their change then.
-    pub async fn update_deployment(
-        &self,
-        model_id: Id,
-        id: Id,
-        mut change: impl FnMut(&mut Deployment) + Send,
-    ) -> Result<Deployment, RegistryError> {
-        let key = keys::deployment(model_id, id);
-        for _ in 0..ATTEMPTS {
-            let Versioned { mut value, rev } = self.versioned_deployment(model_id, id).await?;
-            let before = value.clone();
-            change(&mut value);
-            if value == before {
-                return Ok(value);
-            }
-            match self
-                .store
-                .commit(vec![put(&*key, &value, Expect::Rev(rev))?])
-                .await
-            {
-                Ok(_) => return Ok(value),
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RegistryError::Contended)
-    }
-
-    /// Notes where a deployment stands.
-    pub async fn set_status(
-        &self,
-        model_id: Id,
-        id: Id,
-        status: DeploymentStatus,
-        reason: Option<String>,
-    ) -> Result<Deployment, RegistryError> {
-        self.update_deployment(model_id, id, |deployment| {
-            deployment.status = status;
-            deployment.status_reason.clone_from(&reason);
-        })
-        .await
-    }
-
-    /// Deletes a deployment that is behind no environment.
-    pub async fn delete_deployment(
-        &self,
-        model: &str,
-        id: Id,
-    ) -> Result<Deployment, RegistryError> {
-        for _ in 0..ATTEMPTS {
-            let view = self.versioned_model(model).await?;
-            let view = view.ok_or_else(|| RegistryError::NoModel {
-                model: shown(model),
-            })?;
-            let (mut view, revs) = self.versioned_view(view.value).await?;
-            if let Some(environment) = view.environment_of(id) {
-                return Err(RegistryError::InUse {
-                    environment: environment.name.clone(),
-                    model: view.model.name,
-                    deployment: id,
-                });
-            }
-            let Some(deployment) = view.deployments.remove(&id) else {
-                return Err(RegistryError::NoDeployment {
-                    model: view.model.name,
-                    deployment: id,
-                });
-            };
-            let key = keys::deployment(view.model.id, id);
-            let environments = keys::environments(view.model.id);
-            let expect = |key: &str| {
-                revs.get(key)
-                    .map_or(Expect::Absent, |rev| Expect::Rev(*rev))
-            };
-            let mut ops = vec![Op::delete(&*key, expect(&key))];
-            // No environment has moved to it meanwhile.
-            let unmoved = revs.keys().filter(|key| key.starts_with(&environments));
-            ops.extend(unmoved.map(|key| Op::check(&**key, expect(key))));
-            match self.store.commit(ops).await {
-                Ok(_) => return Ok(deployment),
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RegistryError::Contended)
     }
 
     /// Deletes a model with all its deployments and environments, and answers what it was.

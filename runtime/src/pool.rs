@@ -1,6 +1,6 @@
 //! The replicas of one deployment: acquire, wait, prewarm, retire, drain.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -125,6 +125,7 @@ pub struct Pool {
     ledger: Mutex<Ledger<Box<Replica>, Waiter>>,
     changed: Notify,
     reaper: Mutex<ReaperState>,
+    settings: RwLock<PoolSettings>,
     meter: Arc<Meter>,
 }
 
@@ -153,12 +154,14 @@ impl Stop {
 
 impl Pool {
     pub(crate) fn new(machine: Arc<Machine>, spec: DeploymentSpec) -> Arc<Self> {
+        let settings = spec.settings;
         let pool = Arc::new(Self {
             machine,
             spec,
             ledger: Mutex::default(),
             changed: Notify::new(),
             reaper: Mutex::new(ReaperState::Asleep),
+            settings: RwLock::new(settings),
             meter: Arc::default(),
         });
         let holder: Arc<dyn IdleHolder> = pool.clone();
@@ -241,7 +244,8 @@ impl Pool {
         match (answer, stopped) {
             (Some(Ok(response)), _) => {
                 timings.run = begun.elapsed();
-                let response = response.map(|body| GuestBody::new(body, client, broken, self.meter.clone()));
+                let response =
+                    response.map(|body| GuestBody::new(body, client, broken, self.meter.clone()));
                 Ok((response, timings))
             }
             (Some(Err(failure)), _) => Err(failure.into()),
@@ -259,7 +263,7 @@ impl Pool {
     /// # Errors
     /// The first start that fails.
     pub async fn prewarm(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
-        while self.lock().prewarm(count, &self.spec.settings) {
+        while self.lock().prewarm(count, &self.settings()) {
             let lease = Lease::new(self.clone(), None);
             let mut timings = StartTimings::default();
             let replica = self.start(&mut timings).await?;
@@ -313,6 +317,45 @@ impl Pool {
         &self.meter
     }
 
+    /// The bounds that it keeps to now.
+    pub fn settings(&self) -> PoolSettings {
+        // A plain value: a panic cannot leave it half-written.
+        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps to other bounds from now on: idle replicas beyond them go, missing ones start.
+    pub fn set_settings(self: &Arc<Self>, settings: PoolSettings) {
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = settings;
+        self.trim();
+        self.wake_reaper();
+        let pool = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = pool.prewarm(settings.min_replica).await {
+                tracing::warn!(%error, "the minimum of replicas does not start");
+            }
+        });
+    }
+
+    /// Drops idle replicas beyond the most that there may be.
+    fn trim(&self) {
+        loop {
+            let max = self.settings().max_replica;
+            let beyond = {
+                let mut ledger = self.lock();
+                let counts = ledger.counts();
+                (counts.idle + counts.busy > max)
+                    .then(|| ledger.take_oldest())
+                    .flatten()
+            };
+            if beyond.is_none() {
+                return;
+            }
+        }
+    }
+
     /// How many replicas and waiting requests there are.
     pub fn counts(&self) -> Counts {
         self.lock().counts()
@@ -323,7 +366,7 @@ impl Pool {
         deadline: Instant,
         timings: &mut Timings,
     ) -> Result<(Lease, Replica), RunError> {
-        let settings = &self.spec.settings;
+        let settings = &self.settings();
         let waited = Instant::now();
         let waiting = {
             let mut ledger = self.lock();
@@ -374,7 +417,7 @@ impl Pool {
     }
 
     fn next(&self, ledger: &mut Ledger<Box<Replica>, Waiter>) -> Next<Box<Replica>> {
-        let settings = &self.spec.settings;
+        let settings = &self.settings();
         match ledger.next(settings) {
             Next::Full => {
                 // Places of clients that hung up while waiting are free again.
@@ -463,7 +506,7 @@ impl Pool {
     }
 
     fn put_back(self: &Arc<Self>, mut replica: Box<Replica>) {
-        let max_requests = self.spec.settings.max_requests_per_replica;
+        let max_requests = self.settings().max_requests_per_replica;
         let worn = max_requests.is_some_and(|max| replica.served() >= max);
         if worn || self.is_outdated(&replica) {
             drop(replica);
@@ -521,7 +564,7 @@ impl Pool {
         tokio::spawn(async move {
             loop {
                 let Some(strong) = pool.upgrade() else { return };
-                let expired = strong.lock().expired(Instant::now(), &strong.spec.settings);
+                let expired = strong.lock().expired(Instant::now(), &strong.settings());
                 if let Some(replica) = expired {
                     tracing::debug!(
                         replica = replica.id(),
@@ -533,7 +576,7 @@ impl Pool {
                 }
                 let next = {
                     let mut state = lock(&strong.reaper);
-                    let next = strong.lock().next_expiry(&strong.spec.settings);
+                    let next = strong.lock().next_expiry(&strong.settings());
                     if next.is_none() {
                         *state = ReaperState::Asleep;
                     }
@@ -559,9 +602,7 @@ impl Pool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every method of the ledger leaves it whole, also when a later one panics.
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl IdleHolder for Pool {

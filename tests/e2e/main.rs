@@ -8,6 +8,7 @@ mod hostile;
 mod inference;
 mod lifecycle;
 mod magika;
+mod promotion;
 mod push;
 mod sdk;
 mod streaming;

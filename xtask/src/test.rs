@@ -46,7 +46,7 @@ pub fn run(parts: &[Part]) -> Result<()> {
         // Always the whole workspace: another selection would have other features, and build the dependencies anew.
         step("build", cargo(&["build", "--workspace"]))?;
         let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
-        if let Some(python) = python::with(&["magika"])? {
+        if let Some(python) = python::with(&["magika", "baseten"])? {
             command.env("SAMOVAR_TEST_PYTHON", python);
         }
         counts.add(count(command)?);

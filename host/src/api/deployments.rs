@@ -104,10 +104,15 @@ async fn delete(
         let change = api.changes.lock().await;
         let view = api.registry.model(&model).await?;
         let id = find(&view, &deployment)?.id;
-        let deleted = api.registry.delete_deployment(&model, id).await?;
+        let changed = api
+            .registry
+            .change(&model, |view| view.delete_deployment(id))
+            .await?;
+        let deleted = changed.value;
         collect_garbage(&api, std::iter::once(&deleted.bundle)).await?;
         drop(change);
-        api.serving.remove(deleted.model_id, id).await;
+        api.builder.apply(changed.view).await?;
+        api.serving.clear(id).await;
         Ok(Json(DeploymentDeleted {
             id,
             deleted: true,
@@ -216,7 +221,7 @@ fn log_query(asked: LogsQuery, now: Timestamp) -> Result<LogQuery, ApiError> {
 }
 
 /// A deployment by its id, or `production` or `development`.
-fn find<'v>(view: &'v ModelView, text: &str) -> Result<&'v Deployment, ApiError> {
+pub(super) fn find<'v>(view: &'v ModelView, text: &str) -> Result<&'v Deployment, ApiError> {
     let target = match text {
         "production" => Target::Environment(text),
         "development" => Target::Development,

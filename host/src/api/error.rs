@@ -9,6 +9,7 @@ use samovar_runtime::RunError;
 use serde_json::{Value, json};
 
 use super::request_id::RequestId;
+use crate::domain::changes::Refusal;
 
 /// An error of the platform, as it will be answered: `{error, error_code, detail, request_id}`.
 #[derive(Clone, Debug)]
@@ -97,7 +98,7 @@ impl From<crate::registry::RegistryError> for ApiError {
                 Self::not_found(text)
             }
             E::LastAdminKey { .. } => Self::conflict("last_admin_key", text),
-            E::EnvironmentTaken { .. } | E::InUse { .. } => Self::conflict("in_use", text),
+            E::Refused(refusal) => refusal.into(),
             E::Invalid(_) => Self::bad_request(text),
             E::TooMany { .. } => Self::conflict("too_many", text),
             E::Contended => Self::conflict("conflict", text),
@@ -144,6 +145,27 @@ impl From<crate::control::secrets::SecretsError> for ApiError {
                 Self::conflict("missing_secrets", text).with_detail(json!({ "missing": names }))
             }
             E::Registry(cause) => cause.into(),
+        }
+    }
+}
+
+impl From<crate::control::builder::BuildError> for ApiError {
+    fn from(error: crate::control::builder::BuildError) -> Self {
+        use crate::control::builder::BuildError as E;
+        match error {
+            E::Serve(error) => error.into(),
+            E::Registry(error) => error.into(),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::NotFound(_) => Self::not_found(text),
+            Refusal::Conflict { code, .. } => Self::conflict(code, text),
+            Refusal::Invalid(_) => Self::bad_request(text),
         }
     }
 }

@@ -4,10 +4,13 @@
 
 mod blobs;
 mod deployments;
+mod environments;
 pub mod error;
 pub mod extract;
+mod lifecycle;
 mod models;
 mod openapi;
+mod promotions;
 pub mod request_id;
 mod shapes;
 mod status;
@@ -26,6 +29,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::control::access::Access;
+use crate::control::builder::Builder;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::Serving;
 use crate::domain::api_key::Action;
@@ -50,6 +54,8 @@ pub struct Api {
     pub guest_secrets: Arc<GuestSecrets>,
     /// What webhooks are signed with.
     pub webhook_secrets: WebhookSecrets,
+    /// What carries changes out.
+    pub builder: Builder,
     /// Files of bundles.
     pub blobs: Blobs,
     /// Models and deployments as served.
@@ -76,6 +82,9 @@ pub fn router(api: Api) -> Router {
         .merge(blobs::router())
         .merge(models::router())
         .merge(deployments::router())
+        .merge(lifecycle::router())
+        .merge(environments::router())
+        .merge(promotions::router())
         .merge(status::router())
         .split_for_parts();
     // Drawn once: it is the same for every caller.

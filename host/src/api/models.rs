@@ -15,7 +15,6 @@ use super::error::ApiError;
 use super::extract::{Json, Path, Query};
 use super::shapes::{DeploymentShape, ModelShape};
 use crate::domain::bundle::Bundle;
-use crate::domain::deployment::DeploymentStatus;
 use crate::domain::digest::Digest;
 use crate::registry::{Push, PushTo};
 
@@ -23,7 +22,7 @@ use crate::registry::{Push, PushTo};
 pub fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list, push))
-        .routes(routes!(show, delete))
+        .routes(routes!(show, rename, delete))
         .routes(routes!(push_to))
 }
 
@@ -131,7 +130,7 @@ async fn push_to(
     deploy(api, PushTo::Existing(model), request).await
 }
 
-/// Rehearses the bundle, stores the deployment, serves it. The work goes on to its end when the client hangs up.
+/// Stores the deployment, builds it, serves it. The work goes on to its end when the client hangs up.
 async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Pushed>, ApiError> {
     let task = tokio::spawn(async move {
         let PushRequest {
@@ -142,7 +141,7 @@ async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Pushe
             name: _,
         } = request;
         bundle.validate()?;
-        let _change = api.changes.lock().await;
+        let change = api.changes.lock().await;
         let missing = api.blobs.missing(&bundle.blobs()).await?;
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
@@ -154,7 +153,6 @@ async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Pushe
                 ApiError::conflict("missing_blobs", text).with_detail(json!({ "missing": names }))
             );
         }
-        let rehearsed = api.serving.rehearse(&bundle).await?;
         let push = Push {
             to,
             bundle,
@@ -163,26 +161,43 @@ async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Pushe
             labels,
         };
         let (view, id) = api.registry.push(push, Timestamp::now()).await?;
-        let deployment = api
-            .registry
-            .set_status(view.model.id, id, DeploymentStatus::Active, None)
-            .await?;
-        let view = api.registry.model(view.model.id.as_str()).await?;
-        api.serving.set(view.clone()).await?;
-        let served = api.serving.resolve(
-            view.model.id,
-            crate::domain::model::Target::Deployment(id.as_str()),
-        );
-        if let Ok(served) = served {
-            served.pool.prewarm(1).await?;
-        }
-        drop(rehearsed);
+        // Named by a deployment, the blobs are safe from deletions beside it.
+        drop(change);
+        api.builder.apply(view.clone()).await?;
+        let view = api.builder.build(&view, id).await?;
+        let deployment = view.deployment(id)?.clone();
         Ok(Json(Pushed {
             model: ModelShape::of(&view),
             deployment: DeploymentShape::of(&api, &view, &deployment),
         }))
     });
     task.await.map_err(ApiError::internal)?
+}
+
+/// What may be changed of a model.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelUpdate {
+    /// Its new name.
+    name: String,
+}
+
+/// Rename a model. Its ids stay, so addresses by id do too.
+#[utoipa::path(
+    patch, path = "/v1/models/{model}", params(("model" = String, Path)), request_body = ModelUpdate,
+    responses((status = 200, body = ModelShape))
+)]
+async fn rename(
+    State(api): State<Api>,
+    Path(model): Path<String>,
+    Json(update): Json<ModelUpdate>,
+) -> Result<Json<ModelShape>, ApiError> {
+    let renamed = api
+        .registry
+        .change(&model, |view| view.rename(&update.name));
+    let view = renamed.await?.view;
+    api.builder.apply(view.clone()).await?;
+    Ok(Json(ModelShape::of(&view)))
 }
 
 /// Delete a model with all its deployments and environments.

@@ -10,7 +10,7 @@ use super::Api;
 use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
 use crate::domain::digest::Digest;
 use crate::domain::model::ModelView;
-use crate::domain::settings::AutoscalingSettings;
+use crate::domain::settings::{AutoscalingSettings, BackpressurePolicy};
 use crate::ids::Id;
 
 /// A model.
@@ -32,8 +32,8 @@ pub struct ModelShape {
     pub development_deployment_id: Option<Id>,
     /// What it runs on.
     pub instance_type_name: &'static str,
-    /// Always null: a server has one team.
-    pub team_name: Option<String>,
+    /// A server has one team, `default`.
+    pub team_name: &'static str,
 }
 
 /// A deployment.
@@ -67,8 +67,17 @@ pub struct DeploymentShape {
     pub environment: Option<String>,
     /// What its pusher noted.
     pub labels: BTreeMap<String, String>,
+    /// What happens to requests that find every replica busy.
+    pub request_backpressure_settings: Backpressure,
     /// The bundle's digest.
     pub bundle_digest: Digest,
+}
+
+/// What happens to requests that find every replica busy.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct Backpressure {
+    /// Whether they wait or are refused.
+    pub policy: BackpressurePolicy,
 }
 
 impl ModelShape {
@@ -82,7 +91,7 @@ impl ModelShape {
             production_deployment_id: view.production().map(|deployment| deployment.id),
             development_deployment_id: view.development().map(|deployment| deployment.id),
             instance_type_name: "cpu",
-            team_name: None,
+            team_name: "default",
         }
     }
 }
@@ -103,10 +112,13 @@ impl DeploymentShape {
             status: shown_status(deployment.status, replicas),
             status_reason: deployment.status_reason.clone(),
             active_replica_count: replicas,
-            autoscaling_settings: deployment.bundle.autoscaling.clone(),
+            autoscaling_settings: deployment.autoscaling(),
             instance_type_name: "cpu",
             environment,
             labels: deployment.labels.clone(),
+            request_backpressure_settings: Backpressure {
+                policy: deployment.backpressure,
+            },
             bundle_digest: deployment.bundle_digest,
         }
     }
@@ -116,9 +128,6 @@ impl DeploymentShape {
 fn shown_status(stored: DeploymentStatus, replicas: usize) -> DeploymentStatus {
     match stored {
         DeploymentStatus::Active if replicas == 0 => DeploymentStatus::ScaledToZero,
-        // The node stopped between storing a deployment and noting that it is ready; it was rehearsed before.
-        DeploymentStatus::Building if replicas > 0 => DeploymentStatus::Active,
-        DeploymentStatus::Building => DeploymentStatus::ScaledToZero,
         other => other,
     }
 }

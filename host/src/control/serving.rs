@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use samovar_runtime::backend::{BackendChoice, Target as GraphTargetChoice};
 use samovar_runtime::graphs::GraphSpec;
 use samovar_runtime::{
@@ -12,13 +13,18 @@ use samovar_runtime::{
 };
 
 use crate::control::secrets::{GuestSecrets, SecretsError};
+use crate::control::traffic::{self, Side, Split};
 use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
 use crate::domain::model::{ModelView, Target, Unresolved};
+use crate::domain::settings::{AutoscalingSettings, BackpressurePolicy};
 use crate::ids::Id;
 use crate::state::blobs::{BlobError, Blobs};
 use crate::telemetry::logs::Logs;
+
+/// How long a request may be on its way from the routes to its pool.
+const ROUTING_GRACE: Duration = Duration::from_millis(200);
 
 /// Why a bundle cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +74,45 @@ pub struct Served {
     pub id: Id,
     /// Its replicas.
     pub pool: Arc<Pool>,
+    /// What they run.
+    bundle_digest: Digest,
 }
 
 struct ServedModel {
     view: ModelView,
     deployments: HashMap<Id, Arc<Served>>,
+    splits: Mutex<HashMap<String, Split>>,
+}
+
+impl ServedModel {
+    /// The deployment that is moving in, if this request goes to it.
+    fn candidate<'h>(
+        &self,
+        target: Target<'_>,
+        header: impl Fn(&str) -> Option<&'h [u8]>,
+    ) -> Option<Id> {
+        let Target::Environment(name) = target else {
+            return None;
+        };
+        let promotion = self.view.environments.get(name)?.in_progress()?;
+        let percent = promotion.percent(Timestamp::now());
+        if percent == 0 {
+            return None;
+        }
+        let sticky_value = promotion.settings.sticky_header.as_deref().and_then(header);
+        let side = match sticky_value {
+            Some(value) => traffic::sticky(value, percent),
+            None => {
+                // Counters: a panic leaves none of them half-written.
+                let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
+                match splits.get_mut(name) {
+                    Some(split) => split.next(percent),
+                    None => splits.entry(name.to_owned()).or_default().next(percent),
+                }
+            }
+        };
+        (side == Side::Candidate).then_some(promotion.candidate_deployment_id)
+    }
 }
 
 #[derive(Default)]
@@ -90,6 +130,7 @@ pub struct Serving {
     folder: PathBuf,
     limits: NodeLimits,
     routes: RwLock<Routes>,
+    setting: tokio::sync::Mutex<()>,
 }
 
 impl Serving {
@@ -110,6 +151,7 @@ impl Serving {
             folder,
             limits,
             routes: RwLock::default(),
+            setting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -140,66 +182,100 @@ impl Serving {
         started.map(|()| pool)
     }
 
-    /// Serves a model as it is now; keeps the replicas of deployments that it had before.
+    /// Serves a model as it is now, unless a newer view of it is served already. Replicas of deployments that it had
+    /// before stay; deployments that it has no longer finish their requests by themselves.
+    ///
+    /// Answers the deployments that it no longer serves.
     ///
     /// # Errors
     /// When a deployment's blobs or files are not in place; the others are served.
-    pub async fn set(&self, view: ModelView) -> Result<(), ServeError> {
+    pub async fn set(&self, view: ModelView) -> Result<Vec<Arc<Served>>, ServeError> {
+        let _turn = self.setting.lock().await;
+        let before = self.with(|routes| {
+            let model = routes.models.get(&view.model.id)?;
+            let newer = model.view.model.generation > view.model.generation;
+            Some((newer, model.deployments.clone()))
+        });
+        let (newer, mut before) = before.unwrap_or_default();
+        if newer {
+            return Ok(Vec::new());
+        }
         let mut deployments = HashMap::new();
         let mut failed = Ok(());
-        for deployment in view.deployments.values() {
-            let before = self.with(|routes| {
-                let model = routes.models.get(&view.model.id)?;
-                model.deployments.get(&deployment.id).cloned()
-            });
-            let served = match before {
-                Some(served) => served,
-                None => match self.serve(&view, deployment).await {
-                    Ok(served) => Arc::new(served),
-                    Err(error) => {
-                        tracing::error!(deployment = %deployment.id, %error, "cannot be served");
-                        failed = Err(error);
-                        continue;
+        for deployment in view.deployments.values().filter(|one| one.status.serves()) {
+            let known = before.remove(&deployment.id);
+            let served = match known {
+                Some(served) if served.bundle_digest == deployment.bundle_digest => {
+                    let settings = self.pool_settings(deployment);
+                    if served.pool.settings() != settings {
+                        served.pool.set_settings(settings);
                     }
-                },
+                    served
+                }
+                // A bundle that was swapped: the requests that run finish on the old one.
+                other => {
+                    before.extend(other.map(|served| (deployment.id, served)));
+                    match self.serve(&view, deployment).await {
+                        Ok(served) => Arc::new(served),
+                        Err(error) => {
+                            tracing::error!(deployment = %deployment.id, %error, "cannot be served");
+                            failed = Err(error);
+                            continue;
+                        }
+                    }
+                }
             };
             deployments.insert(deployment.id, served);
         }
-        let mut routes = self.write();
-        routes.names.insert(view.model.name.clone(), view.model.id);
-        routes
-            .models
-            .insert(view.model.id, ServedModel { view, deployments });
-        failed
+        {
+            let mut routes = self.write();
+            let id = view.model.id;
+            routes
+                .names
+                .retain(|name, model| *model != id || *name == view.model.name);
+            routes.names.insert(view.model.name.clone(), id);
+            let splits = routes.models.remove(&id).map(|model| model.splits);
+            let model = ServedModel {
+                view,
+                deployments,
+                splits: splits.unwrap_or_default(),
+            };
+            routes.models.insert(id, model);
+        }
+        failed.map(|()| before.into_values().collect())
     }
 
-    /// Serves a deployment no longer; running requests finish first.
-    pub async fn remove(&self, model: Id, deployment: Id) {
-        let served = {
-            let mut routes = self.write();
-            routes.models.get_mut(&model).and_then(|model| {
-                model.view.deployments.remove(&deployment);
-                model.deployments.remove(&deployment)
-            })
-        };
-        if let Some(served) = served {
-            served.pool.drain().await;
+    /// Lets the running requests of deployments finish that are served no longer, and drops their replicas.
+    pub async fn retire(&self, served: Vec<Arc<Served>>) {
+        if served.is_empty() {
+            return;
         }
+        // A request that was routed a moment ago may not have reached its pool yet.
+        tokio::time::sleep(ROUTING_GRACE).await;
+        futures::future::join_all(served.iter().map(|served| served.pool.drain())).await;
+    }
+
+    /// Takes away what a deleted deployment leaves on this node.
+    pub async fn clear(&self, deployment: Id) {
         let folder = self.folder.join(deployment.as_str());
         let _ = tokio::fs::remove_dir_all(folder).await;
         self.logs.delete(deployment.as_str());
     }
 
-    /// Serves a model no longer.
+    /// Serves a model no longer; running requests finish first.
     pub async fn remove_model(&self, view: &ModelView) {
-        {
+        let removed = {
             let mut routes = self.write();
             routes.names.remove(&view.model.name);
-        }
+            routes.models.remove(&view.model.id)
+        };
+        let served = removed
+            .into_iter()
+            .flat_map(|model| model.deployments.into_values());
+        self.retire(served.collect()).await;
         for id in view.deployments.keys() {
-            self.remove(view.model.id, *id).await;
+            self.clear(*id).await;
         }
-        self.write().models.remove(&view.model.id);
     }
 
     /// Forgets the compiled form of a component that no deployment has any more.
@@ -212,23 +288,46 @@ impl Serving {
         self.with(|routes| routes.model_id(id_or_name))
     }
 
-    /// The deployment that a target means.
+    /// The deployment that answers the next request to a target: while an environment moves to another deployment, one
+    /// or the other. `header` gives the values of the request's headers.
     ///
     /// # Errors
     /// When the target means none.
-    pub fn resolve(&self, model: Id, target: Target<'_>) -> Result<Arc<Served>, Unresolved> {
+    pub fn resolve<'h>(
+        &self,
+        model: Id,
+        target: Target<'_>,
+        header: impl Fn(&str) -> Option<&'h [u8]>,
+    ) -> Result<Arc<Served>, Unresolved> {
         let none = || Unresolved::NoDeployment {
             model: model.to_string(),
             id: String::new(),
         };
         self.with(|routes| {
             let model = routes.models.get(&model).ok_or_else(none)?;
-            let deployment = model.view.resolve(target)?;
-            model
-                .deployments
-                .get(&deployment.id)
+            let id = match model.candidate(target, header) {
+                Some(candidate) => candidate,
+                None => model.view.resolve(target)?.id,
+            };
+            model.deployments.get(&id).cloned().ok_or_else(none)
+        })
+    }
+
+    /// The models of which an environment is moving.
+    pub fn promoting(&self) -> Vec<ModelView> {
+        let moves = |view: &&ModelView| {
+            view.environments
+                .values()
+                .any(|one| one.in_progress().is_some())
+        };
+        self.with(|routes| {
+            routes
+                .models
+                .values()
+                .map(|model| &model.view)
+                .filter(moves)
                 .cloned()
-                .ok_or_else(none)
+                .collect()
         })
     }
 
@@ -283,11 +382,12 @@ impl Serving {
 
     async fn serve(&self, view: &ModelView, deployment: &Deployment) -> Result<Served, ServeError> {
         let id = deployment.id;
-        let spec = self
+        let mut spec = self
             .spec(&deployment.bundle, id.as_str(), &view.model.name)
             .await?;
+        spec.settings = self.pool_settings(deployment);
         let pool = self.runtime.pool(spec);
-        let minimum = deployment.bundle.autoscaling.min_replica as usize;
+        let minimum = pool.settings().min_replica;
         if minimum > 0 {
             let pool = pool.clone();
             tokio::spawn(async move {
@@ -296,7 +396,11 @@ impl Serving {
                 }
             });
         }
-        Ok(Served { id, pool })
+        Ok(Served {
+            id,
+            pool,
+            bundle_digest: deployment.bundle_digest,
+        })
     }
 
     async fn spec(
@@ -335,15 +439,30 @@ impl Serving {
                 timeout: Duration::from_millis(bundle.limits.timeout_ms),
                 body_bytes: bundle.limits.body_bytes,
             },
-            settings: PoolSettings {
-                min_replica: bundle.autoscaling.min_replica as usize,
-                max_replica: bundle.autoscaling.max_replica as usize,
-                scale_down_delay: Duration::from_secs(bundle.autoscaling.scale_down_delay.into()),
-                max_queued_requests: self.limits.max_queued_requests,
-                max_requests_per_replica: self.limits.max_requests_per_replica,
-            },
+            settings: self.pool_settings_of(&bundle.autoscaling, BackpressurePolicy::default()),
             log: self.logs.of(id),
         })
+    }
+
+    fn pool_settings(&self, deployment: &Deployment) -> PoolSettings {
+        self.pool_settings_of(&deployment.autoscaling(), deployment.backpressure)
+    }
+
+    fn pool_settings_of(
+        &self,
+        autoscaling: &AutoscalingSettings,
+        policy: BackpressurePolicy,
+    ) -> PoolSettings {
+        PoolSettings {
+            min_replica: autoscaling.min_replica as usize,
+            max_replica: autoscaling.max_replica as usize,
+            scale_down_delay: Duration::from_secs(autoscaling.scale_down_delay.into()),
+            max_queued_requests: match policy {
+                BackpressurePolicy::QueueOnFull => self.limits.max_queued_requests,
+                BackpressurePolicy::RejectOnFull => 0,
+            },
+            max_requests_per_replica: self.limits.max_requests_per_replica,
+        }
     }
 
     /// Makes the folder that replicas see at `/`: links to the blobs, so that it costs no space.
@@ -368,18 +487,11 @@ impl Serving {
 
     fn with<T>(&self, read: impl FnOnce(&Routes) -> T) -> T {
         // Writers replace whole entries, so a panic of one leaves nothing half-made.
-        read(
-            &self
-                .routes
-                .read()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
+        read(&self.routes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Routes> {
-        self.routes
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.routes.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::bundle::Bundle;
 use super::digest::Digest;
-use super::settings::InvalidSetting;
+use super::settings::{AutoscalingSettings, BackpressurePolicy, InvalidSetting};
 use crate::ids::Id;
 
 /// Labels of one deployment.
@@ -39,9 +39,30 @@ pub struct Deployment {
     pub bundle: Bundle,
     /// The bundle's digest.
     pub bundle_digest: Digest,
+    /// How many replicas it keeps, once that differs from what its manifest says.
+    #[serde(default)]
+    pub autoscaling: Option<AutoscalingSettings>,
+    /// What happens to requests that find every replica busy.
+    #[serde(default)]
+    pub backpressure: BackpressurePolicy,
+    /// The environment that it goes to as soon as it is built.
+    #[serde(default)]
+    pub promote_to: Option<String>,
     /// What its pusher noted.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+impl Deployment {
+    /// How many replicas it keeps.
+    pub fn autoscaling(&self) -> AutoscalingSettings {
+        let settings = self.autoscaling.as_ref();
+        let settings = settings.unwrap_or(&self.bundle.autoscaling).clone();
+        match self.kind {
+            DeploymentKind::Published => settings,
+            DeploymentKind::Development => settings.for_development(),
+        }
+    }
 }
 
 /// Whether a deployment's bundle may change.
@@ -114,6 +135,13 @@ impl DeploymentStatus {
             self,
             Self::BuildFailed | Self::BuildStopped | Self::DeployFailed | Self::Failed
         )
+    }
+
+    /// Whether it has been built, so that it answers or starts a replica that does.
+    pub fn serves(self) -> bool {
+        !self.is_off()
+            && !self.has_failed()
+            && !matches!(self, Self::Building | Self::Deploying | Self::LoadingModel)
     }
 
     /// Whether it is switched off, so that its address is answered as if it did not exist.

@@ -22,6 +22,10 @@ pub struct Model {
     /// cannot get the same name.
     #[serde(default)]
     pub deployments_made: u32,
+    /// Grows with every change of the model or of anything that hangs on it, so that two changes at once cannot both
+    /// happen, and the newer of two views is known.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// A model with everything that hangs on it.
@@ -81,6 +85,16 @@ pub enum Unresolved {
         /// What was taken for an id.
         id: String,
     },
+    /// The deployment is not built, or cannot be.
+    #[error("deployment {id} of model {model} does not serve: {why}")]
+    NotReady {
+        /// The model's name.
+        model: String,
+        /// The deployment.
+        id: Id,
+        /// Where it stands, and why.
+        why: String,
+    },
     /// The deployment is switched off.
     #[error("deployment {id} of model {model} is deactivated: activate it to call it")]
     Off {
@@ -130,11 +144,16 @@ impl ModelView {
     /// The deployment behind an address, if it may be called.
     pub fn resolve(&self, target: Target<'_>) -> Result<&Deployment, Unresolved> {
         let deployment = self.find(target)?;
+        let (model, id) = (self.model.name.clone(), deployment.id);
         if deployment.status.is_off() {
-            return Err(Unresolved::Off {
-                model: self.model.name.clone(),
-                id: deployment.id,
-            });
+            return Err(Unresolved::Off { model, id });
+        }
+        if !deployment.status.serves() {
+            let why = match &deployment.status_reason {
+                Some(reason) => reason.clone(),
+                None => "it is being built".to_owned(),
+            };
+            return Err(Unresolved::NotReady { model, id, why });
         }
         Ok(deployment)
     }
@@ -208,6 +227,9 @@ mod tests {
                 bundle_digest: bundle.digest(),
                 bundle: bundle.clone(),
                 labels: BTreeMap::new(),
+                autoscaling: None,
+                backpressure: Default::default(),
+                promote_to: None,
             };
             (deployment.id, deployment)
         };
@@ -220,6 +242,7 @@ mod tests {
                 name: "m".into(),
                 created_at: now,
                 deployments_made: 3,
+                generation: 0,
             },
             deployments: BTreeMap::from([
                 deployment(

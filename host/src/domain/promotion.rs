@@ -13,7 +13,7 @@ pub const STAGES: u32 = 10;
 pub const MAX_HEADER_BYTES: usize = 128;
 
 /// How an environment moves to another deployment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PromotionSettings {
     /// Make a fresh deployment of the same bundle, also when the one that is promoted could move in itself.
@@ -27,14 +27,8 @@ pub struct PromotionSettings {
     pub rolling_deploy: bool,
     /// What becomes of the deployment that was there before.
     pub promotion_cleanup_strategy: CleanupStrategy,
-    /// Compare both sides in each stage and go back by itself when the new one is worse.
-    pub analysis: Option<Analysis>,
     /// A request header whose value decides which side a client gets, so that each client stays on one.
     pub sticky_header: Option<String>,
-    /// Percentage of the current deployment's requests that the candidate gets a copy of, while traffic moves; its
-    /// answers are dropped.
-    #[schema(maximum = 100)]
-    pub shadow_percent: u32,
 }
 
 impl Default for PromotionSettings {
@@ -45,9 +39,7 @@ impl Default for PromotionSettings {
             ramp_up_duration_seconds: 600,
             rolling_deploy: false,
             promotion_cleanup_strategy: CleanupStrategy::ScaleToZero,
-            analysis: None,
             sticky_header: None,
-            shadow_percent: 0,
         }
     }
 }
@@ -65,31 +57,6 @@ pub enum CleanupStrategy {
     Deactivate,
 }
 
-/// When the candidate counts as worse.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Analysis {
-    /// Largest share of answers with a status of 500 or more, 0 to 1.
-    #[schema(minimum = 0, maximum = 1)]
-    pub max_error_rate: f64,
-    /// Largest ratio of its 95th percentile of latency to the current deployment's.
-    #[schema(minimum = 1, maximum = 1000)]
-    pub max_p95_latency_ratio: f64,
-    /// Requests of the candidate in a stage before it is judged.
-    #[schema(minimum = 1, maximum = 1_000_000)]
-    pub min_requests: u64,
-}
-
-impl Default for Analysis {
-    fn default() -> Self {
-        Self {
-            max_error_rate: 0.05,
-            max_p95_latency_ratio: 2.0,
-            min_requests: 50,
-        }
-    }
-}
-
 /// A change of [`PromotionSettings`]: what is left out or null stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -103,21 +70,8 @@ pub struct PromotionSettingsUpdate {
     #[schema(value_type = Option<Object>)]
     rolling_deploy_config: Option<serde_json::Value>,
     promotion_cleanup_strategy: Option<CleanupStrategy>,
-    /// `false` takes the analysis away.
-    #[schema(value_type = Option<Analysis>)]
-    analysis: Option<Switch<Analysis>>,
     /// `""` takes the header away.
     sticky_header: Option<String>,
-    #[schema(maximum = 100)]
-    shadow_percent: Option<u32>,
-}
-
-/// A setting that can be taken away by `false`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Switch<T> {
-    Off(bool),
-    On(T),
 }
 
 impl PromotionSettings {
@@ -147,15 +101,6 @@ impl PromotionSettings {
         if let Some(value) = update.promotion_cleanup_strategy {
             new.promotion_cleanup_strategy = value;
         }
-        match &update.analysis {
-            None => {}
-            Some(Switch::Off(false)) => new.analysis = None,
-            Some(Switch::Off(true)) => new.analysis = Some(Analysis::default()),
-            Some(Switch::On(analysis)) => {
-                analysis.validate()?;
-                new.analysis = Some(*analysis);
-            }
-        }
         if let Some(value) = &update.sticky_header {
             let token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             if value.len() > MAX_HEADER_BYTES || !value.bytes().all(token) {
@@ -165,35 +110,7 @@ impl PromotionSettings {
             }
             new.sticky_header = Some(value.to_ascii_lowercase()).filter(|name| !name.is_empty());
         }
-        if let Some(value) = update.shadow_percent {
-            if value > 100 {
-                return Err(invalid("shadow_percent", &value, "0 to 100"));
-            }
-            new.shadow_percent = value;
-        }
         Ok(new)
-    }
-}
-
-impl Analysis {
-    fn validate(&self) -> Result<(), InvalidSetting> {
-        let check = |field: &str, found: f64, range: std::ops::RangeInclusive<f64>| {
-            if range.contains(&found) {
-                return Ok(());
-            }
-            let wanted = format!("{} to {}", range.start(), range.end());
-            let field = format!("promotion_settings.analysis.{field}");
-            Err(InvalidSetting::new(field, found, wanted))
-        };
-        check("max_error_rate", self.max_error_rate, 0.0..=1.0)?;
-        check(
-            "max_p95_latency_ratio",
-            self.max_p95_latency_ratio,
-            1.0..=1000.0,
-        )?;
-        // Exact: far below where such numbers lose digits.
-        #[allow(clippy::cast_precision_loss)]
-        check("min_requests", self.min_requests as f64, 1.0..=1e6)
     }
 }
 
@@ -374,17 +291,14 @@ mod tests {
         };
         let settings = update(
             r#"{"ramp_up_while_promoting":true,"ramp_up_duration_seconds":null,"rolling_deploy":false,
-                "rolling_deploy_config":null,"analysis":{"min_requests":5},"sticky_header":"X-Client"}"#,
+                "rolling_deploy_config":null,"sticky_header":"X-Client"}"#,
         )
         .unwrap();
         assert_eq!(settings.ramp_up_duration_seconds, 600);
-        assert_eq!(settings.analysis.unwrap().min_requests, 5);
         assert_eq!(settings.sticky_header.as_deref(), Some("x-client"));
         for (wrong, named) in [
             (r#"{"ramp_up_duration_seconds":0}"#, "1 to 86400"),
             (r#"{"rolling_deploy":true}"#, "ramp_up_while_promoting"),
-            (r#"{"shadow_percent":101}"#, "0 to 100"),
-            (r#"{"analysis":{"max_error_rate":2}}"#, "0 to 1"),
             (r#"{"sticky_header":"a b"}"#, "sticky_header"),
             (r#"{"ramp":1}"#, "unknown field `ramp`"),
         ] {

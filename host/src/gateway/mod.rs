@@ -16,6 +16,7 @@ use crate::api::request_id::RequestId;
 use crate::control::access::{Access, AuthMode, Refusal};
 use crate::control::serving::{Served, Serving};
 use crate::domain::api_key::Action;
+use crate::domain::model::Unresolved;
 use target::{Address, Route};
 
 /// What the gateway needs.
@@ -84,8 +85,17 @@ impl Gateway {
             (Err(refusal), Some(_)) => Err(refused(&refusal)),
             (Ok(()), Some(model)) => self
                 .serving
-                .resolve(model, address.target)
-                .map_err(|unresolved| ApiError::no_model(unresolved.to_string())),
+                .resolve(model, address.target, |name| {
+                    request.headers().get(name).map(HeaderValue::as_bytes)
+                })
+                .map_err(|unresolved| match &unresolved {
+                    Unresolved::NotReady { .. } => ApiError::new(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "model_not_ready",
+                        unresolved.to_string(),
+                    ),
+                    _ => ApiError::no_model(unresolved.to_string()),
+                }),
         }
     }
 

@@ -30,32 +30,9 @@ pub enum RegistryError {
         /// The environment.
         environment: String,
     },
-    /// A later deployment does not go into an environment by itself.
-    #[error(
-        "deployment {current} is in environment {environment} of model {model}, and this release cannot promote \
-         another: push without an environment, or delete the model and push again"
-    )]
-    EnvironmentTaken {
-        /// The model's name.
-        model: String,
-        /// The environment.
-        environment: String,
-        /// What it points at.
-        current: Id,
-    },
-    /// The deployment is behind an environment.
-    #[error(
-        "deployment {deployment} is in environment {environment} of model {model}: put another in its place first, \
-         or delete the model with all its deployments"
-    )]
-    InUse {
-        /// The model's name.
-        model: String,
-        /// The environment.
-        environment: String,
-        /// The deployment.
-        deployment: Id,
-    },
+    /// The change does not fit what is there.
+    #[error(transparent)]
+    Refused(#[from] crate::domain::changes::Refusal),
     /// A secret cannot be sealed or read.
     #[error(transparent)]
     Vault(#[from] VaultError),

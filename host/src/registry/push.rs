@@ -111,6 +111,7 @@ impl Registry {
             name,
             created_at: now,
             deployments_made: 1,
+            generation: 1,
         };
         let deployment = new_deployment(push, &model, id, next_name(0, []), now);
         let mut production = Environment::new(model.id, PRODUCTION, now);
@@ -154,7 +155,18 @@ impl Registry {
         let taken = view.deployments.values().map(|one| &*one.name);
         let name = next_name(view.model.deployments_made, taken);
         view.model.deployments_made = view.model.deployments_made.saturating_add(1);
-        let deployment = new_deployment(push, &view.model, id, name, now);
+        view.model.generation += 1;
+        let mut deployment = new_deployment(push, &view.model, id, name, now);
+        let for_production = push
+            .environment
+            .as_deref()
+            .is_none_or(|name| name == PRODUCTION);
+        let moves_in = view.production_is_free() && for_production;
+        if let Some(name) = push.environment.as_ref().filter(|_| !moves_in) {
+            // By a promotion, once it is built.
+            view.environment(name)?;
+            deployment.promote_to = Some(name.clone());
+        }
         // The model's revision makes pushes to one model wait for each other.
         let mut ops = vec![
             put(
@@ -172,12 +184,7 @@ impl Registry {
             revs.get(key)
                 .map_or(Expect::Absent, |rev| Expect::Rev(*rev))
         };
-        if view.production_is_free()
-            && push
-                .environment
-                .as_deref()
-                .is_none_or(|name| name == PRODUCTION)
-        {
+        if moves_in {
             // That it is free hangs on the deployment that is there.
             if let Some(failed) = view.production() {
                 let key = keys::deployment(view.model.id, failed.id);
@@ -191,21 +198,6 @@ impl Registry {
             let key = keys::environment(view.model.id, PRODUCTION);
             ops.push(put(&*key, &production, expect(&key))?);
             view.environments.insert(PRODUCTION.to_owned(), production);
-        } else if let Some(name) = &push.environment {
-            let environment = view.environments.get(name);
-            return Err(
-                match environment.and_then(|one| one.current_deployment_id) {
-                    Some(current) => RegistryError::EnvironmentTaken {
-                        model: view.model.name,
-                        environment: name.clone(),
-                        current,
-                    },
-                    None => RegistryError::NoEnvironment {
-                        model: view.model.name,
-                        environment: shown(name),
-                    },
-                },
-            );
         }
         view.deployments.insert(id, deployment);
         Ok((view, ops))
@@ -237,6 +229,9 @@ fn new_deployment(
         status_reason: None,
         bundle_digest: push.bundle.digest(),
         bundle: push.bundle.clone(),
+        autoscaling: None,
+        backpressure: Default::default(),
+        promote_to: None,
         labels: push.labels.clone(),
     }
 }

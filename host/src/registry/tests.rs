@@ -4,6 +4,8 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::domain::api_key::{ApiKey, KeyType};
+use crate::domain::changes::{Done, Promote, Refusal};
+use crate::domain::deployment::DeploymentStatus;
 use crate::domain::digest::Digest;
 use crate::domain::environment::PRODUCTION;
 use crate::domain::model::Target;
@@ -44,7 +46,9 @@ async fn the_first_deployment_goes_to_production_and_the_next_does_not() {
     assert_eq!(view.deployments[&first].name, "deployment-1");
     assert_eq!(view.production().unwrap().id, first);
     registry
-        .set_status(view.model.id, first, DeploymentStatus::Active, None)
+        .change("digits", |view| {
+            view.built(first, DeploymentStatus::Active, None)
+        })
         .await
         .unwrap();
 
@@ -72,21 +76,20 @@ async fn the_first_deployment_goes_to_production_and_the_next_does_not() {
 #[tokio::test]
 async fn a_deployment_that_never_answered_leaves_production_to_the_next() {
     let (registry, _folder) = registry().await;
-    let (view, first) = registry.push(named("m"), now()).await.unwrap();
+    let (_, first) = registry.push(named("m"), now()).await.unwrap();
     let reason = Some("import refused".to_owned());
-    let failed = registry
-        .set_status(
-            view.model.id,
-            first,
-            DeploymentStatus::BuildFailed,
-            reason.clone(),
-        )
+    let changed = registry
+        .change("m", |view| {
+            view.built(first, DeploymentStatus::BuildFailed, reason.clone())
+        })
         .await
         .unwrap();
+    let failed = changed.view.deployment(first).unwrap();
     assert_eq!(failed.status_reason, reason);
     let (view, second) = registry.push(named("m"), now()).await.unwrap();
     assert_eq!(view.production().unwrap().id, second);
-    registry.delete_deployment("m", first).await.unwrap();
+    let delete = |view: &mut ModelView| view.delete_deployment(first);
+    registry.change("m", delete).await.unwrap();
 }
 
 #[tokio::test]
@@ -129,11 +132,11 @@ async fn what_breaks_a_rule_is_refused() {
     };
     let (view, first) = registry.push(to_production(), now()).await.unwrap();
     assert_eq!(view.production().unwrap().id, first);
-    assert!(
-        refused(to_production())
-            .await
-            .contains("this release cannot promote")
-    );
+    // Another goes there by a promotion once it is built.
+    let (view, second) = registry.push(to_production(), now()).await.unwrap();
+    assert_eq!(view.production().unwrap().id, first);
+    let promote_to = view.deployment(second).unwrap().promote_to.as_deref();
+    assert_eq!(promote_to, Some(PRODUCTION));
 }
 
 #[tokio::test]
@@ -179,16 +182,21 @@ async fn a_deployment_in_production_goes_only_with_its_model() {
     let (registry, _folder) = registry().await;
     let (view, first) = registry.push(named("m"), now()).await.unwrap();
     let (_, second) = registry.push(named("m"), now()).await.unwrap();
-    let error = registry.delete_deployment("m", first).await.unwrap_err();
+    let delete = async |id| {
+        registry
+            .change("m", |view| view.delete_deployment(id))
+            .await
+    };
+    let error = delete(first).await.unwrap_err();
     assert!(
         error
             .to_string()
             .contains("is in environment production of model m"),
         "{error}"
     );
-    registry.delete_deployment("m", second).await.unwrap();
-    let gone = registry.delete_deployment("m", second).await.unwrap_err();
-    assert!(matches!(gone, RegistryError::NoDeployment { .. }));
+    delete(second).await.unwrap();
+    let gone = delete(second).await.unwrap_err();
+    assert!(matches!(gone, RegistryError::Refused(Refusal::NotFound(_))));
     let (_, third) = registry.push(named("m"), now()).await.unwrap();
     assert_eq!(
         registry
@@ -204,12 +212,6 @@ async fn a_deployment_in_production_goes_only_with_its_model() {
     assert!(matches!(
         registry.delete_model("m").await,
         Err(RegistryError::NoModel { .. })
-    ));
-    assert!(matches!(
-        registry
-            .set_status(view.model.id, third, DeploymentStatus::Active, None)
-            .await,
-        Err(RegistryError::NoDeployment { .. })
     ));
     assert_eq!(registry.store.list("").await.unwrap().docs, []);
     // The name is free again.
@@ -260,4 +262,40 @@ async fn api_keys_are_stored_listed_and_removed() {
     );
     assert_eq!(registry.delete_api_key(&key.prefix).await.unwrap(), None);
     assert!(registry.api_keys().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_promote_at_once_one_is_told_no() {
+    let (registry, _folder) = registry().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (_, id) = registry.push(named("m"), now()).await.unwrap();
+        let built = registry.change("m", |view| view.built(id, DeploymentStatus::Active, None));
+        assert_eq!(built.await.unwrap().value, Done::Changed);
+        ids.push(id);
+    }
+    let tasks: Vec<_> = ids[1..]
+        .iter()
+        .map(|id| {
+            let (registry, id) = (registry.clone(), *id);
+            tokio::spawn(async move {
+                let fresh = Id::new();
+                let promote = |view: &mut ModelView| {
+                    view.promote(PRODUCTION, id, Promote::AsSet, fresh, now())
+                };
+                registry.change("m", promote).await
+            })
+        })
+        .collect();
+    let mut won = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(_) => won += 1,
+            Err(RegistryError::Refused(Refusal::Conflict { code, .. })) => {
+                assert_eq!(code, "promotion_in_progress");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(won, 1);
 }

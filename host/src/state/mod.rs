@@ -10,10 +10,10 @@ pub mod blobs;
 #[cfg(test)]
 mod conformance;
 pub mod sqlite;
-pub mod vault;
 pub mod usage;
 #[cfg(test)]
 mod usage_conformance;
+pub mod vault;
 
 use std::time::Duration;
 

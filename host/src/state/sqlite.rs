@@ -1,7 +1,7 @@
 //! The store of one machine: SQLite, one writer beside several readers.
 
-mod usage;
 mod async_requests;
+mod usage;
 mod watcher;
 
 use std::path::Path;

@@ -1,0 +1,416 @@
+//! Environments: list, create, show, change, delete.
+
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::error::ApiError;
+use super::extract::{Json, Path};
+use super::lifecycle::{BackpressureUpdate, Switched, Updated};
+use super::shapes::{Backpressure, DeploymentShape};
+use crate::domain::changes::{Done, EnvironmentUpdate, Refusal};
+use crate::domain::environment::Environment;
+use crate::domain::model::ModelView;
+use crate::domain::promotion::{PromotionSettings, PromotionSettingsUpdate, PromotionStatus};
+use crate::domain::settings::{AutoscalingSettings, AutoscalingUpdate};
+use crate::ids::Id;
+
+/// The routes.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(show, update, delete))
+        .routes(routes!(activate))
+        .routes(routes!(deactivate))
+}
+
+/// An environment.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Environment)]
+pub struct EnvironmentShape {
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Its model.
+    pub model_id: Id,
+    /// The deployment that its requests go to.
+    pub current_deployment: Option<DeploymentShape>,
+    /// The deployment that is moving in.
+    pub candidate_deployment: Option<DeploymentShape>,
+    /// The move that goes on.
+    pub in_progress_promotion: Option<PromotionShape>,
+    /// The move that ended last.
+    pub last_promotion: Option<PromotionShape>,
+    /// What a deployment takes on that moves in.
+    pub autoscaling_settings: AutoscalingSettings,
+    /// How it moves to another deployment.
+    pub promotion_settings: PromotionSettings,
+    /// What happens to requests that find every replica busy.
+    pub request_backpressure_settings: Backpressure,
+    /// What its deployment runs on.
+    pub instance_type: InstanceType,
+}
+
+/// A move to another deployment.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Promotion)]
+pub struct PromotionShape {
+    /// Where it stands.
+    pub status: PromotionStatus,
+    /// Percentage of requests that the candidate gets.
+    pub percent_traffic_to_new_version: u32,
+    /// Why it failed.
+    pub error_message: Option<String>,
+    /// The deployment that moves in.
+    pub deployment_id: Id,
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When the next stage begins, or the last one ends.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub next_stage_at: Option<Timestamp>,
+    /// Always false.
+    pub rolling_deploy: bool,
+}
+
+/// What deployments run on: this node.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct InstanceType {
+    /// `cpu`.
+    pub id: &'static str,
+    /// For people.
+    pub name: &'static str,
+    /// Memory that a replica may have, at most.
+    pub memory_limit_mib: u64,
+    /// Processor of the node, which all share.
+    pub millicpu_limit: u64,
+    /// GPUs that belong to it alone.
+    pub gpu_count: u32,
+    /// Their kind.
+    pub gpu_type: Option<String>,
+    /// Their memory.
+    pub gpu_memory_limit_mib: Option<u64>,
+}
+
+/// All environments of a model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Environments {
+    /// Ordered by name.
+    pub environments: Vec<EnvironmentShape>,
+}
+
+/// A new environment.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewEnvironment {
+    /// Its name.
+    name: String,
+    /// How many replicas its deployment keeps; the defaults, or what the first one brings.
+    autoscaling_settings: Option<AutoscalingUpdate>,
+    /// How it moves to another deployment.
+    promotion_settings: Option<PromotionSettingsUpdate>,
+    /// What happens to requests that find every replica busy.
+    request_backpressure_settings: Option<BackpressureUpdate>,
+}
+
+/// What changes of an environment; what is left out or null stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnvironmentPatch {
+    /// How many replicas its deployment keeps.
+    autoscaling_settings: Option<AutoscalingUpdate>,
+    /// How it moves to another deployment.
+    promotion_settings: Option<PromotionSettingsUpdate>,
+    /// What happens to requests that find every replica busy.
+    request_backpressure_settings: Option<BackpressureUpdate>,
+    /// Taken for compatibility; anything but null is refused.
+    #[schema(value_type = Option<Object>)]
+    autoscaling_schedule_settings: Option<serde_json::Value>,
+    /// Taken for compatibility; anything but null is refused.
+    #[schema(value_type = Option<Object>)]
+    traffic_routing_settings: Option<serde_json::Value>,
+}
+
+/// What changing an environment did.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EnvironmentUpdated {
+    /// The environment as it is now.
+    pub environment: EnvironmentShape,
+    /// ACCEPTED or UNCHANGED.
+    pub status: &'static str,
+    /// The same in words.
+    pub message: &'static str,
+}
+
+/// An environment that is deleted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EnvironmentDeleted {
+    /// Its name.
+    pub name: String,
+    /// Its model.
+    pub model_id: Id,
+    /// Always true.
+    pub deleted: bool,
+}
+
+impl InstanceType {
+    /// The processor of this node.
+    pub fn cpu() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            id: "cpu",
+            name: "cpu",
+            memory_limit_mib: *crate::domain::settings::Limits::MEMORY_BYTES.end() >> 20,
+            millicpu_limit: cores as u64 * 1000,
+            gpu_count: 0,
+            gpu_type: None,
+            gpu_memory_limit_mib: None,
+        }
+    }
+}
+
+impl EnvironmentShape {
+    /// An environment as it is now.
+    pub fn of(api: &Api, view: &ModelView, environment: &Environment) -> Self {
+        let now = Timestamp::now();
+        let shown = |id: Option<Id>| {
+            let deployment = view.deployments.get(&id?)?;
+            Some(DeploymentShape::of(api, view, deployment))
+        };
+        let current = environment
+            .current_deployment_id
+            .and_then(|id| view.deployments.get(&id));
+        let autoscaling = environment.autoscaling_settings.clone();
+        let promotion = environment
+            .promotion
+            .as_ref()
+            .map(|promotion| PromotionShape {
+                status: promotion.status,
+                percent_traffic_to_new_version: promotion.percent(now),
+                error_message: promotion.error_message.clone(),
+                deployment_id: promotion.candidate_deployment_id,
+                created_at: promotion.created_at,
+                next_stage_at: promotion.next_stage_at(now),
+                rolling_deploy: false,
+            });
+        let (going, ended) = match promotion {
+            Some(promotion) if promotion.status.is_in_progress() => (Some(promotion), None),
+            ended => (None, ended),
+        };
+        Self {
+            name: environment.name.clone(),
+            created_at: environment.created_at,
+            model_id: environment.model_id,
+            current_deployment: shown(environment.current_deployment_id),
+            candidate_deployment: shown(environment.candidate_deployment_id()),
+            in_progress_promotion: going,
+            last_promotion: ended,
+            autoscaling_settings: autoscaling
+                .or_else(|| current.map(|deployment| deployment.autoscaling()))
+                .unwrap_or_default(),
+            promotion_settings: environment.promotion_settings.clone(),
+            request_backpressure_settings: Backpressure {
+                policy: environment.backpressure,
+            },
+            instance_type: InstanceType::cpu(),
+        }
+    }
+}
+
+/// List the environments of a model.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/environments", params(("model" = String, Path)),
+    responses((status = 200, body = Environments))
+)]
+async fn list(
+    State(api): State<Api>,
+    Path(model): Path<String>,
+) -> Result<Json<Environments>, ApiError> {
+    let view = api.registry.model(&model).await?;
+    let environments = view.environments.values();
+    let environments = environments
+        .map(|one| EnvironmentShape::of(&api, &view, one))
+        .collect();
+    Ok(Json(Environments { environments }))
+}
+
+/// Create an environment that points at nothing yet.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments", params(("model" = String, Path)),
+    request_body = NewEnvironment, responses((status = 200, body = EnvironmentShape))
+)]
+async fn create(
+    State(api): State<Api>,
+    Path(model): Path<String>,
+    Json(new): Json<NewEnvironment>,
+) -> Result<Json<EnvironmentShape>, ApiError> {
+    let settings = EnvironmentUpdate {
+        autoscaling: new.autoscaling_settings.as_ref(),
+        promotion: new.promotion_settings.as_ref(),
+        backpressure: new
+            .request_backpressure_settings
+            .as_ref()
+            .and_then(|one| one.policy),
+    };
+    let now = Timestamp::now();
+    let view = api
+        .change_model(&model, |view| {
+            view.create_environment(&new.name, settings, now)
+        })
+        .await?;
+    Ok(Json(EnvironmentShape::of(
+        &api,
+        &view,
+        view.environment(&new.name)?,
+    )))
+}
+
+/// Show an environment.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/environments/{environment}",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = EnvironmentShape))
+)]
+async fn show(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<EnvironmentShape>, ApiError> {
+    let view = api.registry.model(&model).await?;
+    Ok(Json(EnvironmentShape::of(
+        &api,
+        &view,
+        view.environment(&environment)?,
+    )))
+}
+
+/// Change the settings of an environment. They hold at once, for the deployments that it points at too.
+#[utoipa::path(
+    patch, path = "/v1/models/{model}/environments/{environment}",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    request_body = EnvironmentPatch, responses((status = 200, body = EnvironmentUpdated))
+)]
+async fn update(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+    Json(patch): Json<EnvironmentPatch>,
+) -> Result<Json<EnvironmentUpdated>, ApiError> {
+    if patch.autoscaling_schedule_settings.is_some() || patch.traffic_routing_settings.is_some() {
+        return Err(ApiError::bad_request(
+            "autoscaling_schedule_settings and traffic_routing_settings: wanted null, this server has neither",
+        ));
+    }
+    let settings = EnvironmentUpdate {
+        autoscaling: patch.autoscaling_settings.as_ref(),
+        promotion: patch.promotion_settings.as_ref(),
+        backpressure: patch
+            .request_backpressure_settings
+            .as_ref()
+            .and_then(|one| one.policy),
+    };
+    let mut done = Done::Unchanged;
+    let view = api
+        .change_model(&model, |view| {
+            done = view.update_environment(&environment, settings)?;
+            Ok(())
+        })
+        .await?;
+    let Updated { status, message } = done.into();
+    Ok(Json(EnvironmentUpdated {
+        environment: EnvironmentShape::of(&api, &view, view.environment(&environment)?),
+        status,
+        message,
+    }))
+}
+
+/// Delete an environment. Its deployments stay.
+#[utoipa::path(
+    delete, path = "/v1/models/{model}/environments/{environment}",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = EnvironmentDeleted))
+)]
+async fn delete(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<EnvironmentDeleted>, ApiError> {
+    let view = api
+        .change_model(&model, |view| view.delete_environment(&environment))
+        .await?;
+    Ok(Json(EnvironmentDeleted {
+        name: environment,
+        model_id: view.model.id,
+        deleted: true,
+    }))
+}
+
+/// Switch on the deployment that an environment points at.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments/{environment}/activate",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = Switched))
+)]
+async fn activate(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<Switched>, ApiError> {
+    let id = api.current(&model, &environment).await?;
+    let (view, id, done) = api
+        .change_deployment(&model, id.as_str(), ModelView::activate)
+        .await?;
+    if done == Done::Changed {
+        api.builder.build(&view, id).await?;
+    }
+    Ok(Json(Switched {
+        success: true,
+        no_op: done == Done::Unchanged,
+    }))
+}
+
+/// Switch off the deployment that an environment points at.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments/{environment}/deactivate",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = Switched))
+)]
+async fn deactivate(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<Switched>, ApiError> {
+    let id = api.current(&model, &environment).await?;
+    let (_, _, done) = api
+        .change_deployment(&model, id.as_str(), ModelView::deactivate)
+        .await?;
+    Ok(Json(Switched {
+        success: true,
+        no_op: done == Done::Unchanged,
+    }))
+}
+
+impl Api {
+    /// Changes a model and serves what came of it.
+    pub(super) async fn change_model(
+        &self,
+        model: &str,
+        change: impl FnMut(&mut ModelView) -> Result<(), Refusal> + Send,
+    ) -> Result<ModelView, ApiError> {
+        let view = self.registry.change(model, change).await?.view;
+        self.builder.apply(view.clone()).await?;
+        Ok(view)
+    }
+
+    async fn current(&self, model: &str, environment: &str) -> Result<Id, ApiError> {
+        let view = self.registry.model(model).await?;
+        view.environment(environment)?
+            .current_deployment_id
+            .ok_or_else(|| {
+                let text =
+                    format!("environment {environment} of model {model} has no deployment yet");
+                ApiError::not_found(text)
+            })
+    }
+}

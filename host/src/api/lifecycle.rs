@@ -1,0 +1,220 @@
+//! The life of a deployment: renamed, switched off and on, retried, its settings and its replicas.
+
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::deployments::find;
+use super::error::ApiError;
+use super::extract::{Json, Path};
+use super::shapes::{Backpressure, DeploymentShape};
+use crate::domain::changes::{Done, Refusal};
+use crate::domain::model::ModelView;
+use crate::domain::settings::{AutoscalingUpdate, BackpressurePolicy};
+use crate::ids::Id;
+
+/// The routes.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(update))
+        .routes(routes!(activate))
+        .routes(routes!(deactivate))
+        .routes(routes!(retry))
+        .routes(routes!(autoscaling))
+        .routes(routes!(backpressure))
+}
+
+/// What may be changed of a deployment.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentUpdate {
+    /// Its new name.
+    name: String,
+}
+
+/// What switching on or off did.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Switched {
+    /// Always true.
+    pub success: bool,
+    /// Whether it was so already.
+    pub no_op: bool,
+}
+
+/// What a retry did.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Retried {
+    /// Whether the deployment was built again.
+    pub retried: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The deployment as it is now.
+    pub deployment: DeploymentShape,
+}
+
+/// What a change of settings did.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Updated {
+    /// ACCEPTED or UNCHANGED.
+    pub status: &'static str,
+    /// The same in words.
+    pub message: &'static str,
+}
+
+impl From<Done> for Updated {
+    fn from(done: Done) -> Self {
+        match done {
+            Done::Changed => Self {
+                status: "ACCEPTED",
+                message: "the settings hold from now on",
+            },
+            Done::Unchanged => Self {
+                status: "UNCHANGED",
+                message: "the settings were so already",
+            },
+        }
+    }
+}
+
+/// A change of what happens to requests that find every replica busy.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackpressureUpdate {
+    /// Left out or null, it stays.
+    pub policy: Option<BackpressurePolicy>,
+}
+
+impl Api {
+    /// Changes a deployment that is named by id or by `production` or `development`, and serves what came of it.
+    pub(super) async fn change_deployment<T: Send>(
+        &self,
+        model: &str,
+        deployment: &str,
+        mut change: impl FnMut(&mut ModelView, Id) -> Result<T, Refusal> + Send,
+    ) -> Result<(ModelView, Id, T), ApiError> {
+        let id = find(&self.registry.model(model).await?, deployment)?.id;
+        let changed = self.registry.change(model, |view| change(view, id)).await?;
+        self.builder.apply(changed.view.clone()).await?;
+        Ok((changed.view, id, changed.value))
+    }
+}
+
+/// Rename a deployment.
+#[utoipa::path(
+    patch, path = "/v1/models/{model}/deployments/{deployment}",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    request_body = DeploymentUpdate, responses((status = 200, body = DeploymentShape))
+)]
+async fn update(
+    State(api): State<Api>,
+    Path((model, deployment)): Path<(String, String)>,
+    Json(update): Json<DeploymentUpdate>,
+) -> Result<Json<DeploymentShape>, ApiError> {
+    let rename = |view: &mut ModelView, id| view.rename_deployment(id, &update.name);
+    let (view, id, ()) = api.change_deployment(&model, &deployment, rename).await?;
+    Ok(Json(DeploymentShape::of(&api, &view, view.deployment(id)?)))
+}
+
+/// Switch a deployment on again, with the settings that it had.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/deployments/{deployment}/activate",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    responses((status = 200, body = Switched))
+)]
+async fn activate(
+    State(api): State<Api>,
+    Path((model, deployment)): Path<(String, String)>,
+) -> Result<Json<Switched>, ApiError> {
+    let (view, id, done) = api
+        .change_deployment(&model, &deployment, ModelView::activate)
+        .await?;
+    if done == Done::Changed {
+        api.builder.build(&view, id).await?;
+    }
+    Ok(Json(Switched {
+        success: true,
+        no_op: done == Done::Unchanged,
+    }))
+}
+
+/// Switch a deployment off: its address answers 404, running requests finish, its memory is given back.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/deployments/{deployment}/deactivate",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    responses((status = 200, body = Switched))
+)]
+async fn deactivate(
+    State(api): State<Api>,
+    Path((model, deployment)): Path<(String, String)>,
+) -> Result<Json<Switched>, ApiError> {
+    let (_, _, done) = api
+        .change_deployment(&model, &deployment, ModelView::deactivate)
+        .await?;
+    Ok(Json(Switched {
+        success: true,
+        no_op: done == Done::Unchanged,
+    }))
+}
+
+/// Build a deployment once more that failed.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/deployments/{deployment}/retry",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    responses((status = 200, body = Retried))
+)]
+async fn retry(
+    State(api): State<Api>,
+    Path((model, deployment)): Path<(String, String)>,
+) -> Result<Json<Retried>, ApiError> {
+    let (mut view, id, done) = api
+        .change_deployment(&model, &deployment, ModelView::retry)
+        .await?;
+    if done == Done::Changed {
+        view = api.builder.build(&view, id).await?;
+    }
+    let reason = "it has not failed: only a deployment that could not be built is built again";
+    Ok(Json(Retried {
+        retried: done == Done::Changed,
+        reason: (done == Done::Unchanged).then(|| reason.to_owned()),
+        deployment: DeploymentShape::of(&api, &view, view.deployment(id)?),
+    }))
+}
+
+/// Change how many replicas a deployment keeps. It holds at once, and for its environment too.
+#[utoipa::path(
+    patch, path = "/v1/models/{model}/deployments/{deployment}/autoscaling_settings",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    request_body = AutoscalingUpdate, responses((status = 200, body = Updated))
+)]
+async fn autoscaling(
+    State(api): State<Api>,
+    Path((model, deployment)): Path<(String, String)>,
+    Json(update): Json<AutoscalingUpdate>,
+) -> Result<Json<Updated>, ApiError> {
+    let change = |view: &mut ModelView, id| view.update_autoscaling(id, &update);
+    let (_, _, done) = api.change_deployment(&model, &deployment, change).await?;
+    Ok(Json(done.into()))
+}
+
+/// Change what happens to requests of a deployment that find every replica busy.
+#[utoipa::path(
+    patch, path = "/v1/models/{model}/deployments/{deployment}/request_backpressure_settings",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    request_body = BackpressureUpdate, responses((status = 200, body = Backpressure))
+)]
+async fn backpressure(
+    State(api): State<Api>,
+    Path((model, deployment)): Path<(String, String)>,
+    Json(update): Json<BackpressureUpdate>,
+) -> Result<Json<Backpressure>, ApiError> {
+    let change = |view: &mut ModelView, id| match update.policy {
+        Some(policy) => view.update_backpressure(id, policy),
+        None => Ok(Done::Unchanged),
+    };
+    let (view, id, _) = api.change_deployment(&model, &deployment, change).await?;
+    let policy = view.deployment(id)?.backpressure;
+    Ok(Json(Backpressure { policy }))
+}

@@ -1,0 +1,259 @@
+//! Promotions: begun, called off, halted, taken up again, forced.
+
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::deployments::find;
+use super::error::ApiError;
+use super::extract::{Json, Path};
+use super::shapes::DeploymentShape;
+use crate::domain::changes::Promote;
+use crate::domain::deployment::DeploymentStatus;
+use crate::domain::environment::PRODUCTION;
+use crate::ids::Id;
+
+/// The routes.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(promote_to))
+        .routes(routes!(promote))
+        .routes(routes!(cancel))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(force_cancel))
+        .routes(routes!(force_roll_forward))
+}
+
+/// A promotion to an environment.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteToEnvironment {
+    /// The deployment that is to move in.
+    deployment_id: Id,
+    /// Whether the one that was there is tidied up as the environment's settings say; else it keeps its replicas.
+    #[serde(default = "yes")]
+    scale_down_previous_deployment: bool,
+    /// Taken for compatibility: there is one instance type.
+    #[serde(default = "yes")]
+    preserve_env_instance_type: bool,
+    /// Taken for compatibility; anything but null is refused.
+    #[schema(value_type = Option<Object>)]
+    environment_settings_update: Option<serde_json::Value>,
+    /// Taken for compatibility; anything but null is refused.
+    #[schema(value_type = Option<Object>)]
+    promotion_settings_override: Option<serde_json::Value>,
+}
+
+/// A promotion to production.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteToProduction {
+    /// Whether the one that was there is tidied up as the environment's settings say; else it keeps its replicas.
+    #[serde(default = "yes")]
+    scale_down_previous_production: bool,
+    /// Taken for compatibility: there is one instance type.
+    #[serde(default = "yes")]
+    preserve_env_instance_type: bool,
+    /// Taken for compatibility; anything but null is refused.
+    #[schema(value_type = Option<Object>)]
+    environment_settings_update: Option<serde_json::Value>,
+    /// Taken for compatibility; anything but null is refused.
+    #[schema(value_type = Option<Object>)]
+    promotion_settings_override: Option<serde_json::Value>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What cancelling did.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Canceled {
+    /// CANCELED: all traffic is back.
+    pub status: &'static str,
+    /// The same in words.
+    pub message: &'static str,
+}
+
+/// What was done to a promotion.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Controlled {
+    /// Always true.
+    pub success: bool,
+}
+
+/// Begin to move an environment to a deployment.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments/{environment}/promote",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    request_body = PromoteToEnvironment, responses((status = 200, body = DeploymentShape))
+)]
+async fn promote_to(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+    Json(request): Json<PromoteToEnvironment>,
+) -> Result<Json<DeploymentShape>, ApiError> {
+    let _ = request.preserve_env_instance_type;
+    if request.environment_settings_update.is_some()
+        || request.promotion_settings_override.is_some()
+    {
+        return Err(overrides());
+    }
+    let how = how(request.scale_down_previous_deployment);
+    api.promote(&model, &environment, request.deployment_id, how)
+        .await
+}
+
+/// Begin to move production to a deployment.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/deployments/{deployment}/promote",
+    params(("model" = String, Path), ("deployment" = String, Path)),
+    request_body = PromoteToProduction, responses((status = 200, body = DeploymentShape))
+)]
+async fn promote(
+    State(api): State<Api>,
+    Path((model, deployment)): Path<(String, String)>,
+    Json(request): Json<PromoteToProduction>,
+) -> Result<Json<DeploymentShape>, ApiError> {
+    let _ = request.preserve_env_instance_type;
+    if request.environment_settings_update.is_some()
+        || request.promotion_settings_override.is_some()
+    {
+        return Err(overrides());
+    }
+    let id = find(&api.registry.model(&model).await?, &deployment)?.id;
+    let how = how(request.scale_down_previous_production);
+    api.promote(&model, PRODUCTION, id, how).await
+}
+
+fn how(scale_down_previous: bool) -> Promote {
+    if scale_down_previous {
+        Promote::AsSet
+    } else {
+        Promote::KeepPrevious
+    }
+}
+
+fn overrides() -> ApiError {
+    ApiError::bad_request(
+        "environment_settings_update and promotion_settings_override: wanted null; change the environment first",
+    )
+}
+
+impl Api {
+    async fn promote(
+        &self,
+        model: &str,
+        environment: &str,
+        deployment: Id,
+        how: Promote,
+    ) -> Result<Json<DeploymentShape>, ApiError> {
+        let (fresh, now) = (Id::new(), Timestamp::now());
+        let changed = self
+            .registry
+            .change(model, |view| {
+                view.promote(environment, deployment, how, fresh, now)
+            })
+            .await?;
+        let (view, id) = (changed.view, changed.value);
+        self.builder.apply(view.clone()).await?;
+        let deployment = view.deployment(id)?;
+        if deployment.status == DeploymentStatus::Building {
+            let (builder, view) = (self.builder.clone(), view.clone());
+            tokio::spawn(async move {
+                if let Err(error) = builder.build(&view, id).await {
+                    tracing::warn!(deployment = %id, %error, "is not built");
+                }
+            });
+        }
+        Ok(Json(DeploymentShape::of(self, &view, deployment)))
+    }
+}
+
+/// Call a promotion off: all traffic goes back at once.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments/{environment}/cancel_promotion",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = Canceled))
+)]
+async fn cancel(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<Canceled>, ApiError> {
+    let now = Timestamp::now();
+    api.change_model(&model, |view| view.cancel_promotion(&environment, now))
+        .await?;
+    Ok(Json(Canceled {
+        status: "CANCELED",
+        message: "all traffic goes to the deployment that was there",
+    }))
+}
+
+/// Halt a canary where it is.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments/{environment}/pause_promotion",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = Controlled))
+)]
+async fn pause(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<Controlled>, ApiError> {
+    let now = Timestamp::now();
+    api.change_model(&model, |view| view.pause_promotion(&environment, now))
+        .await?;
+    Ok(Json(Controlled { success: true }))
+}
+
+/// Go on with a canary where it was halted.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments/{environment}/resume_promotion",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = Controlled))
+)]
+async fn resume(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<Controlled>, ApiError> {
+    let now = Timestamp::now();
+    api.change_model(&model, |view| view.resume_promotion(&environment, now))
+        .await?;
+    Ok(Json(Controlled { success: true }))
+}
+
+/// Call a promotion off at once; the same as cancelling.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments/{environment}/force_cancel_promotion",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = Controlled))
+)]
+async fn force_cancel(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<Controlled>, ApiError> {
+    let now = Timestamp::now();
+    api.change_model(&model, |view| view.cancel_promotion(&environment, now))
+        .await?;
+    Ok(Json(Controlled { success: true }))
+}
+
+/// Finish a promotion at once.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/environments/{environment}/force_roll_forward_promotion",
+    params(("model" = String, Path), ("environment" = String, Path)),
+    responses((status = 200, body = Controlled))
+)]
+async fn force_roll_forward(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+) -> Result<Json<Controlled>, ApiError> {
+    let now = Timestamp::now();
+    api.change_model(&model, |view| view.finish_promotion(&environment, now))
+        .await?;
+    Ok(Json(Controlled { success: true }))
+}

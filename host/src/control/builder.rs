@@ -1,0 +1,154 @@
+//! Builds deployments: compiles the component, loads the graphs, starts a replica, and notes how that ended. A build
+//! that a crash cut off is taken up again by the next start.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::control::serving::{ServeError, Served, Serving};
+use crate::domain::changes::{Done, Promote};
+use crate::domain::deployment::DeploymentStatus;
+use crate::domain::model::{ModelView, Target};
+use crate::ids::Id;
+use crate::registry::{Registry, RegistryError};
+
+/// Why a deployment was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Its bundle cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// What came of it cannot be stored.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// What carries changes out.
+#[derive(Clone)]
+pub struct Builder {
+    /// Where deployments are stored.
+    pub registry: Registry,
+    /// Where they are served.
+    pub serving: Arc<Serving>,
+}
+
+impl Builder {
+    /// Builds a deployment and serves it, then lets it into the environment that it was pushed for.
+    ///
+    /// # Errors
+    /// What is wrong with the bundle; the deployment says it too.
+    pub async fn build(&self, view: &ModelView, id: Id) -> Result<ModelView, BuildError> {
+        let deployment = view.deployment(id).map_err(RegistryError::from)?;
+        let rehearsed = self.serving.rehearse(&deployment.bundle).await;
+        let (status, reason) = match &rehearsed {
+            Ok(_) => (DeploymentStatus::Active, None),
+            Err(error) => (failed_status(error), Some(error.to_string())),
+        };
+        let model = view.model.id.to_string();
+        let changed = self.registry.change(&model, |view| {
+            if view.built(id, status, reason.clone())? == Done::Unchanged
+                || status != DeploymentStatus::Active
+            {
+                return Ok(());
+            }
+            let Some(environment) = view.deployment(id)?.promote_to.clone() else {
+                return Ok(());
+            };
+            // Deleted, or taken by another promotion meanwhile: the deployment is there, and can be promoted by hand.
+            let free =
+                |target: &crate::domain::environment::Environment| target.in_progress().is_none();
+            if view.environments.get(&environment).is_some_and(free) {
+                view.begin_promotion(&environment, id, Promote::AsSet, Timestamp::now())?;
+            }
+            Ok(())
+        });
+        let changed = changed.await?;
+        self.apply(changed.view.clone()).await?;
+        let rehearsed = rehearsed?;
+        self.warm(&changed.view, id).await?;
+        drop(rehearsed);
+        Ok(changed.view)
+    }
+
+    /// Serves a model as it was changed to; what it serves no longer ends in the background.
+    ///
+    /// # Errors
+    /// When a deployment's files are not in place.
+    pub async fn apply(&self, view: ModelView) -> Result<(), ServeError> {
+        let model = view.model.id;
+        let retired = self.serving.set(view.clone()).await?;
+        let deactivating: Vec<Id> = view
+            .deployments
+            .values()
+            .filter(|one| one.status == DeploymentStatus::Deactivating)
+            .map(|one| one.id)
+            .collect();
+        if retired.is_empty() && deactivating.is_empty() {
+            return Ok(());
+        }
+        let builder = self.clone();
+        tokio::spawn(async move { builder.finish(model, retired, deactivating).await });
+        Ok(())
+    }
+
+    /// Lets requests finish, then notes which deployments are off for good.
+    async fn finish(&self, model: Id, retired: Vec<Arc<Served>>, deactivating: Vec<Id>) {
+        self.serving.retire(retired).await;
+        for id in deactivating {
+            let noted = self
+                .registry
+                .change(model.as_str(), |view| view.deactivated(id))
+                .await;
+            match noted {
+                Ok(changed) => {
+                    if let Err(error) = self.serving.set(changed.view).await {
+                        tracing::error!(%error, "a model cannot be served");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(deployment = %id, %error, "is off, but that is not stored")
+                }
+            }
+        }
+    }
+
+    /// Takes up what a crash cut off.
+    pub async fn recover(&self, views: Vec<ModelView>) {
+        for view in views {
+            if let Err(error) = self.apply(view.clone()).await {
+                tracing::error!(model = view.model.name, %error, "cannot be served whole");
+            }
+            let unfinished = view
+                .deployments
+                .values()
+                .filter(|one| one.status.is_unfinished());
+            for deployment in unfinished {
+                let (builder, view, id) = (self.clone(), view.clone(), deployment.id);
+                tokio::spawn(async move {
+                    if let Err(error) = builder.build(&view, id).await {
+                        tracing::warn!(deployment = %id, %error, "is not built");
+                    }
+                });
+            }
+        }
+    }
+
+    async fn warm(&self, view: &ModelView, id: Id) -> Result<(), ServeError> {
+        let target = Target::Deployment(id.as_str());
+        if let Ok(served) = self.serving.resolve(view.model.id, target, |_| None) {
+            served.pool.prewarm(1).await.map_err(ServeError::Start)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the component or its start is to blame.
+fn failed_status(error: &ServeError) -> DeploymentStatus {
+    match error {
+        ServeError::Component(_) => DeploymentStatus::BuildFailed,
+        ServeError::Graph { .. } | ServeError::Start(_) | ServeError::Secrets(_) => {
+            DeploymentStatus::DeployFailed
+        }
+        ServeError::Blob(_) | ServeError::Files { .. } => DeploymentStatus::Failed,
+    }
+}

@@ -1,0 +1,175 @@
+//! Deployments: renamed, switched off and on, retried, deleted, and their settings.
+
+use super::{Done, Refusal};
+use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
+use crate::domain::model::ModelView;
+use crate::domain::names;
+use crate::domain::settings::{AutoscalingUpdate, BackpressurePolicy, InvalidSetting};
+use crate::ids::Id;
+
+impl ModelView {
+    /// A deployment that there is.
+    pub fn deployment(&self, id: Id) -> Result<&Deployment, Refusal> {
+        let missing =
+            || Refusal::NotFound(format!("model {} has no deployment {id}", self.model.name));
+        self.deployments.get(&id).ok_or_else(missing)
+    }
+
+    pub(super) fn deployment_mut(&mut self, id: Id) -> Result<&mut Deployment, Refusal> {
+        let name = &self.model.name;
+        let missing = || Refusal::NotFound(format!("model {name} has no deployment {id}"));
+        self.deployments.get_mut(&id).ok_or_else(missing)
+    }
+
+    /// Gives the model another name.
+    pub fn rename(&mut self, name: &str) -> Result<(), Refusal> {
+        names::check_name(name).map_err(|wanted| {
+            let shown: String = name.chars().take(80).collect();
+            InvalidSetting::new("name", format_args!("{shown:?}"), wanted)
+        })?;
+        name.clone_into(&mut self.model.name);
+        Ok(())
+    }
+
+    /// Gives a deployment another name.
+    pub fn rename_deployment(&mut self, id: Id, name: &str) -> Result<(), Refusal> {
+        names::check_deployment_name(name).map_err(|wanted| {
+            let shown: String = name.chars().take(80).collect();
+            InvalidSetting::new("name", format_args!("{shown:?}"), wanted)
+        })?;
+        let deployment = self.deployment_mut(id)?;
+        if deployment.kind == DeploymentKind::Development {
+            let text = "the development deployment keeps its name";
+            return Err(Refusal::conflict("development", text));
+        }
+        name.clone_into(&mut deployment.name);
+        Ok(())
+    }
+
+    /// Switches a deployment off. Its requests are answered with 404 from now on; the running ones finish.
+    pub fn deactivate(&mut self, id: Id) -> Result<Done, Refusal> {
+        let name = self.model.name.clone();
+        if let Some(environment) = self
+            .environments
+            .values()
+            .find(|one| one.candidate_deployment_id() == Some(id))
+        {
+            let text = format!(
+                "deployment {id} is being promoted to {} of model {name}: cancel the promotion first",
+                environment.name
+            );
+            return Err(Refusal::conflict("promotion_in_progress", text));
+        }
+        let deployment = self.deployment_mut(id)?;
+        if deployment.status.is_off() {
+            return Ok(Done::Unchanged);
+        }
+        deployment.status = DeploymentStatus::Deactivating;
+        deployment.status_reason = None;
+        Ok(Done::Changed)
+    }
+
+    /// Notes that the last request of a deployment that is switched off has finished.
+    pub fn deactivated(&mut self, id: Id) -> Result<Done, Refusal> {
+        let deployment = self.deployment_mut(id)?;
+        if deployment.status != DeploymentStatus::Deactivating {
+            return Ok(Done::Unchanged);
+        }
+        deployment.status = DeploymentStatus::Inactive;
+        Ok(Done::Changed)
+    }
+
+    /// Switches a deployment on again, with the settings that it had.
+    pub fn activate(&mut self, id: Id) -> Result<Done, Refusal> {
+        let deployment = self.deployment_mut(id)?;
+        if !deployment.status.is_off() {
+            return Ok(Done::Unchanged);
+        }
+        deployment.status = DeploymentStatus::Building;
+        Ok(Done::Changed)
+    }
+
+    /// Builds a deployment once more that failed.
+    pub fn retry(&mut self, id: Id) -> Result<Done, Refusal> {
+        let deployment = self.deployment_mut(id)?;
+        if !deployment.status.has_failed() {
+            return Ok(Done::Unchanged);
+        }
+        deployment.status = DeploymentStatus::Building;
+        deployment.status_reason = None;
+        Ok(Done::Changed)
+    }
+
+    /// Notes how the build of a deployment ended.
+    pub fn built(
+        &mut self,
+        id: Id,
+        status: DeploymentStatus,
+        reason: Option<String>,
+    ) -> Result<Done, Refusal> {
+        let deployment = self.deployment_mut(id)?;
+        // Switched off meanwhile, or built by another.
+        if !deployment.status.is_unfinished() {
+            return Ok(Done::Unchanged);
+        }
+        deployment.status = status;
+        deployment.status_reason = reason;
+        Ok(Done::Changed)
+    }
+
+    /// Deletes a deployment that is behind no environment.
+    pub fn delete_deployment(&mut self, id: Id) -> Result<Deployment, Refusal> {
+        self.deployment(id)?;
+        if let Some(environment) = self.environments.values().find(|one| one.holds(id)) {
+            let text = format!(
+                "deployment {id} is in environment {} of model {}: promote another in its place first, or delete the \
+                 model with all its deployments",
+                environment.name, self.model.name
+            );
+            return Err(Refusal::conflict("in_use", text));
+        }
+        for environment in self.environments.values_mut() {
+            if environment.previous_deployment_id == Some(id) {
+                environment.previous_deployment_id = None;
+            }
+        }
+        let missing = || Refusal::NotFound(format!("there is no deployment {id}"));
+        self.deployments.remove(&id).ok_or_else(missing)
+    }
+
+    /// Changes how many replicas a deployment keeps; what its environment hands on follows.
+    pub fn update_autoscaling(
+        &mut self,
+        id: Id,
+        update: &AutoscalingUpdate,
+    ) -> Result<Done, Refusal> {
+        let deployment = self.deployment_mut(id)?;
+        let before = deployment.autoscaling();
+        let after = before.updated(update)?;
+        if after == before {
+            return Ok(Done::Unchanged);
+        }
+        deployment.autoscaling = Some(after.clone());
+        for environment in self.environments.values_mut() {
+            if environment.current_deployment_id == Some(id) {
+                environment.autoscaling_settings = Some(after.clone());
+            }
+        }
+        Ok(Done::Changed)
+    }
+
+    /// Changes what happens to requests of a deployment that find every replica busy.
+    pub fn update_backpressure(
+        &mut self,
+        id: Id,
+        policy: BackpressurePolicy,
+    ) -> Result<Done, Refusal> {
+        let deployment = self.deployment_mut(id)?;
+        let before = std::mem::replace(&mut deployment.backpressure, policy);
+        Ok(if before == policy {
+            Done::Unchanged
+        } else {
+            Done::Changed
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! What may be done to a model: each change a pure function of the model as it is and the time.
+
+mod deployments;
+mod environments;
+mod promotions;
+
+use super::settings::InvalidSetting;
+
+pub use environments::EnvironmentUpdate;
+pub use promotions::Promote;
+
+/// Why a change is not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// What it is about is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// It does not fit what is there.
+    #[error("{text}")]
+    Conflict {
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        text: String,
+    },
+    /// A value breaks a rule.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSetting),
+}
+
+impl Refusal {
+    fn conflict(code: &'static str, text: impl Into<String>) -> Self {
+        Self::Conflict {
+            code,
+            text: text.into(),
+        }
+    }
+}
+
+/// Whether a change found anything to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Something is other now.
+    Changed,
+    /// It was so already.
+    Unchanged,
+}

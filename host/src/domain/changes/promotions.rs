@@ -1,0 +1,246 @@
+//! Promotions: begun, halted, taken up again, called off, and ended one way or the other.
+
+use jiff::Timestamp;
+
+use super::{Done, Refusal};
+use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus, next_name};
+use crate::domain::model::ModelView;
+use crate::domain::promotion::{CleanupStrategy, Promotion, PromotionStatus};
+use crate::ids::Id;
+
+/// What becomes of the deployment that is there, as far as who promotes says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Promote {
+    /// What the environment's settings say.
+    #[default]
+    AsSet,
+    /// It keeps its replicas.
+    KeepPrevious,
+}
+
+impl ModelView {
+    /// Begins to move an environment to a deployment. Answers the deployment that moves in: a fresh one of the same
+    /// bundle where the named one cannot do it itself, which `fresh` is the id for.
+    pub fn promote(
+        &mut self,
+        environment: &str,
+        deployment: Id,
+        how: Promote,
+        fresh: Id,
+        now: Timestamp,
+    ) -> Result<Id, Refusal> {
+        let model = self.model.name.clone();
+        let target = self.environment(environment)?;
+        if let Some(promotion) = target.in_progress() {
+            let text = format!(
+                "deployment {} is being promoted to {environment} of model {model} already: wait for its end, or cancel it",
+                promotion.candidate_deployment_id
+            );
+            return Err(Refusal::conflict("promotion_in_progress", text));
+        }
+        let source = self.deployment(deployment)?;
+        if target.current_deployment_id == Some(deployment) {
+            let text =
+                format!("deployment {deployment} is in {environment} of model {model} already");
+            return Err(Refusal::conflict("already_there", text));
+        }
+        if source.status.is_off() {
+            let text =
+                format!("deployment {deployment} is deactivated: activate it, then promote it");
+            return Err(Refusal::conflict("inactive", text));
+        }
+        if source.status.has_failed() || source.status.is_unfinished() {
+            let text = format!(
+                "deployment {deployment} is not ready to be promoted: {}",
+                source
+                    .status_reason
+                    .as_deref()
+                    .unwrap_or("it is still being built")
+            );
+            return Err(Refusal::conflict("not_ready", text));
+        }
+        let elsewhere = self.environments.values().any(|one| one.holds(deployment));
+        let development = source.kind == DeploymentKind::Development;
+        if development || elsewhere || target.promotion_settings.redeploy_on_promotion {
+            let source = source.clone();
+            self.redeploy(&source, environment, fresh, now);
+            return Ok(fresh);
+        }
+        self.begin_promotion(environment, deployment, how, now)?;
+        Ok(deployment)
+    }
+
+    /// A fresh deployment of the same bundle, which goes to the environment as soon as it is built.
+    fn redeploy(&mut self, source: &Deployment, environment: &str, fresh: Id, now: Timestamp) {
+        let taken = self.deployments.values().map(|one| &*one.name);
+        let name = next_name(self.model.deployments_made, taken);
+        self.model.deployments_made = self.model.deployments_made.saturating_add(1);
+        let deployment = Deployment {
+            id: fresh,
+            name,
+            created_at: now,
+            kind: DeploymentKind::Published,
+            status: DeploymentStatus::Building,
+            status_reason: None,
+            promote_to: Some(environment.to_owned()),
+            ..source.clone()
+        };
+        self.deployments.insert(fresh, deployment);
+    }
+
+    /// Begins a promotion of a deployment that can move in itself; the settings of the environment go over to it.
+    pub fn begin_promotion(
+        &mut self,
+        environment: &str,
+        candidate: Id,
+        how: Promote,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let target = self.environment_mut(environment)?;
+        let mut settings = target.promotion_settings.clone();
+        if how == Promote::KeepPrevious {
+            settings.promotion_cleanup_strategy = CleanupStrategy::Keep;
+        }
+        let promotion = Promotion::new(candidate, target.current_deployment_id, settings, now);
+        let (autoscaling, backpressure) =
+            (target.autoscaling_settings.clone(), target.backpressure);
+        target.promotion = Some(promotion);
+        let deployment = self.deployment_mut(candidate)?;
+        deployment.promote_to = None;
+        deployment.backpressure = backpressure;
+        if autoscaling.is_some() {
+            deployment.autoscaling = autoscaling;
+        }
+        Ok(())
+    }
+
+    /// Halts a canary where it is.
+    pub fn pause_promotion(&mut self, environment: &str, now: Timestamp) -> Result<(), Refusal> {
+        let promotion = self.in_progress_mut(environment)?;
+        if promotion.status != PromotionStatus::RampingUp {
+            return Err(wrong_status(promotion, "paused", "RAMPING_UP"));
+        }
+        promotion.status = PromotionStatus::Paused;
+        promotion.paused_at = Some(now);
+        Ok(())
+    }
+
+    /// Goes on with a canary in the stage where it was halted.
+    pub fn resume_promotion(&mut self, environment: &str, now: Timestamp) -> Result<(), Refusal> {
+        let promotion = self.in_progress_mut(environment)?;
+        let (PromotionStatus::Paused, Some(paused), Some(started)) = (
+            promotion.status,
+            promotion.paused_at,
+            promotion.ramp_started_at,
+        ) else {
+            return Err(wrong_status(promotion, "resumed", "PAUSED"));
+        };
+        promotion.status = PromotionStatus::RampingUp;
+        promotion.paused_at = None;
+        promotion.ramp_started_at = started
+            .checked_add(now.duration_since(paused))
+            .ok()
+            .or(Some(now));
+        Ok(())
+    }
+
+    /// Calls a promotion off: all traffic goes back at once.
+    pub fn cancel_promotion(&mut self, environment: &str, now: Timestamp) -> Result<(), Refusal> {
+        let promotion = self.in_progress_mut(environment)?;
+        end(promotion, PromotionStatus::Canceled, now);
+        Ok(())
+    }
+
+    /// The candidate is ready: traffic begins to move, or all of it goes over.
+    pub fn release_promotion(
+        &mut self,
+        environment: &str,
+        now: Timestamp,
+    ) -> Result<Done, Refusal> {
+        let promotion = self.in_progress_mut(environment)?;
+        if promotion.status != PromotionStatus::Releasing {
+            return Ok(Done::Unchanged);
+        }
+        if promotion.settings.ramp_up_while_promoting && promotion.previous_deployment_id.is_some()
+        {
+            promotion.status = PromotionStatus::RampingUp;
+            promotion.ramp_started_at = Some(now);
+            return Ok(Done::Changed);
+        }
+        self.finish_promotion(environment, now)?;
+        Ok(Done::Changed)
+    }
+
+    /// The candidate takes over, and the deployment that was there is tidied up.
+    pub fn finish_promotion(&mut self, environment: &str, now: Timestamp) -> Result<(), Refusal> {
+        let promotion = self.in_progress_mut(environment)?;
+        end(promotion, PromotionStatus::Succeeded, now);
+        let candidate = promotion.candidate_deployment_id;
+        let cleanup = promotion.settings.promotion_cleanup_strategy;
+        let autoscaling = self.deployment(candidate)?.autoscaling();
+        let target = self.environment_mut(environment)?;
+        target.autoscaling_settings = Some(autoscaling);
+        let previous = target.current_deployment_id.replace(candidate);
+        target.previous_deployment_id = previous;
+        let Some(previous) =
+            previous.filter(|id| !self.environments.values().any(|one| one.holds(*id)))
+        else {
+            return Ok(());
+        };
+        let Some(deployment) = self.deployments.get_mut(&previous) else {
+            return Ok(());
+        };
+        match cleanup {
+            CleanupStrategy::Keep => {}
+            CleanupStrategy::ScaleToZero => {
+                let mut autoscaling = deployment.autoscaling();
+                autoscaling.min_replica = 0;
+                deployment.autoscaling = Some(autoscaling);
+            }
+            CleanupStrategy::Deactivate => {
+                self.deactivate(previous)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The candidate cannot take over; traffic stays, or goes back.
+    pub fn fail_promotion(
+        &mut self,
+        environment: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let promotion = self.in_progress_mut(environment)?;
+        end(promotion, PromotionStatus::Failed, now);
+        promotion.error_message = Some(reason.to_owned());
+        Ok(())
+    }
+
+    fn in_progress_mut(&mut self, environment: &str) -> Result<&mut Promotion, Refusal> {
+        let model = self.model.name.clone();
+        let target = self.environment_mut(environment)?;
+        target
+            .promotion
+            .as_mut()
+            .filter(|promotion| promotion.status.is_in_progress())
+            .ok_or_else(|| {
+                let text = format!("no promotion to {environment} of model {model} goes on");
+                Refusal::conflict("no_promotion", text)
+            })
+    }
+}
+
+fn end(promotion: &mut Promotion, status: PromotionStatus, now: Timestamp) {
+    promotion.status = status;
+    promotion.paused_at = None;
+    promotion.ended_at = Some(now);
+}
+
+fn wrong_status(promotion: &Promotion, what: &str, wanted: &str) -> Refusal {
+    let text = format!(
+        "the promotion cannot be {what}: found status {:?}, wanted {wanted}",
+        promotion.status
+    );
+    Refusal::conflict("wrong_status", text)
+}

@@ -1,0 +1,119 @@
+//! One change of a model, with all that hangs on it, as one commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::{ATTEMPTS, Registry, RegistryError, Versioned, put, shown};
+use crate::domain::changes::Refusal;
+use crate::domain::keys;
+use crate::domain::model::ModelView;
+use crate::state::{Expect, Op, Rev, StoreError};
+
+/// A model after a change.
+#[derive(Debug, Clone)]
+pub struct Changed<T> {
+    /// The model as it is now.
+    pub view: ModelView,
+    /// What the change answered.
+    pub value: T,
+}
+
+impl Registry {
+    /// Changes a model. `change` may be called again when others were faster, and sees their change then; what it
+    /// refuses is refused as a whole.
+    pub async fn change<T: Send>(
+        &self,
+        model: &str,
+        mut change: impl FnMut(&mut ModelView) -> Result<T, Refusal> + Send,
+    ) -> Result<Changed<T>, RegistryError> {
+        for _ in 0..ATTEMPTS {
+            let found = self.versioned_model(model).await?;
+            let Versioned { value, rev } = found.ok_or_else(|| RegistryError::NoModel {
+                model: shown(model),
+            })?;
+            let (before, revs) = self.versioned_view(value).await?;
+            let mut view = before.clone();
+            let value = change(&mut view)?;
+            if view == before {
+                return Ok(Changed { view, value });
+            }
+            view.model.generation += 1;
+            let ops = difference(&before, &view, rev, &revs)?;
+            match self.store.commit(ops).await {
+                Ok(_) => return Ok(Changed { view, value }),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistryError::Contended)
+    }
+}
+
+/// The writes that lead from one view to the other. The model is always written at the revision it was read at, so
+/// that of two changes at once one is made anew.
+fn difference(
+    before: &ModelView,
+    after: &ModelView,
+    model_rev: Rev,
+    revs: &BTreeMap<String, Rev>,
+) -> Result<Vec<Op>, RegistryError> {
+    let id = after.model.id;
+    let mut ops = vec![put(keys::model(id), &after.model, Expect::Rev(model_rev))?];
+    if before.model.name != after.model.name {
+        ops.push(Op::delete(
+            keys::model_name(&before.model.name),
+            Expect::Any,
+        ));
+        ops.push(put(
+            keys::model_name(&after.model.name),
+            &id,
+            Expect::Absent,
+        )?);
+        // No text may be one model's id and another's name.
+        let as_id = format!("{}{}", keys::MODELS, after.model.name);
+        ops.push(Op::check(as_id, Expect::Absent));
+    }
+    let deployment = |key: &crate::ids::Id| keys::deployment(id, *key);
+    compare(
+        &before.deployments,
+        &after.deployments,
+        deployment,
+        revs,
+        &mut ops,
+    )?;
+    let environment = |key: &String| keys::environment(id, key);
+    compare(
+        &before.environments,
+        &after.environments,
+        environment,
+        revs,
+        &mut ops,
+    )?;
+    Ok(ops)
+}
+
+fn compare<K: Ord, V: PartialEq + Serialize>(
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    key: impl Fn(&K) -> String,
+    revs: &BTreeMap<String, Rev>,
+    ops: &mut Vec<Op>,
+) -> Result<(), RegistryError> {
+    let names: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
+    for name in names {
+        let (old, new) = (before.get(name), after.get(name));
+        if old == new {
+            continue;
+        }
+        let key = key(name);
+        let expect = revs
+            .get(&key)
+            .map_or(Expect::Absent, |rev| Expect::Rev(*rev));
+        ops.push(match new {
+            Some(value) => put(&*key, value, expect)?,
+            None => Op::delete(key, expect),
+        });
+    }
+    Ok(())
+}
