@@ -48,8 +48,7 @@ impl Server {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .pipeline_flush(true);
+            .header_read_timeout(HEADER_TIMEOUT);
         builder
             .http2()
             .timer(TokioTimer::new())

@@ -138,11 +138,13 @@ impl Meter {
         add_time(&self.inference_ns, took);
     }
 
-    pub(crate) fn add_bytes_in(&self, bytes: u64) {
+    /// Counts bytes of a request body that the guest was given.
+    pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_bytes_out(&self, bytes: u64) {
+    /// Counts bytes of a body that the guest answered.
+    pub fn add_bytes_out(&self, bytes: u64) {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -159,30 +161,35 @@ fn add_time(counter: &AtomicU64, time: Duration) {
     counter.fetch_add(ns, Ordering::Relaxed);
 }
 
-/// A request that will be counted when this is dropped: as cancelled, unless something else is said before.
+/// A request that will be counted when this is dropped: by what was said, else as cancelled, or failed in a panic.
 #[derive(Debug)]
 pub(crate) struct Counted {
     meter: Arc<Meter>,
-    outcome: Outcome,
+    outcome: Option<Outcome>,
 }
 
 impl Counted {
     pub fn new(meter: Arc<Meter>) -> Self {
         Self {
             meter,
-            outcome: Outcome::Cancelled,
+            outcome: None,
         }
     }
 
     /// Says how it ends.
     pub fn ends(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
+        self.outcome = Some(outcome);
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.meter.requests[self.outcome as usize].fetch_add(1, Ordering::Relaxed);
+        let unsaid = || match std::thread::panicking() {
+            true => Outcome::HostFailed,
+            false => Outcome::Cancelled,
+        };
+        let outcome = self.outcome.unwrap_or_else(unsaid);
+        self.meter.requests[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -230,16 +237,26 @@ mod tests {
     #[test]
     fn a_request_is_counted_once_by_how_it_ended() {
         let meter = Arc::new(Meter::default());
-        drop(Counted::new(meter.clone()));
         let mut counted = Counted::new(meter.clone());
         counted.ends(Outcome::HostFailed);
         counted.ends(Outcome::Ok);
         assert_eq!(meter.totals(Instant::now()).requests, [0; Outcome::COUNT]);
         drop(counted);
+        drop(Counted::new(meter.clone()));
         let totals = meter.totals(Instant::now());
         assert_eq!(totals.requests(Outcome::Ok), 1);
         assert_eq!(totals.requests(Outcome::Cancelled), 1);
         assert_eq!(totals.requests.iter().sum::<u64>(), 2);
+        let panicked = std::panic::catch_unwind({
+            let meter = meter.clone();
+            move || {
+                let _counted = Counted::new(meter);
+                panic!("as a bug would");
+            }
+        });
+        assert!(panicked.is_err());
+        let totals = meter.totals(Instant::now());
+        assert_eq!(totals.requests(Outcome::HostFailed), 1);
     }
 
     #[test]

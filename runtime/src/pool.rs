@@ -291,7 +291,7 @@ impl Pool {
                 match pool.start(&mut StartTimings::default()).await {
                     Ok(replica) => lease.give_back(Box::new(replica)),
                     Err(error) => {
-                        tracing::warn!(%error, "a replica does not start with the new config")
+                        tracing::warn!(%error, "a replica does not start with the new config");
                     }
                 }
             });

@@ -106,7 +106,7 @@ impl Builder {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(deployment = %id, %error, "is off, but that is not stored")
+                    tracing::warn!(deployment = %id, %error, "is off, but that is not stored");
                 }
             }
         }

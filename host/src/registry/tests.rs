@@ -235,7 +235,7 @@ async fn a_restart_finds_everything() {
     let names: Vec<_> = before.iter().map(|view| &*view.model.name).collect();
     assert_eq!(names, ["a", "b"]);
     let target = Target::Environment(PRODUCTION);
-    assert!(before.iter().all(|view| view.resolve(target).is_ok()));
+    assert!(before.iter().all(|view| view.find(target).is_ok()));
     assert_eq!(registry.recover().await.unwrap().rev, 2);
 }
 
