@@ -1,9 +1,12 @@
-//! Models, deployments, environments and API keys in the store: each change is one commit, so that nobody ever sees half
-//! of one.
+//! Models, deployments, environments, keys and secrets in the store: each change is one commit, so that nobody ever sees
+//! half of one.
 
 mod api_keys;
 mod error;
 mod push;
+mod sealed;
+mod secrets;
+mod webhook_secrets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +24,9 @@ use crate::state::{Doc, DocStore, Expect, Op, Rev, StoreError};
 pub use api_keys::MAX_API_KEYS;
 pub use error::RegistryError;
 pub use push::{MAX_DEPLOYMENTS, Push, PushTo};
+pub use sealed::{LostSecrets, open_vault};
+pub use secrets::Secrets;
+pub use webhook_secrets::WebhookSecrets;
 
 /// Attempts of a change that others' changes keep overtaking.
 const ATTEMPTS: usize = 32;

@@ -7,6 +7,8 @@
 //! | `deployments/{model_id}/{id}` | [`Deployment`](super::deployment::Deployment) |
 //! | `environments/{model_id}/{name}` | [`Environment`](super::environment::Environment) |
 //! | `api-keys/{prefix}` | [`ApiKey`](super::api_key::ApiKey) |
+//! | `secrets/{name}` | [`Secret`](super::secret::Secret) |
+//! | `webhook-secrets/all` | the [`WebhookSecret`](super::webhook_secret::WebhookSecret)s, of which there are few |
 //! | `leases/{name}` | who holds a lease; the store's own |
 
 use crate::ids::Id;
@@ -19,6 +21,10 @@ pub const DEPLOYMENTS: &str = "deployments/";
 pub const ENVIRONMENTS: &str = "environments/";
 /// All API keys.
 pub const API_KEYS: &str = "api-keys/";
+/// All secrets.
+pub const SECRETS: &str = "secrets/";
+/// The webhook signing secrets, in one document.
+pub const WEBHOOK_SECRETS: &str = "webhook-secrets/all";
 
 /// A model.
 pub fn model(id: Id) -> String {
@@ -53,4 +59,14 @@ pub fn environment(model_id: Id, name: &str) -> String {
 /// An API key.
 pub fn api_key(prefix: &str) -> String {
     format!("{API_KEYS}{prefix}")
+}
+
+/// A secret.
+pub fn secret(name: &str) -> String {
+    format!("{SECRETS}{name}")
+}
+
+/// What a webhook secret is sealed for.
+pub fn webhook_secret(id: Id) -> String {
+    format!("webhook-secrets/{id}")
 }

@@ -9,4 +9,6 @@ pub mod keys;
 pub mod model;
 pub mod names;
 pub mod promotion;
+pub mod secret;
 pub mod settings;
+pub mod webhook_secret;

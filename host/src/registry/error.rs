@@ -3,6 +3,7 @@
 use crate::domain::settings::InvalidSetting;
 use crate::ids::Id;
 use crate::state::StoreError;
+use crate::state::vault::VaultError;
 
 /// Why a change was not made or a thing not found.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,17 @@ pub enum RegistryError {
         environment: String,
         /// The deployment.
         deployment: Id,
+    },
+    /// A secret cannot be sealed or read.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// Nobody could manage the server any more.
+    #[error(
+        "the API key {prefix} is the last that may do everything: make another of type WORKSPACE_MANAGE_ALL first"
+    )]
+    LastAdminKey {
+        /// The key's public part.
+        prefix: String,
     },
     /// There are too many already.
     #[error("there are {limit} {what} already, which is the most: delete some first")]

@@ -7,6 +7,7 @@ pub mod blobs;
 #[cfg(test)]
 mod conformance;
 pub mod sqlite;
+pub mod vault;
 
 use std::time::Duration;
 

@@ -1,0 +1,128 @@
+//! Opens the vault of a store, and sees that it can read what is sealed there.
+
+use std::path::Path;
+
+use super::{RegistryError, put, read};
+use crate::domain::keys;
+use crate::domain::secret::{Sealed, Secret};
+use crate::domain::webhook_secret::WebhookSecret;
+use crate::state::vault::{KeyAbsent, Vault};
+use crate::state::{DocStore, Expect, Op};
+
+/// What to do with secrets whose key is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostSecrets {
+    /// Say which, and do not start: the key may be elsewhere.
+    Refuse,
+    /// Delete them.
+    Discard,
+}
+
+/// Opens the vault whose key is in that file, and makes the key if nothing was ever sealed.
+///
+/// # Errors
+/// When the file holds no key, or not the one that sealed the store's secrets.
+pub async fn open_vault(
+    store: &dyn DocStore,
+    key_file: &Path,
+    lost: LostSecrets,
+) -> Result<Vault, RegistryError> {
+    let secrets = store.list(keys::SECRETS).await?.docs;
+    let secrets: Vec<(String, Sealed)> = secrets
+        .iter()
+        .map(|doc| Ok((doc.key.clone(), read::<Secret>(doc)?.sealed)))
+        .collect::<Result<_, RegistryError>>()?;
+    let webhook_doc = store.get(keys::WEBHOOK_SECRETS).await?;
+    let webhook_secrets: Vec<WebhookSecret> = webhook_doc
+        .as_ref()
+        .map_or(Ok(Vec::new()), read::<Vec<WebhookSecret>>)?;
+    let nothing_sealed = secrets.is_empty() && webhook_secrets.is_empty();
+    let absent = if nothing_sealed || lost == LostSecrets::Discard {
+        KeyAbsent::Create
+    } else {
+        KeyAbsent::Refuse
+    };
+    let vault = Vault::open(key_file, absent)?;
+    if lost == LostSecrets::Refuse {
+        for (place, sealed) in &secrets {
+            vault.check_key(place, sealed)?;
+        }
+        for one in &webhook_secrets {
+            vault.check_key(&keys::webhook_secret(one.id), &one.sealed)?;
+        }
+        return Ok(vault);
+    }
+    let unreadable = secrets
+        .into_iter()
+        .filter(|(place, sealed)| vault.check_key(place, sealed).is_err());
+    let mut ops: Vec<Op> = unreadable
+        .map(|(place, _)| {
+            tracing::warn!(%place, "deleted: its key is lost");
+            Op::delete(place, Expect::Any)
+        })
+        .collect();
+    let all = webhook_secrets.len();
+    let readable: Vec<WebhookSecret> = webhook_secrets
+        .into_iter()
+        .filter(|one| {
+            let place = keys::webhook_secret(one.id);
+            vault.check_key(&place, &one.sealed).is_ok()
+        })
+        .collect();
+    if readable.len() < all {
+        tracing::warn!("deleted webhook secrets whose key is lost");
+        ops.push(put(keys::WEBHOOK_SECRETS, &readable, Expect::Any)?);
+    }
+    if !ops.is_empty() {
+        store.commit(ops).await?;
+    }
+    Ok(vault)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::registry::{Secrets, WebhookSecrets};
+    use crate::state::sqlite::SqliteStore;
+    use crate::state::vault::VaultError;
+
+    #[tokio::test]
+    async fn a_lost_key_is_told_and_costs_what_it_sealed_only_on_demand() {
+        let folder = tempfile::tempdir().unwrap();
+        let (right, wrong) = (folder.path().join("right"), folder.path().join("wrong"));
+        let now = Timestamp::UNIX_EPOCH;
+        let store = SqliteStore::open(&folder.path().join("state.db")).await;
+        let store: Arc<dyn DocStore> = Arc::new(store.unwrap());
+        let open = |key_file, lost| open_vault(&*store, key_file, lost);
+        let vault = Arc::new(open(&right, LostSecrets::Refuse).await.unwrap());
+        let secrets = Secrets::new(store.clone(), vault.clone());
+        secrets.set("HF_TOKEN", &"x".into(), now).await.unwrap();
+        let webhooks = WebhookSecrets::new(store.clone(), vault);
+        webhooks.rotate(now).await.unwrap();
+
+        let error = open(&wrong, LostSecrets::Refuse).await.unwrap_err();
+        assert!(matches!(
+            error,
+            RegistryError::Vault(VaultError::Missing { .. })
+        ));
+        Vault::open(&wrong, KeyAbsent::Create).unwrap();
+        let error = open(&wrong, LostSecrets::Refuse).await.unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("secrets/HF_TOKEN") && text.contains(&*wrong.to_string_lossy()),
+            "{text}"
+        );
+
+        // The right key loses nothing, whatever is asked for.
+        open(&right, LostSecrets::Discard).await.unwrap();
+        assert_eq!(secrets.list().await.unwrap().len(), 1);
+        open(&wrong, LostSecrets::Discard).await.unwrap();
+        assert!(secrets.list().await.unwrap().is_empty());
+        assert!(webhooks.list(now).await.unwrap().is_empty());
+        open(&wrong, LostSecrets::Refuse).await.unwrap();
+    }
+}

@@ -1,0 +1,197 @@
+//! Secrets in the store, sealed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::{ATTEMPTS, RegistryError, put, read};
+use crate::domain::secret::{self, MAX_SECRETS, Secret};
+use crate::domain::{keys, names};
+use crate::state::vault::Vault;
+use crate::state::{Changes, DocStore, Expect, Op, Rev, StoreError};
+
+/// The secrets in a store.
+#[derive(Clone)]
+pub struct Secrets {
+    store: Arc<dyn DocStore>,
+    vault: Arc<Vault>,
+    setting: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Secrets {
+    /// The secrets in a store, sealed by that vault.
+    pub fn new(store: Arc<dyn DocStore>, vault: Arc<Vault>) -> Self {
+        Self {
+            store,
+            vault,
+            setting: Arc::default(),
+        }
+    }
+
+    /// All secrets, ordered by name.
+    pub async fn list(&self) -> Result<Vec<Secret>, RegistryError> {
+        let listing = self.store.list(keys::SECRETS).await?;
+        listing.docs.iter().map(read).collect()
+    }
+
+    /// Sets a secret, whether it was there or not.
+    pub async fn set(
+        &self,
+        name: &str,
+        value: &SecretString,
+        now: Timestamp,
+    ) -> Result<Secret, RegistryError> {
+        secret::check(name, value.expose_secret())?;
+        let place = keys::secret(name);
+        // Changes of this node wait for each other, so that all of them together keep the limit.
+        let _turn = self.setting.lock().await;
+        for _ in 0..ATTEMPTS {
+            let before = self.store.get(&place).await?;
+            let (created_at, expect) = match &before {
+                Some(doc) => (read::<Secret>(doc)?.created_at, Expect::Rev(doc.rev)),
+                None => (now, Expect::Absent),
+            };
+            if before.is_none() && self.list().await?.len() >= MAX_SECRETS {
+                return Err(RegistryError::TooMany {
+                    what: "secrets",
+                    limit: MAX_SECRETS,
+                });
+            }
+            let secret = Secret {
+                name: name.to_owned(),
+                created_at,
+                sealed: self.vault.seal(&place, value)?,
+            };
+            match self
+                .store
+                .commit(vec![put(&*place, &secret, expect)?])
+                .await
+            {
+                Ok(_) => return Ok(secret),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// Deletes a secret, and says whether it was there.
+    pub async fn delete(&self, name: &str) -> Result<bool, RegistryError> {
+        if names::check_variable(name).is_err() {
+            return Ok(false);
+        }
+        let place = keys::secret(name);
+        let there = self.store.get(&place).await?.is_some();
+        if there {
+            let op = Op::delete(place, Expect::Any);
+            self.store.commit(vec![op]).await?;
+        }
+        Ok(there)
+    }
+
+    /// The values of those secrets that are there.
+    pub async fn values(
+        &self,
+        names: &BTreeSet<String>,
+    ) -> Result<BTreeMap<String, SecretString>, RegistryError> {
+        let mut values = BTreeMap::new();
+        for name in names {
+            let place = keys::secret(name);
+            if let Some(doc) = self.store.get(&place).await? {
+                let secret: Secret = read(&doc)?;
+                values.insert(name.clone(), self.vault.unseal(&place, &secret.sealed)?);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Where the store stands: what [`Self::values`] reads later has at least what was there.
+    pub async fn rev(&self) -> Result<Rev, RegistryError> {
+        // A prefix that no secret has, so that nothing is read but the revision.
+        let listing = self.store.list(&format!("{}-", keys::SECRETS)).await?;
+        Ok(listing.rev)
+    }
+
+    /// The changes after a revision.
+    pub fn watch(&self, after: Rev) -> Changes {
+        self.store.watch(keys::SECRETS, after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::sqlite::SqliteStore;
+    use crate::state::vault::KeyAbsent;
+
+    async fn secrets() -> (Secrets, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("state.db")).await;
+        let vault = Vault::open(&folder.path().join("secrets.key"), KeyAbsent::Create);
+        let secrets = Secrets::new(Arc::new(store.unwrap()), Arc::new(vault.unwrap()));
+        (secrets, folder)
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_set_changed_read_and_deleted() {
+        let (secrets, _folder) = secrets().await;
+        secrets.set("A", &"one".into(), at(1)).await.unwrap();
+        secrets.set("B", &"two".into(), at(2)).await.unwrap();
+        let changed = secrets.set("A", &"three".into(), at(3)).await.unwrap();
+        assert_eq!(changed.created_at, at(1));
+        let names = ["A", "C"].map(String::from).into();
+        let values = secrets.values(&names).await.unwrap();
+        let read: Vec<_> = values
+            .iter()
+            .map(|(name, value)| (&**name, value.expose_secret()))
+            .collect();
+        assert_eq!(read, [("A", "three")]);
+        assert!(secrets.delete("A").await.unwrap());
+        assert!(!secrets.delete("A").await.unwrap());
+        assert!(!secrets.delete("../A").await.unwrap());
+        let listed = secrets.list().await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].name, "B");
+    }
+
+    #[tokio::test]
+    async fn one_secret_is_not_put_in_anothers_place() {
+        let (secrets, _folder) = secrets().await;
+        secrets.set("A", &"one".into(), at(1)).await.unwrap();
+        let doc = secrets.store.get("secrets/A").await.unwrap().unwrap();
+        let op = Op::put("secrets/B", doc.value, Expect::Absent);
+        secrets.store.commit(vec![op]).await.unwrap();
+        let error = secrets.values(&["B".to_owned()].into()).await.unwrap_err();
+        assert!(
+            error.to_string().contains("secrets/B was changed"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn there_are_only_so_many() {
+        let (secrets, _folder) = secrets().await;
+        let ops = (0..MAX_SECRETS).map(|number| {
+            let name = format!("S{number}");
+            let place = keys::secret(&name);
+            let sealed = secrets.vault.seal(&place, &"x".into()).unwrap();
+            let created_at = at(0);
+            let secret = Secret {
+                name,
+                created_at,
+                sealed,
+            };
+            put(place, &secret, Expect::Absent).unwrap()
+        });
+        secrets.store.commit(ops.collect()).await.unwrap();
+        let error = secrets.set("MORE", &"x".into(), at(1)).await.unwrap_err();
+        assert!(matches!(error, RegistryError::TooMany { .. }), "{error}");
+        secrets.set("S7", &"y".into(), at(1)).await.unwrap();
+    }
+}

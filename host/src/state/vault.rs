@@ -1,0 +1,398 @@
+//! Seals values so that neither the store nor its backups can tell them: XChaCha20-Poly1305 under a key in a file of its
+//! own.
+//!
+//! Where a value is stored is authenticated with it, so that one secret's value cannot be put in another's place.
+
+use std::fmt;
+use std::fs::{File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
+use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use rand::RngExt as _;
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::secret::Sealed;
+
+/// The key's name in the data folder.
+pub const KEY_FILE: &str = "secrets.key";
+
+const KEY_BYTES: usize = 32;
+const NONCE_BYTES: usize = 24;
+/// Enough to see that a file is not a key.
+const MAX_FILE_BYTES: u64 = 1024;
+
+/// Why values cannot be sealed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The key file cannot be read or written.
+    #[error("the key of the secrets, {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Others than its owner may read the key.
+    #[error(
+        "the key of the secrets, {}, has mode {mode:03o}: wanted one that only its owner may use, as after `chmod 600 {}`",
+        path.display(), path.display()
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The file holds something else.
+    #[error(
+        "the key of the secrets, {}: found something else, wanted {} hexadecimal digits; put the right file there",
+        path.display(), 2 * KEY_BYTES
+    )]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Secrets are stored, but their key is gone.
+    #[error(
+        "secrets are stored, but their key {} is not there: put it back, or name it with --secrets-key; if it is lost, \
+         --discard-secrets deletes what it sealed",
+        path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The value was sealed with another key.
+    #[error(
+        "{place} was sealed with another key than that in {}: put the right one there, or name it with --secrets-key; if \
+         it is lost, --discard-secrets deletes what it sealed",
+        path.display()
+    )]
+    OtherKey {
+        /// The key of the value's document.
+        place: String,
+        /// The key file in use.
+        path: PathBuf,
+    },
+    /// The cipher does not take so much at once.
+    #[error("{place} cannot be sealed: its value is too large")]
+    TooLarge {
+        /// The key of the value's document.
+        place: String,
+    },
+    /// The value is not as it was sealed.
+    #[error("{place} was changed since it was sealed, or moved there: set it again")]
+    Tampered {
+        /// The key of the value's document.
+        place: String,
+    },
+}
+
+/// What to do when there is no key file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyAbsent {
+    /// Make a key: nothing was ever sealed.
+    Create,
+    /// Say so: a new key could read nothing of what is stored.
+    Refuse,
+}
+
+/// Seals and reads values. Its debug form shows no key.
+pub struct Vault {
+    cipher: XChaCha20Poly1305,
+    key_id: String,
+    path: PathBuf,
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vault({}, key {})", self.path.display(), self.key_id)
+    }
+}
+
+impl Vault {
+    /// Opens the vault with the key in a file.
+    ///
+    /// # Errors
+    /// When the file is not there though it should be, holds no key, or others may read it.
+    pub fn open(path: &Path, absent: KeyAbsent) -> Result<Self, VaultError> {
+        let key = match read_key(path)? {
+            Some(key) => key,
+            None if absent == KeyAbsent::Create => create_key(path)?,
+            None => {
+                return Err(VaultError::Missing {
+                    path: path.to_owned(),
+                });
+            }
+        };
+        let mut id = Sha256::new();
+        id.update(b"samovar secrets key id\0");
+        id.update(key.as_slice());
+        Ok(Self {
+            cipher: XChaCha20Poly1305::new(&Key::from(*key)),
+            key_id: hex::encode(&id.finalize()[..8]),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Seals a value for its place, which is the key of its document.
+    ///
+    /// # Errors
+    /// When it is larger than the cipher takes, which no secret is.
+    pub fn seal(&self, place: &str, value: &SecretString) -> Result<Sealed, VaultError> {
+        // 24 random bytes never meet twice, so nothing has to be counted.
+        let nonce: [u8; NONCE_BYTES] = rand::rng().random();
+        let payload = Payload {
+            msg: value.expose_secret().as_bytes(),
+            aad: place.as_bytes(),
+        };
+        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload);
+        let sealed = sealed.map_err(|_| VaultError::TooLarge {
+            place: place.to_owned(),
+        })?;
+        Ok(Sealed {
+            key_id: self.key_id.clone(),
+            bytes: [&nonce[..], &sealed].concat(),
+        })
+    }
+
+    /// Reads a sealed value of that place.
+    ///
+    /// # Errors
+    /// When another key sealed it, or it is not as it was.
+    pub fn unseal(&self, place: &str, sealed: &Sealed) -> Result<SecretString, VaultError> {
+        self.check_key(place, sealed)?;
+        let tampered = || VaultError::Tampered {
+            place: place.to_owned(),
+        };
+        let (nonce, ciphertext) = sealed
+            .bytes
+            .split_first_chunk::<NONCE_BYTES>()
+            .ok_or_else(tampered)?;
+        let payload = Payload {
+            msg: ciphertext,
+            aad: place.as_bytes(),
+        };
+        let opened = self.cipher.decrypt(&XNonce::from(*nonce), payload);
+        let plain = Zeroizing::new(opened.map_err(|_| tampered())?);
+        let text = std::str::from_utf8(&plain).map_err(|_| tampered())?;
+        Ok(SecretString::from(text))
+    }
+
+    /// Whether this vault's key sealed it.
+    ///
+    /// # Errors
+    /// When another key did.
+    pub fn check_key(&self, place: &str, sealed: &Sealed) -> Result<(), VaultError> {
+        if sealed.key_id == self.key_id {
+            return Ok(());
+        }
+        Err(VaultError::OtherKey {
+            place: place.to_owned(),
+            path: self.path.clone(),
+        })
+    }
+}
+
+type PlainKey = Zeroizing<[u8; KEY_BYTES]>;
+
+fn read_key(path: &Path) -> Result<Option<PlainKey>, VaultError> {
+    let failed = |source| VaultError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    // Of the file that is open: a name may mean another one the next moment.
+    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let path = path.to_owned();
+        return Err(VaultError::Exposed { path, mode });
+    }
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));
+    file.take(MAX_FILE_BYTES)
+        .read_to_end(&mut text)
+        .map_err(failed)?;
+    let mut key = PlainKey::default();
+    match hex::decode_to_slice(text.trim_ascii(), key.as_mut_slice()) {
+        Ok(()) => Ok(Some(key)),
+        Err(_) => Err(VaultError::NoKey {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+/// Makes the key and its file, which is there whole or not at all, also after a power cut.
+fn create_key(path: &Path) -> Result<PlainKey, VaultError> {
+    let mut key = PlainKey::default();
+    rand::rng().fill(key.as_mut_slice());
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let written = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .prefix(".secrets")
+            .permissions(Permissions::from_mode(0o600))
+            .tempfile_in(folder)?;
+        let text = Zeroizing::new(hex::encode(key.as_slice()));
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path).map_err(|error| error.error)?;
+        File::open(folder)?.sync_all()
+    };
+    written().map_err(|source| VaultError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn vault(path: &Path) -> Vault {
+        Vault::open(path, KeyAbsent::Create).unwrap()
+    }
+
+    fn fresh() -> Vault {
+        let folder = tempfile::tempdir().unwrap();
+        vault(&folder.path().join(KEY_FILE))
+    }
+
+    #[test]
+    fn a_key_is_made_once_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEY_FILE);
+        let sealed = vault(&path).seal("secrets/A", &"value".into()).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let again = Vault::open(&path, KeyAbsent::Refuse).unwrap();
+        let plain = again.unseal("secrets/A", &sealed).unwrap();
+        assert_eq!(plain.expose_secret(), "value");
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn a_key_file_that_others_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEY_FILE);
+        vault(&path);
+        for mode in [0o640, 0o604, 0o660, 0o610, 0o644] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = Vault::open(&path, KeyAbsent::Create).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, VaultError::Exposed { .. }), "{text}");
+            assert!(text.contains(&format!("chmod 600 {}", path.display())));
+        }
+        std::fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
+        assert!(Vault::open(&path, KeyAbsent::Refuse).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_and_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEY_FILE);
+        let right = "ab".repeat(KEY_BYTES);
+        for text in ["", &right[2..], &format!("{right}ab"), "x", &"q".repeat(64)] {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            let error = Vault::open(&path, KeyAbsent::Create).unwrap_err();
+            assert!(matches!(error, VaultError::NoKey { .. }), "{error}");
+            assert!(text.is_empty() || !error.to_string().contains(text) || text == "x");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        std::fs::write(&path, format!("{right}\n")).unwrap();
+        assert!(Vault::open(&path, KeyAbsent::Create).is_ok());
+    }
+
+    #[test]
+    fn a_key_that_should_be_there_is_not_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEY_FILE);
+        let error = Vault::open(&path, KeyAbsent::Refuse).unwrap_err();
+        assert!(error.to_string().contains(&path.display().to_string()));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn another_key_reads_nothing_and_names_its_file() {
+        let (one, other) = (fresh(), fresh());
+        let sealed = one.seal("secrets/A", &"value".into()).unwrap();
+        let error = other.unseal("secrets/A", &sealed).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, VaultError::OtherKey { .. }), "{text}");
+        assert!(text.contains(&other.path.display().to_string()), "{text}");
+        // Not by the label alone.
+        let relabelled = Sealed {
+            key_id: other.key_id.clone(),
+            ..sealed
+        };
+        let error = other.unseal("secrets/A", &relabelled).unwrap_err();
+        assert!(matches!(error, VaultError::Tampered { .. }), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_shown_by_debug() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEY_FILE);
+        let vault = vault(&path);
+        let key = std::fs::read_to_string(&path).unwrap();
+        let value = SecretString::from("hidden");
+        let shown = format!("{vault:?} {value:?} {:?}", vault.seal("a", &value).unwrap());
+        assert!(
+            !shown.contains("hidden") && !shown.contains(key.trim()),
+            "{shown}"
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_sealed_is_read_again(value in ".{0,200}", place in "[a-zA-Z/_]{0,40}") {
+            let vault = fresh();
+            let sealed = vault.seal(&place, &value.as_str().into()).unwrap();
+            let again = vault.seal(&place, &value.as_str().into()).unwrap();
+            prop_assert_ne!(&sealed.bytes, &again.bytes, "the nonce was used twice");
+            if value.len() > 3 {
+                let hidden = !sealed.bytes.windows(value.len()).any(|part| part == value.as_bytes());
+                prop_assert!(hidden);
+            }
+            let json = serde_json::to_vec(&sealed).unwrap();
+            let sealed: Sealed = serde_json::from_slice(&json).unwrap();
+            let plain = vault.unseal(&place, &sealed).unwrap();
+            prop_assert_eq!(plain.expose_secret(), value);
+        }
+
+        #[test]
+        fn a_change_of_any_bit_or_of_the_place_is_noticed(
+            value in ".{0,50}", at: prop::sample::Index, bit in 0u8..8, cut: prop::sample::Index,
+        ) {
+            let vault = fresh();
+            let sealed = vault.seal("secrets/A", &value.as_str().into()).unwrap();
+            let refused = |place: &str, bytes: Vec<u8>| {
+                let sealed = Sealed { bytes, ..sealed.clone() };
+                matches!(vault.unseal(place, &sealed), Err(VaultError::Tampered { .. }))
+            };
+            let mut flipped = sealed.bytes.clone();
+            flipped[at.index(sealed.bytes.len())] ^= 1 << bit;
+            prop_assert!(refused("secrets/A", flipped));
+            prop_assert!(refused("secrets/A", sealed.bytes[..cut.index(sealed.bytes.len())].to_vec()));
+            prop_assert!(refused("secrets/B", sealed.bytes.clone()));
+            prop_assert!(!refused("secrets/A", sealed.bytes.clone()));
+        }
+    }
+}
