@@ -15,12 +15,16 @@ use crate::api::{self, Api};
 use crate::client_config;
 use crate::control::access::Access;
 pub use crate::control::access::AuthMode;
+use crate::control::secrets::GuestSecrets;
 use crate::control::serving::{NodeLimits, Serving};
 use crate::domain::api_key::{ApiKey, KeyType};
-use crate::registry::Registry;
+pub use crate::registry::LostSecrets;
+use crate::registry::{Registry, Secrets, WebhookSecrets, open_vault};
 use crate::server::Server;
 use crate::state::blobs::Blobs;
 use crate::state::sqlite::SqliteStore;
+use crate::state::vault::KEY_FILE;
+use crate::state::{DocStore, vault::Vault};
 use crate::telemetry::logs::Logs;
 
 /// How a node says what it does.
@@ -41,6 +45,10 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// Whether callers need a key.
     pub auth: AuthMode,
+    /// The key of the secrets; in its folder without it.
+    pub secrets_key: Option<PathBuf>,
+    /// What to do with secrets whose key is lost.
+    pub lost_secrets: LostSecrets,
     /// ONNX Runtime's library, instead of the one that is found.
     pub onnxruntime: Option<PathBuf>,
     /// Requests of one deployment that may wait for a replica.
@@ -72,8 +80,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", options.addr))?;
     let url = format!("http://{}", server.local_addr()?);
 
-    let store = SqliteStore::open(&data.join("state.db")).await?;
-    let registry = Registry::new(Arc::new(store));
+    let store: Arc<dyn DocStore> = Arc::new(SqliteStore::open(&data.join("state.db")).await?);
+    let vault = vault(&*store, &options, &data).await?;
+    let registry = Registry::new(store.clone());
+    let secrets = Secrets::new(store.clone(), vault.clone());
+    let guest_secrets = Arc::new(GuestSecrets::new(secrets.clone()));
     let blobs = Blobs::open(&data.join("blobs")).await?;
     let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
     let runtime = Arc::new(Runtime::new(runtime_options(&options, &data))?);
@@ -86,6 +97,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         runtime.clone(),
         blobs.clone(),
         logs.clone(),
+        guest_secrets.clone(),
         bundles,
         limits,
     );
@@ -94,6 +106,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         // What cannot be served is told in the log; the others are served.
         let _ = serving.set(view).await;
     }
+    follow_secrets(guest_secrets.clone(), serving.clone());
     let first_key = match options.auth {
         AuthMode::Keys => first_key(&registry, &url).await?,
         AuthMode::None => None,
@@ -101,6 +114,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
     let router = api::router(Api {
         registry,
+        secrets,
+        guest_secrets,
+        webhook_secrets: WebhookSecrets::new(store, vault),
         blobs,
         serving: serving.clone(),
         access,
@@ -113,6 +129,25 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     server.serve(router, stop_signal()).await;
     serving.drain().await;
     Ok(())
+}
+
+async fn vault(
+    store: &dyn DocStore,
+    options: &ServeOptions,
+    data: &Path,
+) -> anyhow::Result<Arc<Vault>> {
+    let key_file = match &options.secrets_key {
+        Some(path) => path.clone(),
+        None => data.join(KEY_FILE),
+    };
+    Ok(Arc::new(
+        open_vault(store, &key_file, options.lost_secrets).await?,
+    ))
+}
+
+/// Brings changed secrets to the guests for as long as the node runs.
+fn follow_secrets(secrets: Arc<GuestSecrets>, serving: Arc<Serving>) {
+    tokio::spawn(async move { secrets.follow(|| serving.recycle()).await });
 }
 
 fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {

@@ -172,6 +172,14 @@ impl<R, W> Ledger<R, W> {
         self.idle.pop_front().map(|(replica, _)| replica)
     }
 
+    /// Takes out an idle replica that is to be replaced; its place is counted as busy meanwhile.
+    pub fn take_idle(&mut self, wanted: impl Fn(&R) -> bool) -> Option<R> {
+        let at = self.idle.iter().position(|(replica, _)| wanted(replica))?;
+        let (replica, _) = self.idle.remove(at)?;
+        self.busy += 1;
+        Some(replica)
+    }
+
     /// Takes no more requests; gives back what was idle and who waited.
     pub fn close(&mut self) -> (VecDeque<(R, Instant)>, VecDeque<W>) {
         self.closed = true;
@@ -256,6 +264,7 @@ mod tests {
         Request,
         Good,
         Bad,
+        Replace,
         Later(u8),
     }
 
@@ -264,6 +273,7 @@ mod tests {
             Just(Step::Request),
             Just(Step::Good),
             Just(Step::Bad),
+            Just(Step::Replace),
             (0u8..30).prop_map(Step::Later)
         ]
     }
@@ -301,6 +311,10 @@ mod tests {
                             busy.push(next_id);
                             next_id += 1;
                         },
+                    Step::Replace => if let Some(id) = ledger.take_idle(|id| id % 2 == 0) {
+                        prop_assert_eq!(id % 2, 0);
+                        busy.push(id);
+                    },
                     Step::Later(seconds) => {
                         now += Duration::from_secs(seconds.into());
                         while ledger.expired(now, &settings).is_some() {}

@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod artifact;
 mod body;
+mod config;
 mod engine;
 mod infer;
 mod ledger;
@@ -23,6 +24,7 @@ mod slots;
 
 pub use artifact::{ArtifactError, ComponentFile};
 pub use body::{BrokenBody, GuestBody};
+pub use config::{Config, WeakConfig};
 pub use engine::{Allocator, EngineOptions};
 pub use infer::{backend, graphs, nn};
 pub use ledger::{Counts, PoolSettings};

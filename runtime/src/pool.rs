@@ -231,6 +231,32 @@ impl Pool {
         Ok(())
     }
 
+    /// Replaces idle replicas that read older values of the config than there are now. Busy ones go when they come back,
+    /// and no request is given to one, so a pool that nobody recycles is right too, only colder.
+    pub fn recycle(self: &Arc<Self>) {
+        let taken = {
+            let mut ledger = self.lock();
+            std::iter::from_fn(|| ledger.take_idle(|replica| self.is_outdated(replica))).collect()
+        };
+        let taken: Vec<Box<Replica>> = taken;
+        // Dropped outside the lock, and before the new ones take their memory.
+        let leases = taken.into_iter().map(|replica| {
+            drop(replica);
+            Lease::new(self.clone(), None)
+        });
+        for lease in leases {
+            let pool = self.clone();
+            tokio::spawn(async move {
+                match pool.start(&mut StartTimings::default()).await {
+                    Ok(replica) => lease.give_back(Box::new(replica)),
+                    Err(error) => {
+                        tracing::warn!(%error, "a replica does not start with the new config")
+                    }
+                }
+            });
+        }
+    }
+
     /// Takes no more requests, lets the running ones finish, and drops every replica.
     pub async fn drain(&self) {
         // Dropped outside the lock: a waiter that goes locks it again.
@@ -262,7 +288,10 @@ impl Pool {
             match self.next(&mut ledger) {
                 Next::Reuse(replica) => {
                     drop(ledger);
-                    return Ok((Lease::new(self.clone(), None), *replica));
+                    if !self.is_outdated(&replica) {
+                        return Ok((Lease::new(self.clone(), None), *replica));
+                    }
+                    None
                 }
                 Next::Start => None,
                 Next::Wait => {
@@ -390,7 +419,8 @@ impl Pool {
 
     fn put_back(self: &Arc<Self>, mut replica: Box<Replica>) {
         let max_requests = self.spec.settings.max_requests_per_replica;
-        if max_requests.is_some_and(|max| replica.served() >= max) {
+        let worn = max_requests.is_some_and(|max| replica.served() >= max);
+        if worn || self.is_outdated(&replica) {
             drop(replica);
             return self.lost();
         }
@@ -471,6 +501,10 @@ impl Pool {
                 }
             }
         });
+    }
+
+    fn is_outdated(&self, replica: &Replica) -> bool {
+        replica.config_generation() != self.spec.capabilities.config.generation()
     }
 
     fn lock(&self) -> MutexGuard<'_, Ledger<Box<Replica>, Waiter>> {

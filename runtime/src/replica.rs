@@ -188,6 +188,11 @@ impl Replica {
         self.started
     }
 
+    /// Which generation of its deployment's config it read.
+    pub fn config_generation(&self) -> u64 {
+        self.store.data().config_generation
+    }
+
     /// Requests it has served.
     pub fn served(&self) -> u64 {
         self.served

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::{
     WasiHttpView,
 };
 
+use crate::config::Config;
 use crate::infer::nn::{NnCtx, NnView};
 use crate::limits::{HOSTCALL_SLACK_BYTES, Limits, MAX_HANDLES, MAX_HEADER_BYTES, StoreLimiter};
 use crate::log::{Level, LogStream, ReplicaLog};
@@ -23,7 +24,7 @@ pub struct Capabilities {
     /// Environment variables, in order.
     pub environment: Vec<(String, String)>,
     /// Secrets and other values read through `wasi:config/store`.
-    pub config: Vec<(String, String)>,
+    pub config: Config,
     /// A folder shown read-only at `/`; nothing is shown without one.
     pub files: Option<PathBuf>,
     /// `host:port` pairs that outgoing HTTP may reach.
@@ -37,6 +38,8 @@ pub struct Sandbox {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     config: WasiConfigVariables,
+    /// Which values of the deployment's config these are.
+    pub config_generation: u64,
     nn: NnCtx,
     /// Holds the store's memories to the limit of the deployment.
     pub limiter: StoreLimiter,
@@ -73,6 +76,7 @@ impl Sandbox {
         table.set_max_capacity(MAX_HANDLES);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_HEADER_BYTES);
+        let (config_generation, config) = capabilities.config.snapshot();
         let sandbox = Self {
             table,
             wasi: wasi.build(),
@@ -80,7 +84,8 @@ impl Sandbox {
             outgoing: Outgoing {
                 allow: capabilities.network_allow.clone(),
             },
-            config: capabilities.config.iter().cloned().collect(),
+            config,
+            config_generation,
             nn,
             limiter: StoreLimiter::new(limits.memory_bytes),
             log,

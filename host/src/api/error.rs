@@ -96,11 +96,12 @@ impl From<crate::registry::RegistryError> for ApiError {
             E::NoModel { .. } | E::NoDeployment { .. } | E::NoEnvironment { .. } => {
                 Self::not_found(text)
             }
+            E::LastAdminKey { .. } => Self::conflict("last_admin_key", text),
             E::EnvironmentTaken { .. } | E::InUse { .. } => Self::conflict("in_use", text),
             E::Invalid(_) => Self::bad_request(text),
             E::TooMany { .. } => Self::conflict("too_many", text),
             E::Contended => Self::conflict("conflict", text),
-            E::Unreadable { .. } => Self::internal(text),
+            E::Unreadable { .. } | E::Vault(_) => Self::internal(text),
             E::Store(_) => {
                 tracing::error!(error = text, "the store failed");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", text)
@@ -134,6 +135,19 @@ impl From<crate::state::blobs::BlobError> for ApiError {
     }
 }
 
+impl From<crate::control::secrets::SecretsError> for ApiError {
+    fn from(error: crate::control::secrets::SecretsError) -> Self {
+        use crate::control::secrets::SecretsError as E;
+        let text = error.to_string();
+        match error {
+            E::Missing { names } => {
+                Self::conflict("missing_secrets", text).with_detail(json!({ "missing": names }))
+            }
+            E::Registry(cause) => cause.into(),
+        }
+    }
+}
+
 impl From<crate::control::serving::ServeError> for ApiError {
     fn from(error: crate::control::serving::ServeError) -> Self {
         use crate::control::serving::ServeError as E;
@@ -141,6 +155,7 @@ impl From<crate::control::serving::ServeError> for ApiError {
         match error {
             E::Blob(blob) => blob.into(),
             E::Files { .. } => Self::internal(text),
+            E::Secrets(cause) => cause.into(),
             E::Component(ref cause)
                 if matches!(**cause, samovar_runtime::ArtifactError::Refused(_)) =>
             {

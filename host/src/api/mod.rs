@@ -26,10 +26,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::control::access::Access;
+use crate::control::secrets::GuestSecrets;
 use crate::control::serving::Serving;
 use crate::domain::api_key::Action;
 use crate::gateway::{self, Gateway, refused};
-use crate::registry::Registry;
+use crate::registry::{Registry, Secrets, WebhookSecrets};
 use crate::state::blobs::Blobs;
 use crate::telemetry::logs::Logs;
 use error::ApiError;
@@ -43,6 +44,12 @@ pub const MAX_JSON_BYTES: usize = 1 << 20;
 pub struct Api {
     /// Models and deployments as stored.
     pub registry: Registry,
+    /// Secrets as stored.
+    pub secrets: Secrets,
+    /// Secrets as guests read them.
+    pub guest_secrets: Arc<GuestSecrets>,
+    /// What webhooks are signed with.
+    pub webhook_secrets: WebhookSecrets,
     /// Files of bundles.
     pub blobs: Blobs,
     /// Models and deployments as served.

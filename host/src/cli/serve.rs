@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::output::Format;
-use crate::node::{self, AuthMode, Output, ServeOptions};
+use crate::node::{self, AuthMode, LostSecrets, Output, ServeOptions};
 
 /// What it is given.
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,12 @@ pub struct Arguments {
     /// Ask for no keys; on loopback addresses alone
     #[arg(long)]
     no_auth: bool,
+    /// File with the key of the secrets; `secrets.key` in the data folder without it
+    #[arg(long, value_name = "FILE")]
+    secrets_key: Option<PathBuf>,
+    /// Delete secrets whose key is lost, rather than not start
+    #[arg(long)]
+    discard_secrets: bool,
     /// The ONNX Runtime library, instead of the one that is found
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
@@ -45,6 +51,12 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             AuthMode::None
         } else {
             AuthMode::Keys
+        },
+        secrets_key: arguments.secrets_key,
+        lost_secrets: if arguments.discard_secrets {
+            LostSecrets::Discard
+        } else {
+            LostSecrets::Refuse
         },
         onnxruntime: arguments.onnxruntime,
         max_queued_requests: arguments.max_queued_requests,

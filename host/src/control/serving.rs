@@ -11,6 +11,7 @@ use samovar_runtime::{
     Capabilities, ComponentFile, DeploymentSpec, Limits, Pool, PoolSettings, RunError, Runtime,
 };
 
+use crate::control::secrets::{GuestSecrets, SecretsError};
 use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
@@ -36,6 +37,9 @@ pub enum ServeError {
         /// What the backends say.
         source: samovar_runtime::graphs::GraphError,
     },
+    /// Its secrets cannot be read.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// Its first replica does not start.
     #[error(transparent)]
     Start(RunError),
@@ -82,6 +86,7 @@ pub struct Serving {
     runtime: Arc<Runtime>,
     blobs: Blobs,
     logs: Logs,
+    secrets: Arc<GuestSecrets>,
     folder: PathBuf,
     limits: NodeLimits,
     routes: RwLock<Routes>,
@@ -93,6 +98,7 @@ impl Serving {
         runtime: Arc<Runtime>,
         blobs: Blobs,
         logs: Logs,
+        secrets: Arc<GuestSecrets>,
         folder: PathBuf,
         limits: NodeLimits,
     ) -> Self {
@@ -100,6 +106,7 @@ impl Serving {
             runtime,
             blobs,
             logs,
+            secrets,
             folder,
             limits,
             routes: RwLock::default(),
@@ -113,6 +120,7 @@ impl Serving {
     /// # Errors
     /// What is wrong with the bundle.
     pub async fn rehearse(&self, bundle: &Bundle) -> Result<Arc<Pool>, ServeError> {
+        self.secrets.require(&bundle.secrets).await?;
         let id = Id::new();
         let spec = self.spec(bundle, &id.to_string(), &bundle.name).await?;
         self.runtime.admit(&spec.component).await?;
@@ -251,15 +259,26 @@ impl Serving {
         })
     }
 
+    /// Replaces idle replicas that read older values of their secrets.
+    pub fn recycle(&self) {
+        for served in self.served() {
+            served.pool.recycle();
+        }
+    }
+
     /// Lets running requests finish and stops every replica.
     pub async fn drain(&self) {
-        let served: Vec<_> = self.with(|routes| {
+        let served = self.served();
+        futures::future::join_all(served.iter().map(|served| served.pool.drain())).await;
+    }
+
+    fn served(&self) -> Vec<Arc<Served>> {
+        self.with(|routes| {
             let models = routes.models.values();
             models
                 .flat_map(|model| model.deployments.values().cloned())
                 .collect()
-        });
-        futures::future::join_all(served.iter().map(|served| served.pool.drain())).await;
+        })
     }
 
     async fn serve(&self, view: &ModelView, deployment: &Deployment) -> Result<Served, ServeError> {
@@ -307,7 +326,7 @@ impl Serving {
             graphs,
             capabilities: Capabilities {
                 environment,
-                config: Vec::new(),
+                config: self.secrets.config(&bundle.secrets).await?,
                 files: self.lay_out(bundle, id).await?,
                 network_allow: bundle.network.allow.iter().cloned().collect(),
             },
