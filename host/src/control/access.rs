@@ -1,9 +1,11 @@
 //! Who may do what: the API keys of the node, held in memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::domain::api_key::{AccessError, Action, ApiKey, verify};
+use http::Method;
+
+use crate::domain::api_key::{AccessError, Action, ApiKey, KeyType, verify};
 
 /// Whether callers need a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,18 +30,55 @@ pub enum Refusal {
     },
 }
 
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Whoever reaches a node that asks for no keys.
+    Anyone,
+    /// The bearer of this key.
+    Key(Arc<ApiKey>),
+}
+
+impl Caller {
+    /// Whether the caller may make and remove keys of that type.
+    pub fn may_manage(&self, key_type: KeyType) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Key(key) => key.key_type.may_manage(key_type),
+        }
+    }
+}
+
+/// What a call of the management API needs leave for, by its method and its path below `/v1`.
+///
+/// Whatever is not named here is for those who may manage everything.
+pub fn action_of(_method: &Method, path: &str) -> Action {
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    let mut parts = path.split('/').skip(1);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some("api_keys"), ..) | (Some("teams"), Some(_), Some("api_keys")) => {
+            Action::ManageApiKeys
+        }
+        _ => Action::Manage,
+    }
+}
+
 /// The door.
 pub struct Access {
     mode: AuthMode,
-    keys: RwLock<Arc<BTreeMap<String, ApiKey>>>,
+    keys: RwLock<Arc<Keys>>,
 }
+
+/// Keys by their prefixes.
+type Keys = BTreeMap<String, Arc<ApiKey>>;
 
 impl Access {
     /// A door with these keys.
     pub fn new(mode: AuthMode, keys: BTreeMap<String, ApiKey>) -> Self {
+        let keys = keys.into_iter().map(|(prefix, key)| (prefix, key.into()));
         Self {
             mode,
-            keys: RwLock::new(Arc::new(keys)),
+            keys: RwLock::new(Arc::new(keys.collect())),
         }
     }
 
@@ -53,23 +92,50 @@ impl Access {
     /// # Errors
     /// When the key is missing, unknown or for other things.
     pub fn check(&self, authorization: Option<&[u8]>, action: Action) -> Result<(), Refusal> {
+        self.admit(authorization, action).map(drop)
+    }
+
+    /// The same, and says who it is.
+    ///
+    /// # Errors
+    /// When the key is missing, unknown or for other things.
+    pub fn admit(&self, authorization: Option<&[u8]>, action: Action) -> Result<Caller, Refusal> {
         if self.mode == AuthMode::None {
-            return Ok(());
+            return Ok(Caller::Anyone);
         }
         // The map is replaced whole, so a panic elsewhere cannot leave it half-written.
         let keys = self
             .keys
             .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let key = verify(authorization, &keys)?;
         if key.permits(action) {
-            Ok(())
+            Ok(Caller::Key(key.clone()))
         } else {
             Err(Refusal::Forbidden {
                 prefix: key.prefix.clone(),
             })
         }
+    }
+
+    /// Lets a key in from now on.
+    pub fn insert(&self, key: ApiKey) {
+        self.change(|keys| {
+            keys.insert(key.prefix.clone(), Arc::new(key));
+        });
+    }
+
+    /// Lets a key in no longer.
+    pub fn remove(&self, prefix: &str) {
+        self.change(|keys| {
+            keys.remove(prefix);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Keys)) {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut keys));
     }
 }
 
@@ -79,6 +145,46 @@ mod tests {
     use crate::domain::api_key::KeyType;
     use crate::ids::Id;
     use jiff::Timestamp;
+
+    fn header(plain: &crate::domain::api_key::PlainKey) -> String {
+        format!("Bearer {}", plain.reveal())
+    }
+
+    #[test]
+    fn a_key_is_let_in_and_shut_out_at_once() {
+        let generate =
+            |key_type| ApiKey::generate(key_type, None, [].into(), Timestamp::UNIX_EPOCH);
+        let (key, plain) = generate(KeyType::WorkspaceManageApiKeys);
+        let access = Access::new(AuthMode::Keys, BTreeMap::new());
+        let header = header(&plain);
+        let admit = || access.admit(Some(header.as_bytes()), Action::ManageApiKeys);
+        assert!(admit().is_err());
+        access.insert(key.clone());
+        let caller = admit().unwrap();
+        assert_eq!(caller, Caller::Key(Arc::new(key.clone())));
+        assert!(caller.may_manage(KeyType::WorkspaceInvoke));
+        assert!(!caller.may_manage(KeyType::Personal));
+        access.remove(&key.prefix);
+        assert_eq!(admit(), Err(Refusal::Unauthorized(AccessError::Unknown)));
+    }
+
+    #[test]
+    fn keys_are_managed_by_those_who_may() {
+        let of = |path| action_of(&Method::GET, path);
+        for path in ["/v1/api_keys", "/api_keys/abcd1234", "/v1/teams/x/api_keys"] {
+            assert_eq!(of(path), Action::ManageApiKeys, "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "/v1/models",
+            "/v1/api_keysx",
+            "/v1/secrets/api_keys",
+            "//api_keys",
+        ] {
+            assert_eq!(of(path), Action::Manage, "{path}");
+        }
+    }
 
     #[test]
     fn a_key_opens_what_it_is_for() {
@@ -90,7 +196,7 @@ mod tests {
             Timestamp::UNIX_EPOCH,
         );
         let access = Access::new(AuthMode::Keys, [(key.prefix.clone(), key)].into());
-        let header = format!("Bearer {}", plain.reveal());
+        let header = header(&plain);
         let check = |action| access.check(Some(header.as_bytes()), action);
         assert_eq!(check(Action::Invoke(model)), Ok(()));
         assert!(matches!(

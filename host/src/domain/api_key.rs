@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rand::RngExt;
@@ -14,12 +15,17 @@ use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
 use super::digest::Digest;
+use super::settings::InvalidSetting;
 use crate::ids::Id;
 
 /// Characters of a secret; each is worth almost 6 bits.
 const SECRET_LENGTH: usize = 40;
 /// Longer headers than any key need not be looked at.
 const MAX_HEADER_BYTES: usize = 512;
+/// Longest name of a key.
+pub const MAX_NAME_CHARS: usize = 100;
+/// Models that one key may be limited to.
+pub const MAX_KEY_MODELS: usize = 100;
 
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -35,6 +41,60 @@ pub enum KeyType {
     WorkspaceInvoke,
     /// Making and removing keys.
     WorkspaceManageApiKeys,
+}
+
+impl KeyType {
+    /// Whether it may do everything.
+    pub fn is_admin(self) -> bool {
+        matches!(self, Self::Personal | Self::WorkspaceManageAll)
+    }
+
+    /// Whether it may make and remove keys of the other type. Only who may do everything gives that to others.
+    pub fn may_manage(self, other: Self) -> bool {
+        match self {
+            Self::Personal | Self::WorkspaceManageAll => true,
+            Self::WorkspaceManageApiKeys => !other.is_admin(),
+            Self::WorkspaceExportMetrics | Self::WorkspaceInvoke => false,
+        }
+    }
+
+    /// Whether it can be limited to some models.
+    pub fn takes_models(self) -> bool {
+        matches!(self, Self::WorkspaceExportMetrics | Self::WorkspaceInvoke)
+    }
+}
+
+/// Refuses what no new key has.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_new(
+    key_type: KeyType,
+    name: Option<&str>,
+    model_ids: &[String],
+) -> Result<(), InvalidSetting> {
+    if let Some(name) = name
+        && (name.trim().is_empty()
+            || name.chars().count() > MAX_NAME_CHARS
+            || name.chars().any(char::is_control))
+    {
+        let shown: String = name.chars().take(80).collect();
+        let wanted = "1 to 100 characters, none of them a control character";
+        return Err(InvalidSetting::new(
+            "name",
+            format_args!("{shown:?}"),
+            wanted,
+        ));
+    }
+    if !model_ids.is_empty() && !key_type.takes_models() {
+        let wanted = "none: only WORKSPACE_INVOKE and WORKSPACE_EXPORT_METRICS keys can be limited to models";
+        return Err(InvalidSetting::new("model_ids", "some", wanted));
+    }
+    if model_ids.len() > MAX_KEY_MODELS {
+        let wanted = format!("at most {MAX_KEY_MODELS}");
+        return Err(InvalidSetting::new("model_ids", model_ids.len(), wanted));
+    }
+    Ok(())
 }
 
 /// What somebody wants to do.
@@ -147,8 +207,8 @@ pub enum AccessError {
 /// The key that the value of an `Authorization` header bears, of those by their prefixes.
 pub fn verify<'k>(
     header: Option<&[u8]>,
-    keys: &'k BTreeMap<String, ApiKey>,
-) -> Result<&'k ApiKey, AccessError> {
+    keys: &'k BTreeMap<String, Arc<ApiKey>>,
+) -> Result<&'k Arc<ApiKey>, AccessError> {
     let header = header.ok_or(AccessError::Missing)?;
     if header.len() > MAX_HEADER_BYTES {
         return Err(AccessError::Malformed);
@@ -182,10 +242,10 @@ mod tests {
         ApiKey::generate(key_type, None, models, Timestamp::UNIX_EPOCH)
     }
 
-    fn keys() -> (BTreeMap<String, ApiKey>, PlainKey) {
+    fn keys() -> (BTreeMap<String, Arc<ApiKey>>, PlainKey) {
         let (key, plain) = generate(KeyType::Personal, &[]);
         let (other, _) = generate(KeyType::WorkspaceInvoke, &[]);
-        let keys = [key, other].map(|key| (key.prefix.clone(), key));
+        let keys = [key, other].map(|key| (key.prefix.clone(), key.into()));
         (BTreeMap::from(keys), plain)
     }
 
@@ -302,6 +362,38 @@ mod tests {
             &[],
             Action::Manage
         ));
+    }
+
+    #[test]
+    fn nobody_gives_more_than_they_have() {
+        use KeyType::*;
+        for admin in [Personal, WorkspaceManageAll] {
+            assert!(admin.may_manage(Personal));
+            assert!(!WorkspaceManageApiKeys.may_manage(admin));
+        }
+        for other in [
+            WorkspaceInvoke,
+            WorkspaceExportMetrics,
+            WorkspaceManageApiKeys,
+        ] {
+            assert!(WorkspaceManageApiKeys.may_manage(other));
+            assert!(!WorkspaceInvoke.may_manage(other));
+        }
+    }
+
+    #[test]
+    fn a_new_key_keeps_the_rules() {
+        let models = |count| vec!["m".to_owned(); count];
+        assert!(check_new(KeyType::WorkspaceInvoke, Some("CI"), &models(100)).is_ok());
+        assert!(check_new(KeyType::WorkspaceInvoke, None, &models(101)).is_err());
+        assert!(check_new(KeyType::Personal, Some("é x"), &[]).is_ok());
+        assert!(check_new(KeyType::Personal, None, &models(1)).is_err());
+        for name in ["", " ", "a\nb", &"x".repeat(101)] {
+            assert!(
+                check_new(KeyType::Personal, Some(name), &[]).is_err(),
+                "{name:?}"
+            );
+        }
     }
 
     proptest! {

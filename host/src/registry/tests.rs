@@ -249,7 +249,7 @@ async fn a_document_that_cannot_be_read_is_named() {
 #[tokio::test]
 async fn api_keys_are_stored_listed_and_removed() {
     let (registry, _folder) = registry().await;
-    let (key, _) = ApiKey::generate(KeyType::Personal, None, Default::default(), now());
+    let (key, _) = ApiKey::generate(KeyType::WorkspaceInvoke, None, Default::default(), now());
     registry.add_api_key(&key).await.unwrap();
     let keys = registry.api_keys().await.unwrap();
     assert_eq!(keys.values().collect::<Vec<_>>(), [&key]);
