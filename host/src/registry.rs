@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod error;
+mod organization;
 mod push;
 mod sealed;
 mod secrets;

@@ -250,7 +250,7 @@ impl Pool {
                 match pool.start(&mut StartTimings::default()).await {
                     Ok(replica) => lease.give_back(Box::new(replica)),
                     Err(error) => {
-                        tracing::warn!(%error, "a replica does not start with the new config")
+                        tracing::warn!(%error, "a replica does not start with the new config");
                     }
                 }
             });
@@ -320,7 +320,10 @@ impl Pool {
                 .map_err(|_| RunError::Closed)?,
         };
         timings.queue = waited.elapsed();
-        if let Some(replica) = lease.replica.take() {
+        // It may have been handed over in the moment before the config changed.
+        if let Some(replica) = lease.replica.take()
+            && !self.is_outdated(&replica)
+        {
             return Ok((lease, *replica));
         }
         let mut start = StartTimings::default();
