@@ -10,3 +10,4 @@ pub mod model;
 pub mod names;
 pub mod promotion;
 pub mod settings;
+pub mod usage;

@@ -7,6 +7,9 @@ pub mod blobs;
 #[cfg(test)]
 mod conformance;
 pub mod sqlite;
+pub mod usage;
+#[cfg(test)]
+mod usage_conformance;
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! The store of one machine: SQLite, one writer beside several readers.
 
+mod usage;
 mod watcher;
 
 use std::path::Path;

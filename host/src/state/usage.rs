@@ -1,0 +1,119 @@
+//! The log of what deployments used: batches in, each counted once; sums out.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::StoreError;
+use crate::domain::usage::{Minute, Resolution, UsageBucket, UsageRow};
+use crate::ids::Id;
+
+/// Rows of one batch.
+pub const MAX_BATCH_ROWS: usize = 16_384;
+/// Longest id of a batch.
+pub const MAX_BATCH_ID_BYTES: usize = 128;
+/// Largest single count: every store and every reader of JSON holds it exactly.
+pub const MAX_COUNT: u64 = 1 << 53;
+/// Longest name of a model or deployment in a row, and of a model in a question.
+pub const MAX_NAME_BYTES: usize = 256;
+/// Most buckets in one answer.
+pub const MAX_BUCKETS: usize = 50_000;
+/// For so long a batch that is sent again is known, by the store's clock.
+pub const BATCH_MEMORY: Duration = Duration::from_secs(24 * 3600);
+
+/// What somebody wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageQuery {
+    /// The first minute.
+    pub from: Minute,
+    /// The minute after the last.
+    pub to: Minute,
+    /// Only the model of this id or name.
+    pub model: Option<String>,
+    /// Only this deployment.
+    pub deployment: Option<Id>,
+    /// How finely.
+    pub resolution: Resolution,
+}
+
+/// A store of what deployments used. It keeps what models and deployments used that are long gone.
+#[async_trait]
+pub trait UsageLog: Send + Sync + 'static {
+    /// Adds the rows to those of their minutes, all or none, once for each batch id: a batch that is not known to have
+    /// arrived is sent again, within [`BATCH_MEMORY`]. When it answers, the rows are on disk.
+    async fn append(&self, batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError>;
+
+    /// The sums of minutes, hours or days, ordered by time and deployment: what
+    /// [`bucketed`](crate::domain::usage::bucketed) makes of the rows. More than [`MAX_BUCKETS`] are
+    /// [`StoreError::Invalid`].
+    async fn query(&self, query: &UsageQuery) -> Result<Vec<UsageBucket>, StoreError>;
+}
+
+/// Refuses a batch that not every store could hold.
+pub fn check_batch(batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError> {
+    let plain = batch_id.bytes().all(|byte| byte.is_ascii_graphic());
+    if batch_id.is_empty() || batch_id.len() > MAX_BATCH_ID_BYTES || !plain {
+        let shown: String = batch_id.chars().take(80).collect();
+        return Err(StoreError::Invalid(format!(
+            "batch id {shown:?}: wanted 1 to {MAX_BATCH_ID_BYTES} printable ASCII characters"
+        )));
+    }
+    if rows.is_empty() || rows.len() > MAX_BATCH_ROWS {
+        return Err(StoreError::Invalid(format!(
+            "a batch of {} rows, wanted 1 to {MAX_BATCH_ROWS}",
+            rows.len()
+        )));
+    }
+    for row in rows {
+        let owner = &row.owner;
+        if owner.model_name.len().max(owner.deployment_name.len()) > MAX_NAME_BYTES {
+            return Err(StoreError::Invalid(format!(
+                "usage of deployment {}: a name of more than {MAX_NAME_BYTES} bytes",
+                owner.deployment_id
+            )));
+        }
+        if let Some(count) = row
+            .counters
+            .values()
+            .iter()
+            .find(|count| **count > MAX_COUNT)
+        {
+            return Err(StoreError::Invalid(format!(
+                "usage of deployment {}: a count of {count}, wanted at most {MAX_COUNT}",
+                owner.deployment_id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a question that no answer fits.
+pub fn check_query(query: &UsageQuery) -> Result<(), StoreError> {
+    if query.from > query.to {
+        return Err(StoreError::Invalid(format!(
+            "usage from minute {} to {}: the start is after the end",
+            query.from, query.to
+        )));
+    }
+    if let Some(model) = query
+        .model
+        .as_ref()
+        .filter(|model| model.len() > MAX_NAME_BYTES)
+    {
+        return Err(StoreError::Invalid(format!(
+            "the name of a model of {} bytes, wanted at most {MAX_NAME_BYTES}",
+            model.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses an answer that is too long.
+pub fn check_answer(buckets: &[UsageBucket]) -> Result<(), StoreError> {
+    if buckets.len() > MAX_BUCKETS {
+        return Err(StoreError::Invalid(format!(
+            "the answer has more than {MAX_BUCKETS} rows: ask for a shorter time, a coarser resolution or one deployment"
+        )));
+    }
+    Ok(())
+}
