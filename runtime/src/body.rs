@@ -10,23 +10,27 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
+use crate::meter::Meter;
+
 /// A request body that ends with an error, and says so, past its limit.
 pub(crate) struct LimitedBody<B> {
     inner: B,
     left: u64,
     limit: u64,
     exceeded: Option<oneshot::Sender<()>>,
+    meter: Arc<Meter>,
 }
 
 impl<B> LimitedBody<B> {
     /// The receiver is told when the body turns out to be longer than `limit`.
-    pub fn new(inner: B, limit: u64) -> (Self, oneshot::Receiver<()>) {
+    pub fn new(inner: B, limit: u64, meter: Arc<Meter>) -> (Self, oneshot::Receiver<()>) {
         let (exceeded, told) = oneshot::channel();
         let body = Self {
             inner,
             left: limit,
             limit,
             exceeded: Some(exceeded),
+            meter,
         };
         (body, told)
     }
@@ -61,6 +65,7 @@ where
                 return Poll::Ready(Some(Err(HttpError::HttpRequestBodySize(Some(self.limit)))));
             }
             self.left -= size;
+            self.meter.add_bytes_in(size);
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -116,14 +121,21 @@ pub struct GuestBody {
     inner: WasiBody,
     client: ClientGuard,
     broken: Broken,
+    meter: Arc<Meter>,
 }
 
 impl GuestBody {
-    pub(crate) fn new(inner: WasiBody, client: ClientGuard, broken: Broken) -> Self {
+    pub(crate) fn new(
+        inner: WasiBody,
+        client: ClientGuard,
+        broken: Broken,
+        meter: Arc<Meter>,
+    ) -> Self {
         let mut body = Self {
             inner,
             client,
             broken,
+            meter,
         };
         if body.inner.is_end_stream() {
             body.client.served();
@@ -152,6 +164,9 @@ impl Body for GuestBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.meter.add_bytes_out(data.remaining() as u64);
+                }
                 // Hyper drops a body without another poll once its announced length is sent.
                 if self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0) {
                     self.client.served();
@@ -177,21 +192,28 @@ impl Body for GuestBody {
 mod tests {
     use super::*;
     use http_body_util::{BodyExt, Full};
+    use std::time::Instant;
 
     #[tokio::test]
     async fn a_body_over_its_limit_ends_with_an_error_and_a_word() {
-        let (body, told) = LimitedBody::new(Full::new(Bytes::from_static(b"12345")), 4);
+        let meter = Arc::new(Meter::default());
+        let long = Full::new(Bytes::from_static(b"12345"));
+        let (body, told) = LimitedBody::new(long, 4, meter.clone());
         assert!(matches!(
             body.collect().await,
             Err(HttpError::HttpRequestBodySize(Some(4)))
         ));
         assert!(told.await.is_ok());
+        assert_eq!(meter.totals(Instant::now()).bytes_in, 0);
     }
 
     #[tokio::test]
     async fn a_body_at_its_limit_passes() {
-        let (body, told) = LimitedBody::new(Full::new(Bytes::from_static(b"1234")), 4);
+        let meter = Arc::new(Meter::default());
+        let short = Full::new(Bytes::from_static(b"1234"));
+        let (body, told) = LimitedBody::new(short, 4, meter.clone());
         assert_eq!(body.collect().await.unwrap().to_bytes(), "1234");
         assert!(told.await.is_err());
+        assert_eq!(meter.totals(Instant::now()).bytes_in, 4);
     }
 }

@@ -15,6 +15,7 @@ mod ledger;
 pub mod limits;
 pub mod log;
 mod logging;
+pub mod meter;
 mod pool;
 mod replica;
 mod runtime;

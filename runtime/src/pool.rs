@@ -18,6 +18,7 @@ use crate::infer::nn::{DeploymentGraphs, NnCtx, NnLimits};
 use crate::ledger::{Counts, Freed, Ledger, Next, PoolSettings};
 use crate::limits::Limits;
 use crate::log::LogSink;
+use crate::meter::{Counted, Meter, Outcome};
 use crate::replica::{Blueprint, Call, GuestFailure, Replica, Served, StartError, StartTimings};
 use crate::sandbox::Capabilities;
 use crate::slots::{IdleHolder, Slots};
@@ -81,6 +82,21 @@ pub enum RunError {
     Host(String),
 }
 
+impl RunError {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::QueueFull { .. } => Outcome::Rejected,
+            Self::QueueTimeout { .. } => Outcome::QueueTimeout,
+            Self::Closed => Outcome::Closed,
+            Self::Start(_) => Outcome::StartFailed,
+            Self::Timeout { .. } => Outcome::Timeout,
+            Self::BodyTooLarge { .. } => Outcome::TooLarge,
+            Self::Guest(_) => Outcome::Trapped,
+            Self::Host(_) => Outcome::HostFailed,
+        }
+    }
+}
+
 /// Where the time before an answer went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
@@ -109,6 +125,7 @@ pub struct Pool {
     ledger: Mutex<Ledger<Box<Replica>, Waiter>>,
     changed: Notify,
     reaper: Mutex<ReaperState>,
+    meter: Arc<Meter>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,6 +141,16 @@ enum Stop {
     BodyTooLarge,
 }
 
+impl Stop {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Timeout => Outcome::Timeout,
+            Self::ClientGone => Outcome::Cancelled,
+            Self::BodyTooLarge => Outcome::TooLarge,
+        }
+    }
+}
+
 impl Pool {
     pub(crate) fn new(machine: Arc<Machine>, spec: DeploymentSpec) -> Arc<Self> {
         let pool = Arc::new(Self {
@@ -132,6 +159,7 @@ impl Pool {
             ledger: Mutex::default(),
             changed: Notify::new(),
             reaper: Mutex::new(ReaperState::Asleep),
+            meter: Arc::default(),
         });
         let holder: Arc<dyn IdleHolder> = pool.clone();
         pool.machine.slots.register(Arc::downgrade(&holder));
@@ -154,15 +182,18 @@ impl Pool {
         B::Error: std::fmt::Display,
     {
         let arrived = Instant::now();
+        let mut counted = Counted::new(self.meter.clone());
         let limits = &self.spec.limits;
         if let Some(size) = http_body::Body::size_hint(request.body()).exact()
             && size > limits.body_bytes
         {
+            counted.ends(Outcome::TooLarge);
             return Err(self.too_large());
         }
         let deadline = arrived + limits.timeout;
         let mut timings = Timings::default();
-        let (lease, replica) = self.acquire(deadline, &mut timings).await?;
+        let acquired = self.acquire(deadline, &mut timings).await;
+        let (lease, replica) = acquired.inspect_err(|error| counted.ends(error.outcome()))?;
 
         let begun = Instant::now();
         let (head, mut answer) = oneshot::channel();
@@ -181,15 +212,21 @@ impl Pool {
         let mut running = Box::pin(async move {
             let served = replica.serve(call, &pool.spec.limits, ticking, stop).await;
             match served {
-                Served::Reusable(replica) => {
+                Served::Reusable(replica, status) => {
+                    counted.ends(Outcome::answered(status));
+                    drop(counted);
                     lease.give_back(Box::new(replica));
                     None
                 }
                 Served::Failed(failure) => {
+                    counted.ends(Outcome::Trapped);
                     tracing::debug!(%failure, "replica dropped");
                     None
                 }
-                Served::Stopped(stop) => Some(stop),
+                Served::Stopped(stop) => {
+                    counted.ends(stop.outcome());
+                    Some(stop)
+                }
             }
         });
         // On this very task until the head is there: most guests are done by then, and need no task of their own.
@@ -204,7 +241,8 @@ impl Pool {
         match (answer, stopped) {
             (Some(Ok(response)), _) => {
                 timings.run = begun.elapsed();
-                let response = response.map(|body| GuestBody::new(body, client, broken));
+                let response =
+                    response.map(|body| GuestBody::new(body, client, broken, self.meter.clone()));
                 Ok((response, timings))
             }
             (Some(Err(failure)), _) => Err(failure.into()),
@@ -243,6 +281,11 @@ impl Pool {
             }
             changed.await;
         }
+    }
+
+    /// What it has used so far.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// How many replicas and waiting requests there are.
@@ -347,6 +390,7 @@ impl Pool {
             NnLimits {
                 max_bytes: self.spec.limits.memory_bytes,
             },
+            self.meter.clone(),
         );
         let blueprint = Blueprint {
             engine: &machine.engine,
@@ -354,6 +398,7 @@ impl Pool {
             limits: &self.spec.limits,
             log: self.spec.log.clone(),
             id: replica_id(),
+            meter: self.meter.clone(),
         };
         Replica::start(&artifact, blueprint, nn, slot, timings).await
     }
@@ -375,7 +420,8 @@ impl Pool {
             request.headers_mut().insert(HOST, host);
         }
         let (parts, body) = request.into_parts();
-        let (body, exceeded) = LimitedBody::new(body, self.spec.limits.body_bytes);
+        let limit = self.spec.limits.body_bytes;
+        let (body, exceeded) = LimitedBody::new(body, limit, self.meter.clone());
         (
             http::Request::from_parts(parts, body.boxed_unsync()),
             exceeded,

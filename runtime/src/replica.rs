@@ -1,7 +1,7 @@
 //! One warm instance of a deployment's component: start, init, run one request, say how it ended.
 
 use std::future::{Future, poll_fn};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
@@ -19,6 +19,7 @@ use crate::engine::{SharedEngine, Ticking};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
+use crate::meter::{Alive, Meter};
 use crate::sandbox::{Capabilities, Sandbox};
 
 /// A guest's answer, or why there is none.
@@ -86,6 +87,7 @@ pub(crate) struct Blueprint<'a> {
     pub limits: &'a Limits,
     pub log: Arc<dyn LogSink>,
     pub id: String,
+    pub meter: Arc<Meter>,
 }
 
 /// How long the parts of a start took.
@@ -118,6 +120,7 @@ pub(crate) struct Replica {
     proxy: Proxy,
     served: u64,
     started: Instant,
+    alive: Alive,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -130,7 +133,8 @@ impl Replica {
         slot: OwnedSemaphorePermit,
         timings: &mut StartTimings,
     ) -> Result<Self, StartError> {
-        let begun = Instant::now();
+        let made = Instant::now();
+        let begun = made;
         let engine = blueprint.engine;
         let log = Arc::new(ReplicaLog::new(blueprint.log, blueprint.id.clone()));
         let failed = |e: wasmtime::Error| StartError::Instantiate(format!("{e:#}"));
@@ -162,7 +166,10 @@ impl Replica {
         if artifact.has_lifecycle() {
             let begun = Instant::now();
             let timeout = blueprint.limits.timeout;
-            tokio::time::timeout(timeout, init(&mut store, &instance, blueprint.limits))
+            let init = blueprint
+                .meter
+                .guest(init(&mut store, &instance, blueprint.limits));
+            tokio::time::timeout(timeout, init)
                 .await
                 .map_err(|_| StartError::InitTimeout { timeout })??;
             timings.init = begun.elapsed();
@@ -174,6 +181,7 @@ impl Replica {
             proxy,
             served: 0,
             started: Instant::now(),
+            alive: Alive::since(made, blueprint.meter),
             _slot: slot,
         })
     }
@@ -216,6 +224,7 @@ impl Replica {
         let mut head = HeadSlot::new(head);
         let ended = {
             let run = run(&mut self.store, &self.proxy, request, &head);
+            let run = self.alive.meter().guest(run);
             tokio::select! {
                 biased;
                 ended = run => Ok(ended),
@@ -242,7 +251,7 @@ impl Replica {
                 // A refusal that the guest survived must not be blamed on a later trap.
                 self.store.data_mut().limiter.take_denied();
                 log.set_request(None);
-                Served::Reusable(self)
+                Served::Reusable(self, head.status())
             }
             Err(failure) => {
                 broken.set();
@@ -255,8 +264,8 @@ impl Replica {
 
 /// How serving a request ended for the replica.
 pub(crate) enum Served<S> {
-    /// It can serve the next.
-    Reusable(Replica),
+    /// It can serve the next; with the status that it answered.
+    Reusable(Replica, Option<http::StatusCode>),
     /// The guest failed.
     Failed(GuestFailure),
     /// It was stopped from outside.
@@ -362,25 +371,44 @@ fn failure(error: &wasmtime::Error, store: &mut Store<Sandbox>, limits: &Limits)
 
 /// The one place through which the head of an answer leaves, whoever comes first.
 #[derive(Clone)]
-struct HeadSlot(Arc<Mutex<Option<oneshot::Sender<Head>>>>);
+struct HeadSlot(Arc<Mutex<Slot>>);
+
+struct Slot {
+    sender: Option<oneshot::Sender<Head>>,
+    status: Option<http::StatusCode>,
+}
 
 impl HeadSlot {
     fn new(sender: oneshot::Sender<Head>) -> Self {
-        Self(Arc::new(Mutex::new(Some(sender))))
+        Self(Arc::new(Mutex::new(Slot {
+            sender: Some(sender),
+            status: None,
+        })))
     }
 
-    fn take(&self) -> Option<oneshot::Sender<Head>> {
-        // Only ever taken from: a panic cannot leave it half-done.
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        // Each change is a single move: a panic cannot leave it half-done.
         self.0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take()
+    }
+
+    fn take(&self) -> Option<oneshot::Sender<Head>> {
+        self.slot().sender.take()
     }
 
     fn send(&self, head: Head) {
-        if let Some(sender) = self.take() {
+        let mut slot = self.slot();
+        if let Some(sender) = slot.sender.take() {
+            slot.status = head.as_ref().ok().map(http::Response::status);
+            drop(slot);
             let _ = sender.send(head);
         }
+    }
+
+    /// The status that was answered, if the guest gave a head.
+    fn status(&self) -> Option<http::StatusCode> {
+        self.slot().status
     }
 
     /// Answers with a failure if nothing was answered yet, and gives it back if so.

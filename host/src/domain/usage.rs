@@ -72,7 +72,7 @@ counters! {
     requests_closed,
     /// Requests lost by a bug of the host.
     requests_host_failed,
-    /// Time of replicas, idle or busy, their starts included; a start that failed is not.
+    /// Time of replicas, idle or busy, from the making of their instances on; a start that failed is not counted.
     replica_ms,
     /// Time that guests ran on an executor thread, inference done right there included.
     guest_cpu_us,
@@ -297,4 +297,5 @@ pub fn spread(used: Counters, from_ms: i64, to_ms: i64) -> Vec<(Minute, Counters
 }
 
 #[cfg(test)]
+#[path = "usage_tests.rs"]
 mod tests;

@@ -42,7 +42,7 @@ impl HostGraphExecutionContext for NnView<'_> {
             }
             Err(ComputeFailure::Backend(text)) => return self.error(ErrorCode::RuntimeError, text),
         };
-        self.ctx.inference_time += took;
+        self.ctx.meter.add_inference(took);
         let total: u64 = outputs
             .iter()
             .map(|(_, tensor)| weight(tensor).max(4))

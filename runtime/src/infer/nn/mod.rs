@@ -8,11 +8,11 @@ mod tensor;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 use crate::infer::graphs::{GraphStore, LoadedGraph};
+use crate::meter::Meter;
 
 /// The graphs of one deployment, by the names of its manifest.
 pub type DeploymentGraphs = BTreeMap<String, Arc<LoadedGraph>>;
@@ -30,24 +30,24 @@ pub struct NnCtx {
     store: Arc<GraphStore>,
     limits: NnLimits,
     held_bytes: u64,
-    inference_time: Duration,
+    meter: Arc<Meter>,
 }
 
 impl NnCtx {
     /// State that finds these graphs and no others.
-    pub fn new(graphs: DeploymentGraphs, store: Arc<GraphStore>, limits: NnLimits) -> Self {
+    pub fn new(
+        graphs: DeploymentGraphs,
+        store: Arc<GraphStore>,
+        limits: NnLimits,
+        meter: Arc<Meter>,
+    ) -> Self {
         Self {
             graphs,
             store,
             limits,
             held_bytes: 0,
-            inference_time: Duration::ZERO,
+            meter,
         }
-    }
-
-    /// Time that backends have spent for this replica.
-    pub fn inference_time(&self) -> Duration {
-        self.inference_time
     }
 
     /// Counts bytes as held, if there is room for them.
