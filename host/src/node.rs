@@ -22,6 +22,8 @@ use crate::server::Server;
 use crate::state::blobs::Blobs;
 use crate::state::sqlite::SqliteStore;
 use crate::telemetry::logs::Logs;
+use crate::telemetry::meters::Meters;
+use crate::telemetry::usage::Usage;
 
 /// How a node says what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +74,13 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", options.addr))?;
     let url = format!("http://{}", server.local_addr()?);
 
-    let store = SqliteStore::open(&data.join("state.db")).await?;
-    let registry = Registry::new(Arc::new(store));
+    let store = Arc::new(SqliteStore::open(&data.join("state.db")).await?);
+    let registry = Registry::new(store.clone());
     let blobs = Blobs::open(&data.join("blobs")).await?;
     let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
+    let meters = Arc::new(Meters::default());
+    let usage = Usage::open(&data.join("usage.spool"), store, meters.clone())
+        .context("cannot keep usage")?;
     let runtime = Arc::new(Runtime::new(runtime_options(&options, &data))?);
     let bundles = data.join("bundles");
     let limits = NodeLimits {
@@ -86,10 +91,12 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         runtime.clone(),
         blobs.clone(),
         logs.clone(),
+        meters,
         bundles,
         limits,
     );
     let serving = Arc::new(serving);
+    usage.start();
     for view in registry.recover().await?.models {
         // What cannot be served is told in the log; the others are served.
         let _ = serving.set(view).await;
@@ -105,6 +112,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         serving: serving.clone(),
         access,
         logs,
+        usage: usage.clone(),
         runtime: runtime.clone(),
         changes: Arc::default(),
         started: Instant::now(),
@@ -112,6 +120,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
     server.serve(router, stop_signal()).await;
     serving.drain().await;
+    usage.close().await;
     Ok(())
 }
 

@@ -138,11 +138,13 @@ impl Meter {
         add_time(&self.inference_ns, took);
     }
 
-    pub(crate) fn add_bytes_in(&self, bytes: u64) {
+    /// Counts bytes of a request body that the guest was given.
+    pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_bytes_out(&self, bytes: u64) {
+    /// Counts bytes of a body that the guest answered.
+    pub fn add_bytes_out(&self, bytes: u64) {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 

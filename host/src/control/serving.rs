@@ -15,9 +15,11 @@ use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
 use crate::domain::model::{ModelView, Target, Unresolved};
+use crate::domain::usage::Owner;
 use crate::ids::Id;
 use crate::state::blobs::{BlobError, Blobs};
 use crate::telemetry::logs::Logs;
+use crate::telemetry::meters::Meters;
 
 /// Why a bundle cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +84,7 @@ pub struct Serving {
     runtime: Arc<Runtime>,
     blobs: Blobs,
     logs: Logs,
+    meters: Arc<Meters>,
     folder: PathBuf,
     limits: NodeLimits,
     routes: RwLock<Routes>,
@@ -93,6 +96,7 @@ impl Serving {
         runtime: Arc<Runtime>,
         blobs: Blobs,
         logs: Logs,
+        meters: Arc<Meters>,
         folder: PathBuf,
         limits: NodeLimits,
     ) -> Self {
@@ -100,6 +104,7 @@ impl Serving {
             runtime,
             blobs,
             logs,
+            meters,
             folder,
             limits,
             routes: RwLock::default(),
@@ -155,6 +160,9 @@ impl Serving {
                     }
                 },
             };
+            // Also those that were here before: a name may be another now.
+            self.meters
+                .watch(owner(&view, deployment), served.pool.meter());
             deployments.insert(deployment.id, served);
         }
         let mut routes = self.write();
@@ -371,6 +379,15 @@ impl Routes {
             .ok()
             .filter(|id| self.models.contains_key(id));
         by_id.or_else(|| self.names.get(id_or_name).copied())
+    }
+}
+
+fn owner(view: &ModelView, deployment: &Deployment) -> Owner {
+    Owner {
+        model_id: view.model.id,
+        model_name: view.model.name.clone(),
+        deployment_id: deployment.id,
+        deployment_name: deployment.name.clone(),
     }
 }
 
