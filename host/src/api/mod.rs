@@ -11,6 +11,7 @@ mod openapi;
 pub mod request_id;
 mod shapes;
 mod status;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +33,7 @@ use crate::gateway::{self, Gateway, refused};
 use crate::registry::Registry;
 use crate::state::blobs::Blobs;
 use crate::telemetry::logs::Logs;
+use crate::telemetry::usage::Usage;
 use error::ApiError;
 use openapi::Document;
 
@@ -51,6 +53,8 @@ pub struct Api {
     pub access: Arc<Access>,
     /// Logs of deployments.
     pub logs: Logs,
+    /// What deployments use.
+    pub usage: Arc<Usage>,
     /// What runs models.
     pub runtime: Arc<Runtime>,
     /// Pushes and deletions go one at a time, so that no push loses a blob to a deletion beside it.
@@ -70,6 +74,7 @@ pub fn router(api: Api) -> Router {
         .merge(models::router())
         .merge(deployments::router())
         .merge(status::router())
+        .merge(usage::router())
         .split_for_parts();
     // Drawn once: it is the same for every caller.
     let document = axum::Json(openapi::complete(document));

@@ -11,3 +11,4 @@ pub mod names;
 pub mod promotion;
 pub mod settings;
 pub mod usage;
+pub mod usage_window;
