@@ -17,6 +17,7 @@ mod ready;
 mod serve;
 mod status;
 mod upload;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,8 @@ enum Command {
     Backends,
     /// Show how the server is
     Status,
+    /// Show what deployments used, those that are gone included
+    Usage(usage::Arguments),
     /// Save which server to call, with a key read from standard input
     Login(login::Arguments),
     /// Print a script that completes commands in a shell
@@ -101,6 +104,7 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Logs(arguments) => logs::run(&client()?, arguments, format).await,
         Command::Backends => backends::run(&client()?, format).await,
         Command::Status => status::run(&client()?, format).await,
+        Command::Usage(arguments) => usage::run(&client()?, arguments, format).await,
         Command::Login(arguments) => login::run(arguments, format).await,
         Command::Completions(arguments) => completions::run(&arguments),
     }
@@ -144,6 +148,7 @@ mod tests {
             "logs m -f",
             "backends",
             "status",
+            "usage --start 2026-01-01 --end 2026-01-31 --model m --by hour --csv",
             "login http://h",
             "completions bash",
         ] {
@@ -164,6 +169,7 @@ mod tests {
             "push --label novalue",
             "serve --max-replicas 0",
             "serve --addr nowhere",
+            "usage --by year",
         ] {
             let words = std::iter::once("samovar").chain(line.split(' '));
             let Err(error) = Cli::try_parse_from(words) else {
