@@ -11,3 +11,4 @@ mod magika;
 mod push;
 mod sdk;
 mod streaming;
+mod usage;
