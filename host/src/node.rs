@@ -10,12 +10,16 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use samovar_runtime::backend::BackendOptions;
 use samovar_runtime::{EngineOptions, Runtime, RuntimeOptions};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::client_config;
 use crate::control::access::Access;
 pub use crate::control::access::AuthMode;
+use crate::control::async_queue::AsyncQueue;
+use crate::control::async_worker;
 use crate::control::serving::{NodeLimits, Serving};
+use crate::control::webhook::{Courier, NoSecrets};
 use crate::domain::api_key::{ApiKey, KeyType};
 use crate::registry::Registry;
 use crate::server::Server;
@@ -72,8 +76,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", options.addr))?;
     let url = format!("http://{}", server.local_addr()?);
 
-    let store = SqliteStore::open(&data.join("state.db")).await?;
-    let registry = Registry::new(Arc::new(store));
+    let store = Arc::new(SqliteStore::open(&data.join("state.db")).await?);
+    let async_queue = AsyncQueue::new(store.clone());
+    let registry = Registry::new(store);
     let blobs = Blobs::open(&data.join("blobs")).await?;
     let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
     let runtime = Arc::new(Runtime::new(runtime_options(&options, &data))?);
@@ -99,18 +104,29 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         AuthMode::None => None,
     };
     let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
+    let stop = CancellationToken::new();
+    let courier = Courier::new(Arc::new(NoSecrets)).context("cannot send webhooks")?;
+    let worker = async_worker::start(async_queue.clone(), serving.clone(), courier, stop.clone());
+    let worker = tokio::spawn(worker.await?);
     let router = api::router(Api {
         registry,
         blobs,
         serving: serving.clone(),
         access,
+        async_queue,
         logs,
         runtime: runtime.clone(),
         changes: Arc::default(),
         started: Instant::now(),
     });
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
-    server.serve(router, stop_signal()).await;
+    let stopping = async {
+        stop_signal().await;
+        // Async requests go back to the queue at once: whoever waits for an answer needs the time more.
+        stop.cancel();
+    };
+    server.serve(router, stopping).await;
+    worker.await.context("working on async requests")?;
     serving.drain().await;
     Ok(())
 }

@@ -19,6 +19,7 @@ use axum::routing::{any, get};
 use samovar_runtime::Runtime;
 
 use crate::control::access::Access;
+use crate::control::async_queue::AsyncQueue;
 use crate::control::serving::Serving;
 use crate::domain::api_key::Action;
 use crate::gateway::{self, Gateway, refused};
@@ -41,6 +42,8 @@ pub struct Api {
     pub serving: Arc<Serving>,
     /// Who may call.
     pub access: Arc<Access>,
+    /// Requests that are answered later.
+    pub async_queue: AsyncQueue,
     /// Logs of deployments.
     pub logs: Logs,
     /// What runs models.
@@ -56,6 +59,7 @@ pub fn router(api: Api) -> Router {
     let gateway = Gateway {
         serving: api.serving.clone(),
         access: api.access.clone(),
+        async_queue: api.async_queue.clone(),
     };
     let management = Router::new()
         .route(

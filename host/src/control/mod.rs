@@ -1,4 +1,9 @@
 //! What a node does with what is stored: which deployments it serves and who may ask for what.
 
 pub mod access;
+mod async_attempt;
+mod async_notices;
+pub mod async_queue;
+pub mod async_worker;
 pub mod serving;
+pub mod webhook;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use samovar_runtime::backend::{BackendChoice, Target as GraphTargetChoice};
 use samovar_runtime::graphs::GraphSpec;
 use samovar_runtime::{
-    Capabilities, ComponentFile, DeploymentSpec, Limits, Pool, PoolSettings, RunError, Runtime,
+    Capabilities, ComponentFile, Counts, DeploymentSpec, Limits, Pool, PoolSettings, RunError,
+    Runtime,
 };
 
 use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
@@ -64,6 +65,16 @@ pub struct Served {
     pub id: Id,
     /// Its replicas.
     pub pool: Arc<Pool>,
+}
+
+/// What a deployment has room for.
+pub struct Room {
+    /// The deployment; nothing when it is known but could not be served.
+    pub served: Option<Arc<Served>>,
+    /// Replicas it may have.
+    pub max_replica: usize,
+    /// Replicas and waiting requests it has.
+    pub counts: Counts,
 }
 
 struct ServedModel {
@@ -221,6 +232,30 @@ impl Serving {
                 .get(&deployment.id)
                 .cloned()
                 .ok_or_else(none)
+        })
+    }
+
+    /// What the deployment has room for that a request was accepted for.
+    ///
+    /// # Errors
+    /// When it is gone or switched off.
+    pub fn room(&self, model: Id, deployment: Id) -> Result<Room, Unresolved> {
+        self.with(|routes| {
+            let gone = || Unresolved::NoDeployment {
+                model: model.to_string(),
+                id: deployment.to_string(),
+            };
+            let model = routes.models.get(&model).ok_or_else(gone)?;
+            let target = Target::Deployment(deployment.as_str());
+            let found = model.view.resolve(target)?;
+            let served = model.deployments.get(&found.id).cloned();
+            Ok(Room {
+                max_replica: found.bundle.autoscaling.max_replica as usize,
+                counts: served
+                    .as_ref()
+                    .map_or_else(Counts::default, |one| one.pool.counts()),
+                served,
+            })
         })
     }
 
