@@ -48,8 +48,8 @@ impl Server {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .pipeline_flush(true);
+            // No `pipeline_flush`: with it, hyper buffers an answer without bound while its client does not read.
+            .header_read_timeout(HEADER_TIMEOUT);
         builder
             .http2()
             .timer(TokioTimer::new())
