@@ -359,16 +359,7 @@ async fn activate(
     Path((model, environment)): Path<(String, String)>,
 ) -> Result<Json<Switched>, ApiError> {
     let id = api.current(&model, &environment).await?;
-    let (view, id, done) = api
-        .change_deployment(&model, id.as_str(), ModelView::activate)
-        .await?;
-    if done == Done::Changed {
-        api.builder.build(&view, id).await?;
-    }
-    Ok(Json(Switched {
-        success: true,
-        no_op: done == Done::Unchanged,
-    }))
+    Ok(Json(api.switch_on(&model, id.as_str()).await?))
 }
 
 /// Switch off the deployment that an environment points at.
@@ -382,13 +373,7 @@ async fn deactivate(
     Path((model, environment)): Path<(String, String)>,
 ) -> Result<Json<Switched>, ApiError> {
     let id = api.current(&model, &environment).await?;
-    let (_, _, done) = api
-        .change_deployment(&model, id.as_str(), ModelView::deactivate)
-        .await?;
-    Ok(Json(Switched {
-        success: true,
-        no_op: done == Done::Unchanged,
-    }))
+    Ok(Json(api.switch_off(&model, id.as_str()).await?))
 }
 
 impl Api {

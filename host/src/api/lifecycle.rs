@@ -44,6 +44,15 @@ pub struct Switched {
     pub no_op: bool,
 }
 
+impl From<Done> for Switched {
+    fn from(done: Done) -> Self {
+        Self {
+            success: true,
+            no_op: done == Done::Unchanged,
+        }
+    }
+}
+
 /// What a retry did.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Retried {
@@ -100,6 +109,31 @@ impl Api {
         self.builder.apply(changed.view.clone()).await?;
         Ok((changed.view, id, changed.value))
     }
+
+    pub(super) async fn switch_on(
+        &self,
+        model: &str,
+        deployment: &str,
+    ) -> Result<Switched, ApiError> {
+        let (view, id, done) = self
+            .change_deployment(model, deployment, ModelView::activate)
+            .await?;
+        if done == Done::Changed {
+            self.builder.build(&view, id).await?;
+        }
+        Ok(done.into())
+    }
+
+    pub(super) async fn switch_off(
+        &self,
+        model: &str,
+        deployment: &str,
+    ) -> Result<Switched, ApiError> {
+        let (_, _, done) = self
+            .change_deployment(model, deployment, ModelView::deactivate)
+            .await?;
+        Ok(done.into())
+    }
 }
 
 /// Rename a deployment.
@@ -128,16 +162,7 @@ async fn activate(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
 ) -> Result<Json<Switched>, ApiError> {
-    let (view, id, done) = api
-        .change_deployment(&model, &deployment, ModelView::activate)
-        .await?;
-    if done == Done::Changed {
-        api.builder.build(&view, id).await?;
-    }
-    Ok(Json(Switched {
-        success: true,
-        no_op: done == Done::Unchanged,
-    }))
+    Ok(Json(api.switch_on(&model, &deployment).await?))
 }
 
 /// Switch a deployment off: its address answers 404, running requests finish, its memory is given back.
@@ -150,13 +175,7 @@ async fn deactivate(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
 ) -> Result<Json<Switched>, ApiError> {
-    let (_, _, done) = api
-        .change_deployment(&model, &deployment, ModelView::deactivate)
-        .await?;
-    Ok(Json(Switched {
-        success: true,
-        no_op: done == Done::Unchanged,
-    }))
+    Ok(Json(api.switch_off(&model, &deployment).await?))
 }
 
 /// Build a deployment once more that failed.

@@ -192,11 +192,9 @@ async fn rename(
     Path(model): Path<String>,
     Json(update): Json<ModelUpdate>,
 ) -> Result<Json<ModelShape>, ApiError> {
-    let renamed = api
-        .registry
-        .change(&model, |view| view.rename(&update.name));
-    let view = renamed.await?.view;
-    api.builder.apply(view.clone()).await?;
+    let view = api
+        .change_model(&model, |view| view.rename(&update.name))
+        .await?;
     Ok(Json(ModelShape::of(&view)))
 }
 
