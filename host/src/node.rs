@@ -85,6 +85,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let store: Arc<dyn DocStore> = Arc::new(SqliteStore::open(&data.join("state.db")).await?);
     let vault = vault(&*store, &options, &data).await?;
     let registry = Registry::new(store.clone());
+    registry.organization(Timestamp::now()).await?;
     let secrets = Secrets::new(store.clone(), vault.clone());
     let guest_secrets = Arc::new(GuestSecrets::new(secrets.clone()));
     let blobs = Blobs::open(&data.join("blobs")).await?;

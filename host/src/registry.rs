@@ -4,6 +4,7 @@
 mod api_keys;
 mod change;
 mod error;
+mod organization;
 mod push;
 mod sealed;
 mod secrets;

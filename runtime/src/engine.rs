@@ -55,6 +55,13 @@ impl Default for EngineOptions {
 
 /// One thousand, or fewer where memory is scarce: a warm replica of a small guest holds about a megabyte.
 fn default_max_replicas() -> u32 {
+    u32::try_from(machine_memory_bytes() >> 20)
+        .unwrap_or(1000)
+        .clamp(64, 1000)
+}
+
+/// The memory of this machine; 0 when the system does not say.
+pub fn machine_memory_bytes() -> u64 {
     // SAFETY: sysconf has no preconditions; it answers -1 for what it does not know.
     let (pages, page) = unsafe {
         (
@@ -62,8 +69,7 @@ fn default_max_replicas() -> u32 {
             libc::sysconf(libc::_SC_PAGESIZE),
         )
     };
-    let bytes = u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0);
-    u32::try_from(bytes >> 20).unwrap_or(1000).clamp(64, 1000)
+    u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0)
 }
 
 /// The engine with its ticker; everything that runs guests shares one.

@@ -26,7 +26,7 @@ mod slots;
 pub use artifact::{ArtifactError, ComponentFile};
 pub use body::{BrokenBody, GuestBody};
 pub use config::{Config, WeakConfig};
-pub use engine::{Allocator, EngineOptions};
+pub use engine::{Allocator, EngineOptions, machine_memory_bytes};
 pub use infer::{backend, graphs, nn};
 pub use ledger::{Counts, PoolSettings};
 pub use limits::Limits;

@@ -405,7 +405,10 @@ impl Pool {
                 .map_err(|_| RunError::Closed)?,
         };
         timings.queue = waited.elapsed();
-        if let Some(replica) = lease.replica.take() {
+        // It may have been handed over in the moment before the config changed.
+        if let Some(replica) = lease.replica.take()
+            && !self.is_outdated(&replica)
+        {
             return Ok((lease, *replica));
         }
         let mut start = StartTimings::default();

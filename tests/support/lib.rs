@@ -2,7 +2,7 @@
 
 pub mod onnx;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -158,6 +158,34 @@ impl Server {
             .args(args)
             .stdin(Stdio::null())
             .output()?)
+    }
+
+    /// Runs a command of the CLI that reads this from its standard input.
+    pub fn cli_reading(&self, args: &[&str], input: &[u8]) -> Result<Output> {
+        let mut child = samovar(self.folder.path())
+            .env("SAMOVAR_URL", &self.url)
+            .env("SAMOVAR_API_KEY", self.key())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("no stdin")?;
+        // Whether it reads to the end is for it to say.
+        let _ = stdin.write_all(input);
+        drop(stdin);
+        Ok(child.wait_with_output()?)
+    }
+
+    /// Sets a secret.
+    pub fn set_secret(&self, name: &str, value: &str) -> Result<()> {
+        let output = self.cli_reading(&["secret", "set", name], value.as_bytes())?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     /// Runs a command that must succeed, and reads its JSON.

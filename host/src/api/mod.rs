@@ -2,18 +2,22 @@
 
 #![allow(unused_qualifications)] // the macros of utoipa qualify what they need not
 
+mod api_keys;
 mod blobs;
 mod deployments;
 mod environments;
 pub mod error;
 pub mod extract;
+mod identity;
 mod lifecycle;
 mod models;
 mod openapi;
 mod promotions;
 pub mod request_id;
+mod secrets;
 mod shapes;
 mod status;
+mod webhook_secrets;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,11 +32,10 @@ use samovar_runtime::Runtime;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::control::access::Access;
+use crate::control::access::{Access, action_of};
 use crate::control::builder::Builder;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::Serving;
-use crate::domain::api_key::Action;
 use crate::gateway::{self, Gateway, refused};
 use crate::registry::{Registry, Secrets, WebhookSecrets};
 use crate::state::blobs::Blobs;
@@ -85,6 +88,10 @@ pub fn router(api: Api) -> Router {
         .merge(lifecycle::router())
         .merge(environments::router())
         .merge(promotions::router())
+        .merge(secrets::router())
+        .merge(webhook_secrets::router())
+        .merge(api_keys::router())
+        .merge(identity::router())
         .merge(status::router())
         .split_for_parts();
     // Drawn once: it is the same for every caller.
@@ -92,10 +99,7 @@ pub fn router(api: Api) -> Router {
     let management = management
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_JSON_BYTES))
-        .route_layer(middleware::from_fn_with_state(
-            api.access.clone(),
-            managers_only,
-        ))
+        .route_layer(middleware::from_fn_with_state(api.access.clone(), admitted))
         .with_state(api);
     Router::new()
         .route("/models/{*path}", any(gateway::infer))
@@ -111,18 +115,20 @@ pub fn router(api: Api) -> Router {
         .layer(middleware::from_fn(error::render))
 }
 
-async fn managers_only(
+/// Lets in who may do what the route does, and tells the handler who it is.
+async fn admitted(
     State(access): State<Arc<Access>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let authorization = request.headers().get(header::AUTHORIZATION);
-    access
-        .check(
+    let caller = access
+        .admit(
             authorization.map(header::HeaderValue::as_bytes),
-            Action::Manage,
+            action_of(request.method(), request.uri().path()),
         )
         .map_err(|refusal| refused(&refusal))?;
+    request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }
 

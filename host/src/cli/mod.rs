@@ -6,6 +6,7 @@ mod completions;
 mod confirm;
 mod deployment;
 mod failure;
+mod key;
 mod login;
 mod logs;
 mod model;
@@ -14,6 +15,7 @@ mod predict;
 mod progress;
 mod push;
 mod ready;
+mod secret;
 mod serve;
 mod status;
 mod upload;
@@ -56,6 +58,12 @@ enum Command {
     Deployment(deployment::Action),
     /// Read the logs of a model's production deployment
     Logs(logs::Arguments),
+    /// List, set and delete the secrets that models read
+    #[command(subcommand)]
+    Secret(secret::Action),
+    /// List, make and delete API keys
+    #[command(subcommand)]
+    Key(key::Action),
     /// List the server's inference backends
     Backends,
     /// Show how the server is
@@ -99,6 +107,8 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Model(action) => model::run(&client()?, action, format).await,
         Command::Deployment(action) => deployment::run(&client()?, action, format).await,
         Command::Logs(arguments) => logs::run(&client()?, arguments, format).await,
+        Command::Secret(action) => secret::run(&client()?, action, format).await,
+        Command::Key(action) => key::run(&client()?, action, format).await,
         Command::Backends => backends::run(&client()?, format).await,
         Command::Status => status::run(&client()?, format).await,
         Command::Login(arguments) => login::run(arguments, format).await,
@@ -142,6 +152,14 @@ mod tests {
             "deployment logs m d -f",
             "deployment delete m d --yes",
             "logs m -f",
+            "secret list",
+            "secret set HF_TOKEN",
+            "secret set HF_TOKEN --from-file f",
+            "secret delete HF_TOKEN --yes",
+            "key list",
+            "key create --type invoke --name ci --model m --model n",
+            "key create --type WORKSPACE_MANAGE_ALL",
+            "key delete abcd1234 --yes",
             "backends",
             "status",
             "login http://h",
@@ -162,6 +180,10 @@ mod tests {
             "predict m --environment e --deployment d",
             "predict m -d x -f y",
             "push --label novalue",
+            "secret set HF_TOKEN value",
+            "secret set a-b",
+            "key create",
+            "key create --type root",
             "serve --max-replicas 0",
             "serve --addr nowhere",
         ] {

@@ -7,6 +7,7 @@
 //! | `deployments/{model_id}/{id}` | [`Deployment`](super::deployment::Deployment) |
 //! | `environments/{model_id}/{name}` | [`Environment`](super::environment::Environment) |
 //! | `api-keys/{prefix}` | [`ApiKey`](super::api_key::ApiKey) |
+//! | `organization` | [`Organization`](super::organization::Organization) |
 //! | `secrets/{name}` | [`Secret`](super::secret::Secret) |
 //! | `webhook-secrets/all` | the [`WebhookSecret`](super::webhook_secret::WebhookSecret)s, of which there are few |
 //! | `leases/{name}` | who holds a lease; the store's own |
@@ -21,6 +22,8 @@ pub const DEPLOYMENTS: &str = "deployments/";
 pub const ENVIRONMENTS: &str = "environments/";
 /// All API keys.
 pub const API_KEYS: &str = "api-keys/";
+/// Whose server it is.
+pub const ORGANIZATION: &str = "organization";
 /// All secrets.
 pub const SECRETS: &str = "secrets/";
 /// The webhook signing secrets, in one document.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::names;
 use super::settings::InvalidSetting;
+use crate::ids::Id;
 
 /// Longest value of a secret.
 pub const MAX_SECRET_BYTES: usize = 64 << 10;
@@ -34,6 +35,8 @@ impl fmt::Debug for Sealed {
 /// A secret as it is stored. Fields may be added, so what is unknown is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret {
+    /// Its id, as in the audit log: another when it is deleted and set again.
+    pub id: Id,
     /// What manifests call it.
     pub name: String,
     /// When it was first set.

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{ATTEMPTS, RegistryError, put, read};
 use crate::domain::secret::{self, MAX_SECRETS, Secret};
 use crate::domain::{keys, names};
+use crate::ids::Id;
 use crate::state::vault::Vault;
 use crate::state::{Changes, DocStore, Expect, Op, Rev, StoreError};
 
@@ -49,9 +50,12 @@ impl Secrets {
         let _turn = self.setting.lock().await;
         for _ in 0..ATTEMPTS {
             let before = self.store.get(&place).await?;
-            let (created_at, expect) = match &before {
-                Some(doc) => (read::<Secret>(doc)?.created_at, Expect::Rev(doc.rev)),
-                None => (now, Expect::Absent),
+            let (id, created_at, expect) = match &before {
+                Some(doc) => {
+                    let before: Secret = read(doc)?;
+                    (before.id, before.created_at, Expect::Rev(doc.rev))
+                }
+                None => (Id::new(), now, Expect::Absent),
             };
             if before.is_none() && self.list().await?.len() >= MAX_SECRETS {
                 return Err(RegistryError::TooMany {
@@ -60,6 +64,7 @@ impl Secrets {
                 });
             }
             let secret = Secret {
+                id,
                 name: name.to_owned(),
                 created_at,
                 sealed: self.vault.seal(&place, value)?,
@@ -183,6 +188,7 @@ mod tests {
             let sealed = secrets.vault.seal(&place, &"x".into()).unwrap();
             let created_at = at(0);
             let secret = Secret {
+                id: Id::new(),
                 name,
                 created_at,
                 sealed,

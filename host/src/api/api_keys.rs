@@ -1,0 +1,201 @@
+//! API keys: list, make, delete. A key is shown whole once, when it is made.
+
+use std::collections::BTreeSet;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::error::ApiError;
+use super::extract::{Json, Path, Query};
+use crate::control::access::Caller;
+use crate::domain::api_key::{ApiKey, KeyType, check_new};
+use crate::domain::organization;
+use crate::ids::Id;
+
+/// The routes of API keys.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(remove))
+}
+
+/// A key without its secret part.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ApiKey)]
+pub struct ApiKeyShape {
+    /// Its public part.
+    pub prefix: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// What it is for.
+    #[serde(rename = "type")]
+    pub key_type: KeyType,
+    /// The models it is limited to; null for all.
+    pub model_ids: Option<Vec<Id>>,
+    /// The server's one team.
+    pub team_name: &'static str,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// Keys.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ApiKeyList {
+    /// The oldest first.
+    pub keys: Vec<ApiKeyShape>,
+}
+
+/// Which keys are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only keys of this type.
+    #[serde(rename = "type")]
+    key_type: Option<KeyType>,
+    /// Taken because clients send it. A server has one user, who made them all.
+    #[serde(rename = "created_by_me")]
+    _created_by_me: Option<String>,
+}
+
+/// What key is wanted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CreateApiKey)]
+pub struct CreateRequest {
+    /// What it is for.
+    #[serde(rename = "type")]
+    key_type: KeyType,
+    /// What people call it.
+    name: Option<String>,
+    /// The models that a key to invoke or to export metrics is limited to, by id or name.
+    model_ids: Option<Vec<String>>,
+    /// The server's one team, if any.
+    team_id: Option<String>,
+}
+
+/// A new key. It has no debug form, so that it gets into no message.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewApiKey)]
+pub struct Created {
+    /// The whole key, which is not shown again.
+    pub api_key: String,
+    /// Its public part.
+    pub prefix: String,
+}
+
+/// What was deleted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ApiKeyDeleted {
+    /// Its public part.
+    pub prefix: String,
+}
+
+impl From<ApiKey> for ApiKeyShape {
+    fn from(key: ApiKey) -> Self {
+        let models: Vec<Id> = key.model_ids.into_iter().collect();
+        Self {
+            prefix: key.prefix,
+            name: key.name,
+            key_type: key.key_type,
+            model_ids: (!models.is_empty()).then_some(models),
+            team_name: organization::NAME,
+            created_at: key.created_at,
+        }
+    }
+}
+
+/// List the API keys, without their secret parts.
+#[utoipa::path(get, path = "/v1/api_keys", params(ListQuery), responses((status = 200, body = ApiKeyList)))]
+async fn list(
+    State(api): State<Api>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<ApiKeyList>, ApiError> {
+    let mut keys: Vec<ApiKey> = api.registry.api_keys().await?.into_values().collect();
+    keys.retain(|key| query.key_type.is_none_or(|wanted| wanted == key.key_type));
+    keys.sort_by(|a, b| (a.created_at, &a.prefix).cmp(&(b.created_at, &b.prefix)));
+    Ok(Json(ApiKeyList {
+        keys: keys.into_iter().map(ApiKeyShape::from).collect(),
+    }))
+}
+
+/// Make an API key. Only a key that may do everything makes another that may.
+#[utoipa::path(post, path = "/v1/api_keys", request_body = CreateRequest, responses((status = 200, body = Created)))]
+async fn create(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(request): Json<CreateRequest>,
+) -> Result<Json<Created>, ApiError> {
+    let models = request.model_ids.unwrap_or_default();
+    check_new(request.key_type, request.name.as_deref(), &models)?;
+    if !caller.may_manage(request.key_type) {
+        return Err(beyond(&caller));
+    }
+    if let Some(team) = &request.team_id {
+        super::identity::check_team(&api, team).await?;
+    }
+    let task = tokio::spawn(async move {
+        let mut model_ids = BTreeSet::new();
+        for model in &models {
+            model_ids.insert(api.registry.model(model).await?.model.id);
+        }
+        let now = Timestamp::now();
+        let (key, plain) = ApiKey::generate(request.key_type, request.name, model_ids, now);
+        api.registry.add_api_key(&key).await?;
+        let prefix = key.prefix.clone();
+        api.access.insert(key);
+        Ok(Json(Created {
+            api_key: plain.reveal().to_owned(),
+            prefix,
+        }))
+    });
+    task.await.map_err(ApiError::internal)?
+}
+
+/// Delete an API key, which is refused from then on. The last one that may do everything stays.
+#[utoipa::path(
+    delete, path = "/v1/api_keys/{prefix}", params(("prefix" = String, Path)),
+    responses((status = 200, body = ApiKeyDeleted))
+)]
+async fn remove(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(prefix): Path<String>,
+) -> Result<Json<ApiKeyDeleted>, ApiError> {
+    let task = tokio::spawn(async move {
+        let keys = api.registry.api_keys().await?;
+        let key = keys.get(&prefix).ok_or_else(|| none(&prefix))?;
+        if !caller.may_manage(key.key_type) {
+            return Err(beyond(&caller));
+        }
+        let deleted = api.registry.delete_api_key(&prefix).await?;
+        api.access.remove(&prefix);
+        deleted.ok_or_else(|| none(&prefix))?;
+        Ok(Json(ApiKeyDeleted { prefix }))
+    });
+    task.await.map_err(ApiError::internal)?
+}
+
+fn none(prefix: &str) -> ApiError {
+    let shown: String = prefix.chars().take(80).collect();
+    ApiError::not_found(format!("there is no API key {shown:?}"))
+}
+
+fn beyond(caller: &Caller) -> ApiError {
+    let prefix = match caller {
+        Caller::Key(key) => &*key.prefix,
+        Caller::Anyone => "",
+    };
+    let text = format!(
+        "the API key {prefix} may not make or delete keys that may do everything: use one that may itself"
+    );
+    ApiError::new(StatusCode::FORBIDDEN, "forbidden", text)
+}

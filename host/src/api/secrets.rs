@@ -1,0 +1,128 @@
+//! Secrets: list, set, delete. Their values go in and never come out.
+
+use std::collections::BTreeSet;
+
+use axum::extract::State;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::error::ApiError;
+use super::extract::{Json, Path};
+use crate::domain::organization;
+use crate::domain::secret::Secret;
+use crate::ids::Id;
+
+/// The routes of secrets.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, set))
+        .routes(routes!(remove))
+}
+
+/// A secret without its value.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Secret)]
+pub struct SecretShape {
+    /// Its id.
+    pub id: Id,
+    /// What manifests call it.
+    pub name: String,
+    /// When it was first set.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// The server's one team.
+    pub team_name: &'static str,
+}
+
+/// All secrets.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SecretList {
+    /// Ordered by name.
+    pub secrets: Vec<SecretShape>,
+}
+
+/// What a secret is to be. It has no debug form, so that no value gets into a message.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetRequest {
+    /// What manifests call it.
+    name: String,
+    /// Its value, which is not shown again.
+    value: String,
+}
+
+/// What was deleted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SecretDeleted {
+    /// Its name.
+    pub name: String,
+}
+
+impl From<Secret> for SecretShape {
+    fn from(secret: Secret) -> Self {
+        Self {
+            id: secret.id,
+            name: secret.name,
+            created_at: secret.created_at,
+            team_name: organization::NAME,
+        }
+    }
+}
+
+/// List the secrets, without their values.
+#[utoipa::path(get, path = "/v1/secrets", responses((status = 200, body = SecretList)))]
+async fn list(State(api): State<Api>) -> Result<Json<SecretList>, ApiError> {
+    let secrets = api.secrets.list().await?;
+    Ok(Json(SecretList {
+        secrets: secrets.into_iter().map(SecretShape::from).collect(),
+    }))
+}
+
+/// Set a secret, whether it is there or not. Models that name it read the new value from the next request on.
+#[utoipa::path(post, path = "/v1/secrets", request_body = SetRequest, responses((status = 200, body = SecretShape)))]
+async fn set(
+    State(api): State<Api>,
+    Json(request): Json<SetRequest>,
+) -> Result<Json<SecretShape>, ApiError> {
+    let value = SecretString::from(request.value);
+    let task = tokio::spawn(async move {
+        let now = Timestamp::now();
+        let secret = api.secrets.set(&request.name, &value, now).await?;
+        brought(&api, &secret.name).await;
+        Ok(Json(secret.into()))
+    });
+    task.await.map_err(ApiError::internal)?
+}
+
+/// Delete a secret. Models that name it read nothing there from the next request on.
+#[utoipa::path(delete, path = "/v1/secrets/{name}", params(("name" = String, Path)), responses((status = 200, body = SecretDeleted)))]
+async fn remove(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<SecretDeleted>, ApiError> {
+    let task = tokio::spawn(async move {
+        if !api.secrets.delete(&name).await? {
+            let shown: String = name.chars().take(80).collect();
+            return Err(ApiError::not_found(format!("there is no secret {shown:?}")));
+        }
+        brought(&api, &name).await;
+        Ok(Json(SecretDeleted { name }))
+    });
+    task.await.map_err(ApiError::internal)?
+}
+
+/// Replaces idle replicas. On this node, no request that comes after the answer meets the old value. Other nodes follow the store.
+async fn brought(api: &Api, name: &str) {
+    let names = BTreeSet::from([name.to_owned()]);
+    let refreshed = api.guest_secrets.refresh(Some(&names)).await;
+    api.serving.recycle();
+    if let Err(error) = refreshed {
+        // The change itself is stored, and whoever follows the store tries again.
+        tracing::warn!(%error, "a changed secret has not reached the guests yet");
+    }
+}

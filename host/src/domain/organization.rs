@@ -1,0 +1,18 @@
+//! Whose server it is: one organization with one team, made at the first start.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Id;
+
+/// The name of the one organization and its one team.
+pub const NAME: &str = "default";
+
+/// The organization, and its team.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Organization {
+    /// Its id.
+    pub id: Id,
+    /// When the server was first started.
+    pub created_at: Timestamp,
+}

@@ -1,0 +1,50 @@
+//! The organization in the store.
+
+use jiff::Timestamp;
+
+use super::{ATTEMPTS, Registry, RegistryError, put, read};
+use crate::domain::keys;
+use crate::domain::organization::Organization;
+use crate::ids::Id;
+use crate::state::{Expect, StoreError};
+
+impl Registry {
+    /// The organization, made when there is none.
+    pub async fn organization(&self, now: Timestamp) -> Result<Organization, RegistryError> {
+        for _ in 0..ATTEMPTS {
+            if let Some(doc) = self.store.get(keys::ORGANIZATION).await? {
+                return read(&doc);
+            }
+            let organization = Organization {
+                id: Id::new(),
+                created_at: now,
+            };
+            let op = put(keys::ORGANIZATION, &organization, Expect::Absent)?;
+            match self.store.commit(vec![op]).await {
+                Ok(_) => return Ok(organization),
+                // Another node was faster: its organization is ours.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistryError::Contended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::state::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn there_is_one_organization_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("state.db")).await;
+        let registry = Registry::new(Arc::new(store.unwrap()));
+        let first = registry.organization(Timestamp::UNIX_EPOCH).await.unwrap();
+        let again = registry.organization(Timestamp::MAX).await.unwrap();
+        assert_eq!(first, again);
+    }
+}

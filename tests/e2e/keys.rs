@@ -1,0 +1,237 @@
+//! API keys open what they are for, from the moment they are made until the moment they are deleted.
+
+use anyhow::Result;
+use reqwest::Method;
+use samovar_tests::Server;
+use serde_json::{Value, json};
+
+/// Makes a key by the command line, which prints it and nothing else.
+fn made(server: &Server, args: &[&str]) -> Result<String> {
+    let output = server.cli(&[&["key", "create", "--type"], args].concat())?;
+    let told = String::from_utf8(output.stderr)?;
+    assert!(output.status.success(), "{told}");
+    let text = String::from_utf8(output.stdout)?;
+    let key = text.trim_end_matches('\n');
+    assert!(key.split_once('.').is_some() && !key.contains(char::is_whitespace));
+    assert!(!told.contains(key));
+    Ok(key.to_owned())
+}
+
+fn prefix(key: &str) -> &str {
+    key.split_once('.').unwrap().0
+}
+
+struct Caller<'s> {
+    server: &'s Server,
+    key: &'s str,
+}
+
+impl<'s> Caller<'s> {
+    fn new(server: &'s Server, key: &'s str) -> Self {
+        Self { server, key }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let request = client.request(method, self.server.at(path));
+        let request = request.bearer_auth(self.key);
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.json().await.unwrap_or(Value::Null)))
+    }
+
+    async fn get(&self, path: &str) -> Result<u16> {
+        Ok(self.send(Method::GET, path, None).await?.0)
+    }
+
+    async fn create(&self, body: Value) -> Result<(u16, Value)> {
+        self.send(Method::POST, "/v1/api_keys", Some(body)).await
+    }
+
+    async fn delete(&self, prefix: &str) -> Result<(u16, Value)> {
+        let path = format!("/v1/api_keys/{prefix}");
+        self.send(Method::DELETE, &path, None).await
+    }
+}
+
+#[tokio::test]
+async fn each_type_opens_its_own() -> Result<()> {
+    let server = Server::start()?;
+    server.push("count", "")?;
+    let paths = [
+        "/models/count/production/predict",
+        "/v1/api_keys",
+        "/v1/models",
+        "/v1/secrets",
+        "/v1/webhook_secrets",
+        "/v1/users/me",
+    ];
+    for (key_type, statuses) in [
+        ("personal", [200; 6]),
+        ("manage-all", [200; 6]),
+        ("invoke", [200, 403, 403, 403, 403, 403]),
+        ("manage-api-keys", [403, 200, 403, 403, 403, 403]),
+        ("export-metrics", [403; 6]),
+    ] {
+        let key = made(&server, &[key_type, "--name", "for a test"])?;
+        let caller = Caller {
+            server: &server,
+            key: &key,
+        };
+        for (path, status) in paths.iter().zip(statuses) {
+            assert_eq!(caller.get(path).await?, status, "{key_type} {path}");
+        }
+    }
+    let listed = server.cli_json(&["key", "list"])?;
+    let keys = listed["keys"].as_array().unwrap();
+    assert_eq!(keys.len(), 6);
+    let invoke = keys.iter().find(|key| key["type"] == "WORKSPACE_INVOKE");
+    assert_eq!(invoke.unwrap()["name"], "for a test");
+    assert!(invoke.unwrap()["model_ids"].is_null());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_for_one_model_is_for_no_other() -> Result<()> {
+    let server = Server::start()?;
+    server.push("count", "")?;
+    server.push_as("other", "count", "")?;
+    let key = made(&server, &["invoke", "--model", "count"])?;
+    let caller = Caller {
+        server: &server,
+        key: &key,
+    };
+    let call = async |model: &str| {
+        caller
+            .get(&format!("/models/{model}/production/predict"))
+            .await
+    };
+    assert_eq!(call("count").await?, 200);
+    assert_eq!(call("other").await?, 403);
+    assert_eq!(call("nothing").await?, 404);
+
+    let admin = server.key();
+    let admin = Caller {
+        server: &server,
+        key: &admin,
+    };
+    let (status, _) = admin
+        .create(json!({ "type": "WORKSPACE_INVOKE", "model_ids": ["nothing"] }))
+        .await?;
+    assert_eq!(status, 404);
+    for body in [
+        json!({ "type": "PERSONAL", "model_ids": ["count"] }),
+        json!({ "type": "ROUTES" }),
+        json!({ "type": "PERSONAL", "name": "" }),
+        json!({ "type": "PERSONAL", "nmae": "x" }),
+        json!({}),
+    ] {
+        let (status, answer) = admin.create(body).await?;
+        assert_eq!(status, 400, "{answer}");
+    }
+    let filtered = admin.send(Method::GET, "/v1/api_keys?type=WORKSPACE_INVOKE", None);
+    let (_, listed) = filtered.await?;
+    assert_eq!(listed["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["keys"][0]["model_ids"].as_array().unwrap().len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deleted_key_is_refused_at_once_and_after_a_restart() -> Result<()> {
+    let server = Server::start()?;
+    server.push("count", "")?;
+    let path = "/models/count/production/predict";
+    let (kept, deleted) = (made(&server, &["invoke"])?, made(&server, &["invoke"])?);
+    assert_eq!(Caller::new(&server, &deleted).get(path).await?, 200);
+    server.cli_json(&["key", "delete", prefix(&deleted), "--yes"])?;
+    assert_eq!(Caller::new(&server, &deleted).get(path).await?, 401);
+    let again = server.cli(&["key", "delete", prefix(&deleted), "--yes"])?;
+    assert_eq!(again.status.code(), Some(1));
+    let server = server.restart()?;
+    assert_eq!(Caller::new(&server, &deleted).get(path).await?, 401);
+    assert_eq!(Caller::new(&server, &kept).get(path).await?, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_last_key_that_may_do_everything_stays() -> Result<()> {
+    let server = Server::start()?;
+    let first = server.key();
+    let first = Caller {
+        server: &server,
+        key: &first,
+    };
+    let (status, answer) = first.delete(prefix(first.key)).await?;
+    assert_eq!(status, 409);
+    assert_eq!(answer["error_code"], "last_admin_key");
+    assert_eq!(first.get("/v1/models").await?, 200);
+    let second = made(&server, &["manage-all"])?;
+    let second = Caller {
+        server: &server,
+        key: &second,
+    };
+    assert_eq!(second.delete(prefix(first.key)).await?.0, 200);
+    assert_eq!(first.get("/v1/models").await?, 401);
+    assert_eq!(second.delete(prefix(second.key)).await?.0, 409);
+    for wild in ["x", "..%2Fx", "%00", &"x".repeat(5000)] {
+        assert_eq!(second.delete(wild).await?.0, 404, "{wild}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_for_keys_gives_nobody_more_than_it_may() -> Result<()> {
+    let server = Server::start()?;
+    let key = made(&server, &["manage-api-keys"])?;
+    let caller = Caller {
+        server: &server,
+        key: &key,
+    };
+    for key_type in ["PERSONAL", "WORKSPACE_MANAGE_ALL"] {
+        let (status, answer) = caller.create(json!({ "type": key_type })).await?;
+        assert_eq!(status, 403, "{answer}");
+    }
+    assert_eq!(caller.delete(prefix(&server.key())).await?.0, 403);
+    let (status, created) = caller.create(json!({ "type": "WORKSPACE_INVOKE" })).await?;
+    assert_eq!(status, 200);
+    let new = created["api_key"].as_str().unwrap();
+    assert_eq!(created["prefix"], prefix(new));
+    assert_eq!(caller.delete(prefix(new)).await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_calls_and_whose_server_it_is_stay_the_same() -> Result<()> {
+    let server = Server::start()?;
+    let ask = async |server: &Server, path: &str| -> Result<Value> {
+        let key = server.key();
+        let caller = Caller { server, key: &key };
+        let (status, answer) = caller.send(Method::GET, path, None).await?;
+        assert_eq!(status, 200, "{path}");
+        Ok(answer)
+    };
+    let me = ask(&server, "/v1/users/me").await?;
+    assert_eq!(me["user_id"], prefix(&server.key()));
+    let organization = ask(&server, "/v1/organizations/me").await?;
+    assert!(organization["created_at"].is_string());
+    let teams = ask(&server, "/v1/teams").await?;
+    let team = &teams["teams"][0];
+    assert_eq!(team["default"], true);
+    let id = team["id"].as_str().unwrap();
+    assert_eq!(&ask(&server, &format!("/v1/teams/{id}")).await?, team);
+    let none = ask(&server, "/v1/teams?name=nobody").await?;
+    assert_eq!(none["teams"], json!([]));
+    let types = ask(&server, "/v1/instance_types").await?;
+    let cpu = &types["instance_types"][0];
+    assert_eq!(cpu["id"], "cpu");
+    assert!(cpu["memory_limit_mib"].as_u64() > Some(0));
+    assert!(cpu["millicpu_limit"].as_u64() >= Some(1000));
+    assert_eq!(cpu["gpu_count"], 0);
+    let server = server.restart()?;
+    assert_eq!(ask(&server, "/v1/organizations/me").await?, organization);
+    Ok(())
+}
