@@ -53,9 +53,7 @@ async fn a_push_that_names_a_missing_secret_is_refused_with_what_to_do() -> Resu
     let models = server.cli_json(&["model", "list"])?;
     assert_eq!(models["models"], json!([]));
     server.set_secret("HF_TOKEN", "y")?;
-    let pushed = server.cli_json(&["push", path])?;
-    // The first try was refused before anything travelled.
-    assert_eq!(pushed["uploaded"].as_array().unwrap().len(), 1);
+    server.cli_json(&["push", path])?;
     assert_eq!(secret(&server, "HF_TOKEN").await?, found("y"));
     Ok(())
 }

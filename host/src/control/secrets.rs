@@ -179,7 +179,44 @@ impl GuestSecrets {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::state::sqlite::SqliteStore;
+    use crate::state::vault::{KeyAbsent, Vault};
+
+    #[tokio::test]
+    async fn a_change_that_another_node_made_arrives() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("state.db")).await;
+        let vault = Vault::open(&folder.path().join("secrets.key"), KeyAbsent::Create);
+        let secrets = Secrets::new(Arc::new(store.unwrap()), Arc::new(vault.unwrap()));
+        let now = Timestamp::UNIX_EPOCH;
+        secrets.set("A", &"old".into(), now).await.unwrap();
+
+        let guests = Arc::new(GuestSecrets::new(secrets.clone()));
+        let config = guests.config(&["A".to_owned()].into()).await.unwrap();
+        let other = guests.config(&["B".to_owned()].into()).await.unwrap();
+        let (sender, mut changed) = tokio::sync::mpsc::unbounded_channel();
+        let following = guests.clone();
+        let following = tokio::spawn(async move {
+            following.follow(|| sender.send(()).unwrap()).await;
+        });
+        // Setting what is there already changes nothing, and so tells what is there.
+        let holds =
+            |config: &Config, value: &str| !config.set(vec![("A".to_owned(), value.to_owned())]);
+        changed.recv().await.unwrap();
+        assert!(holds(&config, "old"));
+        secrets.set("A", &"new".into(), now).await.unwrap();
+        changed.recv().await.unwrap();
+        assert!(holds(&config, "new"));
+        secrets.delete("A").await.unwrap();
+        changed.recv().await.unwrap();
+        assert!(!config.set(Vec::new()) && !other.set(Vec::new()));
+        following.abort();
+    }
 
     #[test]
     fn what_is_missing_is_named_with_its_command() {

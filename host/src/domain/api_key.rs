@@ -73,21 +73,20 @@ pub fn check_new(
     name: Option<&str>,
     model_ids: &[String],
 ) -> Result<(), InvalidSetting> {
-    if let Some(name) = name
-        && (name.trim().is_empty()
-            || name.chars().count() > MAX_NAME_CHARS
-            || name.chars().any(char::is_control))
-    {
-        let shown: String = name.chars().take(80).collect();
-        let wanted = "1 to 100 characters, none of them a control character";
+    let well = |name: &str| {
+        let count = name.chars().count();
+        !name.trim().is_empty() && count <= MAX_NAME_CHARS && !name.contains(char::is_control)
+    };
+    if let Some(name) = name.filter(|name| !well(name)) {
+        let shown = name.escape_debug().take(80).collect::<String>();
         return Err(InvalidSetting::new(
             "name",
-            format_args!("{shown:?}"),
-            wanted,
+            shown,
+            "1 to 100 characters, no control characters",
         ));
     }
     if !model_ids.is_empty() && !key_type.takes_models() {
-        let wanted = "none: only WORKSPACE_INVOKE and WORKSPACE_EXPORT_METRICS keys can be limited to models";
+        let wanted = "none: only keys to invoke or to export metrics can be limited to models";
         return Err(InvalidSetting::new("model_ids", "some", wanted));
     }
     if model_ids.len() > MAX_KEY_MODELS {
