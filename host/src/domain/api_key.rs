@@ -57,11 +57,6 @@ impl KeyType {
             Self::WorkspaceExportMetrics | Self::WorkspaceInvoke => false,
         }
     }
-
-    /// Whether it can be limited to some models.
-    pub fn takes_models(self) -> bool {
-        matches!(self, Self::WorkspaceExportMetrics | Self::WorkspaceInvoke)
-    }
 }
 
 /// Refuses what no new key has.
@@ -73,19 +68,17 @@ pub fn check_new(
     name: Option<&str>,
     model_ids: &[String],
 ) -> Result<(), InvalidSetting> {
+    use KeyType::{WorkspaceExportMetrics, WorkspaceInvoke};
     let well = |name: &str| {
         let count = name.chars().count();
         !name.trim().is_empty() && count <= MAX_NAME_CHARS && !name.contains(char::is_control)
     };
     if let Some(name) = name.filter(|name| !well(name)) {
-        let shown = name.escape_debug().take(80).collect::<String>();
-        return Err(InvalidSetting::new(
-            "name",
-            shown,
-            "1 to 100 characters, no control characters",
-        ));
+        let shown: String = name.escape_debug().take(80).collect();
+        let wanted = "1 to 100 characters, no control characters";
+        return Err(InvalidSetting::new("name", shown, wanted));
     }
-    if !model_ids.is_empty() && !key_type.takes_models() {
+    if !model_ids.is_empty() && !matches!(key_type, WorkspaceExportMetrics | WorkspaceInvoke) {
         let wanted = "none: only keys to invoke or to export metrics can be limited to models";
         return Err(InvalidSetting::new("model_ids", "some", wanted));
     }
