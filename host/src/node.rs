@@ -28,6 +28,8 @@ use crate::state::sqlite::SqliteStore;
 use crate::state::vault::KEY_FILE;
 use crate::state::{DocStore, vault::Vault};
 use crate::telemetry::logs::Logs;
+use crate::telemetry::meters::Meters;
+use crate::telemetry::usage::Usage;
 
 /// How a node says what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +84,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", options.addr))?;
     let url = format!("http://{}", server.local_addr()?);
 
-    let store: Arc<dyn DocStore> = Arc::new(SqliteStore::open(&data.join("state.db")).await?);
+    let sqlite = Arc::new(SqliteStore::open(&data.join("state.db")).await?);
+    let store: Arc<dyn DocStore> = sqlite.clone();
     let vault = vault(&*store, &options, &data).await?;
     let registry = Registry::new(store.clone());
     registry.organization(Timestamp::now()).await?;
@@ -90,6 +93,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let guest_secrets = Arc::new(GuestSecrets::new(secrets.clone()));
     let blobs = Blobs::open(&data.join("blobs")).await?;
     let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
+    let meters = Arc::new(Meters::default());
+    let usage = Usage::open(&data.join("usage.spool"), sqlite, meters.clone())
+        .context("cannot keep usage")?;
     let runtime = Arc::new(Runtime::new(runtime_options(&options, &data))?);
     let bundles = data.join("bundles");
     let limits = NodeLimits {
@@ -100,11 +106,13 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         runtime.clone(),
         blobs.clone(),
         logs.clone(),
+        meters,
         guest_secrets.clone(),
         bundles,
         limits,
     );
     let serving = Arc::new(serving);
+    usage.start();
     let builder = Builder {
         registry: registry.clone(),
         serving: serving.clone(),
@@ -127,6 +135,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         serving: serving.clone(),
         access,
         logs,
+        usage: usage.clone(),
         runtime: runtime.clone(),
         changes: Arc::default(),
         started: Instant::now(),
@@ -135,6 +144,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     server.serve(router, stop_signal()).await;
     promoter.abort();
     serving.drain().await;
+    usage.close().await;
     Ok(())
 }
 

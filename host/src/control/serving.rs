@@ -19,9 +19,11 @@ use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
 use crate::domain::model::{ModelView, Target, Unresolved};
 use crate::domain::settings::{AutoscalingSettings, BackpressurePolicy};
+use crate::domain::usage::Owner;
 use crate::ids::Id;
 use crate::state::blobs::{BlobError, Blobs};
 use crate::telemetry::logs::Logs;
+use crate::telemetry::meters::Meters;
 
 /// How long a request may be on its way from the routes to its pool.
 const ROUTING_GRACE: Duration = Duration::from_millis(200);
@@ -126,6 +128,7 @@ pub struct Serving {
     runtime: Arc<Runtime>,
     blobs: Blobs,
     logs: Logs,
+    meters: Arc<Meters>,
     secrets: Arc<GuestSecrets>,
     folder: PathBuf,
     limits: NodeLimits,
@@ -139,6 +142,7 @@ impl Serving {
         runtime: Arc<Runtime>,
         blobs: Blobs,
         logs: Logs,
+        meters: Arc<Meters>,
         secrets: Arc<GuestSecrets>,
         folder: PathBuf,
         limits: NodeLimits,
@@ -147,6 +151,7 @@ impl Serving {
             runtime,
             blobs,
             logs,
+            meters,
             secrets,
             folder,
             limits,
@@ -225,6 +230,9 @@ impl Serving {
                     }
                 }
             };
+            // Also those that were here before: a name may be another now.
+            self.meters
+                .watch(owner(&view, deployment), served.pool.meter());
             deployments.insert(deployment.id, served);
         }
         {
@@ -502,6 +510,15 @@ impl Routes {
             .ok()
             .filter(|id| self.models.contains_key(id));
         by_id.or_else(|| self.names.get(id_or_name).copied())
+    }
+}
+
+fn owner(view: &ModelView, deployment: &Deployment) -> Owner {
+    Owner {
+        model_id: view.model.id,
+        model_name: view.model.name.clone(),
+        deployment_id: deployment.id,
+        deployment_name: deployment.name.clone(),
     }
 }
 

@@ -1,3 +1,6 @@
-//! What a node keeps about its own running: the logs of deployments.
+//! What a node keeps about its own running: the logs of deployments and what they use.
 
 pub mod logs;
+pub mod meters;
+pub mod spool;
+pub mod usage;
