@@ -111,6 +111,26 @@ impl From<crate::registry::RegistryError> for ApiError {
     }
 }
 
+impl From<crate::state::StoreError> for ApiError {
+    fn from(error: crate::state::StoreError) -> Self {
+        use crate::state::StoreError as E;
+        match error {
+            E::Invalid(text) => Self::bad_request(text),
+            _ => {
+                tracing::error!(%error, "the store failed");
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, "store_unavailable", error.to_string())
+            }
+        }
+    }
+}
+
+impl From<crate::domain::usage_window::InvalidWindow> for ApiError {
+    fn from(error: crate::domain::usage_window::InvalidWindow) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
 impl From<crate::domain::settings::InvalidSetting> for ApiError {
     fn from(error: crate::domain::settings::InvalidSetting) -> Self {
         Self::bad_request(error.to_string())

@@ -18,6 +18,7 @@ mod secrets;
 mod shapes;
 mod status;
 mod webhook_secrets;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,6 +41,7 @@ use crate::gateway::{self, Gateway, refused};
 use crate::registry::{Registry, Secrets, WebhookSecrets};
 use crate::state::blobs::Blobs;
 use crate::telemetry::logs::Logs;
+use crate::telemetry::usage::Usage;
 use error::ApiError;
 use openapi::Document;
 
@@ -67,6 +69,8 @@ pub struct Api {
     pub access: Arc<Access>,
     /// Logs of deployments.
     pub logs: Logs,
+    /// What deployments use.
+    pub usage: Arc<Usage>,
     /// What runs models.
     pub runtime: Arc<Runtime>,
     /// Pushes and deletions go one at a time, so that no push loses a blob to a deletion beside it.
@@ -93,6 +97,7 @@ pub fn router(api: Api) -> Router {
         .merge(api_keys::router())
         .merge(identity::router())
         .merge(status::router())
+        .merge(usage::router())
         .split_for_parts();
     // Drawn once: it is the same for every caller.
     let document = axum::Json(openapi::complete(document));

@@ -17,3 +17,4 @@ pub mod secret;
 pub mod settings;
 pub mod usage;
 pub mod webhook_secret;
+pub mod usage_window;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::Id;
 
@@ -15,16 +16,14 @@ pub const MINUTE_MS: i64 = 60_000;
 pub const MINUTE_SLACK_MS: u64 = 500;
 /// A difference that spans more minutes than this, as after a sleep of the machine, is counted in its last one.
 pub const MAX_SPREAD_MINUTES: i64 = 10;
-/// Longest time that one question may be about.
-pub const MAX_DAYS: i64 = 31;
 
 /// Makes the counters: one list for the type, the columns of stores, and the sums.
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+    ($($(#[$($doc:tt)+])+ $name:ident,)+) => {
         /// Amounts that only ever add up.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         pub struct Counters {
-            $($(#[doc = $doc])+ #[serde(default)] pub $name: u64,)+
+            $($(#[$($doc)+])+ #[serde(default)] pub $name: u64,)+
         }
 
         impl Counters {
@@ -146,7 +145,7 @@ pub struct UsageRow {
 }
 
 /// How finely an answer tells times apart.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
     /// By minutes.
@@ -160,7 +159,7 @@ pub enum Resolution {
 
 impl Resolution {
     /// How many minutes go into one.
-    pub fn minutes(self) -> i64 {
+    pub const fn minutes(self) -> i64 {
         match self {
             Self::Minute => 1,
             Self::Hour => 60,
