@@ -19,6 +19,7 @@ mod secret;
 mod serve;
 mod status;
 mod upload;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -68,6 +69,8 @@ enum Command {
     Backends,
     /// Show how the server is
     Status,
+    /// Show what deployments used, those that are gone included
+    Usage(usage::Arguments),
     /// Save which server to call, with a key read from standard input
     Login(login::Arguments),
     /// Print a script that completes commands in a shell
@@ -111,6 +114,7 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Key(action) => key::run(&client()?, action, format).await,
         Command::Backends => backends::run(&client()?, format).await,
         Command::Status => status::run(&client()?, format).await,
+        Command::Usage(arguments) => usage::run(&client()?, arguments, format).await,
         Command::Login(arguments) => login::run(arguments, format).await,
         Command::Completions(arguments) => completions::run(&arguments),
     }
@@ -162,6 +166,7 @@ mod tests {
             "key delete abcd1234 --yes",
             "backends",
             "status",
+            "usage --start 2026-01-01 --end 2026-01-31 --model m --by hour --csv",
             "login http://h",
             "completions bash",
         ] {
@@ -186,6 +191,7 @@ mod tests {
             "key create --type root",
             "serve --max-replicas 0",
             "serve --addr nowhere",
+            "usage --by year",
         ] {
             let words = std::iter::once("samovar").chain(line.split(' '));
             let Err(error) = Cli::try_parse_from(words) else {
