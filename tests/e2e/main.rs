@@ -14,3 +14,4 @@ mod push;
 mod sdk;
 mod secrets;
 mod streaming;
+mod usage;
