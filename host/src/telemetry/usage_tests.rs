@@ -145,12 +145,12 @@ async fn a_batch_that_comes_again_after_a_kill_counts_once() {
 }
 
 #[tokio::test]
-async fn a_spool_that_fails_leaves_it_in_the_meters() {
+async fn what_the_spool_did_not_take_is_found_again() {
     let node = open(tempfile::tempdir().unwrap()).await;
     let meter = Arc::new(Meter::default());
     node.meters.watch(owner("m"), &meter);
     meter.add_bytes_in(5);
-    // What the disk did not take was not taken.
+    // As when the spool fails: nobody says that it was taken.
     drop(node.meters.difference(0, 1, Instant::now()));
     meter.add_bytes_in(5);
     node.usage.flush().await.unwrap();
