@@ -31,7 +31,7 @@ CREATE TABLE async_requests (
 ) STRICT;
 
 CREATE INDEX async_requests_queue
-    ON async_requests (deployment_id, priority, seq, claimable_at_ms, model_id, status) WHERE work = 'PREDICT';
+    ON async_requests (deployment_id, priority, seq, claimable_at_ms, model_id, status, work) WHERE work = 'PREDICT';
 CREATE INDEX async_requests_webhooks ON async_requests (claimable_at_ms) WHERE work = 'WEBHOOK';
 CREATE INDEX async_requests_expiry ON async_requests (expires_at_ms) WHERE status = 'QUEUED';
 CREATE INDEX async_requests_done ON async_requests (status_at_ms) WHERE work IS NULL;

@@ -10,15 +10,19 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use samovar_runtime::backend::BackendOptions;
 use samovar_runtime::{EngineOptions, Runtime, RuntimeOptions};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::client_config;
 use crate::control::access::Access;
 pub use crate::control::access::AuthMode;
+use crate::control::async_queue::AsyncQueue;
+use crate::control::async_worker;
 use crate::control::builder::Builder;
 use crate::control::promoter;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::{NodeLimits, Serving};
+use crate::control::webhook::Courier;
 use crate::domain::api_key::{ApiKey, KeyType};
 pub use crate::registry::LostSecrets;
 use crate::registry::{Registry, Secrets, WebhookSecrets, open_vault};
@@ -91,6 +95,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     registry.organization(Timestamp::now()).await?;
     let secrets = Secrets::new(store.clone(), vault.clone());
     let guest_secrets = Arc::new(GuestSecrets::new(secrets.clone()));
+    let async_queue = AsyncQueue::new(sqlite.clone());
+    let webhook_secrets = WebhookSecrets::new(store, vault);
     let blobs = Blobs::open(&data.join("blobs")).await?;
     let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
     let meters = Arc::new(Meters::default());
@@ -125,15 +131,20 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         AuthMode::None => None,
     };
     let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
+    let stop = CancellationToken::new();
+    let courier = Courier::new(Arc::new(webhook_secrets.clone())).context("cannot send webhooks")?;
+    let worker = async_worker::start(async_queue.clone(), serving.clone(), courier, stop.clone());
+    let worker = tokio::spawn(worker.await?);
     let router = api::router(Api {
         registry,
         builder,
         secrets,
         guest_secrets,
-        webhook_secrets: WebhookSecrets::new(store, vault),
+        webhook_secrets,
         blobs,
         serving: serving.clone(),
         access,
+        async_queue,
         logs,
         usage: usage.clone(),
         runtime: runtime.clone(),
@@ -141,8 +152,14 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         started: Instant::now(),
     });
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
-    server.serve(router, stop_signal()).await;
+    let stopping = async {
+        stop_signal().await;
+        // Async requests go back to the queue at once: whoever waits for an answer needs the time more.
+        stop.cancel();
+    };
+    server.serve(router, stopping).await;
     promoter.abort();
+    worker.await.context("working on async requests")?;
     serving.drain().await;
     usage.close().await;
     Ok(())

@@ -34,6 +34,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::control::access::{Access, action_of};
+use crate::control::async_queue::AsyncQueue;
 use crate::control::builder::Builder;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::Serving;
@@ -67,6 +68,8 @@ pub struct Api {
     pub serving: Arc<Serving>,
     /// Who may call.
     pub access: Arc<Access>,
+    /// Requests that are answered later.
+    pub async_queue: AsyncQueue,
     /// Logs of deployments.
     pub logs: Logs,
     /// What deployments use.
@@ -84,6 +87,7 @@ pub fn router(api: Api) -> Router {
     let gateway = Gateway {
         serving: api.serving.clone(),
         access: api.access.clone(),
+        async_queue: api.async_queue.clone(),
     };
     let (management, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(blobs::router())

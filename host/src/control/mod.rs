@@ -1,9 +1,14 @@
 //! What a node does with what is stored: which deployments it serves and who may ask for what.
 
 pub mod access;
+mod async_attempt;
+mod async_notices;
+pub mod async_queue;
+pub mod async_worker;
 pub mod builder;
 pub mod promoter;
 pub mod rollout;
 pub mod secrets;
 pub mod serving;
 pub mod traffic;
+pub mod webhook;

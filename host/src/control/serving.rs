@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use samovar_runtime::backend::{BackendChoice, Target as GraphTargetChoice};
 use samovar_runtime::graphs::GraphSpec;
 use samovar_runtime::{
-    Capabilities, ComponentFile, DeploymentSpec, Limits, Pool, PoolSettings, RunError, Runtime,
+    Capabilities, ComponentFile, Counts, DeploymentSpec, Limits, Pool, PoolSettings, RunError,
+    Runtime,
 };
 
 use crate::control::secrets::{GuestSecrets, SecretsError};
@@ -78,6 +79,16 @@ pub struct Served {
     pub pool: Arc<Pool>,
     /// What they run.
     bundle_digest: Digest,
+}
+
+/// What a deployment has room for.
+pub struct Room {
+    /// The deployment; nothing when it is known but could not be served.
+    pub served: Option<Arc<Served>>,
+    /// Replicas it may have.
+    pub max_replica: usize,
+    /// Replicas and waiting requests it has.
+    pub counts: Counts,
 }
 
 struct ServedModel {
@@ -336,6 +347,30 @@ impl Serving {
                 .filter(moves)
                 .cloned()
                 .collect()
+        })
+    }
+
+    /// What the deployment has room for that a request was accepted for.
+    ///
+    /// # Errors
+    /// When it is gone or switched off.
+    pub fn room(&self, model: Id, deployment: Id) -> Result<Room, Unresolved> {
+        self.with(|routes| {
+            let gone = || Unresolved::NoDeployment {
+                model: model.to_string(),
+                id: deployment.to_string(),
+            };
+            let model = routes.models.get(&model).ok_or_else(gone)?;
+            let target = Target::Deployment(deployment.as_str());
+            let found = model.view.resolve(target)?;
+            let served = model.deployments.get(&found.id).cloned();
+            Ok(Room {
+                max_replica: found.autoscaling().max_replica as usize,
+                counts: served
+                    .as_ref()
+                    .map_or_else(Counts::default, |one| one.pool.counts()),
+                served,
+            })
         })
     }
 

@@ -1,5 +1,6 @@
 //! Inference in: the address, the key, the deployment, its pool, and the stream back.
 
+mod async_requests;
 mod target;
 
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use samovar_runtime::Timings;
 use crate::api::error::ApiError;
 use crate::api::request_id::RequestId;
 use crate::control::access::{Access, AuthMode, Refusal};
+use crate::control::async_queue::AsyncQueue;
 use crate::control::serving::{Served, Serving};
 use crate::domain::api_key::Action;
 use crate::domain::model::Unresolved;
+use crate::ids::Id;
 use target::{Address, Route};
 
 /// What the gateway needs.
@@ -26,6 +29,8 @@ pub struct Gateway {
     pub serving: Arc<Serving>,
     /// Who may call.
     pub access: Arc<Access>,
+    /// Requests that are answered later.
+    pub async_queue: AsyncQueue,
 }
 
 /// Handles anything under `/models/`.
@@ -35,13 +40,19 @@ pub async fn infer(
     request: Request,
 ) -> Result<Response, ApiError> {
     let path = request.uri().path().to_owned();
+    if let Some(address) = target::parse_async(&path) {
+        let model = gateway.admit_to_model(address.model, &request)?;
+        let method = request.method().clone();
+        return gateway.async_request(model, address, method).await;
+    }
     let Some(address) = target::parse(&path) else {
         return Err(ApiError::not_found(format!(
             "{path} is no inference address; wanted /models/MODEL/production/PATH, \
-             /models/MODEL/deployment/ID/PATH or /models/MODEL/environments/ENVIRONMENT/PATH"
+             /models/MODEL/deployment/ID/PATH, /models/MODEL/environments/ENVIRONMENT/PATH or \
+             /models/MODEL/async_request/ID"
         )));
     };
-    let served = gateway.admit(&address, &request)?;
+    let (model, served) = gateway.admit(&address, &request)?;
     match address.route {
         Route::Component(path) => gateway.forward(&served, path, request, &id).await,
         Route::Wake if request.method() == Method::POST => {
@@ -57,45 +68,49 @@ pub async fn infer(
             "client_error",
             "wake takes POST; a component's own path of this name is below sync/",
         )),
-        Route::Reserved(name) => Err(ApiError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "not_implemented",
-            format!(
-                "this release has no {name}; a component's own path of this name is below sync/"
-            ),
-        )),
+        Route::AsyncPredict => gateway.async_predict(model, served.id, request, &id).await,
+        Route::AsyncQueueStatus => {
+            let method = request.method().clone();
+            gateway.async_queue_status(model, served.id, method).await
+        }
     }
 }
 
 impl Gateway {
-    /// The deployment, if the caller may call it. Callers without a key learn nothing of which models there are.
-    fn admit(&self, address: &Address<'_>, request: &Request) -> Result<Arc<Served>, ApiError> {
-        let model = self.serving.model_id(address.model);
+    /// The model and the deployment, if the caller may call it.
+    fn admit(
+        &self,
+        address: &Address<'_>,
+        request: &Request,
+    ) -> Result<(Id, Arc<Served>), ApiError> {
+        let model = self.admit_to_model(address.model, request)?;
+        let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+        match self.serving.resolve(model, address.target, header) {
+            Ok(served) => Ok((model, served)),
+            Err(unresolved @ Unresolved::NotReady { .. }) => Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "model_not_ready",
+                unresolved.to_string(),
+            )),
+            Err(unresolved) => Err(ApiError::no_model(unresolved.to_string())),
+        }
+    }
+
+    /// The model, if the caller may call it. Callers without a key learn nothing of which models there are.
+    fn admit_to_model(&self, id_or_name: &str, request: &Request) -> Result<Id, ApiError> {
+        let model = self.serving.model_id(id_or_name);
         let authorization = request.headers().get(header::AUTHORIZATION);
         // A key for some model is not one for a model that is not there.
         let action = model.map_or(Action::Manage, Action::Invoke);
         let checked = self
             .access
             .check(authorization.map(HeaderValue::as_bytes), action);
-        let missing =
-            || ApiError::no_model(format!("there is no model {:?}", short(address.model)));
+        let missing = || ApiError::no_model(format!("there is no model {:?}", short(id_or_name)));
         match (checked, model) {
             (Err(refusal @ Refusal::Unauthorized(_)), _) => Err(refused(&refusal)),
             (Err(Refusal::Forbidden { .. }), None) | (Ok(()), None) => Err(missing()),
             (Err(refusal), Some(_)) => Err(refused(&refusal)),
-            (Ok(()), Some(model)) => self
-                .serving
-                .resolve(model, address.target, |name| {
-                    request.headers().get(name).map(HeaderValue::as_bytes)
-                })
-                .map_err(|unresolved| match &unresolved {
-                    Unresolved::NotReady { .. } => ApiError::new(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "model_not_ready",
-                        unresolved.to_string(),
-                    ),
-                    _ => ApiError::no_model(unresolved.to_string()),
-                }),
+            (Ok(()), Some(model)) => Ok(model),
         }
     }
 

@@ -9,8 +9,10 @@ pub enum Route<'a> {
     Component(&'a str),
     /// The platform: start a replica.
     Wake,
-    /// The platform, with a part of it that is not there yet.
-    Reserved(&'a str),
+    /// The platform: take a request to be answered later.
+    AsyncPredict,
+    /// The platform: say how many such requests there are.
+    AsyncQueueStatus,
 }
 
 /// An inference path, taken apart.
@@ -22,6 +24,40 @@ pub struct Address<'a> {
     pub target: Target<'a>,
     /// Who answers.
     pub route: Route<'a>,
+}
+
+/// What is asked of a request that is answered later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsyncPart {
+    /// How it stands.
+    Whole,
+    /// What the model answered.
+    Result,
+}
+
+/// The address of such a request, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsyncAddress<'a> {
+    /// The model, by id or name.
+    pub model: &'a str,
+    /// The request's id.
+    pub id: &'a str,
+    /// What is asked.
+    pub part: AsyncPart,
+}
+
+/// Takes `/models/{model}/async_request/{id}` and `…/result` apart; `None` when it has another form.
+pub fn parse_async(path: &str) -> Option<AsyncAddress<'_>> {
+    let (model, rest) = split(path.strip_prefix("/models/")?);
+    let (kind, rest) = split(rest);
+    let (id, rest) = split(rest);
+    let part = match rest {
+        "" => AsyncPart::Whole,
+        "/result" => AsyncPart::Result,
+        _ => return None,
+    };
+    let whole = kind == "async_request" && !model.is_empty() && !id.is_empty();
+    whole.then_some(AsyncAddress { model, id, part })
 }
 
 /// Takes `/models/{model}/{target}/{path…}` apart; `None` when it has another form.
@@ -59,7 +95,8 @@ fn route(rest: &str) -> Route<'_> {
     match first {
         "sync" => Route::Component(if after.is_empty() { "/" } else { after }),
         "wake" if after.is_empty() => Route::Wake,
-        "async_predict" | "async_queue_status" if after.is_empty() => Route::Reserved(first),
+        "async_predict" if after.is_empty() => Route::AsyncPredict,
+        "async_queue_status" if after.is_empty() => Route::AsyncQueueStatus,
         _ => Route::Component(if rest.is_empty() { "/" } else { rest }),
     }
 }
@@ -115,7 +152,7 @@ mod tests {
         );
         assert_eq!(
             seen("/models/m/development/async_predict"),
-            Some((Target::Development, Route::Reserved("async_predict")))
+            Some((Target::Development, Route::AsyncPredict))
         );
         for wrong in [
             "/models/m",
@@ -126,6 +163,31 @@ mod tests {
         ] {
             assert_eq!(seen(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn async_requests_have_addresses_of_their_own() {
+        let seen = |path| parse_async(path).map(|address| (address.id, address.part));
+        assert_eq!(
+            seen("/models/m/async_request/0a"),
+            Some(("0a", AsyncPart::Whole))
+        );
+        assert_eq!(
+            seen("/models/m/async_request/0a/result"),
+            Some(("0a", AsyncPart::Result))
+        );
+        for wrong in [
+            "/models/m/async_request/",
+            "/models/m/async_request/0a/results",
+            "/models/m/async_request/0a/",
+            "/models//async_request/0a",
+            "/models/m/production/async_request/0a",
+        ] {
+            assert_eq!(seen(wrong), None, "{wrong}");
+        }
+        assert_eq!(parse("/models/m/async_request/0a"), None);
+        let own = parse("/models/m/production/sync/async_predict").unwrap();
+        assert_eq!(own.route, Route::Component("/async_predict"));
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! The store of one machine: SQLite, one writer beside several readers.
 
 mod async_requests;
+mod async_rows;
 mod usage;
 mod watcher;
 
