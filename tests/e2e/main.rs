@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod access;
+mod async_inference;
 mod cli;
 mod hostile;
 mod inference;

@@ -1,6 +1,7 @@
 //! Starts the real `samovar` binary on a free port in a temporary folder, and drives it as users do.
 
 pub mod onnx;
+pub mod receiver;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

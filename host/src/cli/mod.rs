@@ -1,5 +1,6 @@
 //! The command line: which commands there are, and what runs them.
 
+mod async_request;
 mod backends;
 mod client;
 mod completions;
@@ -57,6 +58,9 @@ enum Command {
     /// List, show and delete deployments, and read their logs
     #[command(subcommand)]
     Deployment(deployment::Action),
+    /// Show, read and cancel requests that `predict --async` handed in
+    #[command(subcommand)]
+    AsyncRequest(async_request::Action),
     /// Read the logs of a model's production deployment
     Logs(logs::Arguments),
     /// List, set and delete the secrets that models read
@@ -109,6 +113,7 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Predict(arguments) => predict::run(&client()?, arguments, format).await,
         Command::Model(action) => model::run(&client()?, action, format).await,
         Command::Deployment(action) => deployment::run(&client()?, action, format).await,
+        Command::AsyncRequest(action) => async_request::run(&client()?, action, format).await,
         Command::Logs(arguments) => logs::run(&client()?, arguments, format).await,
         Command::Secret(action) => secret::run(&client()?, action, format).await,
         Command::Key(action) => key::run(&client()?, action, format).await,
@@ -148,6 +153,10 @@ mod tests {
             "push p --model m --name n --environment e --label a=b --label c=d --no-build --wait",
             "predict m -d {} -H a:b -X PUT --path /x",
             "predict m --deployment abcd1234 -f -",
+            "predict m --async -d {} --webhook https://h/x --priority 2",
+            "async-request show m 0a",
+            "async-request result m 0a --json",
+            "async-request cancel m 0a",
             "--json model list",
             "model show m --json",
             "model delete m --yes",
@@ -184,6 +193,10 @@ mod tests {
             "model show a/b",
             "predict m --environment e --deployment d",
             "predict m -d x -f y",
+            "predict m -d x --priority 1",
+            "predict m -d x --async --priority 3",
+            "predict m -d x --async --path /x",
+            "predict m -d x --webhook https://h",
             "push --label novalue",
             "secret set HF_TOKEN value",
             "secret set a-b",

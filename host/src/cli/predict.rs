@@ -10,6 +10,7 @@ use reqwest::{Body, Method};
 use serde_json::json;
 use tokio_util::io::ReaderStream;
 
+use super::async_request::{self, HandIn};
 use super::client::Client;
 use super::identifier;
 use super::output::{self, Format};
@@ -37,6 +38,8 @@ pub struct Arguments {
     /// Method of the request
     #[arg(long, short = 'X', default_value = "POST")]
     method: Method,
+    #[command(flatten)]
+    hand_in: HandIn,
 }
 
 /// Which deployment answers; production's, unless one is named.
@@ -95,8 +98,13 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 /// Calls the model.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
-    let target = arguments.target.path();
-    let path = format!("/models/{}/{target}{}", arguments.model, arguments.path);
+    let target = format!("/models/{}/{}", arguments.model, arguments.target.path());
+    if arguments.hand_in.later {
+        let input = async_request::input(arguments.data, arguments.file.as_deref()).await?;
+        let how = arguments.hand_in;
+        return async_request::hand_in(client, &target, &how, &input, format).await;
+    }
+    let path = format!("{target}{}", arguments.path);
     let mut request = client.request(arguments.method, &path)?;
     let mut headers = HeaderMap::new();
     if let Some(data) = arguments.data {
@@ -122,6 +130,15 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     headers.extend(named);
 
     let response = client.send(request.headers(headers)).await?;
+    print(client, response, format).await
+}
+
+/// Prints a model's answer as it comes.
+pub async fn print(
+    client: &Client,
+    response: reqwest::Response,
+    format: Format,
+) -> anyhow::Result<()> {
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
     let wrap = format == Format::Json && !is_json(content_type.unwrap_or_default());
