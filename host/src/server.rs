@@ -48,6 +48,7 @@ impl Server {
         builder
             .http1()
             .timer(TokioTimer::new())
+            // No `pipeline_flush`: with it, hyper buffers an answer without bound while its client does not read.
             .header_read_timeout(HEADER_TIMEOUT);
         builder
             .http2()

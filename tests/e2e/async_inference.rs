@@ -278,26 +278,17 @@ async fn what_was_accepted_is_answered_although_the_server_is_killed() -> Result
         running > 0 && queued < 48
     })
     .await?;
+    let last = status(&server, "routes", &ids[49]).await?;
     server.kill()?;
+    assert_eq!(last["status"], "QUEUED", "it was killed too late");
     let server = server.restart()?;
-    let mut counts = (0, 0);
     for id in &ids {
-        let before = status(&server, "routes", id).await?["status"] == "SUCCEEDED";
-        counts = if before {
-            (counts.0 + 1, counts.1)
-        } else {
-            (counts.0, counts.1 + 1)
-        };
         until(&server, "routes", id, "SUCCEEDED").await?;
         let (code, answer) = result(&server, "routes", id).await?;
         assert_eq!(code, 200);
         let answer: Value = serde_json::from_str(&answer)?;
         assert_eq!(answer["sum"], 199_990_000.0);
     }
-    assert!(
-        counts.1 > 0,
-        "it was killed too late to prove anything: {counts:?}"
-    );
     Ok(())
 }
 
@@ -355,7 +346,10 @@ async fn requests_of_a_deployment_that_goes_end_and_those_of_a_stopped_server_wa
     let waiting = hand_in(&server, "routes", body).await?;
     server.terminate();
     drop(occupied);
-    assert!(server.wait()?.success());
+    // Beside this task, which has to close the connection meanwhile.
+    let stopped = tokio::task::spawn_blocking(move || server.wait().map(|status| (server, status)));
+    let (server, status) = stopped.await??;
+    assert!(status.success());
     let server = server.restart()?;
     until(&server, "routes", &waiting, "SUCCEEDED").await?;
     Ok(())

@@ -99,3 +99,24 @@ async fn a_body_over_the_limit_is_refused_while_it_streams() -> Result<()> {
     assert_eq!(small.text().await?, "small");
     Ok(())
 }
+
+#[tokio::test]
+async fn who_does_not_read_holds_the_model_back_and_fills_no_memory() -> Result<()> {
+    let server = Server::start()?;
+    server.push("routes", "[autoscaling]\nmax_replica = 1\n")?;
+    let resident_kib = || -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let word = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(word.unwrap_or_default().parse()?)
+    };
+    let url = server.at("/models/routes/production/stream?bytes=1000000000");
+    let unread = server.client().get(url).send().await?;
+    assert_eq!(unread.status(), 200);
+    let before = resident_kib()?;
+    // The guest would write hundreds of megabytes in this time.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let grown = resident_kib()?.saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB more for one slow reader");
+    Ok(())
+}

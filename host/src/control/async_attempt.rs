@@ -119,8 +119,6 @@ async fn call(serving: &Serving, prediction: &Prediction) -> Attempt {
     };
     let id: Arc<str> = prediction.claim.id.as_str().into();
     let answer = served.pool.handle(request(prediction), id).await;
-    // Its end lets others wait in peace: the deployment is not kept alive while the body is read.
-    drop(served);
     match answer {
         Ok((response, _)) => {
             let (head, body) = response.into_parts();
