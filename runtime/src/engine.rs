@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, MemoryTypeBuilder, PoolingAllocationConfig,
+    Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, MemoryTypeBuilder, PoolingAllocationConfig,
 };
 
 /// How long a guest may compute before it lets other tasks of its executor thread run.
 ///
 /// Short, because an endless loop in one guest delays the neighbours on its thread by this much each turn.
 pub const EPOCH_TICK: Duration = Duration::from_millis(1);
+
+/// Ticks without a running guest after which the ticker parks.
+const QUIET_TICKS: u32 = 100;
 
 /// Address space that one pool slot wants for a linear memory (4 GiB, so that bounds checks cost nothing).
 const MEMORY_RESERVATION: u64 = 4 << 30;
@@ -164,9 +167,12 @@ fn probe_allocator() -> Allocator {
     }
 }
 
-/// One thread that advances the engine's epoch, asleep while no guest runs.
+/// One thread that advances the engine's epoch, parked while no guest has run for a while.
+///
+/// Requests come and go far more often than epochs: waking the thread for each would cost more than the guest does.
 struct Ticker {
     running: AtomicUsize,
+    parked: AtomicBool,
     stopped: AtomicBool,
     thread: std::sync::OnceLock<std::thread::Thread>,
 }
@@ -175,6 +181,7 @@ impl Ticker {
     fn start(engine: &Engine) -> wasmtime::Result<Arc<Self>> {
         let ticker = Arc::new(Self {
             running: AtomicUsize::new(0),
+            parked: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             thread: std::sync::OnceLock::new(),
         });
@@ -182,26 +189,46 @@ impl Ticker {
         let for_thread = ticker.clone();
         let handle = std::thread::Builder::new()
             .name("epoch-ticker".into())
-            .spawn(move || {
-                while !for_thread.stopped.load(Ordering::Relaxed) {
-                    if for_thread.running.load(Ordering::Acquire) == 0 {
-                        std::thread::park();
-                        continue;
-                    }
-                    std::thread::park_timeout(EPOCH_TICK);
-                    match engine.upgrade() {
-                        Some(engine) => engine.increment_epoch(),
-                        None => break,
-                    }
-                }
-            })?;
+            .spawn(move || for_thread.run(&engine))?;
         // The cell was just made, so nothing else can have set it.
         let _ = ticker.thread.set(handle.thread().clone());
         Ok(ticker)
     }
 
+    fn run(&self, engine: &EngineWeak) {
+        let mut quiet_ticks = 0;
+        while !self.stopped.load(Ordering::Relaxed) {
+            if quiet_ticks >= QUIET_TICKS {
+                self.park();
+                quiet_ticks = 0;
+            }
+            std::thread::sleep(EPOCH_TICK);
+            if self.running.load(Ordering::SeqCst) == 0 {
+                quiet_ticks += 1;
+                continue;
+            }
+            quiet_ticks = 0;
+            match engine.upgrade() {
+                Some(engine) => engine.increment_epoch(),
+                None => break,
+            }
+        }
+    }
+
+    /// Sleeps until a guest runs. Whoever begins to run one counts it first and looks at the flag then; this sets the
+    /// flag first and looks at the count then: one of the two always sees the other.
+    fn park(&self) {
+        self.parked.store(true, Ordering::SeqCst);
+        if self.running.load(Ordering::SeqCst) == 0 && !self.stopped.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+        self.parked.store(false, Ordering::SeqCst);
+    }
+
     fn wake(&self) {
-        if let Some(thread) = self.thread.get() {
+        if self.parked.load(Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
             thread.unpark();
         }
     }
@@ -209,7 +236,7 @@ impl Ticker {
 
 impl Drop for SharedEngine {
     fn drop(&mut self) {
-        self.ticker.stopped.store(true, Ordering::Relaxed);
+        self.ticker.stopped.store(true, Ordering::SeqCst);
         self.ticker.wake();
     }
 }
@@ -219,7 +246,7 @@ pub struct Ticking(Arc<Ticker>);
 
 impl Ticking {
     fn new(ticker: Arc<Ticker>) -> Self {
-        if ticker.running.fetch_add(1, Ordering::AcqRel) == 0 {
+        if ticker.running.fetch_add(1, Ordering::SeqCst) == 0 {
             ticker.wake();
         }
         Self(ticker)

@@ -226,6 +226,8 @@ impl Replica {
         let log = self.store.data().log.clone();
         log.set_request(Some(request_id));
         self.served += 1;
+        // While it was idle epochs went by, and with the deadline behind it the guest would yield at its first step.
+        self.store.set_epoch_deadline(1);
         let mut head = HeadSlot::new(head);
         let ended = {
             let run = run(&mut self.store, &self.proxy, request, &head);
