@@ -1,4 +1,10 @@
-//! The replicas of one deployment: acquire, wait, prewarm, retire, drain.
+//! The replicas of one deployment, and the way of a request through them: acquire, wait, run, give back.
+
+mod error;
+mod lease;
+mod replica_id;
+mod stop;
+mod upkeep;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -7,7 +13,6 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use http::header::HOST;
 use http_body_util::BodyExt;
-use rand_id::replica_id;
 use tokio::sync::{Notify, oneshot};
 
 use crate::artifact::{ArtifactStore, ComponentFile};
@@ -15,13 +20,18 @@ use crate::body::{Broken, ClientGuard, GuestBody, LimitedBody};
 use crate::engine::SharedEngine;
 use crate::infer::graphs::{GraphSpec, GraphStore};
 use crate::infer::nn::{DeploymentGraphs, NnCtx, NnLimits};
-use crate::ledger::{Counts, Freed, Ledger, Next, PoolSettings};
+use crate::ledger::{Freed, Ledger, Next, PoolSettings};
 use crate::limits::Limits;
 use crate::log::LogSink;
 use crate::meter::{Counted, Meter, Outcome};
 use crate::replica::{Blueprint, Call, GuestFailure, Replica, Served, StartError, StartTimings};
 use crate::sandbox::Capabilities;
 use crate::slots::{IdleHolder, Slots};
+pub use error::RunError;
+use lease::Lease;
+use replica_id::replica_id;
+use stop::{Stop, stop};
+use upkeep::ReaperState;
 
 /// Everything a pool needs to know of its deployment.
 pub struct DeploymentSpec {
@@ -37,64 +47,6 @@ pub struct DeploymentSpec {
     pub settings: PoolSettings,
     /// Where their lines go.
     pub log: Arc<dyn LogSink>,
-}
-
-/// Why a request got no answer from the guest.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Too many requests wait already.
-    #[error("all {max_replica} replicas are busy and {max_queued_requests} requests wait already")]
-    QueueFull {
-        /// The deployment's cap.
-        max_replica: usize,
-        /// The length of the queue.
-        max_queued_requests: usize,
-    },
-    /// No replica came free in time.
-    #[error("no replica came free within {timeout:?}")]
-    QueueTimeout {
-        /// The deployment's request timeout.
-        timeout: Duration,
-    },
-    /// The deployment is being deactivated, deleted or drained.
-    #[error("the deployment takes no more requests")]
-    Closed,
-    /// No replica could be started.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// The guest did not finish in time and was stopped.
-    #[error("the model did not answer within {timeout:?}")]
-    Timeout {
-        /// The deployment's request timeout.
-        timeout: Duration,
-    },
-    /// The request body was longer than the deployment takes.
-    #[error("the request body is longer than {limit_bytes} bytes")]
-    BodyTooLarge {
-        /// The deployment's limit.
-        limit_bytes: u64,
-    },
-    /// The guest failed.
-    #[error(transparent)]
-    Guest(#[from] GuestFailure),
-    /// A bug of ours, in words.
-    #[error("the host failed: {0}")]
-    Host(String),
-}
-
-impl RunError {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Self::QueueFull { .. } => Outcome::Rejected,
-            Self::QueueTimeout { .. } => Outcome::QueueTimeout,
-            Self::Closed => Outcome::Closed,
-            Self::Start(_) => Outcome::StartFailed,
-            Self::Timeout { .. } => Outcome::Timeout,
-            Self::BodyTooLarge { .. } => Outcome::TooLarge,
-            Self::Guest(_) => Outcome::Trapped,
-            Self::Host(_) => Outcome::HostFailed,
-        }
-    }
 }
 
 /// Where the time before an answer went.
@@ -127,29 +79,6 @@ pub struct Pool {
     reaper: Mutex<ReaperState>,
     settings: RwLock<PoolSettings>,
     meter: Arc<Meter>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ReaperState {
-    Asleep,
-    Running,
-}
-
-/// Why a running guest was stopped.
-enum Stop {
-    Timeout,
-    ClientGone,
-    BodyTooLarge,
-}
-
-impl Stop {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Self::Timeout => Outcome::Timeout,
-            Self::ClientGone => Outcome::Cancelled,
-            Self::BodyTooLarge => Outcome::TooLarge,
-        }
-    }
 }
 
 impl Pool {
@@ -256,109 +185,6 @@ impl Pool {
             (None, Some(Stop::ClientGone)) => Err(RunError::Host("cancelled".into())),
             (None, None) => Err(GuestFailure::NoAnswer.into()),
         }
-    }
-
-    /// Starts replicas until `count` are there, within the deployment's cap.
-    ///
-    /// # Errors
-    /// The first start that fails.
-    pub async fn prewarm(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
-        while self.lock().prewarm(count, &self.settings()) {
-            let lease = Lease::new(self.clone(), None);
-            let mut timings = StartTimings::default();
-            let replica = self.start(&mut timings).await?;
-            lease.give_back(Box::new(replica));
-        }
-        Ok(())
-    }
-
-    /// Replaces idle replicas that read older values of the config than there are now. Busy ones go when they come back,
-    /// and no request is given to one, so a pool that nobody recycles is right too, only colder.
-    pub fn recycle(self: &Arc<Self>) {
-        let taken = {
-            let mut ledger = self.lock();
-            std::iter::from_fn(|| ledger.take_idle(|replica| self.is_outdated(replica))).collect()
-        };
-        let taken: Vec<Box<Replica>> = taken;
-        // Dropped outside the lock, and before the new ones take their memory.
-        let leases = taken.into_iter().map(|replica| {
-            drop(replica);
-            Lease::new(self.clone(), None)
-        });
-        for lease in leases {
-            let pool = self.clone();
-            tokio::spawn(async move {
-                match pool.start(&mut StartTimings::default()).await {
-                    Ok(replica) => lease.give_back(Box::new(replica)),
-                    Err(error) => {
-                        tracing::warn!(%error, "a replica does not start with the new config");
-                    }
-                }
-            });
-        }
-    }
-
-    /// Takes no more requests, lets the running ones finish, and drops every replica.
-    pub async fn drain(&self) {
-        // Dropped outside the lock: a waiter that goes locks it again.
-        let closed = self.lock().close();
-        drop(closed);
-        loop {
-            let changed = self.changed.notified();
-            if self.counts().busy == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    /// What it has used so far.
-    pub fn meter(&self) -> &Arc<Meter> {
-        &self.meter
-    }
-
-    /// The bounds that it keeps to now.
-    pub fn settings(&self) -> PoolSettings {
-        // A plain value: a panic cannot leave it half-written.
-        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps to other bounds from now on: idle replicas beyond them go, missing ones start.
-    pub fn set_settings(self: &Arc<Self>, settings: PoolSettings) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = settings;
-        self.trim();
-        self.wake_reaper();
-        let pool = self.clone();
-        tokio::spawn(async move {
-            if let Err(error) = pool.prewarm(settings.min_replica).await {
-                tracing::warn!(%error, "the minimum of replicas does not start");
-            }
-        });
-    }
-
-    /// Drops idle replicas beyond the most that there may be.
-    fn trim(&self) {
-        loop {
-            let max = self.settings().max_replica;
-            let beyond = {
-                let mut ledger = self.lock();
-                let counts = ledger.counts();
-                (counts.idle + counts.busy > max)
-                    .then(|| ledger.take_oldest())
-                    .flatten()
-            };
-            if beyond.is_none() {
-                return;
-            }
-        }
-    }
-
-    /// How many replicas and waiting requests there are.
-    pub fn counts(&self) -> Counts {
-        self.lock().counts()
     }
 
     async fn acquire(
@@ -557,43 +383,6 @@ impl Pool {
         }
     }
 
-    /// Sees that idle replicas go in time; one task while there are any.
-    fn wake_reaper(self: &Arc<Self>) {
-        if std::mem::replace(&mut *lock(&self.reaper), ReaperState::Running) == ReaperState::Running
-        {
-            return;
-        }
-        let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
-            loop {
-                let Some(strong) = pool.upgrade() else { return };
-                let expired = strong.lock().expired(Instant::now(), &strong.settings());
-                if let Some(replica) = expired {
-                    tracing::debug!(
-                        replica = replica.id(),
-                        served = replica.served(),
-                        age_s = replica.started().elapsed().as_secs(),
-                        "idle replica stopped"
-                    );
-                    continue;
-                }
-                let next = {
-                    let mut state = lock(&strong.reaper);
-                    let next = strong.lock().next_expiry(&strong.settings());
-                    if next.is_none() {
-                        *state = ReaperState::Asleep;
-                    }
-                    next
-                };
-                drop(strong);
-                match next {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => return,
-                }
-            }
-        });
-    }
-
     fn is_outdated(&self, replica: &Replica) -> bool {
         replica.config_generation() != self.spec.capabilities.config.generation()
     }
@@ -606,94 +395,4 @@ impl Pool {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every method of the ledger leaves it whole, also when a later one panics.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl IdleHolder for Pool {
-    fn oldest_idle(&self) -> Option<Instant> {
-        self.lock().oldest_idle()
-    }
-
-    fn evict_oldest(&self) {
-        let evicted = self.lock().take_oldest();
-        drop(evicted);
-    }
-}
-
-async fn stop(
-    deadline: Instant,
-    gone: oneshot::Receiver<()>,
-    exceeded: oneshot::Receiver<()>,
-) -> Stop {
-    let timeout = tokio::time::sleep_until(deadline.into());
-    // A sender that says something: the client has its answer. One that goes silently: the client itself went.
-    let gone = async {
-        if gone.await.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let exceeded = async {
-        if exceeded.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        biased;
-        () = exceeded => Stop::BodyTooLarge,
-        () = gone => Stop::ClientGone,
-        () = timeout => Stop::Timeout,
-    }
-}
-
-/// The right to one of the pool's places, with a warm replica in it or room to start one.
-///
-/// Dropped without [`Lease::give_back`], the place is free for another replica.
-struct Lease {
-    pool: Option<Arc<Pool>>,
-    replica: Option<Box<Replica>>,
-}
-
-impl Lease {
-    fn new(pool: Arc<Pool>, replica: Option<Box<Replica>>) -> Self {
-        Self {
-            pool: Some(pool),
-            replica,
-        }
-    }
-
-    fn give_back(mut self, replica: Box<Replica>) {
-        if let Some(pool) = self.pool.take() {
-            pool.put_back(replica);
-        }
-    }
-
-    fn disarm(mut self) {
-        self.pool = None;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            match self.replica.take() {
-                Some(replica) => pool.put_back(replica),
-                None => pool.lost(),
-            }
-        }
-    }
-}
-
-mod rand_id {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-
-    /// Five characters of `[0-9a-z]`: enough to tell replicas in a log apart, not a secret.
-    pub fn replica_id() -> String {
-        let mut number = RandomState::new().build_hasher().finish();
-        (0..5)
-            .map(|_| {
-                let digit = u32::try_from(number % 36).unwrap_or(0);
-                number /= 36;
-                char::from_digit(digit, 36).unwrap_or('0')
-            })
-            .collect()
-    }
 }

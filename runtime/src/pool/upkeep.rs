@@ -1,0 +1,170 @@
+//! What keeps a pool in order beside its requests: replicas started ahead, replaced, trimmed and let go.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use super::lease::Lease;
+use super::{Pool, RunError, lock};
+use crate::ledger::{Counts, PoolSettings};
+use crate::meter::Meter;
+use crate::replica::{Replica, StartTimings};
+use crate::slots::IdleHolder;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReaperState {
+    Asleep,
+    Running,
+}
+
+impl Pool {
+    /// Starts replicas until `count` are there, within the deployment's cap.
+    ///
+    /// # Errors
+    /// The first start that fails.
+    pub async fn prewarm(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
+        while self.lock().prewarm(count, &self.settings()) {
+            let lease = Lease::new(self.clone(), None);
+            let mut timings = StartTimings::default();
+            let replica = self.start(&mut timings).await?;
+            lease.give_back(Box::new(replica));
+        }
+        Ok(())
+    }
+
+    /// Replaces idle replicas that read older values of the config than there are now. Busy ones go when they come back,
+    /// and no request is given to one, so a pool that nobody recycles is right too, only colder.
+    pub fn recycle(self: &Arc<Self>) {
+        let taken = {
+            let mut ledger = self.lock();
+            std::iter::from_fn(|| ledger.take_idle(|replica| self.is_outdated(replica))).collect()
+        };
+        let taken: Vec<Box<Replica>> = taken;
+        // Dropped outside the lock, and before the new ones take their memory.
+        let leases = taken.into_iter().map(|replica| {
+            drop(replica);
+            Lease::new(self.clone(), None)
+        });
+        for lease in leases {
+            let pool = self.clone();
+            tokio::spawn(async move {
+                match pool.start(&mut StartTimings::default()).await {
+                    Ok(replica) => lease.give_back(Box::new(replica)),
+                    Err(error) => {
+                        tracing::warn!(%error, "a replica does not start with the new config");
+                    }
+                }
+            });
+        }
+    }
+
+    /// Takes no more requests, lets the running ones finish, and drops every replica.
+    pub async fn drain(&self) {
+        // Dropped outside the lock: a waiter that goes locks it again.
+        let closed = self.lock().close();
+        drop(closed);
+        loop {
+            let changed = self.changed.notified();
+            if self.counts().busy == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// What it has used so far.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// The bounds that it keeps to now.
+    pub fn settings(&self) -> PoolSettings {
+        // A plain value: a panic cannot leave it half-written.
+        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps to other bounds from now on: idle replicas beyond them go, missing ones start.
+    pub fn set_settings(self: &Arc<Self>, settings: PoolSettings) {
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = settings;
+        self.trim();
+        self.wake_reaper();
+        let pool = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = pool.prewarm(settings.min_replica).await {
+                tracing::warn!(%error, "the minimum of replicas does not start");
+            }
+        });
+    }
+
+    /// Drops idle replicas beyond the most that there may be.
+    fn trim(&self) {
+        loop {
+            let max = self.settings().max_replica;
+            let beyond = {
+                let mut ledger = self.lock();
+                let counts = ledger.counts();
+                (counts.idle + counts.busy > max)
+                    .then(|| ledger.take_oldest())
+                    .flatten()
+            };
+            if beyond.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// How many replicas and waiting requests there are.
+    pub fn counts(&self) -> Counts {
+        self.lock().counts()
+    }
+
+    /// Sees that idle replicas go in time; one task while there are any.
+    pub(super) fn wake_reaper(self: &Arc<Self>) {
+        if std::mem::replace(&mut *lock(&self.reaper), ReaperState::Running) == ReaperState::Running
+        {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                let Some(strong) = pool.upgrade() else { return };
+                let expired = strong.lock().expired(Instant::now(), &strong.settings());
+                if let Some(replica) = expired {
+                    tracing::debug!(
+                        replica = replica.id(),
+                        served = replica.served(),
+                        age_s = replica.started().elapsed().as_secs(),
+                        "idle replica stopped"
+                    );
+                    continue;
+                }
+                let next = {
+                    let mut state = lock(&strong.reaper);
+                    let next = strong.lock().next_expiry(&strong.settings());
+                    if next.is_none() {
+                        *state = ReaperState::Asleep;
+                    }
+                    next
+                };
+                drop(strong);
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => return,
+                }
+            }
+        });
+    }
+}
+
+impl IdleHolder for Pool {
+    fn oldest_idle(&self) -> Option<Instant> {
+        self.lock().oldest_idle()
+    }
+
+    fn evict_oldest(&self) {
+        let evicted = self.lock().take_oldest();
+        drop(evicted);
+    }
+}
