@@ -132,7 +132,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
     let stop = CancellationToken::new();
-    let courier = Courier::new(Arc::new(webhook_secrets.clone())).context("cannot send webhooks")?;
+    let courier =
+        Courier::new(Arc::new(webhook_secrets.clone())).context("cannot send webhooks")?;
     let worker = async_worker::start(async_queue.clone(), serving.clone(), courier, stop.clone());
     let worker = tokio::spawn(worker.await?);
     let router = api::router(Api {

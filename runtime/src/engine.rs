@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use wasmtime::{
-    Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, MemoryTypeBuilder, PoolingAllocationConfig,
+    Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, MemoryTypeBuilder,
+    PoolingAllocationConfig,
 };
 
 /// How long a guest may compute before it lets other tasks of its executor thread run.

@@ -17,8 +17,8 @@ pub mod request_id;
 mod secrets;
 mod shapes;
 mod status;
-mod webhook_secrets;
 mod usage;
+mod webhook_secrets;
 
 use std::sync::Arc;
 use std::time::Instant;

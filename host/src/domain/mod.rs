@@ -16,5 +16,5 @@ pub mod promotion;
 pub mod secret;
 pub mod settings;
 pub mod usage;
-pub mod webhook_secret;
 pub mod usage_window;
+pub mod webhook_secret;
