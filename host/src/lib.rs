@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client_config;
 pub mod control;
 pub mod domain;
+pub mod front;
 pub mod gateway;
 pub mod ids;
 pub mod manifest;

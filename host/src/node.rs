@@ -24,6 +24,9 @@ use crate::control::secrets::GuestSecrets;
 use crate::control::serving::{NodeLimits, Serving};
 use crate::control::webhook::Courier;
 use crate::domain::api_key::{ApiKey, KeyType};
+pub use crate::front::BaseDomain;
+use crate::front::Front;
+use crate::gateway::Gateway;
 pub use crate::registry::LostSecrets;
 use crate::registry::{Registry, Secrets, WebhookSecrets, open_vault};
 use crate::server::Server;
@@ -53,6 +56,8 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// Whether callers need a key.
     pub auth: AuthMode,
+    /// Whose names `model-{id}` are the addresses of models.
+    pub base_domain: Option<BaseDomain>,
     /// The key of the secrets; in its folder without it.
     pub secrets_key: Option<PathBuf>,
     /// What to do with secrets whose key is lost.
@@ -136,7 +141,12 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         Courier::new(Arc::new(webhook_secrets.clone())).context("cannot send webhooks")?;
     let worker = async_worker::start(async_queue.clone(), serving.clone(), courier, stop.clone());
     let worker = tokio::spawn(worker.await?);
-    let router = api::router(Api {
+    let gateway = Gateway {
+        serving: serving.clone(),
+        access: access.clone(),
+        async_queue: async_queue.clone(),
+    };
+    let management = api::router(Api {
         registry,
         builder,
         secrets,
@@ -152,13 +162,18 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         changes: Arc::default(),
         started: Instant::now(),
     });
+    let front = Arc::new(Front {
+        gateway,
+        management,
+        base_domain: options.base_domain.clone(),
+    });
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
     let stopping = async {
         stop_signal().await;
         // Async requests go back to the queue at once: whoever waits for an answer needs the time more.
         stop.cancel();
     };
-    server.serve(router, stopping).await;
+    server.serve(front, stopping).await;
     promoter.abort();
     worker.await.context("working on async requests")?;
     serving.drain().await;

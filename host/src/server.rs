@@ -1,16 +1,18 @@
 //! The listening socket: accepts connections within a bound, serves HTTP/1.1 and HTTP/2, drains when told to.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+
+use crate::front::Front;
 
 /// Connections at once; one more waits to be accepted.
 pub const MAX_CONNECTIONS: usize = 10_000;
@@ -43,7 +45,7 @@ impl Server {
     }
 
     /// Serves until `stop` is done, then lets running requests finish.
-    pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) {
+    pub async fn serve(self, front: Arc<Front>, stop: impl Future<Output = ()>) {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -79,7 +81,11 @@ impl Server {
             };
             // Small chunks of a streamed answer must not wait for an acknowledgement.
             let _ = stream.set_nodelay(true);
-            let service = TowerToHyperService::new(router.clone());
+            let front = front.clone();
+            let service = service_fn(move |request| {
+                let answer = front.clone().answer(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
             let watcher = graceful.watcher();
             let builder = builder.clone();
             tokio::spawn(async move {

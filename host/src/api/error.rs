@@ -1,9 +1,7 @@
 //! The one place where an error becomes an answer.
 
 use axum::Json;
-use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use samovar_runtime::RunError;
 use serde_json::{Value, json};
@@ -218,12 +216,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Fills in the body of error answers, which need the id of their request, and marks every answer with that id.
-pub async fn render(request: Request, next: Next) -> Response {
-    let id = RequestId::new();
-    let mut request = request;
-    request.extensions_mut().insert(id.clone());
-    let mut response = next.run(request).await;
+/// Fills in the body of an error's answer, which needs the id of its request, and marks every answer with that id.
+pub fn render(mut response: Response, id: &RequestId) -> Response {
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let body = json!({
             "error": error.message,

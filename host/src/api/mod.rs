@@ -1,4 +1,4 @@
-//! The management API under `/v1`, and the router of everything that a node answers.
+//! The management API under `/v1`, with its description at `/openapi.json`.
 
 #![allow(unused_qualifications)] // the macros of utoipa qualify what they need not
 
@@ -28,7 +28,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{any, get};
+use axum::routing::get;
 use samovar_runtime::Runtime;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -38,7 +38,7 @@ use crate::control::async_queue::AsyncQueue;
 use crate::control::builder::Builder;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::Serving;
-use crate::gateway::{self, Gateway, refused};
+use crate::gateway::refused;
 use crate::registry::{Registry, Secrets, WebhookSecrets};
 use crate::state::blobs::Blobs;
 use crate::telemetry::logs::Logs;
@@ -82,13 +82,8 @@ pub struct Api {
     pub started: Instant,
 }
 
-/// Everything that a node answers.
+/// The management API, and what belongs to neither it nor a model.
 pub fn router(api: Api) -> Router {
-    let gateway = Gateway {
-        serving: api.serving.clone(),
-        access: api.access.clone(),
-        async_queue: api.async_queue.clone(),
-    };
     let (management, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(blobs::router())
         .merge(models::router())
@@ -111,8 +106,6 @@ pub fn router(api: Api) -> Router {
         .route_layer(middleware::from_fn_with_state(api.access.clone(), admitted))
         .with_state(api);
     Router::new()
-        .route("/models/{*path}", any(gateway::infer))
-        .with_state(gateway)
         .merge(management)
         .route(
             "/openapi.json",
@@ -121,7 +114,6 @@ pub fn router(api: Api) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn(error::render))
 }
 
 /// Lets in who may do what the route does, and tells the handler who it is.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::output::Format;
-use crate::node::{self, AuthMode, LostSecrets, Output, ServeOptions};
+use crate::node::{self, AuthMode, BaseDomain, LostSecrets, Output, ServeOptions};
 
 /// What it is given.
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,9 @@ pub struct Arguments {
     /// Ask for no keys; on loopback addresses alone
     #[arg(long)]
     no_auth: bool,
+    /// Domain whose names model-ID are the addresses of models, beside /models/MODEL
+    #[arg(long, value_name = "DOMAIN")]
+    base_domain: Option<BaseDomain>,
     /// File with the key of the secrets; `secrets.key` in the data folder without it
     #[arg(long, value_name = "FILE")]
     secrets_key: Option<PathBuf>,
@@ -52,6 +55,7 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
         } else {
             AuthMode::Keys
         },
+        base_domain: arguments.base_domain,
         secrets_key: arguments.secrets_key,
         lost_secrets: if arguments.discard_secrets {
             LostSecrets::Discard

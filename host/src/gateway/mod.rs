@@ -6,7 +6,7 @@ mod target;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::Request;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +20,7 @@ use crate::control::serving::{Served, Serving};
 use crate::domain::api_key::Action;
 use crate::domain::model::Unresolved;
 use crate::ids::Id;
+pub use target::Place;
 use target::{Address, Route};
 
 /// What the gateway needs.
@@ -33,50 +34,54 @@ pub struct Gateway {
     pub async_queue: AsyncQueue,
 }
 
-/// Handles anything under `/models/`.
-pub async fn infer(
-    State(gateway): State<Gateway>,
-    Extension(id): Extension<RequestId>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let path = request.uri().path().to_owned();
-    if let Some(address) = target::parse_async(&path) {
-        let model = gateway.admit_to_model(address.model, &request)?;
-        let method = request.method().clone();
-        return gateway.async_request(model, address, method).await;
-    }
-    let Some(address) = target::parse(&path) else {
-        return Err(ApiError::not_found(format!(
-            "{path} is no inference address; wanted /models/MODEL/production/PATH, \
-             /models/MODEL/deployment/ID/PATH, /models/MODEL/environments/ENVIRONMENT/PATH or \
-             /models/MODEL/async_request/ID"
-        )));
-    };
-    let (model, served) = gateway.admit(&address, &request)?;
-    match address.route {
-        Route::Component(path) => gateway.forward(&served, path, request, &id).await,
-        Route::Wake if request.method() == Method::POST => {
-            tokio::spawn(async move {
-                if let Err(error) = served.pool.prewarm(1).await {
-                    tracing::warn!(deployment = %served.id, %error, "it does not wake");
-                }
-            });
-            Ok((StatusCode::ACCEPTED, axum::Json(serde_json::json!({}))).into_response())
-        }
-        Route::Wake => Err(ApiError::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "client_error",
-            "wake takes POST; a component's own path of this name is below sync/",
-        )),
-        Route::AsyncPredict => gateway.async_predict(model, served.id, request, &id).await,
-        Route::AsyncQueueStatus => {
-            let method = request.method().clone();
-            gateway.async_queue_status(model, served.id, method).await
-        }
-    }
-}
-
 impl Gateway {
+    /// Answers a request to a model.
+    ///
+    /// # Errors
+    /// When it leads nowhere, its caller may not call, or no answer comes of it.
+    pub async fn infer(
+        &self,
+        place: Place<'_>,
+        request: Request,
+        id: &RequestId,
+    ) -> Result<Response, ApiError> {
+        if let Some(address) = place.async_address() {
+            let model = self.admit_to_model(address.model, &request)?;
+            let method = request.method().clone();
+            return self.async_request(model, address, method).await;
+        }
+        let Some(address) = place.address() else {
+            return Err(ApiError::not_found(format!(
+                "{} is no inference address; wanted /models/MODEL/production/PATH, \
+             /models/MODEL/deployment/ID/PATH, /models/MODEL/environments/ENVIRONMENT/PATH or \
+             /models/MODEL/async_request/ID",
+                short(request.uri().path())
+            )));
+        };
+        let (model, served) = self.admit(&address, &request)?;
+        match address.route {
+            Route::Component(path) => self.forward(&served, path, request, id).await,
+            Route::Wake if request.method() == Method::POST => {
+                tokio::spawn(async move {
+                    if let Err(error) = served.pool.prewarm(1).await {
+                        tracing::warn!(deployment = %served.id, %error, "it does not wake");
+                    }
+                });
+                Ok((StatusCode::ACCEPTED, axum::Json(serde_json::json!({}))).into_response())
+            }
+            Route::Wake => Err(ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "client_error",
+                "wake takes POST; a component's own path of this name is below sync/",
+            )),
+            Route::AsyncPredict => self.async_predict(model, served.id, request, id).await,
+            Route::AsyncQueueStatus => {
+                let method = request.method().clone();
+                self.async_queue_status(model, served.id, method).await
+            }
+        }
+    }
+
     /// The model and the deployment, if the caller may call it.
     fn admit(
         &self,

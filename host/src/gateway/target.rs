@@ -46,48 +46,64 @@ pub struct AsyncAddress<'a> {
     pub part: AsyncPart,
 }
 
-/// Takes `/models/{model}/async_request/{id}` and `…/result` apart; `None` when it has another form.
-pub fn parse_async(path: &str) -> Option<AsyncAddress<'_>> {
-    let (model, rest) = split(path.strip_prefix("/models/")?);
-    let (kind, rest) = split(rest);
-    let (id, rest) = split(rest);
-    let part = match rest {
-        "" => AsyncPart::Whole,
-        "/result" => AsyncPart::Result,
-        _ => return None,
-    };
-    let whole = kind == "async_request" && !model.is_empty() && !id.is_empty();
-    whole.then_some(AsyncAddress { model, id, part })
+/// A model, and the path within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The model, by id or name.
+    pub model: &'a str,
+    /// What follows, with its leading slash.
+    pub rest: &'a str,
 }
 
-/// Takes `/models/{model}/{target}/{path…}` apart; `None` when it has another form.
-pub fn parse(path: &str) -> Option<Address<'_>> {
-    let rest = path.strip_prefix("/models/")?;
-    let (model, rest) = split(rest);
-    let (kind, rest) = split(rest);
-    let (target, rest) = match kind {
-        "production" => (Target::Environment(kind), rest),
-        "development" => (Target::Development, rest),
-        "environments" | "deployment" => {
-            let (name, rest) = split(rest);
-            if name.is_empty() {
-                return None;
-            }
-            match kind {
-                "deployment" => (Target::Deployment(name), rest),
-                _ => (Target::Environment(name), rest),
-            }
-        }
-        _ => return None,
-    };
-    if model.is_empty() {
-        return None;
+impl<'a> Place<'a> {
+    /// The place that a path names below `/models/`, which is left out.
+    pub fn below_models(path: &'a str) -> Self {
+        let (model, rest) = split(path);
+        Self { model, rest }
     }
-    Some(Address {
-        model,
-        target,
-        route: route(rest),
-    })
+
+    /// Takes `/async_request/{id}` and `…/result` apart; `None` when it has another form.
+    pub fn async_address(self) -> Option<AsyncAddress<'a>> {
+        let model = self.model;
+        let (kind, rest) = split(self.rest);
+        let (id, rest) = split(rest);
+        let part = match rest {
+            "" => AsyncPart::Whole,
+            "/result" => AsyncPart::Result,
+            _ => return None,
+        };
+        let whole = kind == "async_request" && !model.is_empty() && !id.is_empty();
+        whole.then_some(AsyncAddress { model, id, part })
+    }
+
+    /// Takes `/{target}/{path…}` apart; `None` when it has another form.
+    pub fn address(self) -> Option<Address<'a>> {
+        let model = self.model;
+        let (kind, rest) = split(self.rest);
+        let (target, rest) = match kind {
+            "production" => (Target::Environment(kind), rest),
+            "development" => (Target::Development, rest),
+            "environments" | "deployment" => {
+                let (name, rest) = split(rest);
+                if name.is_empty() {
+                    return None;
+                }
+                match kind {
+                    "deployment" => (Target::Deployment(name), rest),
+                    _ => (Target::Environment(name), rest),
+                }
+            }
+            _ => return None,
+        };
+        if model.is_empty() {
+            return None;
+        }
+        Some(Address {
+            model,
+            target,
+            route: route(rest),
+        })
+    }
 }
 
 fn route(rest: &str) -> Route<'_> {
@@ -114,6 +130,14 @@ fn split(path: &str) -> (&str, &str) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn parse(path: &str) -> Option<Address<'_>> {
+        Place::below_models(path.strip_prefix("/models/")?).address()
+    }
+
+    fn parse_async(path: &str) -> Option<AsyncAddress<'_>> {
+        Place::below_models(path.strip_prefix("/models/")?).async_address()
+    }
 
     fn seen(path: &str) -> Option<(Target<'_>, Route<'_>)> {
         parse(path).map(|address| (address.target, address.route))
