@@ -83,3 +83,26 @@ async fn the_key_outlives_a_restart_and_is_no_secret_in_files() -> Result<()> {
     assert_eq!(answer.status(), 200);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_model_has_a_host_name_of_its_own_below_the_base_domain() -> Result<()> {
+    let server = Server::start_with(&["--base-domain", "models.test"])?;
+    let pushed = server.push("echo", "")?;
+    let id = pushed["model"]["id"].as_str().unwrap();
+    let at = |host: String, path: &str| {
+        let request = server.client().get(server.at(path)).header("host", host);
+        async move { anyhow::Ok(request.send().await?) }
+    };
+    let own = format!("model-{id}.models.test:8080");
+    let answer = at(own.clone(), "/production/inspect?a=b").await?;
+    assert_eq!(answer.status(), 200);
+    let seen = answer.text().await?;
+    assert!(seen.starts_with("Method::Get /inspect?a=b\n"), "{seen}");
+    // Under such a name there is the model and nothing else.
+    assert_eq!(at(own, "/v1/models").await?.status(), 404);
+    let unknown = at("model-nosuch00.models.test".into(), "/production/x").await?;
+    assert_eq!(unknown.status(), 404);
+    let other = at("localhost".into(), "/v1/models").await?;
+    assert_eq!(other.status(), 200);
+    Ok(())
+}
