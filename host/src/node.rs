@@ -21,7 +21,7 @@ use crate::control::async_worker;
 use crate::control::builder::Builder;
 use crate::control::promoter;
 use crate::control::secrets::GuestSecrets;
-use crate::control::serving::{NodeLimits, Serving};
+use crate::control::serving::{NodeLimits, Serving, layout};
 use crate::control::webhook::Courier;
 use crate::domain::api_key::{ApiKey, KeyType};
 pub use crate::registry::LostSecrets;
@@ -104,6 +104,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .context("cannot keep usage")?;
     let runtime = Arc::new(Runtime::new(runtime_options(&options, &data))?);
     let bundles = data.join("bundles");
+    layout::sweep(&bundles);
     let limits = NodeLimits {
         max_queued_requests: options.max_queued_requests,
         max_requests_per_replica: options.max_requests_per_replica,

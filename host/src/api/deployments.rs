@@ -112,7 +112,7 @@ async fn delete(
         collect_garbage(&api, std::iter::once(&deleted.bundle)).await?;
         drop(change);
         api.builder.apply(changed.view).await?;
-        api.serving.clear(id).await;
+        api.serving.clear(id);
         Ok(Json(DeploymentDeleted {
             id,
             deleted: true,

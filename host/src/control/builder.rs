@@ -39,7 +39,7 @@ impl Builder {
     /// What is wrong with the bundle; the deployment says it too.
     pub async fn build(&self, view: &ModelView, id: Id) -> Result<ModelView, BuildError> {
         let deployment = view.deployment(id).map_err(RegistryError::from)?;
-        let rehearsed = self.serving.rehearse(&deployment.bundle).await;
+        let rehearsed = self.serving.rehearse(view, deployment).await;
         let (status, reason) = match &rehearsed {
             Ok(_) => (DeploymentStatus::Active, None),
             Err(error) => (failed_status(error), Some(error.to_string())),
