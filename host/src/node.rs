@@ -19,7 +19,9 @@ pub use crate::control::access::AuthMode;
 use crate::control::async_queue::AsyncQueue;
 use crate::control::async_worker;
 use crate::control::builder::Builder;
+use crate::control::garbage::{self, Garbage};
 use crate::control::promoter;
+use crate::control::reloader::Reloader;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::{NodeLimits, Serving, layout};
 use crate::control::webhook::Courier;
@@ -125,6 +127,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         serving: serving.clone(),
     };
     builder.recover(registry.recover().await?.models).await;
+    let garbage = Garbage::new(registry.clone(), blobs.clone(), serving.clone());
+    sweep(garbage.clone());
     let promoter = tokio::spawn(promoter::run(builder.clone()));
     follow_secrets(guest_secrets.clone(), serving.clone());
     let first_key = match options.auth {
@@ -139,7 +143,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let worker = tokio::spawn(worker.await?);
     let router = api::router(Api {
         registry,
-        builder,
+        builder: builder.clone(),
         secrets,
         guest_secrets,
         webhook_secrets,
@@ -150,7 +154,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         logs,
         usage: usage.clone(),
         runtime: runtime.clone(),
-        changes: Arc::default(),
+        reloader: Reloader::new(builder.clone(), garbage.clone()),
+        garbage,
         started: Instant::now(),
     });
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
@@ -179,6 +184,17 @@ async fn vault(
     Ok(Arc::new(
         open_vault(store, &key_file, options.lost_secrets).await?,
     ))
+}
+
+/// Takes away what pushes and reloads left behind that a crash cut off.
+fn sweep(garbage: Garbage) {
+    tokio::spawn(async move {
+        match garbage.sweep(garbage::UNNAMED).await {
+            Ok(0) => {}
+            Ok(blobs) => tracing::info!(blobs, "removed what no deployment names"),
+            Err(error) => tracing::warn!(%error, "cannot look for blobs that nobody names"),
+        }
+    });
 }
 
 /// Brings changed secrets to the guests for as long as the node runs.
