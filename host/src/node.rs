@@ -19,9 +19,11 @@ pub use crate::control::access::AuthMode;
 use crate::control::async_queue::AsyncQueue;
 use crate::control::async_worker;
 use crate::control::builder::Builder;
+use crate::control::garbage::{self, Garbage};
 use crate::control::promoter;
+use crate::control::reloader::Reloader;
 use crate::control::secrets::GuestSecrets;
-use crate::control::serving::{NodeLimits, Serving};
+use crate::control::serving::{NodeLimits, Serving, layout};
 use crate::control::webhook::Courier;
 use crate::domain::api_key::{ApiKey, KeyType};
 pub use crate::front::BaseDomain;
@@ -109,6 +111,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .context("cannot keep usage")?;
     let runtime = Arc::new(Runtime::new(runtime_options(&options, &data))?);
     let bundles = data.join("bundles");
+    layout::sweep(&bundles);
     let limits = NodeLimits {
         max_queued_requests: options.max_queued_requests,
         max_requests_per_replica: options.max_requests_per_replica,
@@ -129,6 +132,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         serving: serving.clone(),
     };
     builder.recover(registry.recover().await?.models).await;
+    let garbage = Garbage::new(registry.clone(), blobs.clone(), serving.clone());
+    sweep(garbage.clone());
     let promoter = tokio::spawn(promoter::run(builder.clone()));
     follow_secrets(guest_secrets.clone(), serving.clone());
     let first_key = match options.auth {
@@ -148,7 +153,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     let management = api::router(Api {
         registry,
-        builder,
+        builder: builder.clone(),
         secrets,
         guest_secrets,
         webhook_secrets,
@@ -159,7 +164,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         logs,
         usage: usage.clone(),
         runtime: runtime.clone(),
-        changes: Arc::default(),
+        reloader: Reloader::new(builder.clone(), garbage.clone()),
+        garbage,
         started: Instant::now(),
     });
     let front = Arc::new(Front {
@@ -193,6 +199,17 @@ async fn vault(
     Ok(Arc::new(
         open_vault(store, &key_file, options.lost_secrets).await?,
     ))
+}
+
+/// Takes away what pushes and reloads left behind that a crash cut off.
+fn sweep(garbage: Garbage) {
+    tokio::spawn(async move {
+        match garbage.sweep(garbage::UNNAMED).await {
+            Ok(0) => {}
+            Ok(blobs) => tracing::info!(blobs, "removed what no deployment names"),
+            Err(error) => tracing::warn!(%error, "cannot look for blobs that nobody names"),
+        }
+    });
 }
 
 /// Brings changed secrets to the guests for as long as the node runs.

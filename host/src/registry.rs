@@ -26,7 +26,7 @@ use crate::state::{Doc, DocStore, Expect, Op, Rev, StoreError};
 pub use api_keys::MAX_API_KEYS;
 pub use change::Changed;
 pub use error::RegistryError;
-pub use push::{MAX_DEPLOYMENTS, Push, PushTo};
+pub use push::{Push, PushTo};
 pub use sealed::{LostSecrets, open_vault};
 pub use secrets::Secrets;
 pub use webhook_secrets::WebhookSecrets;

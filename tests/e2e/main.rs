@@ -5,6 +5,8 @@
 mod access;
 mod async_inference;
 mod cli;
+mod development;
+mod environments;
 mod hostile;
 mod inference;
 mod keys;

@@ -10,7 +10,6 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, Query};
-use super::models::collect_garbage;
 use super::shapes::DeploymentShape;
 use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target};
@@ -101,7 +100,6 @@ async fn delete(
     Path((model, deployment)): Path<(String, String)>,
 ) -> Result<Json<DeploymentDeleted>, ApiError> {
     let task = tokio::spawn(async move {
-        let change = api.changes.lock().await;
         let view = api.registry.model(&model).await?;
         let id = find(&view, &deployment)?.id;
         let changed = api
@@ -109,10 +107,9 @@ async fn delete(
             .change(&model, |view| view.delete_deployment(id))
             .await?;
         let deleted = changed.value;
-        collect_garbage(&api, std::iter::once(&deleted.bundle)).await?;
-        drop(change);
+        api.garbage.collect([&deleted.bundle]).await?;
         api.builder.apply(changed.view).await?;
-        api.serving.clear(id).await;
+        api.serving.clear(id);
         Ok(Json(DeploymentDeleted {
             id,
             deleted: true,

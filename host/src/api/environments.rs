@@ -43,6 +43,8 @@ pub struct EnvironmentShape {
     pub current_deployment: Option<DeploymentShape>,
     /// The deployment that is moving in.
     pub candidate_deployment: Option<DeploymentShape>,
+    /// The deployment that was there before, for going back.
+    pub previous_deployment_id: Option<Id>,
     /// The move that goes on.
     pub in_progress_promotion: Option<PromotionShape>,
     /// The move that ended last.
@@ -209,6 +211,7 @@ impl EnvironmentShape {
             model_id: environment.model_id,
             current_deployment: shown(environment.current_deployment_id),
             candidate_deployment: shown(environment.candidate_deployment_id()),
+            previous_deployment_id: environment.previous_deployment_id,
             in_progress_promotion: going,
             last_promotion: ended,
             autoscaling_settings: autoscaling

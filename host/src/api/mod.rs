@@ -5,6 +5,7 @@
 mod api_keys;
 mod blobs;
 mod deployments;
+mod development;
 mod environments;
 pub mod error;
 pub mod extract;
@@ -36,6 +37,8 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::control::access::{Access, action_of};
 use crate::control::async_queue::AsyncQueue;
 use crate::control::builder::Builder;
+use crate::control::garbage::Garbage;
+use crate::control::reloader::Reloader;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::Serving;
 use crate::gateway::refused;
@@ -76,8 +79,10 @@ pub struct Api {
     pub usage: Arc<Usage>,
     /// What runs models.
     pub runtime: Arc<Runtime>,
-    /// Pushes and deletions go one at a time, so that no push loses a blob to a deletion beside it.
-    pub changes: Arc<tokio::sync::Mutex<()>>,
+    /// What takes away blobs that nobody needs.
+    pub garbage: Garbage,
+    /// What swaps the bundle of development deployments.
+    pub reloader: Reloader,
     /// When the node started.
     pub started: Instant,
 }
@@ -88,6 +93,7 @@ pub fn router(api: Api) -> Router {
         .merge(blobs::router())
         .merge(models::router())
         .merge(deployments::router())
+        .merge(development::router())
         .merge(lifecycle::router())
         .merge(environments::router())
         .merge(promotions::router())

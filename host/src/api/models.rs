@@ -1,11 +1,10 @@
 //! Models: push, list, show, delete.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,7 +14,7 @@ use super::error::ApiError;
 use super::extract::{Json, Path, Query};
 use super::shapes::{DeploymentShape, ModelShape};
 use crate::domain::bundle::Bundle;
-use crate::domain::digest::Digest;
+use crate::domain::deployment::DeploymentKind;
 use crate::registry::{Push, PushTo};
 
 /// The routes of models.
@@ -33,14 +32,16 @@ pub struct PushRequest {
     /// The model's name; the bundle's without it.
     name: Option<String>,
     /// What is deployed.
-    bundle: Bundle,
+    pub(super) bundle: Bundle,
     /// The deployment's name; `deployment-N` without it.
-    deployment_name: Option<String>,
-    /// The environment that it goes to. Without it, the first deployment of a model goes to production.
-    environment: Option<String>,
-    /// What the pusher notes.
+    pub(super) deployment_name: Option<String>,
+    /// Whether this is for the development deployment, which is made with the first such push and reloaded by the others.
     #[serde(default)]
-    labels: BTreeMap<String, String>,
+    development: bool,
+    /// The environment that it goes to. Without it, the first deployment of a model goes to production.
+    pub(super) environment: Option<String>,
+    /// What the pusher notes.
+    pub(super) labels: Option<BTreeMap<String, String>>,
 }
 
 /// What a push made.
@@ -133,36 +134,22 @@ async fn push_to(
 /// Stores the deployment, builds it, serves it. The work goes on to its end when the client hangs up.
 async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Pushed>, ApiError> {
     let task = tokio::spawn(async move {
-        let PushRequest {
-            bundle,
-            deployment_name,
-            environment,
-            labels,
-            name: _,
-        } = request;
-        bundle.validate()?;
-        let change = api.changes.lock().await;
-        let missing = api.blobs.missing(&bundle.blobs()).await?;
-        if !missing.is_empty() {
-            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            let text = format!(
-                "{} blobs of the bundle are not on the server; upload them first",
-                names.len()
-            );
-            return Err(
-                ApiError::conflict("missing_blobs", text).with_detail(json!({ "missing": names }))
-            );
+        request.bundle.validate()?;
+        if request.development {
+            return Ok(Json(api.push_development(to, request).await?));
         }
+        let kept = api.garbage.keep(&request.bundle).await?;
         let push = Push {
             to,
-            bundle,
-            deployment_name,
-            environment,
-            labels,
+            bundle: request.bundle,
+            kind: DeploymentKind::Published,
+            deployment_name: request.deployment_name,
+            environment: request.environment,
+            labels: request.labels.unwrap_or_default(),
         };
         let (view, id) = api.registry.push(push, Timestamp::now()).await?;
-        // Named by a deployment, the blobs are safe from deletions beside it.
-        drop(change);
+        // A deployment names them now.
+        drop(kept);
         api.builder.apply(view.clone()).await?;
         let view = api.builder.build(&view, id).await?;
         let deployment = view.deployment(id)?.clone();
@@ -205,10 +192,9 @@ async fn delete(
     Path(model): Path<String>,
 ) -> Result<Json<ModelDeleted>, ApiError> {
     let task = tokio::spawn(async move {
-        let change = api.changes.lock().await;
         let view = api.registry.delete_model(&model).await?;
-        collect_garbage(&api, view.deployments.values().map(|one| &one.bundle)).await?;
-        drop(change);
+        let bundles = view.deployments.values().map(|one| &one.bundle);
+        api.garbage.collect(bundles).await?;
         api.serving.remove_model(&view).await;
         Ok(Json(ModelDeleted {
             id: view.model.id,
@@ -216,30 +202,4 @@ async fn delete(
         }))
     });
     task.await.map_err(ApiError::internal)?
-}
-
-/// Deletes the blobs of these bundles that no deployment names any more.
-pub(super) async fn collect_garbage(
-    api: &Api,
-    bundles: impl Iterator<Item = &Bundle>,
-) -> Result<(), ApiError> {
-    let models = api.registry.models().await?;
-    let used: BTreeSet<Digest> = models
-        .iter()
-        .flat_map(|view| view.deployments.values())
-        .flat_map(|deployment| deployment.bundle.blobs().into_keys())
-        .collect();
-    for bundle in bundles {
-        if !used.contains(&bundle.component.digest) {
-            api.serving.forget(bundle.component.digest).await;
-        }
-        for digest in bundle
-            .blobs()
-            .into_keys()
-            .filter(|digest| !used.contains(digest))
-        {
-            api.blobs.delete(digest).await?;
-        }
-    }
-    Ok(())
 }

@@ -109,7 +109,10 @@ impl DeploymentShape {
             model_id: deployment.model_id,
             is_production: environment.as_deref() == Some("production"),
             is_development: deployment.kind == DeploymentKind::Development,
-            status: shown_status(deployment.status, replicas),
+            status: match api.reloader.is_reloading(deployment.id) {
+                true => DeploymentStatus::Updating,
+                false => shown_status(deployment.status, replicas),
+            },
             status_reason: deployment.status_reason.clone(),
             active_replica_count: replicas,
             autoscaling_settings: deployment.autoscaling(),

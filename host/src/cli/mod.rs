@@ -6,18 +6,24 @@ mod client;
 mod completions;
 mod confirm;
 mod deployment;
+mod environment;
 mod failure;
 mod key;
 mod login;
 mod logs;
 mod model;
+mod named;
 mod output;
 mod predict;
 mod progress;
+mod promotion;
+mod promotion_wait;
 mod push;
+mod pushed;
 mod ready;
 mod secret;
 mod serve;
+mod settings;
 mod status;
 mod upload;
 mod usage;
@@ -52,12 +58,22 @@ enum Command {
     Push(push::Arguments),
     /// Call a model and stream its answer
     Predict(predict::Arguments),
-    /// List, show and delete models
+    /// List, show, rename and delete models
     #[command(subcommand)]
     Model(model::Action),
     /// List, show and delete deployments, and read their logs
     #[command(subcommand)]
     Deployment(deployment::Action),
+    /// List, show, create, change and delete environments
+    #[command(subcommand)]
+    Environment(environment::Action),
+    /// Move an environment to a deployment, production unless another is named
+    Promote(promotion::Promote),
+    /// Show, halt, call off and finish promotions
+    #[command(subcommand)]
+    Promotion(promotion::Action),
+    /// Go back: call a promotion off, or bring back the deployment that was there before
+    Rollback(promotion::Where),
     /// Show, read and cancel requests that `predict --async` handed in
     #[command(subcommand)]
     AsyncRequest(async_request::Action),
@@ -113,6 +129,10 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Predict(arguments) => predict::run(&client()?, arguments, format).await,
         Command::Model(action) => model::run(&client()?, action, format).await,
         Command::Deployment(action) => deployment::run(&client()?, action, format).await,
+        Command::Environment(action) => environment::run(&client()?, action, format).await,
+        Command::Promote(arguments) => promotion::promote(&client()?, arguments, format).await,
+        Command::Promotion(action) => promotion::run(&client()?, action, format).await,
+        Command::Rollback(at) => promotion::rollback(&client()?, at, format).await,
         Command::AsyncRequest(action) => async_request::run(&client()?, action, format).await,
         Command::Logs(arguments) => logs::run(&client()?, arguments, format).await,
         Command::Secret(action) => secret::run(&client()?, action, format).await,
@@ -157,6 +177,26 @@ mod tests {
             "async-request show m 0a",
             "async-request result m 0a --json",
             "async-request cancel m 0a",
+            "push --development --model m --label a=b",
+            "push --environment staging --promote --wait",
+            "push --promote",
+            "predict m --development -d {}",
+            "environment list m",
+            "environment show m production",
+            "environment create m staging --min-replica 1 --ramp-up --ramp-up-duration 20s",
+            "environment update m staging --no-ramp-up --cleanup scale-to-zero --sticky-header x-client",
+            "environment delete m staging --yes",
+            "promote m deployment-2",
+            "promote m v1.2_b --to staging --keep-previous --wait",
+            "promotion show m",
+            "promotion cancel m staging",
+            "promotion pause m",
+            "promotion resume m",
+            "promotion force-cancel m",
+            "promotion force-roll-forward m staging --json",
+            "rollback m",
+            "rollback m staging",
+            "model rename m n",
             "--json model list",
             "model show m --json",
             "model delete m --yes",
@@ -198,6 +238,16 @@ mod tests {
             "predict m -d x --async --path /x",
             "predict m -d x --webhook https://h",
             "push --label novalue",
+            "push --development --name n",
+            "push --development --environment e",
+            "push --development --promote",
+            "predict m --development --deployment d",
+            "environment create m",
+            "environment update m e --ramp-up-duration 20",
+            "environment update m e --cleanup never",
+            "promote m",
+            "promote m a/b",
+            "model rename m a/b",
             "secret set HF_TOKEN value",
             "secret set a-b",
             "key create",

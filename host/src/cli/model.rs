@@ -2,9 +2,10 @@
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 
-use super::client::Client;
+use super::client::{ANSWER_TIMEOUT, Client};
 use super::confirm::Consent;
 use super::identifier;
 use super::output::{self, Format, cell, since};
@@ -19,6 +20,15 @@ pub enum Action {
         /// Its name or id
         #[arg(value_parser = identifier)]
         model: String,
+    },
+    /// Rename a model; its id and addresses by id stay
+    Rename {
+        /// Its name or id
+        #[arg(value_parser = identifier)]
+        model: String,
+        /// Its new name
+        #[arg(value_parser = identifier)]
+        name: String,
     },
     /// Delete a model and all its deployments
     Delete {
@@ -50,6 +60,21 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::properties(&properties(&answer, client.url(), now)),
+            }
+        }
+        Action::Rename { model, name } => {
+            let path = format!("/v1/models/{model}");
+            let body = json!({ "name": name });
+            let request = client.request(Method::PATCH, &path)?.json(&body);
+            let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::line(&format!(
+                    "renamed the model {model} to {name}; its address is {}/models/{name} now, and by id as before {}/models/{}",
+                    client.url(),
+                    client.url(),
+                    cell(&answer["id"])
+                )),
             }
         }
         Action::Delete { model, consent } => {
@@ -97,7 +122,6 @@ fn properties(model: &Value, url: &str, now: Timestamp) -> Vec<(&'static str, St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_model_is_a_row_and_properties() {

@@ -52,6 +52,9 @@ struct Target {
     /// The deployment with this id
     #[arg(long, value_name = "ID", value_parser = identifier)]
     deployment: Option<String>,
+    /// The development deployment
+    #[arg(long)]
+    development: bool,
 }
 
 impl Target {
@@ -59,6 +62,7 @@ impl Target {
         match (&self.environment, &self.deployment) {
             (Some(environment), _) => format!("environments/{environment}"),
             (None, Some(deployment)) => format!("deployment/{deployment}"),
+            (None, None) if self.development => "development".into(),
             (None, None) => "production".into(),
         }
     }
@@ -252,6 +256,11 @@ mod tests {
             ..Target::default()
         };
         assert_eq!(target.path(), "deployment/dep12345");
+        let target = Target {
+            development: true,
+            ..Target::default()
+        };
+        assert_eq!(target.path(), "development");
     }
 
     #[test]

@@ -3,19 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use indicatif::HumanBytes;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientError};
+use super::environment::Place;
 use super::output::{self, Format, cell};
 use super::progress::spin;
-use super::{identifier, ready, upload};
+use super::pushed::{Report, Target};
+use super::{identifier, promotion_wait, ready, upload};
 use crate::bundle::{Bundle, LocalBlob, LocalBundle};
-use crate::client_config;
+use crate::domain::environment::PRODUCTION;
 use crate::manifest::Manifest;
 
 /// Deploying compiles the component first.
@@ -33,13 +34,19 @@ pub struct Arguments {
     /// Name of the deployment, instead of a numbered one
     #[arg(long)]
     name: Option<String>,
-    /// Environment to deploy to
+    /// Environment to deploy to, once the deployment is built
     #[arg(long, value_parser = identifier)]
     environment: Option<String>,
+    /// Deploy to production, unless another environment is named
+    #[arg(long)]
+    promote: bool,
+    /// Push to the development deployment: made with the first such push, its code swapped by the next ones
+    #[arg(long, conflicts_with_all = ["name", "environment", "promote"])]
+    development: bool,
     /// Label of the deployment; may be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// Wait until the deployment is ready, should the server answer before it is
+    /// Wait until the deployment is ready, and its promotion has ended
     #[arg(long)]
     wait: bool,
     /// Push what lies there without the manifest's build command
@@ -69,6 +76,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     upload::upload(client, &sent).await?;
 
     let body = body(&arguments, &local.bundle);
+    let begun = Instant::now();
     let mut answer = match deploy(client, &body).await {
         Ok(answer) => answer,
         Err(error) => {
@@ -82,13 +90,46 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
             deploy(client, &body).await?
         }
     };
+    let took = begun.elapsed();
     if arguments.wait {
         let deployment = answer["deployment"].take();
         let waiting = ready::wait(client, deployment, DEPLOY_TIMEOUT);
         answer["deployment"] = spin("waiting for the deployment", waiting).await?;
     }
     ready::check(&answer["deployment"])?;
-    report(client, &arguments, &local, &sent, answer, format)
+    if let Some(environment) = arguments.environment().filter(|_| arguments.wait) {
+        let place = Place {
+            model: cell(&answer["model"]["id"]),
+            environment: environment.to_owned(),
+        };
+        let deployment = answer["deployment"].clone();
+        promotion_wait::until_ended(client, &place, &deployment).await?;
+        let path = format!(
+            "/v1/models/{}/deployments/{}",
+            place.model,
+            cell(&deployment["id"])
+        );
+        answer["deployment"] = client.get(&path).await?;
+    }
+    let report = Report {
+        local: &local,
+        sent: &sent,
+        target: match arguments.environment() {
+            _ if arguments.development => Target::Development,
+            Some(environment) => Target::Environment(environment),
+            None => Target::Deployment,
+        },
+        took,
+    };
+    report.print(client, answer, format)
+}
+
+impl Arguments {
+    /// The environment that the deployment is to go to.
+    fn environment(&self) -> Option<&str> {
+        let named = self.environment.as_deref();
+        named.or_else(|| self.promote.then_some(PRODUCTION))
+    }
 }
 
 async fn build(manifest: &Manifest, command: &str) -> anyhow::Result<()> {
@@ -115,14 +156,17 @@ async fn build(manifest: &Manifest, command: &str) -> anyhow::Result<()> {
 fn body(arguments: &Arguments, bundle: &Bundle) -> Value {
     let mut body = Map::new();
     body.insert("bundle".into(), json!(bundle));
-    let mut add = |key: &str, value: &Option<String>| {
+    let mut add = |key: &str, value: Option<&str>| {
         if let Some(value) = value {
             body.insert(key.into(), json!(value));
         }
     };
-    add("name", &arguments.model);
-    add("deployment_name", &arguments.name);
-    add("environment", &arguments.environment);
+    add("name", arguments.model.as_deref());
+    add("deployment_name", arguments.name.as_deref());
+    add("environment", arguments.environment());
+    if arguments.development {
+        body.insert("development".into(), json!(true));
+    }
     if !arguments.labels.is_empty() {
         let labels: BTreeMap<_, _> = arguments.labels.iter().cloned().collect();
         body.insert("labels".into(), json!(labels));
@@ -152,128 +196,12 @@ fn missing<'a>(error: &anyhow::Error, blobs: &'a [LocalBlob]) -> Vec<&'a LocalBl
         .collect()
 }
 
-fn report(
-    client: &Client,
-    arguments: &Arguments,
-    local: &LocalBundle,
-    sent: &[&LocalBlob],
-    mut answer: Value,
-    format: Format,
-) -> anyhow::Result<()> {
-    let url = url(client.url(), &answer, arguments.environment.as_deref());
-    let uploaded: BTreeSet<_> = sent.iter().map(|blob| blob.digest.to_string()).collect();
-    if format == Format::Json {
-        if let Some(fields) = answer.as_object_mut() {
-            fields.insert("uploaded".into(), json!(uploaded));
-            fields.insert("url".into(), json!(url));
-        }
-        return output::document(&answer);
-    }
-    let (new, old): (Vec<&LocalBlob>, Vec<&LocalBlob>) = local
-        .blobs
-        .iter()
-        .partition(|blob| uploaded.contains(&blob.digest.to_string()));
-    let deployment = &answer["deployment"];
-    output::properties(&[
-        ("uploaded", files(&new)),
-        ("already there", files(&old)),
-        ("model", cell(&answer["model"]["name"])),
-        (
-            "deployment",
-            format!(
-                "{} ({})",
-                cell(&deployment["id"]),
-                cell(&deployment["name"])
-            ),
-        ),
-        ("status", cell(&deployment["status"])),
-        ("url", url.clone()),
-    ])?;
-    let model = cell(&answer["model"]["name"]);
-    let deployment = cell(&deployment["id"]);
-    output::line(&format!(
-        "\nnext:\n  samovar predict {model} --deployment {deployment} -d '{{}}'\n  samovar deployment logs {model} {deployment} -f"
-    ))?;
-    output::line(&match key(client) {
-        Key::None => format!("  curl {url} -d '{{}}'"),
-        Key::Environment => format!("  {}", curl(&url)),
-        Key::File(file) => format!(
-            "  {}\n  (SAMOVAR_API_KEY being the api_key of {})",
-            curl(&url),
-            file.display()
-        ),
-    })
-}
-
-/// Where the user has the key that a call needs.
-enum Key {
-    None,
-    Environment,
-    File(PathBuf),
-}
-
-fn key(client: &Client) -> Key {
-    if !client.has_key() {
-        return Key::None;
-    }
-    match (std::env::var_os("SAMOVAR_API_KEY"), client_config::path()) {
-        (None, Ok(file)) => Key::File(file),
-        _ => Key::Environment,
-    }
-}
-
-fn curl(url: &str) -> String {
-    format!("curl {url} -H \"Authorization: Bearer $SAMOVAR_API_KEY\" -d '{{}}'")
-}
-
-fn files(blobs: &[&LocalBlob]) -> String {
-    let size = HumanBytes(blobs.iter().map(|blob| blob.size).sum());
-    match blobs.len() {
-        0 => "nothing".into(),
-        1 => format!("1 file, {size}"),
-        count => format!("{count} files, {size}"),
-    }
-}
-
-/// Where the deployment that was just made is called.
-fn url(server: &str, answer: &Value, environment: Option<&str>) -> String {
-    let deployment = &answer["deployment"];
-    let target = match environment {
-        _ if deployment["is_production"] == true => "production".to_owned(),
-        Some(environment) => format!("environments/{environment}"),
-        None => format!("deployment/{}", cell(&deployment["id"])),
-    };
-    let model = cell(&answer["model"]["name"]);
-    format!("{server}/models/{model}/{target}/predict")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bundle::Digest;
     use crate::cli::client::ErrorAnswer;
     use reqwest::StatusCode;
-
-    #[test]
-    fn the_address_is_the_deployments_own() {
-        let answer = |is_production: bool| {
-            json!({
-                "model": {"name": "m"},
-                "deployment": {"id": "dep12345", "is_production": is_production},
-            })
-        };
-        let told =
-            |is_production, environment| url("http://h", &answer(is_production), environment);
-        assert_eq!(told(true, None), "http://h/models/m/production/predict");
-        assert_eq!(
-            told(false, None),
-            "http://h/models/m/deployment/dep12345/predict"
-        );
-        assert_eq!(
-            told(false, Some("staging")),
-            "http://h/models/m/environments/staging/predict"
-        );
-    }
 
     #[test]
     fn only_blobs_of_ours_are_sent_again() {

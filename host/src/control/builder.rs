@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::control::serving::{ServeError, Served, Serving};
-use crate::domain::changes::{Done, Promote};
+use crate::domain::changes::Done;
 use crate::domain::deployment::DeploymentStatus;
 use crate::domain::model::{ModelView, Target};
 use crate::ids::Id;
@@ -39,7 +39,7 @@ impl Builder {
     /// What is wrong with the bundle; the deployment says it too.
     pub async fn build(&self, view: &ModelView, id: Id) -> Result<ModelView, BuildError> {
         let deployment = view.deployment(id).map_err(RegistryError::from)?;
-        let rehearsed = self.serving.rehearse(&deployment.bundle).await;
+        let rehearsed = self.serving.rehearse(view, deployment).await;
         let (status, reason) = match &rehearsed {
             Ok(_) => (DeploymentStatus::Active, None),
             Err(error) => (failed_status(error), Some(error.to_string())),
@@ -51,14 +51,16 @@ impl Builder {
             {
                 return Ok(());
             }
-            let Some(environment) = view.deployment(id)?.promote_to.clone() else {
+            let deployment = view.deployment(id)?;
+            let how = deployment.promote_how;
+            let Some(environment) = deployment.promote_to.clone() else {
                 return Ok(());
             };
             // Deleted, or taken by another promotion meanwhile: the deployment is there, and can be promoted by hand.
             let free =
                 |target: &crate::domain::environment::Environment| target.in_progress().is_none();
             if view.environments.get(&environment).is_some_and(free) {
-                view.begin_promotion(&environment, id, Promote::AsSet, Timestamp::now())?;
+                view.begin_promotion(&environment, id, how, Timestamp::now())?;
             }
             Ok(())
         });

@@ -1,7 +1,10 @@
 //! The deployments that this node serves, each with its pool: routed to from memory, never from the store.
 
+pub mod layout;
+mod rehearsal;
+
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use samovar_runtime::{
     Capabilities, ComponentFile, Counts, DeploymentSpec, Limits, Pool, PoolSettings, RunError,
     Runtime,
 };
+use tokio::sync::watch;
 
 use crate::control::secrets::{GuestSecrets, SecretsError};
 use crate::control::traffic::{self, Side, Split};
@@ -19,15 +23,15 @@ use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
 use crate::domain::model::{ModelView, Target, Unresolved};
-use crate::domain::settings::{AutoscalingSettings, BackpressurePolicy};
+use crate::domain::settings::BackpressurePolicy;
 use crate::domain::usage::Owner;
 use crate::ids::Id;
 use crate::state::blobs::{BlobError, Blobs};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;
-
-/// How long a request may be on its way from the routes to its pool.
-const ROUTING_GRACE: Duration = Duration::from_millis(200);
+use layout::Layout;
+use rehearsal::Rehearsals;
+pub use rehearsal::{RehearsalTimings, Rehearsed};
 
 /// Why a bundle cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +75,8 @@ pub struct NodeLimits {
     pub max_requests_per_replica: Option<u64>,
 }
 
-/// A deployment with its replicas.
+/// A deployment with its replicas. Every request holds it until the head of its answer is there; once it is routed to no
+/// longer, the last to let go of it lets it end.
 pub struct Served {
     /// Its id.
     pub id: Id,
@@ -79,6 +84,10 @@ pub struct Served {
     pub pool: Arc<Pool>,
     /// What they run.
     bundle_digest: Digest,
+    /// What they see at `/`.
+    files: Option<Arc<Layout>>,
+    /// Gone when nobody holds it any more.
+    held: watch::Sender<()>,
 }
 
 /// What a deployment has room for.
@@ -144,6 +153,7 @@ pub struct Serving {
     folder: PathBuf,
     limits: NodeLimits,
     routes: RwLock<Routes>,
+    rehearsals: Rehearsals,
     setting: tokio::sync::Mutex<()>,
 }
 
@@ -167,35 +177,9 @@ impl Serving {
             folder,
             limits,
             routes: RwLock::default(),
+            rehearsals: Rehearsals::default(),
             setting: tokio::sync::Mutex::default(),
         }
-    }
-
-    /// Finds out whether a bundle can be served: compiles its component, loads its graphs, starts a replica.
-    ///
-    /// What was loaded stays in memory until the answer is dropped, so that the deployment that follows starts warm.
-    ///
-    /// # Errors
-    /// What is wrong with the bundle.
-    pub async fn rehearse(&self, bundle: &Bundle) -> Result<Arc<Pool>, ServeError> {
-        self.secrets.require(&bundle.secrets).await?;
-        let id = Id::new();
-        let spec = self.spec(bundle, &id.to_string(), &bundle.name).await?;
-        self.runtime.admit(&spec.component).await?;
-        for graph in &spec.graphs {
-            let admitted = self.runtime.admit_graph(graph).await;
-            admitted.map_err(|source| ServeError::Graph {
-                name: graph.name.clone(),
-                source,
-            })?;
-        }
-        let files = spec.capabilities.files.clone();
-        let pool = self.runtime.pool(spec);
-        let started = pool.prewarm(1).await.map_err(ServeError::Start);
-        if let Some(files) = files {
-            let _ = tokio::fs::remove_dir_all(files).await;
-        }
-        started.map(|()| pool)
     }
 
     /// Serves a model as it is now, unless a newer view of it is served already. Replicas of deployments that it had
@@ -221,18 +205,12 @@ impl Serving {
         for deployment in view.deployments.values().filter(|one| one.status.serves()) {
             let known = before.remove(&deployment.id);
             let served = match known {
-                Some(served) if served.bundle_digest == deployment.bundle_digest => {
-                    let settings = self.pool_settings(deployment);
-                    if served.pool.settings() != settings {
-                        served.pool.set_settings(settings);
-                    }
-                    served
-                }
-                // A bundle that was swapped: the requests that run finish on the old one.
+                Some(served) if served.bundle_digest == deployment.bundle_digest => served,
+                // A bundle that was swapped: the requests that are there finish on the old one.
                 other => {
                     before.extend(other.map(|served| (deployment.id, served)));
                     match self.serve(&view, deployment).await {
-                        Ok(served) => Arc::new(served),
+                        Ok(served) => served,
                         Err(error) => {
                             tracing::error!(deployment = %deployment.id, %error, "cannot be served");
                             failed = Err(error);
@@ -241,6 +219,10 @@ impl Serving {
                     }
                 }
             };
+            let settings = self.pool_settings(deployment);
+            if served.pool.settings() != settings {
+                served.pool.set_settings(settings);
+            }
             // Also those that were here before: a name may be another now.
             self.meters
                 .watch(owner(&view, deployment), served.pool.meter());
@@ -264,20 +246,23 @@ impl Serving {
         failed.map(|()| before.into_values().collect())
     }
 
-    /// Lets the running requests of deployments finish that are served no longer, and drops their replicas.
+    /// Lets the requests finish that deployments have which are served no longer, those that wait included, and drops
+    /// their replicas.
     pub async fn retire(&self, served: Vec<Arc<Served>>) {
-        if served.is_empty() {
-            return;
-        }
-        // A request that was routed a moment ago may not have reached its pool yet.
-        tokio::time::sleep(ROUTING_GRACE).await;
-        futures::future::join_all(served.iter().map(|served| served.pool.drain())).await;
+        let leaving = served.into_iter().map(|served| {
+            let (pool, files) = (served.pool.clone(), served.files.clone());
+            let mut held = served.held.subscribe();
+            async move {
+                while held.changed().await.is_ok() {}
+                pool.drain().await;
+                drop(files);
+            }
+        });
+        futures::future::join_all(leaving).await;
     }
 
     /// Takes away what a deleted deployment leaves on this node.
-    pub async fn clear(&self, deployment: Id) {
-        let folder = self.folder.join(deployment.as_str());
-        let _ = tokio::fs::remove_dir_all(folder).await;
+    pub fn clear(&self, deployment: Id) {
         self.logs.delete(deployment.as_str());
     }
 
@@ -293,7 +278,7 @@ impl Serving {
             .flat_map(|model| model.deployments.into_values());
         self.retire(served.collect()).await;
         for id in view.deployments.keys() {
-            self.clear(*id).await;
+            self.clear(*id);
         }
     }
 
@@ -374,6 +359,14 @@ impl Serving {
         })
     }
 
+    /// A deployment as it is served now.
+    pub fn served(&self, model: Id, deployment: Id) -> Option<Arc<Served>> {
+        self.with(|routes| {
+            let model = routes.models.get(&model)?;
+            model.deployments.get(&deployment).cloned()
+        })
+    }
+
     /// Replicas of a deployment now.
     pub fn replicas(&self, model: Id, deployment: Id) -> usize {
         self.with(|routes| {
@@ -403,18 +396,18 @@ impl Serving {
 
     /// Replaces idle replicas that read older values of their secrets.
     pub fn recycle(&self) {
-        for served in self.served() {
+        for served in self.all() {
             served.pool.recycle();
         }
     }
 
     /// Lets running requests finish and stops every replica.
     pub async fn drain(&self) {
-        let served = self.served();
+        let served = self.all();
         futures::future::join_all(served.iter().map(|served| served.pool.drain())).await;
     }
 
-    fn served(&self) -> Vec<Arc<Served>> {
+    fn all(&self) -> Vec<Arc<Served>> {
         self.with(|routes| {
             let models = routes.models.values();
             models
@@ -423,35 +416,52 @@ impl Serving {
         })
     }
 
-    async fn serve(&self, view: &ModelView, deployment: &Deployment) -> Result<Served, ServeError> {
+    /// The deployment with the replica that its rehearsal started, or with none.
+    async fn serve(
+        &self,
+        view: &ModelView,
+        deployment: &Deployment,
+    ) -> Result<Arc<Served>, ServeError> {
         let id = deployment.id;
-        let mut spec = self
-            .spec(&deployment.bundle, id.as_str(), &view.model.name)
-            .await?;
-        spec.settings = self.pool_settings(deployment);
-        let pool = self.runtime.pool(spec);
-        let minimum = pool.settings().min_replica;
+        let served = match self.rehearsals.of(id, deployment.bundle_digest) {
+            Some(rehearsed) => rehearsed,
+            None => {
+                let (spec, files) = self.spec(view, deployment).await?;
+                Arc::new(self.served_by(deployment, spec, files))
+            }
+        };
+        let (pool, minimum) = (served.pool.clone(), served.pool.settings().min_replica);
         if minimum > 0 {
-            let pool = pool.clone();
             tokio::spawn(async move {
                 if let Err(error) = pool.prewarm(minimum).await {
                     tracing::error!(deployment = %id, %error, "its minimum of replicas does not start");
                 }
             });
         }
-        Ok(Served {
-            id,
-            pool,
+        Ok(served)
+    }
+
+    fn served_by(
+        &self,
+        deployment: &Deployment,
+        spec: DeploymentSpec,
+        files: Option<Layout>,
+    ) -> Served {
+        Served {
+            id: deployment.id,
+            pool: self.runtime.pool(spec),
             bundle_digest: deployment.bundle_digest,
-        })
+            files: files.map(Arc::new),
+            held: watch::Sender::default(),
+        }
     }
 
     async fn spec(
         &self,
-        bundle: &Bundle,
-        id: &str,
-        model: &str,
-    ) -> Result<DeploymentSpec, ServeError> {
+        view: &ModelView,
+        deployment: &Deployment,
+    ) -> Result<(DeploymentSpec, Option<Layout>), ServeError> {
+        let (id, bundle) = (deployment.id, &deployment.bundle);
         let component = ComponentFile {
             digest: bundle.component.digest.to_string(),
             path: self.blobs.local_path(bundle.component.digest).await?,
@@ -466,15 +476,16 @@ impl Serving {
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        environment.push(("SAMOVAR_MODEL".into(), model.to_owned()));
-        environment.push(("SAMOVAR_DEPLOYMENT_ID".into(), id.to_owned()));
-        Ok(DeploymentSpec {
+        environment.push(("SAMOVAR_MODEL".into(), view.model.name.clone()));
+        environment.push(("SAMOVAR_DEPLOYMENT_ID".into(), id.to_string()));
+        let files = self.lay_out(bundle, id).await?;
+        let spec = DeploymentSpec {
             component,
             graphs,
             capabilities: Capabilities {
                 environment,
                 config: self.secrets.config(&bundle.secrets).await?,
-                files: self.lay_out(bundle, id).await?,
+                files: files.as_ref().map(|layout| layout.folder().to_owned()),
                 network_allow: bundle.network.allow.iter().cloned().collect(),
             },
             limits: Limits {
@@ -482,25 +493,19 @@ impl Serving {
                 timeout: Duration::from_millis(bundle.limits.timeout_ms),
                 body_bytes: bundle.limits.body_bytes,
             },
-            settings: self.pool_settings_of(&bundle.autoscaling, BackpressurePolicy::default()),
-            log: self.logs.of(id),
-        })
+            settings: self.pool_settings(deployment),
+            log: self.logs.of(id.as_str()),
+        };
+        Ok((spec, files))
     }
 
     fn pool_settings(&self, deployment: &Deployment) -> PoolSettings {
-        self.pool_settings_of(&deployment.autoscaling(), deployment.backpressure)
-    }
-
-    fn pool_settings_of(
-        &self,
-        autoscaling: &AutoscalingSettings,
-        policy: BackpressurePolicy,
-    ) -> PoolSettings {
+        let autoscaling = deployment.autoscaling();
         PoolSettings {
             min_replica: autoscaling.min_replica as usize,
             max_replica: autoscaling.max_replica as usize,
             scale_down_delay: Duration::from_secs(autoscaling.scale_down_delay.into()),
-            max_queued_requests: match policy {
+            max_queued_requests: match deployment.backpressure {
                 BackpressurePolicy::QueueOnFull => self.limits.max_queued_requests,
                 BackpressurePolicy::RejectOnFull => 0,
             },
@@ -509,23 +514,17 @@ impl Serving {
     }
 
     /// Makes the folder that replicas see at `/`: links to the blobs, so that it costs no space.
-    async fn lay_out(&self, bundle: &Bundle, id: &str) -> Result<Option<PathBuf>, ServeError> {
+    async fn lay_out(&self, bundle: &Bundle, id: Id) -> Result<Option<Layout>, ServeError> {
         if bundle.files.is_empty() {
             return Ok(None);
         }
-        let folder = self.folder.join(id);
+        let mut files = Vec::with_capacity(bundle.files.len());
         for (path, blob) in &bundle.files {
-            let source = self.blobs.local_path(blob.digest).await?;
-            let target = folder.join(path);
-            let placed = tokio::task::spawn_blocking(move || place(&source, &target)).await;
-            placed
-                .unwrap_or_else(|e| Err(std::io::Error::other(e)))
-                .map_err(|source| ServeError::Files {
-                    path: folder.clone(),
-                    source,
-                })?;
+            files.push((path.clone(), self.blobs.local_path(blob.digest).await?));
         }
-        Ok(Some(folder))
+        let made = Layout::make(&self.folder, id, files).await;
+        made.map(Some)
+            .map_err(|(path, source)| ServeError::Files { path, source })
     }
 
     fn with<T>(&self, read: impl FnOnce(&Routes) -> T) -> T {
@@ -555,17 +554,6 @@ fn owner(view: &ModelView, deployment: &Deployment) -> Owner {
         deployment_id: deployment.id,
         deployment_name: deployment.name.clone(),
     }
-}
-
-fn place(source: &Path, target: &Path) -> std::io::Result<()> {
-    if target.exists() {
-        return Ok(());
-    }
-    if let Some(parent) = target.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    // Another file system has no links to here.
-    std::fs::hard_link(source, target).or_else(|_| std::fs::copy(source, target).map(drop))
 }
 
 fn graph_spec(name: &str, graph: &Graph, path: PathBuf) -> GraphSpec {

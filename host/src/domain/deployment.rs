@@ -8,9 +8,14 @@ use utoipa::ToSchema;
 
 use super::bundle::Bundle;
 use super::digest::Digest;
+use super::promotion::Promote;
 use super::settings::{AutoscalingSettings, BackpressurePolicy, InvalidSetting};
 use crate::ids::Id;
 
+/// The name of every development deployment.
+pub const DEVELOPMENT: &str = "development";
+/// Deployments that one model may have at a time.
+pub const MAX_DEPLOYMENTS: usize = 10_000;
 /// Labels of one deployment.
 pub const MAX_LABELS: usize = 64;
 /// Longest key and longest value of a label.
@@ -48,6 +53,9 @@ pub struct Deployment {
     /// The environment that it goes to as soon as it is built.
     #[serde(default)]
     pub promote_to: Option<String>,
+    /// What becomes then of the one that is there.
+    #[serde(default)]
+    pub promote_how: Promote,
     /// What its pusher noted.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -230,6 +230,7 @@ mod tests {
                 autoscaling: None,
                 backpressure: Default::default(),
                 promote_to: None,
+                promote_how: Default::default(),
             };
             (deployment.id, deployment)
         };

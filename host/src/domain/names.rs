@@ -23,15 +23,16 @@ pub fn check_name(name: &str) -> Result<(), Wanted> {
     }
 }
 
-/// The name of a deployment, which is cosmetic and so may hold more: `[A-Za-z0-9._-]`.
+/// The name of a deployment, which is cosmetic and so may hold more: `[A-Za-z0-9._-]`. Two words lead elsewhere.
 pub fn check_deployment_name(name: &str) -> Result<(), Wanted> {
     let plain = name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-    if plain && (1..=MAX_NAME_BYTES).contains(&name.len()) {
+    let taken = matches!(name, "production" | "development");
+    if plain && !taken && (1..=MAX_NAME_BYTES).contains(&name.len()) {
         Ok(())
     } else {
-        Err("1 to 63 characters of [A-Za-z0-9._-]")
+        Err("1 to 63 characters of [A-Za-z0-9._-], neither `production` nor `development`")
     }
 }
 
@@ -124,7 +125,9 @@ mod tests {
             assert!(check_name(bad).is_err(), "{bad}");
         }
         assert_eq!(check_deployment_name("v1.2_Beta-3"), Ok(()));
-        assert!(check_deployment_name("v1/2").is_err());
+        for bad in ["v1/2", "production", "development"] {
+            assert!(check_deployment_name(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

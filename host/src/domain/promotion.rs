@@ -114,6 +114,17 @@ impl PromotionSettings {
     }
 }
 
+/// What becomes of the deployment that is there, as far as who promotes says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Promote {
+    /// What the environment's settings say.
+    #[default]
+    AsSet,
+    /// It keeps its replicas.
+    KeepPrevious,
+}
+
 /// Where a promotion stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

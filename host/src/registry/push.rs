@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::{ATTEMPTS, Registry, RegistryError, Versioned, put, shown};
 use crate::domain::bundle::Bundle;
 use crate::domain::deployment::{
-    Deployment, DeploymentKind, DeploymentStatus, check_labels, next_name,
+    DEVELOPMENT, Deployment, DeploymentKind, DeploymentStatus, MAX_DEPLOYMENTS, check_labels,
+    next_name,
 };
 use crate::domain::environment::{Environment, PRODUCTION};
 use crate::domain::model::{Model, ModelView};
@@ -16,9 +17,6 @@ use crate::domain::{keys, names};
 use crate::ids::Id;
 use crate::state::{Expect, Op, StoreError};
 
-/// Deployments that one model may have at a time.
-pub const MAX_DEPLOYMENTS: usize = 10_000;
-
 /// What is pushed, and where to.
 #[derive(Debug, Clone)]
 pub struct Push {
@@ -26,6 +24,8 @@ pub struct Push {
     pub to: PushTo,
     /// What is deployed.
     pub bundle: Bundle,
+    /// Whether it stays as it is. A development deployment has a fixed name and goes to no environment.
+    pub kind: DeploymentKind,
     /// The deployment's name; `deployment-N` without one.
     pub deployment_name: Option<String>,
     /// The environment that it is to go into. Without one, the first goes to production.
@@ -55,6 +55,13 @@ impl Registry {
         }
         if let PushTo::Named(name) = &push.to {
             check("name", name, names::check_name)?;
+        }
+        let placed = push.deployment_name.is_some() || push.environment.is_some();
+        if push.kind == DeploymentKind::Development && placed {
+            let found = "true beside deployment_name or environment";
+            let wanted = "it alone: the development deployment has a name of its own and is in no environment; \
+                          promote it instead";
+            return Err(InvalidSetting::new("development", found, wanted).into());
         }
         // Pushes of this node wait for each other rather than overtake each other.
         let _turn = self.pushing.lock().await;
@@ -106,16 +113,17 @@ impl Registry {
                 environment: shown(environment),
             });
         }
+        let published = push.kind == DeploymentKind::Published;
         let model = Model {
             id: Id::new(),
             name,
             created_at: now,
-            deployments_made: 1,
+            deployments_made: u32::from(published),
             generation: 1,
         };
         let deployment = new_deployment(push, &model, id, next_name(0, []), now);
         let mut production = Environment::new(model.id, PRODUCTION, now);
-        production.current_deployment_id = Some(id);
+        production.current_deployment_id = published.then_some(id);
         let ops = vec![
             put(keys::model(model.id), &model, Expect::Absent)?,
             put(keys::model_name(&model.name), &model.id, Expect::Absent)?,
@@ -154,14 +162,19 @@ impl Registry {
         }
         let taken = view.deployments.values().map(|one| &*one.name);
         let name = next_name(view.model.deployments_made, taken);
-        view.model.deployments_made = view.model.deployments_made.saturating_add(1);
+        let published = push.kind == DeploymentKind::Published;
+        if published {
+            view.model.deployments_made = view.model.deployments_made.saturating_add(1);
+        } else {
+            view.check_no_development()?;
+        }
         view.model.generation += 1;
         let mut deployment = new_deployment(push, &view.model, id, name, now);
         let for_production = push
             .environment
             .as_deref()
             .is_none_or(|name| name == PRODUCTION);
-        let moves_in = view.production_is_free() && for_production;
+        let moves_in = published && view.production_is_free() && for_production;
         if let Some(name) = push.environment.as_ref().filter(|_| !moves_in) {
             // By a promotion, once it is built.
             view.environment(name)?;
@@ -205,7 +218,8 @@ impl Registry {
 }
 
 impl PushTo {
-    fn text(&self) -> &str {
+    /// Its id or name.
+    pub fn text(&self) -> &str {
         match self {
             Self::Named(text) | Self::Existing(text) => text,
         }
@@ -222,9 +236,12 @@ fn new_deployment(
     Deployment {
         id,
         model_id: model.id,
-        name: push.deployment_name.clone().unwrap_or(next_name),
+        name: match push.kind {
+            DeploymentKind::Published => push.deployment_name.clone().unwrap_or(next_name),
+            DeploymentKind::Development => DEVELOPMENT.to_owned(),
+        },
         created_at: now,
-        kind: DeploymentKind::Published,
+        kind: push.kind,
         status: DeploymentStatus::Building,
         status_reason: None,
         bundle_digest: push.bundle.digest(),
@@ -232,6 +249,7 @@ fn new_deployment(
         autoscaling: None,
         backpressure: Default::default(),
         promote_to: None,
+        promote_how: Default::default(),
         labels: push.labels.clone(),
     }
 }

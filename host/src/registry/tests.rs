@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::domain::api_key::{ApiKey, KeyType};
 use crate::domain::changes::{Done, Promote, Refusal};
-use crate::domain::deployment::DeploymentStatus;
+use crate::domain::deployment::{DeploymentKind, DeploymentStatus};
 use crate::domain::digest::Digest;
 use crate::domain::environment::PRODUCTION;
 use crate::domain::model::Target;
@@ -25,6 +25,7 @@ fn push(to: PushTo) -> Push {
     Push {
         to,
         bundle: serde_json::from_str(&text).unwrap(),
+        kind: DeploymentKind::Published,
         deployment_name: None,
         environment: None,
         labels: BTreeMap::new(),

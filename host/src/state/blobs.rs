@@ -4,18 +4,19 @@
 //! which nobody sees before it is complete, and is completed only when its digest is right. On disk that is a staging
 //! file beside the blob's place, synced and renamed (`with_fsync`), so an acknowledged blob survives a lost power line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use object_store::{MultipartUpload, ObjectStore as _, ObjectStoreExt, PutPayload};
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::digest::Digest;
@@ -258,6 +259,25 @@ impl Blobs {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed(digest, error)),
         }
+    }
+
+    /// The blobs that were stored longer than `age` ago.
+    pub async fn older_than(&self, age: Duration) -> Result<BTreeSet<Digest>, BlobError> {
+        let now = SystemTime::now();
+        let mut found = BTreeSet::new();
+        let mut list = self.store.list(None);
+        while let Some(meta) = list.next().await {
+            let meta = meta.map_err(|error| from_store(&self.root, None, error))?;
+            let digest = meta.location.filename().and_then(|name| name.parse().ok());
+            // A clock that was set back makes every blob a new one.
+            let stored = now.duration_since(meta.last_modified.into());
+            if let Some(digest) = digest
+                && stored.is_ok_and(|stored| stored >= age)
+            {
+                found.insert(digest);
+            }
+        }
+        Ok(found)
     }
 
     fn failed(&self, digest: Digest, error: object_store::Error) -> BlobError {

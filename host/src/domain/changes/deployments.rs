@@ -1,5 +1,6 @@
 //! Deployments: renamed, switched off and on, retried, deleted, and their settings.
 
+use super::development::check_development_autoscaling;
 use super::{Done, Refusal};
 use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
 use crate::domain::model::ModelView;
@@ -146,6 +147,9 @@ impl ModelView {
         let deployment = self.deployment_mut(id)?;
         let before = deployment.autoscaling();
         let after = before.updated(update)?;
+        if deployment.kind == DeploymentKind::Development {
+            check_development_autoscaling(&after)?;
+        }
         if after == before {
             return Ok(Done::Unchanged);
         }

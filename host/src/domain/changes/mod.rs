@@ -1,13 +1,15 @@
 //! What may be done to a model: each change a pure function of the model as it is and the time.
 
 mod deployments;
+mod development;
 mod environments;
 mod promotions;
 
 use super::settings::InvalidSetting;
 
+pub use super::promotion::Promote;
+pub use development::Reload;
 pub use environments::EnvironmentUpdate;
-pub use promotions::Promote;
 
 /// Why a change is not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,20 +3,12 @@
 use jiff::Timestamp;
 
 use super::{Done, Refusal};
-use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus, next_name};
+use crate::domain::deployment::{
+    Deployment, DeploymentKind, DeploymentStatus, MAX_DEPLOYMENTS, next_name,
+};
 use crate::domain::model::ModelView;
-use crate::domain::promotion::{CleanupStrategy, Promotion, PromotionStatus};
+use crate::domain::promotion::{CleanupStrategy, Promote, Promotion, PromotionStatus};
 use crate::ids::Id;
-
-/// What becomes of the deployment that is there, as far as who promotes says so.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Promote {
-    /// What the environment's settings say.
-    #[default]
-    AsSet,
-    /// It keeps its replicas.
-    KeepPrevious,
-}
 
 impl ModelView {
     /// Begins to move an environment to a deployment. Answers the deployment that moves in: a fresh one of the same
@@ -63,7 +55,7 @@ impl ModelView {
         let development = source.kind == DeploymentKind::Development;
         if development || elsewhere || target.promotion_settings.redeploy_on_promotion {
             let source = source.clone();
-            self.redeploy(&source, environment, fresh, now);
+            self.redeploy(&source, environment, how, fresh, now)?;
             return Ok(fresh);
         }
         self.begin_promotion(environment, deployment, how, now)?;
@@ -71,7 +63,26 @@ impl ModelView {
     }
 
     /// A fresh deployment of the same bundle, which goes to the environment as soon as it is built.
-    fn redeploy(&mut self, source: &Deployment, environment: &str, fresh: Id, now: Timestamp) {
+    fn redeploy(
+        &mut self,
+        source: &Deployment,
+        environment: &str,
+        how: Promote,
+        fresh: Id,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if self.deployments.len() >= MAX_DEPLOYMENTS {
+            let text = format!(
+                "model {} has {MAX_DEPLOYMENTS} deployments, which is the most: delete some first",
+                self.model.name
+            );
+            return Err(Refusal::conflict("too_many", text));
+        }
+        // What was set of the development deployment is for the one replica that it has: the manifest speaks again.
+        let (autoscaling, backpressure) = match source.kind {
+            DeploymentKind::Published => (source.autoscaling.clone(), source.backpressure),
+            DeploymentKind::Development => (None, Default::default()),
+        };
         let taken = self.deployments.values().map(|one| &*one.name);
         let name = next_name(self.model.deployments_made, taken);
         self.model.deployments_made = self.model.deployments_made.saturating_add(1);
@@ -82,10 +93,14 @@ impl ModelView {
             kind: DeploymentKind::Published,
             status: DeploymentStatus::Building,
             status_reason: None,
+            autoscaling,
+            backpressure,
             promote_to: Some(environment.to_owned()),
+            promote_how: how,
             ..source.clone()
         };
         self.deployments.insert(fresh, deployment);
+        Ok(())
     }
 
     /// Begins a promotion of a deployment that can move in itself; the settings of the environment go over to it.
@@ -146,6 +161,10 @@ impl ModelView {
 
     /// Calls a promotion off: all traffic goes back at once.
     pub fn cancel_promotion(&mut self, environment: &str, now: Timestamp) -> Result<(), Refusal> {
+        let going = self.environment(environment)?.in_progress().is_some();
+        if !going && self.forget_promotions_to(environment) {
+            return Ok(());
+        }
         let promotion = self.in_progress_mut(environment)?;
         end(promotion, PromotionStatus::Canceled, now);
         Ok(())
@@ -215,6 +234,19 @@ impl ModelView {
         end(promotion, PromotionStatus::Failed, now);
         promotion.error_message = Some(reason.to_owned());
         Ok(())
+    }
+
+    /// Lets no deployment into an environment that was to go there once it is built; whether there was one.
+    fn forget_promotions_to(&mut self, environment: &str) -> bool {
+        let mut found = false;
+        for deployment in self.deployments.values_mut() {
+            let waits = deployment.promote_to.as_deref() == Some(environment);
+            if waits && deployment.status.is_unfinished() {
+                deployment.promote_to = None;
+                found = true;
+            }
+        }
+        found
     }
 
     fn in_progress_mut(&mut self, environment: &str) -> Result<&mut Promotion, Refusal> {

@@ -1,0 +1,185 @@
+//! The development deployment: pushed once, then reloaded.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::error::ApiError;
+use super::extract::{Json, Path};
+use super::models::{PushRequest, Pushed};
+use super::shapes::{DeploymentShape, ModelShape};
+use crate::control::garbage::GarbageError;
+use crate::control::reloader::{ReloadError, Reloaded};
+use crate::domain::bundle::Bundle;
+use crate::domain::changes::{Done, Refusal, Reload};
+use crate::domain::deployment::DeploymentKind;
+use crate::registry::{Push, PushTo, RegistryError};
+
+/// The routes.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(reload))
+}
+
+/// A reload. The bundle's blobs have to be on the server already.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// What is to run from now on.
+    bundle: Bundle,
+    /// What the pusher notes; left out or null, the labels stay.
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// How a reload went.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReloadAnswer {
+    /// RELOADED, or UNCHANGED when the bundle is the one that served already.
+    pub status: &'static str,
+    /// The development deployment as it is now.
+    pub deployment: DeploymentShape,
+    /// Where the time went.
+    pub timings: ReloadTimings,
+}
+
+/// Where the time of a reload went, in milliseconds.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReloadTimings {
+    /// Checking and compiling the component; next to nothing when it was compiled before.
+    pub compile_ms: f64,
+    /// Loading its graphs.
+    pub graphs_ms: f64,
+    /// Starting its first replica, `init` included.
+    pub start_ms: f64,
+    /// Storing the change and letting requests in.
+    pub switch_ms: f64,
+}
+
+impl ReloadTimings {
+    fn of(reloaded: &Reloaded) -> Self {
+        let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+        Self {
+            compile_ms: ms(reloaded.rehearsal.compile),
+            graphs_ms: ms(reloaded.rehearsal.graphs),
+            start_ms: ms(reloaded.rehearsal.start),
+            switch_ms: ms(reloaded.switch),
+        }
+    }
+}
+
+/// Swap the bundle of the development deployment. It answers when the new code serves; requests that are there finish on
+/// the old one. When the new code does not work, the old one goes on serving and nothing of the new one is kept.
+#[utoipa::path(
+    put, path = "/v1/models/{model}/deployments/development/bundle", params(("model" = String, Path)),
+    request_body = ReloadRequest, responses((status = 200, body = ReloadAnswer))
+)]
+async fn reload(
+    State(api): State<Api>,
+    Path(model): Path<String>,
+    Json(request): Json<ReloadRequest>,
+) -> Result<Json<ReloadAnswer>, ApiError> {
+    let reload = Reload {
+        bundle: request.bundle,
+        labels: request.labels,
+    };
+    // It goes on to its end when the client hangs up.
+    let task = tokio::spawn(async move {
+        reload.bundle.validate()?;
+        let reloaded = api.reloader.reload(&model, reload).await?;
+        let deployment = reloaded.view.deployment(reloaded.id)?;
+        Ok(Json(ReloadAnswer {
+            status: match reloaded.done {
+                Done::Changed => "RELOADED",
+                Done::Unchanged => "UNCHANGED",
+            },
+            deployment: DeploymentShape::of(&api, &reloaded.view, deployment),
+            timings: ReloadTimings::of(&reloaded),
+        }))
+    });
+    task.await.map_err(ApiError::internal)?
+}
+
+impl Api {
+    /// Makes the development deployment of a model, or reloads the one that there is.
+    pub(super) async fn push_development(
+        &self,
+        to: PushTo,
+        request: PushRequest,
+    ) -> Result<Pushed, ApiError> {
+        let push = Push {
+            to,
+            bundle: request.bundle,
+            kind: DeploymentKind::Development,
+            deployment_name: request.deployment_name,
+            environment: request.environment,
+            labels: request.labels.clone().unwrap_or_default(),
+        };
+        let kept = self.garbage.keep(&push.bundle).await?;
+        let (view, id) = match self.registry.push(push.clone(), Timestamp::now()).await {
+            Ok((view, id)) => {
+                drop(kept);
+                self.builder.apply(view.clone()).await?;
+                (self.builder.build(&view, id).await?, id)
+            }
+            Err(RegistryError::Refused(Refusal::Conflict {
+                code: "development_exists",
+                ..
+            })) => {
+                // The reload keeps them itself, and lets go of them in time when it fails.
+                drop(kept);
+                let reload = Reload {
+                    bundle: push.bundle,
+                    labels: request.labels,
+                };
+                let reloaded = self.reloader.reload(push.to.text(), reload).await?;
+                (reloaded.view, reloaded.id)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Pushed {
+            model: ModelShape::of(&view),
+            deployment: DeploymentShape::of(self, &view, view.deployment(id)?),
+        })
+    }
+}
+
+impl From<GarbageError> for ApiError {
+    fn from(error: GarbageError) -> Self {
+        let text = error.to_string();
+        match error {
+            GarbageError::Missing { missing } => {
+                let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                Self::conflict("missing_blobs", text).with_detail(json!({ "missing": names }))
+            }
+            GarbageError::Blobs(error) => error.into(),
+            GarbageError::Registry(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReloadError> for ApiError {
+    fn from(error: ReloadError) -> Self {
+        let text = error.to_string();
+        match error {
+            ReloadError::NoDevelopment(_) => Self::not_found(text),
+            ReloadError::Blobs(error) => error.into(),
+            ReloadError::Refused { source, .. } => {
+                let mut answer = Self::from(source);
+                // What is no fault of the bundle is told by the server's log alone.
+                if answer.status.is_client_error() {
+                    answer.message = text;
+                }
+                answer
+            }
+            ReloadError::Registry(error) => error.into(),
+            ReloadError::Serve(error) => error.into(),
+            ReloadError::TooMany => Self::conflict("reload_in_progress", text),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The settings of an environment as options of a command, and as the server takes them. A new one is a field and a line.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde_json::{Map, Value};
+
+use crate::manifest::units::{DURATION_WANTED, parse_duration_ms};
+
+/// What is set; what is left out stays.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Settings {
+    /// Replicas kept without traffic
+    #[arg(long, value_name = "COUNT", help_heading = "Autoscaling")]
+    min_replica: Option<u32>,
+    /// Replicas at most
+    #[arg(long, value_name = "COUNT", help_heading = "Autoscaling")]
+    max_replica: Option<u32>,
+    /// Time over which traffic is averaged, such as 60s
+    #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Autoscaling")]
+    autoscaling_window: Option<u32>,
+    /// Time that traffic has to stay low before replicas go, such as 15m
+    #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Autoscaling")]
+    scale_down_delay: Option<u32>,
+    /// Requests that one replica is meant to have at once
+    #[arg(long, value_name = "COUNT", help_heading = "Autoscaling")]
+    concurrency_target: Option<u32>,
+    /// Percentage of the concurrency target that is aimed at
+    #[arg(long, value_name = "PERCENT", help_heading = "Autoscaling")]
+    target_utilization: Option<u32>,
+    /// Percentage of the replicas beyond need that go at one time
+    #[arg(long, value_name = "PERCENT", help_heading = "Autoscaling")]
+    max_scale_down_rate: Option<u32>,
+    /// What happens to requests that find every replica busy
+    #[arg(long, value_name = "POLICY", help_heading = "Autoscaling")]
+    on_full: Option<OnFull>,
+
+    /// Move traffic in ten even stages
+    #[arg(long, overrides_with = "no_ramp_up", help_heading = "Promotion")]
+    ramp_up: bool,
+    /// Move all traffic at once
+    #[arg(long, help_heading = "Promotion")]
+    no_ramp_up: bool,
+    /// How long the stages take together, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Promotion")]
+    ramp_up_duration: Option<u32>,
+    /// Promote a fresh deployment of the same bundle each time
+    #[arg(long, overrides_with = "no_redeploy", help_heading = "Promotion")]
+    redeploy: bool,
+    /// Promote the deployment itself
+    #[arg(long, help_heading = "Promotion")]
+    no_redeploy: bool,
+    /// What becomes of the deployment that was there
+    #[arg(long, value_name = "STRATEGY", help_heading = "Promotion")]
+    cleanup: Option<Cleanup>,
+    /// Request header that keeps each client on one side of a canary
+    #[arg(
+        long,
+        value_name = "HEADER",
+        overrides_with = "no_sticky_header",
+        help_heading = "Promotion"
+    )]
+    sticky_header: Option<String>,
+    /// Divide requests whoever sends them
+    #[arg(long, help_heading = "Promotion")]
+    no_sticky_header: bool,
+}
+
+/// What happens to requests that find every replica busy.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnFull {
+    /// They wait
+    Queue,
+    /// They are refused with 429
+    Reject,
+}
+
+/// What becomes of the deployment that was there.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Cleanup {
+    /// It keeps its replicas
+    Keep,
+    /// It keeps no replica without traffic of its own
+    ScaleToZero,
+    /// It is switched off
+    Deactivate,
+}
+
+impl Settings {
+    /// What the server is told: only what was set.
+    pub fn body(&self) -> Map<String, Value> {
+        let switch = |on: bool, off: bool| (on || off).then_some(on);
+        let sticky = match self.no_sticky_header {
+            true => Some(String::new()),
+            false => self.sticky_header.clone(),
+        };
+        let mut body = Map::new();
+        let mut set = |section: &str, name: &str, value: Option<Value>| {
+            let Some(value) = value else { return };
+            let fields = body.entry(section).or_insert_with(|| Map::new().into());
+            fields[name] = value;
+        };
+        let mut autoscaling = |name: &str, value: Option<u32>| {
+            set("autoscaling_settings", name, value.map(Value::from));
+        };
+        autoscaling("min_replica", self.min_replica);
+        autoscaling("max_replica", self.max_replica);
+        autoscaling("autoscaling_window", self.autoscaling_window);
+        autoscaling("scale_down_delay", self.scale_down_delay);
+        autoscaling("concurrency_target", self.concurrency_target);
+        autoscaling("target_utilization_percentage", self.target_utilization);
+        autoscaling("max_scale_down_rate", self.max_scale_down_rate);
+        let mut promotion = |name: &str, value: Option<Value>| {
+            set("promotion_settings", name, value);
+        };
+        let ramp_up = switch(self.ramp_up, self.no_ramp_up);
+        promotion("ramp_up_while_promoting", ramp_up.map(Value::from));
+        let duration = self.ramp_up_duration;
+        promotion("ramp_up_duration_seconds", duration.map(Value::from));
+        let redeploy = switch(self.redeploy, self.no_redeploy);
+        promotion("redeploy_on_promotion", redeploy.map(Value::from));
+        let cleanup = self.cleanup.map(|strategy| match strategy {
+            Cleanup::Keep => "KEEP",
+            Cleanup::ScaleToZero => "SCALE_TO_ZERO",
+            Cleanup::Deactivate => "DEACTIVATE",
+        });
+        promotion("promotion_cleanup_strategy", cleanup.map(Value::from));
+        promotion("sticky_header", sticky.map(Value::from));
+        let policy = self.on_full.map(|policy| match policy {
+            OnFull::Queue => "QUEUE_ON_FULL",
+            OnFull::Reject => "REJECT_ON_FULL",
+        });
+        set(
+            "request_backpressure_settings",
+            "policy",
+            policy.map(Value::from),
+        );
+        body
+    }
+}
+
+/// A time in whole seconds: `20s`, `10m`.
+fn seconds(text: &str) -> Result<u32, String> {
+    let wanted = || format!("wanted {DURATION_WANTED}, in whole seconds");
+    let millis = parse_duration_ms(text).ok_or_else(wanted)?;
+    let whole = Duration::from_millis(millis);
+    match u32::try_from(whole.as_secs()) {
+        Ok(seconds) if whole.subsec_nanos() == 0 => Ok(seconds),
+        _ => Err(wanted()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+    use serde_json::json;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn body(line: &str) -> Value {
+        let words = std::iter::once("x").chain(line.split_whitespace());
+        Line::try_parse_from(words).unwrap().settings.body().into()
+    }
+
+    #[test]
+    fn only_what_is_set_is_sent() {
+        assert_eq!(body(""), json!({}));
+        assert_eq!(
+            body(
+                "--min-replica 1 --ramp-up --ramp-up-duration 20s --cleanup deactivate --on-full reject"
+            ),
+            json!({
+                "autoscaling_settings": { "min_replica": 1 },
+                "promotion_settings": {
+                    "ramp_up_while_promoting": true,
+                    "ramp_up_duration_seconds": 20,
+                    "promotion_cleanup_strategy": "DEACTIVATE",
+                },
+                "request_backpressure_settings": { "policy": "REJECT_ON_FULL" },
+            })
+        );
+        assert_eq!(
+            body("--no-ramp-up --no-redeploy --no-sticky-header"),
+            json!({ "promotion_settings": {
+                "ramp_up_while_promoting": false, "redeploy_on_promotion": false, "sticky_header": "",
+            } })
+        );
+    }
+
+    #[test]
+    fn every_option_is_a_setting_that_the_server_knows() {
+        let all = body(
+            "--min-replica 0 --max-replica 2 --autoscaling-window 1m --scale-down-delay 15m --concurrency-target 3 \
+             --target-utilization 70 --max-scale-down-rate 50 --on-full queue --ramp-up --ramp-up-duration 1h \
+             --redeploy --cleanup keep --sticky-header x-client",
+        );
+        let autoscaling = serde_json::from_value(all["autoscaling_settings"].clone()).unwrap();
+        let settings = crate::domain::settings::AutoscalingSettings::default();
+        assert!(settings.updated(&autoscaling).is_ok());
+        let promotion = serde_json::from_value(all["promotion_settings"].clone()).unwrap();
+        let settings = crate::domain::promotion::PromotionSettings::default();
+        assert!(settings.updated(&promotion).is_ok());
+        let policy = all["request_backpressure_settings"]["policy"].clone();
+        assert!(
+            serde_json::from_value::<crate::domain::settings::BackpressurePolicy>(policy).is_ok()
+        );
+    }
+
+    #[test]
+    fn times_are_whole_seconds() {
+        assert_eq!(seconds("20s"), Ok(20));
+        assert_eq!(seconds("2000ms"), Ok(2));
+        for bad in ["20", "1500ms", "s", "-1s", "100000000h"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}
