@@ -22,6 +22,7 @@ use crate::control::builder::Builder;
 use crate::control::garbage::{self, Garbage};
 use crate::control::promoter;
 use crate::control::reloader::Reloader;
+use crate::control::scaler;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::{NodeLimits, Serving, layout};
 use crate::control::webhook::Courier;
@@ -135,6 +136,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let garbage = Garbage::new(registry.clone(), blobs.clone(), serving.clone());
     sweep(garbage.clone());
     let promoter = tokio::spawn(promoter::run(builder.clone()));
+    let scaler = tokio::spawn(scaler::run(serving.clone()));
     follow_secrets(guest_secrets.clone(), serving.clone());
     let first_key = match options.auth {
         AuthMode::Keys => first_key(&registry, &url).await?,
@@ -181,6 +183,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     server.serve(front, stopping).await;
     promoter.abort();
+    scaler.abort();
     worker.await.context("working on async requests")?;
     serving.drain().await;
     usage.close().await;

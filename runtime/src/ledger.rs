@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::load::{Load, Traffic};
+
 /// The bounds that decisions keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// Replicas kept warm without traffic.
+    /// Replicas that are started ahead.
     pub min_replica: usize,
     /// Most replicas at once.
     pub max_replica: usize,
-    /// How long a replica stays warm after its last request.
-    pub scale_down_delay: Duration,
     /// Requests that may wait for a replica; one more is refused.
     pub max_queued_requests: usize,
     /// A replica is replaced after this many requests; `None` keeps it.
@@ -23,7 +23,6 @@ impl Default for PoolSettings {
         Self {
             min_replica: 0,
             max_replica: 10,
-            scale_down_delay: Duration::from_secs(900),
             max_queued_requests: 1000,
             max_requests_per_replica: None,
         }
@@ -58,6 +57,7 @@ pub(crate) struct Ledger<R, W> {
     busy: usize,
     waiting: VecDeque<W>,
     closed: bool,
+    load: Load,
 }
 
 impl<R, W> Default for Ledger<R, W> {
@@ -67,6 +67,7 @@ impl<R, W> Default for Ledger<R, W> {
             busy: 0,
             waiting: VecDeque::new(),
             closed: false,
+            load: Load::default(),
         }
     }
 }
@@ -83,8 +84,17 @@ pub struct Counts {
 }
 
 impl<R, W> Ledger<R, W> {
-    /// Decides for a request that just came.
-    pub fn next(&mut self, settings: &PoolSettings) -> Next<R> {
+    /// Decides for a request that just came. Unless it is refused, it counts as load until [`Self::freed`] or
+    /// [`Self::gave_up`] says otherwise.
+    pub fn next(&mut self, traffic: Traffic, settings: &PoolSettings, now: Instant) -> Next<R> {
+        let next = self.decide(settings);
+        if !matches!(next, Next::Full | Next::Closed) {
+            self.load.arrived(traffic, now);
+        }
+        next
+    }
+
+    fn decide(&mut self, settings: &PoolSettings) -> Next<R> {
         if self.closed {
             return Next::Closed;
         }
@@ -116,50 +126,49 @@ impl<R, W> Ledger<R, W> {
         self.waiting.push_back(request);
     }
 
+    /// A request has left the queue by itself; its place there is forgotten later.
+    pub fn gave_up(&mut self, traffic: Traffic, now: Instant) {
+        self.load.left(traffic, now);
+    }
+
+    /// The time that sync requests have spent here so far, all together.
+    pub fn load(&mut self, now: Instant) -> Duration {
+        self.load.total(now)
+    }
+
     /// Forgets waiting requests whose client is gone.
     pub fn forget_waiting(&mut self, gone: impl Fn(&W) -> bool) {
         self.waiting.retain(|request| !gone(request));
     }
 
-    /// A busy replica came free: who has it next? With [`Freed::To`] it stays counted as busy.
-    pub fn freed(&mut self) -> Freed<W> {
-        match self.waiting.pop_front() {
-            Some(request) if !self.closed => Freed::To(request),
-            _ => {
-                self.busy -= 1;
-                Freed::Kept
-            }
+    /// A busy replica came free, from a request unless it only started: who has it next? With [`Freed::To`] it stays
+    /// counted as busy.
+    pub fn freed(
+        &mut self,
+        from: Option<Traffic>,
+        settings: &PoolSettings,
+        now: Instant,
+    ) -> Freed<W> {
+        if let Some(traffic) = from {
+            self.load.left(traffic, now);
         }
+        // There may be more than there may be now, when the maximum was lowered.
+        let stays = !self.closed && self.busy <= settings.max_replica;
+        if stays && let Some(request) = self.waiting.pop_front() {
+            return Freed::To(request);
+        }
+        self.busy -= 1;
+        Freed::Kept
     }
 
-    /// Keeps a replica that [`Self::freed`] left to us; gives it back to be dropped when the pool is closed.
-    pub fn keep(&mut self, replica: R, now: Instant) -> Option<R> {
-        if self.closed {
+    /// Keeps a replica that [`Self::freed`] left to us; gives it back to be dropped when the pool is closed
+    /// or has too many.
+    pub fn keep(&mut self, replica: R, settings: &PoolSettings, now: Instant) -> Option<R> {
+        if self.closed || self.idle.len() + self.busy >= settings.max_replica {
             return Some(replica);
         }
         self.idle.push_back((replica, now));
         None
-    }
-
-    /// Takes out one replica that has been idle for longer than it may, sparing the minimum.
-    pub fn expired(&mut self, now: Instant, settings: &PoolSettings) -> Option<R> {
-        if self.idle.len() + self.busy <= settings.min_replica {
-            return None;
-        }
-        let (_, since) = self.idle.front()?;
-        if now.duration_since(*since) < settings.scale_down_delay {
-            return None;
-        }
-        self.idle.pop_front().map(|(replica, _)| replica)
-    }
-
-    /// When to look for expired replicas next; `None` while there is none to expire.
-    pub fn next_expiry(&self, settings: &PoolSettings) -> Option<Instant> {
-        if self.idle.len() + self.busy <= settings.min_replica {
-            return None;
-        }
-        let (_, since) = self.idle.front()?;
-        Some(*since + settings.scale_down_delay)
     }
 
     /// Since when the longest idle replica has been idle.
@@ -178,6 +187,24 @@ impl<R, W> Ledger<R, W> {
         let (replica, _) = self.idle.remove(at)?;
         self.busy += 1;
         Some(replica)
+    }
+
+    /// Takes out an idle replica for good.
+    pub fn remove_idle(&mut self, wanted: impl Fn(&R) -> bool) -> Option<R> {
+        let at = self.idle.iter().position(|(replica, _)| wanted(replica))?;
+        self.idle.remove(at).map(|(replica, _)| replica)
+    }
+
+    /// How many have been idle for so long.
+    pub fn idle_for(&self, time: Duration, now: Instant) -> usize {
+        // The longest idle ones are in front.
+        self.idle
+            .partition_point(|(_, since)| now.saturating_duration_since(*since) >= time)
+    }
+
+    /// The idle replicas.
+    pub fn idle(&self) -> impl Iterator<Item = &R> {
+        self.idle.iter().map(|(replica, _)| replica)
     }
 
     /// Takes no more requests; gives back what was idle and who waited.
@@ -208,7 +235,6 @@ mod tests {
         PoolSettings {
             max_replica,
             max_queued_requests,
-            scale_down_delay: Duration::from_secs(10),
             ..PoolSettings::default()
         }
     }
@@ -219,44 +245,76 @@ mod tests {
         let now = Instant::now();
         let mut ledger: Ledger<u32, ()> = Ledger::default();
         for _ in 0..3 {
-            assert!(matches!(ledger.next(&settings), Next::Start));
+            let next = ledger.next(Traffic::Sync, &settings, now);
+            assert!(matches!(next, Next::Start));
         }
         for id in 0..3 {
-            assert!(matches!(ledger.freed(), Freed::Kept));
-            ledger.keep(id, now + Duration::from_secs(id.into()));
+            assert!(matches!(
+                ledger.freed(Some(Traffic::Sync), &settings, now),
+                Freed::Kept
+            ));
+            ledger.keep(id, &settings, now + Duration::from_secs(id.into()));
         }
-        assert!(matches!(ledger.next(&settings), Next::Reuse(2)));
-        assert_eq!(
-            ledger.expired(now + Duration::from_secs(9), &settings),
-            None
-        );
-        assert_eq!(
-            ledger.expired(now + Duration::from_secs(10), &settings),
-            Some(0)
-        );
-        assert_eq!(
-            ledger.expired(now + Duration::from_secs(10), &settings),
-            None
-        );
+        let next = ledger.next(Traffic::Sync, &settings, now);
+        assert!(matches!(next, Next::Reuse(2)));
+        assert_eq!(ledger.take_oldest(), Some(0));
+        assert_eq!(ledger.remove_idle(|id| *id == 2), None);
+        assert_eq!(ledger.remove_idle(|id| *id == 1), Some(1));
+        assert_eq!(ledger.counts().idle, 0);
     }
 
     #[test]
-    fn the_minimum_stays_warm() {
-        let settings = PoolSettings {
-            min_replica: 1,
-            ..settings(2, 0)
-        };
-        let now = Instant::now();
+    fn what_is_started_ahead_counts_as_there() {
+        let settings = settings(2, 0);
         let mut ledger: Ledger<u32, ()> = Ledger::default();
         assert!(ledger.prewarm(1, &settings));
         assert!(!ledger.prewarm(1, &settings));
-        ledger.freed();
-        ledger.keep(1, now);
-        assert_eq!(
-            ledger.expired(now + Duration::from_secs(1000), &settings),
-            None
-        );
-        assert_eq!(ledger.next_expiry(&settings), None);
+        ledger.freed(None, &settings, Instant::now());
+        ledger.keep(1, &settings, Instant::now());
+        assert!(!ledger.prewarm(1, &settings));
+        assert!(ledger.prewarm(9, &settings));
+        assert!(!ledger.prewarm(9, &settings));
+    }
+
+    #[test]
+    fn a_lowered_maximum_holds_as_soon_as_requests_end() {
+        let (three, one) = (settings(3, 9), settings(1, 9));
+        let now = Instant::now();
+        let mut ledger: Ledger<u32, u32> = Ledger::default();
+        for _ in 0..3 {
+            ledger.next(Traffic::Sync, &three, now);
+        }
+        ledger.next(Traffic::Sync, &one, now);
+        ledger.wait(7);
+        for left in [2, 1] {
+            let freed = ledger.freed(Some(Traffic::Sync), &one, now);
+            assert!(matches!(freed, Freed::Kept));
+            assert_eq!(ledger.keep(0, &one, now), Some(0));
+            assert_eq!(ledger.counts().busy, left);
+        }
+        let freed = ledger.freed(Some(Traffic::Sync), &one, now);
+        assert!(matches!(freed, Freed::To(7)));
+    }
+
+    #[test]
+    fn running_and_waiting_requests_are_the_load() {
+        let settings = settings(1, 1);
+        let zero = Instant::now();
+        let at = |seconds: u64| zero + Duration::from_secs(seconds);
+        let mut ledger: Ledger<u32, ()> = Ledger::default();
+        ledger.next(Traffic::Sync, &settings, at(0));
+        assert!(matches!(
+            ledger.next(Traffic::Sync, &settings, at(0)),
+            Next::Wait
+        ));
+        ledger.wait(());
+        let refused = ledger.next(Traffic::Sync, &settings, at(0));
+        assert!(matches!(refused, Next::Full));
+        assert_eq!(ledger.load(at(10)).as_secs(), 20);
+        ledger.gave_up(Traffic::Sync, at(10));
+        assert_eq!(ledger.load(at(20)).as_secs(), 30);
+        ledger.freed(Some(Traffic::Sync), &settings, at(20));
+        assert_eq!(ledger.load(at(99)).as_secs(), 30);
     }
 
     #[derive(Clone, Debug)]
@@ -265,7 +323,7 @@ mod tests {
         Good,
         Bad,
         Replace,
-        Later(u8),
+        Drop,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -274,7 +332,7 @@ mod tests {
             Just(Step::Good),
             Just(Step::Bad),
             Just(Step::Replace),
-            (0u8..30).prop_map(Step::Later)
+            Just(Step::Drop)
         ]
     }
 
@@ -285,40 +343,38 @@ mod tests {
         ) {
             let settings = settings(max, queue);
             let mut ledger: Ledger<u32, u32> = Ledger::default();
-            let mut now = Instant::now();
-            let mut busy: Vec<u32> = Vec::new();
+            let now = Instant::now();
+            let mut busy: Vec<(u32, Option<Traffic>)> = Vec::new();
+            let sync = Some(Traffic::Sync);
             let mut next_id = 0;
             let mut asked = 0;
             let mut served_in_order = Vec::new();
             for step in steps {
                 match step {
-                    Step::Request => match ledger.next(&settings) {
-                        Next::Reuse(id) => busy.push(id),
-                        Next::Start => { busy.push(next_id); next_id += 1; }
+                    Step::Request => match ledger.next(Traffic::Sync, &settings, now) {
+                        Next::Reuse(id) => busy.push((id, sync)),
+                        Next::Start => { busy.push((next_id, sync)); next_id += 1; }
                         Next::Wait => { ledger.wait(asked); asked += 1; }
                         Next::Full => prop_assert_eq!(ledger.counts().waiting, queue),
                         Next::Closed => prop_assert!(false),
                     },
-                    Step::Good => if let Some(id) = busy.pop() {
-                        match ledger.freed() {
-                            Freed::To(request) => { served_in_order.push(request); busy.push(id); }
-                            Freed::Kept => prop_assert!(ledger.keep(id, now).is_none()),
+                    Step::Good => if let Some((id, from)) = busy.pop() {
+                        match ledger.freed(from, &settings, now) {
+                            Freed::To(request) => { served_in_order.push(request); busy.push((id, sync)); }
+                            Freed::Kept => prop_assert!(ledger.keep(id, &settings, now).is_none()),
                         }
                     },
-                    Step::Bad => if busy.pop().is_some()
-                        && let Freed::To(request) = ledger.freed() {
+                    Step::Bad => if let Some((_, from)) = busy.pop()
+                        && let Freed::To(request) = ledger.freed(from, &settings, now) {
                             served_in_order.push(request);
-                            busy.push(next_id);
+                            busy.push((next_id, sync));
                             next_id += 1;
                         },
                     Step::Replace => if let Some(id) = ledger.take_idle(|id| id % 2 == 0) {
                         prop_assert_eq!(id % 2, 0);
-                        busy.push(id);
+                        busy.push((id, None));
                     },
-                    Step::Later(seconds) => {
-                        now += Duration::from_secs(seconds.into());
-                        while ledger.expired(now, &settings).is_some() {}
-                    }
+                    Step::Drop => drop(ledger.take_oldest()),
                 }
                 let counts = ledger.counts();
                 prop_assert_eq!(counts.busy, busy.len());

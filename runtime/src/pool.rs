@@ -1,10 +1,14 @@
 //! The replicas of one deployment, and the way of a request through them: acquire, wait, run, give back.
 
 mod error;
+mod gate;
+mod inspect;
 mod lease;
 mod replica_id;
+mod scaling;
 mod stop;
 mod upkeep;
+mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -22,16 +26,19 @@ use crate::infer::graphs::{GraphSpec, GraphStore};
 use crate::infer::nn::{DeploymentGraphs, NnCtx, NnLimits};
 use crate::ledger::{Freed, Ledger, Next, PoolSettings};
 use crate::limits::Limits;
-use crate::log::LogSink;
+use crate::load::Traffic;
+use crate::log::{Level, LogSink, ReplicaLog};
 use crate::meter::{Counted, Meter, Outcome};
 use crate::replica::{Blueprint, Call, GuestFailure, Replica, Served, StartError, StartTimings};
+use crate::roster::{Listed, Roster};
 use crate::sandbox::Capabilities;
 use crate::slots::{IdleHolder, Slots};
 pub use error::RunError;
+use gate::Gate;
 use lease::Lease;
 use replica_id::replica_id;
 use stop::{Stop, stop};
-use upkeep::ReaperState;
+use waiting::Waiting;
 
 /// Everything a pool needs to know of its deployment.
 pub struct DeploymentSpec {
@@ -76,7 +83,8 @@ pub struct Pool {
     spec: DeploymentSpec,
     ledger: Mutex<Ledger<Box<Replica>, Waiter>>,
     changed: Notify,
-    reaper: Mutex<ReaperState>,
+    health: Arc<Gate>,
+    roster: Arc<Roster>,
     settings: RwLock<PoolSettings>,
     meter: Arc<Meter>,
 }
@@ -89,7 +97,8 @@ impl Pool {
             spec,
             ledger: Mutex::default(),
             changed: Notify::new(),
-            reaper: Mutex::new(ReaperState::Asleep),
+            health: Gate::new(),
+            roster: Arc::default(),
             settings: RwLock::new(settings),
             meter: Arc::default(),
         });
@@ -108,6 +117,7 @@ impl Pool {
         self: &Arc<Self>,
         request: http::Request<B>,
         request_id: Arc<str>,
+        traffic: Traffic,
     ) -> Result<(http::Response<GuestBody>, Timings), RunError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -122,9 +132,14 @@ impl Pool {
             counted.ends(Outcome::TooLarge);
             return Err(self.too_large());
         }
+        let attempt = self.health.admit(arrived).map_err(|trouble| {
+            let error = RunError::Unhealthy(trouble);
+            counted.ends(error.outcome());
+            error
+        })?;
         let deadline = arrived + limits.timeout;
         let mut timings = Timings::default();
-        let acquired = self.acquire(deadline, &mut timings).await;
+        let acquired = self.acquire(traffic, deadline, &mut timings).await;
         let (lease, replica) = acquired.inspect_err(|error| counted.ends(error.outcome()))?;
 
         let begun = Instant::now();
@@ -143,8 +158,12 @@ impl Pool {
         let ticking = self.machine.engine.ticking();
         let mut running = Box::pin(async move {
             let served = replica.serve(call, &pool.spec.limits, ticking, stop).await;
+            let _attempt = attempt;
             match served {
                 Served::Reusable(replica, status) => {
+                    if status.is_some() {
+                        pool.health.answered();
+                    }
                     counted.ends(Outcome::answered(status));
                     drop(counted);
                     lease.give_back(Box::new(replica));
@@ -152,6 +171,7 @@ impl Pool {
                 }
                 Served::Failed(failure) => {
                     counted.ends(Outcome::Trapped);
+                    pool.health.crashed(&failure.to_string());
                     tracing::debug!(%failure, "replica dropped");
                     None
                 }
@@ -189,6 +209,7 @@ impl Pool {
 
     async fn acquire(
         self: &Arc<Self>,
+        traffic: Traffic,
         deadline: Instant,
         timings: &mut Timings,
     ) -> Result<(Lease, Replica), RunError> {
@@ -196,11 +217,11 @@ impl Pool {
         let waited = Instant::now();
         let waiting = {
             let mut ledger = self.lock();
-            match self.next(&mut ledger) {
+            match self.next(&mut ledger, traffic, waited) {
                 Next::Reuse(replica) => {
                     drop(ledger);
-                    if !self.is_outdated(&replica) {
-                        return Ok((Lease::new(self.clone(), None), *replica));
+                    if !self.is_spent(&replica) {
+                        return Ok((self.lease(traffic), *replica));
                     }
                     None
                 }
@@ -224,40 +245,94 @@ impl Pool {
         };
         let deadline = tokio::time::Instant::from_std(deadline);
         let mut lease = match waiting {
-            None => Lease::new(self.clone(), None),
-            Some(receiver) => tokio::time::timeout_at(deadline, receiver)
-                .await
-                .map_err(|_| timed_out())?
-                .map_err(|_| RunError::Closed)?,
+            None => self.lease(traffic),
+            Some(receiver) => {
+                let waiting = Waiting::new(self, traffic);
+                let mut lease = tokio::time::timeout_at(deadline, receiver)
+                    .await
+                    .map_err(|_| timed_out())?
+                    .map_err(|_| RunError::Closed)?;
+                waiting.over();
+                lease.traffic = Some(traffic);
+                lease
+            }
         };
         timings.queue = waited.elapsed();
         // It may have been handed over in the moment before the config changed.
         if let Some(replica) = lease.replica.take()
-            && !self.is_outdated(&replica)
+            && !self.is_spent(&replica)
         {
             return Ok((lease, *replica));
         }
         let mut start = StartTimings::default();
         let replica = tokio::time::timeout_at(deadline, self.start(&mut start))
             .await
-            .map_err(|_| timed_out())??;
+            .map_err(|_| self.did_not_start(timed_out()))??;
         timings.start = Some(start);
         Ok((lease, replica))
     }
 
-    fn next(&self, ledger: &mut Ledger<Box<Replica>, Waiter>) -> Next<Box<Replica>> {
-        let settings = &self.settings();
-        match ledger.next(settings) {
+    fn lease(self: &Arc<Self>, traffic: Traffic) -> Lease {
+        Lease::new(self.clone(), None, Some(traffic))
+    }
+
+    fn next(
+        &self,
+        ledger: &mut Ledger<Box<Replica>, Waiter>,
+        traffic: Traffic,
+        now: Instant,
+    ) -> Next<Box<Replica>> {
+        let mut settings = self.settings();
+        if self.health.starts_pause(now) && self.roster.presence().ready > 0 {
+            // Others do not start just now: those that are there serve all.
+            settings.max_replica = 0;
+        }
+        match ledger.next(traffic, &settings, now) {
             Next::Full => {
                 // Places of clients that hung up while waiting are free again.
                 ledger.forget_waiting(oneshot::Sender::is_closed);
-                ledger.next(settings)
+                ledger.next(traffic, &settings, now)
             }
             next => next,
         }
     }
 
-    async fn start(&self, timings: &mut StartTimings) -> Result<Replica, StartError> {
+    /// Starts a replica, unless too many failed to just now.
+    async fn start(&self, timings: &mut StartTimings) -> Result<Replica, RunError> {
+        let _attempt = self
+            .health
+            .may_start(Instant::now())
+            .map_err(RunError::Unhealthy)?;
+        let listed = self.roster.enter(replica_id);
+        let id = listed.id().to_owned();
+        let made = self.make(listed, timings).await;
+        match &made {
+            Ok(_) => self.health.started(),
+            Err(error) => {
+                self.health.start_failed(&error.to_string());
+                let log = ReplicaLog::new(self.spec.log.clone(), id);
+                log.write(Level::Error, format!("the replica did not start: {error}"));
+            }
+        }
+        Ok(made?)
+    }
+
+    /// A start took too long, which is the deployment's fault unless the machine was full.
+    fn did_not_start(&self, error: RunError) -> RunError {
+        if self.machine.slots.has_free() {
+            self.health.start_failed(&format!(
+                "it took longer than the request timeout of {:?}",
+                self.spec.limits.timeout
+            ));
+        }
+        error
+    }
+
+    async fn make(
+        &self,
+        listed: Listed,
+        timings: &mut StartTimings,
+    ) -> Result<Replica, StartError> {
         let machine = &self.machine;
         let begun = Instant::now();
         let artifact = machine
@@ -297,7 +372,7 @@ impl Pool {
             capabilities: &self.spec.capabilities,
             limits: &self.spec.limits,
             log: self.spec.log.clone(),
-            id: replica_id(),
+            listed,
             meter: self.meter.clone(),
         };
         Replica::start(&artifact, blueprint, nn, slot, timings).await
@@ -334,28 +409,34 @@ impl Pool {
         }
     }
 
-    fn put_back(self: &Arc<Self>, mut replica: Box<Replica>) {
-        let max_requests = self.settings().max_requests_per_replica;
-        let worn = max_requests.is_some_and(|max| replica.served() >= max);
-        if worn || self.is_outdated(&replica) {
+    fn put_back(self: &Arc<Self>, mut replica: Box<Replica>, mut from: Option<Traffic>) {
+        let settings = self.settings();
+        let max_requests = settings.max_requests_per_replica;
+        let worn = max_requests.is_some_and(|max| replica.card().served() >= max);
+        if worn || self.is_spent(&replica) {
             drop(replica);
-            return self.lost();
+            return self.lost(from);
         }
+        let now = Instant::now();
         loop {
             let waiter = {
                 let mut ledger = self.lock();
-                match ledger.freed() {
+                match ledger.freed(from.take(), &settings, now) {
                     Freed::To(waiter) => waiter,
                     Freed::Kept => {
-                        let dropped = ledger.keep(replica, Instant::now());
+                        // Whoever tells it to stop from now on finds it idle.
+                        let dropped = match replica.card().stops() {
+                            true => Some(replica),
+                            false => ledger.keep(replica, &settings, now),
+                        };
                         drop(ledger);
                         drop(dropped);
                         self.changed.notify_waiters();
-                        return self.wake_reaper();
+                        return;
                     }
                 }
             };
-            match waiter.send(Lease::new(self.clone(), Some(replica))) {
+            match waiter.send(Lease::new(self.clone(), Some(replica), None)) {
                 Ok(()) => return,
                 Err(mut lease) => match lease.replica.take() {
                     Some(unused) => {
@@ -369,18 +450,24 @@ impl Pool {
     }
 
     /// A replica is gone: whoever waits may start another in its place.
-    fn lost(self: &Arc<Self>) {
+    fn lost(self: &Arc<Self>, mut from: Option<Traffic>) {
+        let settings = self.settings();
         loop {
-            let freed = self.lock().freed();
+            let freed = self.lock().freed(from.take(), &settings, Instant::now());
             let Freed::To(waiter) = freed else {
                 self.changed.notify_waiters();
                 return;
             };
-            match waiter.send(Lease::new(self.clone(), None)) {
+            match waiter.send(Lease::new(self.clone(), None, None)) {
                 Ok(()) => return,
                 Err(lease) => lease.disarm(),
             }
         }
+    }
+
+    /// Whether a replica may serve no more.
+    fn is_spent(&self, replica: &Replica) -> bool {
+        replica.card().stops() || self.is_outdated(replica)
     }
 
     fn is_outdated(&self, replica: &Replica) -> bool {

@@ -20,6 +20,7 @@ use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
 use crate::meter::{Alive, Meter};
+use crate::roster::{Card, Listed};
 use crate::sandbox::{Capabilities, Sandbox};
 
 /// A guest's answer, or why there is none.
@@ -86,7 +87,7 @@ pub(crate) struct Blueprint<'a> {
     pub capabilities: &'a Capabilities,
     pub limits: &'a Limits,
     pub log: Arc<dyn LogSink>,
-    pub id: String,
+    pub listed: Listed,
     pub meter: Arc<Meter>,
 }
 
@@ -115,11 +116,9 @@ pub(crate) struct Call {
 
 /// A warm instance with its store.
 pub(crate) struct Replica {
-    id: String,
     store: Store<Sandbox>,
     proxy: Proxy,
-    served: u64,
-    started: Instant,
+    listed: Listed,
     alive: Alive,
     _slot: OwnedSemaphorePermit,
 }
@@ -136,7 +135,10 @@ impl Replica {
         let made = Instant::now();
         let begun = made;
         let engine = blueprint.engine;
-        let log = Arc::new(ReplicaLog::new(blueprint.log, blueprint.id.clone()));
+        let log = Arc::new(ReplicaLog::new(
+            blueprint.log,
+            blueprint.listed.id().to_owned(),
+        ));
         let failed = |e: wasmtime::Error| StartError::Instantiate(format!("{e:#}"));
         let mut store = Sandbox::store(
             engine.engine(),
@@ -175,35 +177,24 @@ impl Replica {
             timings.init = begun.elapsed();
         }
         store.data().finish_lines();
+        blueprint.listed.set_ready();
         Ok(Self {
-            id: blueprint.id,
             store,
             proxy,
-            served: 0,
-            started: Instant::now(),
+            listed: blueprint.listed,
             alive: Alive::since(made, blueprint.meter),
             _slot: slot,
         })
     }
 
-    /// Its id, as in logs.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// When it became ready.
-    pub fn started(&self) -> Instant {
-        self.started
+    /// What others see of it.
+    pub fn card(&self) -> &Card {
+        &self.listed
     }
 
     /// Which generation of its deployment's config it read.
     pub fn config_generation(&self) -> u64 {
         self.store.data().config_generation
-    }
-
-    /// Requests it has served.
-    pub fn served(&self) -> u64 {
-        self.served
     }
 
     /// Runs one request to its very end and gives the replica back if it can serve another.
@@ -225,7 +216,7 @@ impl Replica {
         } = call;
         let log = self.store.data().log.clone();
         log.set_request(Some(request_id));
-        self.served += 1;
+        self.listed.count_request();
         // While it was idle epochs went by, and with the deadline behind it the guest would yield at its first step.
         self.store.set_epoch_deadline(1);
         let mut head = HeadSlot::new(head);

@@ -47,6 +47,11 @@ impl Slots {
         }
     }
 
+    /// Whether nobody need go for the next replica.
+    pub fn has_free(&self) -> bool {
+        self.free.available_permits() > 0
+    }
+
     fn evict_one(&self) {
         let holders: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
         let oldest = holders

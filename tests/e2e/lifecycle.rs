@@ -35,7 +35,7 @@ async fn a_replica_is_reused_and_goes_when_it_is_idle() -> Result<()> {
     let server = Server::start()?;
     server.push(
         "count",
-        "[autoscaling]\nmax_replica = 1\nscale_down_delay = 1\n",
+        "[autoscaling]\nmax_replica = 1\nautoscaling_window = 10\nscale_down_delay = 0\n",
     )?;
     let url = server.at("/models/count/production/predict");
     let ask =

@@ -1,5 +1,7 @@
 //! The one place where an error becomes an answer.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +22,8 @@ pub struct ApiError {
     pub message: String,
     /// What belongs to the code, if anything.
     pub detail: Option<Value>,
+    /// When it makes sense to ask again, where that can be told: rounded up to whole seconds.
+    pub retry_after: Duration,
 }
 
 impl ApiError {
@@ -30,6 +34,7 @@ impl ApiError {
             code,
             message: message.into(),
             detail: None,
+            retry_after: Duration::ZERO,
         }
     }
 
@@ -81,6 +86,12 @@ impl From<RunError> for ApiError {
             RunError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
             RunError::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             RunError::Guest(_) => (StatusCode::INTERNAL_SERVER_ERROR, "application_error"),
+            RunError::Unhealthy(trouble) => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let mut told = Self::new(status, "model_unavailable", error.to_string());
+                told.retry_after = trouble.retry_after;
+                return told;
+            }
             RunError::Host(cause) => return Self::internal(cause),
         };
         Self::new(status, code, error.to_string())
@@ -171,6 +182,7 @@ impl From<crate::control::builder::BuildError> for ApiError {
     fn from(error: crate::control::builder::BuildError) -> Self {
         use crate::control::builder::BuildError as E;
         match error {
+            E::Stopped => Self::conflict("build_stopped", error.to_string()),
             E::Serve(error) => error.into(),
             E::Registry(error) => error.into(),
         }
@@ -228,7 +240,8 @@ pub fn render(mut response: Response, id: &RequestId) -> Response {
         response = (error.status, Json(body)).into_response();
         match error.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                let seconds = HeaderValue::from_static("1");
+                let seconds = error.retry_after.as_secs_f64().ceil().max(1.0);
+                let seconds = HeaderValue::from(seconds as u64);
                 response.headers_mut().insert(header::RETRY_AFTER, seconds);
             }
             StatusCode::UNAUTHORIZED => {

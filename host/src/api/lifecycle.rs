@@ -56,7 +56,7 @@ impl From<Done> for Switched {
 /// What a retry did.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Retried {
-    /// Whether the deployment was built again.
+    /// Whether the deployment is built again, or tried again at once.
     pub retried: bool,
     /// Why not.
     pub reason: Option<String>,
@@ -178,7 +178,7 @@ async fn deactivate(
     Ok(Json(api.switch_off(&model, &deployment).await?))
 }
 
-/// Build a deployment once more that failed.
+/// Build a deployment once more that failed, or let requests to one again that is unhealthy.
 #[utoipa::path(
     post, path = "/v1/models/{model}/deployments/{deployment}/retry",
     params(("model" = String, Path), ("deployment" = String, Path)),
@@ -191,13 +191,18 @@ async fn retry(
     let (mut view, id, done) = api
         .change_deployment(&model, &deployment, ModelView::retry)
         .await?;
+    let served = api.serving.served(view.model.id, id);
+    let ill = served.filter(|served| served.pool.trouble().is_some());
+    let retried = done == Done::Changed || ill.is_some();
     if done == Done::Changed {
         view = api.builder.build(&view, id).await?;
+    } else if let Some(served) = ill {
+        served.pool.clear_trouble();
     }
-    let reason = "it has not failed: only a deployment that could not be built is built again";
+    let reason = "it has not failed: only what could not be built, or is unhealthy, is tried again";
     Ok(Json(Retried {
-        retried: done == Done::Changed,
-        reason: (done == Done::Unchanged).then(|| reason.to_owned()),
+        retried,
+        reason: (!retried).then(|| reason.to_owned()),
         deployment: DeploymentShape::of(&api, &view, view.deployment(id)?),
     }))
 }

@@ -14,6 +14,7 @@ mod lifecycle;
 mod models;
 mod openapi;
 mod promotions;
+mod replicas;
 pub mod request_id;
 mod secrets;
 mod shapes;
@@ -97,6 +98,7 @@ pub fn router(api: Api) -> Router {
         .merge(lifecycle::router())
         .merge(environments::router())
         .merge(promotions::router())
+        .merge(replicas::router())
         .merge(secrets::router())
         .merge(webhook_secrets::router())
         .merge(api_keys::router())

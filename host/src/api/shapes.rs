@@ -10,6 +10,7 @@ use super::Api;
 use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
 use crate::domain::digest::Digest;
 use crate::domain::model::ModelView;
+use crate::domain::observed::{shown_reason, shown_status};
 use crate::domain::settings::{AutoscalingSettings, BackpressurePolicy};
 use crate::ids::Id;
 
@@ -57,7 +58,7 @@ pub struct DeploymentShape {
     pub status: DeploymentStatus,
     /// Why it stands there, when something went wrong.
     pub status_reason: Option<String>,
-    /// Replicas now.
+    /// Replicas that can serve now.
     pub active_replica_count: usize,
     /// How many replicas it keeps.
     pub autoscaling_settings: AutoscalingSettings,
@@ -99,7 +100,8 @@ impl ModelShape {
 impl DeploymentShape {
     /// A deployment of a model as it is now.
     pub fn of(api: &Api, view: &ModelView, deployment: &Deployment) -> Self {
-        let replicas = api.serving.replicas(view.model.id, deployment.id);
+        let observed = api.serving.observed(view.model.id, deployment.id);
+        let (stored, reason) = (deployment.status, deployment.status_reason.as_deref());
         let environment = view.environment_of(deployment.id);
         let environment = environment.map(|environment| environment.name.clone());
         Self {
@@ -111,10 +113,10 @@ impl DeploymentShape {
             is_development: deployment.kind == DeploymentKind::Development,
             status: match api.reloader.is_reloading(deployment.id) {
                 true => DeploymentStatus::Updating,
-                false => shown_status(deployment.status, replicas),
+                false => shown_status(stored, &observed),
             },
-            status_reason: deployment.status_reason.clone(),
-            active_replica_count: replicas,
+            status_reason: shown_reason(stored, reason, &observed),
+            active_replica_count: observed.ready,
             autoscaling_settings: deployment.autoscaling(),
             instance_type_name: "cpu",
             environment,
@@ -124,13 +126,5 @@ impl DeploymentShape {
             },
             bundle_digest: deployment.bundle_digest,
         }
-    }
-}
-
-/// What is stored says that it may run; whether it does is seen from its replicas.
-fn shown_status(stored: DeploymentStatus, replicas: usize) -> DeploymentStatus {
-    match stored {
-        DeploymentStatus::Active if replicas == 0 => DeploymentStatus::ScaledToZero,
-        other => other,
     }
 }

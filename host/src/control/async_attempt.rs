@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use samovar_runtime::RunError;
+use samovar_runtime::{RunError, Traffic};
 use tokio_util::sync::CancellationToken;
 
 use super::async_queue::AsyncQueue;
@@ -47,6 +47,8 @@ enum Attempt {
     Failed(AsyncError),
     /// It was not even asked, because others wait for it.
     NoRoom,
+    /// It was not even asked, because it failed too often; it may be asked again after this.
+    Resting(Duration),
 }
 
 /// What becomes of the request.
@@ -118,13 +120,17 @@ async fn call(serving: &Serving, prediction: &Prediction) -> Attempt {
         }
     };
     let id: Arc<str> = prediction.claim.id.as_str().into();
-    let answer = served.pool.handle(request(prediction), id).await;
+    let answer = served
+        .pool
+        .handle(request(prediction), id, Traffic::Async)
+        .await;
     match answer {
         Ok((response, _)) => {
             let (head, body) = response.into_parts();
             read(head.status.as_u16(), head.headers.get(CONTENT_TYPE), body).await
         }
         Err(RunError::QueueFull { .. } | RunError::Closed) => Attempt::NoRoom,
+        Err(RunError::Unhealthy(trouble)) => Attempt::Resting(trouble.retry_after),
         Err(error) => Attempt::Failed(AsyncError::new(code_of(&error), &error)),
     }
 }
@@ -177,9 +183,10 @@ where
 
 fn code_of(error: &RunError) -> AsyncErrorCode {
     match error {
-        RunError::QueueFull { .. } | RunError::QueueTimeout { .. } | RunError::Closed => {
-            AsyncErrorCode::ModelUnavailable
-        }
+        RunError::QueueFull { .. }
+        | RunError::QueueTimeout { .. }
+        | RunError::Closed
+        | RunError::Unhealthy(_) => AsyncErrorCode::ModelUnavailable,
         RunError::Start(_) => AsyncErrorCode::ModelNotReady,
         RunError::Timeout { .. } => AsyncErrorCode::ModelPredictTimeout,
         RunError::BodyTooLarge { .. } => AsyncErrorCode::ModelInvalidInput,
@@ -191,6 +198,7 @@ fn code_of(error: &RunError) -> AsyncErrorCode {
 fn judge(attempt: Attempt, prediction: &Prediction) -> Verdict {
     let mut errors = prediction.errors.clone();
     let (error, result) = match attempt {
+        Attempt::Resting(pause) => return Verdict::Again(pause.max(NO_ROOM_DELAY), errors),
         Attempt::NoRoom => return Verdict::Again(NO_ROOM_DELAY, errors),
         Attempt::Failed(error) => (error, None),
         Attempt::Answered(result) => match AsyncErrorCode::of_answer(result.status) {

@@ -15,6 +15,9 @@ use crate::registry::{Registry, RegistryError};
 /// Why a deployment was not built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
+    /// The deployment was switched off or deleted meanwhile.
+    #[error("the build was stopped: the deployment was deactivated or deleted meanwhile")]
+    Stopped,
     /// Its bundle cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -39,7 +42,15 @@ impl Builder {
     /// What is wrong with the bundle; the deployment says it too.
     pub async fn build(&self, view: &ModelView, id: Id) -> Result<ModelView, BuildError> {
         let deployment = view.deployment(id).map_err(RegistryError::from)?;
-        let rehearsed = self.serving.rehearse(view, deployment).await;
+        let build = self.serving.builds().begin(view, id);
+        let rehearsal = self
+            .serving
+            .rehearse_telling(view, deployment, |phase| build.reached(phase));
+        let rehearsed = tokio::select! {
+            biased;
+            () = build.stopped() => return Err(BuildError::Stopped),
+            rehearsed = rehearsal => rehearsed,
+        };
         let (status, reason) = match &rehearsed {
             Ok(_) => (DeploymentStatus::Active, None),
             Err(error) => (failed_status(error), Some(error.to_string())),
@@ -68,7 +79,7 @@ impl Builder {
         self.apply(changed.view.clone()).await?;
         let rehearsed = rehearsed?;
         self.warm(&changed.view, id).await?;
-        drop(rehearsed);
+        drop((rehearsed, build));
         Ok(changed.view)
     }
 
@@ -78,6 +89,7 @@ impl Builder {
     /// When a deployment's files are not in place.
     pub async fn apply(&self, view: ModelView) -> Result<(), ServeError> {
         let model = view.model.id;
+        self.serving.builds().stop_unwanted(&view);
         let retired = self.serving.set(view.clone()).await?;
         let deactivating: Vec<Id> = view
             .deployments

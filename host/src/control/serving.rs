@@ -1,6 +1,7 @@
 //! The deployments that this node serves, each with its pool: routed to from memory, never from the store.
 
 pub mod layout;
+mod observed;
 mod rehearsal;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use samovar_runtime::{
 };
 use tokio::sync::watch;
 
+use crate::control::builds::Builds;
 use crate::control::secrets::{GuestSecrets, SecretsError};
 use crate::control::traffic::{self, Side, Split};
 use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
@@ -30,6 +32,7 @@ use crate::state::blobs::{BlobError, Blobs};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;
 use layout::Layout;
+pub use observed::Awake;
 use rehearsal::Rehearsals;
 pub use rehearsal::{RehearsalTimings, Rehearsed};
 
@@ -103,6 +106,8 @@ pub struct Room {
 struct ServedModel {
     view: ModelView,
     deployments: HashMap<Id, Arc<Served>>,
+    /// Why deployments that were built cannot be served.
+    broken: HashMap<Id, String>,
     splits: Mutex<HashMap<String, Split>>,
 }
 
@@ -155,6 +160,7 @@ pub struct Serving {
     routes: RwLock<Routes>,
     rehearsals: Rehearsals,
     setting: tokio::sync::Mutex<()>,
+    builds: Arc<Builds>,
 }
 
 impl Serving {
@@ -179,7 +185,13 @@ impl Serving {
             routes: RwLock::default(),
             rehearsals: Rehearsals::default(),
             setting: tokio::sync::Mutex::default(),
+            builds: Arc::default(),
         }
+    }
+
+    /// The builds that go on here.
+    pub fn builds(&self) -> &Arc<Builds> {
+        &self.builds
     }
 
     /// Serves a model as it is now, unless a newer view of it is served already. Replicas of deployments that it had
@@ -201,6 +213,7 @@ impl Serving {
             return Ok(Vec::new());
         }
         let mut deployments = HashMap::new();
+        let mut broken = HashMap::new();
         let mut failed = Ok(());
         for deployment in view.deployments.values().filter(|one| one.status.serves()) {
             let known = before.remove(&deployment.id);
@@ -213,6 +226,7 @@ impl Serving {
                         Ok(served) => served,
                         Err(error) => {
                             tracing::error!(deployment = %deployment.id, %error, "cannot be served");
+                            broken.insert(deployment.id, error.to_string());
                             failed = Err(error);
                             continue;
                         }
@@ -239,6 +253,7 @@ impl Serving {
             let model = ServedModel {
                 view,
                 deployments,
+                broken,
                 splits: splits.unwrap_or_default(),
             };
             routes.models.insert(id, model);
@@ -268,6 +283,7 @@ impl Serving {
 
     /// Serves a model no longer; running requests finish first.
     pub async fn remove_model(&self, view: &ModelView) {
+        self.builds.stop_all(view.model.id);
         let removed = {
             let mut routes = self.write();
             routes.names.remove(&view.model.name);
@@ -313,7 +329,12 @@ impl Serving {
                 Some(candidate) => candidate,
                 None => model.view.resolve(target)?.id,
             };
-            model.deployments.get(&id).cloned().ok_or_else(none)
+            if let Some(served) = model.deployments.get(&id) {
+                return Ok(served.clone());
+            }
+            let why = model.broken.get(&id).ok_or_else(none)?.clone();
+            let model = model.view.model.name.clone();
+            Err(Unresolved::NotReady { model, id, why })
         })
     }
 
@@ -349,32 +370,19 @@ impl Serving {
             let target = Target::Deployment(deployment.as_str());
             let found = model.view.resolve(target)?;
             let served = model.deployments.get(&found.id).cloned();
+            let trouble = served.as_ref().and_then(|one| one.pool.trouble());
             Ok(Room {
-                max_replica: found.autoscaling().max_replica as usize,
+                max_replica: match trouble {
+                    None => found.autoscaling().max_replica as usize,
+                    // After its pause it is tried by one.
+                    Some(trouble) => usize::from(trouble.retry_after.is_zero()),
+                },
                 counts: served
                     .as_ref()
                     .map_or_else(Counts::default, |one| one.pool.counts()),
                 served,
             })
         })
-    }
-
-    /// A deployment as it is served now.
-    pub fn served(&self, model: Id, deployment: Id) -> Option<Arc<Served>> {
-        self.with(|routes| {
-            let model = routes.models.get(&model)?;
-            model.deployments.get(&deployment).cloned()
-        })
-    }
-
-    /// Replicas of a deployment now.
-    pub fn replicas(&self, model: Id, deployment: Id) -> usize {
-        self.with(|routes| {
-            let model = routes.models.get(&model)?;
-            let counts = model.deployments.get(&deployment)?.pool.counts();
-            Some(counts.idle + counts.busy)
-        })
-        .unwrap_or(0)
     }
 
     /// Models, deployments and replicas now.
@@ -504,7 +512,6 @@ impl Serving {
         PoolSettings {
             min_replica: autoscaling.min_replica as usize,
             max_replica: autoscaling.max_replica as usize,
-            scale_down_delay: Duration::from_secs(autoscaling.scale_down_delay.into()),
             max_queued_requests: match deployment.backpressure {
                 BackpressurePolicy::QueueOnFull => self.limits.max_queued_requests,
                 BackpressurePolicy::RejectOnFull => 0,

@@ -11,6 +11,7 @@ pub mod environment;
 pub mod keys;
 pub mod model;
 pub mod names;
+pub mod observed;
 pub mod organization;
 pub mod promotion;
 pub mod secret;

@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use samovar_runtime::Timings;
+use samovar_runtime::{RunError, Timings, Traffic};
 
 use crate::api::error::ApiError;
 use crate::api::request_id::RequestId;
@@ -62,6 +62,10 @@ impl Gateway {
         match address.route {
             Route::Component(path) => self.forward(&served, path, request, id).await,
             Route::Wake if request.method() == Method::POST => {
+                let trouble = served.pool.trouble();
+                if let Some(trouble) = trouble.filter(|one| !one.retry_after.is_zero()) {
+                    return Err(RunError::Unhealthy(trouble).into());
+                }
                 tokio::spawn(async move {
                     if let Err(error) = served.pool.prewarm(1).await {
                         tracing::warn!(deployment = %served.id, %error, "it does not wake");
@@ -132,7 +136,10 @@ impl Gateway {
             request.headers_mut().remove(header::AUTHORIZATION);
         }
         id.mark(request.headers_mut());
-        let (response, timings) = served.pool.handle(request, id.shared()).await?;
+        let (response, timings) = served
+            .pool
+            .handle(request, id.shared(), Traffic::Sync)
+            .await?;
         let mut response = response.map(Body::new);
         if let Some(value) = server_timing(&timings) {
             response.headers_mut().append("server-timing", value);

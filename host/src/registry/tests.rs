@@ -300,3 +300,33 @@ async fn of_two_who_promote_at_once_one_is_told_no() {
     }
     assert_eq!(won, 1);
 }
+
+#[tokio::test]
+async fn a_build_that_is_switched_off_is_stopped_and_can_be_taken_up_again() {
+    let (registry, _folder) = registry().await;
+    let (_, id) = registry.push(named("m"), now()).await.unwrap();
+    let stopped = registry
+        .change("m", |view| view.deactivate(id))
+        .await
+        .unwrap();
+    let deployment = stopped.view.deployment(id).unwrap();
+    assert_eq!(deployment.status, DeploymentStatus::BuildStopped);
+    assert!(deployment.status_reason.is_some());
+    // What the build then says comes too late.
+    let late = registry
+        .change("m", |view| view.built(id, DeploymentStatus::Active, None))
+        .await
+        .unwrap();
+    assert_eq!(late.value, Done::Unchanged);
+    assert_eq!(late.view, stopped.view);
+    for again in [ModelView::retry, ModelView::activate] {
+        let changed = registry.change("m", |view| again(view, id)).await.unwrap();
+        let deployment = changed.view.deployment(id).unwrap();
+        assert_eq!(deployment.status, DeploymentStatus::Building);
+        assert_eq!(deployment.status_reason, None);
+        registry
+            .change("m", |view| view.deactivate(id))
+            .await
+            .unwrap();
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::health::Trouble;
 use crate::meter::Outcome;
 use crate::replica::{GuestFailure, StartError};
 
@@ -28,6 +29,9 @@ pub enum RunError {
     /// No replica could be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// It failed too often in a row, and rests until it is tried again.
+    #[error("the deployment is unhealthy: {}", .0.reason)]
+    Unhealthy(Trouble),
     /// The guest did not finish in time and was stopped.
     #[error("the model did not answer within {timeout:?}")]
     Timeout {
@@ -55,7 +59,7 @@ impl RunError {
             Self::QueueFull { .. } => Outcome::Rejected,
             Self::QueueTimeout { .. } => Outcome::QueueTimeout,
             Self::Closed => Outcome::Closed,
-            Self::Start(_) => Outcome::StartFailed,
+            Self::Start(_) | Self::Unhealthy(_) => Outcome::StartFailed,
             Self::Timeout { .. } => Outcome::Timeout,
             Self::BodyTooLarge { .. } => Outcome::TooLarge,
             Self::Guest(_) => Outcome::Trapped,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Pool;
+use crate::load::Traffic;
 use crate::replica::Replica;
 
 /// The right to one of the pool's places, with a warm replica in it or room to start one.
@@ -11,19 +12,26 @@ use crate::replica::Replica;
 pub(super) struct Lease {
     pool: Option<Arc<Pool>>,
     pub(super) replica: Option<Box<Replica>>,
+    /// The request that has the place; nothing when a replica only starts there.
+    pub(super) traffic: Option<Traffic>,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, replica: Option<Box<Replica>>) -> Self {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        replica: Option<Box<Replica>>,
+        traffic: Option<Traffic>,
+    ) -> Self {
         Self {
             pool: Some(pool),
             replica,
+            traffic,
         }
     }
 
     pub(super) fn give_back(mut self, replica: Box<Replica>) {
         if let Some(pool) = self.pool.take() {
-            pool.put_back(replica);
+            pool.put_back(replica, self.traffic);
         }
     }
 
@@ -36,8 +44,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
             match self.replica.take() {
-                Some(replica) => pool.put_back(replica),
-                None => pool.lost(),
+                Some(replica) => pool.put_back(replica, self.traffic),
+                None => pool.lost(self.traffic),
             }
         }
     }

@@ -4,17 +4,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::lease::Lease;
-use super::{Pool, RunError, lock};
+use super::{Pool, RunError};
 use crate::ledger::{Counts, PoolSettings};
 use crate::meter::Meter;
 use crate::replica::{Replica, StartTimings};
 use crate::slots::IdleHolder;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReaperState {
-    Asleep,
-    Running,
-}
 
 impl Pool {
     /// Starts replicas until `count` are there, within the deployment's cap.
@@ -23,7 +17,7 @@ impl Pool {
     /// The first start that fails.
     pub async fn prewarm(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
         while self.lock().prewarm(count, &self.settings()) {
-            let lease = Lease::new(self.clone(), None);
+            let lease = Lease::new(self.clone(), None, None);
             let mut timings = StartTimings::default();
             let replica = self.start(&mut timings).await?;
             lease.give_back(Box::new(replica));
@@ -42,7 +36,7 @@ impl Pool {
         // Dropped outside the lock, and before the new ones take their memory.
         let leases = taken.into_iter().map(|replica| {
             drop(replica);
-            Lease::new(self.clone(), None)
+            Lease::new(self.clone(), None, None)
         });
         for lease in leases {
             let pool = self.clone();
@@ -89,7 +83,6 @@ impl Pool {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = settings;
         self.trim();
-        self.wake_reaper();
         let pool = self.clone();
         tokio::spawn(async move {
             if let Err(error) = pool.prewarm(settings.min_replica).await {
@@ -118,43 +111,6 @@ impl Pool {
     /// How many replicas and waiting requests there are.
     pub fn counts(&self) -> Counts {
         self.lock().counts()
-    }
-
-    /// Sees that idle replicas go in time; one task while there are any.
-    pub(super) fn wake_reaper(self: &Arc<Self>) {
-        if std::mem::replace(&mut *lock(&self.reaper), ReaperState::Running) == ReaperState::Running
-        {
-            return;
-        }
-        let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
-            loop {
-                let Some(strong) = pool.upgrade() else { return };
-                let expired = strong.lock().expired(Instant::now(), &strong.settings());
-                if let Some(replica) = expired {
-                    tracing::debug!(
-                        replica = replica.id(),
-                        served = replica.served(),
-                        age_s = replica.started().elapsed().as_secs(),
-                        "idle replica stopped"
-                    );
-                    continue;
-                }
-                let next = {
-                    let mut state = lock(&strong.reaper);
-                    let next = strong.lock().next_expiry(&strong.settings());
-                    if next.is_none() {
-                        *state = ReaperState::Asleep;
-                    }
-                    next
-                };
-                drop(strong);
-                match next {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => return,
-                }
-            }
-        });
     }
 }
 

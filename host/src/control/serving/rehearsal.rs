@@ -9,6 +9,7 @@ use super::{ServeError, Served, Serving};
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
 use crate::domain::model::ModelView;
+use crate::domain::observed::BuildPhase;
 use crate::ids::Id;
 
 /// The deployments that were rehearsed and are not served yet.
@@ -71,13 +72,28 @@ impl Serving {
         view: &ModelView,
         deployment: &Deployment,
     ) -> Result<Rehearsed<'_>, ServeError> {
+        self.rehearse_telling(view, deployment, |_| {}).await
+    }
+
+    /// The same, telling how far it has come.
+    ///
+    /// # Errors
+    /// What is wrong with its bundle.
+    pub async fn rehearse_telling(
+        &self,
+        view: &ModelView,
+        deployment: &Deployment,
+        reached: impl Fn(BuildPhase),
+    ) -> Result<Rehearsed<'_>, ServeError> {
         self.secrets.require(&deployment.bundle.secrets).await?;
         let (spec, files) = self.spec(view, deployment).await?;
         let mut timings = RehearsalTimings::default();
+        reached(BuildPhase::Compiling);
         let begun = Instant::now();
         self.runtime.admit(&spec.component).await?;
         timings.compile = begun.elapsed();
 
+        reached(BuildPhase::Loading);
         let begun = Instant::now();
         for graph in &spec.graphs {
             let admitted = self.runtime.admit_graph(graph).await;
@@ -88,6 +104,7 @@ impl Serving {
         }
         timings.graphs = begun.elapsed();
 
+        reached(BuildPhase::Starting);
         let begun = Instant::now();
         let served = Arc::new(self.served_by(deployment, spec, files));
         served.pool.prewarm(1).await.map_err(ServeError::Start)?;

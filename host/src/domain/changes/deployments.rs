@@ -8,6 +8,10 @@ use crate::domain::names;
 use crate::domain::settings::{AutoscalingUpdate, BackpressurePolicy, InvalidSetting};
 use crate::ids::Id;
 
+/// Why the status is BUILD_STOPPED.
+const STOPPED: &str =
+    "it was deactivated while it was being built; `retry` or `activate` builds it again";
+
 impl ModelView {
     /// A deployment that there is.
     pub fn deployment(&self, id: Id) -> Result<&Deployment, Refusal> {
@@ -47,7 +51,7 @@ impl ModelView {
         Ok(())
     }
 
-    /// Switches a deployment off. Its requests are answered with 404 from now on; the running ones finish.
+    /// Switches a deployment off; one that is being built is stopped. Its requests are answered with 404 from now on; the running ones finish.
     pub fn deactivate(&mut self, id: Id) -> Result<Done, Refusal> {
         let name = self.model.name.clone();
         if let Some(environment) = self
@@ -64,6 +68,11 @@ impl ModelView {
         let deployment = self.deployment_mut(id)?;
         if deployment.status.is_off() {
             return Ok(Done::Unchanged);
+        }
+        if deployment.status.is_unfinished() {
+            deployment.status = DeploymentStatus::BuildStopped;
+            deployment.status_reason = Some(STOPPED.into());
+            return Ok(Done::Changed);
         }
         deployment.status = DeploymentStatus::Deactivating;
         deployment.status_reason = None;
@@ -83,10 +92,12 @@ impl ModelView {
     /// Switches a deployment on again, with the settings that it had.
     pub fn activate(&mut self, id: Id) -> Result<Done, Refusal> {
         let deployment = self.deployment_mut(id)?;
-        if !deployment.status.is_off() {
+        let stopped = deployment.status == DeploymentStatus::BuildStopped;
+        if !deployment.status.is_off() && !stopped {
             return Ok(Done::Unchanged);
         }
         deployment.status = DeploymentStatus::Building;
+        deployment.status_reason = None;
         Ok(Done::Changed)
     }
 

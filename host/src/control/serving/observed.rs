@@ -1,0 +1,81 @@
+//! What is seen of deployments on this node: which have replicas, how they are, what may be told of each.
+
+use std::sync::Arc;
+
+use samovar_runtime::Pool;
+
+use super::{Served, Serving};
+use crate::domain::observed::Observed;
+use crate::domain::settings::AutoscalingSettings;
+use crate::ids::Id;
+
+/// A deployment that has replicas, or should have.
+pub struct Awake {
+    /// Its id.
+    pub deployment: Id,
+    /// Its replicas.
+    pub pool: Arc<Pool>,
+    /// How many it keeps.
+    pub settings: AutoscalingSettings,
+}
+
+impl Serving {
+    /// The deployments that have replicas or should have. Those at zero cost a look at their counters.
+    pub fn awake(&self) -> Vec<Awake> {
+        self.with(|routes| {
+            let mut awake = Vec::new();
+            for model in routes.models.values() {
+                for (id, served) in &model.deployments {
+                    let counts = served.pool.counts();
+                    let some = counts.idle + counts.busy + counts.waiting > 0;
+                    if !some && served.pool.settings().min_replica == 0 {
+                        continue;
+                    }
+                    if let Some(deployment) = model.view.deployments.get(id) {
+                        awake.push(Awake {
+                            deployment: *id,
+                            pool: served.pool.clone(),
+                            settings: deployment.autoscaling(),
+                        });
+                    }
+                }
+            }
+            awake
+        })
+    }
+
+    /// A deployment as it is served now, whether it may be called or not.
+    pub fn served(&self, model: Id, deployment: Id) -> Option<Arc<Served>> {
+        self.with(|routes| {
+            let model = routes.models.get(&model)?;
+            model.deployments.get(&deployment).cloned()
+        })
+    }
+
+    /// What is seen of a deployment.
+    pub fn observed(&self, model: Id, deployment: Id) -> Observed {
+        let build = self.builds.phase(deployment);
+        let (served, broken) = self.with(|routes| {
+            let Some(model) = routes.models.get(&model) else {
+                return (None, None);
+            };
+            let served = model.deployments.get(&deployment).cloned();
+            (served, model.broken.get(&deployment).cloned())
+        });
+        let Some(served) = served else {
+            return Observed {
+                build,
+                broken,
+                ..Observed::default()
+            };
+        };
+        let presence = served.pool.presence();
+        Observed {
+            build,
+            broken,
+            ready: presence.ready,
+            starting: presence.starting,
+            trouble: served.pool.trouble().map(|trouble| trouble.reason),
+        }
+    }
+}
