@@ -1,5 +1,11 @@
 //! `samovar deployment`: the deployments of a model.
 
+mod life;
+mod replicas;
+mod scale;
+
+use std::fmt;
+
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -10,13 +16,16 @@ use super::identifier;
 use super::logs::{self, Follow};
 use super::output::{self, Format, cell, since};
 
+/// As much of a reason as a list shows; `show` tells it whole.
+const MAX_REASON_CHARS: usize = 60;
+
 /// A deployment's place.
 #[derive(Debug, clap::Args)]
 pub struct Place {
     /// The model's name or id
     #[arg(value_parser = identifier)]
     model: String,
-    /// The deployment's id, or `production`
+    /// The deployment's id, or `production`, or `development`
     #[arg(value_parser = identifier)]
     deployment: String,
 }
@@ -24,6 +33,20 @@ pub struct Place {
 impl Place {
     fn path(&self) -> String {
         format!("/v1/models/{}/deployments/{}", self.model, self.deployment)
+    }
+
+    fn wake_path(&self) -> String {
+        let target = match &*self.deployment {
+            target @ ("production" | "development") => target.to_owned(),
+            id => format!("deployment/{id}"),
+        };
+        format!("/models/{}/{target}/wake", self.model)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the deployment {} of {}", self.deployment, self.model)
     }
 }
 
@@ -38,6 +61,23 @@ pub enum Action {
     },
     /// Show a deployment
     Show(#[command(flatten)] Place),
+    #[command(flatten)]
+    Life(life::Action),
+    /// Change how many replicas a deployment keeps, and when; it holds at once
+    Scale {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        settings: scale::Settings,
+    },
+    /// List a deployment's replicas
+    Replicas {
+        #[command(flatten)]
+        place: Place,
+        /// Stop this one instead: at once when it is idle, else after its request
+        #[arg(long, value_name = "ID", value_parser = identifier)]
+        kill: Option<String>,
+    },
     /// Read a deployment's logs
     Logs {
         #[command(flatten)]
@@ -65,7 +105,15 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::table(
-                    &["ID", "NAME", "ENVIRONMENT", "STATUS", "REPLICAS", "CREATED"],
+                    &[
+                        "ID",
+                        "NAME",
+                        "ENVIRONMENT",
+                        "STATUS",
+                        "REPLICAS",
+                        "CREATED",
+                        "REASON",
+                    ],
                     rows(&answer, now),
                     "no deployments: add one with `samovar push`",
                 ),
@@ -78,16 +126,32 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
                 Format::Text => output::properties(&properties(&answer, now)),
             }
         }
+        Action::Life(action) => life::run(client, action, format).await,
+        Action::Scale { place, settings } => scale::run(client, &place, &settings, format).await,
+        Action::Replicas { place, kill } => {
+            replicas::run(client, &place, kill.as_deref(), format).await
+        }
         Action::Logs { place, follow } => logs::print(client, &place.path(), follow, format).await,
         Action::Delete { place, consent } => {
-            let what = format!("the deployment {} of {}", place.deployment, place.model);
-            consent.ask(&format!("delete {what}"))?;
+            consent.ask(&format!("delete {place}"))?;
             let answer = client.delete(&place.path()).await?;
             match format {
                 Format::Json => output::document(&answer),
-                Format::Text => output::line(&format!("deleted {what}")),
+                Format::Text => output::line(&format!("deleted {place}")),
             }
         }
+    }
+}
+
+/// As much of a reason as a row has room for.
+fn short(reason: &Value) -> String {
+    let Value::String(reason) = reason else {
+        return String::new();
+    };
+    let reason = output::printable(reason);
+    match reason.char_indices().nth(MAX_REASON_CHARS) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason,
     }
 }
 
@@ -110,6 +174,7 @@ fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
                 cell(&deployment["status"]),
                 cell(&deployment["active_replica_count"]),
                 since(&deployment["created_at"], now),
+                short(&deployment["status_reason"]),
             ]
         })
         .collect()
@@ -163,7 +228,8 @@ mod tests {
                 "production",
                 "FAILED",
                 "0",
-                "2 h ago"
+                "2 h ago",
+                "no import x"
             ]]
         );
         let lines = properties(&deployment, now);

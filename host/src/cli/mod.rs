@@ -61,7 +61,7 @@ enum Command {
     /// List, show, rename and delete models
     #[command(subcommand)]
     Model(model::Action),
-    /// List, show and delete deployments, and read their logs
+    /// List, show, scale, switch and delete deployments, and read their logs
     #[command(subcommand)]
     Deployment(deployment::Action),
     /// List, show, create, change and delete environments
@@ -202,6 +202,15 @@ mod tests {
             "model delete m --yes",
             "deployment list m",
             "deployment show m d",
+            "deployment activate m d",
+            "deployment deactivate m production",
+            "deployment retry m d --json",
+            "deployment wake m development",
+            "deployment rename m d n.1",
+            "deployment scale m d --min 0 --max 4 --window 60 --scale-down-delay 0 --concurrency-target 2",
+            "deployment scale m d --target-utilization 70 --max-scale-down-rate 50",
+            "deployment replicas m d",
+            "deployment replicas m d --kill ab12z",
             "deployment logs m d -f",
             "deployment delete m d --yes",
             "logs m -f",
@@ -248,6 +257,8 @@ mod tests {
             "promote m",
             "promote m a/b",
             "model rename m a/b",
+            "deployment scale m d --min -1",
+            "deployment replicas m d --kill a/b",
             "secret set HF_TOKEN value",
             "secret set a-b",
             "key create",
