@@ -107,6 +107,17 @@ impl Server {
         }
     }
 
+    /// Stops all replicas of the model's first deployment.
+    pub fn stop_replicas(&self, api: &mut Connection, model: &str) -> Result<()> {
+        let path = format!("/v1/models/{model}/deployments/production/replicas");
+        let answer = api.json("GET", &path, b"")?;
+        for replica in answer["replicas"].as_array().into_iter().flatten() {
+            let id = replica["id"].as_str().context("a replica without an id")?;
+            api.json("DELETE", &format!("{path}/{id}"), b"")?;
+        }
+        self.wait_for_replicas(api, model, 0)
+    }
+
     /// Memory that is resident now, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());

@@ -1,0 +1,420 @@
+//! Where a deployment stands is told while it is built, while it serves, while it is ill, and when it is off.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use samovar_tests::onnx::{Node, Value as Port, model};
+use samovar_tests::{Server, eventually};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+async fn deployment(server: &Server, model: &str) -> Result<Value> {
+    let url = server.at(&format!("/v1/models/{model}/deployments"));
+    let answer: Value = server.client().get(url).send().await?.json().await?;
+    Ok(answer["deployments"][0].clone())
+}
+
+async fn status(server: &Server, model: &str) -> String {
+    let found = deployment(server, model).await.unwrap();
+    found["status"].as_str().unwrap_or_default().to_owned()
+}
+
+async fn becomes(server: &Server, model: &str, wanted: &str) -> Result<()> {
+    let waited = eventually(wanted, async || status(server, model).await == wanted);
+    match waited.await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.context(status(server, model).await)),
+    }
+}
+
+/// Posts to a route of the model's first deployment, and answers at once.
+fn post(
+    server: &Server,
+    id: &str,
+    model: &str,
+    what: &str,
+) -> tokio::task::JoinHandle<Result<(u16, Value)>> {
+    let url = server.at(&format!("/v1/models/{model}/deployments/{id}/{what}"));
+    let request = server.client().post(url);
+    tokio::spawn(async move {
+        let answer = request.send().await?;
+        Ok((answer.status().as_u16(), answer.json().await?))
+    })
+}
+
+async fn done(server: &Server, id: &str, model: &str, what: &str) -> Result<Value> {
+    let (status, answer) = post(server, id, model, what).await??;
+    ensure!(status == 200, "{what}: {status} {answer}");
+    Ok(answer)
+}
+
+/// A blob that gives nothing to whoever reads it until it is told to.
+struct Withheld {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    pipe: File,
+}
+
+impl Withheld {
+    fn new(server: &Server, bytes: Vec<u8>) -> Result<Self> {
+        let path = blob(server, &bytes);
+        std::fs::remove_file(&path)?;
+        let name = std::ffi::CString::new(path.to_str().context("path")?)?;
+        // SAFETY: the name is a string that ends with a zero.
+        let made = unsafe { libc::mkfifo(name.as_ptr(), 0o600) };
+        ensure!(made == 0, "{}", std::io::Error::last_os_error());
+        // Open for both, so that neither side waits for the other to open it.
+        let pipe = OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok(Self { path, bytes, pipe })
+    }
+
+    /// Gives the bytes to who reads them, and to all who will.
+    fn give(mut self) -> Result<()> {
+        put_file(&self.path, &self.bytes)?;
+        Ok(self.pipe.write_all(&self.bytes)?)
+    }
+}
+
+fn put_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let _ = std::fs::remove_file(path);
+    Ok(std::fs::write(path, bytes)?)
+}
+
+fn blob(server: &Server, bytes: &[u8]) -> PathBuf {
+    let digest = hex::encode(Sha256::digest(bytes));
+    let blobs = server.folder().join("data/blobs");
+    blobs.join(&digest[..2]).join(&digest)
+}
+
+/// A model with a graph, pushed and at zero: its id, and the graph's bytes.
+fn with_graph(server: &Server) -> Result<(String, Vec<u8>)> {
+    let port = |name| Port {
+        name,
+        ty: 1,
+        dims: &[None],
+    };
+    let node = Node {
+        op: "Relu",
+        inputs: &["x"],
+        output: "y",
+        attribute: None,
+    };
+    let graph = model(14, &[node], &[port("x")], &[port("y")]);
+    let manifest = "[graphs.default]\nfile = \"m.onnx\"\nbackend = \"rten\"\n";
+    let folder = server.bundle("tensors", "tensors", manifest)?;
+    std::fs::write(folder.join("m.onnx"), &graph)?;
+    let pushed = server.cli_json(&["push", folder.to_str().context("path")?])?;
+    let id = pushed["deployment"]["id"].as_str().context("an id")?;
+    Ok((id.to_owned(), graph))
+}
+
+#[tokio::test]
+async fn a_build_tells_how_far_it_is_and_can_be_stopped_anywhere() -> Result<()> {
+    let server = Server::start()?;
+    let (id, graph) = with_graph(&server)?;
+    becomes(&server, "tensors", "ACTIVE").await?;
+    let url = server.at("/models/tensors/production/predict");
+
+    // Its component, which has to be compiled anew.
+    done(&server, &id, "tensors", "deactivate").await?;
+    becomes(&server, "tensors", "INACTIVE").await?;
+    assert_eq!(server.client().post(&url).send().await?.status(), 404);
+    let server = {
+        let artifacts = server.folder().join("data/artifacts");
+        std::fs::remove_dir_all(artifacts)?;
+        server.restart()?
+    };
+    let url = server.at("/models/tensors/production/predict");
+    let component = std::fs::read(samovar_tests::guest("tensors"))?;
+    let withheld = Withheld::new(&server, component)?;
+    let building = post(&server, &id, "tensors", "activate");
+    becomes(&server, "tensors", "BUILDING").await?;
+    assert_eq!(server.client().post(&url).send().await?.status(), 503);
+    server.cli_json(&["deployment", "deactivate", "tensors", &id])?;
+    let (stopped, answer) = building.await??;
+    assert_eq!(
+        (stopped, &answer["error_code"]),
+        (409, &"build_stopped".into())
+    );
+    let shown = deployment(&server, "tensors").await?;
+    assert_eq!(shown["status"], "BUILD_STOPPED");
+    assert!(shown["status_reason"].as_str().unwrap().contains("retry"));
+    withheld.give()?;
+
+    // Its graph.
+    let withheld = Withheld::new(&server, graph.clone())?;
+    let building = post(&server, &id, "tensors", "retry");
+    becomes(&server, "tensors", "LOADING_MODEL").await?;
+    done(&server, &id, "tensors", "deactivate").await?;
+    assert_eq!(building.await??.0, 409);
+    assert_eq!(status(&server, "tensors").await, "BUILD_STOPPED");
+    withheld.give()?;
+
+    // Built to its end at last.
+    let answer = server.cli_json(&["deployment", "retry", "tensors", &id])?;
+    assert_eq!(answer["retried"], true, "{answer}");
+    assert_eq!(answer["deployment"]["status"], "ACTIVE", "{answer}");
+
+    // At zero, and woken by a request.
+    let listed = server.cli_json(&["deployment", "replicas", "tensors", &id])?;
+    let replica = listed["replicas"][0]["id"].as_str().context("a replica")?;
+    server.cli_json(&["deployment", "replicas", "tensors", &id, "--kill", replica])?;
+    becomes(&server, "tensors", "SCALED_TO_ZERO").await?;
+    let loaded = || server.cli_json(&["status"]).unwrap()["loaded_graphs"].clone();
+    assert_eq!(loaded(), json!([]), "graphs go with the last replica");
+    let withheld = Withheld::new(&server, graph)?;
+    server.cli_json(&["deployment", "wake", "tensors", &id])?;
+    becomes(&server, "tensors", "WAKING_UP").await?;
+    withheld.give()?;
+    becomes(&server, "tensors", "ACTIVE").await?;
+    assert_eq!(loaded()[0]["name"], "default");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_first_replica_on_its_way_is_told_and_goes_with_its_deployment() -> Result<()> {
+    let server = Server::start()?;
+    server.push("count", "")?;
+    let folder = server.bundle(
+        "init",
+        "init",
+        "[environment_variables]\nINIT_LOOP = \"1\"\n",
+    )?;
+    // Behind production, and another that is not.
+    let manifest = folder.join("samovar.toml");
+    let text = std::fs::read_to_string(&manifest)?;
+    std::fs::write(&manifest, text.replace("INIT_LOOP", "NOTHING"))?;
+    let path = folder.to_str().context("path")?;
+    server.cli_json(&["push", path])?;
+    std::fs::write(&manifest, text)?;
+    let mut pushing = std::process::Command::new(samovar_tests::binary())
+        .env("SAMOVAR_URL", &server.url)
+        .env("SAMOVAR_API_KEY", server.key())
+        .env("SAMOVAR_CONFIG", server.folder().join("config.toml"))
+        .args(["--json", "push", path])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let url = server.at("/v1/models/init/deployments");
+    let second = async || -> Result<Value> {
+        let list: Value = server.client().get(&url).send().await?.json().await?;
+        Ok(list["deployments"][1].clone())
+    };
+    eventually("its first replica starts", async || {
+        second().await.unwrap()["status"] == "DEPLOYING"
+    })
+    .await?;
+    let id = second().await?["id"].as_str().context("an id")?.to_owned();
+    server.cli_json(&["deployment", "delete", "--yes", "init", &id])?;
+    assert!(!pushing.wait()?.success());
+    assert_eq!(second().await?, Value::Null);
+    assert_eq!(status(&server, "init").await, "ACTIVE");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_built_says_why() -> Result<()> {
+    let server = Server::start()?;
+    let folder = server.bundle("refused", "count", "")?;
+    std::fs::write(folder.join("guest.wasm"), b"\0asm\x01\0\0\0")?;
+    let pushed = server.cli(&["push", folder.to_str().context("path")?])?;
+    assert!(!pushed.status.success());
+    assert_eq!(status(&server, "refused").await, "BUILD_FAILED");
+    let folder = server.bundle(
+        "init",
+        "init",
+        "[environment_variables]\nINIT_ERROR = \"no weights\"\n",
+    )?;
+    server.cli(&["push", folder.to_str().context("path")?])?;
+    let shown = deployment(&server, "init").await?;
+    assert_eq!(shown["status"], "DEPLOY_FAILED");
+    let listed = server.cli(&["deployment", "list", "init"])?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(
+        listed.contains("DEPLOY_FAILED") && listed.contains("no weights"),
+        "{listed}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deployment_whose_files_are_gone_has_failed_until_they_are_back() -> Result<()> {
+    let server = Server::start()?;
+    let (id, graph) = with_graph(&server)?;
+    std::fs::remove_file(blob(&server, &graph))?;
+    let server = server.restart()?;
+    let shown = deployment(&server, "tensors").await?;
+    assert_eq!(shown["status"], "FAILED", "{shown}");
+    let digest = hex::encode(Sha256::digest(&graph));
+    assert!(
+        shown["status_reason"].as_str().unwrap().contains(&digest),
+        "{shown}"
+    );
+    let url = server.at("/models/tensors/production/predict");
+    let answer = server.client().post(&url).send().await?;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().await?.contains(&digest));
+    let put = server
+        .client()
+        .put(server.at(&format!("/v1/blobs/{digest}")));
+    assert_eq!(put.body(graph).send().await?.status(), 201);
+    server.cli_json(&["deployment", "retry", "tensors", &id])?;
+    assert_eq!(status(&server, "tensors").await, "SCALED_TO_ZERO");
+    server.cli_json(&["deployment", "wake", "tensors", &id])?;
+    becomes(&server, "tensors", "ACTIVE").await
+}
+
+#[tokio::test]
+async fn what_is_switched_off_finishes_first() -> Result<()> {
+    let server = Server::start()?;
+    let pushed = server.push("hostile", "")?;
+    let id = pushed["deployment"]["id"].as_str().context("an id")?;
+    let url = server.at("/models/hostile/production");
+    let request = server.client().get(format!("{url}/sleep?3000"));
+    let running = tokio::spawn(async move { request.send().await?.text().await });
+    let replicas = || server.cli_json(&["deployment", "replicas", "hostile", id]);
+    eventually("it runs", async || {
+        replicas().unwrap()["replicas"][0]["state"] == "BUSY"
+    })
+    .await?;
+    server.cli_json(&["deployment", "deactivate", "hostile", id])?;
+    assert_eq!(status(&server, "hostile").await, "DEACTIVATING");
+    assert_eq!(
+        server
+            .client()
+            .get(format!("{url}/"))
+            .send()
+            .await?
+            .status(),
+        404
+    );
+    assert_eq!(running.await??, "slept");
+    becomes(&server, "hostile", "INACTIVE").await?;
+    assert_eq!(replicas()?["replicas"], json!([]));
+    server.cli_json(&["deployment", "activate", "hostile", id])?;
+    assert_eq!(status(&server, "hostile").await, "ACTIVE");
+    assert_eq!(
+        server
+            .client()
+            .get(format!("{url}/"))
+            .send()
+            .await?
+            .status(),
+        200
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn ten_crashes_in_a_row_make_it_unhealthy_and_a_good_answer_well_again() -> Result<()> {
+    let server = Server::start()?;
+    let pushed = server.push("hostile", "")?;
+    let id = pushed["deployment"]["id"].as_str().context("an id")?;
+    let ask = async |path: &str| -> Result<reqwest::Response> {
+        let url = server.at(&format!("/models/hostile/production{path}"));
+        Ok(server.client().get(url).send().await?)
+    };
+    // One bad input now and then is that request's trouble alone.
+    for _ in 0..9 {
+        assert_eq!(ask("/trap").await?.status(), 500);
+    }
+    assert_eq!(ask("/").await?.status(), 200);
+    // Crashes it, also after pauses, until a pause is so long.
+    let crash_until = async |seconds: u64| -> Result<Value> {
+        loop {
+            let answer = ask("/trap").await?;
+            if answer.status() == 500 {
+                continue;
+            }
+            ensure!(answer.status() == 503, "{}", answer.status());
+            let pause: u64 = answer.headers()["retry-after"].to_str()?.parse()?;
+            if pause >= seconds {
+                return Ok(answer.json().await?);
+            }
+        }
+    };
+    let refused = crash_until(1).await?;
+    assert_eq!(refused["error_code"], "model_unavailable");
+    let shown = deployment(&server, "hostile").await?;
+    assert_eq!(shown["status"], "UNHEALTHY");
+    let reason = shown["status_reason"]
+        .as_str()
+        .context("a reason")?
+        .to_owned();
+    assert!(reason.contains("requests in a row crashed it"), "{reason}");
+    assert!(reason.contains("unreachable"), "{reason}");
+    assert!(
+        refused["error"].as_str().unwrap().contains("unreachable"),
+        "{refused}"
+    );
+
+    // The pause grows, and a good answer after it ends all that.
+    crash_until(2).await?;
+    eventually("it is well again", async || {
+        ask("/").await.unwrap().status() == 200
+    })
+    .await?;
+    let shown = deployment(&server, "hostile").await?;
+    assert_eq!(shown["status"], "ACTIVE");
+    assert_eq!(shown["status_reason"], Value::Null);
+
+    // At once, by hand.
+    crash_until(2).await?;
+    let answer = server.cli_json(&["deployment", "retry", "hostile", id])?;
+    assert_eq!(answer["retried"], true);
+    assert_eq!(ask("/").await?.status(), 200);
+    let answer = server.cli_json(&["deployment", "retry", "hostile", id])?;
+    assert_eq!(answer["retried"], false);
+    Ok(())
+}
+
+#[tokio::test]
+async fn three_failed_starts_in_a_row_make_it_unhealthy_until_one_succeeds() -> Result<()> {
+    let server = Server::start()?;
+    let (id, graph) = with_graph(&server)?;
+    let path = blob(&server, &graph);
+    let kill = || -> Result<()> {
+        let listed = server.cli_json(&["deployment", "replicas", "tensors", &id])?;
+        let replica = listed["replicas"][0]["id"].as_str().context("a replica")?;
+        server.cli_json(&["deployment", "replicas", "tensors", &id, "--kill", replica])?;
+        Ok(())
+    };
+    std::fs::remove_file(&path)?;
+    kill()?;
+    let url = server.at("/models/tensors/production/predict");
+    let tensor = json!({ "name": "x", "ty": "f32", "dims": [1], "data": [0, 0, 0, 0] });
+    let asked = json!({ "graph": "default", "inputs": [tensor] });
+    let ask = async || -> Result<(u16, Value)> {
+        let answer = server.client().post(&url).json(&asked).send().await?;
+        Ok((
+            answer.status().as_u16(),
+            answer.json().await.unwrap_or_default(),
+        ))
+    };
+    // Whoever keeps it warm tries too.
+    let body = loop {
+        let (status, body) = ask().await?;
+        assert_eq!(status, 503, "{body}");
+        if body["error_code"] != "model_not_ready" {
+            break body;
+        }
+    };
+    assert_eq!(body["error_code"], "model_unavailable", "{body}");
+    let told = body["error"].as_str().unwrap();
+    assert!(
+        told.contains("starts of a replica in a row failed"),
+        "{body}"
+    );
+    assert_eq!(status(&server, "tensors").await, "UNHEALTHY");
+    eventually("the log says it too", async || {
+        let read = server.cli(&["deployment", "logs", "tensors", &id]).unwrap();
+        String::from_utf8_lossy(&read.stdout).contains("did not start")
+    })
+    .await?;
+    put_file(&path, &graph)?;
+    eventually("a start succeeds", async || ask().await.unwrap().0 == 200).await?;
+    assert_eq!(status(&server, "tensors").await, "ACTIVE");
+    Ok(())
+}
