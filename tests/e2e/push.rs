@@ -202,6 +202,36 @@ async fn wrong_json_is_refused_by_name() -> Result<()> {
 }
 
 #[tokio::test]
+async fn blobs_that_nobody_names_go_with_a_start_a_day_later() -> Result<()> {
+    let mut server = Server::start()?;
+    server.push("count", "")?;
+    let folder = server.folder().join("data/blobs");
+    let place = |digest: &str| folder.join(&digest[..2]).join(digest);
+    let named = place(&hex::encode(Sha256::digest(std::fs::read(guest("count"))?)));
+    let (old, young) = (b"cut off yesterday", b"cut off just now");
+    let mut places = Vec::new();
+    for bytes in [&old[..], &young[..]] {
+        let digest = hex::encode(Sha256::digest(bytes));
+        let url = server.at(&format!("/v1/blobs/{digest}"));
+        let stored = server.client().put(url).body(bytes.to_vec()).send().await?;
+        assert_eq!(stored.status(), 201);
+        places.push(place(&digest));
+    }
+    server.kill()?;
+    let day = std::time::Duration::from_secs(25 * 3600);
+    for path in [&named, &places[0]] {
+        let yesterday = std::time::SystemTime::now() - day;
+        std::fs::File::open(path)?.set_modified(yesterday)?;
+    }
+    let server = server.restart()?;
+    eventually("the old one goes", async || !places[0].exists()).await?;
+    assert!(places[1].exists() && named.exists());
+    let url = server.at("/models/count/production/predict");
+    assert_eq!(server.client().get(url).send().await?.status(), 200);
+    Ok(())
+}
+
+#[tokio::test]
 async fn kill_nine_while_pushing_leaves_all_or_nothing() -> Result<()> {
     let mut server = Server::start()?;
     let mut acknowledged = Vec::new();

@@ -135,6 +135,8 @@ async fn push_to(
 async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Pushed>, ApiError> {
     let task = tokio::spawn(async move {
         request.bundle.validate()?;
+        // Building asks too, but then there is a deployment already.
+        api.guest_secrets.require(&request.bundle.secrets).await?;
         if request.development {
             return Ok(Json(api.push_development(to, request).await?));
         }

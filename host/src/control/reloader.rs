@@ -121,7 +121,7 @@ impl Reloader {
         let found = view.find(Target::Development);
         let id = found.map_err(ReloadError::NoDevelopment)?.id;
         let place = self.lines.enter(id).ok_or(ReloadError::TooMany)?;
-        let _turn = place.line.turn.lock().await;
+        let _turn = place.turn.lock().await;
 
         // As those before have left it.
         let view = registry.model(view.model.id.as_str()).await?;
@@ -219,39 +219,40 @@ impl Reloader {
 
 /// Who reloads which deployment: a deployment is in it for as long as somebody does.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<HashMap<Id, (Arc<Line>, usize)>>>);
+struct Lines(Arc<Mutex<HashMap<Id, Line>>>);
 
 /// Those who reload one deployment, one after the other.
 #[derive(Default)]
 struct Line {
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    length: usize,
 }
 
 /// A place in a line.
 struct Place {
     lines: Lines,
     deployment: Id,
-    line: Arc<Line>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Lines {
     /// A place in a deployment's line, if it is not too long.
     fn enter(&self, deployment: Id) -> Option<Place> {
         let mut lines = self.lock();
-        let (line, length) = lines.entry(deployment).or_default();
+        let line = lines.entry(deployment).or_default();
         // One has its turn, the others wait.
-        if *length > MAX_WAITING {
+        if line.length > MAX_WAITING {
             return None;
         }
-        *length += 1;
+        line.length += 1;
         Some(Place {
             lines: self.clone(),
             deployment,
-            line: line.clone(),
+            turn: line.turn.clone(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, (Arc<Line>, usize)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Line>> {
         // A count at a time, which no panic cuts in two.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -260,9 +261,9 @@ impl Lines {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut lines = self.lines.lock();
-        if let Some((_, length)) = lines.get_mut(&self.deployment) {
-            *length -= 1;
-            if *length == 0 {
+        if let Some(line) = lines.get_mut(&self.deployment) {
+            line.length -= 1;
+            if line.length == 0 {
                 lines.remove(&self.deployment);
             }
         }
@@ -281,7 +282,7 @@ mod tests {
         let places: Vec<_> = std::iter::from_fn(|| lines.enter(id)).collect();
         assert_eq!(places.len(), MAX_WAITING + 1);
         assert!(lines.enter(Id::new()).is_some(), "another has its own");
-        assert!(Arc::ptr_eq(&places[0].line, &places[1].line));
+        assert!(Arc::ptr_eq(&places[0].turn, &places[1].turn));
         let mut places = places.into_iter();
         places.next();
         assert!(lines.enter(id).is_some());

@@ -514,6 +514,25 @@ mod tests {
         assert_eq!(read(&blobs, digest).await, b"kept");
     }
 
+    #[tokio::test]
+    async fn blobs_are_known_by_their_age() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).await.unwrap();
+        let put = async |text: &'static [u8]| {
+            let digest = Digest::of(text);
+            let stored = blobs.put_stream(digest, LIMIT, chunks(text)).await;
+            stored.map(|_| digest).unwrap()
+        };
+        let (old, young) = (put(b"old").await, put(b"young").await);
+        let file = std::fs::File::open(blobs.local_path(old).await.unwrap()).unwrap();
+        let hour = Duration::from_secs(3600);
+        file.set_modified(SystemTime::now() - 2 * hour).unwrap();
+        let found = async |age| blobs.older_than(age).await.unwrap();
+        assert_eq!(found(hour).await, BTreeSet::from([old]));
+        assert_eq!(found(Duration::ZERO).await, BTreeSet::from([old, young]));
+        assert_eq!(found(3 * hour).await, BTreeSet::new());
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_called_one() {

@@ -44,8 +44,13 @@ impl Layout {
 
 impl Drop for Layout {
     fn drop(&mut self) {
-        // What is left of it otherwise goes with the next start.
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let folder = std::mem::take(&mut self.folder);
+        let remove = move || std::fs::remove_dir_all(folder);
+        // Nobody waits for a thousand links to go; what is left of them goes with the next start.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => drop(remove()),
+        }
     }
 }
 
@@ -66,6 +71,16 @@ fn place(source: &Path, target: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    async fn gone(folder: &Path) {
+        let looking = async {
+            while folder.exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(60);
+        tokio::time::timeout(patience, looking).await.unwrap();
+    }
+
     #[tokio::test]
     async fn two_layouts_of_a_deployment_lie_side_by_side_and_go_one_by_one() {
         let parent = tempfile::tempdir().unwrap();
@@ -85,7 +100,7 @@ mod tests {
         assert_eq!(read(&old).unwrap(), "old");
         let folder = old.folder().to_owned();
         drop(old);
-        assert!(!folder.exists());
+        gone(&folder).await;
         assert_eq!(read(&new).unwrap(), "new");
         assert!(parent.path().join("old").exists(), "the blob stays");
 
@@ -93,7 +108,8 @@ mod tests {
         let (folder, _) = Layout::make(&bundles, "abcd1234".parse().unwrap(), missing)
             .await
             .unwrap_err();
-        assert!(!folder.exists(), "nothing half-made stays");
+        // Nothing half-made stays.
+        gone(&folder).await;
         sweep(&bundles);
         assert!(!bundles.exists());
     }
