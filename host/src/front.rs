@@ -1,6 +1,7 @@
 //! The front door: gives each request its id, and takes it to whoever answers it. Inference goes straight to the
 //! gateway, everything else to the router of the management API.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
@@ -27,7 +28,13 @@ pub struct Front {
 
 impl Front {
     /// Answers a request, whatever it asks for.
-    pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response {
+    ///
+    /// # Errors
+    /// Never: what goes wrong is answered.
+    pub async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response, Infallible> {
         let id = RequestId::new();
         let mut request = request.map(Body::new);
         // Both are counted references, so that the place may borrow from them while the request moves on.
@@ -40,11 +47,12 @@ impl Front {
                 .into_response(),
             None => {
                 request.extensions_mut().insert(id.clone());
-                let Ok(answer) = self.management.clone().oneshot(request).await;
+                // Apart, so that inference does not carry its size from place to place.
+                let Ok(answer) = Box::pin(self.management.clone().oneshot(request)).await;
                 answer
             }
         };
-        error::render(answer, &id)
+        Ok(error::render(answer, &id))
     }
 
     /// Where within the models a request goes; `None` for one that is about something else.

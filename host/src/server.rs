@@ -1,6 +1,7 @@
 //! The listening socket: accepts connections within a bound, serves HTTP/1.1 and HTTP/2, drains when told to.
 
-use std::convert::Infallible;
+mod lazy;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::front::Front;
+use lazy::{LazyTimer, looking};
 
 /// Connections at once; one more waits to be accepted.
 pub const MAX_CONNECTIONS: usize = 10_000;
-/// A client that takes longer to send the head of a request is cut off.
+/// A client that takes longer to send the head of a request is cut off, within [`lazy::LOOK_EVERY`].
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long running requests may go on after the node was told to stop.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,7 +51,7 @@ impl Server {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
+            .timer(LazyTimer)
             // No `pipeline_flush`: with it, hyper buffers an answer without bound while its client does not read.
             .header_read_timeout(HEADER_TIMEOUT);
         builder
@@ -82,15 +84,12 @@ impl Server {
             // Small chunks of a streamed answer must not wait for an acknowledgement.
             let _ = stream.set_nodelay(true);
             let front = front.clone();
-            let service = service_fn(move |request| {
-                let answer = front.clone().answer(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
+            let service = service_fn(move |request| front.clone().answer(request));
             let watcher = graceful.watcher();
             let builder = builder.clone();
             tokio::spawn(async move {
                 let connection = builder.serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = watcher.watch(connection.into_owned()).await {
+                if let Err(error) = looking(watcher.watch(connection.into_owned())).await {
                     tracing::debug!(%error, "connection ended");
                 }
                 drop(permit);

@@ -166,7 +166,7 @@ impl Pool {
                     }
                     counted.ends(Outcome::answered(status));
                     drop(counted);
-                    lease.give_back(Box::new(replica));
+                    lease.give_back(replica);
                     None
                 }
                 Served::Failed(failure) => {
@@ -212,7 +212,7 @@ impl Pool {
         traffic: Traffic,
         deadline: Instant,
         timings: &mut Timings,
-    ) -> Result<(Lease, Replica), RunError> {
+    ) -> Result<(Lease, Box<Replica>), RunError> {
         let settings = &self.settings();
         let waited = Instant::now();
         let waiting = {
@@ -221,7 +221,7 @@ impl Pool {
                 Next::Reuse(replica) => {
                     drop(ledger);
                     if !self.is_spent(&replica) {
-                        return Ok((self.lease(traffic), *replica));
+                        return Ok((self.lease(traffic), replica));
                     }
                     None
                 }
@@ -262,7 +262,7 @@ impl Pool {
         if let Some(replica) = lease.replica.take()
             && !self.is_spent(&replica)
         {
-            return Ok((lease, *replica));
+            return Ok((lease, replica));
         }
         let mut start = StartTimings::default();
         let replica = tokio::time::timeout_at(deadline, self.start(&mut start))
@@ -298,7 +298,7 @@ impl Pool {
     }
 
     /// Starts a replica, unless too many failed to just now.
-    async fn start(&self, timings: &mut StartTimings) -> Result<Replica, RunError> {
+    async fn start(&self, timings: &mut StartTimings) -> Result<Box<Replica>, RunError> {
         let _attempt = self
             .health
             .may_start(Instant::now())
@@ -314,7 +314,7 @@ impl Pool {
                 log.write(Level::Error, format!("the replica did not start: {error}"));
             }
         }
-        Ok(made?)
+        Ok(Box::new(made?))
     }
 
     /// A start took too long, which is the deployment's fault unless the machine was full.

@@ -202,7 +202,7 @@ impl Replica {
     /// The answer's head goes out as soon as the guest gives it. When `stop` is done first, the guest
     /// is thrown away where it stands.
     pub async fn serve<S>(
-        mut self,
+        mut self: Box<Self>,
         call: Call,
         limits: &Limits,
         _ticking: Ticking,
@@ -263,7 +263,7 @@ impl Replica {
 /// How serving a request ended for the replica.
 pub(crate) enum Served<S> {
     /// It can serve the next; with the status that it answered.
-    Reusable(Replica, Option<http::StatusCode>),
+    Reusable(Box<Replica>, Option<http::StatusCode>),
     /// The guest failed.
     Failed(GuestFailure),
     /// It was stopped from outside.

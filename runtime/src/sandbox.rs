@@ -1,15 +1,16 @@
 //! What one store holds: the WASI views of a replica, with exactly the capabilities its manifest names.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use http::HeaderName;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{
-    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
-    WasiHttpView,
+    Error as HttpError, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx,
+    WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
 use crate::config::Config;
@@ -162,6 +163,15 @@ struct Outgoing {
 }
 
 impl WasiHttpHooks for Outgoing {
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        is_forbidden(name)
+    }
+
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        static FILTER: LazyLock<ForbiddenHeaderFilter> = LazyLock::new(|| Arc::new(is_forbidden));
+        FILTER.clone()
+    }
+
     // Room for a short answer as a whole, so that its guest is done without waiting for the client.
     fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
         8
@@ -201,6 +211,23 @@ impl WasiHttpHooks for Outgoing {
     }
 }
 
+/// Whether a header belongs to a connection and not to a request: those of `DEFAULT_FORBIDDEN_HEADERS`, which is asked for
+/// each header of each request and makes its nine names anew each time.
+fn is_forbidden(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "host"
+            | "http2-settings"
+    )
+}
+
 /// Whether the list of `host:port` pairs names where this request goes.
 fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
     let Some(host) = uri.host() else { return false };
@@ -217,6 +244,14 @@ fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_of_the_connection_are_those_of_wasmtime() {
+        let ours = wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS;
+        assert_eq!(ours.len(), 9);
+        assert!(ours.iter().all(is_forbidden));
+        assert!(!is_forbidden(&http::header::ACCEPT));
+    }
 
     #[test]
     fn outgoing_requests_reach_named_hosts_only() {

@@ -6,7 +6,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// 32 hex digits, drawn at random.
 #[derive(Clone, Debug)]
-pub struct RequestId(Arc<str>);
+pub struct RequestId {
+    text: Arc<str>,
+    header: HeaderValue,
+}
 
 const SAMOVAR: HeaderName = HeaderName::from_static("x-samovar-request-id");
 const BASETEN: HeaderName = HeaderName::from_static("x-baseten-request-id");
@@ -14,27 +17,31 @@ const BASETEN: HeaderName = HeaderName::from_static("x-baseten-request-id");
 impl RequestId {
     /// A new id.
     pub fn new() -> Self {
-        let number: u128 = rand::random();
-        Self(format!("{number:032x}").into())
+        let mut digits = [0; 32];
+        let number: [u8; 16] = rand::random();
+        // Two digits for each byte fit exactly, and hex digits are valid in text and in a header.
+        let _ = hex::encode_to_slice(number, &mut digits);
+        Self {
+            text: std::str::from_utf8(&digits).unwrap_or_default().into(),
+            header: HeaderValue::from_bytes(&digits)
+                .unwrap_or_else(|_| HeaderValue::from_static("")),
+        }
     }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// The id as shared text.
     pub fn shared(&self) -> Arc<str> {
-        self.0.clone()
+        self.text.clone()
     }
 
     /// Sets both headers that carry it.
     pub fn mark(&self, headers: &mut HeaderMap) {
-        // Hex digits are valid in a header.
-        if let Ok(value) = HeaderValue::from_str(&self.0) {
-            headers.insert(SAMOVAR, value.clone());
-            headers.insert(BASETEN, value);
-        }
+        headers.insert(SAMOVAR, self.header.clone());
+        headers.insert(BASETEN, self.header.clone());
     }
 }
 

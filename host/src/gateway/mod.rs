@@ -48,7 +48,7 @@ impl Gateway {
         if let Some(address) = place.async_address() {
             let model = self.admit_to_model(address.model, &request)?;
             let method = request.method().clone();
-            return self.async_request(model, address, method).await;
+            return Box::pin(self.async_request(model, address, method)).await;
         }
         let Some(address) = place.address() else {
             return Err(ApiError::not_found(format!(
@@ -78,10 +78,12 @@ impl Gateway {
                 "client_error",
                 "wake takes POST; a component's own path of this name is below sync/",
             )),
-            Route::AsyncPredict => self.async_predict(model, served.id, request, id).await,
+            Route::AsyncPredict => {
+                Box::pin(self.async_predict(model, served.id, request, id)).await
+            }
             Route::AsyncQueueStatus => {
                 let method = request.method().clone();
-                self.async_queue_status(model, served.id, method).await
+                Box::pin(self.async_queue_status(model, served.id, method)).await
             }
         }
     }

@@ -50,7 +50,7 @@ impl Pool {
         while self.machine.slots.has_free() && self.lock().prewarm(count, &self.settings()) {
             let lease = Lease::new(self.clone(), None, None);
             let replica = self.start(&mut StartTimings::default()).await?;
-            lease.give_back(Box::new(replica));
+            lease.give_back(replica);
         }
         Ok(())
     }

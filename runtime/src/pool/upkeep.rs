@@ -20,7 +20,7 @@ impl Pool {
             let lease = Lease::new(self.clone(), None, None);
             let mut timings = StartTimings::default();
             let replica = self.start(&mut timings).await?;
-            lease.give_back(Box::new(replica));
+            lease.give_back(replica);
         }
         Ok(())
     }
@@ -42,7 +42,7 @@ impl Pool {
             let pool = self.clone();
             tokio::spawn(async move {
                 match pool.start(&mut StartTimings::default()).await {
-                    Ok(replica) => lease.give_back(Box::new(replica)),
+                    Ok(replica) => lease.give_back(replica),
                     Err(error) => {
                         tracing::warn!(%error, "a replica does not start with the new config");
                     }
