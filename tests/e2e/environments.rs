@@ -278,6 +278,30 @@ fn a_canary_is_shown_halted_taken_up_called_off_and_forced() -> Result<()> {
 }
 
 #[test]
+fn a_deployment_is_found_by_its_name() -> Result<()> {
+    let server = Server::start()?;
+    let (old, new) = two_versions(&server)?;
+    let shown = server.cli_json(&["deployment", "show", "m", "v2.0"])?;
+    assert_eq!(shown["id"], json!(new));
+    // A name that looks like an id.
+    server.cli_json(&["deployment", "rename", "m", "v2.0", "version2"])?;
+    server.cli_json(&["deployment", "deactivate", "m", "version2"])?;
+    let shown = server.cli_json(&["deployment", "show", "m", "version2"])?;
+    assert_eq!(shown["id"], json!(new));
+    assert_ne!(shown["status"], "ACTIVE");
+    let missing = failed(&server, &["deployment", "show", "m", "version3"], 1)?;
+    assert!(missing.contains("samovar deployment list m"), "{missing}");
+    server.cli_json(&["deployment", "rename", "m", &old, "version2"])?;
+    let twice = failed(
+        &server,
+        &["deployment", "delete", "m", "version2", "--yes"],
+        2,
+    )?;
+    assert!(twice.contains(&old) && twice.contains(&new), "{twice}");
+    Ok(())
+}
+
+#[test]
 fn the_development_deployment_is_published_by_a_promotion() -> Result<()> {
     let server = Server::start()?;
     let folder = server.bundle("m", "echo", "")?;

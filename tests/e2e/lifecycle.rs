@@ -126,6 +126,47 @@ async fn deployments_and_models_are_deleted_for_good() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_runs_and_waits_when_a_deployment_goes_is_answered() -> Result<()> {
+    let server = Server::start()?;
+    server.push("hostile", "")?;
+    let one_replica = "[autoscaling]\nmax_replica = 1\n";
+    for way in ["deactivate", "delete"] {
+        let pushed = server.push("hostile", one_replica)?;
+        let id = pushed["deployment"]["id"].as_str().unwrap();
+        let path = format!("/v1/models/hostile/deployments/{id}");
+        let ask = |path: &str| {
+            let url = server.at(&format!("/models/hostile/deployment/{id}{path}"));
+            let request = server.client().get(url);
+            tokio::spawn(async move { anyhow::Ok(request.send().await?.status().as_u16()) })
+        };
+        // The replica is lost with the first, so the next needs another of a deployment that is gone by then.
+        let first = ask("/sleep?1000");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let others = [ask("/trap"), ask("/env?X"), ask("/env?X")];
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let client = server.client();
+        let answer = match way {
+            "delete" => client.delete(server.at(&path)).send().await?,
+            _ => {
+                client
+                    .post(server.at(&format!("{path}/{way}")))
+                    .send()
+                    .await?
+            }
+        };
+        assert_eq!(answer.status(), 200, "{}", answer.text().await?);
+        assert_eq!(ask("/env?X").await??, 404, "{way}");
+        assert_eq!(first.await??, 200, "{way}");
+        for one in others {
+            // The trap is the guest's own; a request that came too late on a slow machine found nothing there.
+            let status = one.await??;
+            assert!(matches!(status, 200 | 404 | 500), "{status} {way}");
+        }
+    }
+    Ok(())
+}
+
 fn walk(folder: &std::path::Path) -> usize {
     std::fs::read_dir(folder)
         .into_iter()

@@ -107,13 +107,21 @@ async fn delete(
             .change(&model, |view| view.delete_deployment(id))
             .await?;
         let deleted = changed.value;
-        api.garbage.collect([&deleted.bundle]).await?;
+        let model_id = deleted.model_id;
+        let served = api.serving.served(model_id, id);
         api.builder.apply(changed.view).await?;
-        api.serving.clear(id);
+        // The requests that are there may still need what it alone has.
+        tokio::spawn(async move {
+            api.serving.retire(served.into_iter().collect()).await;
+            api.serving.clear(id);
+            if let Err(error) = api.garbage.collect([&deleted.bundle]).await {
+                tracing::warn!(%error, "blobs that nobody names stay until a later start");
+            }
+        });
         Ok(Json(DeploymentDeleted {
             id,
             deleted: true,
-            model_id: deleted.model_id,
+            model_id,
         }))
     });
     task.await.map_err(ApiError::internal)?

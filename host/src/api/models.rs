@@ -195,9 +195,10 @@ async fn delete(
 ) -> Result<Json<ModelDeleted>, ApiError> {
     let task = tokio::spawn(async move {
         let view = api.registry.delete_model(&model).await?;
+        // The requests that are there may still need what it alone has.
+        api.serving.remove_model(&view).await;
         let bundles = view.deployments.values().map(|one| &one.bundle);
         api.garbage.collect(bundles).await?;
-        api.serving.remove_model(&view).await;
         Ok(Json(ModelDeleted {
             id: view.model.id,
             deleted: true,

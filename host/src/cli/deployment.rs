@@ -14,6 +14,7 @@ use super::client::Client;
 use super::confirm::Consent;
 use super::identifier;
 use super::logs::{self, Follow};
+use super::named::{self, deployment_name};
 use super::output::{self, Format, cell, since};
 
 /// As much of a reason as a list shows; `show` tells it whole.
@@ -25,12 +26,21 @@ pub struct Place {
     /// The model's name or id
     #[arg(value_parser = identifier)]
     model: String,
-    /// The deployment's id, or `production`, or `development`
-    #[arg(value_parser = identifier)]
+    /// The deployment's id or name, or `production`, or `development`
+    #[arg(value_parser = deployment_name)]
     deployment: String,
 }
 
 impl Place {
+    /// Finds the id of a deployment that is given by its name.
+    async fn find(&mut self, client: &Client) -> anyhow::Result<()> {
+        if !matches!(&*self.deployment, "production" | "development") {
+            let found = named::deployment(client, &self.model, &self.deployment).await?;
+            self.deployment = cell(&found["id"]);
+        }
+        Ok(())
+    }
+
     fn path(&self) -> String {
         format!("/v1/models/{}/deployments/{}", self.model, self.deployment)
     }
@@ -94,9 +104,26 @@ pub enum Action {
     },
 }
 
+impl Action {
+    fn place_mut(&mut self) -> Option<&mut Place> {
+        match self {
+            Self::List { .. } => None,
+            Self::Show(place)
+            | Self::Scale { place, .. }
+            | Self::Replicas { place, .. }
+            | Self::Logs { place, .. }
+            | Self::Delete { place, .. } => Some(place),
+            Self::Life(action) => Some(action.place_mut()),
+        }
+    }
+}
+
 /// Does it.
-pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
+pub async fn run(client: &Client, mut action: Action, format: Format) -> anyhow::Result<()> {
     let now = Timestamp::now();
+    if let Some(place) = action.place_mut() {
+        place.find(client).await?;
+    }
     match action {
         Action::List { model } => {
             let answer = client

@@ -33,6 +33,18 @@ pub enum Action {
     },
 }
 
+impl Action {
+    pub(super) fn place_mut(&mut self) -> &mut Place {
+        match self {
+            Self::Activate(place)
+            | Self::Deactivate(place)
+            | Self::Retry(place)
+            | Self::Wake(place)
+            | Self::Rename { place, .. } => place,
+        }
+    }
+}
+
 /// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     let (answer, told) = match action {
