@@ -1,6 +1,7 @@
 //! One warm instance of a deployment's component: start, init, run one request, say how it ended.
 
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -168,9 +169,8 @@ impl Replica {
         if artifact.has_lifecycle() {
             let begun = Instant::now();
             let timeout = blueprint.limits.timeout;
-            let init = blueprint
-                .meter
-                .guest(init(&mut store, &instance, blueprint.limits));
+            let init = pin!(init(&mut store, &instance, blueprint.limits));
+            let init = blueprint.meter.guest(init);
             tokio::time::timeout(timeout, init)
                 .await
                 .map_err(|_| StartError::InitTimeout { timeout })??;
@@ -221,7 +221,7 @@ impl Replica {
         self.store.set_epoch_deadline(1);
         let mut head = HeadSlot::new(head);
         let ended = {
-            let run = run(&mut self.store, &self.proxy, request, &head);
+            let run = pin!(run(&mut self.store, &self.proxy, request, &head));
             let run = self.alive.meter().guest(run);
             tokio::select! {
                 biased;
@@ -295,37 +295,45 @@ async fn run(
                 .call_handle(store, request, out)
                 .await
         }
-        Proxy::P3(_) => {
-            let (sender, answer) = futures::channel::oneshot::channel();
-            let forwarded = async {
-                match answer.await {
-                    Ok(Ok(response)) => head.send(Ok(response)),
-                    // Kept for the caller, which turns the error of the run into the failure.
-                    Ok(Err(error)) => return Err(error),
-                    Err(_) => {}
-                }
-                Ok(())
-            };
-            let run = store.run_concurrent(async |accessor| {
-                let prepared = accessor.with(|mut store| {
-                    Prepared::new(
-                        store.as_context_mut(),
-                        proxy,
-                        request,
-                        |sandbox: &mut Sandbox| sandbox.http(),
-                        sender,
-                    )
-                })?;
-                prepared.run(accessor, std::future::pending()).await?;
-                // The guest may go on writing its body, and tidy up, after it has returned the head.
-                poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-                wasmtime::error::Ok(())
-            });
-            let (ran, forwarded) = tokio::join!(run, forwarded);
-            ran.flatten()?;
-            forwarded
-        }
+        // Apart: its state is far larger than the other's.
+        Proxy::P3(_) => Box::pin(run_concurrent(store, proxy, request, head)).await,
     }
+}
+
+async fn run_concurrent(
+    store: &mut Store<Sandbox>,
+    proxy: &Proxy,
+    request: http::Request<WasiBody>,
+    head: &HeadSlot,
+) -> wasmtime::Result<()> {
+    let (sender, answer) = futures::channel::oneshot::channel();
+    let forwarded = async {
+        match answer.await {
+            Ok(Ok(response)) => head.send(Ok(response)),
+            // Kept for the caller, which turns the error of the run into the failure.
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+        Ok(())
+    };
+    let run = store.run_concurrent(async |accessor| {
+        let prepared = accessor.with(|mut store| {
+            Prepared::new(
+                store.as_context_mut(),
+                proxy,
+                request,
+                |sandbox: &mut Sandbox| sandbox.http(),
+                sender,
+            )
+        })?;
+        prepared.run(accessor, std::future::pending()).await?;
+        // The guest may go on writing its body, and tidy up, after it has returned the head.
+        poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+        wasmtime::error::Ok(())
+    });
+    let (ran, forwarded) = tokio::join!(run, forwarded);
+    ran.flatten()?;
+    forwarded
 }
 
 async fn init(
