@@ -1,6 +1,7 @@
 //! The listening socket: accepts connections within a bound, serves HTTP/1.1 and HTTP/2, drains when told to.
 
 mod lazy;
+mod socket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::front::Front;
 use lazy::{LazyTimer, looking};
+use socket::Socket;
 
 /// Connections at once; one more waits to be accepted.
 pub const MAX_CONNECTIONS: usize = 10_000;
@@ -88,7 +90,7 @@ impl Server {
             let watcher = graceful.watcher();
             let builder = builder.clone();
             tokio::spawn(async move {
-                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                let connection = builder.serve_connection(TokioIo::new(Socket(stream)), service);
                 if let Err(error) = looking(watcher.watch(connection.into_owned())).await {
                     tracing::debug!(%error, "connection ended");
                 }
