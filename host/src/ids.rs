@@ -14,6 +14,9 @@ const LENGTH: usize = 8;
 pub struct Id([u8; LENGTH]);
 
 impl Id {
+    /// The smallest of all.
+    pub const FIRST: Self = Self([b'0'; LENGTH]);
+
     /// A new id, from a generator that the operating system seeds.
     ///
     /// Ids are 2.8 * 10^12 in number: whoever stores one still asks that its key be absent.

@@ -1,6 +1,7 @@
 //! `samovar.toml`: what its author says about a model, read with an error for everything that is not as it should be.
 
 mod reader;
+pub mod render;
 pub mod units;
 
 use std::collections::{BTreeMap, BTreeSet};

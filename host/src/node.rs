@@ -16,11 +16,14 @@ use crate::api::{self, Api};
 use crate::client_config;
 use crate::control::access::Access;
 pub use crate::control::access::AuthMode;
+use crate::control::applier::Applier;
 use crate::control::async_queue::AsyncQueue;
 use crate::control::async_worker;
 use crate::control::builder::Builder;
+use crate::control::feed::Feed;
 use crate::control::garbage::{self, Garbage};
 use crate::control::promoter;
+use crate::control::pulse;
 use crate::control::reloader::Reloader;
 use crate::control::scaler;
 use crate::control::secrets::GuestSecrets;
@@ -104,7 +107,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let secrets = Secrets::new(store.clone(), vault.clone());
     let guest_secrets = Arc::new(GuestSecrets::new(secrets.clone()));
     let async_queue = AsyncQueue::new(sqlite.clone());
-    let webhook_secrets = WebhookSecrets::new(store, vault);
+    let webhook_secrets = WebhookSecrets::new(store.clone(), vault);
     let blobs = Blobs::open(&data.join("blobs")).await?;
     let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
     let meters = Arc::new(Meters::default());
@@ -128,10 +131,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     );
     let serving = Arc::new(serving);
     usage.start();
-    let builder = Builder {
-        registry: registry.clone(),
-        serving: serving.clone(),
-    };
+    let builder = Builder::new(registry.clone(), serving.clone());
     builder.recover(registry.recover().await?.models).await;
     let garbage = Garbage::new(registry.clone(), blobs.clone(), serving.clone());
     sweep(garbage.clone());
@@ -144,6 +144,10 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
     let stop = CancellationToken::new();
+    let feed = Arc::new(Feed::new(store, stop.clone()));
+    let reloader = Reloader::new(builder.clone(), garbage.clone());
+    follow_changes(&feed, builder.clone(), access.clone(), reloader.clone());
+    tokio::spawn(registry.audit_log().keep_short());
     let courier =
         Courier::new(Arc::new(webhook_secrets.clone())).context("cannot send webhooks")?;
     let worker = async_worker::start(async_queue.clone(), serving.clone(), courier, stop.clone());
@@ -163,10 +167,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         serving: serving.clone(),
         access,
         async_queue,
+        feed,
         logs,
         usage: usage.clone(),
         runtime: runtime.clone(),
-        reloader: Reloader::new(builder.clone(), garbage.clone()),
+        reloader,
         garbage,
         started: Instant::now(),
     });
@@ -218,6 +223,14 @@ fn sweep(garbage: Garbage) {
 /// Brings changed secrets to the guests for as long as the node runs.
 fn follow_secrets(secrets: Arc<GuestSecrets>, serving: Arc<Serving>) {
     tokio::spawn(async move { secrets.follow(|| serving.recycle()).await });
+}
+
+/// Serves what the store says, and tells who listens, for as long as the node runs.
+fn follow_changes(feed: &Arc<Feed>, builder: Builder, access: Arc<Access>, reloader: Reloader) {
+    tokio::spawn(pulse::run(feed.clone(), builder.serving.clone(), reloader));
+    let (feed, registry) = (feed.clone(), builder.registry.clone());
+    let applier = Applier::start(builder);
+    tokio::spawn(async move { feed.follow(registry, access, applier).await });
 }
 
 fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {

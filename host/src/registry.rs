@@ -2,6 +2,7 @@
 //! half of one.
 
 mod api_keys;
+mod audit;
 mod change;
 mod error;
 mod organization;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::domain::audit::{Act, Author, Note};
 use crate::domain::deployment::Deployment;
 use crate::domain::environment::Environment;
 use crate::domain::model::{Model, ModelView};
@@ -24,6 +26,7 @@ use crate::ids::Id;
 use crate::state::{Doc, DocStore, Expect, Op, Rev, StoreError};
 
 pub use api_keys::MAX_API_KEYS;
+pub use audit::{AuditLog, Entries, MAX_LOOKED_AT, Page};
 pub use change::Changed;
 pub use error::RegistryError;
 pub use push::{Push, PushTo};
@@ -49,18 +52,21 @@ struct Versioned<T> {
     rev: Rev,
 }
 
-/// Models, deployments, environments and API keys in a store.
+/// Models, deployments, environments and API keys in a store, as somebody changes them: what is changed is told by the
+/// audit log in the same commit.
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn DocStore>,
+    author: Author,
     pushing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Registry {
-    /// The registry in a store.
+    /// The registry in a store, as the server itself changes it.
     pub fn new(store: Arc<dyn DocStore>) -> Self {
         Self {
             store,
+            author: Author::SYSTEM,
             pushing: Arc::default(),
         }
     }
@@ -129,6 +135,11 @@ impl Registry {
                 Op::delete(keys::model_name(&view.model.name), Expect::Any),
             ];
             ops.extend(revs.into_keys().map(|key| Op::delete(key, Expect::Any)));
+            let note = Note {
+                model: Some((view.model.id, view.model.name.clone())),
+                ..Note::of_server(Act::ModelDeleted)
+            };
+            ops.extend(audit::entries(&self.author, vec![note])?);
             match self.store.commit(ops).await {
                 Ok(_) => return Ok(view),
                 Err(StoreError::Conflict { .. }) => {}
@@ -210,6 +221,7 @@ fn empty_view(model: Model) -> ModelView {
         model,
         deployments: BTreeMap::new(),
         environments: BTreeMap::new(),
+        notes: Vec::new(),
     }
 }
 

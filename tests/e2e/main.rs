@@ -4,9 +4,12 @@
 
 mod access;
 mod async_inference;
+mod audit;
+mod bundles;
 mod cli;
 mod development;
 mod environments;
+mod events;
 mod hostile;
 mod inference;
 mod keys;

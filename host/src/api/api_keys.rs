@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use axum::Extension;
-use axum::extract::State;
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,14 +12,14 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Path, Query};
+use super::extract::{Json, Path, Query, State};
 use crate::control::access::Caller;
 use crate::domain::api_key::{ApiKey, KeyType, check_new};
 use crate::domain::organization;
 use crate::ids::Id;
 
 /// The routes of API keys.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(remove))
@@ -129,7 +128,7 @@ async fn list(
 
 /// Make an API key. Only a key that may do everything makes another that may.
 #[utoipa::path(post, path = "/v1/api_keys", request_body = CreateRequest, responses((status = 200, body = Created)))]
-async fn create(
+pub(super) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<CreateRequest>,

@@ -1,7 +1,6 @@
 //! Files of bundles by their digest.
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -10,13 +9,13 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::Path;
+use super::extract::{Path, State};
 use crate::domain::bundle::MAX_BLOB_BYTES;
 use crate::domain::digest::Digest;
 use crate::state::blobs::{BlobError, PutOutcome};
 
 /// The routes of blobs.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new().routes(routes!(head, get, put))
 }
 

@@ -1,7 +1,5 @@
-//! Deployments: list, show, logs, delete.
+//! Deployments: list, show, delete.
 
-use axum::extract::State;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -9,24 +7,26 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Path, Query};
+use super::extract::{Json, Path, Query, State};
 use super::shapes::DeploymentShape;
 use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target};
 use crate::ids::Id;
-use crate::telemetry::logs::{LogQuery, MAX_LINES, StoredLine};
-
-/// The longest window of one question for logs, in milliseconds: 7 days.
-const MAX_LOG_WINDOW_MS: i64 = 7 * 24 * 3600 * 1000;
-const DEFAULT_LOG_WINDOW_MS: i64 = 30 * 60 * 1000;
-const DEFAULT_LOG_LINES: usize = 500;
 
 /// The routes of deployments.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(show, delete))
-        .routes(routes!(logs))
+}
+
+/// Which deployments are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only those of this name.
+    name: Option<String>,
 }
 
 /// All deployments of a model.
@@ -47,24 +47,19 @@ pub struct DeploymentDeleted {
     pub model_id: Id,
 }
 
-/// Lines of a log.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct LogLines {
-    /// In the order that was asked for.
-    pub logs: Vec<StoredLine>,
-}
-
 /// List the deployments of a model.
 #[utoipa::path(
-    get, path = "/v1/models/{model}/deployments", params(("model" = String, Path)),
+    get, path = "/v1/models/{model}/deployments", params(("model" = String, Path), ListQuery),
     responses((status = 200, body = Deployments))
 )]
 async fn list(
     State(api): State<Api>,
     Path(model): Path<String>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<Deployments>, ApiError> {
     let view = api.registry.model(&model).await?;
     let mut deployments: Vec<&Deployment> = view.deployments.values().collect();
+    deployments.retain(|one| query.name.as_ref().is_none_or(|name| *name == one.name));
     deployments.sort_by_key(|deployment| (deployment.created_at, deployment.id));
     let shown = deployments
         .into_iter()
@@ -125,104 +120,6 @@ async fn delete(
         }))
     });
     task.await.map_err(ApiError::internal)?
-}
-
-/// What may be asked of a log.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct LogsQuery {
-    /// From here; 30 minutes before the end without it. The window is 7 days at most.
-    start_epoch_millis: Option<i64>,
-    /// To here; now without it.
-    end_epoch_millis: Option<i64>,
-    /// Oldest or newest first.
-    #[param(inline)]
-    direction: Option<Direction>,
-    /// Lines at most, 1 to 1000; 500 without it.
-    limit: Option<usize>,
-    /// DEBUG, INFO, WARNING or ERROR.
-    min_level: Option<String>,
-    /// Only of this replica.
-    replica: Option<String>,
-    /// Only of this request.
-    request_id: Option<String>,
-    /// Only with this text.
-    includes: Option<String>,
-}
-
-/// The order of log lines.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Direction {
-    Asc,
-    Desc,
-}
-
-/// Read the log of a deployment.
-#[utoipa::path(
-    get, path = "/v1/models/{model}/deployments/{deployment}/logs",
-    params(("model" = String, Path), ("deployment" = String, Path), LogsQuery),
-    responses((status = 200, body = LogLines))
-)]
-async fn logs(
-    State(api): State<Api>,
-    Path((model, deployment)): Path<(String, String)>,
-    Query(asked): Query<LogsQuery>,
-) -> Result<Json<LogLines>, ApiError> {
-    let view = api.registry.model(&model).await?;
-    let id = find(&view, &deployment)?.id;
-    let direction = asked.direction.unwrap_or(Direction::Asc);
-    let query = log_query(asked, Timestamp::now())?;
-    let mut lines = api
-        .logs
-        .read(id.as_str(), query)
-        .await
-        .map_err(ApiError::internal)?;
-    if direction == Direction::Desc {
-        lines.reverse();
-    }
-    Ok(Json(LogLines { logs: lines }))
-}
-
-fn log_query(asked: LogsQuery, now: Timestamp) -> Result<LogQuery, ApiError> {
-    let bad = |text: String| ApiError::bad_request(text);
-    // A line written in this very millisecond belongs to "until now".
-    let end = asked
-        .end_epoch_millis
-        .unwrap_or(now.as_millisecond().saturating_add(1));
-    let start = asked
-        .start_epoch_millis
-        .unwrap_or(end.saturating_sub(DEFAULT_LOG_WINDOW_MS));
-    if start >= end || end.saturating_sub(start) > MAX_LOG_WINDOW_MS {
-        return Err(bad(format!(
-            "start_epoch_millis {start} to end_epoch_millis {end}: wanted a window of 1 to {MAX_LOG_WINDOW_MS} ms"
-        )));
-    }
-    let limit = asked.limit.unwrap_or(DEFAULT_LOG_LINES);
-    if !(1..=MAX_LINES).contains(&limit) {
-        return Err(bad(format!(
-            "limit: found {limit}, wanted 1 to {MAX_LINES}"
-        )));
-    }
-    if let Some(level) = &asked.min_level
-        && !["DEBUG", "INFO", "WARNING", "ERROR"].contains(&level.as_str())
-    {
-        return Err(bad("min_level: wanted DEBUG, INFO, WARNING or ERROR".into()));
-    }
-    let timestamp = |ms: i64| {
-        Timestamp::from_millisecond(ms)
-            .map_err(|_| bad(format!("{ms} is no time in milliseconds since 1970")))
-    };
-    Ok(LogQuery {
-        start: timestamp(start)?,
-        end: timestamp(end)?,
-        min_level: asked.min_level,
-        replica: asked.replica,
-        request_id: asked.request_id,
-        contains: asked.includes,
-        limit,
-    })
 }
 
 /// A deployment by its id, or `production` or `development`.

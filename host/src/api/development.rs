@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -12,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, State};
 use super::models::{PushRequest, Pushed};
 use super::shapes::{DeploymentShape, ModelShape};
 use crate::control::garbage::GarbageError;
@@ -23,7 +22,7 @@ use crate::domain::deployment::DeploymentKind;
 use crate::registry::{Push, PushTo, RegistryError};
 
 /// The routes.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new().routes(routes!(reload))
 }
 

@@ -1,6 +1,5 @@
 //! Environments: list, create, show, change, delete.
 
-use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,7 +8,7 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, State};
 use super::lifecycle::{BackpressureUpdate, Switched, Updated};
 use super::shapes::{Backpressure, DeploymentShape};
 use crate::domain::changes::{Done, EnvironmentUpdate, Refusal};
@@ -20,7 +19,7 @@ use crate::domain::settings::{AutoscalingSettings, AutoscalingUpdate};
 use crate::ids::Id;
 
 /// The routes.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(show, update, delete))

@@ -111,7 +111,7 @@ impl From<crate::registry::RegistryError> for ApiError {
             E::Invalid(_) => Self::bad_request(text),
             E::TooMany { .. } => Self::conflict("too_many", text),
             E::Contended => Self::conflict("conflict", text),
-            E::Unreadable { .. } | E::Vault(_) => Self::internal(text),
+            E::Unreadable { .. } | E::Vault(_) | E::Unaudited { .. } => Self::internal(text),
             E::Store(_) => {
                 tracing::error!(error = text, "the store failed");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", text)

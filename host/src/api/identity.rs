@@ -1,7 +1,6 @@
 //! Who calls, whose server it is, and what it offers.
 
 use axum::Extension;
-use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -10,13 +9,13 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Path, Query};
+use super::extract::{Json, Path, Query, State};
 use crate::control::access::Caller;
 use crate::domain::organization::{NAME, Organization};
 use crate::ids::Id;
 
 /// The routes of who and what.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(user))
         .routes(routes!(organization))

@@ -1,6 +1,5 @@
 //! The life of a deployment: renamed, switched off and on, retried, its settings and its replicas.
 
-use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -9,7 +8,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::deployments::find;
 use super::error::ApiError;
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, State};
 use super::shapes::{Backpressure, DeploymentShape};
 use crate::domain::changes::{Done, Refusal};
 use crate::domain::model::ModelView;
@@ -17,7 +16,7 @@ use crate::domain::settings::{AutoscalingUpdate, BackpressurePolicy};
 use crate::ids::Id;
 
 /// The routes.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(update))
         .routes(routes!(activate))

@@ -3,14 +3,18 @@
 #![allow(unused_qualifications)] // the macros of utoipa qualify what they need not
 
 mod api_keys;
+mod audit;
 mod blobs;
+mod bundles;
 mod deployments;
 mod development;
 mod environments;
 pub mod error;
+mod events;
 pub mod extract;
 mod identity;
 mod lifecycle;
+mod logs;
 mod models;
 mod openapi;
 mod promotions;
@@ -19,6 +23,8 @@ pub mod request_id;
 mod secrets;
 mod shapes;
 mod status;
+mod tar;
+mod teams;
 mod usage;
 mod webhook_secrets;
 
@@ -38,10 +44,12 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::control::access::{Access, action_of};
 use crate::control::async_queue::AsyncQueue;
 use crate::control::builder::Builder;
+use crate::control::feed::Feed;
 use crate::control::garbage::Garbage;
 use crate::control::reloader::Reloader;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::Serving;
+use crate::domain::audit::Author;
 use crate::gateway::refused;
 use crate::registry::{Registry, Secrets, WebhookSecrets};
 use crate::state::blobs::Blobs;
@@ -74,6 +82,8 @@ pub struct Api {
     pub access: Arc<Access>,
     /// Requests that are answered later.
     pub async_queue: AsyncQueue,
+    /// What happens.
+    pub feed: Arc<Feed>,
     /// Logs of deployments.
     pub logs: Logs,
     /// What deployments use.
@@ -88,6 +98,24 @@ pub struct Api {
     pub started: Instant,
 }
 
+/// What routes share. Handlers get it as [`extract::State`], bound to whoever calls.
+#[derive(Clone)]
+pub struct Shared(Api);
+
+impl Shared {
+    /// The API as this author changes what is stored.
+    fn by(&self, author: Author) -> Api {
+        let Self(api) = self;
+        Api {
+            registry: api.registry.by(author.clone()),
+            secrets: api.secrets.by(author.clone()),
+            webhook_secrets: api.webhook_secrets.by(author.clone()),
+            reloader: api.reloader.by(author),
+            ..api.clone()
+        }
+    }
+}
+
 /// The management API, and what belongs to neither it nor a model.
 pub fn router(api: Api) -> Router {
     let (management, document) = OpenApiRouter::with_openapi(Document::openapi())
@@ -96,6 +124,8 @@ pub fn router(api: Api) -> Router {
         .merge(deployments::router())
         .merge(development::router())
         .merge(lifecycle::router())
+        .merge(logs::router())
+        .merge(bundles::router())
         .merge(environments::router())
         .merge(promotions::router())
         .merge(replicas::router())
@@ -105,6 +135,9 @@ pub fn router(api: Api) -> Router {
         .merge(identity::router())
         .merge(status::router())
         .merge(usage::router())
+        .merge(teams::router())
+        .merge(audit::router())
+        .merge(events::router())
         .split_for_parts();
     // Drawn once: it is the same for every caller.
     let document = axum::Json(openapi::complete(document));
@@ -112,7 +145,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_JSON_BYTES))
         .route_layer(middleware::from_fn_with_state(api.access.clone(), admitted))
-        .with_state(api);
+        .with_state(Shared(api));
     Router::new()
         .merge(management)
         .route(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -11,14 +10,14 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Path, Query};
+use super::extract::{Json, Path, Query, State};
 use super::shapes::{DeploymentShape, ModelShape};
 use crate::domain::bundle::Bundle;
 use crate::domain::deployment::DeploymentKind;
 use crate::registry::{Push, PushTo};
 
 /// The routes of models.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, push))
         .routes(routes!(show, rename, delete))
@@ -80,7 +79,7 @@ pub struct ModelDeleted {
 
 /// List the models.
 #[utoipa::path(get, path = "/v1/models", params(ListQuery), responses((status = 200, body = Models)))]
-async fn list(
+pub(super) async fn list(
     State(api): State<Api>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Models>, ApiError> {
@@ -107,7 +106,7 @@ async fn show(
 
 /// Push a bundle: a new deployment of the model of that name, which is made with the first.
 #[utoipa::path(post, path = "/v1/models", request_body = PushRequest, responses((status = 200, body = Pushed)))]
-async fn push(
+pub(super) async fn push(
     State(api): State<Api>,
     Json(request): Json<PushRequest>,
 ) -> Result<Json<Pushed>, ApiError> {

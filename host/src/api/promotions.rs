@@ -1,6 +1,5 @@
 //! Promotions: begun, called off, halted, taken up again, forced.
 
-use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,7 +9,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::deployments::find;
 use super::error::ApiError;
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, State};
 use super::shapes::DeploymentShape;
 use crate::domain::changes::Promote;
 use crate::domain::deployment::DeploymentStatus;
@@ -18,7 +17,7 @@ use crate::domain::environment::PRODUCTION;
 use crate::ids::Id;
 
 /// The routes.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(promote_to))
         .routes(routes!(promote))
@@ -237,8 +236,10 @@ async fn force_cancel(
     Path((model, environment)): Path<(String, String)>,
 ) -> Result<Json<Controlled>, ApiError> {
     let now = Timestamp::now();
-    api.change_model(&model, |view| view.cancel_promotion(&environment, now))
-        .await?;
+    api.change_model(&model, |view| {
+        view.force_cancel_promotion(&environment, now)
+    })
+    .await?;
     Ok(Json(Controlled { success: true }))
 }
 
@@ -253,7 +254,9 @@ async fn force_roll_forward(
     Path((model, environment)): Path<(String, String)>,
 ) -> Result<Json<Controlled>, ApiError> {
     let now = Timestamp::now();
-    api.change_model(&model, |view| view.finish_promotion(&environment, now))
-        .await?;
+    api.change_model(&model, |view| {
+        view.force_promotion_forward(&environment, now)
+    })
+    .await?;
     Ok(Json(Controlled { success: true }))
 }

@@ -1,6 +1,5 @@
 //! The replicas of a deployment: listed, and stopped one by one.
 
-use axum::extract::State;
 use jiff::{SignedDuration, Timestamp};
 use samovar_runtime::{ReplicaInfo, ReplicaState, Stopping};
 use serde::Serialize;
@@ -11,10 +10,11 @@ use utoipa_axum::routes;
 use super::Api;
 use super::deployments::find;
 use super::error::ApiError;
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, State};
+use crate::domain::audit::Act;
 
 /// The routes of replicas.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(terminate))
@@ -125,6 +125,10 @@ async fn terminate(
         let shown: String = replica.chars().take(80).collect();
         ApiError::not_found(format!("deployment {id} has no replica {shown:?}"))
     })?;
+    let act = Act::ReplicaTerminated {
+        replica_id: replica,
+    };
+    api.registry.note(view.told_of(id, act)).await?;
     Ok(Json(Terminated {
         success: true,
         finishes_first: stopping == Stopping::Later,

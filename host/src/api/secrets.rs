@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use axum::extract::State;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -12,13 +11,13 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, State};
 use crate::domain::organization;
 use crate::domain::secret::Secret;
 use crate::ids::Id;
 
 /// The routes of secrets.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, set))
         .routes(routes!(remove))
@@ -76,7 +75,7 @@ impl From<Secret> for SecretShape {
 
 /// List the secrets, without their values.
 #[utoipa::path(get, path = "/v1/secrets", responses((status = 200, body = SecretList)))]
-async fn list(State(api): State<Api>) -> Result<Json<SecretList>, ApiError> {
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<SecretList>, ApiError> {
     let secrets = api.secrets.list().await?;
     Ok(Json(SecretList {
         secrets: secrets.into_iter().map(SecretShape::from).collect(),
@@ -85,7 +84,7 @@ async fn list(State(api): State<Api>) -> Result<Json<SecretList>, ApiError> {
 
 /// Set a secret, whether it is there or not. Models that name it read the new value from the next request on.
 #[utoipa::path(post, path = "/v1/secrets", request_body = SetRequest, responses((status = 200, body = SecretShape)))]
-async fn set(
+pub(super) async fn set(
     State(api): State<Api>,
     Json(request): Json<SetRequest>,
 ) -> Result<Json<SecretShape>, ApiError> {
@@ -101,7 +100,7 @@ async fn set(
 
 /// Delete a secret. Models that name it read nothing there from the next request on.
 #[utoipa::path(delete, path = "/v1/secrets/{name}", params(("name" = String, Path)), responses((status = 200, body = SecretDeleted)))]
-async fn remove(
+pub(super) async fn remove(
     State(api): State<Api>,
     Path(name): Path<String>,
 ) -> Result<Json<SecretDeleted>, ApiError> {

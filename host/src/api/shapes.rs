@@ -10,7 +10,7 @@ use super::Api;
 use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
 use crate::domain::digest::Digest;
 use crate::domain::model::ModelView;
-use crate::domain::observed::{shown_reason, shown_status};
+use crate::domain::observed::{Observed, shown_reason, shown_status};
 use crate::domain::settings::{AutoscalingSettings, BackpressurePolicy};
 use crate::ids::Id;
 
@@ -111,10 +111,7 @@ impl DeploymentShape {
             model_id: deployment.model_id,
             is_production: environment.as_deref() == Some("production"),
             is_development: deployment.kind == DeploymentKind::Development,
-            status: match api.reloader.is_reloading(deployment.id) {
-                true => DeploymentStatus::Updating,
-                false => shown_status(stored, &observed),
-            },
+            status: shown(api, deployment.id, stored, &observed),
             status_reason: shown_reason(stored, reason, &observed),
             active_replica_count: observed.ready,
             autoscaling_settings: deployment.autoscaling(),
@@ -126,5 +123,18 @@ impl DeploymentShape {
             },
             bundle_digest: deployment.bundle_digest,
         }
+    }
+}
+
+/// What a deployment's status is to everybody: what is stored says that it may run, what is seen of it whether it does.
+pub(super) fn shown(
+    api: &Api,
+    id: Id,
+    stored: DeploymentStatus,
+    observed: &Observed,
+) -> DeploymentStatus {
+    match api.reloader.is_reloading(id) {
+        true => DeploymentStatus::Updating,
+        false => shown_status(stored, observed),
     }
 }

@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 
-use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::extract::Json;
+use super::extract::{Json, State};
 
 /// The routes of the node itself.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(backends))
         .routes(routes!(status))

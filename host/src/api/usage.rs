@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use axum::extract::State;
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -11,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Query};
+use super::extract::{Json, Query, State};
 use crate::domain::model::ModelView;
 use crate::domain::usage::{
     Counters, DeploymentUsage, Owner, Resolution, UsageBucket, by_deployment,
@@ -21,7 +20,7 @@ use crate::ids::Id;
 use crate::state::usage::UsageQuery;
 
 /// The routes of usage.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(usage_summary))
         .routes(routes!(usage))

@@ -1,6 +1,5 @@
 //! Webhook secrets: list, make or rotate, delete. A value is shown once, when it is made.
 
-use axum::extract::State;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
@@ -10,12 +9,12 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, State};
 use crate::domain::webhook_secret::WebhookSecret;
 use crate::ids::Id;
 
 /// The routes of webhook secrets.
-pub fn router() -> OpenApiRouter<Api> {
+pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, rotate))
         .routes(routes!(remove))

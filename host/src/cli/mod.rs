@@ -1,12 +1,14 @@
 //! The command line: which commands there are, and what runs them.
 
 mod async_request;
+mod audit;
 mod backends;
 mod client;
 mod completions;
 mod confirm;
 mod deployment;
 mod environment;
+mod events;
 mod failure;
 mod key;
 mod login;
@@ -91,6 +93,10 @@ enum Command {
     Status,
     /// Show what deployments used, those that are gone included
     Usage(usage::Arguments),
+    /// Show who changed what in the last 90 days
+    Audit(audit::Arguments),
+    /// Show what happens, as it happens
+    Events(events::Arguments),
     /// Save which server to call, with a key read from standard input
     Login(login::Arguments),
     /// Print a script that completes commands in a shell
@@ -140,6 +146,8 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Backends => backends::run(&client()?, format).await,
         Command::Status => status::run(&client()?, format).await,
         Command::Usage(arguments) => usage::run(&client()?, arguments, format).await,
+        Command::Audit(arguments) => audit::run(&client()?, arguments, format).await,
+        Command::Events(arguments) => events::run(&client()?, arguments, format).await,
         Command::Login(arguments) => login::run(arguments, format).await,
         Command::Completions(arguments) => completions::run(&arguments),
     }
@@ -225,6 +233,8 @@ mod tests {
             "backends",
             "status",
             "usage --start 2026-01-01 --end 2026-01-31 --model m --by hour --csv",
+            "audit --model m --since 24h --actor system --type A --type B --limit 7",
+            "events --model m --limit 3 --json",
             "login http://h",
             "completions bash",
         ] {
@@ -266,6 +276,8 @@ mod tests {
             "serve --max-replicas 0",
             "serve --addr nowhere",
             "usage --by year",
+            "audit --since yesterday",
+            "audit --limit 0",
         ] {
             let words = std::iter::once("samovar").chain(line.split(' '));
             let Err(error) = Cli::try_parse_from(words) else {

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use http::Method;
 
+use crate::control::gone::Gone;
 use crate::domain::api_key::{AccessError, Action, ApiKey, KeyType, verify};
+use crate::domain::audit::Actor;
 
 /// Whether callers need a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,17 @@ pub enum Caller {
 }
 
 impl Caller {
+    /// Who it is to the audit log.
+    pub fn actor(&self) -> Actor {
+        match self {
+            Self::Anyone => Actor::Anyone,
+            Self::Key(key) => Actor::ApiKey {
+                prefix: key.prefix.clone(),
+                name: key.name.clone(),
+            },
+        }
+    }
+
     /// Whether the caller may make and remove keys of that type.
     pub fn may_manage(&self, key_type: KeyType) -> bool {
         match self {
@@ -67,6 +80,7 @@ pub fn action_of(_method: &Method, path: &str) -> Action {
 pub struct Access {
     mode: AuthMode,
     keys: RwLock<Arc<Keys>>,
+    gone: Gone<String>,
 }
 
 /// Keys by their prefixes.
@@ -79,6 +93,7 @@ impl Access {
         Self {
             mode,
             keys: RwLock::new(Arc::new(keys.collect())),
+            gone: Gone::default(),
         }
     }
 
@@ -119,16 +134,30 @@ impl Access {
         }
     }
 
-    /// Lets a key in from now on.
+    /// Whether a caller who was let in would be let in again.
+    pub fn knows(&self, caller: &Caller) -> bool {
+        match caller {
+            Caller::Anyone => self.mode == AuthMode::None,
+            Caller::Key(key) => {
+                let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+                keys.contains_key(&key.prefix)
+            }
+        }
+    }
+
+    /// Lets a key in from now on, unless it was shut out before.
     pub fn insert(&self, key: ApiKey) {
         self.change(|keys| {
-            keys.insert(key.prefix.clone(), Arc::new(key));
+            if !self.gone.has(&key.prefix) {
+                keys.insert(key.prefix.clone(), Arc::new(key));
+            }
         });
     }
 
-    /// Lets a key in no longer.
+    /// Lets a key in no longer, whoever comes late with it.
     pub fn remove(&self, prefix: &str) {
         self.change(|keys| {
+            self.gone.add(prefix.to_owned());
             keys.remove(prefix);
         });
     }
@@ -162,9 +191,14 @@ mod tests {
         access.insert(key.clone());
         let caller = admit().unwrap();
         assert_eq!(caller, Caller::Key(Arc::new(key.clone())));
+        assert!(access.knows(&caller));
         assert!(caller.may_manage(KeyType::WorkspaceInvoke));
         assert!(!caller.may_manage(KeyType::Personal));
         access.remove(&key.prefix);
+        assert_eq!(admit(), Err(Refusal::Unauthorized(AccessError::Unknown)));
+        assert!(!access.knows(&caller));
+        // An older state of the store that arrives late.
+        access.insert(key.clone());
         assert_eq!(admit(), Err(Refusal::Unauthorized(AccessError::Unknown)));
     }
 

@@ -1,7 +1,8 @@
 //! Builds deployments: compiles the component, loads the graphs, starts a replica, and notes how that ended. A build
 //! that a crash cut off is taken up again by the next start.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
@@ -33,9 +34,21 @@ pub struct Builder {
     pub registry: Registry,
     /// Where they are served.
     pub serving: Arc<Serving>,
+    applying: Arc<tokio::sync::Mutex<()>>,
+    draining: Arc<Mutex<BTreeSet<Id>>>,
 }
 
 impl Builder {
+    /// Carries changes of that registry out.
+    pub fn new(registry: Registry, serving: Arc<Serving>) -> Self {
+        Self {
+            registry,
+            serving,
+            applying: Arc::default(),
+            draining: Arc::default(),
+        }
+    }
+
     /// Builds a deployment and serves it, then lets it into the environment that it was pushed for.
     ///
     /// # Errors
@@ -90,13 +103,17 @@ impl Builder {
     pub async fn apply(&self, view: ModelView) -> Result<(), ServeError> {
         let model = view.model.id;
         self.serving.builds().stop_unwanted(&view);
+        // Together, so that whoever takes a deployment away is the one who notes its end.
+        let turn = self.applying.lock().await;
         let retired = self.serving.set(view.clone()).await?;
-        let deactivating: Vec<Id> = view
+        let off = view
             .deployments
             .values()
-            .filter(|one| one.status == DeploymentStatus::Deactivating)
-            .map(|one| one.id)
+            .filter(|one| one.status == DeploymentStatus::Deactivating);
+        let deactivating: Vec<Draining> = off
+            .filter_map(|one| Draining::begin(&self.draining, one.id))
             .collect();
+        drop(turn);
         if retired.is_empty() && deactivating.is_empty() {
             return Ok(());
         }
@@ -106,9 +123,10 @@ impl Builder {
     }
 
     /// Lets requests finish, then notes which deployments are off for good.
-    async fn finish(&self, model: Id, retired: Vec<Arc<Served>>, deactivating: Vec<Id>) {
+    async fn finish(&self, model: Id, retired: Vec<Arc<Served>>, deactivating: Vec<Draining>) {
         self.serving.retire(retired).await;
-        for id in deactivating {
+        for draining in deactivating {
+            let id = draining.id;
             let noted = self
                 .registry
                 .change(model.as_str(), |view| view.deactivated(id))
@@ -153,6 +171,31 @@ impl Builder {
             served.pool.prewarm(1).await.map_err(ServeError::Start)?;
         }
         Ok(())
+    }
+}
+
+/// A deployment that is switched off, whose last requests still run here; in the hands of whoever notes its end.
+struct Draining {
+    id: Id,
+    all: Arc<Mutex<BTreeSet<Id>>>,
+}
+
+impl Draining {
+    /// Nothing if somebody has it in hand already.
+    fn begin(all: &Arc<Mutex<BTreeSet<Id>>>, id: Id) -> Option<Self> {
+        // A set of ids: a panic leaves it whole.
+        let mut draining = all.lock().unwrap_or_else(PoisonError::into_inner);
+        draining.insert(id).then(|| Self {
+            id,
+            all: all.clone(),
+        })
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        let mut draining = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        draining.remove(&self.id);
     }
 }
 

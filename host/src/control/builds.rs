@@ -146,6 +146,7 @@ mod tests {
             .unwrap(),
             deployments: [(id, deployment)].into(),
             environments: Default::default(),
+            notes: Vec::new(),
         };
         (view, id)
     }

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use crate::control::builder::Builder;
 use crate::control::garbage::{Garbage, GarbageError};
 use crate::control::serving::{RehearsalTimings, ServeError, Served};
+use crate::domain::audit::Author;
 use crate::domain::bundle::Bundle;
 use crate::domain::changes::{Done, Reload};
 use crate::domain::deployment::DeploymentStatus;
 use crate::domain::model::{ModelView, Target, Unresolved};
 use crate::ids::Id;
-use crate::registry::RegistryError;
+use crate::registry::{Registry, RegistryError};
 
 /// Reloads of one deployment that may wait for their turn.
 pub const MAX_WAITING: usize = 16;
@@ -79,6 +80,8 @@ pub struct Reloaded {
 /// Carries reloads out.
 #[derive(Clone)]
 pub struct Reloader {
+    /// As somebody changes it; the builder goes on by itself.
+    registry: Registry,
     builder: Builder,
     garbage: Garbage,
     lines: Lines,
@@ -88,9 +91,19 @@ impl Reloader {
     /// Reloads what the builder's registry holds.
     pub fn new(builder: Builder, garbage: Garbage) -> Self {
         Self {
+            registry: builder.registry.clone(),
             builder,
             garbage,
             lines: Lines::default(),
+        }
+    }
+
+    /// The same, for reloads that this author asks for.
+    #[must_use]
+    pub fn by(&self, author: Author) -> Self {
+        Self {
+            registry: self.registry.by(author),
+            ..self.clone()
         }
     }
 
@@ -116,7 +129,7 @@ impl Reloader {
     }
 
     async fn swap(&self, model: &str, reload: &Reload) -> Result<Reloaded, ReloadError> {
-        let registry = &self.builder.registry;
+        let registry = &self.registry;
         let view = registry.model(model).await?;
         let found = view.find(Target::Development);
         let id = found.map_err(ReloadError::NoDevelopment)?.id;
@@ -184,7 +197,7 @@ impl Reloader {
         begun: DeploymentStatus,
         reload: &Reload,
     ) -> Result<(ModelView, Done), ReloadError> {
-        let (registry, model) = (&self.builder.registry, view.model.id);
+        let (registry, model) = (&self.registry, view.model.id);
         let changed = registry
             .change(model.as_str(), |view| view.reload(id, begun, reload))
             .await;

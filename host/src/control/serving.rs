@@ -19,6 +19,7 @@ use samovar_runtime::{
 use tokio::sync::watch;
 
 use crate::control::builds::Builds;
+use crate::control::gone::Gone;
 use crate::control::secrets::{GuestSecrets, SecretsError};
 use crate::control::traffic::{self, Side, Split};
 use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
@@ -161,6 +162,7 @@ pub struct Serving {
     rehearsals: Rehearsals,
     setting: tokio::sync::Mutex<()>,
     builds: Arc<Builds>,
+    gone: Gone,
 }
 
 impl Serving {
@@ -186,6 +188,7 @@ impl Serving {
             rehearsals: Rehearsals::default(),
             setting: tokio::sync::Mutex::default(),
             builds: Arc::default(),
+            gone: Gone::default(),
         }
     }
 
@@ -203,6 +206,9 @@ impl Serving {
     /// When a deployment's blobs or files are not in place; the others are served.
     pub async fn set(&self, view: ModelView) -> Result<Vec<Arc<Served>>, ServeError> {
         let _turn = self.setting.lock().await;
+        if self.gone.has(&view.model.id) {
+            return Ok(Vec::new());
+        }
         let before = self.with(|routes| {
             let model = routes.models.get(&view.model.id)?;
             let newer = model.view.model.generation > view.model.generation;
@@ -281,10 +287,14 @@ impl Serving {
         self.logs.delete(deployment.as_str());
     }
 
-    /// Serves a model no longer; running requests finish first.
+    /// Serves a model no longer; running requests finish first. Of two who remove the same one, each waits for its end.
     pub async fn remove_model(&self, view: &ModelView) {
         self.builds.stop_all(view.model.id);
+        let turn = self.gone.turn(view.model.id);
+        let _turn = turn.lock().await;
         let removed = {
+            let _setting = self.setting.lock().await;
+            self.gone.add(view.model.id);
             let mut routes = self.write();
             routes.names.remove(&view.model.name);
             routes.models.remove(&view.model.id)

@@ -10,6 +10,7 @@
 //! | `organization` | [`Organization`](super::organization::Organization) |
 //! | `secrets/{name}` | [`Secret`](super::secret::Secret) |
 //! | `webhook-secrets/all` | the [`WebhookSecret`](super::webhook_secret::WebhookSecret)s, of which there are few |
+//! | `audit/{id}` | an [`Entry`](super::audit::Entry) of the audit log; ids are in the order of their times |
 //! | `leases/{name}` | who holds a lease; the store's own |
 
 use crate::ids::Id;
@@ -22,12 +23,54 @@ pub const DEPLOYMENTS: &str = "deployments/";
 pub const ENVIRONMENTS: &str = "environments/";
 /// All API keys.
 pub const API_KEYS: &str = "api-keys/";
+/// The audit log.
+pub const AUDIT: &str = "audit/";
 /// Whose server it is.
 pub const ORGANIZATION: &str = "organization";
 /// All secrets.
 pub const SECRETS: &str = "secrets/";
 /// The webhook signing secrets, in one document.
 pub const WEBHOOK_SECRETS: &str = "webhook-secrets/all";
+
+/// What a key is of, as far as others than its owner need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key<'a> {
+    /// A model.
+    Model(Id),
+    /// A deployment of a model.
+    Deployment(Id, Id),
+    /// An environment of a model.
+    Environment(Id, &'a str),
+    /// An API key, by its prefix.
+    ApiKey(&'a str),
+    /// An entry of the audit log.
+    Audit,
+}
+
+impl<'a> Key<'a> {
+    /// What a key is of.
+    pub fn parse(key: &'a str) -> Option<Self> {
+        let within = |rest: &'a str| {
+            let (model, one) = rest.split_once('/')?;
+            Some((model.parse::<Id>().ok()?, one))
+        };
+        if let Some(id) = key.strip_prefix(MODELS) {
+            return Some(Self::Model(id.parse().ok()?));
+        }
+        if let Some(rest) = key.strip_prefix(DEPLOYMENTS) {
+            let (model, id) = within(rest)?;
+            return Some(Self::Deployment(model, id.parse().ok()?));
+        }
+        if let Some(rest) = key.strip_prefix(ENVIRONMENTS) {
+            let (model, name) = within(rest)?;
+            return Some(Self::Environment(model, name));
+        }
+        if let Some(prefix) = key.strip_prefix(API_KEYS) {
+            return Some(Self::ApiKey(prefix));
+        }
+        key.starts_with(AUDIT).then_some(Self::Audit)
+    }
+}
 
 /// A model.
 pub fn model(id: Id) -> String {
@@ -69,7 +112,32 @@ pub fn secret(name: &str) -> String {
     format!("{SECRETS}{name}")
 }
 
+/// An entry of the audit log.
+pub fn audit(id: &str) -> String {
+    format!("{AUDIT}{id}")
+}
+
 /// What a webhook secret is sealed for.
 pub fn webhook_secret(id: Id) -> String {
     format!("webhook-secrets/{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_back() {
+        let (one, other) = (Id::new(), Id::new());
+        assert_eq!(Key::parse(&model(one)), Some(Key::Model(one)));
+        let key = deployment(one, other);
+        assert_eq!(Key::parse(&key), Some(Key::Deployment(one, other)));
+        let key = environment(one, "staging");
+        assert_eq!(Key::parse(&key), Some(Key::Environment(one, "staging")));
+        assert_eq!(Key::parse("api-keys/x"), Some(Key::ApiKey("x")));
+        assert_eq!(Key::parse("audit/x"), Some(Key::Audit));
+        for other in ["model-names/x", "secrets/X", "models/x", "deployments/x"] {
+            assert_eq!(Key::parse(other), None, "{other}");
+        }
+    }
 }

@@ -3,11 +3,13 @@
 pub mod api_key;
 pub mod async_request;
 pub mod async_submission;
+pub mod audit;
 pub mod bundle;
 pub mod changes;
 pub mod deployment;
 pub mod digest;
 pub mod environment;
+pub mod events;
 pub mod keys;
 pub mod model;
 pub mod names;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::audit::Note;
 use super::deployment::{Deployment, DeploymentKind};
 use super::environment::{Environment, PRODUCTION};
 use crate::ids::Id;
@@ -37,6 +38,8 @@ pub struct ModelView {
     pub deployments: BTreeMap<Id, Deployment>,
     /// Its environments by name.
     pub environments: BTreeMap<String, Environment>,
+    /// What was done to it since it was read, for the audit log.
+    pub notes: Vec<Note>,
 }
 
 /// What a request addresses within a model.
@@ -266,6 +269,7 @@ mod tests {
                 .into_iter()
                 .map(|one| (one.name.clone(), one))
                 .collect(),
+            notes: Vec::new(),
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{ATTEMPTS, Registry, RegistryError, put, read};
+use super::{ATTEMPTS, Registry, RegistryError, audit, put, read};
 use crate::domain::api_key::ApiKey;
+use crate::domain::audit::{Act, Note};
 use crate::domain::keys;
 use crate::ids::Id;
 use crate::state::{Expect, Op, StoreError};
@@ -28,8 +29,10 @@ impl Registry {
                 limit: MAX_API_KEYS,
             });
         }
-        let op = put(keys::api_key(&key.prefix), key, Expect::Absent)?;
-        self.store.commit(vec![op]).await?;
+        let mut ops = vec![put(keys::api_key(&key.prefix), key, Expect::Absent)?];
+        let note = Note::of_server(Act::ApiKeyCreated(key.into()));
+        ops.extend(audit::entries(&self.author, vec![note])?);
+        self.store.commit(ops).await?;
         Ok(())
     }
 
@@ -57,6 +60,8 @@ impl Registry {
                 // Two that are removed at the same time must not each count on the other.
                 ops.push(Op::check(&*other.key, Expect::Rev(other.rev)));
             }
+            let note = Note::of_server(Act::ApiKeyDeleted((&key).into()));
+            ops.extend(audit::entries(&self.author, vec![note])?);
             match self.store.commit(ops).await {
                 Ok(_) => return Ok(Some(key)),
                 Err(StoreError::Conflict { .. }) => {}

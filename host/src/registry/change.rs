@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{ATTEMPTS, Registry, RegistryError, Versioned, put, shown};
+use super::{ATTEMPTS, Registry, RegistryError, Versioned, audit, put, shown};
+use crate::domain::audit::Actor;
 use crate::domain::changes::Refusal;
 use crate::domain::keys;
 use crate::domain::model::ModelView;
@@ -21,7 +22,7 @@ pub struct Changed<T> {
 
 impl Registry {
     /// Changes a model. `change` may be called again when others were faster, and sees their change then; what it
-    /// refuses is refused as a whole.
+    /// refuses is refused as a whole. What it notes is written with it.
     pub async fn change<T: Send>(
         &self,
         model: &str,
@@ -35,11 +36,18 @@ impl Registry {
             let (before, revs) = self.versioned_view(value).await?;
             let mut view = before.clone();
             let value = change(&mut view)?;
+            let notes = std::mem::take(&mut view.notes);
             if view == before {
                 return Ok(Changed { view, value });
             }
+            if notes.is_empty() && self.author.actor != Actor::System {
+                return Err(RegistryError::Unaudited {
+                    model: view.model.name,
+                });
+            }
             view.model.generation += 1;
-            let ops = difference(&before, &view, rev, &revs)?;
+            let mut ops = difference(&before, &view, rev, &revs)?;
+            ops.extend(audit::entries(&self.author, notes)?);
             match self.store.commit(ops).await {
                 Ok(_) => return Ok(Changed { view, value }),
                 Err(StoreError::Conflict { .. }) => {}

@@ -65,6 +65,12 @@ pub enum RegistryError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A change notes nothing for the audit log, so it was not made.
+    #[error("a change of model {model} tells the audit log nothing, so it was not made")]
+    Unaudited {
+        /// The model's name.
+        model: String,
+    },
     /// Others changed the same thing all the time.
     #[error(
         "others changed the same thing {} times meanwhile: try again",

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{ATTEMPTS, Registry, RegistryError, Versioned, put, shown};
+use super::{ATTEMPTS, Registry, RegistryError, Versioned, audit, put, shown};
+use crate::domain::audit::{Act, Note};
 use crate::domain::bundle::Bundle;
 use crate::domain::deployment::{
     DEVELOPMENT, Deployment, DeploymentKind, DeploymentStatus, MAX_DEPLOYMENTS, check_labels,
@@ -68,10 +69,11 @@ impl Registry {
         // One id for all attempts, so that an attempt of unknown end is found again.
         let id = Id::new();
         for _ in 0..ATTEMPTS {
-            let (view, ops) = match self.versioned_model(push.to.text()).await? {
+            let (view, mut ops) = match self.versioned_model(push.to.text()).await? {
                 Some(model) => self.prepare_deployment(&push, model, id, now).await?,
                 None => self.prepare_model(&push, id, now)?,
             };
+            ops.extend(audit::entries(&self.author, vec![pushed(&view, id)])?);
             match self.store.commit(ops).await {
                 Ok(_) => return Ok((view, id)),
                 Err(StoreError::Conflict { .. }) => {}
@@ -141,6 +143,7 @@ impl Registry {
             model,
             deployments: BTreeMap::from([(id, deployment)]),
             environments: BTreeMap::from([(PRODUCTION.to_owned(), production)]),
+            notes: Vec::new(),
         };
         Ok((view, ops))
     }
@@ -251,6 +254,23 @@ fn new_deployment(
         promote_to: None,
         promote_how: Default::default(),
         labels: push.labels.clone(),
+    }
+}
+
+/// What the audit log tells of a push.
+fn pushed(view: &ModelView, id: Id) -> Note {
+    let deployment = view.deployments.get(&id);
+    let place = view.environment_of(id).map(|one| one.name.clone());
+    let promote_to = deployment.and_then(|one| one.promote_to.clone());
+    Note {
+        model: Some((view.model.id, view.model.name.clone())),
+        deployment: deployment.map(|one| (id, one.name.clone())),
+        environment: place.or(promote_to),
+        act: Act::ModelDeployed {
+            publish: deployment.is_some_and(|one| one.kind == DeploymentKind::Published),
+            scale_previous_to_zero: true,
+            trusted: false,
+        },
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::{RegistryError, put, read};
+use super::{RegistryError, audit, put, read};
+use crate::domain::audit::{Act, Author, Note};
 use crate::domain::keys;
-use crate::domain::secret::{Sealed, Secret};
+use crate::domain::secret::Secret;
 use crate::domain::webhook_secret::WebhookSecret;
 use crate::state::vault::{KeyAbsent, Vault};
 use crate::state::{DocStore, Expect, Op};
@@ -28,9 +29,9 @@ pub async fn open_vault(
     lost: LostSecrets,
 ) -> Result<Vault, RegistryError> {
     let secrets = store.list(keys::SECRETS).await?.docs;
-    let secrets: Vec<(String, Sealed)> = secrets
+    let secrets: Vec<(String, Secret)> = secrets
         .iter()
-        .map(|doc| Ok((doc.key.clone(), read::<Secret>(doc)?.sealed)))
+        .map(|doc| Ok((doc.key.clone(), read(doc)?)))
         .collect::<Result<_, RegistryError>>()?;
     let webhook_doc = store.get(keys::WEBHOOK_SECRETS).await?;
     let webhook_secrets: Vec<WebhookSecret> = webhook_doc
@@ -44,8 +45,8 @@ pub async fn open_vault(
     };
     let vault = Vault::open(key_file, absent)?;
     if lost == LostSecrets::Refuse {
-        for (place, sealed) in &secrets {
-            vault.check_key(place, sealed)?;
+        for (place, secret) in &secrets {
+            vault.check_key(place, &secret.sealed)?;
         }
         for one in &webhook_secrets {
             vault.check_key(&keys::webhook_secret(one.id), &one.sealed)?;
@@ -54,26 +55,29 @@ pub async fn open_vault(
     }
     let unreadable = secrets
         .into_iter()
-        .filter(|(place, sealed)| vault.check_key(place, sealed).is_err());
+        .filter(|(place, secret)| vault.check_key(place, &secret.sealed).is_err());
+    let mut notes = Vec::new();
     let mut ops: Vec<Op> = unreadable
-        .map(|(place, _)| {
+        .map(|(place, secret)| {
             tracing::warn!(%place, "deleted: its key is lost");
+            notes.push(Note::of_server(Act::SecretDeleted((&secret).into())));
             Op::delete(place, Expect::Any)
         })
         .collect();
-    let all = webhook_secrets.len();
-    let readable: Vec<WebhookSecret> = webhook_secrets
-        .into_iter()
-        .filter(|one| {
-            let place = keys::webhook_secret(one.id);
-            vault.check_key(&place, &one.sealed).is_ok()
-        })
-        .collect();
-    if readable.len() < all {
+    let (readable, lost): (Vec<_>, Vec<_>) = webhook_secrets.into_iter().partition(|one| {
+        let place = keys::webhook_secret(one.id);
+        vault.check_key(&place, &one.sealed).is_ok()
+    });
+    if !lost.is_empty() {
         tracing::warn!("deleted webhook secrets whose key is lost");
         ops.push(put(keys::WEBHOOK_SECRETS, &readable, Expect::Any)?);
+        let deleted = lost
+            .iter()
+            .map(|one| Act::WebhookSigningSecretDeleted(one.id.into()));
+        notes.extend(deleted.map(Note::of_server));
     }
     if !ops.is_empty() {
+        ops.extend(audit::entries(&Author::SYSTEM, notes)?);
         store.commit(ops).await?;
     }
     Ok(vault)

@@ -6,28 +6,40 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{ATTEMPTS, RegistryError, put, read};
+use super::{ATTEMPTS, RegistryError, audit, put, read};
+use crate::domain::audit::{Act, Author, Note};
 use crate::domain::secret::{self, MAX_SECRETS, Secret};
 use crate::domain::{keys, names};
 use crate::ids::Id;
 use crate::state::vault::Vault;
 use crate::state::{Changes, DocStore, Expect, Op, Rev, StoreError};
 
-/// The secrets in a store.
+/// The secrets in a store, as somebody changes them.
 #[derive(Clone)]
 pub struct Secrets {
     store: Arc<dyn DocStore>,
+    author: Author,
     vault: Arc<Vault>,
     setting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Secrets {
-    /// The secrets in a store, sealed by that vault.
+    /// The secrets in a store, sealed by that vault, as the server itself changes them.
     pub fn new(store: Arc<dyn DocStore>, vault: Arc<Vault>) -> Self {
         Self {
             store,
+            author: Author::SYSTEM,
             vault,
             setting: Arc::default(),
+        }
+    }
+
+    /// The same secrets, for changes that this author makes.
+    #[must_use]
+    pub fn by(&self, author: Author) -> Self {
+        Self {
+            author,
+            ..self.clone()
         }
     }
 
@@ -69,11 +81,10 @@ impl Secrets {
                 created_at,
                 sealed: self.vault.seal(&place, value)?,
             };
-            match self
-                .store
-                .commit(vec![put(&*place, &secret, expect)?])
-                .await
-            {
+            let note = Note::of_server(Act::SecretUpdated((&secret).into()));
+            let mut ops = vec![put(&*place, &secret, expect)?];
+            ops.extend(audit::entries(&self.author, vec![note])?);
+            match self.store.commit(ops).await {
                 Ok(_) => return Ok(secret),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -88,12 +99,22 @@ impl Secrets {
             return Ok(false);
         }
         let place = keys::secret(name);
-        let there = self.store.get(&place).await?.is_some();
-        if there {
-            let op = Op::delete(place, Expect::Any);
-            self.store.commit(vec![op]).await?;
+        for _ in 0..ATTEMPTS {
+            let Some(doc) = self.store.get(&place).await? else {
+                return Ok(false);
+            };
+            let secret: Secret = read(&doc)?;
+            let note = Note::of_server(Act::SecretDeleted((&secret).into()));
+            // Whoever deletes it beside this deletes it alone, and is told of alone.
+            let mut ops = vec![Op::delete(&*place, Expect::Rev(doc.rev))];
+            ops.extend(audit::entries(&self.author, vec![note])?);
+            match self.store.commit(ops).await {
+                Ok(_) => return Ok(true),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(there)
+        Err(RegistryError::Contended)
     }
 
     /// The values of those secrets that are there.

@@ -5,24 +5,39 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use secrecy::SecretString;
 
-use super::{ATTEMPTS, RegistryError, put, read};
+use super::{ATTEMPTS, RegistryError, audit, put, read};
+use crate::domain::audit::{Act, Author, Note};
 use crate::domain::keys;
 use crate::domain::webhook_secret::{MAX_WEBHOOK_SECRETS, WebhookSecret, generate, rotated};
 use crate::ids::Id;
 use crate::state::vault::Vault;
 use crate::state::{DocStore, Expect, StoreError};
 
-/// The webhook secrets in a store.
+/// The webhook secrets in a store, as somebody changes them.
 #[derive(Clone)]
 pub struct WebhookSecrets {
     store: Arc<dyn DocStore>,
+    author: Author,
     vault: Arc<Vault>,
 }
 
 impl WebhookSecrets {
-    /// The webhook secrets in a store, sealed by that vault.
+    /// The webhook secrets in a store, sealed by that vault, as the server itself changes them.
     pub fn new(store: Arc<dyn DocStore>, vault: Arc<Vault>) -> Self {
-        Self { store, vault }
+        Self {
+            store,
+            author: Author::SYSTEM,
+            vault,
+        }
+    }
+
+    /// The same secrets, for changes that this author makes.
+    #[must_use]
+    pub fn by(&self, author: Author) -> Self {
+        Self {
+            author,
+            ..self.clone()
+        }
     }
 
     /// Those that are valid at that time, the newest first.
@@ -56,6 +71,11 @@ impl WebhookSecrets {
         };
         for _ in 0..ATTEMPTS {
             let (secrets, expect) = self.stored().await?;
+            let act = if secrets.iter().any(|one| one.is_live(now)) {
+                Act::WebhookSigningSecretRotated(id.into())
+            } else {
+                Act::WebhookSigningSecretCreated(id.into())
+            };
             let secrets = rotated(secrets, secret.clone());
             if secrets.len() > MAX_WEBHOOK_SECRETS {
                 return Err(RegistryError::TooMany {
@@ -63,7 +83,7 @@ impl WebhookSecrets {
                     limit: MAX_WEBHOOK_SECRETS,
                 });
             }
-            if self.replace(&secrets, expect).await? {
+            if self.replace(&secrets, expect, act).await? {
                 return Ok((secret, value));
             }
         }
@@ -76,7 +96,8 @@ impl WebhookSecrets {
             let (mut secrets, expect) = self.stored().await?;
             let there = secrets.iter().any(|one| one.id == id && one.is_live(now));
             secrets.retain(|one| one.id != id && one.is_live(now));
-            if !there || self.replace(&secrets, expect).await? {
+            let act = Act::WebhookSigningSecretDeleted(id.into());
+            if !there || self.replace(&secrets, expect, act).await? {
                 return Ok(there);
             }
         }
@@ -95,9 +116,11 @@ impl WebhookSecrets {
         &self,
         secrets: &[WebhookSecret],
         expect: Expect,
+        act: Act,
     ) -> Result<bool, RegistryError> {
-        let op = put(keys::WEBHOOK_SECRETS, &secrets, expect)?;
-        match self.store.commit(vec![op]).await {
+        let mut ops = vec![put(keys::WEBHOOK_SECRETS, &secrets, expect)?];
+        ops.extend(audit::entries(&self.author, vec![Note::of_server(act)])?);
+        match self.store.commit(ops).await {
             Ok(_) => Ok(true),
             Err(StoreError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error.into()),

@@ -30,6 +30,7 @@ macro_rules! suite {
             sixteen_tasks_count_to_the_same_number
             a_creation_has_one_winner
             a_listing_is_one_snapshot
+            a_range_has_an_order_and_bounds
             a_watch_tells_each_change_once_across_a_restart
             a_watch_sees_its_prefix_alone_and_says_how_far_it_is
             a_slow_watch_reads_large_changes_in_whole_commits
@@ -281,6 +282,33 @@ pub async fn a_listing_is_one_snapshot(open: Open, folder: &Path) {
         last = listing.rev;
     }
     writer.await.unwrap();
+}
+
+pub async fn a_range_has_an_order_and_bounds(open: Open, folder: &Path) {
+    let store = open(folder.to_owned()).await;
+    for key in ["a/2", "b", "a/1", "a/3", "a", "a/10"] {
+        put(&*store, key, key).await;
+    }
+    let read = async |after, before, order, limit| -> Vec<String> {
+        let range = Range {
+            after,
+            before,
+            order,
+            limit,
+        };
+        let docs = store.range(range).await.unwrap();
+        assert!(docs.iter().all(|doc| doc.key.as_bytes() == doc.value));
+        docs.into_iter().map(|doc| doc.key).collect()
+    };
+    let all = read("a/", "a/~", Order::Ascending, 9).await;
+    assert_eq!(all, ["a/1", "a/10", "a/2", "a/3"]);
+    let last = read("a/", "a/~", Order::Descending, 2).await;
+    assert_eq!(last, ["a/3", "a/2"]);
+    let next = read("a/", &last[1], Order::Descending, 9).await;
+    assert_eq!(next, ["a/10", "a/1"]);
+    let next = read("a/10", "a/~", Order::Ascending, 1).await;
+    assert_eq!(next, ["a/2"]);
+    assert!(read("b", "c", Order::Ascending, 9).await.is_empty());
 }
 
 pub async fn a_watch_tells_each_change_once_across_a_restart(open: Open, folder: &Path) {

@@ -32,6 +32,8 @@ pub const MAX_VALUE_BYTES: usize = 1 << 20;
 pub const MAX_OPS: usize = 16_384;
 /// Values of one commit, together.
 pub const MAX_COMMIT_BYTES: usize = 8 << 20;
+/// Documents that a store reads of a range at a time.
+pub const MAX_RANGE: usize = 1000;
 /// Longest time a lease may be asked for.
 pub const MAX_LEASE: Duration = Duration::from_secs(3600);
 /// A watch says at least this often how far it has come.
@@ -157,6 +159,28 @@ pub struct Listing {
     pub rev: Rev,
 }
 
+/// Documents in the order of their keys, or against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range<'a> {
+    /// Only keys after this one.
+    pub after: &'a str,
+    /// Only keys before this one.
+    pub before: &'a str,
+    /// Which come first.
+    pub order: Order,
+    /// Documents at most, however many are asked for no more than [`MAX_RANGE`].
+    pub limit: usize,
+}
+
+/// The order of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The smallest first.
+    Ascending,
+    /// The largest first.
+    Descending,
+}
+
 /// The right to do something alone, for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -220,6 +244,9 @@ pub trait DocStore: Send + Sync + 'static {
 
     /// All documents whose keys start with `prefix`, as they were at one revision.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
+
+    /// The first documents of a range, as they were at one revision.
+    async fn range(&self, range: Range<'_>) -> Result<Vec<Doc>, StoreError>;
 
     /// Does all operations or none, and says at which revision. When it answers, the change is on disk.
     ///

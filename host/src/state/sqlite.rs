@@ -20,8 +20,8 @@ use sqlx::{Row, Sqlite, Transaction};
 use tokio::sync::watch;
 
 use super::{
-    Changes, Doc, DocStore, Expect, Lease, Listing, Op, Rev, StoreError, check_key, check_lease,
-    check_ops, check_prefix, lease_key,
+    Changes, Doc, DocStore, Expect, Lease, Listing, MAX_RANGE, Op, Order, Range, Rev, StoreError,
+    check_key, check_lease, check_ops, check_prefix, lease_key,
 };
 use watcher::Watcher;
 
@@ -145,6 +145,27 @@ impl DocStore for SqliteStore {
             }
         }
         Ok(listing)
+    }
+
+    async fn range(&self, range: Range<'_>) -> Result<Vec<Doc>, StoreError> {
+        let text = match range.order {
+            Order::Ascending => {
+                "SELECT key, rev, value FROM docs WHERE key > ?1 AND key < ?2 ORDER BY key LIMIT ?3"
+            }
+            Order::Descending => {
+                "SELECT key, rev, value FROM docs WHERE key > ?1 AND key < ?2 \
+                 ORDER BY key DESC LIMIT ?3"
+            }
+        };
+        let limit = i64::try_from(range.limit.min(MAX_RANGE)).unwrap_or(i64::MAX);
+        let rows = sqlx::query(text)
+            .bind(range.after)
+            .bind(range.before)
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        rows.iter().map(doc).collect()
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<Rev, StoreError> {

@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::Duration;
 
 use jiff::Timestamp;
+use regex::Regex;
 use samovar_runtime::log::{LogLine, LogSink};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -57,8 +58,12 @@ pub struct LogQuery {
     pub replica: Option<String>,
     /// Lines of this request.
     pub request_id: Option<String>,
-    /// Lines that contain this text.
-    pub contains: Option<String>,
+    /// Lines that contain each of these texts.
+    pub includes: Vec<String>,
+    /// Lines that contain none of these.
+    pub excludes: Vec<String>,
+    /// Lines that this fits.
+    pub pattern: Option<Regex>,
     /// At most so many, the newest of them.
     pub limit: usize,
 }
@@ -313,10 +318,12 @@ impl LogQuery {
                 .is_none_or(|wanted| rank(&line.level) >= rank(wanted))
             && is(&self.replica, Some(&line.replica))
             && is(&self.request_id, line.request_id.as_deref())
+            && self.includes.iter().all(|text| line.message.contains(text))
+            && !self.excludes.iter().any(|text| line.message.contains(text))
             && self
-                .contains
-                .as_deref()
-                .is_none_or(|text| line.message.contains(text))
+                .pattern
+                .as_ref()
+                .is_none_or(|pattern| pattern.is_match(&line.message))
     }
 }
 
@@ -349,7 +356,9 @@ mod tests {
             min_level: None,
             replica: None,
             request_id: None,
-            contains: None,
+            includes: Vec::new(),
+            excludes: Vec::new(),
+            pattern: None,
             limit: 1000,
         }
     }
@@ -368,7 +377,7 @@ mod tests {
         let last = LogQuery { limit: 2, ..all() };
         assert_eq!(logs.read("d1", last).await.unwrap()[0].message, "line 8");
         let some = LogQuery {
-            contains: Some("7".into()),
+            includes: vec!["7".into()],
             ..all()
         };
         assert_eq!(logs.read("d1", some).await.unwrap().len(), 1);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use samovar_runtime::Pool;
 
 use super::{Served, Serving};
+use crate::domain::deployment::DeploymentStatus;
 use crate::domain::observed::Observed;
 use crate::domain::settings::AutoscalingSettings;
 use crate::ids::Id;
@@ -77,5 +78,35 @@ impl Serving {
             starting: presence.starting,
             trouble: served.pool.trouble().map(|trouble| trouble.reason),
         }
+    }
+
+    /// Whether this view of a model is served, or a newer one, or none any more.
+    pub fn has(&self, model: Id, generation: u64) -> bool {
+        let served = self.with(|routes| {
+            let model = routes.models.get(&model)?;
+            Some(model.view.model.generation >= generation)
+        });
+        served.unwrap_or_else(|| self.gone.has(&model))
+    }
+
+    /// The deployments that may run or are being built, each with its model and where it stands by the store.
+    pub fn lively(&self) -> Vec<(Id, Id, DeploymentStatus)> {
+        self.with(|routes| {
+            let models = routes.models.iter();
+            let all = models.flat_map(|(model, served)| {
+                let deployments = served.view.deployments.values();
+                deployments.map(|one| (*model, one.id, one.status))
+            });
+            all.filter(|(.., status)| !status.is_off() && !status.has_failed())
+                .collect()
+        })
+    }
+
+    /// Where a deployment stands by the store.
+    pub fn status(&self, model: Id, deployment: Id) -> Option<DeploymentStatus> {
+        self.with(|routes| {
+            let view = &routes.models.get(&model)?.view;
+            Some(view.deployments.get(&deployment)?.status)
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::development::check_development_autoscaling;
 use super::{Done, Refusal};
+use crate::domain::audit::Act;
 use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
 use crate::domain::model::ModelView;
 use crate::domain::names;
@@ -32,7 +33,10 @@ impl ModelView {
             let shown: String = name.chars().take(80).collect();
             InvalidSetting::new("name", format_args!("{shown:?}"), wanted)
         })?;
-        name.clone_into(&mut self.model.name);
+        if name != self.model.name {
+            let previous_name = std::mem::replace(&mut self.model.name, name.to_owned());
+            self.note(Act::ModelRenamed { previous_name });
+        }
         Ok(())
     }
 
@@ -47,7 +51,10 @@ impl ModelView {
             let text = "the development deployment keeps its name";
             return Err(Refusal::conflict("development", text));
         }
-        name.clone_into(&mut deployment.name);
+        if name != deployment.name {
+            let previous_name = std::mem::replace(&mut deployment.name, name.to_owned());
+            self.note_deployment(id, Act::ModelDeploymentRenamed { previous_name });
+        }
         Ok(())
     }
 
@@ -72,10 +79,12 @@ impl ModelView {
         if deployment.status.is_unfinished() {
             deployment.status = DeploymentStatus::BuildStopped;
             deployment.status_reason = Some(STOPPED.into());
+            self.note_deployment(id, Act::ModelDeploymentDeactivated);
             return Ok(Done::Changed);
         }
         deployment.status = DeploymentStatus::Deactivating;
         deployment.status_reason = None;
+        self.note_deployment(id, Act::ModelDeploymentDeactivated);
         Ok(Done::Changed)
     }
 
@@ -98,6 +107,7 @@ impl ModelView {
         }
         deployment.status = DeploymentStatus::Building;
         deployment.status_reason = None;
+        self.note_deployment(id, Act::ModelDeploymentActivated);
         Ok(Done::Changed)
     }
 
@@ -109,6 +119,7 @@ impl ModelView {
         }
         deployment.status = DeploymentStatus::Building;
         deployment.status_reason = None;
+        self.note_deployment(id, Act::ModelDeploymentRetried { retried: true });
         Ok(Done::Changed)
     }
 
@@ -145,6 +156,7 @@ impl ModelView {
                 environment.previous_deployment_id = None;
             }
         }
+        self.note_deployment(id, Act::ModelDeploymentDeleted);
         let missing = || Refusal::NotFound(format!("there is no deployment {id}"));
         self.deployments.remove(&id).ok_or_else(missing)
     }
@@ -170,6 +182,7 @@ impl ModelView {
                 environment.autoscaling_settings = Some(after.clone());
             }
         }
+        self.note_autoscaling(id, before);
         Ok(Done::Changed)
     }
 
@@ -180,11 +193,15 @@ impl ModelView {
         policy: BackpressurePolicy,
     ) -> Result<Done, Refusal> {
         let deployment = self.deployment_mut(id)?;
-        let before = std::mem::replace(&mut deployment.backpressure, policy);
-        Ok(if before == policy {
-            Done::Unchanged
-        } else {
-            Done::Changed
-        })
+        let previous_policy = std::mem::replace(&mut deployment.backpressure, policy);
+        if previous_policy == policy {
+            return Ok(Done::Unchanged);
+        }
+        let act = Act::ModelDeploymentRequestBackpressureSettingsChanged {
+            policy,
+            previous_policy,
+        };
+        self.note_deployment(id, act);
+        Ok(Done::Changed)
     }
 }

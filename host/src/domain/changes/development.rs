@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Done, Refusal};
+use crate::domain::audit::Act;
 use crate::domain::bundle::Bundle;
 use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus, check_labels};
 use crate::domain::model::ModelView;
@@ -74,7 +75,21 @@ impl ModelView {
         if *deployment == after {
             return Ok(Done::Unchanged);
         }
-        *deployment = after;
+        let before = std::mem::replace(deployment, after.clone());
+        if (before.bundle_digest, before.status) != (after.bundle_digest, after.status) {
+            let act = Act::ModelDeploymentUpdated {
+                bundle_digest: after.bundle_digest,
+                previous_bundle_digest: before.bundle_digest,
+            };
+            self.note_deployment(id, act);
+        }
+        if before.labels != after.labels {
+            let act = Act::ModelDeploymentLabelsChanged {
+                labels: after.labels,
+                previous_labels: before.labels,
+            };
+            self.note_deployment(id, act);
+        }
         Ok(Done::Changed)
     }
 }
@@ -163,6 +178,7 @@ mod tests {
             model,
             deployments: BTreeMap::from([(id, deployment)]),
             environments: environments.into(),
+            notes: Vec::new(),
         };
         (view, id)
     }

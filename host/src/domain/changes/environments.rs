@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Done, Refusal};
+use crate::domain::audit::Act;
 use crate::domain::environment::{Environment, MAX_ENVIRONMENTS, PRODUCTION};
 use crate::domain::model::ModelView;
 use crate::domain::names;
@@ -70,7 +71,12 @@ impl ModelView {
             environment.promotion_settings = environment.promotion_settings.updated(promotion)?;
         }
         environment.backpressure = update.backpressure.unwrap_or_default();
+        let act = Act::EnvironmentCreated {
+            settings: Box::new((&environment).into()),
+            deployment_type: (),
+        };
         self.environments.insert(name.to_owned(), environment);
+        self.note_environment(name, act);
         Ok(())
     }
 
@@ -116,7 +122,14 @@ impl ModelView {
                 }
             }
         }
+        let act = Act::EnvironmentUpdated {
+            settings: Box::new((&after).into()),
+            previous_settings: Box::new((&before).into()),
+            schedules: (),
+            deployment_type: (),
+        };
         self.environments.insert(name.to_owned(), after);
+        self.note_environment(name, act);
         Ok(Done::Changed)
     }
 
@@ -132,6 +145,7 @@ impl ModelView {
             return Err(Refusal::conflict("promotion_in_progress", text));
         }
         self.environments.remove(name);
+        self.note_environment(name, Act::EnvironmentDeleted);
         Ok(())
     }
 }

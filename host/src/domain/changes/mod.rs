@@ -1,8 +1,11 @@
 //! What may be done to a model: each change a pure function of the model as it is and the time.
+//!
+//! Each notes what it did for the audit log; a change that a caller asks for and that notes nothing is not stored.
 
 mod deployments;
 mod development;
 mod environments;
+mod notes;
 mod promotions;
 
 use super::settings::InvalidSetting;

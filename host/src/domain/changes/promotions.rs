@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Done, Refusal};
+use crate::domain::audit::{Act, ControlAction};
 use crate::domain::deployment::{
     Deployment, DeploymentKind, DeploymentStatus, MAX_DEPLOYMENTS, next_name,
 };
@@ -56,10 +57,17 @@ impl ModelView {
         if development || elsewhere || target.promotion_settings.redeploy_on_promotion {
             let source = source.clone();
             self.redeploy(&source, environment, how, fresh, now)?;
+            self.note_promoted(environment, fresh);
             return Ok(fresh);
         }
         self.begin_promotion(environment, deployment, how, now)?;
+        self.note_promoted(environment, deployment);
         Ok(deployment)
+    }
+
+    fn note_promoted(&mut self, environment: &str, candidate: Id) {
+        let act = Act::ModelDeploymentPromoted(Default::default());
+        self.note_promotion(environment, candidate, act);
     }
 
     /// A fresh deployment of the same bundle, which goes to the environment as soon as it is built.
@@ -137,6 +145,7 @@ impl ModelView {
         }
         promotion.status = PromotionStatus::Paused;
         promotion.paused_at = Some(now);
+        self.note_control(environment, ControlAction::Pause);
         Ok(())
     }
 
@@ -156,18 +165,54 @@ impl ModelView {
             .checked_add(now.duration_since(paused))
             .ok()
             .or(Some(now));
+        self.note_control(environment, ControlAction::Resume);
         Ok(())
     }
 
     /// Calls a promotion off: all traffic goes back at once.
     pub fn cancel_promotion(&mut self, environment: &str, now: Timestamp) -> Result<(), Refusal> {
-        let going = self.environment(environment)?.in_progress().is_some();
-        if !going && self.forget_promotions_to(environment) {
-            return Ok(());
+        self.cancel(environment, ControlAction::GracefulCancel, now)
+    }
+
+    /// The same, by another word.
+    pub fn force_cancel_promotion(
+        &mut self,
+        environment: &str,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        self.cancel(environment, ControlAction::ForceCancel, now)
+    }
+
+    fn cancel(
+        &mut self,
+        environment: &str,
+        action: ControlAction,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if self.environment(environment)?.in_progress().is_none() {
+            let forgotten = self.forget_promotions_to(environment);
+            if !forgotten.is_empty() {
+                for id in forgotten {
+                    self.note_control_of(environment, id, action);
+                }
+                return Ok(());
+            }
         }
         let promotion = self.in_progress_mut(environment)?;
         end(promotion, PromotionStatus::Canceled, now);
+        self.note_control(environment, action);
         Ok(())
+    }
+
+    /// Lets the candidate take over at once, because somebody says so.
+    pub fn force_promotion_forward(
+        &mut self,
+        environment: &str,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        self.in_progress_mut(environment)?;
+        self.note_control(environment, ControlAction::ForceRollForward);
+        self.take_over(environment, now)
     }
 
     /// The candidate is ready: traffic begins to move, or all of it goes over.
@@ -190,8 +235,15 @@ impl ModelView {
         Ok(Done::Changed)
     }
 
-    /// The candidate takes over, and the deployment that was there is tidied up.
+    /// The candidate takes over when its time has come.
     pub fn finish_promotion(&mut self, environment: &str, now: Timestamp) -> Result<(), Refusal> {
+        self.in_progress_mut(environment)?;
+        self.note_end(environment, PromotionStatus::Succeeded, None);
+        self.take_over(environment, now)
+    }
+
+    /// The candidate takes over, and the deployment that was there is tidied up.
+    fn take_over(&mut self, environment: &str, now: Timestamp) -> Result<(), Refusal> {
         let promotion = self.in_progress_mut(environment)?;
         end(promotion, PromotionStatus::Succeeded, now);
         let candidate = promotion.candidate_deployment_id;
@@ -212,9 +264,11 @@ impl ModelView {
         match cleanup {
             CleanupStrategy::Keep => {}
             CleanupStrategy::ScaleToZero => {
-                let mut autoscaling = deployment.autoscaling();
+                let before = deployment.autoscaling();
+                let mut autoscaling = before.clone();
                 autoscaling.min_replica = 0;
                 deployment.autoscaling = Some(autoscaling);
+                self.note_autoscaling(previous, before);
             }
             CleanupStrategy::Deactivate => {
                 self.deactivate(previous)?;
@@ -233,20 +287,51 @@ impl ModelView {
         let promotion = self.in_progress_mut(environment)?;
         end(promotion, PromotionStatus::Failed, now);
         promotion.error_message = Some(reason.to_owned());
+        self.note_end(environment, PromotionStatus::Failed, Some(reason));
         Ok(())
     }
 
-    /// Lets no deployment into an environment that was to go there once it is built; whether there was one.
-    fn forget_promotions_to(&mut self, environment: &str) -> bool {
-        let mut found = false;
+    /// Lets no deployment into an environment that was to go there once it is built.
+    fn forget_promotions_to(&mut self, environment: &str) -> Vec<Id> {
+        let mut found = Vec::new();
         for deployment in self.deployments.values_mut() {
             let waits = deployment.promote_to.as_deref() == Some(environment);
             if waits && deployment.status.is_unfinished() {
                 deployment.promote_to = None;
-                found = true;
+                found.push(deployment.id);
             }
         }
         found
+    }
+
+    fn note_control(&mut self, environment: &str, action: ControlAction) {
+        if let Some(candidate) = self.candidate_of(environment) {
+            self.note_control_of(environment, candidate, action);
+        }
+    }
+
+    fn note_control_of(&mut self, environment: &str, candidate: Id, action: ControlAction) {
+        let act = Act::ModelPromotionControlAction {
+            action,
+            environment_id: (),
+        };
+        self.note_promotion(environment, candidate, act);
+    }
+
+    fn note_end(&mut self, environment: &str, status: PromotionStatus, reason: Option<&str>) {
+        let act = Act::ModelPromotionEnded {
+            status,
+            error_message: reason.map(str::to_owned),
+        };
+        if let Some(candidate) = self.candidate_of(environment) {
+            self.note_promotion(environment, candidate, act);
+        }
+    }
+
+    /// The deployment that moves in, or moved last.
+    fn candidate_of(&self, environment: &str) -> Option<Id> {
+        let promotion = self.environments.get(environment)?.promotion.as_ref()?;
+        Some(promotion.candidate_deployment_id)
     }
 
     fn in_progress_mut(&mut self, environment: &str) -> Result<&mut Promotion, Refusal> {

@@ -1,0 +1,270 @@
+//! Logs of deployments, and of environments.
+
+use jiff::Timestamp;
+use regex::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::deployments::find;
+use super::error::ApiError;
+use super::extract::{Json, Pairs, Path, State};
+use crate::ids::Id;
+use crate::telemetry::logs::{LogQuery, MAX_LINES, StoredLine};
+
+/// The longest window of one question for logs, in milliseconds: 7 days.
+pub const MAX_LOG_WINDOW_MS: i64 = 7 * 24 * 3600 * 1000;
+/// Texts that lines have to contain, and texts that they must not.
+pub const MAX_TEXTS: usize = 8;
+/// Longest pattern, and the memory that it may take.
+pub const MAX_PATTERN_BYTES: usize = 1000;
+const MAX_PATTERN_MEMORY: usize = 1 << 20;
+const DEFAULT_LOG_WINDOW_MS: i64 = 30 * 60 * 1000;
+const DEFAULT_LOG_LINES: usize = 500;
+
+/// The routes of logs.
+pub fn router() -> OpenApiRouter<super::Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(of_deployment))
+        .routes(routes!(of_environment))
+}
+
+/// Lines of a log.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LogLines {
+    /// In the order that was asked for.
+    pub logs: Vec<StoredLine>,
+}
+
+/// What may be asked of a log. Lists are given by repeating their name.
+#[derive(Debug, Default, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct LogsQuery {
+    /// From here; 30 minutes before the end without it. The window is 7 days at most.
+    start_epoch_millis: Option<i64>,
+    /// To here; now without it.
+    end_epoch_millis: Option<i64>,
+    /// Oldest or newest first.
+    #[param(inline)]
+    direction: Option<Direction>,
+    /// Lines at most, 1 to 1000; 500 without it.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Lines at least this serious.
+    #[param(inline)]
+    min_level: Option<Level>,
+    /// Only of this replica.
+    replica: Option<String>,
+    /// Only of this request.
+    request_id: Option<String>,
+    /// Taken for compatibility: a deployment has one component, so any other has no lines.
+    component: Option<String>,
+    /// Only where this regular expression fits.
+    #[param(max_length = 1000)]
+    search_pattern: Option<String>,
+    /// Only with each of these texts, at most 8.
+    includes: Vec<String>,
+    /// Only with none of these texts, at most 8.
+    excludes: Vec<String>,
+}
+
+/// The order of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Direction {
+    Asc,
+    Desc,
+}
+
+/// How serious a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
+impl LogsQuery {
+    fn parse(pairs: &Pairs) -> Result<Self, ApiError> {
+        let mut query = Self::default();
+        for (name, value) in pairs.iter() {
+            let text = || value.to_owned();
+            match name {
+                "start_epoch_millis" => {
+                    query.start_epoch_millis = Some(pairs.integer(name, value)?)
+                }
+                "end_epoch_millis" => query.end_epoch_millis = Some(pairs.integer(name, value)?),
+                "direction" => query.direction = Some(pairs.word(name, value)?),
+                "limit" => query.limit = Some(pairs.number(name, value, 1..=MAX_LINES)?),
+                "min_level" => query.min_level = Some(pairs.word(name, value)?),
+                "replica" => query.replica = Some(text()),
+                "request_id" => query.request_id = Some(text()),
+                "component" => query.component = Some(text()),
+                "search_pattern" => query.search_pattern = Some(text()),
+                "includes" => query.includes.push(text()),
+                "excludes" => query.excludes.push(text()),
+                _ => return Err(pairs.unknown(name)),
+            }
+        }
+        Ok(query)
+    }
+
+    fn checked(self, now: Timestamp) -> Result<LogQuery, ApiError> {
+        // A line written in this very millisecond belongs to "until now".
+        let end = self
+            .end_epoch_millis
+            .unwrap_or(now.as_millisecond().saturating_add(1));
+        let start = self
+            .start_epoch_millis
+            .unwrap_or(end.saturating_sub(DEFAULT_LOG_WINDOW_MS));
+        if start >= end || end.saturating_sub(start) > MAX_LOG_WINDOW_MS {
+            return Err(ApiError::bad_request(format!(
+                "start_epoch_millis {start} to end_epoch_millis {end}: wanted a window of 1 to {MAX_LOG_WINDOW_MS} ms"
+            )));
+        }
+        for (name, texts) in [("includes", &self.includes), ("excludes", &self.excludes)] {
+            if texts.len() > MAX_TEXTS {
+                let text = format!("{name}: found {}, wanted at most {MAX_TEXTS}", texts.len());
+                return Err(ApiError::bad_request(text));
+            }
+        }
+        let timestamp = |ms: i64| {
+            Timestamp::from_millisecond(ms).map_err(|_| {
+                ApiError::bad_request(format!("{ms} is no time in milliseconds since 1970"))
+            })
+        };
+        Ok(LogQuery {
+            start: timestamp(start)?,
+            end: timestamp(end)?,
+            min_level: self.min_level.map(|level| level.name().to_owned()),
+            replica: self.replica,
+            request_id: self.request_id,
+            includes: self.includes,
+            excludes: self.excludes,
+            pattern: self.search_pattern.as_deref().map(pattern).transpose()?,
+            limit: self.limit.unwrap_or(DEFAULT_LOG_LINES),
+        })
+    }
+}
+
+fn pattern(text: &str) -> Result<Regex, ApiError> {
+    if text.len() > MAX_PATTERN_BYTES {
+        let found = text.len();
+        return Err(ApiError::bad_request(format!(
+            "search_pattern: found {found} bytes, wanted at most {MAX_PATTERN_BYTES}"
+        )));
+    }
+    let built = RegexBuilder::new(text)
+        .size_limit(MAX_PATTERN_MEMORY)
+        .dfa_size_limit(MAX_PATTERN_MEMORY)
+        .build();
+    built.map_err(|error| ApiError::bad_request(format!("search_pattern: {error}")))
+}
+
+/// Read the log of a deployment.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/deployments/{deployment}/logs",
+    params(("model" = String, Path), ("deployment" = String, Path), LogsQuery),
+    responses((status = 200, body = LogLines))
+)]
+async fn of_deployment(
+    State(api): State<Api>,
+    Path((model, deployment)): Path<(String, String)>,
+    pairs: Pairs,
+) -> Result<Json<LogLines>, ApiError> {
+    let view = api.registry.model(&model).await?;
+    let id = find(&view, &deployment)?.id;
+    read(&api, &[id], LogsQuery::parse(&pairs)?).await
+}
+
+/// Read the logs of the deployment that an environment points at, and of the one that is moving in.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/environments/{environment}/logs",
+    params(("model" = String, Path), ("environment" = String, Path), LogsQuery),
+    responses((status = 200, body = LogLines))
+)]
+async fn of_environment(
+    State(api): State<Api>,
+    Path((model, environment)): Path<(String, String)>,
+    pairs: Pairs,
+) -> Result<Json<LogLines>, ApiError> {
+    let view = api.registry.model(&model).await?;
+    let environment = view.environment(&environment)?;
+    let candidate = environment.candidate_deployment_id();
+    let deployments = environment
+        .current_deployment_id
+        .into_iter()
+        .chain(candidate);
+    let deployments: Vec<Id> = deployments.collect();
+    read(&api, &deployments, LogsQuery::parse(&pairs)?).await
+}
+
+async fn read(api: &Api, deployments: &[Id], asked: LogsQuery) -> Result<Json<LogLines>, ApiError> {
+    let direction = asked.direction.unwrap_or(Direction::Asc);
+    let has_lines = asked.component.is_none();
+    let query = asked.checked(Timestamp::now())?;
+    let mut lines = Vec::new();
+    for id in deployments.iter().filter(|_| has_lines) {
+        let read = api.logs.read(id.as_str(), query.clone()).await;
+        lines.extend(read.map_err(ApiError::internal)?);
+    }
+    // Of several deployments: each has its newest lines, so the newest of all are among them.
+    lines.sort_by_key(|line| line.timestamp);
+    lines.drain(..lines.len().saturating_sub(query.limit));
+    if direction == Direction::Desc {
+        lines.reverse();
+    }
+    Ok(Json(LogLines { logs: lines }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(text: &str) -> Result<LogQuery, ApiError> {
+        LogsQuery::parse(&Pairs::of(text))?.checked(Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn what_is_asked_is_read() {
+        let query = asked(
+            "start_epoch_millis=5&end_epoch_millis=10&limit=7&min_level=WARNING&includes=a&includes=b\
+             &excludes=c&search_pattern=%5Ex%2B&direction=desc",
+        )
+        .unwrap();
+        assert_eq!(query.limit, 7);
+        assert_eq!(query.min_level.as_deref(), Some("WARNING"));
+        assert_eq!(query.includes, ["a", "b"]);
+        assert!(query.pattern.unwrap().is_match("xx"));
+    }
+
+    #[test]
+    fn what_is_asked_wrongly_is_named() {
+        let refused = |text: &str| asked(text).unwrap_err().message;
+        assert!(refused("limit=0").contains("1 to 1000"));
+        assert!(refused("min_level=LOUD").contains("min_level"));
+        assert!(refused("lines=1").contains("lines"));
+        assert!(refused("start_epoch_millis=5&end_epoch_millis=5").contains("window"));
+        assert!(refused(&"includes=x&".repeat(9)).contains("at most 8"));
+        assert!(refused("search_pattern=(").contains("search_pattern"));
+        let huge = format!("search_pattern={}", "x{999}".repeat(100));
+        assert!(refused(&huge).contains("search_pattern"));
+        let long = format!("search_pattern={}", "x".repeat(1001));
+        assert!(refused(&long).contains("at most 1000"));
+    }
+}

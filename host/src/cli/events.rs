@@ -1,0 +1,251 @@
+//! `samovar events`: what happens, as it happens.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use reqwest::Method;
+use serde_json::Value;
+
+use super::client::{Client, ClientError};
+use super::identifier;
+use super::output::{self, Format, cell};
+
+/// How long before it asks again when the connection broke.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Longest event that is read.
+const MAX_EVENT_BYTES: usize = 4 << 20;
+
+/// What it is given.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Only of the model of this name or id
+    #[arg(long, value_parser = identifier)]
+    model: Option<String>,
+    /// End after so many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+}
+
+/// Prints events until it is stopped; when the connection breaks, it goes on where it was.
+pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
+    let mut left = arguments.limit;
+    let mut last: Option<String> = None;
+    loop {
+        let path = match &arguments.model {
+            Some(model) => format!("/v1/events?model={model}"),
+            None => "/v1/events".to_owned(),
+        };
+        let mut request = client.request(Method::GET, &path)?;
+        if let Some(last) = &last {
+            request = request.header("last-event-id", last);
+        }
+        let response = match client.send(request).await {
+            Ok(response) => response,
+            // It was there before: it may be back soon.
+            Err(ClientError::NoServer { .. } | ClientError::Broken { .. }) if last.is_some() => {
+                tokio::time::sleep(RETRY_DELAY).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut lines = Lines::default();
+        let mut body = response.bytes_stream();
+        while let Some(Ok(bytes)) = body.next().await {
+            lines.add(&bytes)?;
+            while let Some(event) = lines.next_event() {
+                if let Some(id) = event.id {
+                    last = Some(id);
+                }
+                // One without data tells only how far it is.
+                let Ok(data) = serde_json::from_str::<Value>(&event.data) else {
+                    continue;
+                };
+                if data["type"] == "ready" {
+                    continue;
+                }
+                match format {
+                    Format::Json => output::json_line(&data)?,
+                    Format::Text => output::line(&text(&data))?,
+                }
+                if let Some(count) = &mut left {
+                    *count -= 1;
+                    if *count == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        output::note("the server ended the stream; waiting for it to come back\n");
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+}
+
+/// An event in words.
+fn text(data: &Value) -> String {
+    let gone = |words: String| match data["deleted"].as_bool() {
+        Some(true) => format!("{words} deleted"),
+        _ => words,
+    };
+    let model = cell(&data["model_id"]);
+    match data["type"].as_str().unwrap_or_default() {
+        "model" => gone(format!("model {model} {}", cell(&data["name"]))),
+        "deployment" => {
+            let words = format!("deployment {} of {model}", cell(&data["deployment_id"]));
+            if data["deleted"] == true {
+                return gone(words);
+            }
+            let reason = match data["status_reason"].as_str() {
+                Some(reason) => format!(": {}", output::printable(reason)),
+                None => String::new(),
+            };
+            format!("{words} {}{reason}", cell(&data["status"]))
+        }
+        "environment" => {
+            let words = format!("environment {} of {model}", cell(&data["environment"]));
+            if data["deleted"] == true {
+                return gone(words);
+            }
+            format!("{words} → {}", cell(&data["current_deployment_id"]))
+        }
+        "promotion" => format!(
+            "promotion to {} of {model}: {} has {} % {}",
+            cell(&data["environment"]),
+            cell(&data["deployment_id"]),
+            cell(&data["percent_traffic_to_new_version"]),
+            cell(&data["status"]),
+        ),
+        "replica" => format!(
+            "deployment {} of {model} has {} replicas {}",
+            cell(&data["deployment_id"]),
+            cell(&data["active_replica_count"]),
+            cell(&data["status"]),
+        ),
+        "audit" => {
+            let row = super::audit::row(&data["entry"]);
+            let words = row
+                .into_iter()
+                .filter(|word| word != "-" && !word.is_empty());
+            format!("audit {}", words.collect::<Vec<_>>().join(" "))
+        }
+        "reset" => "some of what happened is no longer known to the server".into(),
+        other => format!("{} {data}", output::printable(other)),
+    }
+}
+
+/// Server-sent events as they come in pieces.
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+}
+
+/// One of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ServerSent {
+    id: Option<String>,
+    data: String,
+}
+
+impl Lines {
+    fn add(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() > MAX_EVENT_BYTES {
+            anyhow::bail!("the server sent an event of more than {MAX_EVENT_BYTES} bytes");
+        }
+        Ok(())
+    }
+
+    /// The next that is there whole.
+    fn next_event(&mut self) -> Option<ServerSent> {
+        loop {
+            let end = self.bytes.windows(2).position(|two| two == b"\n\n")?;
+            let block: Vec<u8> = self.bytes.drain(..end + 2).collect();
+            let mut event = ServerSent::default();
+            let mut has_data = false;
+            for line in String::from_utf8_lossy(&block).lines() {
+                let (name, value) = line.split_once(':').unwrap_or((line, ""));
+                let value = value.strip_prefix(' ').unwrap_or(value);
+                match name {
+                    "id" => event.id = Some(value.to_owned()),
+                    "data" => {
+                        if has_data {
+                            event.data.push('\n');
+                        }
+                        has_data = true;
+                        event.data.push_str(value);
+                    }
+                    // A comment, or the name, which the data has too.
+                    _ => {}
+                }
+            }
+            if has_data || event.id.is_some() {
+                return Some(event);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn events_are_put_together_from_any_pieces() {
+        let stream =
+            b":\n\nid: 6-0\n\nevent: a\nid: 7-0\ndata: {\"x\":\ndata:1}\n\ndata: 2\n\ndata: 3";
+        for size in 1..stream.len() {
+            let mut lines = Lines::default();
+            let mut events = Vec::new();
+            for piece in stream.chunks(size) {
+                lines.add(piece).unwrap();
+                events.extend(std::iter::from_fn(|| lines.next_event()));
+            }
+            let progress = ServerSent {
+                id: Some("6-0".into()),
+                data: String::new(),
+            };
+            let first = ServerSent {
+                id: Some("7-0".into()),
+                data: "{\"x\":\n1}".into(),
+            };
+            let second = ServerSent {
+                id: None,
+                data: "2".into(),
+            };
+            assert_eq!(events, [progress, first, second]);
+        }
+    }
+
+    #[test]
+    fn an_event_without_end_is_refused() {
+        let mut lines = Lines::default();
+        assert!(lines.add(&vec![b'x'; MAX_EVENT_BYTES + 1]).is_err());
+    }
+
+    #[test]
+    fn events_are_told_in_words() {
+        let told = |data: Value| text(&data);
+        let deployment = json!({
+            "type": "deployment", "model_id": "m", "deployment_id": "d", "deleted": false,
+            "status": "BUILD_FAILED", "status_reason": "no\u{1b}",
+        });
+        assert_eq!(
+            told(deployment),
+            "deployment d of m BUILD_FAILED: no\\u{1b}"
+        );
+        let gone = json!({ "type": "model", "model_id": "m", "name": null, "deleted": true });
+        assert_eq!(told(gone), "model m - deleted");
+        let replica = json!({
+            "type": "replica", "model_id": "m", "deployment_id": "d", "active_replica_count": 2, "status": "ACTIVE",
+        });
+        assert_eq!(told(replica), "deployment d of m has 2 replicas ACTIVE");
+        let promotion = json!({
+            "type": "promotion", "model_id": "m", "environment": "production", "deployment_id": "d",
+            "status": "RAMPING_UP", "percent_traffic_to_new_version": 20,
+        });
+        assert_eq!(
+            told(promotion),
+            "promotion to production of m: d has 20 % RAMPING_UP"
+        );
+    }
+}
