@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::front::Front;
-use lazy::{LazyTimer, looking};
+use lazy::{LOOK_EVERY, LazyTimer, looking};
 use socket::Socket;
 
 /// Connections at once; one more waits to be accepted.
@@ -91,7 +91,9 @@ impl Server {
             let builder = builder.clone();
             tokio::spawn(async move {
                 let connection = builder.serve_connection(TokioIo::new(Socket(stream)), service);
-                if let Err(error) = looking(watcher.watch(connection.into_owned())).await {
+                if let Err(error) =
+                    looking(LOOK_EVERY, watcher.watch(connection.into_owned())).await
+                {
                     tracing::debug!(%error, "connection ended");
                 }
                 drop(permit);
