@@ -398,6 +398,18 @@ async fn the_command_line_shows_who_did_what() -> Result<()> {
     );
     let none = server.cli(&["audit", "--type", "MODEL_DELETED"])?;
     assert_eq!(String::from_utf8(none.stdout)?, "nothing was changed\n");
+
+    // By its name of now, a model is told of whatever it was called; one that is gone by what it was called.
+    let of = |model: &str| -> Result<Vec<String>> {
+        let told = server.cli_json(&["audit", "--model", model])?;
+        let items = told["items"].as_array().context("items")?;
+        Ok(types(items).into_iter().map(str::to_owned).collect())
+    };
+    server.cli_json(&["model", "rename", "count", "counted"])?;
+    assert_eq!(of("counted")?, ["MODEL_RENAMED", "MODEL_DEPLOYED"]);
+    server.cli_json(&["model", "delete", "counted", "--yes"])?;
+    assert_eq!(of("counted")?, ["MODEL_DELETED", "MODEL_RENAMED"]);
+    assert_eq!(of("count")?, ["MODEL_DEPLOYED"]);
     Ok(())
 }
 

@@ -149,7 +149,7 @@ pub struct AuditQuery {
     event_type_groups: Vec<Group>,
     /// Only by these: a key's prefix, `anyone` or `system`.
     user_ids: Vec<String>,
-    /// Only about the model with this id, or of this name at that time.
+    /// Only about this model, by id or name. One that is deleted goes by its id, or by the name that it had at that time.
     model: Option<String>,
     /// Only about these deployments.
     deployment_ids: Vec<String>,
@@ -359,7 +359,15 @@ fn parse_cursor(cursor: &str) -> Result<(Order, Option<String>), ApiError> {
 /// Read the audit log of the server: who changed what, the last 90 days.
 #[utoipa::path(get, path = "/v1/audit_logs", params(AuditQuery), responses((status = 200, body = AuditLogs)))]
 async fn of_server(State(api): State<Api>, pairs: Pairs) -> Result<Json<AuditLogs>, ApiError> {
-    let query = AuditQuery::parse(&pairs)?;
+    let mut query = AuditQuery::parse(&pairs)?;
+    if let Some(model) = &query.model {
+        match api.registry.model(model).await {
+            // Whatever it was called before.
+            Ok(view) => query.model = Some(view.model.id.to_string()),
+            Err(RegistryError::NoModel { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     read(&api, &query, |_| true).await
 }
 

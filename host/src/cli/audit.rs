@@ -15,7 +15,7 @@ const PAGE: usize = 200;
 /// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Only about the model of this name or id; one that is deleted goes by its id
+    /// Only about the model of this name or id, also when it is deleted
     #[arg(long, value_parser = identifier)]
     model: Option<String>,
     /// Only the last so much time, as `24h` or `7d`; 90 days are kept
@@ -79,12 +79,8 @@ fn address(
     cursor: Option<&str>,
     now: Timestamp,
 ) -> anyhow::Result<String> {
-    let path = match &arguments.model {
-        Some(model) => format!("/v1/models/{model}/audit_logs"),
-        None => "/v1/audit_logs".to_owned(),
-    };
     // Only for its escapes; the client knows where the server is.
-    let mut url = reqwest::Url::parse("http://server")?.join(&path)?;
+    let mut url = reqwest::Url::parse("http://server/v1/audit_logs")?;
     {
         let mut query = url.query_pairs_mut();
         query.append_pair("limit", &limit.to_string());
@@ -95,10 +91,11 @@ fn address(
         if let Some(start) = start {
             query.append_pair("start_epoch_millis", &start.to_string());
         }
+        let model = arguments.model.as_deref().map(|model| ("model", model));
         let actor = arguments.actor.as_deref().map(|actor| ("user_ids", actor));
         let types = arguments.event_types.iter();
         let types = types.map(|one| ("event_types", one.as_str()));
-        for (name, value) in actor.into_iter().chain(types) {
+        for (name, value) in model.into_iter().chain(actor).chain(types) {
             query.append_pair(name, value);
         }
         if let Some(cursor) = cursor {
@@ -224,7 +221,7 @@ mod tests {
         let now = Timestamp::from_second(60).unwrap();
         assert_eq!(
             address(&arguments, 7, Some("D.x/y"), now).unwrap(),
-            "/v1/models/m/audit_logs?limit=7&start_epoch_millis=50000&user_ids=system\
+            "/v1/audit_logs?limit=7&start_epoch_millis=50000&model=m&user_ids=system\
              &event_types=A&event_types=B&cursor=D.x%2Fy"
         );
     }
