@@ -15,6 +15,7 @@ use tower::ServiceExt as _;
 use crate::api::error;
 use crate::api::request_id::RequestId;
 use crate::gateway::{Gateway, Place};
+use crate::unread::Unread;
 
 /// Everything that a node answers.
 pub struct Front {
@@ -36,7 +37,7 @@ impl Front {
         request: Request<Incoming>,
     ) -> Result<Response, Infallible> {
         let id = RequestId::new();
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| Body::new(Unread::new(body)));
         // Both are counted references, so that the place may borrow from them while the request moves on.
         let (uri, host) = (request.uri().clone(), request.headers().get(HOST).cloned());
         let answer = match self.place(&uri, host.as_ref()) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod access;
+mod analysis;
 mod async_inference;
 mod audit;
 mod bundles;
@@ -13,13 +14,16 @@ mod events;
 mod hostile;
 mod inference;
 mod keys;
+mod kills;
 mod lifecycle;
 mod magika;
+mod openapi;
 mod promotion;
 mod push;
 mod scaling;
 mod sdk;
 mod secrets;
 mod statuses;
+mod sticky;
 mod streaming;
 mod usage;

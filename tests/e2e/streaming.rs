@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::StreamExt;
 use samovar_tests::Server;
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 
 const CHUNK: usize = 64 << 10;
 
@@ -118,5 +121,68 @@ async fn who_does_not_read_holds_the_model_back_and_fills_no_memory() -> Result<
     tokio::time::sleep(Duration::from_secs(3)).await;
     let grown = resident_kib()?.saturating_sub(before);
     assert!(grown < 64 << 10, "{grown} KiB more for one slow reader");
+    Ok(())
+}
+
+/// Reads one answer with a known length, and tells its status.
+async fn status_of(answers: &mut BufReader<OwnedReadHalf>) -> Result<u16> {
+    let mut line = String::new();
+    answers.read_line(&mut line).await?;
+    let status = line
+        .split(' ')
+        .nth(1)
+        .with_context(|| format!("{line:?} is no answer"))?;
+    let status = status.parse()?;
+    let mut chunked = false;
+    let mut length = 0;
+    loop {
+        line.clear();
+        answers.read_line(&mut line).await?;
+        let line = line.trim_end().to_ascii_lowercase();
+        chunked |= line == "transfer-encoding: chunked";
+        if let Some(found) = line.strip_prefix("content-length: ") {
+            length = found.parse()?;
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    while chunked {
+        line.clear();
+        answers.read_line(&mut line).await?;
+        let size = usize::from_str_radix(line.trim_end(), 16)?;
+        answers.read_exact(&mut vec![0; size + 2]).await?;
+        chunked = size > 0;
+    }
+    answers.read_exact(&mut vec![0; length]).await?;
+    Ok(status)
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_does_not_cost_the_connection() -> Result<()> {
+    let server = Server::start()?;
+    server.push("count", "")?;
+    let address = server.url.trim_start_matches("http://");
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (answers, mut requests) = stream.into_split();
+    let mut answers = BufReader::new(answers);
+    let body = "x".repeat(100_000);
+    for (path, wanted) in [
+        ("/models/count/production/predict", 200),
+        ("/models/nobody/production/predict", 404),
+        ("/v1/nothing", 404),
+        ("/models/count/production/predict", 200),
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+            server.key(),
+            body.len()
+        );
+        requests.write_all(head.as_bytes()).await?;
+        // The answer is there before the body is.
+        assert_eq!(status_of(&mut answers).await?, wanted, "{path}");
+        requests.write_all(body.as_bytes()).await?;
+    }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Starts the real `samovar` binary on a free port in a temporary folder, and drives it as users do.
 
+pub mod canary;
+pub mod dice;
 pub mod onnx;
 pub mod receiver;
 
@@ -87,11 +89,21 @@ impl Server {
         Ok(())
     }
 
+    /// Kills it as a power cut would, a while from now; done when it is. Meanwhile it can be called.
+    pub async fn kill_after(&self, delay: Duration) {
+        tokio::time::sleep(delay).await;
+        self.signal(libc::SIGKILL);
+    }
+
     /// Asks it to stop, as a supervisor would.
     pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).expect("a pid fits");
         // SAFETY: the child is ours and not yet waited for, so the pid is its.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        unsafe { libc::kill(pid, signal) };
     }
 
     /// Waits for its end.

@@ -7,6 +7,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{guests, python};
 
+/// What tests compare with, are driven by, or are walked by.
+const PACKAGES: [&str; 4] = [
+    "magika",
+    "baseten",
+    "schemathesis",
+    "openapi-spec-validator",
+];
+
 /// Which part of the tests to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
@@ -46,7 +54,7 @@ pub fn run(parts: &[Part]) -> Result<()> {
         // Always the whole workspace: another selection would have other features, and build the dependencies anew.
         step("build", cargo(&["build", "--workspace"]))?;
         let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
-        if let Some(python) = python::with(&["magika", "baseten"])? {
+        if let Some(python) = python::with(&PACKAGES)? {
             command.env("SAMOVAR_TEST_PYTHON", python);
         }
         counts.add(count(command)?);

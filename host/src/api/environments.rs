@@ -10,11 +10,12 @@ use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
 use super::lifecycle::{BackpressureUpdate, Switched, Updated};
+use super::promotion_shape::PromotionShape;
 use super::shapes::{Backpressure, DeploymentShape};
 use crate::domain::changes::{Done, EnvironmentUpdate, Refusal};
 use crate::domain::environment::Environment;
 use crate::domain::model::ModelView;
-use crate::domain::promotion::{PromotionSettings, PromotionSettingsUpdate, PromotionStatus};
+use crate::domain::promotion_settings::{PromotionSettings, PromotionSettingsUpdate};
 use crate::domain::settings::{AutoscalingSettings, AutoscalingUpdate};
 use crate::ids::Id;
 
@@ -56,28 +57,6 @@ pub struct EnvironmentShape {
     pub request_backpressure_settings: Backpressure,
     /// What its deployment runs on.
     pub instance_type: InstanceType,
-}
-
-/// A move to another deployment.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Promotion)]
-pub struct PromotionShape {
-    /// Where it stands.
-    pub status: PromotionStatus,
-    /// Percentage of requests that the candidate gets.
-    pub percent_traffic_to_new_version: u32,
-    /// Why it failed.
-    pub error_message: Option<String>,
-    /// The deployment that moves in.
-    pub deployment_id: Id,
-    /// When it began.
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    /// When the next stage begins, or the last one ends.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub next_stage_at: Option<Timestamp>,
-    /// Always false.
-    pub rolling_deploy: bool,
 }
 
 /// What deployments run on: this node.
@@ -191,15 +170,7 @@ impl EnvironmentShape {
         let promotion = environment
             .promotion
             .as_ref()
-            .map(|promotion| PromotionShape {
-                status: promotion.status,
-                percent_traffic_to_new_version: promotion.percent(now),
-                error_message: promotion.error_message.clone(),
-                deployment_id: promotion.candidate_deployment_id,
-                created_at: promotion.created_at,
-                next_stage_at: promotion.next_stage_at(now),
-                rolling_deploy: false,
-            });
+            .map(|promotion| PromotionShape::of(api, environment, promotion, now));
         let (going, ended) = match promotion {
             Some(promotion) if promotion.status.is_in_progress() => (Some(promotion), None),
             ended => (None, ended),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use samovar_runtime::RunError;
 use serde_json::{Value, json};
@@ -24,6 +24,8 @@ pub struct ApiError {
     pub detail: Option<Value>,
     /// When it makes sense to ask again, where that can be told: rounded up to whole seconds.
     pub retry_after: Duration,
+    /// The methods that the address takes, when it was another.
+    pub allow: Option<String>,
 }
 
 impl ApiError {
@@ -35,6 +37,16 @@ impl ApiError {
             message: message.into(),
             detail: None,
             retry_after: Duration::ZERO,
+            allow: None,
+        }
+    }
+
+    /// 405: the address takes other methods.
+    pub fn wrong_method(allowed: &[Method], message: impl Into<String>) -> Self {
+        let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
+        Self {
+            allow: Some(names.join(", ")),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "client_error", message)
         }
     }
 
@@ -237,7 +249,14 @@ pub fn render(mut response: Response, id: &RequestId) -> Response {
             "detail": error.detail,
             "request_id": id.as_str(),
         });
+        // The router knows which methods its routes take, and an error may know better.
+        let known = response.headers_mut().remove(header::ALLOW);
+        let better = error
+            .allow
+            .and_then(|text| HeaderValue::from_str(&text).ok());
         response = (error.status, Json(body)).into_response();
+        let allow = better.or(known).map(|methods| (header::ALLOW, methods));
+        response.headers_mut().extend(allow);
         match error.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let seconds = error.retry_after.as_secs_f64().ceil().max(1.0);

@@ -17,6 +17,8 @@ mod lifecycle;
 mod logs;
 mod models;
 mod openapi;
+mod openapi_inference;
+mod promotion_shape;
 mod promotions;
 mod replicas;
 pub mod request_id;

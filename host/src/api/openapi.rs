@@ -1,11 +1,13 @@
 //! The description of the API, drawn from the handlers themselves and served at `/openapi.json`.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 use utoipa::{OpenApi, ToSchema};
+
+use super::openapi_inference;
 
 /// The document's frame; the paths come from the router.
 #[derive(OpenApi)]
@@ -48,8 +50,33 @@ const ERRORS: [(&str, &str); 11] = [
     ("503", "The store or the storage cannot be reached"),
 ];
 
-/// Adds to each route what all have in common: the key it asks for and the errors it may answer.
-pub fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+/// Adds to each route what all have in common: the key it asks for and the errors it may answer; and the routes of
+/// inference, which have no handlers of their own.
+pub fn complete(document: utoipa::openapi::OpenApi) -> Value {
+    let drawn = serde_json::to_value(management(document));
+    let mut document = drawn.expect("text under names is JSON");
+    if let Some(paths) = document["paths"].as_object_mut() {
+        paths.extend(openapi_inference::paths());
+        name_operations(paths);
+    }
+    document
+}
+
+/// Gives each operation an id of its own, as generators of clients ask for: its method and its path.
+fn name_operations(paths: &mut Map<String, Value>) {
+    for (path, item) in paths {
+        let words = path.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let words: Vec<&str> = words
+            .filter(|word| !word.is_empty() && *word != "v1")
+            .collect();
+        let operations = item.as_object_mut().into_iter().flatten();
+        for (method, operation) in operations.filter(|(method, _)| *method != "parameters") {
+            operation["operationId"] = format!("{method}_{}", words.join("_")).into();
+        }
+    }
+}
+
+fn management(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     document.info.version = env!("CARGO_PKG_VERSION").into();
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(

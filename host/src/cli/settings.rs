@@ -64,6 +64,64 @@ pub struct Settings {
     /// Divide requests whoever sends them
     #[arg(long, help_heading = "Promotion")]
     no_sticky_header: bool,
+    /// Percentage of the current deployment's requests that are copied to the candidate of a canary; 0 for none
+    #[arg(long, value_name = "PERCENT", help_heading = "Promotion")]
+    shadow_percent: Option<u32>,
+    #[command(flatten)]
+    analysis: Analysis,
+}
+
+/// What the candidate of a canary has to hold in each stage. What is set takes the place of all that was set before.
+#[derive(Debug, Clone, Default, clap::Args)]
+struct Analysis {
+    /// Roll a canary back when more than this share of the candidate's requests fail, such as 0.05
+    #[arg(
+        long,
+        value_name = "RATE",
+        conflicts_with = "no_analysis",
+        help_heading = "Promotion"
+    )]
+    max_error_rate: Option<f64>,
+    /// Roll a canary back when the candidate's p95 latency is more than so many times the current one's, such as 1.5
+    #[arg(
+        long,
+        value_name = "RATIO",
+        conflicts_with = "no_analysis",
+        help_heading = "Promotion"
+    )]
+    max_p95_latency_ratio: Option<f64>,
+    /// Requests that a side must have answered in a stage before it is judged; 100 when left out
+    #[arg(
+        long,
+        value_name = "COUNT",
+        conflicts_with = "no_analysis",
+        help_heading = "Promotion"
+    )]
+    min_requests: Option<u32>,
+    /// Do not look at what a canary does
+    #[arg(long, help_heading = "Promotion")]
+    no_analysis: bool,
+}
+
+impl Analysis {
+    fn value(&self) -> Option<Value> {
+        let fields = [
+            ("max_error_rate", self.max_error_rate.map(Value::from)),
+            (
+                "max_p95_latency_ratio",
+                self.max_p95_latency_ratio.map(Value::from),
+            ),
+            ("min_requests", self.min_requests.map(Value::from)),
+        ];
+        let set = fields.into_iter();
+        let set: Map<_, _> = set
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect();
+        match set.is_empty() {
+            true => self.no_analysis.then_some(Value::Null),
+            false => Some(set.into()),
+        }
+    }
 }
 
 /// What happens to requests that find every replica busy.
@@ -126,6 +184,8 @@ impl Settings {
         });
         promotion("promotion_cleanup_strategy", cleanup.map(Value::from));
         promotion("sticky_header", sticky.map(Value::from));
+        promotion("shadow_percent", self.shadow_percent.map(Value::from));
+        promotion("analysis", self.analysis.value());
         let policy = self.on_full.map(|policy| match policy {
             OnFull::Queue => "QUEUE_ON_FULL",
             OnFull::Reject => "REJECT_ON_FULL",
@@ -190,6 +250,14 @@ mod tests {
                 "ramp_up_while_promoting": false, "redeploy_on_promotion": false, "sticky_header": "",
             } })
         );
+        assert_eq!(
+            body("--max-error-rate 0.05 --min-requests 20"),
+            json!({ "promotion_settings": { "analysis": { "max_error_rate": 0.05, "min_requests": 20 } } })
+        );
+        assert_eq!(
+            body("--no-analysis --shadow-percent 0"),
+            json!({ "promotion_settings": { "analysis": null, "shadow_percent": 0 } })
+        );
     }
 
     #[test]
@@ -197,13 +265,14 @@ mod tests {
         let all = body(
             "--min-replica 0 --max-replica 2 --autoscaling-window 1m --scale-down-delay 15m --concurrency-target 3 \
              --target-utilization 70 --max-scale-down-rate 50 --on-full queue --ramp-up --ramp-up-duration 1h \
-             --redeploy --cleanup keep --sticky-header x-client",
+             --redeploy --cleanup keep --sticky-header x-client --shadow-percent 10 --max-error-rate 0.1 \
+             --max-p95-latency-ratio 2 --min-requests 50",
         );
         let autoscaling = serde_json::from_value(all["autoscaling_settings"].clone()).unwrap();
         let settings = crate::domain::settings::AutoscalingSettings::default();
         assert!(settings.updated(&autoscaling).is_ok());
         let promotion = serde_json::from_value(all["promotion_settings"].clone()).unwrap();
-        let settings = crate::domain::promotion::PromotionSettings::default();
+        let settings = crate::domain::promotion_settings::PromotionSettings::default();
         assert!(settings.updated(&promotion).is_ok());
         let policy = all["request_backpressure_settings"]["policy"].clone();
         assert!(

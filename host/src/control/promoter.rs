@@ -1,11 +1,14 @@
 //! Carries promotions out: looks at each that goes on, asks `rollout` what is next, and stores that.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 
 use crate::control::builder::Builder;
 use crate::control::rollout::{self, Candidate, Step};
+use crate::domain::environment::Environment;
 use crate::domain::model::{ModelView, Target};
 use crate::domain::promotion::Promotion;
 
@@ -16,23 +19,50 @@ pub const INTERVAL: Duration = Duration::from_millis(50);
 pub async fn run(builder: Builder) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Each on its own: a candidate that takes its time to start must not hold up another's way back.
+    let mut steps = JoinSet::new();
+    let mut stepping = HashMap::new();
     loop {
         ticks.tick().await;
+        while let Some(ended) = steps.try_join_next_with_id() {
+            let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
+            stepping.remove(&task);
+        }
         for view in builder.serving.promoting() {
             for (name, environment) in &view.environments {
-                if let Some(promotion) = environment.in_progress() {
-                    step(&builder, &view, name, promotion).await;
+                let Some(promotion) = environment.in_progress() else {
+                    continue;
+                };
+                let id = promotion.id;
+                if !stepping.values().any(|other| *other == id) {
+                    let (builder, view, name) = (builder.clone(), view.clone(), name.clone());
+                    let step = steps.spawn(async move { step(&builder, &view, &name).await });
+                    stepping.insert(step.id(), id);
                 }
             }
         }
     }
 }
 
-async fn step(builder: &Builder, view: &ModelView, environment: &str, promotion: &Promotion) {
-    let now = Timestamp::now();
+async fn step(builder: &Builder, view: &ModelView, environment: &str) {
+    let found = view.environments.get(environment);
+    let Some(promotion) = found.and_then(Environment::in_progress) else {
+        return;
+    };
     let candidate = candidate(builder, view, promotion).await;
+    let now = Timestamp::now();
     let id = promotion.id;
-    let step = rollout::next(promotion, &candidate, now);
+    let stages = match promotion
+        .stage(now)
+        .filter(|_| promotion.settings.analysis.is_some())
+    {
+        Some(stage) => builder
+            .serving
+            .trial(view.model.id, environment)
+            .map_or_else(Vec::new, |trial| trial.figures(stage)),
+        None => Vec::new(),
+    };
+    let step = rollout::next(promotion, &candidate, &stages, now);
     if step == Step::Wait {
         return;
     }

@@ -1,7 +1,8 @@
-//! What a promotion does next: a pure decision of what is stored, how the candidate is, and the time.
+//! What a promotion does next: a pure decision of what is stored, how the candidate is, what was measured, and the time.
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::control::analysis::{self, StageFigures};
 use crate::domain::promotion::{Promotion, PromotionStatus};
 
 /// A candidate that is not ready after this long is given up.
@@ -31,10 +32,26 @@ pub enum Step {
     Fail(String),
 }
 
-/// What a promotion does next.
-pub fn next(promotion: &Promotion, candidate: &Candidate, now: Timestamp) -> Step {
+/// What a promotion does next. `stages` is what was measured in its stages so far.
+///
+/// Stages follow the clock, whatever was measured in them; and an analysis goes on while the promotion is paused, because
+/// the candidate has its share of the traffic then too.
+pub fn next(
+    promotion: &Promotion,
+    candidate: &Candidate,
+    stages: &[StageFigures],
+    now: Timestamp,
+) -> Step {
     if !promotion.status.is_in_progress() {
         return Step::Wait;
+    }
+    // Before what is known of the candidate's state, which tells less: one that crashes is ill before long.
+    let settings = promotion
+        .settings
+        .analysis
+        .filter(|_| promotion.stage(now).is_some());
+    if let Some(reason) = settings.and_then(|settings| analysis::verdict(&settings, stages)) {
+        return Step::Fail(reason);
     }
     if let Some(reason) = &candidate.failed {
         return Step::Fail(reason.clone());
@@ -59,7 +76,8 @@ pub fn next(promotion: &Promotion, candidate: &Candidate, now: Timestamp) -> Ste
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::promotion::PromotionSettings;
+    use crate::control::traffic::{Side, Split};
+    use crate::domain::promotion_settings::{AnalysisSettings, PromotionSettings};
     use crate::ids::Id;
     use proptest::prelude::*;
 
@@ -87,16 +105,16 @@ mod tests {
     #[test]
     fn it_waits_for_the_replicas_of_the_current_one_and_gives_up_in_the_end() {
         let promotion = canary(20);
-        assert_eq!(next(&promotion, &ready(1), at(1000)), Step::Wait);
-        assert_eq!(next(&promotion, &ready(2), at(1000)), Step::Release);
-        let late = next(&promotion, &ready(1), at(30 * 60_000));
+        assert_eq!(next(&promotion, &ready(1), &[], at(1000)), Step::Wait);
+        assert_eq!(next(&promotion, &ready(2), &[], at(1000)), Step::Release);
+        let late = next(&promotion, &ready(1), &[], at(30 * 60_000));
         assert!(matches!(late, Step::Fail(reason) if reason.contains("1 of 2")));
         let broken = Candidate {
             failed: Some("it crashed".into()),
             ..ready(2)
         };
         assert_eq!(
-            next(&promotion, &broken, at(1)),
+            next(&promotion, &broken, &[], at(1)),
             Step::Fail("it crashed".into())
         );
     }
@@ -111,9 +129,73 @@ mod tests {
             promotion.ramp_started_at = Some(at(0));
             times.sort_unstable();
             for ms in times {
-                let step = next(&promotion, &ready(2), at(ms));
+                let step = next(&promotion, &ready(2), &[], at(ms));
                 prop_assert_eq!(step == Step::Finish, ms >= i64::from(seconds) * 1000);
             }
+        }
+    }
+
+    #[test]
+    fn a_canary_that_is_simulated_goes_back_in_the_stage_in_which_the_candidate_begins_to_fail() {
+        let settings = AnalysisSettings {
+            max_error_rate: Some(0.05),
+            max_p95_latency_ratio: None,
+            min_requests: 50,
+        };
+        // 20 requests a second for 100 seconds; from some second on the candidate fails every other one.
+        for breaks_at in (0..130).step_by(7) {
+            let mut promotion = canary(100);
+            promotion.settings.analysis = Some(settings);
+            promotion.status = PromotionStatus::RampingUp;
+            promotion.ramp_started_at = Some(at(0));
+            let mut stages: Vec<StageFigures> = Vec::new();
+            let mut split = Split::default();
+            let (mut failed, mut ended) = (0, None);
+            for request in 0..2500 {
+                let ms = request * 50;
+                let Some(stage) = promotion.stage(at(ms)) else {
+                    break;
+                };
+                stages.resize(stage as usize + 1, StageFigures::default());
+                let figures = &mut stages[stage as usize];
+                match split.next(promotion.percent(at(ms))) {
+                    Side::Current => figures.current.requests += 1,
+                    Side::Candidate => {
+                        figures.candidate.requests += 1;
+                        if ms >= breaks_at * 1000 && figures.candidate.requests.is_multiple_of(2) {
+                            figures.candidate.errors += 1;
+                            failed += 1;
+                        }
+                    }
+                }
+                match next(&promotion, &ready(2), &stages, at(ms)) {
+                    Step::Wait => {}
+                    step => {
+                        ended = Some((ms, step));
+                        break;
+                    }
+                }
+            }
+            let (ms, step) = ended.unwrap();
+            if breaks_at >= 100 {
+                assert_eq!((ms, step), (100_000, Step::Finish));
+                continue;
+            }
+            let Step::Fail(reason) = step else {
+                panic!("{breaks_at} s: {step:?} after {ms} ms")
+            };
+            // Below a quarter of the traffic a stage has no 50 requests for the candidate: there is no verdict yet.
+            let first = promotion.stage(at(breaks_at.max(20) * 1000)).unwrap();
+            let stage = promotion.stage(at(ms)).unwrap();
+            assert!(
+                stage == first || stage == first + 1,
+                "{breaks_at} s, {ms} ms: {reason}"
+            );
+            assert!(
+                reason.contains(&format!("stage {} of 10", stage + 1)),
+                "{reason}"
+            );
+            assert!(failed <= 60, "{failed} requests failed before it went back");
         }
     }
 }

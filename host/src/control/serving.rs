@@ -3,13 +3,13 @@
 pub mod layout;
 mod observed;
 mod rehearsal;
+mod route;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use samovar_runtime::backend::{BackendChoice, Target as GraphTargetChoice};
 use samovar_runtime::graphs::GraphSpec;
 use samovar_runtime::{
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::control::builds::Builds;
 use crate::control::gone::Gone;
 use crate::control::secrets::{GuestSecrets, SecretsError};
-use crate::control::traffic::{self, Side, Split};
+use crate::control::trial::{self, Trial};
 use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
@@ -36,6 +36,8 @@ use layout::Layout;
 pub use observed::Awake;
 use rehearsal::Rehearsals;
 pub use rehearsal::{RehearsalTimings, Rehearsed};
+pub use route::Routed;
+use route::ServedModel;
 
 /// Why a bundle cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -102,45 +104,6 @@ pub struct Room {
     pub max_replica: usize,
     /// Replicas and waiting requests it has.
     pub counts: Counts,
-}
-
-struct ServedModel {
-    view: ModelView,
-    deployments: HashMap<Id, Arc<Served>>,
-    /// Why deployments that were built cannot be served.
-    broken: HashMap<Id, String>,
-    splits: Mutex<HashMap<String, Split>>,
-}
-
-impl ServedModel {
-    /// The deployment that is moving in, if this request goes to it.
-    fn candidate<'h>(
-        &self,
-        target: Target<'_>,
-        header: impl Fn(&str) -> Option<&'h [u8]>,
-    ) -> Option<Id> {
-        let Target::Environment(name) = target else {
-            return None;
-        };
-        let promotion = self.view.environments.get(name)?.in_progress()?;
-        let percent = promotion.percent(Timestamp::now());
-        if percent == 0 {
-            return None;
-        }
-        let sticky_value = promotion.settings.sticky_header.as_deref().and_then(header);
-        let side = match sticky_value {
-            Some(value) => traffic::sticky(value, percent),
-            None => {
-                // Counters: a panic leaves none of them half-written.
-                let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
-                match splits.get_mut(name) {
-                    Some(split) => split.next(percent),
-                    None => splits.entry(name.to_owned()).or_default().next(percent),
-                }
-            }
-        };
-        (side == Side::Candidate).then_some(promotion.candidate_deployment_id)
-    }
 }
 
 #[derive(Default)]
@@ -255,12 +218,12 @@ impl Serving {
                 .names
                 .retain(|name, model| *model != id || *name == view.model.name);
             routes.names.insert(view.model.name.clone(), id);
-            let splits = routes.models.remove(&id).map(|model| model.splits);
+            let trials = routes.models.remove(&id).map(|model| model.trials);
             let model = ServedModel {
+                trials: trial::follow(trials.unwrap_or_default(), &view),
                 view,
                 deployments,
                 broken,
-                splits: splits.unwrap_or_default(),
             };
             routes.models.insert(id, model);
         }
@@ -299,9 +262,10 @@ impl Serving {
             routes.names.remove(&view.model.name);
             routes.models.remove(&view.model.id)
         };
-        let served = removed
-            .into_iter()
-            .flat_map(|model| model.deployments.into_values());
+        let served = removed.into_iter().flat_map(|model| {
+            model.trials.values().for_each(|trial| trial.end());
+            model.deployments.into_values()
+        });
         self.retire(served.collect()).await;
         for id in view.deployments.keys() {
             self.clear(*id);
@@ -329,23 +293,33 @@ impl Serving {
         target: Target<'_>,
         header: impl Fn(&str) -> Option<&'h [u8]>,
     ) -> Result<Arc<Served>, Unresolved> {
+        self.route(model, target, header)
+            .map(|routed| routed.served)
+    }
+
+    /// The same with what is done beside while the environment moves.
+    ///
+    /// # Errors
+    /// When the target means none.
+    pub fn route<'h>(
+        &self,
+        model: Id,
+        target: Target<'_>,
+        header: impl Fn(&str) -> Option<&'h [u8]>,
+    ) -> Result<Routed, Unresolved> {
         let none = || Unresolved::NoDeployment {
             model: model.to_string(),
             id: String::new(),
         };
         self.with(|routes| {
             let model = routes.models.get(&model).ok_or_else(none)?;
-            let id = match model.candidate(target, header) {
-                Some(candidate) => candidate,
-                None => model.view.resolve(target)?.id,
-            };
-            if let Some(served) = model.deployments.get(&id) {
-                return Ok(served.clone());
-            }
-            let why = model.broken.get(&id).ok_or_else(none)?.clone();
-            let model = model.view.model.name.clone();
-            Err(Unresolved::NotReady { model, id, why })
+            model.route(target, header)
         })
+    }
+
+    /// What this node has counted of a promotion that goes on to an environment.
+    pub fn trial(&self, model: Id, environment: &str) -> Option<Arc<Trial>> {
+        self.with(|routes| routes.models.get(&model)?.trials.get(environment).cloned())
     }
 
     /// The models of which an environment is moving.
@@ -421,6 +395,11 @@ impl Serving {
 
     /// Lets running requests finish and stops every replica.
     pub async fn drain(&self) {
+        self.with(|routes| {
+            let models = routes.models.values();
+            let trials = models.flat_map(|model| model.trials.values());
+            trials.for_each(|trial| trial.end());
+        });
         let served = self.all();
         futures::future::join_all(served.iter().map(|served| served.pool.drain())).await;
     }

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::api_key::KeyType;
 use super::digest::Digest;
 use super::environment::Environment;
-use super::promotion::{PromotionSettings, PromotionStatus};
+use super::promotion::PromotionStatus;
+use super::promotion_settings::PromotionSettings;
 use super::settings::{AutoscalingSettings, BackpressurePolicy};
 use crate::ids::Id;
 

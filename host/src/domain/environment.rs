@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::promotion::{Promotion, PromotionSettings};
+use super::promotion::Promotion;
+use super::promotion_settings::PromotionSettings;
 use super::settings::{AutoscalingSettings, BackpressurePolicy};
 use crate::ids::Id;
 

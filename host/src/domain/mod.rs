@@ -16,6 +16,7 @@ pub mod names;
 pub mod observed;
 pub mod organization;
 pub mod promotion;
+pub mod promotion_settings;
 pub mod secret;
 pub mod settings;
 pub mod usage;

@@ -1,118 +1,14 @@
-//! A promotion: an environment on its way to another deployment, at once or in stages; and the settings for it.
+//! A promotion: an environment on its way to another deployment, at once or in stages.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::settings::InvalidSetting;
+use super::promotion_settings::PromotionSettings;
 use crate::ids::Id;
 
 /// Stages of a canary: even in traffic and in time.
 pub const STAGES: u32 = 10;
-/// Longest name of a header that keeps a client on one side.
-pub const MAX_HEADER_BYTES: usize = 128;
-
-/// How an environment moves to another deployment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub struct PromotionSettings {
-    /// Make a fresh deployment of the same bundle, also when the one that is promoted could move in itself.
-    pub redeploy_on_promotion: bool,
-    /// Move traffic in ten even stages, instead of all at once.
-    pub ramp_up_while_promoting: bool,
-    /// How long the stages take together.
-    #[schema(minimum = 1, maximum = 86_400)]
-    pub ramp_up_duration_seconds: u32,
-    /// Always false: replicas start in well under a millisecond, so there is nothing to roll.
-    pub rolling_deploy: bool,
-    /// What becomes of the deployment that was there before.
-    pub promotion_cleanup_strategy: CleanupStrategy,
-    /// A request header whose value decides which side a client gets, so that each client stays on one.
-    pub sticky_header: Option<String>,
-}
-
-impl Default for PromotionSettings {
-    fn default() -> Self {
-        Self {
-            redeploy_on_promotion: false,
-            ramp_up_while_promoting: false,
-            ramp_up_duration_seconds: 600,
-            rolling_deploy: false,
-            promotion_cleanup_strategy: CleanupStrategy::ScaleToZero,
-            sticky_header: None,
-        }
-    }
-}
-
-/// What becomes of a deployment that another took the place of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum CleanupStrategy {
-    /// Nothing: it keeps its replicas.
-    Keep,
-    /// It keeps no replicas without traffic of its own.
-    #[default]
-    ScaleToZero,
-    /// It is switched off.
-    Deactivate,
-}
-
-/// A change of [`PromotionSettings`]: what is left out or null stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct PromotionSettingsUpdate {
-    redeploy_on_promotion: Option<bool>,
-    ramp_up_while_promoting: Option<bool>,
-    #[schema(minimum = 1, maximum = 86_400)]
-    ramp_up_duration_seconds: Option<u32>,
-    rolling_deploy: Option<bool>,
-    /// Taken for compatibility; anything but null is refused.
-    #[schema(value_type = Option<Object>)]
-    rolling_deploy_config: Option<serde_json::Value>,
-    promotion_cleanup_strategy: Option<CleanupStrategy>,
-    /// `""` takes the header away.
-    sticky_header: Option<String>,
-}
-
-impl PromotionSettings {
-    /// The settings after a change, if they are in range.
-    pub fn updated(&self, update: &PromotionSettingsUpdate) -> Result<Self, InvalidSetting> {
-        let invalid = |field: &str, found: &dyn std::fmt::Display, wanted: &str| {
-            InvalidSetting::new(format!("promotion_settings.{field}"), found, wanted)
-        };
-        let mut new = self.clone();
-        if let Some(value) = update.redeploy_on_promotion {
-            new.redeploy_on_promotion = value;
-        }
-        if let Some(value) = update.ramp_up_while_promoting {
-            new.ramp_up_while_promoting = value;
-        }
-        if let Some(value) = update.ramp_up_duration_seconds {
-            if !(1..=86_400).contains(&value) {
-                return Err(invalid("ramp_up_duration_seconds", &value, "1 to 86400"));
-            }
-            new.ramp_up_duration_seconds = value;
-        }
-        if update.rolling_deploy == Some(true) || update.rolling_deploy_config.is_some() {
-            let wanted =
-                "false and no config: use ramp_up_while_promoting, which shifts traffic in stages";
-            return Err(invalid("rolling_deploy", &"true", wanted));
-        }
-        if let Some(value) = update.promotion_cleanup_strategy {
-            new.promotion_cleanup_strategy = value;
-        }
-        if let Some(value) = &update.sticky_header {
-            let token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-            if value.len() > MAX_HEADER_BYTES || !value.bytes().all(token) {
-                let shown: String = value.chars().take(80).collect();
-                let wanted = "a header's name of at most 128 characters of [A-Za-z0-9_-]";
-                return Err(invalid("sticky_header", &format!("{shown:?}"), wanted));
-            }
-            new.sticky_header = Some(value.to_ascii_lowercase()).filter(|name| !name.is_empty());
-        }
-        Ok(new)
-    }
-}
 
 /// What becomes of the deployment that is there, as far as who promotes says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,14 +142,23 @@ impl Promotion {
                 .is_some_and(|start| now.duration_since(start) >= self.ramp())
     }
 
+    /// When the stage that the clock says began.
+    pub fn stage_started_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.stage_starts_at(self.stage(now)?)
+    }
+
+    fn stage_starts_at(&self, stage: u32) -> Option<Timestamp> {
+        let offset =
+            self.ramp().checked_mul(i32::try_from(stage).ok()?)? / i32::try_from(STAGES).ok()?;
+        self.ramp_started_at?.checked_add(offset).ok()
+    }
+
     /// When the next stage begins, or the last one ends.
     pub fn next_stage_at(&self, now: Timestamp) -> Option<Timestamp> {
         if self.status != PromotionStatus::RampingUp {
             return None;
         }
-        let stage = i32::try_from(self.stage(now)? + 1).ok()?;
-        let offset = self.ramp().checked_mul(stage)? / i32::try_from(STAGES).ok()?;
-        self.ramp_started_at?.checked_add(offset).ok()
+        self.stage_starts_at(self.stage(now)? + 1)
     }
 }
 
@@ -290,32 +195,8 @@ mod tests {
         assert!(!promotion.is_ramped(at(19_999)));
         assert!(promotion.is_ramped(at(20_000)));
         assert_eq!(promotion.next_stage_at(at(2500)), Some(at(4000)));
+        assert_eq!(promotion.stage_started_at(at(2500)), Some(at(2000)));
         assert_eq!(promotion.next_stage_at(at(19_000)), Some(at(20_000)));
-    }
-
-    #[test]
-    fn updates_leave_out_what_they_do_not_name_and_refuse_what_is_out_of_range() {
-        let update = |text: &str| {
-            let update = serde_json::from_str(text).map_err(|e| e.to_string())?;
-            let settings = PromotionSettings::default().updated(&update);
-            settings.map_err(|e| e.to_string())
-        };
-        let settings = update(
-            r#"{"ramp_up_while_promoting":true,"ramp_up_duration_seconds":null,"rolling_deploy":false,
-                "rolling_deploy_config":null,"sticky_header":"X-Client"}"#,
-        )
-        .unwrap();
-        assert_eq!(settings.ramp_up_duration_seconds, 600);
-        assert_eq!(settings.sticky_header.as_deref(), Some("x-client"));
-        for (wrong, named) in [
-            (r#"{"ramp_up_duration_seconds":0}"#, "1 to 86400"),
-            (r#"{"rolling_deploy":true}"#, "ramp_up_while_promoting"),
-            (r#"{"sticky_header":"a b"}"#, "sticky_header"),
-            (r#"{"ramp":1}"#, "unknown field `ramp`"),
-        ] {
-            let error = update(wrong).unwrap_err();
-            assert!(error.contains(named), "{error}");
-        }
     }
 
     proptest! {

@@ -190,9 +190,8 @@ fn wanted(method: &Method, methods: &[Method]) -> Result<(), ApiError> {
         return Ok(());
     }
     let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    Err(ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "client_error",
+    Err(ApiError::wrong_method(
+        methods,
         format!("this address takes {}, found {method}", names.join(" or ")),
     ))
 }

@@ -2,10 +2,10 @@
 
 mod async_requests;
 mod target;
+mod trial;
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -16,7 +16,7 @@ use crate::api::error::ApiError;
 use crate::api::request_id::RequestId;
 use crate::control::access::{Access, AuthMode, Refusal};
 use crate::control::async_queue::AsyncQueue;
-use crate::control::serving::{Served, Serving};
+use crate::control::serving::{Routed, Serving};
 use crate::domain::api_key::Action;
 use crate::domain::model::Unresolved;
 use crate::ids::Id;
@@ -58,14 +58,16 @@ impl Gateway {
                 short(request.uri().path())
             )));
         };
-        let (model, served) = self.admit(&address, &request)?;
+        let (model, routed) = self.admit(&address, &request)?;
+        let served = &routed.served;
         match address.route {
-            Route::Component(path) => self.forward(&served, path, request, id).await,
+            Route::Component(path) => self.forward(routed, path, request, id).await,
             Route::Wake if request.method() == Method::POST => {
                 let trouble = served.pool.trouble();
                 if let Some(trouble) = trouble.filter(|one| !one.retry_after.is_zero()) {
                     return Err(RunError::Unhealthy(trouble).into());
                 }
+                let served = served.clone();
                 tokio::spawn(async move {
                     if let Err(error) = served.pool.prewarm(1).await {
                         tracing::warn!(deployment = %served.id, %error, "it does not wake");
@@ -73,9 +75,8 @@ impl Gateway {
                 });
                 Ok((StatusCode::ACCEPTED, axum::Json(serde_json::json!({}))).into_response())
             }
-            Route::Wake => Err(ApiError::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "client_error",
+            Route::Wake => Err(ApiError::wrong_method(
+                &[Method::POST],
                 "wake takes POST; a component's own path of this name is below sync/",
             )),
             Route::AsyncPredict => {
@@ -89,15 +90,11 @@ impl Gateway {
     }
 
     /// The model and the deployment, if the caller may call it.
-    fn admit(
-        &self,
-        address: &Address<'_>,
-        request: &Request,
-    ) -> Result<(Id, Arc<Served>), ApiError> {
+    fn admit(&self, address: &Address<'_>, request: &Request) -> Result<(Id, Routed), ApiError> {
         let model = self.admit_to_model(address.model, request)?;
         let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
-        match self.serving.resolve(model, address.target, header) {
-            Ok(served) => Ok((model, served)),
+        match self.serving.route(model, address.target, header) {
+            Ok(routed) => Ok((model, routed)),
             Err(unresolved @ Unresolved::NotReady { .. }) => Err(ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "model_not_ready",
@@ -127,7 +124,7 @@ impl Gateway {
 
     async fn forward(
         &self,
-        served: &Served,
+        routed: Routed,
         path: &str,
         mut request: Request,
         id: &RequestId,
@@ -138,11 +135,13 @@ impl Gateway {
             request.headers_mut().remove(header::AUTHORIZATION);
         }
         id.mark(request.headers_mut());
-        let (response, timings) = served
+        let (request, measured) = trial::enter(routed.way, routed.shadow, request, id);
+        let answered = routed
+            .served
             .pool
             .handle(request, id.shared(), Traffic::Sync)
-            .await?;
-        let mut response = response.map(Body::new);
+            .await;
+        let (mut response, timings) = trial::leave(measured, answered)?;
         if let Some(value) = server_timing(&timings) {
             response.headers_mut().append("server-timing", value);
         }

@@ -7,7 +7,7 @@ use crate::domain::audit::Act;
 use crate::domain::environment::{Environment, MAX_ENVIRONMENTS, PRODUCTION};
 use crate::domain::model::ModelView;
 use crate::domain::names;
-use crate::domain::promotion::PromotionSettingsUpdate;
+use crate::domain::promotion_settings::PromotionSettingsUpdate;
 use crate::domain::settings::{
     AutoscalingSettings, AutoscalingUpdate, BackpressurePolicy, InvalidSetting,
 };

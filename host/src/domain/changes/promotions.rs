@@ -8,7 +8,8 @@ use crate::domain::deployment::{
     Deployment, DeploymentKind, DeploymentStatus, MAX_DEPLOYMENTS, next_name,
 };
 use crate::domain::model::ModelView;
-use crate::domain::promotion::{CleanupStrategy, Promote, Promotion, PromotionStatus};
+use crate::domain::promotion::{Promote, Promotion, PromotionStatus};
+use crate::domain::promotion_settings::CleanupStrategy;
 use crate::ids::Id;
 
 impl ModelView {

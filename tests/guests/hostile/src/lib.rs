@@ -62,6 +62,11 @@ impl wasip2::exports::http::incoming_handler::Guest for Hostile {
             },
             "/env" => std::env::var(query).unwrap_or_else(|_| "not set".into()),
             "/fetch" => fetch(query),
+            "/status" => {
+                let response = OutgoingResponse::new(Fields::new());
+                response.set_status_code(query.parse().unwrap()).unwrap();
+                return finish(response, out, |_| {});
+            }
             _ => "ok".into(),
         };
         answer(out, |stream| {
@@ -71,7 +76,14 @@ impl wasip2::exports::http::incoming_handler::Guest for Hostile {
 }
 
 fn answer(out: ResponseOutparam, write: impl FnOnce(&wasip2::io::streams::OutputStream)) {
-    let response = OutgoingResponse::new(Fields::new());
+    finish(OutgoingResponse::new(Fields::new()), out, write);
+}
+
+fn finish(
+    response: OutgoingResponse,
+    out: ResponseOutparam,
+    write: impl FnOnce(&wasip2::io::streams::OutputStream),
+) {
     let body = response.body().unwrap();
     ResponseOutparam::set(out, Ok(response));
     let stream = body.write().unwrap();

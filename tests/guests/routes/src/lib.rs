@@ -56,6 +56,11 @@ impl Model for Routes {
                 log::warn(request.text()?);
                 Ok(Response::new("text/plain", "logged").with_status(202))
             }
+            "/witness" => {
+                let shadow = request.header("x-samovar-shadow").unwrap_or("no").to_owned();
+                log::warn(format!("shadow {shadow}: {}", request.text()?));
+                Ok(Response::new("text/plain", "witnessed"))
+            }
             "/header" => Ok(Response::new(
                 "text/plain",
                 request.header("X-Question").unwrap_or("no question"),

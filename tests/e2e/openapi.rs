@@ -1,0 +1,84 @@
+//! `/openapi.json` is valid, tells of every route, and nothing is answered that it does not tell of.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use samovar_tests::canary::Canary;
+use samovar_tests::{Server, guest, repository};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn every_route_answers_as_the_document_says() -> Result<()> {
+    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
+        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package schemathesis");
+        return Ok(());
+    };
+    let server = Server::start()?;
+    let canary = Canary::push(&server, "walked", ["routes", "echo"], "")?;
+    canary
+        .set(
+            60,
+            json!({ "shadow_percent": 10, "analysis": { "max_error_rate": 0.1 } }),
+        )
+        .await?;
+    let url = server.at("/v1/models/walked/environments");
+    let body = json!({ "name": "staging" });
+    let answer = server.client().post(url).json(&body).send().await?;
+    assert_eq!(answer.status(), 200);
+    let model = server.cli_json(&["model", "show", "walked"])?;
+    let model = model["id"].as_str().context("id")?;
+    let output = Command::new(python)
+        .arg(repository().join("tests/e2e/openapi_client.py"))
+        .args([&server.url, &server.key()])
+        .arg(guest("routes"))
+        .args([model, "walked", &canary.old, &canary.new])
+        .output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let log = server.log();
+    let failed: Vec<_> = log
+        .iter()
+        .filter(|line| line.contains("panicked"))
+        .collect();
+    assert!(output.status.success(), "{stderr}\n{failed:?}");
+    assert!(failed.is_empty(), "{failed:?}");
+    // It went in, not only past the door.
+    let seen: Value = serde_json::from_slice(&output.stdout)?;
+    for operation in [
+        "GET /v1/models/{model}/environments/{environment}",
+        "PATCH /v1/models/{model}/environments/{environment}",
+        "POST /v1/models/{model}/environments/{environment}/promote",
+        "POST /v1/models/{model}/deployments",
+        "POST /v1/api_keys",
+        "GET /models/{model}/async_request/{request_id}",
+    ] {
+        assert!(seen[operation]["200"].is_number(), "{operation}: {seen}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_document_tells_of_inference_too() -> Result<()> {
+    let server = Server::start()?;
+    // Whoever has no key yet may read how to get one.
+    let answer = reqwest::get(server.at("/openapi.json")).await?;
+    assert_eq!(answer.status(), 200);
+    let document: Value = answer.json().await?;
+    assert!(
+        document["openapi"]
+            .as_str()
+            .context("openapi")?
+            .starts_with("3.1.")
+    );
+    let paths = document["paths"].as_object().context("paths")?;
+    for path in [
+        "/v1/models/{model}/environments/{environment}/promote",
+        "/models/{model}/production/predict",
+        "/models/{model}/environments/{environment}/sync/{path}",
+        "/models/{model}/deployment/{deployment}/async_predict",
+        "/models/{model}/development/wake",
+        "/models/{model}/async_request/{request_id}/result",
+    ] {
+        assert!(paths.contains_key(path), "{path}: {:?}", paths.keys());
+    }
+    Ok(())
+}
