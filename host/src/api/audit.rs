@@ -275,7 +275,7 @@ impl AuditQuery {
                 "environment_names" => query.environment_names.push(text()),
                 "sources" => query.sources.push(pairs.word(name, value)?),
                 "start_epoch_millis" => {
-                    query.start_epoch_millis = Some(pairs.integer(name, value)?)
+                    query.start_epoch_millis = Some(pairs.integer(name, value)?);
                 }
                 "end_epoch_millis" => query.end_epoch_millis = Some(pairs.integer(name, value)?),
                 _ => return Err(pairs.unknown(name)),

@@ -106,7 +106,7 @@ impl LogsQuery {
             let text = || value.to_owned();
             match name {
                 "start_epoch_millis" => {
-                    query.start_epoch_millis = Some(pairs.integer(name, value)?)
+                    query.start_epoch_millis = Some(pairs.integer(name, value)?);
                 }
                 "end_epoch_millis" => query.end_epoch_millis = Some(pairs.integer(name, value)?),
                 "direction" => query.direction = Some(pairs.word(name, value)?),

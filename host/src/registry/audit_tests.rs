@@ -86,7 +86,7 @@ async fn every_change_is_told_with_its_author_and_nothing_else_is() {
     caller.change("m", name).await.unwrap();
     let delete = |view: &mut ModelView| view.delete_deployment(first);
     caller.change("m", delete).await.unwrap_err();
-    assert!(!caller.delete_api_key("abcd1234").await.unwrap().is_some());
+    assert_eq!(caller.delete_api_key("abcd1234").await.unwrap(), None);
     assert_eq!(types(&system).await.len(), 2);
 
     let fresh = Id::new();
