@@ -291,6 +291,8 @@ async fn no_changing_route_is_unknown_here() -> Result<()> {
     let paths = document["paths"].as_object().context("paths")?;
     let mut found: Vec<String> = paths
         .iter()
+        // Inference changes nothing that anybody set.
+        .filter(|(path, _)| path.starts_with("/v1/"))
         .flat_map(|(path, item)| {
             let methods = item.as_object().into_iter().flatten();
             methods.map(move |(method, _)| format!("{method} {path}"))

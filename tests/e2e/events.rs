@@ -247,6 +247,11 @@ async fn what_is_asked_wrongly_is_refused_and_too_many_are() -> Result<()> {
     .await?;
     // From a history that is none.
     listening.clear();
+    // The server hears of it a moment later.
+    eventually("places are free", async || {
+        Events::of(&server, "", None).await.is_ok()
+    })
+    .await?;
     let mut lost = Events::of(&server, "?last_event_id=999999-0", None).await?;
     let reset = lost.next().await?.context("an end")?;
     assert_eq!(reset["type"], "reset");
