@@ -51,8 +51,9 @@ pub fn run(parts: &[Part]) -> Result<()> {
     }
     if wants(Part::Test) {
         guests::build()?;
-        // Always the whole workspace: another selection would have other features, and build the dependencies anew.
-        step("build", cargo(&["build", "--workspace"]))?;
+        // Always the whole workspace with its tests: another selection would have other features, and build the
+        // dependencies anew.
+        step("build", cargo(&["build", "--workspace", "--all-targets"]))?;
         let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
         if let Some(python) = python::with(&PACKAGES)? {
             command.env("SAMOVAR_TEST_PYTHON", python);
