@@ -102,8 +102,8 @@ def main(url, key, *names):
         *["--workers", "1", "--max-failures", "30", "--request-timeout", "20"],
         # A stream of events without an end; and whole blobs, which are bytes and no JSON.
         *["--exclude-path", "/v1/events", "--exclude-path", "/v1/blobs/{digest}"],
-        # What a component answers is its own.
-        *["--exclude-path-regex", r"/(predict|sync/\{path\})$"],
+        # What a component answers is its own, now or later.
+        *["--exclude-path-regex", r"/(predict|sync/\{path\}|result)$"],
         *["--warnings", "off", "--no-color"],
     ]
     # In a folder of its own: what an earlier run remembers of its failures would be tried first.
