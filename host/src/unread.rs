@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 
 /// As much is taken off; a body that is longer costs its connection.
-pub const MAX_UNREAD_BYTES: u64 = 256 << 10;
+pub const MAX_UNREAD_BYTES: u64 = 8 << 20;
 /// How long the rest may take to arrive.
 pub const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
 
