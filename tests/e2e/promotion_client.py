@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 
 import httpx
 from baseten.client import InferenceClient, ManagementClient
@@ -172,4 +173,20 @@ assert off().status_code == 404
 inference = InferenceClient(api_key=key, base_url_override=f"{url}/models/{model_id}")
 answer = inference.api.predict_production_raw(request={"x": 1}, accept="application/json")
 assert answer.status_code == 200 and answer.read().isdigit()
+
+# What both deployments did is in the bill, also of the one that is deleted.
+now = datetime.now(timezone.utc)
+
+
+def billed():
+    days = m.GetBillingUsageSummaryParams(start_date=now - timedelta(days=1), end_date=now + timedelta(days=1))
+    summary = api.get_billing_usage_summary(params=days)
+    return {one.billable_resource.id: one for one in summary.dedicated_usage.breakdown}
+
+
+until(
+    "every request in the bill",
+    lambda: sum(one.inference_requests for id, one in billed().items() if id in (old, new)) >= len(answers),
+)
+assert billed()[old].billable_resource.is_deleted and not billed()[new].billable_resource.is_deleted
 print(json.dumps({"failures": failures[:5], "requests": len(answers), "percents": sorted(percents)}))
