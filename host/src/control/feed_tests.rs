@@ -261,6 +261,8 @@ async fn what_is_no_longer_known_is_said_so() {
     node.push().await;
     let first = live.up_to("m").await[0].id.unwrap();
     let newest = node.store.list("none").await.unwrap().rev;
+    // An event is told a moment before it is noted how far the node has come.
+    eventually("all is told", || *node.feed.told.borrow() >= Some(newest)).await;
     node.store.compact(newest).await.unwrap();
     // From another store, too.
     for begin in [first, EventId::end_of(newest + 1000)] {
