@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
+use super::identity::InstanceType;
 use super::lifecycle::{BackpressureUpdate, Switched, Updated};
 use super::promotion_shape::PromotionShape;
 use super::shapes::{Backpressure, DeploymentShape};
@@ -57,25 +58,6 @@ pub struct EnvironmentShape {
     pub request_backpressure_settings: Backpressure,
     /// What its deployment runs on.
     pub instance_type: InstanceType,
-}
-
-/// What deployments run on: this node.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct InstanceType {
-    /// `cpu`.
-    pub id: &'static str,
-    /// For people.
-    pub name: &'static str,
-    /// Memory that a replica may have, at most.
-    pub memory_limit_mib: u64,
-    /// Processor of the node, which all share.
-    pub millicpu_limit: u64,
-    /// GPUs that belong to it alone.
-    pub gpu_count: u32,
-    /// Their kind.
-    pub gpu_type: Option<String>,
-    /// Their memory.
-    pub gpu_memory_limit_mib: Option<u64>,
 }
 
 /// All environments of a model.

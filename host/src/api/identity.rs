@@ -89,7 +89,7 @@ pub struct InstanceType {
     pub id: &'static str,
     /// The same.
     pub name: &'static str,
-    /// The machine's memory, which its deployments share.
+    /// Memory: the machine's, which its deployments share, or of an environment what a replica may have.
     pub memory_limit_mib: u64,
     /// The machine's processors in thousandths, which its deployments share.
     pub millicpu_limit: u64,
