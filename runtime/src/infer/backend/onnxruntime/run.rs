@@ -1,122 +1,20 @@
-//! ONNX Runtime, through a library found on the machine.
+//! Runs of an ONNX Runtime session: tensors in, tensors out.
 
 use std::ffi::CString;
-use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use half::{bf16, f16};
 use ort::AsPointer;
-use ort::environment::Environment;
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
 
-use super::onnx::ModelProto;
-use super::port::{Port, PortType};
-use super::tensor::{Data, Tensor};
-use super::{BackendInfo, Loaded, Model, Runs, Source};
+use crate::infer::backend::Model;
+use crate::infer::backend::port::{Port, PortType};
+use crate::infer::backend::tensor::{Data, Tensor};
 use crate::infer::compute::Worker;
 
-pub(super) const NAME: &str = "onnxruntime";
-
-/// The library, opened.
-pub(super) struct Onnxruntime {
-    environment: Environment,
-    path: PathBuf,
-    version: Option<String>,
-}
-
-impl Onnxruntime {
-    /// # Errors
-    /// In words, when the file is no library of a version that is understood.
-    pub fn open(path: &Path) -> Result<Self, String> {
-        let environment = ort::init_from(path)
-            .map_err(|e| e.to_string())?
-            .with_name("samovar")
-            .with_telemetry(false)
-            .build()
-            .map_err(|e| e.to_string())?;
-        Ok(Self {
-            environment,
-            path: path.to_owned(),
-            version: version(ort::info()),
-        })
-    }
-
-    pub fn info(&self) -> BackendInfo {
-        BackendInfo {
-            name: NAME,
-            version: self.version.clone(),
-            path: Some(self.path.clone()),
-            targets: vec!["cpu"],
-            reason: None,
-        }
-    }
-
-    /// # Errors
-    /// In the library's words, when it cannot run the model.
-    pub fn load(
-        &self,
-        onnx: &ModelProto,
-        source: &Source<'_>,
-        threads: usize,
-    ) -> Result<Loaded, String> {
-        let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
-        let session = self.session(source, threads).map_err(|e| e.to_string())?;
-        let c_names = |ports: &[Port]| -> Result<Vec<CString>, String> {
-            ports
-                .iter()
-                .map(|port| CString::new(port.name.as_str()).map_err(|e| e.to_string()))
-                .collect()
-        };
-        let shared = SharedSession {
-            input_names: c_names(&inputs)?,
-            output_names: c_names(&outputs)?,
-            inputs: inputs.clone(),
-            outputs: outputs.clone(),
-            session,
-        };
-        Ok(Loaded {
-            model: Box::new(shared),
-            backend: NAME,
-            // With one thread a run happens entirely on the thread that calls it. Control flow nests the library's
-            // calls, and a guest's stack has no room for that.
-            runs: if threads == 1 && !onnx.has_inner_graphs() {
-                Runs::Anywhere
-            } else {
-                Runs::OnWorkers
-            },
-            inputs,
-            outputs,
-        })
-    }
-
-    fn session(&self, source: &Source<'_>, threads: usize) -> ort::Result<Session> {
-        // Spinning threads would burn the cores that other graphs need.
-        let mut builder = Session::builder(&self.environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(threads)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
-            .with_inter_op_spinning(false)?;
-        match source {
-            Source::File(path) => builder.commit_from_file(path),
-            Source::Bytes(bytes) => builder.commit_from_memory(bytes),
-        }
-    }
-}
-
-/// `1.32.0` out of what the library says of its build.
-fn version(info: &str) -> Option<String> {
-    let start = info
-        .find("git-branch=rel-")
-        .map(|at| at + "git-branch=rel-".len())?;
-    let rest = &info[start..];
-    Some(rest[..rest.find([',', ' ']).unwrap_or(rest.len())].to_owned())
-}
-
 /// A session that runs from many threads at once.
-struct SharedSession {
+pub(super) struct SharedSession {
     session: Session,
     input_names: Vec<CString>,
     output_names: Vec<CString>,
@@ -138,6 +36,24 @@ impl Model for SharedSession {
 }
 
 impl SharedSession {
+    /// # Errors
+    /// When a name cannot be handed to the library.
+    pub fn new(session: Session, inputs: Vec<Port>, outputs: Vec<Port>) -> Result<Self, String> {
+        let c_names = |ports: &[Port]| -> Result<Vec<CString>, String> {
+            ports
+                .iter()
+                .map(|port| CString::new(port.name.as_str()).map_err(|e| e.to_string()))
+                .collect()
+        };
+        Ok(Self {
+            input_names: c_names(&inputs)?,
+            output_names: c_names(&outputs)?,
+            inputs,
+            outputs,
+            session,
+        })
+    }
+
     /// The library's `Run`, which the binding offers only for exclusive sessions.
     fn run_raw(&self, inputs: &[*const ort::sys::OrtValue]) -> ort::Result<Vec<DynValue>> {
         let names = |names: &[CString]| names.iter().map(|name| name.as_ptr()).collect::<Vec<_>>();
