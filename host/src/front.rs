@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::HOST;
 use http::{HeaderValue, Request, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tower::ServiceExt as _;
 
 use crate::api::error;
@@ -37,7 +37,10 @@ impl Front {
         request: Request<Incoming>,
     ) -> Result<Response, Infallible> {
         let id = RequestId::new();
-        let mut request = request.map(|body| Body::new(Unread::new(body)));
+        let mut request = request.map(|body| match body.is_end_stream() {
+            true => Body::empty(),
+            false => Body::new(Unread::new(body)),
+        });
         // Both are counted references, so that the place may borrow from them while the request moves on.
         let (uri, host) = (request.uri().clone(), request.headers().get(HOST).cloned());
         let answer = match self.place(&uri, host.as_ref()) {

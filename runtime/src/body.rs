@@ -2,14 +2,13 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::oneshot;
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
+use crate::exchange::{Exchange, Halt};
 use crate::meter::Meter;
 
 /// A request body that ends with an error, and says so, past its limit.
@@ -17,22 +16,20 @@ pub(crate) struct LimitedBody<B> {
     inner: B,
     left: u64,
     limit: u64,
-    exceeded: Option<oneshot::Sender<()>>,
+    exchange: Arc<Exchange>,
     meter: Arc<Meter>,
 }
 
 impl<B> LimitedBody<B> {
-    /// The receiver is told when the body turns out to be longer than `limit`.
-    pub fn new(inner: B, limit: u64, meter: Arc<Meter>) -> (Self, oneshot::Receiver<()>) {
-        let (exceeded, told) = oneshot::channel();
-        let body = Self {
+    /// Halts the exchange when the body turns out to be longer than `limit`.
+    pub fn new(inner: B, limit: u64, exchange: Arc<Exchange>, meter: Arc<Meter>) -> Self {
+        Self {
             inner,
             left: limit,
             limit,
-            exceeded: Some(exceeded),
+            exchange,
             meter,
-        };
-        (body, told)
+        }
     }
 }
 
@@ -59,9 +56,7 @@ where
         if let Some(data) = frame.data_ref() {
             let size = data.remaining() as u64;
             if size > self.left {
-                if let Some(exceeded) = self.exceeded.take() {
-                    let _ = exceeded.send(());
-                }
+                self.exchange.halt(Halt::BodyTooLarge);
                 return Poll::Ready(Some(Err(HttpError::HttpRequestBodySize(Some(self.limit)))));
             }
             self.left -= size;
@@ -79,37 +74,6 @@ where
     }
 }
 
-/// Tells the task that runs the guest when the client is gone: dropped unspent, it cancels the guest.
-#[derive(Debug)]
-pub(crate) struct ClientGuard(Option<oneshot::Sender<()>>);
-
-impl ClientGuard {
-    pub fn new() -> (Self, oneshot::Receiver<()>) {
-        let (alive, gone) = oneshot::channel();
-        (Self(Some(alive)), gone)
-    }
-
-    fn served(&mut self) {
-        if let Some(alive) = self.0.take() {
-            let _ = alive.send(());
-        }
-    }
-}
-
-/// Set before a guest's store is dropped that did not finish: the end of its body is then no end of an answer.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Broken(Arc<AtomicBool>);
-
-impl Broken {
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
 /// The guest broke off in the middle of its answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the model broke off its answer: {0}")]
@@ -119,28 +83,19 @@ pub struct BrokenBody(String);
 #[derive(Debug)]
 pub struct GuestBody {
     inner: WasiBody,
-    client: ClientGuard,
-    broken: Broken,
+    ended: bool,
+    exchange: Arc<Exchange>,
     meter: Arc<Meter>,
 }
 
 impl GuestBody {
-    pub(crate) fn new(
-        inner: WasiBody,
-        client: ClientGuard,
-        broken: Broken,
-        meter: Arc<Meter>,
-    ) -> Self {
-        let mut body = Self {
+    pub(crate) fn new(inner: WasiBody, exchange: Arc<Exchange>, meter: Arc<Meter>) -> Self {
+        Self {
+            ended: inner.is_end_stream(),
             inner,
-            client,
-            broken,
+            exchange,
             meter,
-        };
-        if body.inner.is_end_stream() {
-            body.client.served();
         }
-        body
     }
 }
 
@@ -155,12 +110,12 @@ impl Body for GuestBody {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) if self.broken.is_set() => {
+            Poll::Ready(None) if self.exchange.is_broken_off() => {
                 let text = "it crashed or was stopped; the log of its deployment says why";
                 Poll::Ready(Some(Err(BrokenBody(text.into()))))
             }
             Poll::Ready(None) => {
-                self.client.served();
+                self.ended = true;
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
@@ -169,7 +124,7 @@ impl Body for GuestBody {
                 }
                 // Hyper drops a body without another poll once its announced length is sent.
                 if self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0) {
-                    self.client.served();
+                    self.ended = true;
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -188,22 +143,35 @@ impl Body for GuestBody {
     }
 }
 
+impl Drop for GuestBody {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.exchange.halt(Halt::ClientGone);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use http_body_util::{BodyExt, Full};
     use std::time::Instant;
 
+    fn halt(exchange: &Exchange) -> Poll<Halt> {
+        exchange.poll_halt(&Context::from_waker(std::task::Waker::noop()))
+    }
+
     #[tokio::test]
     async fn a_body_over_its_limit_ends_with_an_error_and_a_word() {
         let meter = Arc::new(Meter::default());
         let long = Full::new(Bytes::from_static(b"12345"));
-        let (body, told) = LimitedBody::new(long, 4, meter.clone());
+        let exchange = Arc::new(Exchange::default());
+        let body = LimitedBody::new(long, 4, exchange.clone(), meter.clone());
         assert!(matches!(
             body.collect().await,
             Err(HttpError::HttpRequestBodySize(Some(4)))
         ));
-        assert!(told.await.is_ok());
+        assert_eq!(halt(&exchange), Poll::Ready(Halt::BodyTooLarge));
         assert_eq!(meter.totals(Instant::now()).bytes_in, 0);
     }
 
@@ -211,9 +179,10 @@ mod tests {
     async fn a_body_at_its_limit_passes() {
         let meter = Arc::new(Meter::default());
         let short = Full::new(Bytes::from_static(b"1234"));
-        let (body, told) = LimitedBody::new(short, 4, meter.clone());
+        let exchange = Arc::new(Exchange::default());
+        let body = LimitedBody::new(short, 4, exchange.clone(), meter.clone());
         assert_eq!(body.collect().await.unwrap().to_bytes(), "1234");
-        assert!(told.await.is_err());
+        assert!(halt(&exchange).is_pending());
         assert_eq!(meter.totals(Instant::now()).bytes_in, 4);
     }
 }

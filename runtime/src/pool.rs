@@ -10,18 +10,23 @@ mod stop;
 mod upkeep;
 mod waiting;
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
 use http::header::HOST;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use tokio::sync::{Notify, oneshot};
+use wasmtime_wasi_http::WasiBody;
 
 use crate::artifact::{ArtifactStore, ComponentFile};
-use crate::body::{Broken, ClientGuard, GuestBody, LimitedBody};
+use crate::body::{GuestBody, LimitedBody};
 use crate::engine::SharedEngine;
+use crate::exchange::Exchange;
+use crate::failure::GuestFailure;
 use crate::infer::graphs::{GraphSpec, GraphStore};
 use crate::infer::nn::{DeploymentGraphs, NnCtx, NnLimits};
 use crate::ledger::{Freed, Ledger, Next, PoolSettings};
@@ -29,7 +34,7 @@ use crate::limits::Limits;
 use crate::load::Traffic;
 use crate::log::{Level, LogSink, ReplicaLog};
 use crate::meter::{Counted, Meter, Outcome};
-use crate::replica::{Blueprint, Call, GuestFailure, Replica, Served, StartError, StartTimings};
+use crate::replica::{Blueprint, Call, Replica, Served, StartError, StartTimings};
 use crate::roster::{Listed, Roster};
 use crate::sandbox::Capabilities;
 use crate::slots::{IdleHolder, Slots};
@@ -143,17 +148,13 @@ impl Pool {
         let (lease, replica) = acquired.inspect_err(|error| counted.ends(error.outcome()))?;
 
         let begun = Instant::now();
-        let (head, mut answer) = oneshot::channel();
-        let (client, gone) = ClientGuard::new();
-        let broken = Broken::default();
-        let (request, exceeded) = self.sealed(request);
+        let exchange = Arc::new(Exchange::default());
         let call = Call {
-            request,
+            request: self.sealed(request, &exchange),
             request_id,
-            head,
-            broken: broken.clone(),
+            exchange: exchange.clone(),
         };
-        let stop = stop(deadline, gone, exceeded);
+        let stop = stop(deadline, exchange.clone());
         let pool = self.clone();
         let ticking = self.machine.engine.ticking();
         let mut running = Box::pin(async move {
@@ -182,19 +183,26 @@ impl Pool {
             }
         });
         // On this very task until the head is there: most guests are done by then, and need no task of their own.
-        let (answer, stopped) = tokio::select! {
-            biased;
-            stopped = &mut running => (answer.try_recv().ok(), stopped),
-            answer = &mut answer => {
+        let (head, ended) = poll_fn(|cx| {
+            let ended = running.as_mut().poll(cx);
+            match (exchange.take_head(), ended) {
+                (None, Poll::Pending) => Poll::Pending,
+                seen => Poll::Ready(seen),
+            }
+        })
+        .await;
+        let stopped = match ended {
+            Poll::Ready(stopped) => stopped,
+            Poll::Pending => {
                 tokio::spawn(running);
-                (answer.ok(), None)
+                None
             }
         };
-        match (answer, stopped) {
+        match (head, stopped) {
             (Some(Ok(response)), _) => {
                 timings.run = begun.elapsed();
                 let response =
-                    response.map(|body| GuestBody::new(body, client, broken, self.meter.clone()));
+                    response.map(|body| GuestBody::new(body, exchange, self.meter.clone()));
                 Ok((response, timings))
             }
             (Some(Err(failure)), _) => Err(failure.into()),
@@ -381,10 +389,8 @@ impl Pool {
     fn sealed<B>(
         &self,
         mut request: http::Request<B>,
-    ) -> (
-        http::Request<wasmtime_wasi_http::WasiBody>,
-        oneshot::Receiver<()>,
-    )
+        exchange: &Arc<Exchange>,
+    ) -> http::Request<WasiBody>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
@@ -394,13 +400,13 @@ impl Pool {
             let host = http::HeaderValue::from_static("localhost");
             request.headers_mut().insert(HOST, host);
         }
-        let (parts, body) = request.into_parts();
         let limit = self.spec.limits.body_bytes;
-        let (body, exceeded) = LimitedBody::new(body, limit, self.meter.clone());
-        (
-            http::Request::from_parts(parts, body.boxed_unsync()),
-            exceeded,
-        )
+        request.map(|body| match body.is_end_stream() {
+            true => Empty::new().map_err(|never| match never {}).boxed_unsync(),
+            false => {
+                LimitedBody::new(body, limit, exchange.clone(), self.meter.clone()).boxed_unsync()
+            }
+        })
     }
 
     fn too_large(&self) -> RunError {

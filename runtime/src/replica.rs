@@ -2,11 +2,11 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{AsContextMut, Store, Trap};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
@@ -15,44 +15,15 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::admission::LIFECYCLE;
 use crate::artifact::{Artifact, HandlerPre};
-use crate::body::Broken;
 use crate::engine::{SharedEngine, Ticking};
+use crate::exchange::Exchange;
+use crate::failure::GuestFailure;
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
 use crate::meter::{Alive, Meter};
 use crate::roster::{Card, Listed};
 use crate::sandbox::{Capabilities, Sandbox};
-
-/// A guest's answer, or why there is none.
-pub(crate) type Head = Result<http::Response<WasiBody>, GuestFailure>;
-
-/// How a guest failed. Its replica is gone.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GuestFailure {
-    /// It trapped; the text names the trap.
-    #[error("the model crashed: {0}")]
-    Trap(String),
-    /// It asked for more memory than its deployment allows and could not go on.
-    #[error(
-        "the model ran out of memory: it asked for {wanted_bytes} bytes, its limit is {limit_bytes}; raise `limits.memory` in samovar.toml"
-    )]
-    Memory {
-        /// What it would have held.
-        wanted_bytes: u64,
-        /// What it may hold.
-        limit_bytes: u64,
-    },
-    /// It called `exit` instead of answering.
-    #[error("the model called exit({0}) instead of answering")]
-    Exit(i32),
-    /// It returned without an answer.
-    #[error("the model returned without an answer")]
-    NoAnswer,
-    /// It answered with an error of `wasi:http` instead of a response.
-    #[error("the model answered with the error {0}")]
-    ErrorCode(String),
-}
 
 /// Why a replica did not start.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -109,10 +80,8 @@ pub struct StartTimings {
 pub(crate) struct Call {
     pub request: http::Request<WasiBody>,
     pub request_id: Arc<str>,
-    /// Takes the head of the answer, or why there is none.
-    pub head: oneshot::Sender<Head>,
-    /// Tells the body of the answer that its end is not a good one.
-    pub broken: Broken,
+    /// Takes the head of the answer, or why there is none, and what becomes of its body.
+    pub exchange: Arc<Exchange>,
 }
 
 /// A warm instance with its store.
@@ -211,17 +180,15 @@ impl Replica {
         let Call {
             request,
             request_id,
-            head,
-            broken,
+            exchange,
         } = call;
         let log = self.store.data().log.clone();
         log.set_request(Some(request_id));
         self.listed.count_request();
         // While it was idle epochs went by, and with the deadline behind it the guest would yield at its first step.
         self.store.set_epoch_deadline(1);
-        let mut head = HeadSlot::new(head);
         let ended = {
-            let run = pin!(run(&mut self.store, &self.proxy, request, &head));
+            let run = pin!(run(&mut self.store, &self.proxy, request, &exchange));
             let run = self.alive.meter().guest(run);
             tokio::select! {
                 biased;
@@ -231,17 +198,13 @@ impl Replica {
         };
         let result = match ended {
             Err(stopped) => {
-                broken.set();
+                exchange.break_off();
                 self.store.data().finish_lines();
-                head.close();
                 return Served::Stopped(stopped);
             }
-            Ok(Ok(())) => head.fail(GuestFailure::NoAnswer).map_or(Ok(()), Err),
-            Ok(Err(error)) => {
-                let failure = failure(&error, &mut self.store, limits);
-                head.fail(failure.clone());
-                Err(failure)
-            }
+            Ok(Ok(())) if exchange.is_answered() => Ok(()),
+            Ok(Ok(())) => Err(GuestFailure::NoAnswer),
+            Ok(Err(error)) => Err(failure(&error, &mut self.store, limits)),
         };
         self.store.data().finish_lines();
         match result {
@@ -249,10 +212,11 @@ impl Replica {
                 // A refusal that the guest survived must not be blamed on a later trap.
                 self.store.data_mut().limiter.take_denied();
                 log.set_request(None);
-                Served::Reusable(self, head.status())
+                Served::Reusable(self, exchange.status())
             }
             Err(failure) => {
-                broken.set();
+                exchange.break_off();
+                exchange.answer(Err(failure.clone()));
                 log.write(Level::Error, failure.to_string());
                 Served::Failed(failure)
             }
@@ -274,16 +238,16 @@ async fn run(
     store: &mut Store<Sandbox>,
     proxy: &Proxy,
     request: http::Request<WasiBody>,
-    head: &HeadSlot,
+    exchange: &Arc<Exchange>,
 ) -> wasmtime::Result<()> {
     match proxy {
         // Not through `Prepared`: it keeps silent about a trap that comes after the head of the answer.
         Proxy::P2(guest) => {
             let mut http = store.data_mut().http();
             let request = http.new_incoming_request(p2::Scheme::Http, request)?;
-            let sender = head.clone();
+            let exchange = exchange.clone();
             let out = http.new_response_outparam_from_callback(move |answer| {
-                sender.send(match answer {
+                exchange.answer(match answer {
                     Ok(response) => {
                         Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
                     }
@@ -296,7 +260,7 @@ async fn run(
                 .await
         }
         // Apart: its state is far larger than the other's.
-        Proxy::P3(_) => Box::pin(run_concurrent(store, proxy, request, head)).await,
+        Proxy::P3(_) => Box::pin(run_concurrent(store, proxy, request, exchange)).await,
     }
 }
 
@@ -304,12 +268,12 @@ async fn run_concurrent(
     store: &mut Store<Sandbox>,
     proxy: &Proxy,
     request: http::Request<WasiBody>,
-    head: &HeadSlot,
+    exchange: &Arc<Exchange>,
 ) -> wasmtime::Result<()> {
     let (sender, answer) = futures::channel::oneshot::channel();
     let forwarded = async {
         match answer.await {
-            Ok(Ok(response)) => head.send(Ok(response)),
+            Ok(Ok(response)) => exchange.answer(Ok(response)),
             // Kept for the caller, which turns the error of the run into the failure.
             Ok(Err(error)) => return Err(error),
             Err(_) => {}
@@ -372,59 +336,5 @@ fn failure(error: &wasmtime::Error, store: &mut Store<Sandbox>, limits: &Limits)
     match error.downcast_ref::<Trap>() {
         Some(trap) => GuestFailure::Trap(trap.to_string()),
         None => GuestFailure::Trap(format!("{:#}", error.root_cause())),
-    }
-}
-
-/// The one place through which the head of an answer leaves, whoever comes first.
-#[derive(Clone)]
-struct HeadSlot(Arc<Mutex<Slot>>);
-
-struct Slot {
-    sender: Option<oneshot::Sender<Head>>,
-    status: Option<http::StatusCode>,
-}
-
-impl HeadSlot {
-    fn new(sender: oneshot::Sender<Head>) -> Self {
-        Self(Arc::new(Mutex::new(Slot {
-            sender: Some(sender),
-            status: None,
-        })))
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        // Each change is a single move: a panic cannot leave it half-done.
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn take(&self) -> Option<oneshot::Sender<Head>> {
-        self.slot().sender.take()
-    }
-
-    fn send(&self, head: Head) {
-        let mut slot = self.slot();
-        if let Some(sender) = slot.sender.take() {
-            slot.status = head.as_ref().ok().map(http::Response::status);
-            drop(slot);
-            let _ = sender.send(head);
-        }
-    }
-
-    /// The status that was answered, if the guest gave a head.
-    fn status(&self) -> Option<http::StatusCode> {
-        self.slot().status
-    }
-
-    /// Answers with a failure if nothing was answered yet, and gives it back if so.
-    fn fail(&mut self, failure: GuestFailure) -> Option<GuestFailure> {
-        let sender = self.take()?;
-        let _ = sender.send(Err(failure.clone()));
-        Some(failure)
-    }
-
-    fn close(&mut self) {
-        drop(self.take());
     }
 }

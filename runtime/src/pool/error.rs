@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::failure::GuestFailure;
 use crate::health::Trouble;
 use crate::meter::Outcome;
-use crate::replica::{GuestFailure, StartError};
+use crate::replica::StartError;
 
 /// Why a request got no answer from the guest.
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,16 @@
 //! What stops a running guest from outside.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
+use crate::exchange::{Exchange, Halt};
 use crate::meter::Outcome;
 
 /// Why a running guest was stopped.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Stop {
     Timeout,
     ClientGone,
@@ -15,7 +19,7 @@ pub(super) enum Stop {
 
 impl Stop {
     /// What the request counts as.
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::Timeout => Outcome::Timeout,
             Self::ClientGone => Outcome::Cancelled,
@@ -25,27 +29,12 @@ impl Stop {
 }
 
 /// Waits for the first reason to stop a guest.
-pub(super) async fn stop(
-    deadline: Instant,
-    gone: oneshot::Receiver<()>,
-    exceeded: oneshot::Receiver<()>,
-) -> Stop {
-    let timeout = tokio::time::sleep_until(deadline.into());
-    // A sender that says something: the client has its answer. One that goes silently: the client itself went.
-    let gone = async {
-        if gone.await.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let exceeded = async {
-        if exceeded.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        biased;
-        () = exceeded => Stop::BodyTooLarge,
-        () = gone => Stop::ClientGone,
-        () = timeout => Stop::Timeout,
-    }
+pub(super) async fn stop(deadline: Instant, exchange: Arc<Exchange>) -> Stop {
+    let mut timeout = pin!(tokio::time::sleep_until(deadline.into()));
+    poll_fn(|cx| match exchange.poll_halt(cx) {
+        Poll::Ready(Halt::BodyTooLarge) => Poll::Ready(Stop::BodyTooLarge),
+        Poll::Ready(Halt::ClientGone) => Poll::Ready(Stop::ClientGone),
+        Poll::Pending => timeout.as_mut().poll(cx).map(|()| Stop::Timeout),
+    })
+    .await
 }
