@@ -8,6 +8,7 @@ mod async_inference;
 mod audit;
 mod bundles;
 mod cli;
+mod decode;
 mod development;
 mod environments;
 mod events;

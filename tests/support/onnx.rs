@@ -30,13 +30,17 @@ pub fn model(
     outputs: &[Value<'_>],
 ) -> Vec<u8> {
     let mut graph = Vec::new();
-    for node in nodes {
+    for (place, node) in nodes.iter().enumerate() {
         let mut bytes = Vec::new();
         for input in node.inputs {
             field(&mut bytes, 1, input.as_bytes());
         }
         field(&mut bytes, 2, node.output.as_bytes());
-        field(&mut bytes, 3, b"the-node");
+        let name = match place {
+            0 => "the-node".to_owned(),
+            _ => format!("the-node-{place}"),
+        };
+        field(&mut bytes, 3, name.as_bytes());
         field(&mut bytes, 4, node.op.as_bytes());
         if let Some((name, value)) = node.attribute {
             let mut attribute = Vec::new();

@@ -108,7 +108,7 @@ impl LoadedGraph {
         let inputs = arrange(&self.loaded.inputs, inputs).map_err(ComputeFailure::Inputs)?;
         let input_bytes: u64 = inputs
             .iter()
-            .map(|tensor| tensor.data.as_bytes().len() as u64)
+            .map(|tensor| tensor.data.bytes() as u64)
             .sum();
         let loaded = self.loaded.clone();
         let job = move |worker: &Worker| {

@@ -127,7 +127,7 @@ fn list(ports: &[Port]) -> String {
 
 fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
     let came = format!("{} {:?}", tensor.ty, tensor.dims);
-    let found_bytes = tensor.data.as_bytes().len();
+    let found_bytes = tensor.data.bytes();
     if tensor.wanted_bytes() != Some(found_bytes) {
         return Err(format!(
             "input `{}`: {came} has {found_bytes} bytes of data, wanted {}",

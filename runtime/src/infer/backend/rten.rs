@@ -77,7 +77,15 @@ pub(super) fn load(onnx: &ModelProto, bytes: Vec<u8>) -> Result<Loaded, String> 
 impl Model for Loadable {
     fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, String> {
         let mut values = Vec::with_capacity(inputs.len());
-        for ((id, port), tensor) in self.inputs.iter().zip(&inputs) {
+        // What came as a guest's bytes is lent to the run, which ends before this does.
+        let mut lent = Vec::with_capacity(inputs.len());
+        for ((id, port), tensor) in self.inputs.iter().zip(inputs) {
+            match own(port, tensor)? {
+                Ok(value) => values.push((*id, ValueOrView::Value(value))),
+                Err(tensor) => lent.push((*id, port, tensor)),
+            }
+        }
+        for (id, port, tensor) in &lent {
             let wanted = self.model.node_info(*id).and_then(|info| info.dtype());
             values.push((*id, input(port, tensor, wanted)?));
         }
@@ -94,6 +102,25 @@ impl Model for Loadable {
             .map(|((_, port), value)| output(port, value))
             .collect()
     }
+}
+
+/// A tensor whose elements are rten's already, given over to the run, which may write its output into their memory.
+fn own(port: &Port, tensor: Tensor) -> Result<Result<Value, Tensor>, String> {
+    let shape = tensor.shape();
+    let failed = |e: &dyn std::fmt::Display| format!("input `{}`: {e}", port.name);
+    let value = match (port.ty, tensor.data) {
+        (PortType::F32, Data::F32(elements)) => {
+            Value::from_shape(&shape, elements).map_err(|e| failed(&e))
+        }
+        (PortType::I32, Data::I32(elements)) => {
+            Value::from_shape(&shape, elements).map_err(|e| failed(&e))
+        }
+        (PortType::U8, Data::Bytes(elements)) => {
+            Value::from_shape(&shape, elements).map_err(|e| failed(&e))
+        }
+        (_, data) => return Ok(Err(Tensor { data, ..tensor })),
+    };
+    value.map(Ok)
 }
 
 /// A tensor as rten takes it: borrowed where the types agree.
@@ -115,7 +142,7 @@ fn input<'a>(
         PortType::U8 => view::<u8>(&shape, tensor, &failed),
         PortType::I8 => view::<i8>(&shape, tensor, &failed),
         PortType::I64 => {
-            let wide = tensor.data.elements::<i64>();
+            let wide = tensor.data.elements::<i64>()?;
             let narrow = wide.iter().map(|value| {
                 i32::try_from(*value).map_err(|_| {
                     failed(&format_args!(
@@ -128,7 +155,7 @@ fn input<'a>(
         PortType::Bool => match wanted {
             Some(ValueType::Tensor(DataType::UInt8)) => view::<u8>(&shape, tensor, &failed),
             _ => {
-                let bytes = tensor.data.as_bytes();
+                let bytes = tensor.data.read()?;
                 i32s(bytes.iter().map(|byte| i32::from(*byte != 0)).collect())
             }
         },
@@ -148,7 +175,7 @@ where
     ValueView<'a>: From<rten_tensor::TensorView<'a, T>>,
     Value: From<rten_tensor::Tensor<T>>,
 {
-    match tensor.data.elements::<T>() {
+    match tensor.data.elements::<T>()? {
         std::borrow::Cow::Borrowed(elements) => ValueView::from_shape(shape, elements)
             .map(ValueOrView::View)
             .map_err(|e| failed(&e)),

@@ -1,7 +1,9 @@
 //! Tensors as the host holds them: typed or raw bytes, with their dimensions.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 
@@ -49,8 +51,33 @@ impl fmt::Display for ElementType {
     }
 }
 
+/// The memory that a tensor lies in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// The machine's own.
+    #[default]
+    Host,
+    /// That of a CUDA card, by its number.
+    Cuda(i32),
+}
+
+/// Elements that stay where a backend made them, in the backend's own form, until somebody reads them.
+pub trait Kept: Any + fmt::Debug + Send + Sync {
+    /// Bytes that they take.
+    fn bytes(&self) -> usize;
+
+    /// Where they lie.
+    fn place(&self) -> Place;
+
+    /// The elements as little-endian bytes: borrowed on the host, copied from anywhere else.
+    ///
+    /// # Errors
+    /// In the backend's words, when they cannot be brought to the host.
+    fn read(&self) -> Result<Cow<'_, [u8]>, String>;
+}
+
 /// Elements, in whatever form they came: a guest's bytes, or a backend's output taken over as it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Data {
     Bytes(Vec<u8>),
@@ -60,12 +87,38 @@ pub enum Data {
     F64(Vec<f64>),
     I32(Vec<i32>),
     I64(Vec<i64>),
+    Kept(Arc<dyn Kept>),
 }
 
 impl Data {
-    /// The elements as little-endian bytes.
-    pub fn as_bytes(&self) -> &[u8] {
+    /// How many bytes the elements take.
+    pub fn bytes(&self) -> usize {
         match self {
+            Self::Bytes(data) => data.len(),
+            Self::F16(data) => size_of_val(&data[..]),
+            Self::Bf16(data) => size_of_val(&data[..]),
+            Self::F32(data) => size_of_val(&data[..]),
+            Self::F64(data) => size_of_val(&data[..]),
+            Self::I32(data) => size_of_val(&data[..]),
+            Self::I64(data) => size_of_val(&data[..]),
+            Self::Kept(data) => data.bytes(),
+        }
+    }
+
+    /// Where the elements lie.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Kept(data) => data.place(),
+            _ => Place::Host,
+        }
+    }
+
+    /// The elements as little-endian bytes, borrowed when they lie on the host.
+    ///
+    /// # Errors
+    /// When a backend cannot bring them there.
+    pub fn read(&self) -> Result<Cow<'_, [u8]>, String> {
+        Ok(Cow::Borrowed(match self {
             Self::Bytes(data) => data,
             Self::F16(data) => bytemuck::cast_slice(data),
             Self::Bf16(data) => bytemuck::cast_slice(data),
@@ -73,22 +126,33 @@ impl Data {
             Self::F64(data) => bytemuck::cast_slice(data),
             Self::I32(data) => bytemuck::cast_slice(data),
             Self::I64(data) => bytemuck::cast_slice(data),
-        }
+            Self::Kept(data) => return data.read(),
+        }))
     }
 
     /// The elements as `T`, borrowed where alignment allows. Bytes beyond the last whole element are left out.
-    pub fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self) -> Cow<'_, [T]> {
-        let bytes = self.as_bytes();
-        let whole = &bytes[..bytes.len() - bytes.len() % size_of::<T>().max(1)];
-        match bytemuck::try_cast_slice(whole) {
-            Ok(elements) => Cow::Borrowed(elements),
-            Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(whole)),
-        }
+    ///
+    /// # Errors
+    /// When a backend cannot bring them to the host.
+    pub fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+    ) -> Result<Cow<'_, [T]>, String> {
+        let whole = |bytes: &[u8]| bytes.len() - bytes.len() % size_of::<T>().max(1);
+        Ok(match self.read()? {
+            Cow::Borrowed(bytes) => {
+                let bytes = &bytes[..whole(bytes)];
+                match bytemuck::try_cast_slice(bytes) {
+                    Ok(elements) => Cow::Borrowed(elements),
+                    Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
+                }
+            }
+            Cow::Owned(bytes) => Cow::Owned(bytemuck::pod_collect_to_vec(&bytes[..whole(&bytes)])),
+        })
     }
 }
 
 /// An array of elements.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Tensor {
     /// Type of the elements.
     pub ty: ElementType,
@@ -147,7 +211,7 @@ mod tests {
             let mut bytes: Vec<u8> = bytemuck::cast_slice(&values).to_vec();
             bytes.extend(std::iter::repeat_n(0, rest));
             let data = Data::Bytes(bytes);
-            prop_assert_eq!(data.elements::<i64>().into_owned(), values);
+            prop_assert_eq!(data.elements::<i64>().unwrap().into_owned(), values);
         }
     }
 }

@@ -12,7 +12,7 @@ mod generated {
             default: trappable,
         },
         with: {
-            "wasi:nn/tensor.tensor": crate::infer::backend::tensor::Tensor,
+            "wasi:nn/tensor.tensor": crate::infer::nn::tensor::GuestTensor,
             "wasi:nn/graph.graph": crate::infer::nn::graph::GuestGraph,
             "wasi:nn/inference.graph-execution-context": crate::infer::nn::inference::Context,
             "wasi:nn/errors.error": crate::infer::nn::error::NnError,

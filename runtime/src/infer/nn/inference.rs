@@ -9,8 +9,7 @@ use super::bindings::errors::ErrorCode;
 use super::bindings::inference::{Host, HostGraphExecutionContext};
 use super::error::Answer;
 use super::graph::Weight;
-use super::tensor::weight;
-use crate::infer::backend::tensor::Tensor;
+use super::tensor::{GuestTensor, weight};
 use crate::infer::graphs::{ComputeFailure, LoadedGraph};
 
 /// A place to run a graph in. It holds nothing but the graph, because inputs come with each run.
@@ -25,15 +24,15 @@ impl HostGraphExecutionContext for NnView<'_> {
     async fn compute(
         &mut self,
         context: Resource<Context>,
-        inputs: Vec<(String, Resource<Tensor>)>,
-    ) -> Answer<Vec<(String, Resource<Tensor>)>> {
+        inputs: Vec<(String, Resource<GuestTensor>)>,
+    ) -> Answer<Vec<(String, Resource<GuestTensor>)>> {
         let graph = self.table.get(&context)?.graph.clone();
         let mut tensors = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
             // The guest gave the tensor away: it is moved, never copied.
             let tensor = self.table.delete(tensor)?;
-            self.ctx.release(weight(&tensor));
-            tensors.push((name, tensor));
+            self.ctx.release(tensor.weight());
+            tensors.push((name, tensor.into_inner()));
         }
         let (outputs, took) = match graph.run(tensors).await {
             Ok(ran) => ran,
@@ -56,7 +55,7 @@ impl HostGraphExecutionContext for NnView<'_> {
             if tensor.dims.is_empty() {
                 tensor.dims.push(1);
             }
-            named.push((name, self.table.push(tensor)?));
+            named.push((name, self.table.push(GuestTensor::new(tensor))?));
         }
         Ok(Ok(named))
     }

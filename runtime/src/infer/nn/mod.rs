@@ -99,7 +99,7 @@ pub fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: fn(&mut T) -> NnView<'_>,
 ) -> wasmtime::Result<()> {
-    bindings::tensor::add_to_linker::<T, HasNn>(linker, view)?;
+    tensor::add_to_linker(linker, view)?;
     bindings::graph::add_to_linker::<T, HasNn>(linker, view)?;
     bindings::inference::add_to_linker::<T, HasNn>(linker, view)?;
     bindings::errors::add_to_linker::<T, HasNn>(linker, view)

@@ -3,10 +3,14 @@
 //! The standard's constructor cannot fail, so data that does not fit its dimensions is kept as it came and refused
 //! when it is computed with.
 
-use wasmtime::component::Resource;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime::component::{Linker, Resource, ResourceType};
 
 use super::NnView;
-use super::bindings::tensor::{Host, HostTensor, TensorType};
+use super::bindings::tensor::TensorType;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 
 impl From<TensorType> for ElementType {
@@ -37,44 +41,114 @@ impl From<ElementType> for TensorType {
     }
 }
 
-/// What a tensor counts for in its replica's limit: its data and its dimensions.
-pub(super) fn weight(tensor: &Tensor) -> u64 {
-    (tensor.data.as_bytes().len() + 4 * tensor.dims.len()) as u64
+/// A tensor that a guest holds. Its elements stay where they are until the guest asks for them.
+pub struct GuestTensor(Arc<Tensor>);
+
+impl GuestTensor {
+    pub(super) fn new(tensor: Tensor) -> Self {
+        Self(Arc::new(tensor))
+    }
+
+    /// The tensor, moved: a guest gives it away whole, and nobody else holds it then.
+    pub(super) fn into_inner(self) -> Tensor {
+        Arc::unwrap_or_clone(self.0)
+    }
+
+    /// What it counts for in its replica's limit.
+    pub(super) fn weight(&self) -> u64 {
+        weight(&self.0)
+    }
 }
 
-impl Host for NnView<'_> {}
+/// What a tensor counts for in its replica's limit: its data and its dimensions.
+pub(super) fn weight(tensor: &Tensor) -> u64 {
+    (tensor.data.bytes() + 4 * tensor.dims.len()) as u64
+}
 
-impl HostTensor for NnView<'_> {
-    fn new(
+/// A tensor's elements on their way into a guest, held by their tensor until they are there.
+struct Lent(Arc<Tensor>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        match self.0.data.read() {
+            Ok(Cow::Borrowed(bytes)) => bytes,
+            // Only what can be borrowed is lent, see `data`.
+            _ => &[],
+        }
+    }
+}
+
+impl NnView<'_> {
+    fn new_tensor(
         &mut self,
         dims: Vec<u32>,
         ty: TensorType,
         data: Vec<u8>,
-    ) -> wasmtime::Result<Resource<Tensor>> {
+    ) -> wasmtime::Result<Resource<GuestTensor>> {
         let tensor = Tensor {
             ty: ty.into(),
             dims,
             data: Data::Bytes(data),
         };
         self.ctx.hold(weight(&tensor))?;
-        Ok(self.table.push(tensor)?)
+        Ok(self.table.push(GuestTensor::new(tensor))?)
     }
 
-    fn dimensions(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u32>> {
-        Ok(self.table.get(&tensor)?.dims.clone())
+    fn dimensions(&self, tensor: &Resource<GuestTensor>) -> wasmtime::Result<Vec<u32>> {
+        Ok(self.table.get(tensor)?.0.dims.clone())
     }
 
-    fn ty(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<TensorType> {
-        Ok(self.table.get(&tensor)?.ty.into())
+    fn ty(&self, tensor: &Resource<GuestTensor>) -> wasmtime::Result<TensorType> {
+        Ok(self.table.get(tensor)?.0.ty.into())
     }
 
-    fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
-        Ok(self.table.get(&tensor)?.data.as_bytes().to_vec())
+    /// The elements: copied once, from where the backend left them into the guest.
+    fn data(&self, tensor: &Resource<GuestTensor>) -> wasmtime::Result<Bytes> {
+        let tensor = &self.table.get(tensor)?.0;
+        let read = tensor.data.read();
+        Ok(match read.map_err(wasmtime::Error::msg)? {
+            Cow::Borrowed(_) => Bytes::from_owner(Lent(tensor.clone())),
+            Cow::Owned(bytes) => bytes.into(),
+        })
     }
 
-    fn drop(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<()> {
+    fn drop_tensor(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<()> {
         let tensor = self.table.delete(tensor)?;
-        self.ctx.release(weight(&tensor));
+        self.ctx.release(tensor.weight());
         Ok(())
     }
+}
+
+/// Lets components import `wasi:nn/tensor`. By hand, because generated bindings would want `data` as a vector: one more
+/// copy.
+pub(super) fn add_to_linker<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    view: fn(&mut T) -> NnView<'_>,
+) -> wasmtime::Result<()> {
+    type Tensors = Resource<GuestTensor>;
+    let mut tensors = linker.instance("wasi:nn/tensor@0.2.0-rc-2024-10-28")?;
+    let ty = ResourceType::host::<GuestTensor>();
+    tensors.resource("tensor", ty, move |mut store, rep| {
+        view(store.data_mut()).drop_tensor(Resource::new_own(rep))
+    })?;
+    tensors.func_wrap(
+        "[constructor]tensor",
+        move |mut store, (dims, ty, data): (Vec<u32>, TensorType, Vec<u8>)| {
+            Ok((view(store.data_mut()).new_tensor(dims, ty, data)?,))
+        },
+    )?;
+    tensors.func_wrap(
+        "[method]tensor.dimensions",
+        move |mut store, (tensor,): (Tensors,)| {
+            Ok((view(store.data_mut()).dimensions(&tensor)?,))
+        },
+    )?;
+    tensors.func_wrap(
+        "[method]tensor.ty",
+        move |mut store, (tensor,): (Tensors,)| Ok((view(store.data_mut()).ty(&tensor)?,)),
+    )?;
+    tensors.func_wrap(
+        "[method]tensor.data",
+        move |mut store, (tensor,): (Tensors,)| Ok((view(store.data_mut()).data(&tensor)?,)),
+    )
 }

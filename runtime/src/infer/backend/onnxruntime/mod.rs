@@ -2,12 +2,14 @@
 
 mod run;
 mod session;
+mod value;
 
 use std::path::{Path, PathBuf};
 
 use ort::environment::Environment;
 
 use super::onnx::ModelProto;
+use super::tensor::Place;
 use super::{BackendInfo, Loaded, Runs, Source};
 use run::SharedSession;
 
@@ -58,7 +60,7 @@ impl Onnxruntime {
         let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
         let session =
             session::open(&self.environment, source, threads).map_err(|e| e.to_string())?;
-        let shared = SharedSession::new(session, inputs.clone(), outputs.clone())?;
+        let shared = SharedSession::new(session, inputs.clone(), outputs.clone(), Place::Host)?;
         Ok(Loaded {
             model: Box::new(shared),
             backend: NAME,

@@ -1,16 +1,17 @@
 //! Runs of an ONNX Runtime session: tensors in, tensors out.
 
 use std::ffi::CString;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null, null_mut};
 
-use half::{bf16, f16};
 use ort::AsPointer;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
-use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
+use ort::value::DynValue;
 
+use super::value::{Input, input, output};
 use crate::infer::backend::Model;
-use crate::infer::backend::port::{Port, PortType};
-use crate::infer::backend::tensor::{Data, Tensor};
+use crate::infer::backend::port::Port;
+use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::compute::Worker;
 
 /// A session that runs from many threads at once.
@@ -20,6 +21,8 @@ pub(super) struct SharedSession {
     output_names: Vec<CString>,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
+    /// Where outputs are left, when that is not simply the host.
+    left: Option<MemoryInfo<'static>>,
 }
 
 impl Model for SharedSession {
@@ -29,16 +32,33 @@ impl Model for SharedSession {
             .map(|(port, tensor)| input(port, tensor))
             .collect::<Result<_, _>>()?;
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
-        let outputs = self.run_raw(&values).map_err(|e| e.to_string())?;
-        let outputs = self.outputs.iter().zip(&outputs);
-        outputs.map(|(port, value)| output(port, value)).collect()
+        let outputs = match &self.left {
+            None => self.run_plain(&values),
+            Some(memory) => self.run_bound(&values, memory),
+        };
+        let outputs = outputs.map_err(|e| e.to_string())?;
+        let outputs = self.outputs.iter().zip(outputs);
+        outputs
+            .map(|(port, value)| output(port, value, &inputs, self.session.inner()))
+            .collect()
     }
 }
 
 impl SharedSession {
+    /// A session whose outputs stay at `place`.
+    ///
     /// # Errors
     /// When a name cannot be handed to the library.
-    pub fn new(session: Session, inputs: Vec<Port>, outputs: Vec<Port>) -> Result<Self, String> {
+    pub fn new(
+        session: Session,
+        inputs: Vec<Port>,
+        outputs: Vec<Port>,
+        place: Place,
+    ) -> Result<Self, String> {
+        let left = match place {
+            Place::Host => None,
+            Place::Cuda(id) => Some(memory(AllocationDevice::CUDA, id)?),
+        };
         let c_names = |ports: &[Port]| -> Result<Vec<CString>, String> {
             ports
                 .iter()
@@ -51,21 +71,22 @@ impl SharedSession {
             inputs,
             outputs,
             session,
+            left,
         })
     }
 
     /// The library's `Run`, which the binding offers only for exclusive sessions.
-    fn run_raw(&self, inputs: &[*const ort::sys::OrtValue]) -> ort::Result<Vec<DynValue>> {
+    fn run_plain(&self, inputs: &[*const ort::sys::OrtValue]) -> ort::Result<Vec<DynValue>> {
         let names = |names: &[CString]| names.iter().map(|name| name.as_ptr()).collect::<Vec<_>>();
         let (input_names, output_names) = (names(&self.input_names), names(&self.output_names));
-        let mut outputs = vec![std::ptr::null_mut(); output_names.len()];
+        let mut outputs = vec![null_mut(); output_names.len()];
         // SAFETY: names, inputs and outputs are arrays of the lengths given, alive until the call returns. ONNX
-        // Runtime documents `OrtApi::Run` as callable from several threads on one session, and its CPU provider,
-        // the only one used here, keeps to that; one session per caller would mean a copy of the weights each.
+        // Runtime documents `OrtApi::Run` as callable from several threads on one session; one session per caller would
+        // mean a copy of the weights each.
         unsafe {
             ort::Error::result_from_status((ort::api().Run)(
                 self.session.ptr().cast_mut(),
-                std::ptr::null(),
+                null(),
                 input_names.as_ptr(),
                 inputs.as_ptr(),
                 inputs.len(),
@@ -74,102 +95,102 @@ impl SharedSession {
                 outputs.as_mut_ptr(),
             ))?;
         }
-        let values = outputs.into_iter().map(|output| {
-            let output =
-                NonNull::new(output).ok_or_else(|| ort::Error::new("an output is missing"))?;
-            // SAFETY: a value that `Run` made, owned by nobody else, from the allocator of this session.
-            Ok(unsafe { DynValue::from_ptr(output, Some(self.session.allocator())) })
-        });
-        values.collect()
+        outputs.into_iter().map(|value| self.taken(value)).collect()
+    }
+
+    /// Runs with outputs left in `memory`, by the library's IO binding: `Run` would bring them to the host.
+    fn run_bound(
+        &self,
+        inputs: &[*const ort::sys::OrtValue],
+        memory: &MemoryInfo<'_>,
+    ) -> ort::Result<Vec<DynValue>> {
+        let api = ort::api();
+        let binding = Binding::new(&self.session)?;
+        for (name, value) in self.input_names.iter().zip(inputs) {
+            // SAFETY: binding, name and value are alive; the value stays so until the run is over.
+            let status = unsafe { (api.BindInput)(binding.0.as_ptr(), name.as_ptr(), *value) };
+            // SAFETY: the status that the call gave, read once.
+            unsafe { ort::Error::result_from_status(status)? };
+        }
+        for name in &self.output_names {
+            // SAFETY: binding, name and memory are alive.
+            let status = unsafe {
+                (api.BindOutputToDevice)(binding.0.as_ptr(), name.as_ptr(), memory.ptr())
+            };
+            // SAFETY: the status that the call gave, read once.
+            unsafe { ort::Error::result_from_status(status)? };
+        }
+        // SAFETY: session and binding belong together. The binding is this call's own, so runs may happen at once.
+        let status = unsafe {
+            (api.RunWithBinding)(
+                self.session.ptr().cast_mut(),
+                null(),
+                binding.0.as_ptr().cast_const(),
+            )
+        };
+        // SAFETY: the status that the call gave, read once.
+        unsafe { ort::Error::result_from_status(status)? };
+        self.bound_outputs(&binding)
+    }
+
+    fn bound_outputs(&self, binding: &Binding) -> ort::Result<Vec<DynValue>> {
+        let allocator = ort::memory::Allocator::default();
+        let (mut values, mut count) = (null_mut(), 0);
+        // SAFETY: the binding has run; values and their number are written.
+        let status = unsafe {
+            (ort::api().GetBoundOutputValues)(
+                binding.0.as_ptr().cast_const(),
+                allocator.ptr().cast_mut(),
+                &mut values,
+                &mut count,
+            )
+        };
+        // SAFETY: the status that the call gave, read once.
+        unsafe { ort::Error::result_from_status(status)? };
+        if count == 0 || values.is_null() {
+            return Err(ort::Error::new("there are no outputs"));
+        }
+        // SAFETY: the library says that so many values are there, in the order they were bound in.
+        let outputs = unsafe { std::slice::from_raw_parts(values, count) }.to_vec();
+        // SAFETY: the array came from this allocator, and the values in it were taken out.
+        unsafe { allocator.free(values) };
+        outputs.into_iter().map(|value| self.taken(value)).collect()
+    }
+
+    /// Takes over a value that a run of this session made.
+    fn taken(&self, value: *mut ort::sys::OrtValue) -> ort::Result<DynValue> {
+        let value = NonNull::new(value).ok_or_else(|| ort::Error::new("an output is missing"))?;
+        // SAFETY: the run made it, and nobody else owns it. Who holds it holds the session, and so every allocator of it.
+        Ok(unsafe { DynValue::from_ptr(value, Some(self.session.allocator())) })
     }
 }
 
-/// An input of the library's over a tensor's own memory, or over a converted copy.
-enum Input<'a> {
-    Borrowed(DynRef<'a>),
-    Owned(DynValue),
+fn memory(device: AllocationDevice<'_>, id: i32) -> Result<MemoryInfo<'static>, String> {
+    MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
+        .map(|memory| memory.to_owned())
+        .map_err(|e| e.to_string())
 }
 
-type DynRef<'a> = ort::value::DynValueRef<'a>;
+/// What one run reads and where its outputs go.
+struct Binding(NonNull<ort::sys::OrtIoBinding>);
 
-impl Input<'_> {
-    fn ptr(&self) -> *const ort::sys::OrtValue {
-        match self {
-            Self::Borrowed(value) => value.ptr(),
-            Self::Owned(value) => value.ptr(),
-        }
+impl Binding {
+    fn new(session: &Session) -> ort::Result<Self> {
+        let mut binding = null_mut();
+        // SAFETY: the session is alive, and the new binding is written.
+        let status =
+            unsafe { (ort::api().CreateIoBinding)(session.ptr().cast_mut(), &mut binding) };
+        // SAFETY: the status that the call gave, read once.
+        unsafe { ort::Error::result_from_status(status)? };
+        NonNull::new(binding)
+            .map(Self)
+            .ok_or_else(|| ort::Error::new("no binding was made"))
     }
 }
 
-fn input<'a>(port: &Port, tensor: &'a Tensor) -> Result<Input<'a>, String> {
-    let made = match port.ty {
-        PortType::F32 => view::<f32>(tensor),
-        PortType::F64 => view::<f64>(tensor),
-        PortType::F16 => view::<f16>(tensor),
-        PortType::Bf16 => view::<bf16>(tensor),
-        PortType::U8 => view::<u8>(tensor),
-        PortType::I8 => view::<i8>(tensor),
-        PortType::I32 => view::<i32>(tensor),
-        PortType::I64 => view::<i64>(tensor),
-        PortType::Bool => {
-            // Any byte may come from a guest; a bool of any other value than 0 or 1 would be undefined behaviour.
-            let bools: Vec<bool> = tensor
-                .data
-                .as_bytes()
-                .iter()
-                .map(|byte| *byte != 0)
-                .collect();
-            ort::value::Tensor::from_array((tensor.shape(), bools))
-                .map(|value| Input::Owned(value.into_dyn()))
-        }
-    };
-    made.map_err(|e| format!("input `{}`: {e}", port.name))
-}
-
-fn view<T>(tensor: &Tensor) -> ort::Result<Input<'_>>
-where
-    T: bytemuck::AnyBitPattern + bytemuck::NoUninit + PrimitiveTensorElementType + std::fmt::Debug,
-{
-    match tensor.data.elements::<T>() {
-        std::borrow::Cow::Borrowed(elements) => {
-            TensorRef::from_array_view((tensor.shape(), elements))
-                .map(|value| Input::Borrowed(value.into_dyn()))
-        }
-        std::borrow::Cow::Owned(elements) => {
-            ort::value::Tensor::from_array((tensor.shape(), elements))
-                .map(|value| Input::Owned(value.into_dyn()))
-        }
+impl Drop for Binding {
+    fn drop(&mut self) {
+        // SAFETY: made by `CreateIoBinding`, dropped once.
+        unsafe { (ort::api().ReleaseIoBinding)(self.0.as_ptr()) };
     }
-}
-
-fn output(port: &Port, value: &DynValue) -> Result<Tensor, String> {
-    fn read<T: PrimitiveTensorElementType + Clone>(
-        value: &DynValue,
-        wrap: impl FnOnce(Vec<T>) -> Data,
-    ) -> ort::Result<(Vec<i64>, Data)> {
-        let (shape, elements) = value.try_extract_tensor::<T>()?;
-        Ok((shape.to_vec(), wrap(elements.to_vec())))
-    }
-    let read = match port.ty {
-        PortType::F32 => read(value, Data::F32),
-        PortType::F64 => read(value, Data::F64),
-        PortType::F16 => read(value, Data::F16),
-        PortType::Bf16 => read(value, Data::Bf16),
-        PortType::U8 => read(value, Data::Bytes),
-        PortType::I8 => read::<i8>(value, |data| Data::Bytes(bytemuck::cast_vec(data))),
-        PortType::I32 => read(value, Data::I32),
-        PortType::I64 => read(value, Data::I64),
-        PortType::Bool => read::<bool>(value, |data| {
-            Data::Bytes(data.into_iter().map(u8::from).collect())
-        }),
-    };
-    let (shape, data) = read.map_err(|e| format!("output `{}`: {e}", port.name))?;
-    let dims = shape.iter().map(|size| u32::try_from(*size));
-    Ok(Tensor {
-        ty: port.ty.carrier(),
-        dims: dims
-            .collect::<Result<_, _>>()
-            .map_err(|_| format!("output `{}` has a dimension above 2^32", port.name))?,
-        data,
-    })
 }
