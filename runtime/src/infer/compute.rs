@@ -1,12 +1,17 @@
 //! Threads that run graphs, so that no executor thread is ever blocked and the cores are not oversubscribed.
 //!
-//! A graph of `threads = n` runs on one of `cores / n` workers, each of which brings a pool of n threads along.
+//! All runs of the node share one budget, a permit for each core: a run of a graph of `threads = n` begins when n permits
+//! are free, in the order of asking. It runs on one of the threads kept for graphs of n, which brings a pool of n along.
+
+mod budget;
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
+
+use budget::Budget;
 
 type Job = Box<dyn FnOnce(&Worker) + Send>;
 
@@ -25,16 +30,29 @@ impl Worker {
     }
 }
 
-/// The compute threads of a node, started when the first graph of their kind runs.
-#[derive(Default)]
+/// The compute threads of a node, each started when there is a run that no idle one can take.
 pub(crate) struct Compute {
-    queues: Mutex<HashMap<usize, Arc<Queue>>>,
+    shared: Arc<Shared>,
 }
 
+struct Shared {
+    cores: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    budget: Budget<Job>,
+    crews: HashMap<usize, Crew>,
+}
+
+/// The threads for graphs of one `threads`. There are never more than runs of that kind fit into the budget at once.
 #[derive(Default)]
-struct Queue {
-    jobs: Mutex<VecDeque<Job>>,
-    added: Condvar,
+struct Crew {
+    /// Runs that have their permits and no thread yet.
+    ready: VecDeque<Job>,
+    /// Threads without a run, also those that are on their way to one of these.
+    idle: usize,
+    called: Arc<Condvar>,
 }
 
 /// A run that did not come to an end.
@@ -46,48 +64,70 @@ pub(crate) enum ComputeError {
     NoThread(String),
 }
 
+impl Default for Compute {
+    fn default() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+}
+
 impl Compute {
+    fn new(cores: usize) -> Self {
+        let state = State {
+            budget: Budget::new(cores),
+            crews: HashMap::new(),
+        };
+        Self {
+            shared: Arc::new(Shared {
+                cores,
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
     /// Runs `job` on a worker with `threads` threads. Dropping the future drops a job that has not begun.
     pub async fn run<R: Send + 'static>(
         &self,
         threads: usize,
         job: impl FnOnce(&Worker) -> R + Send + 'static,
     ) -> Result<R, ComputeError> {
-        let queue = self
-            .queue(threads)
-            .map_err(|e| ComputeError::NoThread(e.to_string()))?;
         let (done, result) = oneshot::channel();
-        queue.push(Box::new(move |worker| {
+        self.start(threads, move |worker| {
             if done.is_closed() {
                 return;
             }
             let _ = done.send(guarded(|| job(worker)));
-        }));
+        })?;
         result
             .await
             .unwrap_or_else(|_| Err(ComputeError::Panicked("its thread is gone".into())))
     }
 
-    fn queue(&self, threads: usize) -> std::io::Result<Arc<Queue>> {
-        let mut queues = lock(&self.queues);
-        if let Some(queue) = queues.get(&threads) {
-            return Ok(queue.clone());
-        }
-        let queue = Arc::new(Queue::default());
-        for number in 0..workers(cores(), threads) {
-            let queue = queue.clone();
-            std::thread::Builder::new()
-                .name(format!("compute-{threads}-{number}"))
-                .spawn(move || {
-                    let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
-                    let worker = Worker {
-                        rten_pool: Some(pool.clone()),
-                    };
-                    pool.run(|| queue.work(&worker));
-                })?;
-        }
-        queues.insert(threads, queue.clone());
-        Ok(queue)
+    /// Runs `job` when its turn comes, whoever waits for it. Its panic is caught and told to nobody.
+    ///
+    /// # Errors
+    /// When no thread can be started for it; it is dropped then, or run by another thread later.
+    pub fn start(
+        &self,
+        threads: usize,
+        job: impl FnOnce(&Worker) + Send + 'static,
+    ) -> Result<(), ComputeError> {
+        let threads = self.kind(threads);
+        let started = {
+            let mut state = self.shared.lock();
+            state.budget.ask(threads, Box::new(job));
+            Shared::hand_out(&self.shared, &mut state)
+        };
+        started.map_err(|e| ComputeError::NoThread(e.to_string()))
+    }
+
+    /// How many runs of graphs of `threads` can go on at once.
+    pub fn lanes(&self, threads: usize) -> usize {
+        self.shared.cores / self.kind(threads)
+    }
+
+    /// No run has more threads than there are cores.
+    fn kind(&self, threads: usize) -> usize {
+        threads.clamp(1, self.shared.cores)
     }
 }
 
@@ -102,65 +142,130 @@ pub(crate) fn guarded<R>(job: impl FnOnce() -> R) -> Result<R, ComputeError> {
     })
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn workers(cores: usize, threads: usize) -> usize {
-    (cores / threads.max(1)).max(1)
-}
-
-impl Queue {
-    fn push(&self, job: Job) {
-        lock(&self.jobs).push_back(job);
-        self.added.notify_one();
+impl Shared {
+    /// Gives a thread to every run that has its permits by now.
+    fn hand_out(self: &Arc<Self>, state: &mut State) -> std::io::Result<()> {
+        let mut result = Ok(());
+        while let Some((threads, job)) = state.budget.next() {
+            let crew = state.crews.entry(threads).or_default();
+            crew.ready.push_back(job);
+            if crew.idle >= crew.ready.len() {
+                crew.called.notify_one();
+                continue;
+            }
+            if let Err(error) = self.spawn(threads) {
+                // Without a thread it would keep its permits for ever.
+                drop(crew.ready.pop_back());
+                state.budget.give_back(threads);
+                result = Err(error);
+            }
+        }
+        result
     }
 
-    fn work(&self, worker: &Worker) {
+    fn spawn(self: &Arc<Self>, threads: usize) -> std::io::Result<()> {
+        let shared = self.clone();
+        std::thread::Builder::new()
+            .name(format!("compute-{threads}"))
+            .spawn(move || {
+                let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
+                let worker = Worker {
+                    rten_pool: Some(pool.clone()),
+                };
+                pool.run(|| shared.work(threads, &worker));
+            })
+            .map(drop)
+    }
+
+    fn work(self: &Arc<Self>, threads: usize, worker: &Worker) {
+        let mut state = self.lock();
         loop {
-            let mut jobs = lock(&self.jobs);
+            state.crews.entry(threads).or_default().idle += 1;
+            if let Err(error) = self.hand_out(&mut state) {
+                tracing::error!(%error, "no compute thread can be started");
+            }
             let job = loop {
-                match jobs.pop_front() {
-                    Some(job) => break job,
-                    None => {
-                        jobs = self
-                            .added
-                            .wait(jobs)
-                            .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    }
+                let crew = state.crews.entry(threads).or_default();
+                if let Some(job) = crew.ready.pop_front() {
+                    crew.idle -= 1;
+                    break job;
                 }
+                let called = crew.called.clone();
+                state = called.wait(state).unwrap_or_else(PoisonError::into_inner);
             };
-            drop(jobs);
-            job(worker);
+            drop(state);
+            let _ = guarded(|| job(worker));
+            state = self.lock();
+            state.budget.give_back(threads);
         }
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Jobs never run while a lock is held, so a panic cannot leave a queue half-changed.
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Jobs never run while the lock is held, so a panic cannot leave it half-changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
-    #[test]
-    fn workers_times_threads_stay_within_the_cores() {
-        assert_eq!(workers(2, 1), 2);
-        assert_eq!(workers(8, 3), 2);
-        assert_eq!(workers(2, 8), 1);
-    }
+    use super::*;
 
     #[tokio::test]
     async fn a_panic_is_an_error_and_the_worker_lives_on() {
-        let compute = Compute::default();
-        for _ in 0..4 {
-            let result = compute.run(1, |_| -> u8 { panic!("on purpose") }).await;
+        let compute = Compute::new(2);
+        for _ in 0..8 {
+            let result = compute.run(2, |_| -> u8 { panic!("on purpose") }).await;
             assert!(matches!(result, Err(ComputeError::Panicked(text)) if text == "on purpose"));
         }
         assert_eq!(compute.run(1, |_| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn runs_of_all_kinds_together_stay_within_the_cores() {
+        let compute = Arc::new(Compute::new(4));
+        let (busy, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let runs = (0..64).map(|n| {
+            let (compute, busy, most) = (compute.clone(), busy.clone(), most.clone());
+            let threads = [1, 2, 3, 4, 9][n % 5];
+            tokio::spawn(async move {
+                let taken = threads.min(4);
+                let run = compute.run(threads, move |_| {
+                    let now = busy.fetch_add(taken, Ordering::SeqCst) + taken;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(1));
+                    busy.fetch_sub(taken, Ordering::SeqCst);
+                });
+                run.await.unwrap();
+            })
+        });
+        for run in runs.collect::<Vec<_>>() {
+            run.await.unwrap();
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 4);
+        let state = compute.shared.lock();
+        for (threads, crew) in &state.crews {
+            assert!(crew.idle <= 4 / threads, "{} of {threads}", crew.idle);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_nobody_waits_for_any_more_is_left_out() {
+        let compute = Compute::new(1);
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let first = compute.run(1, move |_| gate.recv());
+        let mut first = Box::pin(first);
+        assert!(futures::poll!(&mut first).is_pending());
+        let ran = Arc::new(AtomicUsize::new(0));
+        let counted = ran.clone();
+        let mut second = Box::pin(compute.run(1, move |_| counted.fetch_add(1, Ordering::SeqCst)));
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(second);
+        open.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        compute.run(1, |_| ()).await.unwrap();
+        assert_eq!(ran.load(Ordering::SeqCst), 0);
     }
 }
