@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,7 @@ pub struct Meter {
     inference_ns: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    serving: AtomicUsize,
     // Locked when a replica comes or goes, never by a request on a warm one.
     replicas: Mutex<ReplicaTime>,
 }
@@ -148,6 +149,17 @@ impl Meter {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Requests that are with a guest now.
+    pub fn serving(&self) -> usize {
+        self.serving.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request as one that is with a guest, until what this gives is dropped.
+    pub(crate) fn serve(self: &Arc<Self>) -> Serving {
+        self.serving.fetch_add(1, Ordering::Relaxed);
+        Serving(self.clone())
+    }
+
     fn replicas(&self) -> MutexGuard<'_, ReplicaTime> {
         // Whatever a panic left is a valid count.
         self.replicas
@@ -193,6 +205,16 @@ impl Drop for Counted {
     }
 }
 
+/// A request that is with a guest.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<Meter>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A replica whose time is counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Alive(Arc<Meter>);
@@ -213,7 +235,7 @@ impl Alive {
         Self(meter)
     }
 
-    pub fn meter(&self) -> &Meter {
+    pub fn meter(&self) -> &Arc<Meter> {
         &self.0
     }
 

@@ -27,7 +27,7 @@ use crate::body::{GuestBody, LimitedBody};
 use crate::engine::SharedEngine;
 use crate::exchange::Exchange;
 use crate::failure::GuestFailure;
-use crate::infer::graphs::{GraphSpec, GraphStore};
+use crate::infer::graphs::{GraphSpec, GraphStore, GraphUse};
 use crate::infer::nn::{DeploymentGraphs, NnCtx, NnLimits};
 use crate::ledger::{Freed, Ledger, Next, PoolSettings};
 use crate::limits::Limits;
@@ -92,12 +92,19 @@ pub struct Pool {
     roster: Arc<Roster>,
     settings: RwLock<PoolSettings>,
     meter: Arc<Meter>,
+    uses: Arc<[Arc<GraphUse>]>,
 }
 
 impl Pool {
     pub(crate) fn new(machine: Arc<Machine>, spec: DeploymentSpec) -> Arc<Self> {
         let settings = spec.settings;
+        let meter = Arc::<Meter>::default();
+        let uses = spec
+            .graphs
+            .iter()
+            .map(|graph| GraphUse::new(graph.name.clone(), graph.batching, meter.clone()));
         let pool = Arc::new(Self {
+            uses: uses.collect(),
             machine,
             spec,
             ledger: Mutex::default(),
@@ -105,7 +112,7 @@ impl Pool {
             health: Gate::new(),
             roster: Arc::default(),
             settings: RwLock::new(settings),
-            meter: Arc::default(),
+            meter,
         });
         let holder: Arc<dyn IdleHolder> = pool.clone();
         pool.machine.slots.register(Arc::downgrade(&holder));
@@ -369,6 +376,7 @@ impl Pool {
         let slot = machine.slots.take().await;
         let nn = NnCtx::new(
             graphs,
+            self.uses.clone(),
             machine.graphs.clone(),
             NnLimits {
                 max_bytes: self.spec.limits.memory_bytes,

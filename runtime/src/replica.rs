@@ -189,6 +189,7 @@ impl Replica {
         self.store.set_epoch_deadline(1);
         let ended = {
             let run = pin!(run(&mut self.store, &self.proxy, request, &exchange));
+            let _serving = self.alive.meter().serve();
             let run = self.alive.meter().guest(run);
             tokio::select! {
                 biased;

@@ -64,7 +64,7 @@ impl Runtime {
         &self,
         spec: &GraphSpec,
     ) -> Result<(), crate::infer::graphs::GraphError> {
-        self.machine.graphs.acquire(spec).await.map(drop)
+        self.machine.graphs.acquire(spec).await?.suits(spec)
     }
 
     /// A pool for a deployment; it starts nothing by itself.

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use samovar_runtime::backend::{BackendChoice, Target as GraphTargetChoice};
-use samovar_runtime::graphs::GraphSpec;
+use samovar_runtime::graphs::{Batching, GraphSpec};
 use samovar_runtime::{
     Capabilities, ComponentFile, Counts, DeploymentSpec, Limits, Pool, PoolSettings, RunError,
     Runtime,
@@ -568,5 +568,9 @@ fn graph_spec(name: &str, graph: &Graph, path: PathBuf) -> GraphSpec {
             GraphTarget::Gpu => GraphTargetChoice::Gpu,
         },
         threads: graph.threads as usize,
+        batching: graph.batch.map(|batch| Batching {
+            max_size: batch.max_size as usize,
+            max_delay: Duration::from_millis(batch.max_delay_ms.into()),
+        }),
     }
 }

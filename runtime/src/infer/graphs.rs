@@ -2,21 +2,18 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
 
-use crate::infer::backend::port::{Port, arrange};
-use crate::infer::backend::tensor::Tensor;
+use crate::infer::backend::port::Port;
 use crate::infer::backend::{
-    BackendChoice, BackendInfo, Backends, LoadError, Loaded, Runs, SharedBackends, Source, Target,
+    BackendChoice, BackendInfo, Backends, LoadError, Loaded, SharedBackends, Source, Target,
 };
-use crate::infer::compute::{Compute, Worker, guarded};
-
-/// A run that is known to be shorter than this stays on the thread that asks for it: a hop would cost as much.
-const SHORT: Duration = Duration::from_micros(100);
-/// A graph larger than this is never run on the caller's thread, however fast: its stack needs are unknown.
-const SMALL_BYTES: u64 = 4 << 20;
+pub use crate::infer::batch::Batching;
+use crate::infer::batch::rows::joinable;
+use crate::infer::compute::{Compute, guarded};
+use crate::infer::run::Pace;
+pub use crate::infer::tally::{Distribution, Totals};
+pub use crate::infer::usage::GraphUse;
 
 /// A graph of a deployment.
 #[derive(Clone, Debug)]
@@ -33,6 +30,8 @@ pub struct GraphSpec {
     pub target: Target,
     /// Threads that one run may use.
     pub threads: usize,
+    /// How calls of the deployment's replicas are joined, if they are.
+    pub batching: Option<Batching>,
 }
 
 /// Why a graph cannot be used.
@@ -41,31 +40,26 @@ pub enum GraphError {
     /// No backend runs it.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Its calls cannot be joined, though that is asked for.
+    #[error(
+        "`batch` joins calls along the first dimension, but {0}; take `batch` out of the graph's section"
+    )]
+    Batch(String),
     /// A bug: loading stopped.
     #[error("loading stopped unexpectedly: {0}")]
     Stopped(String),
 }
 
-/// Why a run gave nothing.
-#[derive(Clone, Debug)]
-pub(crate) enum ComputeFailure {
-    /// The inputs do not fit.
-    Inputs(String),
-    /// The backend failed.
-    Backend(String),
-}
-
 /// A graph in memory.
 pub struct LoadedGraph {
-    loaded: Arc<Loaded>,
-    compute: Arc<Compute>,
+    pub(super) loaded: Arc<Loaded>,
+    pub(super) compute: Arc<Compute>,
     name: String,
-    threads: usize,
-    bytes: u64,
-    /// What runs have taken; 0 until the first. Rises at once, falls slowly.
-    typical_ns: AtomicU64,
-    /// The largest inputs that a run was quick with, in bytes.
-    proven_bytes: AtomicU64,
+    pub(super) threads: usize,
+    pub(super) bytes: u64,
+    pub(super) pace: Arc<Pace>,
+    /// Whether runs of it can be joined, or why not.
+    pub(super) joinable: Result<(), String>,
 }
 
 /// A graph in memory, for people and programs that ask.
@@ -100,48 +94,16 @@ impl LoadedGraph {
         self.bytes
     }
 
-    /// Runs it once; says how long the backend took.
-    pub(crate) async fn run(
-        &self,
-        inputs: Vec<(String, Tensor)>,
-    ) -> Result<(Vec<(String, Tensor)>, Duration), ComputeFailure> {
-        let inputs = arrange(&self.loaded.inputs, inputs).map_err(ComputeFailure::Inputs)?;
-        let input_bytes: u64 = inputs
-            .iter()
-            .map(|tensor| tensor.data.bytes() as u64)
-            .sum();
-        let loaded = self.loaded.clone();
-        let job = move |worker: &Worker| {
-            let begun = Instant::now();
-            let outputs = loaded.model.run(inputs, worker);
-            (outputs, begun.elapsed())
-        };
-        let ran = if self.is_short(input_bytes) {
-            guarded(|| job(&Worker::CALLER))
-        } else {
-            self.compute.run(self.threads, job).await
-        };
-        let (outputs, took) = ran.map_err(|e| ComputeFailure::Backend(e.to_string()))?;
-        self.remember(took, input_bytes);
-        let outputs = outputs.map_err(ComputeFailure::Backend)?;
-        let names = self.loaded.outputs.iter().map(|port| port.name.clone());
-        Ok((names.zip(outputs).collect(), took))
-    }
-
-    fn remember(&self, took: Duration, input_bytes: u64) {
-        if took < SHORT {
-            self.proven_bytes.fetch_max(input_bytes, Ordering::Relaxed);
+    /// Whether it can be used as a manifest wants it.
+    ///
+    /// # Errors
+    /// Names what in the graph is against it.
+    pub fn suits(&self, spec: &GraphSpec) -> Result<(), GraphError> {
+        match (spec.batching, &self.joinable) {
+            (Some(_), Err(reason)) => Err(GraphError::Batch(reason.clone())),
+            _ => Ok(()),
         }
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.typical_ns.load(Ordering::Relaxed);
-        self.typical_ns
-            .store(typical(before, took), Ordering::Relaxed);
     }
-}
-
-/// A slow run counts at once, quick ones by an eighth each, so that no mixture of both passes for quick.
-fn typical(before: u64, new: u64) -> u64 {
-    new.max(before - before / 8).max(1)
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -164,8 +126,12 @@ pub struct GraphStore {
 impl GraphStore {
     /// A store that loads with these backends.
     pub fn new(backends: Backends) -> Arc<Self> {
+        Self::sharing(Arc::new(backends))
+    }
+
+    pub(crate) fn sharing(backends: SharedBackends) -> Arc<Self> {
         Arc::new(Self {
-            backends: Arc::new(backends),
+            backends,
             compute: Arc::default(),
             slots: Mutex::default(),
         })
@@ -277,35 +243,13 @@ impl LoadedGraph {
         bytes: u64,
     ) -> Self {
         Self {
+            joinable: joinable(&loaded.inputs, &loaded.outputs),
             loaded: Arc::new(loaded),
             compute,
             name,
             threads: threads.max(1),
             bytes,
-            typical_ns: AtomicU64::new(0),
-            proven_bytes: AtomicU64::new(0),
+            pace: Arc::default(),
         }
-    }
-
-    /// Whether the next run may happen on the thread that asks for it.
-    fn is_short(&self, input_bytes: u64) -> bool {
-        let typical = self.typical_ns.load(Ordering::Relaxed);
-        self.loaded.runs == Runs::Anywhere
-            && self.bytes <= SMALL_BYTES
-            && input_bytes <= self.proven_bytes.load(Ordering::Relaxed)
-            && typical != 0
-            && u128::from(typical) < SHORT.as_nanos()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::typical;
-
-    #[test]
-    fn one_slow_run_outweighs_many_quick_ones() {
-        let slow = typical(typical(0, 1_000), 1_000_000);
-        assert_eq!(slow, 1_000_000);
-        assert!(typical(slow, 1_000) > 800_000);
     }
 }

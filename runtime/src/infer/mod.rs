@@ -1,6 +1,10 @@
 //! Inference for guests: backends, the graphs they have loaded, the threads that run them, and the wasi-nn host.
 
 pub mod backend;
+pub(crate) mod batch;
 pub(crate) mod compute;
 pub mod graphs;
 pub mod nn;
+pub(crate) mod run;
+pub(crate) mod tally;
+pub(crate) mod usage;

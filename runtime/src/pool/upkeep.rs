@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::lease::Lease;
 use super::{Pool, RunError};
+use crate::infer::graphs::GraphUse;
 use crate::ledger::{Counts, PoolSettings};
 use crate::meter::Meter;
 use crate::replica::{Replica, StartTimings};
@@ -68,6 +69,11 @@ impl Pool {
     /// What it has used so far.
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
+    }
+
+    /// Its use of each of its graphs.
+    pub fn graph_uses(&self) -> &[Arc<GraphUse>] {
+        &self.uses
     }
 
     /// The bounds that it keeps to now.

@@ -7,6 +7,8 @@ pub mod port;
 mod rten;
 mod rten_refusals;
 pub mod tensor;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use crate::infer::compute::Worker;
 use onnx::ModelProto;
 use port::Port;
-use tensor::Tensor;
+use tensor::{Place, Tensor};
 
 /// Which backend a graph is meant for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -74,6 +76,11 @@ pub enum Source<'a> {
 pub(crate) trait Model: Send + Sync {
     /// Runs it. `inputs` are in the order of the graph's inputs and fit them; outputs come in its order.
     fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, String>;
+
+    /// Where it leaves its outputs.
+    fn place(&self) -> Place {
+        Place::Host
+    }
 }
 
 /// Where runs of a model belong.

@@ -9,11 +9,12 @@ use super::bindings::errors::ErrorCode;
 use super::bindings::graph::{ExecutionTarget, GraphEncoding, Host, HostGraph};
 use super::error::Answer;
 use super::inference::Context;
-use crate::infer::graphs::LoadedGraph;
+use crate::infer::graphs::{GraphUse, LoadedGraph};
 
 /// A graph that a guest holds.
 pub struct GuestGraph {
     graph: Arc<LoadedGraph>,
+    usage: Arc<GraphUse>,
     /// What it counts for in its replica's limit; graphs of the manifest are shared and count nothing.
     weight: Arc<Weight>,
 }
@@ -54,7 +55,13 @@ impl Host for NnView<'_> {
         match store.load_bytes(bytes).await {
             Ok(graph) => {
                 let weight = Arc::new(Weight(weight));
-                Ok(Ok(self.table.push(GuestGraph { graph, weight })?))
+                let usage = GraphUse::new(String::new(), None, self.ctx.meter.clone());
+                let graph = GuestGraph {
+                    graph,
+                    usage,
+                    weight,
+                };
+                Ok(Ok(self.table.push(graph)?))
             }
             Err(error) => {
                 self.ctx.release(weight);
@@ -68,6 +75,7 @@ impl Host for NnView<'_> {
             Some(graph) => {
                 let graph = GuestGraph {
                     graph: graph.clone(),
+                    usage: self.ctx.usage(&name),
                     weight: Arc::default(),
                 };
                 Ok(Ok(self.table.push(graph)?))
@@ -101,6 +109,7 @@ impl HostGraph for NnView<'_> {
         let held = self.table.get(&graph)?;
         let context = Context {
             graph: held.graph.clone(),
+            usage: held.usage.clone(),
             weight: held.weight.clone(),
         };
         Ok(Ok(self.table.push(context)?))

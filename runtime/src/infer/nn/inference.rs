@@ -10,11 +10,13 @@ use super::bindings::inference::{Host, HostGraphExecutionContext};
 use super::error::Answer;
 use super::graph::Weight;
 use super::tensor::{GuestTensor, weight};
-use crate::infer::graphs::{ComputeFailure, LoadedGraph};
+use crate::infer::graphs::{GraphUse, LoadedGraph};
+use crate::infer::run::ComputeFailure;
 
 /// A place to run a graph in. It holds nothing but the graph, because inputs come with each run.
 pub struct Context {
     pub(super) graph: Arc<LoadedGraph>,
+    pub(super) usage: Arc<GraphUse>,
     pub(super) weight: Arc<Weight>,
 }
 
@@ -26,7 +28,8 @@ impl HostGraphExecutionContext for NnView<'_> {
         context: Resource<Context>,
         inputs: Vec<(String, Resource<GuestTensor>)>,
     ) -> Answer<Vec<(String, Resource<GuestTensor>)>> {
-        let graph = self.table.get(&context)?.graph.clone();
+        let context = self.table.get(&context)?;
+        let (graph, usage) = (context.graph.clone(), context.usage.clone());
         let mut tensors = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
             // The guest gave the tensor away: it is moved, never copied.
@@ -34,7 +37,7 @@ impl HostGraphExecutionContext for NnView<'_> {
             self.ctx.release(tensor.weight());
             tensors.push((name, tensor.into_inner()));
         }
-        let (outputs, took) = match graph.run(tensors).await {
+        let (outputs, took) = match usage.run(&graph, tensors).await {
             Ok(ran) => ran,
             Err(ComputeFailure::Inputs(text)) => {
                 return self.error(ErrorCode::InvalidArgument, text);

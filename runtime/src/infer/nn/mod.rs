@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
-use crate::infer::graphs::{GraphStore, LoadedGraph};
+use crate::infer::graphs::{GraphStore, GraphUse, LoadedGraph};
 use crate::meter::Meter;
 
 /// The graphs of one deployment, by the names of its manifest.
@@ -27,6 +27,7 @@ pub struct NnLimits {
 /// The wasi-nn state of one replica.
 pub struct NnCtx {
     graphs: DeploymentGraphs,
+    uses: Arc<[Arc<GraphUse>]>,
     store: Arc<GraphStore>,
     limits: NnLimits,
     held_bytes: u64,
@@ -34,20 +35,30 @@ pub struct NnCtx {
 }
 
 impl NnCtx {
-    /// State that finds these graphs and no others.
+    /// State that finds these graphs and no others; `uses` are the deployment's, of the same names.
     pub fn new(
         graphs: DeploymentGraphs,
+        uses: Arc<[Arc<GraphUse>]>,
         store: Arc<GraphStore>,
         limits: NnLimits,
         meter: Arc<Meter>,
     ) -> Self {
         Self {
             graphs,
+            uses,
             store,
             limits,
             held_bytes: 0,
             meter,
         }
+    }
+
+    /// The deployment's use of a graph.
+    fn usage(&self, name: &str) -> Arc<GraphUse> {
+        let known = self.uses.iter().find(|usage| usage.name() == name);
+        known
+            .cloned()
+            .unwrap_or_else(|| GraphUse::new(name.to_owned(), None, self.meter.clone()))
     }
 
     /// Counts bytes as held, if there is room for them.

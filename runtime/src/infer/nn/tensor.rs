@@ -139,9 +139,7 @@ pub(super) fn add_to_linker<T: Send + 'static>(
     )?;
     tensors.func_wrap(
         "[method]tensor.dimensions",
-        move |mut store, (tensor,): (Tensors,)| {
-            Ok((view(store.data_mut()).dimensions(&tensor)?,))
-        },
+        move |mut store, (tensor,): (Tensors,)| Ok((view(store.data_mut()).dimensions(&tensor)?,)),
     )?;
     tensors.func_wrap(
         "[method]tensor.ty",

@@ -2,6 +2,8 @@
 
 mod run;
 mod session;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::path::{Path, PathBuf};

@@ -21,8 +21,9 @@ pub(super) struct SharedSession {
     output_names: Vec<CString>,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
-    /// Where outputs are left, when that is not simply the host.
-    left: Option<MemoryInfo<'static>>,
+    place: Place,
+    /// The memory of that place, when it is not simply the host.
+    memory: Option<MemoryInfo<'static>>,
 }
 
 impl Model for SharedSession {
@@ -32,7 +33,7 @@ impl Model for SharedSession {
             .map(|(port, tensor)| input(port, tensor))
             .collect::<Result<_, _>>()?;
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
-        let outputs = match &self.left {
+        let outputs = match &self.memory {
             None => self.run_plain(&values),
             Some(memory) => self.run_bound(&values, memory),
         };
@@ -41,6 +42,10 @@ impl Model for SharedSession {
         outputs
             .map(|(port, value)| output(port, value, &inputs, self.session.inner()))
             .collect()
+    }
+
+    fn place(&self) -> Place {
+        self.place
     }
 }
 
@@ -55,9 +60,9 @@ impl SharedSession {
         outputs: Vec<Port>,
         place: Place,
     ) -> Result<Self, String> {
-        let left = match place {
+        let memory = match place {
             Place::Host => None,
-            Place::Cuda(id) => Some(memory(AllocationDevice::CUDA, id)?),
+            Place::Cuda(id) => Some(memory_of(AllocationDevice::CUDA, id)?),
         };
         let c_names = |ports: &[Port]| -> Result<Vec<CString>, String> {
             ports
@@ -71,8 +76,16 @@ impl SharedSession {
             inputs,
             outputs,
             session,
-            left,
+            place,
+            memory,
         })
+    }
+
+    /// The same with outputs bound to the memory of a device, whichever.
+    #[cfg(test)]
+    pub fn bound_to(mut self, device: AllocationDevice<'_>, id: i32) -> Self {
+        self.memory = Some(memory_of(device, id).unwrap());
+        self
     }
 
     /// The library's `Run`, which the binding offers only for exclusive sessions.
@@ -165,7 +178,7 @@ impl SharedSession {
     }
 }
 
-fn memory(device: AllocationDevice<'_>, id: i32) -> Result<MemoryInfo<'static>, String> {
+fn memory_of(device: AllocationDevice<'_>, id: i32) -> Result<MemoryInfo<'static>, String> {
     MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
         .map(|memory| memory.to_owned())
         .map_err(|e| e.to_string())

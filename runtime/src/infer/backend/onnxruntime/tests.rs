@@ -1,0 +1,118 @@
+//! Tensors of ONNX Runtime stay where they are, and for as long as somebody holds them.
+
+use ort::memory::AllocationDevice;
+
+use super::run::SharedSession;
+use super::*;
+use crate::infer::backend::Model;
+use crate::infer::backend::tensor::{Data, ElementType, Tensor};
+use crate::infer::backend::testing::{backends, passing_on, row_by_row};
+use crate::infer::compute::Worker;
+
+fn f32s(dims: [u32; 2], values: &[f32]) -> Tensor {
+    Tensor {
+        ty: ElementType::Fp32,
+        dims: dims.to_vec(),
+        data: Data::Bytes(bytemuck::cast_slice(values).to_vec()),
+    }
+}
+
+fn address(tensor: &Tensor) -> *const u8 {
+    tensor.data.read().unwrap().as_ptr()
+}
+
+fn read(tensor: &Tensor) -> Vec<f32> {
+    tensor.data.elements::<f32>().unwrap().into_owned()
+}
+
+fn session(onnxruntime: &Onnxruntime, bytes: &[u8]) -> SharedSession {
+    let onnx = ModelProto::parse(bytes).unwrap();
+    let opened = session::open(&onnxruntime.environment, &Source::Bytes(bytes), 1).unwrap();
+    SharedSession::new(
+        opened,
+        onnx.inputs().unwrap(),
+        onnx.outputs().unwrap(),
+        Place::Host,
+    )
+    .unwrap()
+}
+
+#[test]
+fn an_output_stays_where_it_was_made_and_outlives_its_session() {
+    let backends = backends();
+    let Ok(onnxruntime) = &backends.onnxruntime else {
+        eprintln!("skipped: no onnxruntime");
+        return;
+    };
+    let session = session(onnxruntime, &row_by_row());
+    let x = f32s([1, 2], &[0.0, 0.0]);
+    let y = f32s([1, 2], &[1.0, 2.0]);
+    let mut first = session.run(vec![x, y], &Worker::CALLER).unwrap();
+    let sum = first.remove(0);
+    assert!(matches!(sum.data, Data::Kept(_)));
+    assert_eq!(read(&sum), [1.5, 2.5]);
+    let again = Tensor {
+        data: sum.data.clone(),
+        ..sum.clone()
+    };
+    assert_eq!(address(&sum), address(&again), "nothing was copied");
+    let second = session.run(vec![sum, again], &Worker::CALLER).unwrap();
+    drop(session);
+    assert_eq!(read(&second[1]), [1.5, 2.5]);
+    // Another shape than it was made in: the same memory under a new one.
+    let scalar = Tensor {
+        dims: vec![2, 1],
+        ..second[1].clone()
+    };
+    let other = self::session(onnxruntime, &row_by_row());
+    let inputs = vec![scalar, f32s([2, 1], &[0.0, 0.0])];
+    let third = other.run(inputs, &Worker::CALLER).unwrap();
+    assert_eq!(read(&third[1]), [1.5, 2.5]);
+    assert_eq!(third[1].dims, [2, 1]);
+}
+
+#[test]
+fn bound_outputs_are_those_of_a_plain_run() {
+    let backends = backends();
+    let Ok(onnxruntime) = &backends.onnxruntime else {
+        eprintln!("skipped: no onnxruntime");
+        return;
+    };
+    let plain = session(onnxruntime, &row_by_row());
+    let bound = session(onnxruntime, &row_by_row()).bound_to(AllocationDevice::CPU, 0);
+    let inputs = || {
+        vec![
+            f32s([2, 2], &[1.0, -2.0, 3.0, 4.0]),
+            f32s([2, 2], &[0.5; 4]),
+        ]
+    };
+    let wanted = plain.run(inputs(), &Worker::CALLER).unwrap();
+    let mut found = bound.run(inputs(), &Worker::CALLER).unwrap();
+    for (wanted, found) in wanted.iter().zip(&found) {
+        assert_eq!(read(wanted), read(found));
+        assert_eq!(wanted.dims, found.dims);
+    }
+    let state = found.remove(0);
+    let next = bound.run(vec![state.clone(), state], &Worker::CALLER);
+    assert_eq!(next.unwrap()[1].dims, [2, 2]);
+    let wrong = bound.run(
+        vec![f32s([1, 2], &[0.0; 2]), f32s([3, 3], &[0.0; 9])],
+        &Worker::CALLER,
+    );
+    assert!(wrong.is_err());
+}
+
+#[test]
+fn an_input_that_is_passed_on_is_not_lent_beyond_its_run() {
+    let backends = backends();
+    let Ok(onnxruntime) = &backends.onnxruntime else {
+        eprintln!("skipped: no onnxruntime");
+        return;
+    };
+    let session = session(onnxruntime, &passing_on());
+    let x = f32s([1, 2], &[7.0, 8.0]);
+    let lent = address(&x);
+    let outputs = session.run(vec![x], &Worker::CALLER).unwrap();
+    assert_ne!(address(&outputs[0]), lent);
+    assert_eq!(read(&outputs[0]), [7.0, 8.0]);
+}

@@ -1,0 +1,187 @@
+//! Runs of a loaded graph: on the thread that asks when that is known to be short, else on a compute thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::infer::backend::port::arrange;
+use crate::infer::backend::tensor::{Place, Tensor};
+use crate::infer::backend::{Loaded, Runs};
+use crate::infer::compute::{ComputeError, Worker, guarded};
+use crate::infer::graphs::LoadedGraph;
+use crate::infer::tally::Queued;
+
+/// A run that is known to be shorter than this stays on the thread that asks for it: a hop would cost as much.
+const SHORT: Duration = Duration::from_micros(100);
+/// A graph larger than this is never run on the caller's thread, however fast: its stack needs are unknown.
+const SMALL_BYTES: u64 = 4 << 20;
+
+/// Why a run gave nothing.
+#[derive(Clone, Debug)]
+pub(crate) enum ComputeFailure {
+    /// The inputs do not fit.
+    Inputs(String),
+    /// The backend failed.
+    Backend(String),
+}
+
+impl From<ComputeError> for ComputeFailure {
+    fn from(error: ComputeError) -> Self {
+        Self::Backend(error.to_string())
+    }
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub outputs: Vec<Tensor>,
+    /// How long the backend took.
+    pub took: Duration,
+    /// How long the call waited for that to begin.
+    pub waited: Duration,
+}
+
+/// How fast a graph was so far.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// What runs have taken; 0 until the first. Rises at once, falls slowly.
+    typical_ns: AtomicU64,
+    /// The largest inputs that a run was quick with, in bytes.
+    proven_bytes: AtomicU64,
+}
+
+impl Pace {
+    fn remember(&self, took: Duration, input_bytes: u64) {
+        if took < SHORT {
+            self.proven_bytes.fetch_max(input_bytes, Ordering::Relaxed);
+        }
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.typical_ns.load(Ordering::Relaxed);
+        self.typical_ns
+            .store(typical(before, took), Ordering::Relaxed);
+    }
+
+    fn is_quick(&self, input_bytes: u64) -> bool {
+        let typical = self.typical_ns.load(Ordering::Relaxed);
+        input_bytes <= self.proven_bytes.load(Ordering::Relaxed)
+            && typical != 0
+            && u128::from(typical) < SHORT.as_nanos()
+    }
+}
+
+/// A slow run counts at once, quick ones by an eighth each, so that no mixture of both passes for quick.
+fn typical(before: u64, new: u64) -> u64 {
+    new.max(before - before / 8).max(1)
+}
+
+/// Bytes of a run's inputs.
+pub(crate) fn bytes(inputs: &[Tensor]) -> u64 {
+    inputs.iter().map(|tensor| tensor.data.bytes() as u64).sum()
+}
+
+impl LoadedGraph {
+    /// Puts inputs into the graph's order, if they fit it.
+    pub(crate) fn arrange(
+        &self,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<Tensor>, ComputeFailure> {
+        arrange(&self.loaded.inputs, inputs).map_err(ComputeFailure::Inputs)
+    }
+
+    /// Outputs under the graph's names.
+    pub(crate) fn name(&self, outputs: Vec<Tensor>) -> Vec<(String, Tensor)> {
+        let names = self.loaded.outputs.iter().map(|port| port.name.clone());
+        names.zip(outputs).collect()
+    }
+
+    /// Runs it once, alone. The inputs are the run's until it has ended, also when nobody waits for it any more.
+    pub(crate) async fn run(
+        &self,
+        inputs: Vec<Tensor>,
+        queued: Queued,
+    ) -> Result<Ran, ComputeFailure> {
+        let asked = Instant::now();
+        if self.is_short(&inputs) {
+            drop(queued);
+            return self.run_on(&Worker::CALLER, inputs, asked);
+        }
+        let (loaded, pace) = (self.loaded.clone(), self.pace.clone());
+        let job = move |worker: &Worker| {
+            drop(queued);
+            run_on(&loaded, &pace, worker, inputs, asked)
+        };
+        self.compute.run(self.threads, job).await?
+    }
+
+    /// Runs it once on this thread. A panic of the backend is an error of this run.
+    pub(crate) fn run_on(
+        &self,
+        worker: &Worker,
+        inputs: Vec<Tensor>,
+        asked: Instant,
+    ) -> Result<Ran, ComputeFailure> {
+        run_on(&self.loaded, &self.pace, worker, inputs, asked)
+    }
+
+    /// Whether its rows may come from several calls.
+    ///
+    /// # Errors
+    /// Names an input or output whose first dimension does not vary.
+    pub(crate) fn joinable(&self) -> Result<(), &str> {
+        self.joinable.as_ref().map_err(String::as_str).copied()
+    }
+
+    /// Whether the next run may happen on the thread that asks for it.
+    pub(crate) fn is_short(&self, inputs: &[Tensor]) -> bool {
+        self.loaded.runs == Runs::Anywhere
+            && self.bytes <= SMALL_BYTES
+            && self.pace.is_quick(bytes(inputs))
+    }
+
+    /// How many runs of it are worth having at once: a card does one thing after the other anyway.
+    pub(crate) fn lanes(&self) -> usize {
+        match self.loaded.model.place() {
+            Place::Host => self.compute.lanes(self.threads),
+            Place::Cuda(_) => 1,
+        }
+    }
+
+    /// Runs `job` on one of the threads for this graph when its turn comes.
+    pub(crate) fn start(
+        &self,
+        job: impl FnOnce(&Worker) + Send + 'static,
+    ) -> Result<(), ComputeError> {
+        self.compute.start(self.threads, job)
+    }
+}
+
+fn run_on(
+    loaded: &Arc<Loaded>,
+    pace: &Pace,
+    worker: &Worker,
+    inputs: Vec<Tensor>,
+    asked: Instant,
+) -> Result<Ran, ComputeFailure> {
+    let input_bytes = bytes(&inputs);
+    let begun = Instant::now();
+    let outputs = guarded(|| loaded.model.run(inputs, worker))?;
+    let took = begun.elapsed();
+    pace.remember(took, input_bytes);
+    Ok(Ran {
+        outputs: outputs.map_err(ComputeFailure::Backend)?,
+        took,
+        waited: begun.saturating_duration_since(asked),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::typical;
+
+    #[test]
+    fn one_slow_run_outweighs_many_quick_ones() {
+        let slow = typical(typical(0, 1_000), 1_000_000);
+        assert_eq!(slow, 1_000_000);
+        assert!(typical(slow, 1_000) > 800_000);
+    }
+}

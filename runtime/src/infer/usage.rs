@@ -1,0 +1,291 @@
+//! A deployment's use of one of its graphs: its calls from all replicas, joined where the manifest says so, and counted.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::infer::backend::tensor::Tensor;
+use crate::infer::batch::{Act, Batching, Kin, Queue, Waiting, rows};
+use crate::infer::compute::Worker;
+use crate::infer::graphs::LoadedGraph;
+use crate::infer::run::{ComputeFailure, Ran, bytes};
+use crate::infer::tally::{Queued, Tally, Totals};
+use crate::meter::Meter;
+
+/// The calls of one deployment to one graph, on this node.
+pub struct GraphUse {
+    name: String,
+    tally: Arc<Tally>,
+    joint: Option<Joint>,
+}
+
+/// What joins calls.
+struct Joint {
+    rules: Batching,
+    queue: Mutex<Queue<Call>>,
+    /// Set when a joined run gave other rows than it was given: the graph mixes them.
+    lies: AtomicBool,
+    /// Requests in guests that may call.
+    meter: Arc<Meter>,
+}
+
+/// A call that waits to be joined.
+struct Call {
+    inputs: Vec<Tensor>,
+    done: oneshot::Sender<Result<Ran, ComputeFailure>>,
+}
+
+impl GraphUse {
+    /// Nothing used yet. `meter` counts the requests that may call.
+    pub fn new(name: String, batching: Option<Batching>, meter: Arc<Meter>) -> Arc<Self> {
+        let joint = batching.map(|rules| Joint {
+            rules,
+            queue: Mutex::new(Queue::new(rules)),
+            lies: AtomicBool::new(false),
+            meter,
+        });
+        Arc::new(Self {
+            name,
+            tally: Arc::default(),
+            joint,
+        })
+    }
+
+    /// The graph's name in the manifest.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What was used so far.
+    pub fn totals(&self) -> Totals {
+        let joining = self.joint.as_ref().map_or(0, |joint| joint.queue().len());
+        self.tally.totals(joining as u64)
+    }
+
+    /// Runs the graph for one call; says how long the backend took for it.
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        graph: &Arc<LoadedGraph>,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<(Vec<(String, Tensor)>, Duration), ComputeFailure> {
+        let inputs = graph.arrange(inputs)?;
+        let ran = match self.kin(graph, &inputs) {
+            Some((kin, rows)) => self.joined(graph, inputs, kin, rows).await,
+            None => {
+                let rows = inputs.first().and_then(|first| first.dims.first());
+                let rows = rows.map_or(1, |rows| u64::from(*rows));
+                let ran = graph.run(inputs, Queued::new(&self.tally)).await?;
+                self.tally.ran(ran.took, rows);
+                self.tally.waited(ran.waited);
+                Ok(ran)
+            }
+        }?;
+        Ok((graph.name(ran.outputs), ran.took))
+    }
+
+    /// What the call has in common with others; `None` when it is to run alone.
+    fn kin(&self, graph: &LoadedGraph, inputs: &[Tensor]) -> Option<(Kin, usize)> {
+        let joint = self.joint.as_ref()?;
+        let alone = joint.lies.load(Ordering::Relaxed)
+            || graph.joinable().is_err()
+            || graph.is_short(inputs);
+        if alone { None } else { rows::kin(inputs) }
+    }
+
+    async fn joined(
+        self: &Arc<Self>,
+        graph: &Arc<LoadedGraph>,
+        inputs: Vec<Tensor>,
+        kin: Kin,
+        rows: usize,
+    ) -> Result<Ran, ComputeFailure> {
+        let Some(joint) = &self.joint else {
+            return graph.run(inputs, Queued::new(&self.tally)).await;
+        };
+        // Dropped after the receiver, by whose absence the call is known.
+        let _forget = Forget(joint);
+        let (done, mut result) = oneshot::channel();
+        let arrived = Instant::now();
+        let until = arrived + joint.rules.max_delay;
+        let waiting = Waiting {
+            call: Call { inputs, done },
+            kin,
+            rows,
+            arrived,
+        };
+        let act = joint
+            .queue()
+            .push(waiting, graph.lanes(), joint.active(), arrived);
+        self.obey(act, graph);
+        // Each call asks again when its own wait is over, so that whoever is left finds a run.
+        let gone = || ComputeFailure::Backend("no thread ran it".into());
+        tokio::select! {
+            biased;
+            ran = &mut result => return ran.unwrap_or_else(|_| Err(gone())),
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+        let act = joint
+            .queue()
+            .decide(graph.lanes(), joint.active(), Instant::now());
+        self.obey(act, graph);
+        result.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Begins a run if that was decided.
+    fn obey(self: &Arc<Self>, act: Act, graph: &Arc<LoadedGraph>) {
+        if act != Act::Begin {
+            return;
+        }
+        let lane = Lane {
+            calls: 0,
+            began: false,
+            usage: self.clone(),
+            graph: graph.clone(),
+        };
+        // A lane that finds no thread is dropped, which tells those who wait.
+        let _ = graph.start(move |worker| lane.run(worker));
+    }
+
+    /// Runs calls of one kin as one, and each alone if that fails.
+    fn run_together(&self, graph: &LoadedGraph, calls: Vec<Waiting<Call>>, worker: &Worker) {
+        let rows: Vec<usize> = calls.iter().map(|waiting| waiting.rows).collect();
+        if let [_, _, ..] = &calls[..] {
+            match self.run_joined(graph, &calls, &rows, worker) {
+                Ok(parts) => {
+                    for (waiting, ran) in calls.into_iter().zip(parts) {
+                        let _ = waiting.call.done.send(Ok(ran));
+                    }
+                    return;
+                }
+                Err(reason) => {
+                    tracing::debug!(graph = self.name, reason, "a joined run failed");
+                }
+            }
+        }
+        for (waiting, rows) in calls.into_iter().zip(rows) {
+            let call = waiting.call;
+            if call.done.is_closed() {
+                continue;
+            }
+            let input_bytes = bytes(&call.inputs);
+            let ran = graph.run_on(worker, call.inputs, waiting.arrived);
+            if let Ok(ran) = &ran {
+                self.learn(rows, input_bytes, ran.took);
+                self.tally.waited(ran.waited);
+            }
+            let _ = call.done.send(ran);
+        }
+    }
+
+    fn run_joined(
+        &self,
+        graph: &LoadedGraph,
+        calls: &[Waiting<Call>],
+        rows: &[usize],
+        worker: &Worker,
+    ) -> Result<Vec<Ran>, String> {
+        let begun = Instant::now();
+        let inputs: Vec<&[Tensor]> = calls
+            .iter()
+            .map(|waiting| &waiting.call.inputs[..])
+            .collect();
+        let joined = rows::join(&inputs)?;
+        let input_bytes = bytes(&joined);
+        let failed = |failure| match failure {
+            ComputeFailure::Inputs(text) | ComputeFailure::Backend(text) => text,
+        };
+        let ran = graph.run_on(worker, joined, begun).map_err(failed)?;
+        let parts = rows::split(&ran.outputs, rows).inspect_err(|reason| {
+            if let Some(joint) = &self.joint
+                && !joint.lies.swap(true, Ordering::Relaxed)
+            {
+                tracing::warn!(graph = self.name, reason, "calls are joined no more");
+            }
+        })?;
+        let all: usize = rows.iter().sum();
+        // With what joining and parting cost, for that is what is weighed against runs alone.
+        self.learn(all, input_bytes, begun.elapsed());
+        let parts = parts.into_iter().zip(calls).zip(rows);
+        let parts = parts.map(|((outputs, waiting), rows)| {
+            let waited = begun.saturating_duration_since(waiting.arrived);
+            self.tally.waited(waited);
+            Ran {
+                outputs,
+                took: ran.took.mul_f64(*rows as f64 / all as f64),
+                waited,
+            }
+        });
+        Ok(parts.collect())
+    }
+
+    fn learn(&self, rows: usize, input_bytes: u64, took: Duration) {
+        self.tally.ran(took, rows as u64);
+        if let Some(joint) = &self.joint {
+            let bytes = usize::try_from(input_bytes).unwrap_or(usize::MAX);
+            joint.queue().learn(rows, bytes, took);
+        }
+    }
+}
+
+impl Joint {
+    fn queue(&self) -> MutexGuard<'_, Queue<Call>> {
+        // Nothing runs under the lock but decisions.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn active(&self) -> usize {
+        self.meter.serving()
+    }
+}
+
+/// A run that was begun, until it has ended, one way or another.
+struct Lane {
+    calls: usize,
+    began: bool,
+    usage: Arc<GraphUse>,
+    graph: Arc<LoadedGraph>,
+}
+
+impl Lane {
+    fn run(mut self, worker: &Worker) {
+        self.began = true;
+        let usage = self.usage.clone();
+        if let Some(joint) = &usage.joint {
+            let calls = joint.queue().take(|call| call.done.is_closed());
+            self.calls = calls.len();
+            usage.run_together(&self.graph, calls, worker);
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let Some(joint) = &self.usage.joint else {
+            return;
+        };
+        let act = {
+            let mut queue = joint.queue();
+            queue.ended(self.calls);
+            if !self.began {
+                // Nothing waits then, so nothing begins from here, where the lock of the threads is held.
+                queue.give_up();
+            }
+            queue.decide(self.graph.lanes(), joint.active(), Instant::now())
+        };
+        self.usage.obey(act, &self.graph);
+    }
+}
+
+/// Takes calls out of the queue whose callers have gone, when one does.
+struct Forget<'a>(&'a Joint);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.queue().forget(|call| call.done.is_closed());
+    }
+}
+
+#[cfg(test)]
+mod tests;
