@@ -6,6 +6,7 @@ mod access;
 mod analysis;
 mod async_inference;
 mod audit;
+mod batches;
 mod bundles;
 mod cli;
 mod decode;

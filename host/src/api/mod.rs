@@ -15,6 +15,7 @@ pub mod extract;
 mod identity;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod models;
 mod openapi;
 mod openapi_inference;
@@ -136,6 +137,7 @@ pub fn router(api: Api) -> Router {
         .merge(api_keys::router())
         .merge(identity::router())
         .merge(status::router())
+        .merge(metrics::router())
         .merge(usage::router())
         .merge(teams::router())
         .merge(audit::router())

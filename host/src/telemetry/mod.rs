@@ -2,5 +2,6 @@
 
 pub mod logs;
 pub mod meters;
+pub mod metrics;
 pub mod spool;
 pub mod usage;

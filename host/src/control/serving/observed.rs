@@ -1,6 +1,7 @@
 //! What is seen of deployments on this node: which have replicas, how they are, what may be told of each.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use samovar_runtime::Pool;
 
@@ -9,6 +10,7 @@ use crate::domain::deployment::DeploymentStatus;
 use crate::domain::observed::Observed;
 use crate::domain::settings::AutoscalingSettings;
 use crate::ids::Id;
+use crate::telemetry::metrics::Measured;
 
 /// A deployment that has replicas, or should have.
 pub struct Awake {
@@ -78,6 +80,34 @@ impl Serving {
             starting: presence.starting,
             trouble: served.pool.trouble().map(|trouble| trouble.reason),
         }
+    }
+
+    /// What was counted of each deployment that is served here.
+    pub fn measured(&self) -> Vec<Measured> {
+        let now = Instant::now();
+        let pools: Vec<_> = self.with(|routes| {
+            let models = routes.models.values();
+            let all = models.flat_map(|model| {
+                model.deployments.iter().filter_map(|(id, served)| {
+                    let deployment = model.view.deployments.get(id)?;
+                    let names = (model.view.model.name.clone(), deployment.name.clone());
+                    Some((names, served.pool.clone()))
+                })
+            });
+            all.collect()
+        });
+        let measured = pools.into_iter().map(|((model, deployment), pool)| {
+            let graphs = pool.graph_uses().iter();
+            let graphs = graphs.map(|usage| (usage.name().to_owned(), usage.totals()));
+            Measured {
+                model,
+                deployment,
+                totals: pool.meter().totals(now),
+                counts: pool.counts(),
+                graphs: graphs.collect(),
+            }
+        });
+        measured.collect()
     }
 
     /// Whether this view of a model is served, or a newer one, or none any more.
