@@ -1,4 +1,4 @@
-//! Writes the few ONNX models that tests need, field by field as `onnx.proto3` numbers them.
+//! Writes the few ONNX models that tests and the bench need, field by field as `onnx.proto3` numbers them.
 
 /// An operator with an optional integer attribute.
 pub struct Node<'a> {
@@ -22,10 +22,33 @@ pub struct Value<'a> {
     pub dims: &'a [Option<u64>],
 }
 
+/// A constant of the graph.
+pub struct Weight<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Number of its type in `TensorProto.DataType`.
+    pub ty: u64,
+    /// Its sizes.
+    pub dims: &'a [u64],
+    /// Its elements, row-major, little-endian.
+    pub data: &'a [u8],
+}
+
 /// A model's bytes.
 pub fn model(
     opset: u64,
     nodes: &[Node<'_>],
+    inputs: &[Value<'_>],
+    outputs: &[Value<'_>],
+) -> Vec<u8> {
+    model_with(opset, nodes, &[], inputs, outputs)
+}
+
+/// The bytes of a model with constants.
+pub fn model_with(
+    opset: u64,
+    nodes: &[Node<'_>],
+    weights: &[Weight<'_>],
     inputs: &[Value<'_>],
     outputs: &[Value<'_>],
 ) -> Vec<u8> {
@@ -52,6 +75,16 @@ pub fn model(
         field(&mut graph, 1, &bytes);
     }
     field(&mut graph, 2, b"test");
+    for weight in weights {
+        let mut tensor = Vec::with_capacity(weight.data.len() + 64);
+        for dim in weight.dims {
+            number(&mut tensor, 1, *dim);
+        }
+        number(&mut tensor, 2, weight.ty);
+        field(&mut tensor, 8, weight.name.as_bytes());
+        field(&mut tensor, 9, weight.data);
+        field(&mut graph, 5, &tensor);
+    }
     for input in inputs {
         field(&mut graph, 11, &value(input));
     }

@@ -1,11 +1,14 @@
 //! Builds the guests, and puts everything that `samovar push` wants where the manifests look for it.
 
+mod ocr;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::MetadataCommand;
 
 use crate::toolchain::{self, Toolchain};
+pub use ocr::folder as ocr_folder;
 
 /// The workspaces of guests.
 const WORKSPACES: [&str; 2] = ["examples", "tests/guests"];
@@ -34,7 +37,8 @@ pub fn build() -> Result<()> {
             }
         }
     }
-    place_magika_model()
+    place_magika_model()?;
+    ocr::place()
 }
 
 /// The packages of a workspace, by the folders they lie in.

@@ -41,7 +41,7 @@ enum Command {
         #[arg(long, value_enum)]
         part: Vec<test::Part>,
     },
-    /// Measure Samovar beside `wasmtime serve`, cold starts and memory; needs wrk
+    /// Measure Samovar beside what does the same without it; needs wrk
     Bench {
         /// Seconds of each run of the load generator
         #[arg(long, default_value_t = 5)]
@@ -49,6 +49,9 @@ enum Command {
         /// Only these parts
         #[arg(long, value_enum)]
         only: Vec<bench::Part>,
+        /// Say which parts there are, and measure nothing
+        #[arg(long)]
+        list: bool,
     },
     /// Build the guests: examples and those that tests use
     Guests,
@@ -65,7 +68,11 @@ fn main() -> ExitCode {
             demo::run(&addr, after)
         }
         Command::Test { part } => test::run(&part),
-        Command::Bench { seconds, only } => bench::run(seconds, &only),
+        Command::Bench { list: true, .. } => {
+            bench::list();
+            Ok(())
+        }
+        Command::Bench { seconds, only, .. } => bench::run(seconds, &only),
         Command::Guests => guests::build(),
     };
     match result {

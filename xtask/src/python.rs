@@ -1,21 +1,26 @@
-//! A Python with the packages that tests compare against, in a virtual environment under `target/`.
+//! A Python with the packages that tests and the bench compare against, in virtual environments under `target/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 
+/// The environment of the tests.
+pub const TESTS: &str = "python";
+/// The environment of the bench, which other packages must not slow down.
+pub const BENCH: &str = "python-bench";
+
 /// The interpreter of an environment that has these packages; `None` where there is no Python 3.
 ///
 /// # Errors
 /// When Python is there but the packages cannot be installed.
-pub fn with(packages: &[&str]) -> Result<Option<PathBuf>> {
+pub fn with(environment: &str, packages: &[&str]) -> Result<Option<PathBuf>> {
     let found = Command::new("python3").arg("--version").output();
     if !found.is_ok_and(|output| output.status.success()) {
-        eprintln!("python3 is missing: tests that compare with Python packages are skipped");
+        eprintln!("python3 is missing: what compares with Python packages is skipped");
         return Ok(None);
     }
-    let folder = crate::repository().join("target/python");
+    let folder = crate::repository().join("target").join(environment);
     let python = folder.join("bin/python");
     if !python.exists() {
         eprintln!("==> python environment");

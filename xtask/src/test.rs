@@ -55,7 +55,7 @@ pub fn run(parts: &[Part]) -> Result<()> {
         // dependencies anew.
         step("build", cargo(&["build", "--workspace", "--all-targets"]))?;
         let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
-        if let Some(python) = python::with(&PACKAGES)? {
+        if let Some(python) = python::with(python::TESTS, &PACKAGES)? {
             command.env("SAMOVAR_TEST_PYTHON", python);
         }
         counts.add(count(command)?);

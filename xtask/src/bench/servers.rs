@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +21,16 @@ pub struct Server {
     child: Child,
     /// `http://HOST:PORT`, with no slash after it.
     pub url: String,
+    ends: Ends,
+}
+
+/// What ends with a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// Its own process.
+    Alone,
+    /// All processes of its group.
+    Group,
 }
 
 impl Server {
@@ -63,10 +75,41 @@ impl Server {
         Self::of(child, url)
     }
 
+    /// LitServe with the tiny model.
+    pub fn litserve(python: &Path, model: &Path) -> Result<Self> {
+        let script = crate::repository().join("xtask/src/bench/litserve_tiny.py");
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut command = Command::new(python);
+        command.arg(script).arg(port.to_string()).arg(model);
+        // Its workers are processes of their own, which end with its group.
+        let child = command
+            .process_group(0)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("LitServe does not start")?;
+        let mut server = Self {
+            child,
+            url: format!("http://127.0.0.1:{port}"),
+            ends: Ends::Group,
+        };
+        let begun = Instant::now();
+        let healthy = |url: &str| Connection::open(url)?.send("GET", "/health", "text/plain", b"");
+        while let Err(error) = healthy(&server.url) {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(60) && server.child.try_wait()?.is_none(),
+                "LitServe is not ready: {error:#}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(server)
+    }
+
     fn of(child: Child, url: Result<String>) -> Result<Self> {
         let mut server = Self {
             child,
             url: String::new(),
+            ends: Ends::Alone,
         };
         server.url = url?;
         Ok(server)
@@ -74,17 +117,26 @@ impl Server {
 
     /// Pushes a bundle's folder by the command line; the answer.
     pub fn push(&self, folder: &Path, model: &str) -> Result<Value> {
+        let folder = folder.to_string_lossy();
+        self.cli(&["push", "--no-build", "--model", model, &folder])
+    }
+
+    /// Runs a command of the command line against this node; the answer.
+    pub fn cli(&self, args: &[&str]) -> Result<Value> {
         let output = Command::new(samovar())
-            .args(["--json", "push", "--no-build", "--model", model])
-            .arg(folder)
+            .arg("--json")
+            .args(args)
             .env("SAMOVAR_URL", &self.url)
-            .env("SAMOVAR_CONFIG", folder.join("config.toml"))
+            .env(
+                "SAMOVAR_CONFIG",
+                crate::repository().join("target/bench/config.toml"),
+            )
             .env_remove("SAMOVAR_API_KEY")
             .stderr(Stdio::piped())
             .output()?;
         ensure!(
             output.status.success(),
-            "the push of {model} failed: {}",
+            "samovar {args:?} failed: {}",
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(serde_json::from_slice(&output.stdout)?)
@@ -132,14 +184,21 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if self.ends == Ends::Group {
+            let group = format!("-{}", self.child.id());
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Samovar's release binary.
+/// Samovar's release binary, or the one that `SAMOVAR_BIN` names.
 pub fn samovar() -> PathBuf {
-    crate::repository().join("target/release/samovar")
+    std::env::var_os("SAMOVAR_BIN").map_or_else(
+        || crate::repository().join("target/release/samovar"),
+        PathBuf::from,
+    )
 }
 
 /// Finds the `wasmtime` of the wanted version, or installs it below `target/tools`.

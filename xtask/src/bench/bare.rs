@@ -1,0 +1,126 @@
+//! The backends without a server: the program of `tests/bare`, and the library that it and the nodes share.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::python;
+
+/// LitServe and ONNX Runtime, of versions that figures can be compared by.
+const PACKAGES: [&str; 2] = ["litserve", "onnxruntime"];
+
+/// A backend that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// ONNX Runtime.
+    Onnxruntime,
+    /// rten.
+    Rten,
+}
+
+impl Backend {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Onnxruntime, Self::Rten];
+
+    /// As manifests have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Onnxruntime => "onnxruntime",
+            Self::Rten => "rten",
+        }
+    }
+}
+
+/// A Python with LitServe, and the library of its ONNX Runtime.
+#[derive(Clone)]
+pub struct Peers {
+    /// The interpreter.
+    pub python: PathBuf,
+    /// `libonnxruntime.so`, as a path that arguments take.
+    pub library: String,
+}
+
+impl Peers {
+    /// Installs what is missing.
+    pub fn find() -> Result<Self> {
+        let python = python::with(python::BENCH, &PACKAGES)?
+            .context("this part compares with Python packages: install python3")?;
+        let code = "import onnxruntime, pathlib; print(pathlib.Path(onnxruntime.__file__).parent / 'capi')";
+        let output = Command::new(&python).args(["-c", code]).output()?;
+        let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let library = std::fs::read_dir(&folder)
+            .with_context(|| format!("no folder {}", folder.display()))?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with("libonnxruntime.so") || name.starts_with("libonnxruntime.dylib")
+            })
+            .with_context(|| format!("no libonnxruntime in {}", folder.display()))?;
+        Ok(Self {
+            python,
+            library: library.to_string_lossy().into_owned(),
+        })
+    }
+
+    /// Runs per second of a loop on all cores, each with a random input of its own.
+    pub fn runs_per_second(
+        &self,
+        model: &Path,
+        backend: Backend,
+        input: &str,
+        batch: u32,
+        seconds: u64,
+    ) -> Result<f64> {
+        let mut command = self.command("run", model);
+        command.args(["--backend", backend.name(), "--input", input]);
+        command.args(["--batch", &batch.to_string()]);
+        command.args(["--parallel", &cores().to_string()]);
+        command.args(["--seconds", &seconds.to_string()]);
+        number(command, "rows_per_second")
+    }
+
+    /// Milliseconds to load the model.
+    pub fn load_ms(&self, model: &Path, backend: Backend) -> Result<f64> {
+        let mut command = self.command("load", model);
+        command.args(["--backend", backend.name()]);
+        number(command, "p50_ms")
+    }
+
+    /// Milliseconds of a step of a decode loop.
+    pub fn step_ms(&self, model: &Path, elements: usize, steps: usize) -> Result<f64> {
+        let mut command = self.command("decode", model);
+        command.args(["--elements", &elements.to_string()]);
+        command.args(["--steps", &steps.to_string()]);
+        number(command, "step_p50_ms")
+    }
+
+    fn command(&self, action: &str, model: &Path) -> Command {
+        let mut command = Command::new(crate::repository().join("target/release/bare"));
+        command.args([action, "--library", &self.library, "--model"]);
+        command.arg(model);
+        command
+    }
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn number(mut command: Command, name: &str) -> Result<f64> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let found: Value = serde_json::from_slice(&output.stdout)?;
+    found[name]
+        .as_f64()
+        .with_context(|| format!("no {name} in {found}"))
+}
