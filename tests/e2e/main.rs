@@ -19,6 +19,7 @@ mod keys;
 mod kills;
 mod lifecycle;
 mod magika;
+mod ocr;
 mod openapi;
 mod promotion;
 mod push;

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, ensure};
 use crate::{guests, python};
 
 /// What tests compare with, are driven by, or are walked by.
-const PACKAGES: [&str; 4] = [
+const PACKAGES: [&str; 5] = [
     "magika",
+    "rapidocr-onnxruntime",
     "baseten",
     "schemathesis",
     "openapi-spec-validator",

@@ -57,7 +57,18 @@ fn beside_backends(bench: &Bench, subject: &Subject) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for backend in Backend::ALL {
         say(&format!("{} beside {} alone", subject.name, backend.name()));
-        let node = serve(bench, &peers, subject, backend, "")?;
+        let node = match serve(bench, &peers, subject, backend, "") {
+            Ok(node) => node,
+            Err(error) if error.to_string().contains("graph_refused") => {
+                let measure = format!("{}, {}", subject.name, backend.name());
+                let mut row = Row::fact(measure, "");
+                row.result = "the node refuses this model on this backend".to_owned();
+                say(&format!("  {error:#}"));
+                rows.push(row);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let (ours, bare, ratio) = rounds(bench, &peers, subject, backend, &node, clients())?;
         rows.push(Row {
             measure: format!("{}, {}", subject.name, backend.name()),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::python;
 
 /// The package, whose own answers the example's are compared with.
-pub const PACKAGE: &str = "rapidocr-onnxruntime==1.4.4";
+const PACKAGE: &str = "rapidocr-onnxruntime==1.4.4";
 /// Its models, and what the example calls them.
 const MODELS: [(&str, &str); 2] = [
     ("ch_PP-OCRv4_det_infer.onnx", "det.onnx"),
