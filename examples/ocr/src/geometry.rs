@@ -1,5 +1,9 @@
 //! Rectangles at any angle: the smallest around points, one grown on all sides, the mean under one.
 
+use std::f64::consts::PI;
+
+const ARC_TOLERANCE: f64 = 0.25;
+
 /// A point: across, down.
 pub type Point = [f64; 2];
 
@@ -57,28 +61,36 @@ pub fn grown(corners: &Quad, ratio: f64) -> Vec<Point> {
         .abs()
         / 2.0;
     let by = area * ratio / perimeter;
-    // On whole pixels, as the original's library for polygons has it.
+    // From here on as the library for polygons does it that the original uses, to the rounding: a pixel less at a
+    // corner turns the box. It takes corners on whole pixels, and an arc is at most a quarter of a pixel off.
     let corners = corners.map(|corner| corner.map(f64::trunc));
-    const STEPS: u32 = 8;
+    let steps = PI / (1.0 - ARC_TOLERANCE.min(by * ARC_TOLERANCE) / by).acos();
+    let steps = steps.min(by * PI);
+    let (sin, cos) = (2.0 * PI / steps).sin_cos();
     let mut outline = Vec::new();
     for at in 0..4 {
-        let before = outward(corners[(at + 3) % 4], corners[at]);
-        let after = outward(corners[at], corners[(at + 1) % 4]);
+        let corner = corners[at];
+        let mut push = |normal: Point| {
+            outline.push([
+                (corner[0] + normal[0] * by).round(),
+                (corner[1] + normal[1] * by).round(),
+            ]);
+        };
+        let before = outward(corners[(at + 3) % 4], corner);
+        let after = outward(corner, corners[(at + 1) % 4]);
         let turn = f64::atan2(
-            before[0] * after[1] - before[1] * after[0],
+            before[0] * after[1] - after[0] * before[1],
             before[0] * after[0] + before[1] * after[1],
         );
-        for step in 0..=STEPS {
-            let (sin, cos) = (turn * f64::from(step) / f64::from(STEPS)).sin_cos();
-            let normal = [
-                before[0] * cos - before[1] * sin,
-                before[0] * sin + before[1] * cos,
+        let mut normal = before;
+        for _ in 0..((steps / (2.0 * PI) * turn.abs()).round() as u32).max(1) {
+            push(normal);
+            normal = [
+                normal[0] * cos - normal[1] * sin,
+                normal[0] * sin + normal[1] * cos,
             ];
-            outline.push([
-                (corners[at][0] + normal[0] * by).round(),
-                (corners[at][1] + normal[1] * by).round(),
-            ]);
         }
+        push(after);
     }
     outline
 }
