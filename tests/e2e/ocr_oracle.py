@@ -47,7 +47,7 @@ pages = {
     "plain.png": page(900, 600, "white", "black"),
     "photo.jpg": page(1100, 800, (236, 228, 210), (40, 30, 90)),
     "dark.png": page(800, 620, (20, 20, 30), (250, 240, 200)),
-    "large.png": page(2600, 1900, "white", "black"),
+    "large.png": page(2500, 1800, "white", "black"),
     "turned.png": turned(page(900, 600, "white", "black"), 7),
     "grey.png": page(900, 600, "white", "black").convert("L"),
     "line.png": one_line("One line, much wider than it is high"),

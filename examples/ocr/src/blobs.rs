@@ -35,7 +35,9 @@ impl Bitmap {
             }
             let mut ends = Ends::default();
             if self.set[start] {
-                self.flood(start, &mut seen, Touch::Corners, |at, _| ends.take(self.place(at)));
+                self.flood(start, &mut seen, Touch::Corners, |at, _| {
+                    ends.take(self.place(at))
+                });
                 found.push(ends.points());
             } else {
                 let mut is_hole = true;
@@ -84,7 +86,14 @@ impl Bitmap {
     /// The pixels that touch one; `None` for those beyond the edge.
     fn around(&self, at: usize, touch: Touch) -> impl Iterator<Item = Option<usize>> {
         const STEPS: [(isize, isize); 8] = [
-            (0, -1), (-1, 0), (1, 0), (0, 1), (-1, -1), (1, -1), (-1, 1), (1, 1),
+            (0, -1),
+            (-1, 0),
+            (1, 0),
+            (0, 1),
+            (-1, -1),
+            (1, -1),
+            (-1, 1),
+            (1, 1),
         ];
         let (x, y) = (at % self.width, at / self.width);
         let height = self.set.len() / self.width;

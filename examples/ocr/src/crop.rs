@@ -92,7 +92,12 @@ fn weights(along: f64) -> [f64; 4] {
     const A: f64 = -0.75;
     let near = |t: f64| ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0;
     let far = |t: f64| ((A * t - 5.0 * A) * t + 8.0 * A) * t - 4.0 * A;
-    [far(1.0 + along), near(along), near(1.0 - along), far(2.0 - along)]
+    [
+        far(1.0 + along),
+        near(along),
+        near(1.0 - along),
+        far(2.0 - along),
+    ]
 }
 
 #[cfg(test)]
@@ -123,7 +128,10 @@ mod tests {
     fn a_projection_meets_the_corners() {
         let corners = [[1.0, 2.0], [9.0, 1.0], [11.0, 7.0], [0.0, 6.0]];
         let projection = Projection::onto(&corners);
-        for (at, (x, y)) in [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)].into_iter().enumerate() {
+        for (at, (x, y)) in [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
+            .into_iter()
+            .enumerate()
+        {
             assert!(distance(projection.place(x, y), corners[at]) < 1e-9);
         }
     }

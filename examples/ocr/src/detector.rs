@@ -116,13 +116,19 @@ mod tests {
         }
         // The blob grows by one pixel right and down: 39 × 9, and by 39 * 9 * 1.6 / 96 = 5.85 on each side.
         let found = boxes(&map, width, &RgbImage::new(128, 64));
-        assert_eq!(found, [[[8.0, 8.0], [110.0, 8.0], [110.0, 50.0], [8.0, 50.0]]]);
+        assert_eq!(
+            found,
+            [[[8.0, 8.0], [110.0, 8.0], [110.0, 50.0], [8.0, 50.0]]]
+        );
         assert!(boxes(&vec![0.0; width * height], width, &RgbImage::new(128, 64)).is_empty());
     }
 
     #[test]
     fn planes_begin_with_blue() {
         let image = RgbImage::from_pixel(2, 1, image::Rgb([255, 0, 255]));
-        assert_eq!(planes(&image, 3), [1.0, 1.0, 0.0, -1.0, -1.0, 0.0, 1.0, 1.0, 0.0]);
+        assert_eq!(
+            planes(&image, 3),
+            [1.0, 1.0, 0.0, -1.0, -1.0, 0.0, 1.0, 1.0, 0.0]
+        );
     }
 }

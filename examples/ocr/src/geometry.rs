@@ -100,7 +100,8 @@ pub fn mean_under(map: &[f32], width: usize, corners: &Quad) -> f32 {
     let height = map.len() / width.max(1);
     let corners = corners.map(|corner| corner.map(f64::trunc));
     let rows = |pick: fn(f64, f64) -> f64| corners.iter().map(|corner| corner[1]).reduce(pick);
-    let clamp = |row: Option<f64>| (row.unwrap_or(0.0).max(0.0) as usize).min(height.saturating_sub(1));
+    let clamp =
+        |row: Option<f64>| (row.unwrap_or(0.0).max(0.0) as usize).min(height.saturating_sub(1));
     let (mut sum, mut count) = (0.0, 0);
     for row in clamp(rows(f64::min))..=clamp(rows(f64::max)) {
         let Some((left, right)) = columns(&corners, row as f64) else {
@@ -205,7 +206,13 @@ mod tests {
     fn a_box_grows_by_area_over_perimeter() {
         // 40 * 1.4 / 28 = 2.
         let (found, _) = smallest_rectangle(&grown(&UPRIGHT, 1.4)).unwrap();
-        assert!(near(&found, &[[0.0, -1.0], [14.0, -1.0], [14.0, 7.0], [0.0, 7.0]]), "{found:?}");
+        assert!(
+            near(
+                &found,
+                &[[0.0, -1.0], [14.0, -1.0], [14.0, 7.0], [0.0, 7.0]]
+            ),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -30,7 +30,9 @@ impl Page {
     /// Decodes PNG or JPEG.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let unreadable = |error: &dyn std::fmt::Display| {
-            Error::bad_request(format!("the page is no PNG or JPEG that can be read: {error}"))
+            Error::bad_request(format!(
+                "the page is no PNG or JPEG that can be read: {error}"
+            ))
         };
         let open = || {
             ImageReader::new(Cursor::new(bytes))
@@ -121,7 +123,7 @@ pub fn in_32s(size: f64) -> u32 {
     (((size.floor() / 32.0).round_ties_even() * 32.0) as u32).max(32)
 }
 
-/// Bilinear, between the centres of pixels, as OpenCV's `resize` does it.
+/// Bilinear, between the centres of pixels, as OpenCV's `resize` does it: to the rounding, because a box can hang on it.
 pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     if image.dimensions() == (width, height) {
         return image.clone();
@@ -131,29 +133,45 @@ pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let stride = image.width() as usize * 3;
     let from = image.as_raw();
     let mut to = Vec::with_capacity(width as usize * height as usize * 3);
-    for (top, bottom, down) in rows {
-        let (top, bottom) = (&from[top * stride..], &from[bottom * stride..]);
-        for &(left, right, along) in &columns {
+    for down in rows {
+        let (above, below) = (&from[down.first * stride..], &from[down.second * stride..]);
+        for along in &columns {
             for channel in 0..3 {
-                let at = |row: &[u8], column: usize| f32::from(row[column * 3 + channel]);
-                let above = at(top, left) + (at(top, right) - at(top, left)) * along;
-                let below = at(bottom, left) + (at(bottom, right) - at(bottom, left)) * along;
-                to.push((above + (below - above) * down + 0.5) as u8);
+                let mixed = |row: &[u8]| {
+                    let at = |column: usize| u32::from(row[column * 3 + channel]);
+                    at(along.first) * (WHOLE - along.share) + at(along.second) * along.share
+                };
+                let above = ((mixed(above) >> 4) * (WHOLE - down.share)) >> 16;
+                let below = ((mixed(below) >> 4) * down.share) >> 16;
+                to.push(((above + below + 2) >> 2) as u8);
             }
         }
     }
     RgbImage::from_raw(width, height, to).unwrap_or_default()
 }
 
-/// For each place of a new axis the two of the old one that it lies between, and how far along.
-fn places(from: u32, to: u32) -> Vec<(usize, usize, f32)> {
+/// Two places of an axis, and the share of the second in what lies between them, out of [`WHOLE`].
+struct Between {
+    first: usize,
+    second: usize,
+    share: u32,
+}
+
+const WHOLE: u32 = 2048;
+
+/// What of the old axis each place of a new one lies between.
+fn places(from: u32, to: u32) -> Vec<Between> {
     let scale = f64::from(from) / f64::from(to);
     let last = from.saturating_sub(1) as usize;
     (0..to)
         .map(|at| {
-            let place = ((f64::from(at) + 0.5) * scale - 0.5).max(0.0);
-            let low = (place as usize).min(last);
-            (low, (low + 1).min(last), (place - low as f64) as f32)
+            let place = (((f64::from(at) + 0.5) * scale - 0.5) as f32).max(0.0);
+            let first = (place as usize).min(last);
+            Between {
+                first,
+                second: (first + 1).min(last),
+                share: ((place - first as f32) * WHOLE as f32).round_ties_even() as u32,
+            }
         })
         .collect()
 }

@@ -43,7 +43,9 @@ impl Recogniser {
         let mut rest = &order[..];
         while !rest.is_empty() {
             let widest = |count: usize| {
-                let last = rest[..count.min(rest.len())].last().map_or(0.0, |at| shape(&lines[*at]));
+                let last = rest[..count.min(rest.len())]
+                    .last()
+                    .map_or(0.0, |at| shape(&lines[*at]));
                 ((HEIGHT as f64 * last) as usize).max(MIN_WIDTH)
             };
             let mut count = BATCH.min(rest.len());
@@ -65,7 +67,9 @@ impl Recogniser {
             let outputs = self.graph.compute(&[("x", input)])?;
             let output = outputs.first::<f32>()?;
             let [_, steps, classes] = output.dimensions() else {
-                return Err(Error::internal("the recogniser's output has no three dimensions"));
+                return Err(Error::internal(
+                    "the recogniser's output has no three dimensions",
+                ));
             };
             let (steps, classes) = (*steps as usize, *classes as usize);
             if classes != self.characters.len() {
