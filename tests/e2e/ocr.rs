@@ -13,7 +13,9 @@ const NEAR: f64 = 3.0;
 #[tokio::test]
 async fn it_agrees_with_the_python_package() -> Result<()> {
     let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package rapidocr-onnxruntime");
+        eprintln!(
+            "skipped: SAMOVAR_TEST_PYTHON names no Python with the package rapidocr-onnxruntime"
+        );
         return Ok(());
     };
     let server = push(&python)?;
@@ -49,7 +51,10 @@ async fn it_agrees_with_the_python_package() -> Result<()> {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 
     let (status, answer) = ask(&server, b"no image".to_vec()).await?;
-    assert_eq!((status, &answer["error_code"]), (400, &"bad_request".into()));
+    assert_eq!(
+        (status, &answer["error_code"]),
+        (400, &"bad_request".into())
+    );
     Ok(())
 }
 

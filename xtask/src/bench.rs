@@ -28,6 +28,8 @@ use clap::ValueEnum;
 use crate::guests;
 use table::Row;
 
+/// The profile of what is shipped; its folder in `target` has the same name.
+const PROFILE: &str = "dist";
 /// Rounds of what is measured in alternation.
 const ROUNDS: usize = 5;
 
@@ -117,13 +119,19 @@ pub fn run(seconds: u64, only: &[Part]) -> Result<()> {
 /// Builds the node, unless `SAMOVAR_BIN` names one, and the loops beside it.
 fn build() -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--release", "--package", "bare"]);
+    command.args(["build", "--profile", PROFILE, "--package", "bare"]);
     if std::env::var_os("SAMOVAR_BIN").is_none() {
         command.args(["--package", "samovar"]);
     }
     let status = command.current_dir(crate::repository()).status()?;
     ensure!(status.success(), "the build failed");
     Ok(())
+}
+
+/// Where a program that was built for the bench lies.
+fn built(name: &str) -> PathBuf {
+    let folder = crate::repository().join("target").join(PROFILE);
+    folder.join(name)
 }
 
 fn say(text: &str) {

@@ -89,16 +89,17 @@ impl Peers {
         number(command, "p50_ms")
     }
 
-    /// Milliseconds of a step of a decode loop.
-    pub fn step_ms(&self, model: &Path, elements: usize, steps: usize) -> Result<f64> {
+    /// Milliseconds of a step of a decode loop, from the one number of steps to the other.
+    pub fn step_ms(&self, model: &Path, elements: usize, steps: [usize; 2]) -> Result<f64> {
         let mut command = self.command("decode", model);
         command.args(["--elements", &elements.to_string()]);
-        command.args(["--steps", &steps.to_string()]);
-        number(command, "step_p50_ms")
+        command.args(["--skip", &steps[0].to_string()]);
+        command.args(["--steps", &steps[1].to_string()]);
+        number(command, "step_ms")
     }
 
     fn command(&self, action: &str, model: &Path) -> Command {
-        let mut command = Command::new(crate::repository().join("target/release/bare"));
+        let mut command = Command::new(super::built("bare"));
         command.args([action, "--library", &self.library, "--model"]);
         command.arg(model);
         command

@@ -70,8 +70,26 @@ pub fn shared() -> Vec<u8> {
     )
 }
 
+/// The first state of a decoder: a token, in the shape that is asked for.
+pub fn decoder_start() -> Vec<u8> {
+    model_with(
+        OPSET,
+        &[node("Expand", &["token", "shape"], "state", None)],
+        &[],
+        &[
+            value("token", &[Some(1), Some(1)]),
+            Value {
+                name: "shape",
+                ty: INT64,
+                dims: &[Some(2)],
+            },
+        ],
+        &[value("state", &[Some(1), None])],
+    )
+}
+
 /// One step of a decoder, as far as its memory goes: a new state out of the old one, and a token out of it.
-pub fn decoder(elements: u64) -> Vec<u8> {
+pub fn decoder_step() -> Vec<u8> {
     model_with(
         OPSET,
         &[
@@ -87,11 +105,11 @@ pub fn decoder(elements: u64) -> Vec<u8> {
         }],
         &[
             value("token", &[Some(1), Some(1)]),
-            value("state", &[Some(1), Some(elements)]),
+            value("state", &[Some(1), None]),
         ],
         &[
+            value("next_state", &[Some(1), None]),
             value("next_token", &[Some(1), Some(1)]),
-            value("next_state", &[Some(1), Some(elements)]),
         ],
     )
 }

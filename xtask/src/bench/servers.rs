@@ -193,12 +193,9 @@ impl Drop for Server {
     }
 }
 
-/// Samovar's release binary, or the one that `SAMOVAR_BIN` names.
+/// Samovar's binary as it is shipped, or the one that `SAMOVAR_BIN` names.
 pub fn samovar() -> PathBuf {
-    std::env::var_os("SAMOVAR_BIN").map_or_else(
-        || crate::repository().join("target/release/samovar"),
-        PathBuf::from,
-    )
+    std::env::var_os("SAMOVAR_BIN").map_or_else(|| super::built("samovar"), PathBuf::from)
 }
 
 /// Finds the `wasmtime` of the wanted version, or installs it below `target/tools`.
