@@ -66,6 +66,7 @@ mod tests {
             "sdk/macros/src",
             "tests/support",
             "tests/e2e",
+            "tests/bare/src",
             "xtask/src",
         ] {
             collect(&crate::repository().join(folder), &mut found);
