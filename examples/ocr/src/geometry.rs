@@ -55,7 +55,7 @@ pub fn grown(corners: &Quad, ratio: f64) -> Vec<Point> {
     let edges = |at: usize| (corners[at], corners[(at + 1) % 4]);
     let perimeter: f64 = (0..4).map(|at| distance(edges(at).0, edges(at).1)).sum();
     let area: f64 = (0..4)
-        .map(|at| edges(at))
+        .map(edges)
         .map(|(a, b)| a[0] * b[1] - b[0] * a[1])
         .sum::<f64>()
         .abs()
