@@ -38,7 +38,8 @@ pub fn build() -> Result<()> {
         }
     }
     place_magika_model()?;
-    ocr::place()
+    ocr::place();
+    Ok(())
 }
 
 /// The packages of a workspace, by the folders they lie in.
