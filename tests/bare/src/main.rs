@@ -132,6 +132,7 @@ fn run(command: Command) -> Result<serde_json::Value> {
                 "runs_per_second": runs.per_second(),
                 "rows_per_second": runs.per_second() * rows as f64,
                 "p50_ms": runs.p50_ms(),
+                "processor_ms": runs.processor_ms(),
             }))
         }
         Command::Load { which, times } => {

@@ -33,6 +33,14 @@ impl Backend {
     }
 }
 
+/// What a bare loop counted.
+pub struct Loop {
+    /// Rows of all batches per second.
+    pub rows_per_second: f64,
+    /// Processor time of a run.
+    pub processor_ms: f64,
+}
+
 /// A Python with LitServe, and the library of its ONNX Runtime.
 #[derive(Clone)]
 pub struct Peers {
@@ -65,28 +73,32 @@ impl Peers {
         })
     }
 
-    /// Runs per second of a loop on all cores, each with a random input of its own.
-    pub fn runs_per_second(
+    /// A loop on all cores, each with a random input of its own.
+    pub fn run(
         &self,
         model: &Path,
         backend: Backend,
         input: &str,
         batch: u32,
         seconds: u64,
-    ) -> Result<f64> {
+    ) -> Result<Loop> {
         let mut command = self.command("run", model);
         command.args(["--backend", backend.name(), "--input", input]);
         command.args(["--batch", &batch.to_string()]);
         command.args(["--parallel", &cores().to_string()]);
         command.args(["--seconds", &seconds.to_string()]);
-        number(command, "rows_per_second")
+        let found = told(command)?;
+        Ok(Loop {
+            rows_per_second: number(&found, "rows_per_second")?,
+            processor_ms: number(&found, "processor_ms")?,
+        })
     }
 
     /// Milliseconds to load the model.
     pub fn load_ms(&self, model: &Path, backend: Backend) -> Result<f64> {
         let mut command = self.command("load", model);
         command.args(["--backend", backend.name()]);
-        number(command, "p50_ms")
+        number(&told(command)?, "p50_ms")
     }
 
     /// Milliseconds of a step of a decode loop, from the one number of steps to the other.
@@ -95,7 +107,7 @@ impl Peers {
         command.args(["--elements", &elements.to_string()]);
         command.args(["--skip", &steps[0].to_string()]);
         command.args(["--steps", &steps[1].to_string()]);
-        number(command, "step_ms")
+        number(&told(command)?, "step_ms")
     }
 
     fn command(&self, action: &str, model: &Path) -> Command {
@@ -111,7 +123,8 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn number(mut command: Command, name: &str) -> Result<f64> {
+/// What the program printed.
+fn told(mut command: Command) -> Result<Value> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;
@@ -120,7 +133,10 @@ fn number(mut command: Command, name: &str) -> Result<f64> {
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let found: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn number(found: &Value, name: &str) -> Result<f64> {
     found[name]
         .as_f64()
         .with_context(|| format!("no {name} in {found}"))

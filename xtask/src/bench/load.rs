@@ -48,6 +48,8 @@ impl Body {
 /// What a run of the load counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
+    /// Requests that were answered.
+    pub requests: f64,
     /// Requests per second.
     pub per_second: f64,
     /// Half of the requests took no longer, in milliseconds.
@@ -97,6 +99,7 @@ pub fn load(url: &str, body: Option<&Body>, connections: u32, seconds: u64) -> R
         told()
     );
     Ok(Load {
+        requests: number("requests")?,
         per_second: number("requests")? / number("duration_us")? * 1e6,
         p50_ms: number("p50_us")? / 1e3,
         p99_ms: number("p99_us")? / 1e3,

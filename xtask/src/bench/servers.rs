@@ -170,6 +170,19 @@ impl Server {
         self.wait_for_replicas(api, model, 0)
     }
 
+    /// Processor time that it has used, in milliseconds.
+    pub fn processor_ms(&self) -> Result<f64> {
+        /// Of Linux for programs, whatever the kernel's own are.
+        const TICKS_PER_SECOND: f64 = 100.0;
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        // Past the name, which may hold anything: state is the first, utime and stime the twelfth and thirteenth.
+        let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+        Ok(ticks / TICKS_PER_SECOND * 1e3)
+    }
+
     /// Memory that is resident now, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());
