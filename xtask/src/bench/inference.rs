@@ -75,11 +75,11 @@ fn beside_backends(bench: &Bench, subject: &Subject) -> Result<Vec<Row>> {
             samovar: format!("{:.1}/s", found.ours),
             beside: format!("bare: {:.1}/s", found.bare),
             result: format!(
-                "{:.2} ×; {:.2} ms of processor time for {:.2} ms",
+                "{:.2} ×; processor time of a run {:.2} ms, bare {:.2} ms",
                 found.ratio, found.our_processor_ms, found.bare_processor_ms
             ),
             floor: format!("≥ {LEAST} ×"),
-            held: Some(found.ratio >= LEAST),
+            held: Some(found.ratio.min(found.processor_ratio()) >= LEAST),
         });
     }
     Ok(rows)
@@ -176,6 +176,14 @@ struct Rounds {
     ratio: f64,
     our_processor_ms: f64,
     bare_processor_ms: f64,
+}
+
+impl Rounds {
+    /// What the rates would be to each other on cores that do nothing else. On a busy machine the two get different
+    /// shares of them, and a node may seem faster than the loop without it.
+    fn processor_ratio(&self) -> f64 {
+        self.bare_processor_ms / self.our_processor_ms
+    }
 }
 
 fn rounds(
