@@ -6,8 +6,9 @@ use crate::Error;
 use crate::bindings::wasi::nn::errors::{Error as NnError, ErrorCode};
 use crate::bindings::wasi::nn::graph::load_by_name;
 use crate::bindings::wasi::nn::inference::GraphExecutionContext;
-use crate::bindings::wasi::nn::tensor::{Tensor as NnTensor, TensorType};
-use crate::tensor::{Element, ElementType, RawTensor, Tensor, TensorData};
+use crate::bindings::wasi::nn::tensor::Tensor as NnTensor;
+use crate::host_tensor::{HostTensor, about, from_host, to_host};
+use crate::tensor::{Element, RawTensor, Tensor, TensorData};
 
 /// A graph of the manifest, loaded. Clones are cheap and share it.
 #[derive(Clone)]
@@ -39,22 +40,48 @@ impl Graph {
     ///
     /// Inputs of different types go together as `&dyn TensorData`:
     /// `graph.compute(&[("ids", &ids as &dyn TensorData), ("mask", &mask)])`.
+    /// What an inference before this one gave goes in unread with [`run`](Self::run).
     pub fn compute<D: TensorData>(&self, inputs: &[(&str, D)]) -> Result<Outputs, Error> {
-        let inputs = inputs.iter().map(|(name, tensor)| {
-            let tensor = NnTensor::new(
-                tensor.dimensions(),
-                tensor_type(tensor.element_type()),
-                tensor.bytes(),
-            );
-            ((*name).to_owned(), tensor)
-        });
-        let outputs = self.context.compute(inputs.collect());
+        let with = |all: Inputs, (name, tensor): &(&str, D)| all.with(name, tensor);
+        self.run(inputs.iter().fold(Inputs::new(), with))
+    }
+
+    /// Runs the graph on inputs of the guest's and of the host's, and gives its outputs.
+    pub fn run(&self, inputs: Inputs) -> Result<Outputs, Error> {
+        let outputs = self.context.compute(inputs.tensors);
         let outputs = outputs
             .map_err(|error| nn_error(&format!("graph {:?} did not compute", self.name), &error))?;
         Ok(Outputs {
             graph: Rc::clone(&self.name),
             tensors: outputs,
         })
+    }
+}
+
+/// The named inputs of one inference, where some of them are with the host already; see [`HostTensor`].
+#[derive(Default)]
+pub struct Inputs {
+    tensors: Vec<(String, NnTensor)>,
+}
+
+impl Inputs {
+    /// No inputs yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more input, copied from the guest.
+    #[must_use]
+    pub fn with(mut self, name: &str, tensor: &(impl TensorData + ?Sized)) -> Self {
+        self.tensors.push((name.to_owned(), to_host(tensor)));
+        self
+    }
+
+    /// One more input that the host holds. It is used up: nothing of it is copied.
+    #[must_use]
+    pub fn pass(mut self, name: &str, tensor: HostTensor) -> Self {
+        self.tensors.push((name.to_owned(), tensor.into_host()));
+        self
     }
 }
 
@@ -65,7 +92,7 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// The outputs' names, in the graph's order.
+    /// The outputs' names, in the graph's order, without those that were taken.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.iter().map(|(name, _)| name.as_str())
     }
@@ -74,7 +101,7 @@ impl Outputs {
     pub fn get<T: Element>(&self, name: &str) -> Result<Tensor<T>, Error> {
         self.raw(name)?
             .into_typed()
-            .map_err(|error| self.about(name, &error))
+            .map_err(|error| about(&self.what(name), &error))
     }
 
     /// The first output with elements of type `T`: the only one, for many graphs.
@@ -91,31 +118,33 @@ impl Outputs {
 
     /// The output `name` whatever its elements are.
     pub fn raw(&self, name: &str) -> Result<RawTensor, Error> {
-        let Some((_, tensor)) = self.tensors.iter().find(|(found, _)| found == name) else {
+        let (_, tensor) = &self.tensors[self.position(name)?];
+        from_host(tensor).map_err(|error| about(&self.what(name), &error))
+    }
+
+    /// Takes the output `name` out without reading it, to pass it on as an input.
+    pub fn take(&mut self, name: &str) -> Result<HostTensor, Error> {
+        let (name, tensor) = self.tensors.remove(self.position(name)?);
+        Ok(HostTensor::from_host(self.what(&name), tensor))
+    }
+
+    fn position(&self, name: &str) -> Result<usize, Error> {
+        let found = self.tensors.iter().position(|(found, _)| found == name);
+        found.ok_or_else(|| {
             let names: Vec<&str> = self.names().collect();
-            return Err(Error::new(
+            Error::new(
                 500,
                 "no_such_output",
                 format!(
                     "graph {:?} has no output {name:?}, it has {names:?}",
                     self.graph
                 ),
-            ));
-        };
-        let raw = RawTensor::new(
-            tensor.dimensions(),
-            element_type(tensor.ty()),
-            tensor.data(),
-        );
-        raw.map_err(|error| self.about(name, &error))
+            )
+        })
     }
 
-    fn about(&self, name: &str, error: &Error) -> Error {
-        Error::new(
-            error.status(),
-            error.code(),
-            format!("output {name:?} of graph {:?}: {error}", self.graph),
-        )
+    fn what(&self, name: &str) -> String {
+        format!("output {name:?} of graph {:?}", self.graph)
     }
 }
 
@@ -132,28 +161,4 @@ fn nn_error(what: &str, error: &NnError) -> Error {
         ErrorCode::Unknown => (500, "inference_failed"),
     };
     Error::new(status, code, format!("{what}: {}", error.data()))
-}
-
-fn tensor_type(element: ElementType) -> TensorType {
-    match element {
-        ElementType::F16 => TensorType::Fp16,
-        ElementType::Bf16 => TensorType::Bf16,
-        ElementType::F32 => TensorType::Fp32,
-        ElementType::F64 => TensorType::Fp64,
-        ElementType::U8 => TensorType::U8,
-        ElementType::I32 => TensorType::I32,
-        ElementType::I64 => TensorType::I64,
-    }
-}
-
-fn element_type(tensor: TensorType) -> ElementType {
-    match tensor {
-        TensorType::Fp16 => ElementType::F16,
-        TensorType::Bf16 => ElementType::Bf16,
-        TensorType::Fp32 => ElementType::F32,
-        TensorType::Fp64 => ElementType::F64,
-        TensorType::U8 => ElementType::U8,
-        TensorType::I32 => ElementType::I32,
-        TensorType::I64 => ElementType::I64,
-    }
 }

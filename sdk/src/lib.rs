@@ -5,6 +5,7 @@ pub mod bindings;
 pub mod config;
 mod error;
 pub mod graph;
+mod host_tensor;
 pub mod http;
 pub mod log;
 mod model;
@@ -12,6 +13,7 @@ pub mod tensor;
 
 pub use error::Error;
 pub use graph::Graph;
+pub use host_tensor::HostTensor;
 pub use http::{FromRequest, IntoResponse, Json, Request, Response};
 pub use model::Model;
 pub use samovar_sdk_macros::model;

@@ -1,0 +1,127 @@
+//! Tensors that stay on the host: outputs that go on as inputs, without a way through the guest's memory.
+
+use std::fmt;
+
+use crate::Error;
+use crate::bindings::wasi::nn::tensor::{Tensor as NnTensor, TensorType};
+use crate::tensor::{Element, ElementType, RawTensor, Tensor, TensorData};
+
+/// A tensor that the host holds: an output taken with [`Outputs::take`](crate::graph::Outputs::take), or data handed
+/// over with [`HostTensor::new`].
+///
+/// [`Inputs::pass`](crate::graph::Inputs::pass) gives it to a graph without copying its elements, which is how the state
+/// of a recurrent network or the key-value cache of a decoder goes from one step to the next:
+///
+/// ```no_run
+/// use samovar_sdk::graph::Inputs;
+/// use samovar_sdk::{Error, Graph, HostTensor, Tensor};
+///
+/// /// One step: reads the answer, hands the state on unread.
+/// fn step(graph: &Graph, state: HostTensor, sample: &Tensor<f32>) -> Result<(f32, HostTensor), Error> {
+///     let inputs = Inputs::new().with("input", sample).pass("state", state);
+///     let mut outputs = graph.run(inputs)?;
+///     let state = outputs.take("new_state")?;
+///     let answer = outputs.get::<f32>("output")?.as_slice()[0];
+///     Ok((answer, state))
+/// }
+/// # let _ = step;
+/// ```
+///
+/// What a replica holds this way counts against its memory limit until it is dropped or passed on.
+pub struct HostTensor {
+    /// Whose it is, for errors.
+    what: String,
+    inner: NnTensor,
+}
+
+impl HostTensor {
+    /// Hands a copy of a tensor to the host: the state to begin with.
+    pub fn new(tensor: &(impl TensorData + ?Sized)) -> Self {
+        Self {
+            what: "a tensor on the host".to_owned(),
+            inner: to_host(tensor),
+        }
+    }
+
+    pub(crate) fn from_host(what: String, inner: NnTensor) -> Self {
+        Self { what, inner }
+    }
+
+    pub(crate) fn into_host(self) -> NnTensor {
+        self.inner
+    }
+
+    /// The size of each dimension.
+    pub fn dimensions(&self) -> Vec<u32> {
+        self.inner.dimensions()
+    }
+
+    /// The type of the elements.
+    pub fn element_type(&self) -> ElementType {
+        element_type(self.inner.ty())
+    }
+
+    /// Copies the elements into the guest; an error if they are of another type than `T`.
+    pub fn read<T: Element>(&self) -> Result<Tensor<T>, Error> {
+        let typed = self.raw().and_then(RawTensor::into_typed);
+        typed.map_err(|error| about(&self.what, &error))
+    }
+
+    /// Copies the elements into the guest, whatever they are.
+    pub fn raw(&self) -> Result<RawTensor, Error> {
+        from_host(&self.inner).map_err(|error| about(&self.what, &error))
+    }
+}
+
+impl fmt::Debug for HostTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostTensor({})", self.what)
+    }
+}
+
+/// Copies a guest's tensor to the host.
+pub(crate) fn to_host(tensor: &(impl TensorData + ?Sized)) -> NnTensor {
+    NnTensor::new(
+        tensor.dimensions(),
+        tensor_type(tensor.element_type()),
+        tensor.bytes(),
+    )
+}
+
+/// Copies a host's tensor to the guest.
+pub(crate) fn from_host(tensor: &NnTensor) -> Result<RawTensor, Error> {
+    RawTensor::new(
+        tensor.dimensions(),
+        element_type(tensor.ty()),
+        tensor.data(),
+    )
+}
+
+/// The same error, saying what it is about.
+pub(crate) fn about(what: &str, error: &Error) -> Error {
+    Error::new(error.status(), error.code(), format!("{what}: {error}"))
+}
+
+fn tensor_type(element: ElementType) -> TensorType {
+    match element {
+        ElementType::F16 => TensorType::Fp16,
+        ElementType::Bf16 => TensorType::Bf16,
+        ElementType::F32 => TensorType::Fp32,
+        ElementType::F64 => TensorType::Fp64,
+        ElementType::U8 => TensorType::U8,
+        ElementType::I32 => TensorType::I32,
+        ElementType::I64 => TensorType::I64,
+    }
+}
+
+fn element_type(tensor: TensorType) -> ElementType {
+    match tensor {
+        TensorType::Fp16 => ElementType::F16,
+        TensorType::Bf16 => ElementType::Bf16,
+        TensorType::Fp32 => ElementType::F32,
+        TensorType::Fp64 => ElementType::F64,
+        TensorType::U8 => ElementType::U8,
+        TensorType::I32 => ElementType::I32,
+        TensorType::I64 => ElementType::I64,
+    }
+}
