@@ -1,5 +1,6 @@
 //! Builds the guests, and puts everything that `samovar push` wants where the manifests look for it.
 
+mod models;
 mod ocr;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ pub fn build() -> Result<()> {
         }
     }
     place_magika_model()?;
+    models::place();
     ocr::place();
     Ok(())
 }

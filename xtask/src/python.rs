@@ -26,24 +26,35 @@ pub fn with(environment: &str, packages: &[&str]) -> Result<Option<PathBuf>> {
         eprintln!("==> python environment");
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     }
-    let missing: Vec<_> = packages.iter().filter(|name| !has(&python, name)).collect();
-    if !missing.is_empty() {
-        eprintln!("==> pip install {missing:?}");
-        run(Command::new(&python)
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ])
-            .args(missing))?;
-    }
+    install(&python, &[], packages)?;
     Ok(Some(python))
 }
 
+/// Adds packages without those that they depend on: such as only carry a model or a library, and would bring gigabytes.
+///
+/// # Errors
+/// When they cannot be installed.
+pub fn add_alone(python: &Path, packages: &[&str]) -> Result<()> {
+    install(python, &["--no-deps"], packages)
+}
+
+fn install(python: &Path, options: &[&str], packages: &[&str]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|name| !has(python, name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("==> pip install {missing:?}");
+    run(Command::new(python)
+        .args(["-m", "pip", "install", "--quiet"])
+        .arg("--disable-pip-version-check")
+        .args(options)
+        .args(missing))
+}
+
+/// Whether a package is there, in whatever version.
 fn has(python: &Path, package: &str) -> bool {
-    let code = format!("import importlib.metadata as m; m.version({package:?})");
+    let (name, _) = package.split_once("==").unwrap_or((package, ""));
+    let code = format!("import importlib.metadata as m; m.version({name:?})");
     Command::new(python)
         .args(["-c", &code])
         .output()

@@ -8,9 +8,13 @@ use anyhow::{Context, Result, ensure};
 use crate::{guests, python};
 
 /// What tests compare with, are driven by, or are walked by.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 9] = [
     "magika",
     "rapidocr-onnxruntime",
+    "onnxruntime",
+    "tokenizers",
+    "espeakng-loader",
+    "openai",
     "baseten",
     "schemathesis",
     "openapi-spec-validator",
