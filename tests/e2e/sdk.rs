@@ -90,6 +90,16 @@ async fn a_response_that_breaks_off_is_seen_to_break_off() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_stream_that_fails_before_it_wrote_anything_is_an_error() -> Result<()> {
+    let server = pushed("")?;
+    let url = server.at(&format!("{MODEL}/too-early"));
+    let answer = server.client().get(url).send().await?;
+    assert_eq!(answer.status(), 418);
+    assert_eq!(answer.json::<Value>().await?["error_code"], "teapot");
+    Ok(())
+}
+
+#[tokio::test]
 async fn headers_go_both_ways() -> Result<()> {
     let server = pushed("")?;
     let url = server.at(&format!("{MODEL}/header"));

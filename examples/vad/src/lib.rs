@@ -30,6 +30,8 @@ impl Model for Vad {
         let start = Audio::open(request.body())?;
         let mut detector = Detector::new(self.graph.clone())?;
         let write = move |lines: &mut samovar_sdk::http::BodyWriter<'_>| {
+            // The head of the answer: some clients wait for it before they send more.
+            lines.flush()?;
             let mut audio = start.of(request.body());
             let mut segments = Segments::new(settings);
             while let Some(frame) = audio.next()? {

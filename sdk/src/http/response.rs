@@ -36,9 +36,10 @@ impl Response {
         Ok(Self::new("application/json", body))
     }
 
-    /// Status 200 with a body that `write` writes after the head went out; what it flushes goes out at once.
+    /// Status 200 with a body that `write` writes; what it flushes goes out at once.
     ///
-    /// If it fails, the response breaks off, so that a client can tell, and the log says why.
+    /// The head goes out with the first bytes, or when `write` flushes before any. If it fails until then, its error is
+    /// the answer; later the response breaks off, so that a client can tell, and the log says why.
     pub fn stream(
         content_type: &str,
         write: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), Error> + 'static,

@@ -1,11 +1,12 @@
 //! From the host's request to the model and back: routing, the replica's one model, sending the response.
 
 use std::cell::RefCell;
-use std::io::Write;
+use std::io::{self, Write};
 
 use wasip2::http::types::{
     ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
+use wasip2::io::streams::OutputStream;
 
 use super::response::{BodyWriter, Content};
 use super::{Request, Response};
@@ -36,14 +37,10 @@ pub(crate) fn serve<M: Model>(
     request: IncomingRequest,
     outparam: ResponseOutparam,
 ) {
-    let answer = respond(slot, request);
-    let response = answer.unwrap_or_else(|error| {
-        if error.status() >= 500 {
-            eprintln!("{} ({})", error.message(), error.code());
-        }
-        Response::from_error(&error)
-    });
-    send(response, outparam);
+    match respond(slot, request) {
+        Ok(response) => send(response, outparam),
+        Err(error) => fail(&error, outparam),
+    }
 }
 
 fn respond<M: Model>(
@@ -60,37 +57,98 @@ fn respond<M: Model>(
 }
 
 fn send(response: Response, outparam: ResponseOutparam) {
-    let Response {
-        status,
-        headers,
-        content,
-    } = response;
-    let head = match head(status, &headers, &content) {
-        Ok(head) => head,
-        Err(message) => {
-            eprintln!("{message}");
-            return ResponseOutparam::set(outparam, Err(ErrorCode::InternalError(Some(message))));
+    let mut opening = Opening {
+        status: response.status,
+        headers: response.headers,
+        length: None,
+        outparam: Some(outparam),
+        opened: None,
+    };
+    let written = match response.content {
+        Content::Whole(bytes) => {
+            opening.length = Some(bytes.len());
+            opening.write_all(&bytes).map_err(Error::from)
         }
+        Content::Streamed(write) => write(&mut BodyWriter::new(&mut opening)),
     };
-    let Ok(body) = head.body() else {
-        return ResponseOutparam::set(outparam, Err(ErrorCode::InternalError(None)));
-    };
-    ResponseOutparam::set(outparam, Ok(head));
-    match write(&body, content) {
-        Ok(()) => {
+    let written = written.and_then(|()| Ok(opening.flush()?));
+    match (written, opening.outparam, opening.opened) {
+        (Ok(()), _, Some((stream, body))) => {
+            // The host does not let go of a body whose stream is open.
+            drop(stream);
             if let Err(error) = OutgoingBody::finish(body, None) {
                 eprintln!("the response could not be finished: {error:?}");
             }
         }
+        // Nothing went out yet: there is still time for a status.
+        (Err(error), Some(outparam), _) if opening.length.is_none() => fail(&error, outparam),
+        // Neither head nor body can be sent, and another attempt could end the same way.
+        (Err(error), Some(outparam), _) => {
+            eprintln!("{error}");
+            let code = ErrorCode::InternalError(Some(error.message().to_owned()));
+            ResponseOutparam::set(outparam, Err(code));
+        }
         // Dropping the body unfinished breaks the response off.
-        Err(error) => eprintln!("the response broke off: {error}"),
+        (Err(error), ..) => eprintln!("the response broke off: {error}"),
+        (Ok(()), ..) => eprintln!("the response was not opened"),
+    }
+}
+
+/// Answers with an error.
+fn fail(error: &Error, outparam: ResponseOutparam) {
+    if error.status() >= 500 {
+        eprintln!("{} ({})", error.message(), error.code());
+    }
+    send(Response::from_error(error), outparam);
+}
+
+/// A response whose head goes out with the first bytes of its body, or when it is flushed.
+struct Opening {
+    status: u16,
+    headers: Vec<(String, String)>,
+    /// Of a body that is known as a whole.
+    length: Option<usize>,
+    outparam: Option<ResponseOutparam>,
+    opened: Option<(OutputStream, OutgoingBody)>,
+}
+
+impl Opening {
+    fn stream(&mut self) -> io::Result<&mut OutputStream> {
+        if self.opened.is_none() {
+            self.opened = Some(self.open().map_err(io::Error::other)?);
+        }
+        let opened = self.opened.as_mut().map(|(stream, _)| stream);
+        opened.ok_or_else(|| io::Error::other("the response's body is not open"))
+    }
+
+    fn open(&mut self) -> Result<(OutputStream, OutgoingBody), String> {
+        let head = head(self.status, &self.headers, self.length)?;
+        let taken = |()| "the response's body was taken before".to_owned();
+        let body = head.body().map_err(taken)?;
+        let stream = body.write().map_err(taken)?;
+        let outparam = self.outparam.take().ok_or("the response was sent before")?;
+        ResponseOutparam::set(outparam, Ok(head));
+        Ok((stream, body))
+    }
+}
+
+impl Write for Opening {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        self.stream()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream()?.flush()
     }
 }
 
 fn head(
     status: u16,
     headers: &[(String, String)],
-    content: &Content,
+    length: Option<usize>,
 ) -> Result<OutgoingResponse, String> {
     let fields = Fields::new();
     for (name, value) in headers {
@@ -98,28 +156,15 @@ fn head(
             .append(name, value.as_bytes())
             .map_err(|error| format!("response header {name:?} is not valid: {error:?}"))?;
     }
-    if let Content::Whole(bytes) = content {
-        let length = bytes.len().to_string();
+    if let Some(length) = length {
         fields
-            .set("content-length", &[length.into_bytes()])
+            .set("content-length", &[length.to_string().into_bytes()])
             .map_err(|error| format!("content-length: {error:?}"))?;
     }
     let head = OutgoingResponse::new(fields);
     head.set_status_code(status)
         .map_err(|()| format!("{status} is no HTTP status"))?;
     Ok(head)
-}
-
-fn write(body: &OutgoingBody, content: Content) -> Result<(), Error> {
-    let mut stream = body
-        .write()
-        .map_err(|()| Error::internal("the response's body was opened before"))?;
-    match content {
-        Content::Whole(bytes) => stream.write_all(&bytes)?,
-        Content::Streamed(write) => write(&mut BodyWriter::new(&mut stream))?,
-    }
-    stream.flush()?;
-    Ok(())
 }
 
 #[cfg(test)]

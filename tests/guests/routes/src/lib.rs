@@ -50,6 +50,9 @@ impl Model for Routes {
                 body.flush()?;
                 Err(Error::internal("the second half is missing"))
             })),
+            "/too-early" => Ok(Response::stream("text/plain", |_| {
+                Err(Error::new(418, "teapot", "nothing was written yet"))
+            })),
             "/secret" => config::secret(&request.query("name").unwrap_or_default())
                 .map(|secret| Response::new("text/plain", secret)),
             "/log" => {
@@ -57,7 +60,10 @@ impl Model for Routes {
                 Ok(Response::new("text/plain", "logged").with_status(202))
             }
             "/witness" => {
-                let shadow = request.header("x-samovar-shadow").unwrap_or("no").to_owned();
+                let shadow = request
+                    .header("x-samovar-shadow")
+                    .unwrap_or("no")
+                    .to_owned();
                 log::warn(format!("shadow {shadow}: {}", request.text()?));
                 Ok(Response::new("text/plain", "witnessed"))
             }
