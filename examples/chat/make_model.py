@@ -23,7 +23,7 @@ import numpy as np
 
 SYSTEM, USER, ASSISTANT, END = 256, 257, 258, 259
 VOCABULARY = 260
-CONTEXT = 4096
+CONTEXT = 2048
 LAYERS, HEADS = 2, 8
 HEAD_WIDTH = 32
 CODE = 24  # numbers that say which token
