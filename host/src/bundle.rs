@@ -95,6 +95,7 @@ impl LocalBundle {
             network: Network {
                 allow: manifest.allow.clone(),
             },
+            snapshot: manifest.snapshot,
             limits: manifest.limits.clone(),
             autoscaling: manifest.autoscaling.clone(),
         };

@@ -115,6 +115,8 @@ pub struct Manifest {
     pub environment_variables: BTreeMap<String, String>,
     /// `HOST:PORT` of the hosts that the component may call.
     pub allow: BTreeSet<String>,
+    /// Whether `init` runs once, when it is pushed, and replicas start with the memory that it left.
+    pub snapshot: bool,
     /// Bounds of one replica.
     pub limits: Limits,
     /// Number of replicas.
@@ -191,6 +193,7 @@ impl Manifest {
             "environment_variables",
             "network",
             "autoscaling",
+            "snapshot",
         ])?;
         let name = top
             .require("name", "the model's name")?
@@ -214,6 +217,10 @@ impl Manifest {
             secrets: secrets(&mut top)?,
             environment_variables: environment_variables(&mut top)?,
             allow: allow(&mut top)?,
+            snapshot: match top.take("snapshot") {
+                Some(field) => field.truth()?,
+                None => false,
+            },
             limits: limits(&mut top)?,
             autoscaling: autoscaling(&mut top)?,
         })
@@ -245,6 +252,7 @@ impl Manifest {
             secrets: BTreeSet::new(),
             environment_variables: BTreeMap::new(),
             allow: BTreeSet::new(),
+            snapshot: false,
             limits: Limits::default(),
             autoscaling: AutoscalingSettings::default(),
         })

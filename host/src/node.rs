@@ -243,6 +243,7 @@ fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
         engine,
         backends: BackendOptions {
             onnxruntime: options.onnxruntime.clone(),
+            optimized: Some(data.join("optimized")),
         },
     }
 }

@@ -4,20 +4,21 @@
 //! a component, never an artifact. Beside each artifact lies the SHA-256 of its bytes, checked the first time a
 //! process maps the file, so that a damaged one is compiled again instead of run.
 
-use std::collections::HashMap;
+mod snapshots;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::admission::{self, AdmissionError, Handler, LIFECYCLE};
+use crate::checked::{self, Checked};
 use crate::engine::SharedEngine;
 use crate::sandbox::Sandbox;
+use crate::snapshot::Snapshot;
 
 /// A larger component is refused: compiling takes time and memory in proportion.
 pub const MAX_COMPONENT_BYTES: u64 = 256 << 20;
@@ -38,9 +39,12 @@ pub struct ComponentFile {
 /// A component linked against the sandbox, ready to be instantiated.
 pub struct Artifact {
     pub(crate) pre: HandlerPre,
+    /// What became of the wish to keep the memory after `init`, if there was one.
+    pub(crate) snapshot: Option<Snapshot>,
 }
 
 /// The linked component by the kind of its handler.
+#[derive(Clone)]
 pub(crate) enum HandlerPre {
     Wasi02(
         InstancePre<Sandbox>,
@@ -60,7 +64,11 @@ impl Artifact {
     }
 
     /// Whether a new replica has an `init` to be called.
-    pub(crate) fn has_lifecycle(&self) -> bool {
+    pub(crate) fn runs_init(&self) -> bool {
+        self.snapshot != Some(Snapshot::Taken) && self.has_lifecycle()
+    }
+
+    fn has_lifecycle(&self) -> bool {
         let pre = self.instance_pre();
         pre.component().get_export_index(None, LIFECYCLE).is_some()
     }
@@ -82,6 +90,9 @@ pub enum ArtifactError {
         /// What the system said.
         source: io::Error,
     },
+    /// What somebody else was told who asked at once.
+    #[error(transparent)]
+    Shared(Arc<ArtifactError>),
     /// A bug: a task that compiles must not panic.
     #[error("compiling stopped unexpectedly: {0}")]
     Stopped(String),
@@ -93,15 +104,7 @@ pub struct ArtifactStore {
     linker: Linker<Sandbox>,
     folder: PathBuf,
     ready: moka::future::Cache<String, Arc<Artifact>>,
-    /// Files whose checksum this process has seen to be right, by their identity on disk.
-    verified: Mutex<HashMap<PathBuf, FileIdentity>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileIdentity {
-    inode: u64,
-    size: u64,
-    modified_ns: i64,
+    checked: Checked,
 }
 
 impl ArtifactStore {
@@ -125,7 +128,7 @@ impl ArtifactStore {
                 .max_capacity(CACHED)
                 .time_to_idle(CACHED_IDLE)
                 .build(),
-            verified: Mutex::default(),
+            checked: Checked::default(),
         })
     }
 
@@ -152,11 +155,19 @@ impl ArtifactStore {
             .await
     }
 
-    /// Forgets a component and deletes its artifact.
-    pub async fn remove(&self, digest: &str) {
-        self.ready.invalidate(digest).await;
-        for path in [self.path(digest), self.checksum_path(digest)] {
-            let _ = tokio::fs::remove_file(path).await;
+    /// Forgets a component and deletes its artifacts.
+    pub async fn remove(self: &Arc<Self>, digest: &str) {
+        let (store, digest) = (self.clone(), digest.to_owned());
+        let names = blocking(move || Ok(store.names(&digest))).await;
+        for name in names.unwrap_or_default() {
+            self.ready.invalidate(&name).await;
+            for path in [
+                self.path(&name),
+                checked::checksum_path(&self.path(&name)),
+                self.refusal_path(&name),
+            ] {
+                let _ = tokio::fs::remove_file(path).await;
+            }
         }
     }
 
@@ -164,15 +175,11 @@ impl ArtifactStore {
         self.folder.join(format!("{digest}.cwasm"))
     }
 
-    fn checksum_path(&self, digest: &str) -> PathBuf {
-        self.folder.join(format!("{digest}.sha256"))
-    }
-
     fn load_or_compile(&self, file: &ComponentFile) -> Result<Artifact, ArtifactError> {
         let path = self.path(&file.digest);
-        if self.is_sound(&path, &self.checksum_path(&file.digest)) {
+        if self.checked.is_sound(&path) {
             match self.map(&path) {
-                Ok(component) => return self.link(&component),
+                Ok(component) => return self.link(&component, None),
                 Err(error) => {
                     tracing::warn!(digest = file.digest, %error, "artifact does not load; compiling again");
                 }
@@ -182,7 +189,7 @@ impl ArtifactStore {
         let component = self
             .map(&path)
             .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
-        self.link(&component)
+        self.link(&component, None)
     }
 
     fn compile(&self, file: &ComponentFile) -> Result<(), ArtifactError> {
@@ -207,46 +214,21 @@ impl ArtifactStore {
         if !wasmtime_is_component(&bytes) {
             return Err(AdmissionError::Invalid(describe_foreign(&bytes)).into());
         }
+        self.compile_bytes(&file.digest, &bytes)
+    }
+
+    fn compile_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), ArtifactError> {
         let native = self
             .engine
             .engine()
-            .precompile_component(&bytes)
+            .precompile_component(bytes)
             .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
-        let checksum = hex::encode(Sha256::digest(&native));
-        // The checksum goes last: an artifact without one counts as damaged, so no instant of a crash leaves a half file in use.
-        let path = self.path(&file.digest);
-        let _ = std::fs::remove_file(self.checksum_path(&file.digest));
-        write_durably(&self.folder, &path, &native).map_err(io_error("write", &path))?;
-        let path = self.checksum_path(&file.digest);
-        write_durably(&self.folder, &path, checksum.as_bytes()).map_err(io_error("write", &path))
-    }
-
-    fn is_sound(&self, path: &Path, checksum_path: &Path) -> bool {
-        let Ok(identity) = identity(path) else {
-            return false;
-        };
-        if self.verified_identity(path) == Some(identity) {
-            return true;
-        }
-        let sound = std::fs::read_to_string(checksum_path)
-            .is_ok_and(|wanted| hash_file(path).is_ok_and(|found| found == wanted.trim()));
-        if sound {
-            self.lock_verified().insert(path.to_owned(), identity);
-        } else {
-            tracing::warn!(path = %path.display(), "artifact is damaged; compiling again");
-        }
-        sound
-    }
-
-    fn verified_identity(&self, path: &Path) -> Option<FileIdentity> {
-        self.lock_verified().get(path).copied()
-    }
-
-    fn lock_verified(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, FileIdentity>> {
-        // The map is only ever a cache of checks, whole at every instant.
-        self.verified
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        let path = self.path(name);
+        checked::write(&path, &native).map_err(|source| ArtifactError::Io {
+            action: "write",
+            path,
+            source,
+        })
     }
 
     fn map(&self, path: &Path) -> wasmtime::Result<Component> {
@@ -255,7 +237,11 @@ impl ArtifactStore {
         unsafe { Component::deserialize_file(self.engine.engine(), path) }
     }
 
-    fn link(&self, component: &Component) -> Result<Artifact, ArtifactError> {
+    fn link(
+        &self,
+        component: &Component,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Artifact, ArtifactError> {
         let handler = admission::check(component, self.engine.engine())?;
         let mismatch = |e: wasmtime::Error| AdmissionError::Mismatch(format!("{e:#}"));
         let pre = self.linker.instantiate_pre(component).map_err(mismatch)?;
@@ -271,35 +257,17 @@ impl ArtifactStore {
                 HandlerPre::Wasi03(pre, indices)
             }
         };
-        Ok(Artifact { pre })
+        Ok(Artifact { pre, snapshot })
     }
 }
 
-fn identity(path: &Path) -> io::Result<FileIdentity> {
-    let meta = std::fs::metadata(path)?;
-    Ok(FileIdentity {
-        inode: meta.ino(),
-        size: meta.len(),
-        modified_ns: meta
-            .mtime()
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(meta.mtime_nsec()),
-    })
-}
-
-fn hash_file(path: &Path) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
-    Ok(hex::encode(hasher.finalize()))
-}
-
-fn write_durably(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    std::fs::File::open(folder)?.sync_all()
+/// Work that blocks its thread.
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, ArtifactError> + Send + 'static,
+) -> Result<R, ArtifactError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| ArtifactError::Stopped(e.to_string()))?
 }
 
 /// The preamble of a component: magic, version 13, layer 1.

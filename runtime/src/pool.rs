@@ -6,6 +6,7 @@ mod inspect;
 mod lease;
 mod replica_id;
 mod scaling;
+mod seen;
 mod stop;
 mod upkeep;
 mod waiting;
@@ -16,19 +17,19 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::try_join_all;
 use http::header::HOST;
 use http_body_util::{BodyExt, Empty};
 use tokio::sync::{Notify, oneshot};
 use wasmtime_wasi_http::WasiBody;
 
-use crate::artifact::{ArtifactStore, ComponentFile};
+use crate::artifact::{Artifact, ArtifactError, ArtifactStore, ComponentFile};
 use crate::body::{GuestBody, LimitedBody};
 use crate::engine::SharedEngine;
 use crate::exchange::Exchange;
 use crate::failure::GuestFailure;
 use crate::infer::graphs::{GraphSpec, GraphStore, GraphUse};
-use crate::infer::nn::{DeploymentGraphs, NnCtx, NnLimits};
+use crate::infer::loading::Loading;
+use crate::infer::nn::{NnCtx, NnLimits};
 use crate::ledger::{Freed, Ledger, Next, PoolSettings};
 use crate::limits::Limits;
 use crate::load::Traffic;
@@ -38,10 +39,12 @@ use crate::replica::{Blueprint, Call, Replica, Served, StartError, StartTimings}
 use crate::roster::{Listed, Roster};
 use crate::sandbox::Capabilities;
 use crate::slots::{IdleHolder, Slots};
+use crate::snapshot::Setting;
 pub use error::RunError;
 use gate::Gate;
 use lease::Lease;
 use replica_id::replica_id;
+pub use seen::{RunsOn, Seen};
 use stop::{Stop, stop};
 use waiting::Waiting;
 
@@ -49,6 +52,8 @@ use waiting::Waiting;
 pub struct DeploymentSpec {
     /// The component.
     pub component: ComponentFile,
+    /// Whether its replicas shall start where `init` ended: a digest of what `init` may see besides the component.
+    pub snapshot: Option<String>,
     /// The graphs it may load by name.
     pub graphs: Vec<GraphSpec>,
     /// What its replicas may see and reach.
@@ -80,6 +85,19 @@ pub(crate) struct Machine {
     pub slots: Slots,
 }
 
+impl Machine {
+    /// Where a deployment's `init` runs whose memory is taken.
+    pub fn setting(&self, spec: &DeploymentSpec) -> Setting {
+        Setting {
+            engine: self.engine.clone(),
+            graphs: self.graphs.clone(),
+            capabilities: spec.capabilities.clone(),
+            limits: spec.limits.clone(),
+            log: spec.log.clone(),
+        }
+    }
+}
+
 type Waiter = oneshot::Sender<Lease>;
 
 /// The replicas of one deployment.
@@ -93,6 +111,7 @@ pub struct Pool {
     settings: RwLock<PoolSettings>,
     meter: Arc<Meter>,
     uses: Arc<[Arc<GraphUse>]>,
+    seen: Mutex<Seen>,
 }
 
 impl Pool {
@@ -113,6 +132,7 @@ impl Pool {
             roster: Arc::default(),
             settings: RwLock::new(settings),
             meter,
+            seen: Mutex::default(),
         });
         let holder: Arc<dyn IdleHolder> = pool.clone();
         pool.machine.slots.register(Arc::downgrade(&holder));
@@ -349,33 +369,48 @@ impl Pool {
         timings: &mut StartTimings,
     ) -> Result<Replica, StartError> {
         let machine = &self.machine;
+        let graphs = Loading::new(machine.graphs.clone(), self.spec.graphs.clone());
+        let started = tokio::select! {
+            biased;
+            // Polled first, so that they load from the beginning; when one fails, whatever fails for want of it is not
+            // the reason.
+            error = graphs.failure() => Err(error.into()),
+            started = self.make_beside(&graphs, listed, timings) => started,
+        };
+        let started = started?;
+        let loaded = graphs.ready().await?;
+        timings.graphs = loaded.took;
+        self.see_graphs(&loaded.graphs);
+        Ok(started)
+    }
+
+    async fn artifact(&self) -> Result<Arc<Artifact>, Arc<ArtifactError>> {
+        let spec = &self.spec;
+        let artifacts = &self.machine.artifacts;
+        let Some(seen) = &spec.snapshot else {
+            return artifacts.get(&spec.component).await;
+        };
+        let artifact = artifacts
+            .get_snapshot(&spec.component, seen, self.machine.setting(spec))
+            .await?;
+        self.see_snapshot(&artifact.snapshot);
+        Ok(artifact)
+    }
+
+    /// Makes the replica while its graphs load.
+    async fn make_beside(
+        &self,
+        graphs: &Loading,
+        listed: Listed,
+        timings: &mut StartTimings,
+    ) -> Result<Replica, StartError> {
+        let machine = &self.machine;
         let begun = Instant::now();
-        let artifact = machine
-            .artifacts
-            .get(&self.spec.component)
-            .await
-            .map_err(StartError::Artifact)?;
+        let artifact = self.artifact().await.map_err(StartError::Artifact)?;
         timings.artifact = begun.elapsed();
-
-        let begun = Instant::now();
-        let graphs: DeploymentGraphs =
-            try_join_all(self.spec.graphs.iter().map(|spec| async move {
-                let graph = machine.graphs.acquire(spec).await;
-                graph
-                    .map(|graph| (spec.name.clone(), graph))
-                    .map_err(|e| StartError::Graph {
-                        name: spec.name.clone(),
-                        reason: e.to_string(),
-                    })
-            }))
-            .await?
-            .into_iter()
-            .collect();
-        timings.graphs = begun.elapsed();
-
         let slot = machine.slots.take().await;
         let nn = NnCtx::new(
-            graphs,
+            graphs.clone(),
             self.uses.clone(),
             machine.graphs.clone(),
             NnLimits {
@@ -390,6 +425,7 @@ impl Pool {
             log: self.spec.log.clone(),
             listed,
             meter: self.meter.clone(),
+            graphs,
         };
         Replica::start(&artifact, blueprint, nn, slot, timings).await
     }

@@ -18,6 +18,7 @@ use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::{SharedEngine, Ticking};
 use crate::exchange::Exchange;
 use crate::failure::GuestFailure;
+use crate::infer::loading::{Loading, NotLoaded};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
@@ -32,13 +33,8 @@ pub enum StartError {
     #[error(transparent)]
     Artifact(Arc<crate::artifact::ArtifactError>),
     /// A graph of the manifest did not load.
-    #[error("graph `{name}` does not load: {reason}")]
-    Graph {
-        /// Its name in the manifest.
-        name: String,
-        /// What the backend said.
-        reason: String,
-    },
+    #[error(transparent)]
+    Graph(#[from] NotLoaded),
     /// The instance could not be made.
     #[error("the component does not start: {0}")]
     Instantiate(String),
@@ -61,18 +57,20 @@ pub(crate) struct Blueprint<'a> {
     pub log: Arc<dyn LogSink>,
     pub listed: Listed,
     pub meter: Arc<Meter>,
+    /// Its graphs, which may load until the replica is there.
+    pub graphs: &'a Loading,
 }
 
-/// How long the parts of a start took.
+/// How long the parts of a start took. Graphs load beside all others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StartTimings {
     /// Component ready: mapped and linked, or found so.
     pub artifact: Duration,
-    /// Graphs loaded, or found loaded.
+    /// All graphs loaded, or found loaded, from the beginning of the start on.
     pub graphs: Duration,
     /// Store and instance made.
     pub instantiate: Duration,
-    /// `lifecycle.init` run.
+    /// `lifecycle.init` run, with the time that it waited for graphs.
     pub init: Duration,
 }
 
@@ -94,7 +92,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Makes the instance and runs its `init`.
+    /// Makes the instance, runs its `init`, and waits for its graphs.
     pub async fn start(
         artifact: &Artifact,
         blueprint: Blueprint<'_>,
@@ -135,17 +133,25 @@ impl Replica {
             }
         };
         timings.instantiate = begun.elapsed();
-        if artifact.has_lifecycle() {
+        if artifact.runs_init() {
             let begun = Instant::now();
             let timeout = blueprint.limits.timeout;
             let init = pin!(init(&mut store, &instance, blueprint.limits));
             let init = blueprint.meter.guest(init);
-            tokio::time::timeout(timeout, init)
-                .await
-                .map_err(|_| StartError::InitTimeout { timeout })??;
+            // What it waits for graphs is not its own time.
+            let late = async {
+                let _ = blueprint.graphs.ready().await;
+                tokio::time::sleep(timeout).await;
+            };
+            tokio::select! {
+                biased;
+                done = init => done?,
+                () = late => return Err(StartError::InitTimeout { timeout }),
+            }
             timings.init = begun.elapsed();
         }
         store.data().finish_lines();
+        blueprint.graphs.ready().await?;
         blueprint.listed.set_ready();
         Ok(Self {
             store,
@@ -301,7 +307,7 @@ async fn run_concurrent(
     forwarded
 }
 
-async fn init(
+pub(crate) async fn init(
     store: &mut Store<Sandbox>,
     instance: &wasmtime::component::Instance,
     limits: &Limits,

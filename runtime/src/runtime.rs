@@ -6,10 +6,11 @@ use std::sync::Arc;
 use crate::admission::AdmissionError;
 use crate::artifact::{ArtifactError, ArtifactStore, ComponentFile};
 use crate::engine::{Allocator, EngineOptions, SharedEngine};
-use crate::infer::backend::{BackendInfo, BackendOptions, Backends};
-use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore};
+use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
+use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
 use crate::pool::{DeploymentSpec, Machine, Pool};
 use crate::slots::Slots;
+use crate::snapshot::Snapshot;
 
 /// What a runtime is made from.
 #[derive(Clone, Debug)]
@@ -56,15 +57,36 @@ impl Runtime {
         self.machine.artifacts.get(component).await.map(drop)
     }
 
-    /// Loads a graph and drops it again unless somebody else holds it: does it work here?
+    /// Makes the snapshot that a deployment wants, also when it was tried before in vain. Nothing when it wants none.
+    ///
+    /// # Errors
+    /// When the component is refused or the disk fails; that there can be no snapshot is none.
+    pub async fn admit_snapshot(
+        &self,
+        spec: &DeploymentSpec,
+    ) -> Result<Option<Snapshot>, Arc<ArtifactError>> {
+        let Some(seen) = &spec.snapshot else {
+            return Ok(None);
+        };
+        let (artifacts, component) = (&self.machine.artifacts, &spec.component);
+        artifacts.retry_snapshot(component, seen).await;
+        let artifact = artifacts
+            .get_snapshot(component, seen, self.machine.setting(spec))
+            .await?;
+        Ok(artifact.snapshot.clone())
+    }
+
+    /// Loads a graph, or finds it loaded: does it work here? It stays as long as somebody holds it.
     ///
     /// # Errors
     /// What the backend says of it.
     pub async fn admit_graph(
         &self,
         spec: &GraphSpec,
-    ) -> Result<(), crate::infer::graphs::GraphError> {
-        self.machine.graphs.acquire(spec).await?.suits(spec)
+    ) -> Result<Arc<LoadedGraph>, crate::infer::graphs::GraphError> {
+        let graph = self.machine.graphs.acquire(spec).await?;
+        graph.suits(spec)?;
+        Ok(graph)
     }
 
     /// A pool for a deployment; it starts nothing by itself.
@@ -72,9 +94,15 @@ impl Runtime {
         Pool::new(self.machine.clone(), spec)
     }
 
-    /// Forgets the compiled form of a component.
-    pub async fn forget(&self, component_digest: &str) {
-        self.machine.artifacts.remove(component_digest).await;
+    /// Forgets what was made of a file: the compiled form of a component, the optimized form of a model.
+    pub async fn forget(&self, digest: &str) {
+        self.machine.artifacts.remove(digest).await;
+        self.machine.graphs.forget(digest);
+    }
+
+    /// The cards of this machine.
+    pub fn cards(&self) -> Cards {
+        self.machine.graphs.cards()
     }
 
     /// The inference backends of this machine.

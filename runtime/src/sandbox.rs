@@ -18,6 +18,7 @@ use crate::infer::nn::{NnCtx, NnView};
 use crate::limits::{HOSTCALL_SLACK_BYTES, Limits, MAX_HANDLES, MAX_HEADER_BYTES, StoreLimiter};
 use crate::log::{Level, LogStream, ReplicaLog};
 use crate::logging::LoggingView;
+use crate::snapshot::Watch;
 
 /// What a deployment's replicas may see and do beyond computing.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,8 @@ pub struct Sandbox {
     pub log: Arc<ReplicaLog>,
     stdout: LogStream,
     stderr: LogStream,
+    /// Notices what an `init` asks for whose memory is taken.
+    pub watch: Option<Watch>,
 }
 
 impl Sandbox {
@@ -92,6 +95,7 @@ impl Sandbox {
             log,
             stdout,
             stderr,
+            watch: None,
         };
         let mut store = Store::new(engine, sandbox);
         store.limiter(|sandbox| &mut sandbox.limiter);
@@ -106,6 +110,24 @@ impl Sandbox {
             ))
         });
         Ok(store)
+    }
+
+    /// Its values for `wasi:config/store`.
+    pub fn config(&self) -> &WasiConfigVariables {
+        &self.config
+    }
+
+    /// Its `wasi:nn`.
+    pub fn nn(&mut self) -> NnView<'_> {
+        NnView {
+            ctx: &mut self.nn,
+            table: &mut self.table,
+        }
+    }
+
+    /// Handles of the host that the guest holds.
+    pub fn open_handles(&mut self) -> usize {
+        self.table.iter_mut().count()
     }
 
     /// Ends the lines that a finished request left open.
@@ -145,15 +167,12 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<Sandbox>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
-        WasiConfig::from(&sandbox.config)
+        WasiConfig::from(sandbox.config())
     })?;
     crate::logging::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
         LoggingView(&sandbox.log)
     })?;
-    crate::infer::nn::add_to_linker(&mut linker, |sandbox: &mut Sandbox| NnView {
-        ctx: &mut sandbox.nn,
-        table: &mut sandbox.table,
-    })?;
+    crate::infer::nn::add_to_linker(&mut linker, Sandbox::nn)?;
     Ok(linker)
 }
 

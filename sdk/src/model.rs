@@ -26,7 +26,21 @@ pub trait Model: Sized {
 pub fn init<M: Model>(slot: &RefCell<Option<M>>) -> Result<(), String> {
     let model = M::load().map_err(|error| error.to_string())?;
     slot.replace(Some(model));
+    forget_folders();
     Ok(())
+}
+
+/// The library under `std::fs` keeps the host's folders open that it has found. They are found again when they are needed;
+/// an `init` that leaves none open can be kept as a snapshot, where no handle of the host lives on.
+fn forget_folders() {
+    #[cfg(all(target_os = "wasi", target_env = "p2"))]
+    {
+        unsafe extern "C" {
+            fn __wasilibc_reset_preopens();
+        }
+        // SAFETY: wasi-libc offers it for this, it has no preconditions, and a component has one thread.
+        unsafe { __wasilibc_reset_preopens() }
+    }
 }
 
 /// Answers one request of the host's.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use samovar_runtime::Snapshot;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -72,6 +73,46 @@ pub struct DeploymentShape {
     pub request_backpressure_settings: Backpressure,
     /// The bundle's digest.
     pub bundle_digest: Digest,
+    /// Its graphs.
+    pub graphs: Vec<GraphShape>,
+    /// What became of the wish to keep the memory after `init`; null without one, and until it was tried on this node.
+    pub init_snapshot: Option<InitSnapshot>,
+}
+
+/// A graph of a deployment.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeploymentGraph)]
+pub struct GraphShape {
+    /// Its name in the manifest.
+    pub name: String,
+    /// `rten` or `onnxruntime`; null until it was loaded on this node.
+    pub backend: Option<&'static str>,
+    /// What it runs on: `cpu`, or `cuda:0` and so on; null until it was loaded on this node.
+    pub device: Option<String>,
+}
+
+/// What became of the wish to keep the memory after `init`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct InitSnapshot {
+    /// Whether replicas start with it.
+    pub taken: bool,
+    /// Why not; each replica runs `init` then.
+    pub reason: Option<String>,
+}
+
+impl InitSnapshot {
+    fn of(snapshot: Snapshot) -> Self {
+        match snapshot {
+            Snapshot::Taken => Self {
+                taken: true,
+                reason: None,
+            },
+            Snapshot::Refused(reason) => Self {
+                taken: false,
+                reason: Some(reason),
+            },
+        }
+    }
 }
 
 /// What happens to requests that find every replica busy.
@@ -102,6 +143,7 @@ impl DeploymentShape {
     pub fn of(api: &Api, view: &ModelView, deployment: &Deployment) -> Self {
         let observed = api.serving.observed(view.model.id, deployment.id);
         let (stored, reason) = (deployment.status, deployment.status_reason.as_deref());
+        let seen = api.serving.seen(view.model.id, deployment.id);
         let environment = view.environment_of(deployment.id);
         let environment = environment.map(|environment| environment.name.clone());
         Self {
@@ -122,6 +164,20 @@ impl DeploymentShape {
                 policy: deployment.backpressure,
             },
             bundle_digest: deployment.bundle_digest,
+            graphs: deployment
+                .bundle
+                .graphs
+                .keys()
+                .map(|name| {
+                    let graph = seen.graphs.iter().find(|one| one.name == *name);
+                    GraphShape {
+                        name: name.clone(),
+                        backend: graph.map(|one| one.backend),
+                        device: graph.map(|one| one.device.to_string()),
+                    }
+                })
+                .collect(),
+            init_snapshot: seen.snapshot.map(InitSnapshot::of),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use samovar_runtime::backend::{self, Card};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -40,6 +41,31 @@ pub struct Backend {
 pub struct Backends {
     /// The built-in one is always among them.
     pub backends: Vec<Backend>,
+    /// The cards of the node.
+    pub devices: Vec<Device>,
+    /// Why graphs cannot use a card, if they cannot, and what would help.
+    pub devices_reason: Option<String>,
+}
+
+/// A card.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Device {
+    /// What a graph's `device` says: `cuda:0` and so on.
+    pub name: String,
+    /// What it is, as its maker calls it.
+    pub model: String,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+    /// Bytes of that which nobody uses.
+    pub free_memory_bytes: u64,
+    /// Bytes that graphs of this node take.
+    pub graph_memory_bytes: u64,
+    /// Version of its driver.
+    pub driver_version: String,
+    /// Whether graphs can use it.
+    pub available: bool,
+    /// Why not.
+    pub reason: Option<String>,
 }
 
 /// A graph in memory.
@@ -49,6 +75,8 @@ pub struct LoadedGraph {
     pub name: String,
     /// What runs it.
     pub backend: &'static str,
+    /// What it runs on: `cpu`, or `cuda:0` and so on.
+    pub device: String,
     /// Bytes of its file.
     pub size: u64,
 }
@@ -77,8 +105,21 @@ pub struct Status {
 /// List what runs graphs on this node.
 #[utoipa::path(get, path = "/v1/backends", responses((status = 200, body = Backends)))]
 async fn backends(State(api): State<Api>) -> Json<Backends> {
+    let cards = api.runtime.cards();
+    let device = |(card, used): (Card, u64)| Device {
+        name: backend::Device::Cuda(card.number).to_string(),
+        model: card.name,
+        memory_bytes: card.memory_bytes,
+        free_memory_bytes: card.free_bytes,
+        graph_memory_bytes: used,
+        driver_version: card.driver,
+        available: cards.reason.is_none(),
+        reason: cards.reason.clone(),
+    };
     Json(Backends {
         backends: found(&api),
+        devices: cards.cards.into_iter().map(device).collect(),
+        devices_reason: cards.reason.clone(),
     })
 }
 
@@ -97,6 +138,7 @@ async fn status(State(api): State<Api>) -> Json<Status> {
             .map(|graph| LoadedGraph {
                 name: graph.name,
                 backend: graph.backend,
+                device: graph.device.to_string(),
                 size: graph.bytes,
             })
             .collect(),

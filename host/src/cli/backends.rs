@@ -1,5 +1,6 @@
-//! `samovar backends`: which inference backends the server has, and why others cannot be used.
+//! `samovar backends`: which inference backends and GPUs the server has, and why others cannot be used.
 
+use indicatif::HumanBytes;
 use serde_json::Value;
 
 use super::client::Client;
@@ -10,11 +11,58 @@ pub async fn run(client: &Client, format: Format) -> anyhow::Result<()> {
     let answer = client.get("/v1/backends").await?;
     match format {
         Format::Json => output::document(&answer),
-        Format::Text => output::table(
-            &["BACKEND", "VERSION", "TARGETS", "AVAILABLE", "WHERE"],
-            rows(&answer),
-            "no backends",
-        ),
+        Format::Text => {
+            output::table(
+                &["BACKEND", "VERSION", "TARGETS", "AVAILABLE", "WHERE"],
+                rows(&answer),
+                "no backends",
+            )?;
+            output::line("")?;
+            output::table(
+                &[
+                    "DEVICE",
+                    "MODEL",
+                    "MEMORY",
+                    "FREE",
+                    "GRAPHS",
+                    "DRIVER",
+                    "AVAILABLE",
+                ],
+                devices(&answer),
+                &no_devices(&answer),
+            )
+        }
+    }
+}
+
+fn no_devices(answer: &Value) -> String {
+    match answer["devices_reason"].as_str() {
+        Some(reason) => format!("no GPU: {}", output::printable(reason)),
+        None => "no GPU".into(),
+    }
+}
+
+fn devices(answer: &Value) -> Vec<Vec<String>> {
+    let size = |bytes: &Value| HumanBytes(bytes.as_u64().unwrap_or_default()).to_string();
+    let row = |device: &Value| {
+        vec![
+            cell(&device["name"]),
+            cell(&device["model"]),
+            size(&device["memory_bytes"]),
+            size(&device["free_memory_bytes"]),
+            size(&device["graph_memory_bytes"]),
+            cell(&device["driver_version"]),
+            available(device),
+        ]
+    };
+    let devices = answer["devices"].as_array();
+    devices.into_iter().flatten().map(row).collect()
+}
+
+fn available(one: &Value) -> String {
+    match one["available"].as_bool() {
+        Some(true) => "yes".into(),
+        _ => format!("no: {}", cell(&one["reason"])),
     }
 }
 
@@ -23,15 +71,11 @@ fn rows(answer: &Value) -> Vec<Vec<String>> {
     let row = |backend: &Value| {
         let targets = backend["targets"].as_array().into_iter().flatten();
         let targets: Vec<_> = targets.map(cell).collect();
-        let available = match backend["available"].as_bool() {
-            Some(true) => "yes".into(),
-            _ => format!("no: {}", cell(&backend["reason"])),
-        };
         vec![
             cell(&backend["name"]),
             cell(&backend["version"]),
             targets.join(", "),
-            available,
+            available(backend),
             cell(&backend["path"]),
         ]
     };
@@ -42,6 +86,29 @@ fn rows(answer: &Value) -> Vec<Vec<String>> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_card_shows_its_memory_and_what_it_lacks() {
+        let card = json!({
+            "name": "cuda:0", "model": "NVIDIA H100", "memory_bytes": 80_u64 << 30, "free_memory_bytes": 79_u64 << 30,
+            "graph_memory_bytes": 1 << 30, "driver_version": "580.1", "available": false, "reason": "built without CUDA",
+        });
+        assert_eq!(
+            devices(&json!({"devices": [card]})),
+            [[
+                "cuda:0",
+                "NVIDIA H100",
+                "80.00 GiB",
+                "79.00 GiB",
+                "1.00 GiB",
+                "580.1",
+                "no: built without CUDA"
+            ]]
+        );
+        let none = json!({"devices": [], "devices_reason": "no NVIDIA driver"});
+        assert!(devices(&none).is_empty());
+        assert_eq!(no_devices(&none), "no GPU: no NVIDIA driver");
+    }
 
     #[test]
     fn a_backend_that_lacks_says_why() {

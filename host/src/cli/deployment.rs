@@ -207,6 +207,28 @@ fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
         .collect()
 }
 
+/// A graph and what runs it.
+fn graph_line(graph: &Value) -> String {
+    let name = output::printable(graph["name"].as_str().unwrap_or_default());
+    if graph["backend"].is_null() {
+        return format!("{name}, not loaded yet");
+    }
+    let (backend, device) = (cell(&graph["backend"]), cell(&graph["device"]));
+    format!("{name} on {backend}, {device}")
+}
+
+/// What became of a deployment's wish to keep the memory after `init`.
+pub(super) fn init_snapshot(deployment: &Value) -> Option<String> {
+    let snapshot = &deployment["init_snapshot"];
+    match snapshot["taken"].as_bool()? {
+        true => Some("replicas start after `init`".into()),
+        false => Some(format!(
+            "none, `init` runs in each replica: {}",
+            cell(&snapshot["reason"])
+        )),
+    }
+}
+
 fn properties(deployment: &Value, now: Timestamp) -> Vec<(&str, String)> {
     let mut lines = vec![
         ("id", cell(&deployment["id"])),
@@ -220,6 +242,12 @@ fn properties(deployment: &Value, now: Timestamp) -> Vec<(&str, String)> {
     ];
     if !deployment["status_reason"].is_null() {
         lines.insert(5, ("reason", cell(&deployment["status_reason"])));
+    }
+    for graph in deployment["graphs"].as_array().into_iter().flatten() {
+        lines.push(("graph", graph_line(graph)));
+    }
+    if let Some(line) = init_snapshot(deployment) {
+        lines.push(("snapshot", line));
     }
     let labels = deployment["labels"].as_object().into_iter().flatten();
     lines.extend(labels.map(|(key, value)| {
@@ -245,6 +273,8 @@ mod tests {
             "is_production": true, "is_development": false, "status": "FAILED", "status_reason": "no import x",
             "active_replica_count": 0, "environment": null, "labels": {"team": "a"},
             "autoscaling_settings": {"min_replica": 0}, "bundle_digest": "00ff",
+            "graphs": [{"name": "g", "backend": "rten", "device": "cpu"}, {"name": "h", "backend": null, "device": null}],
+            "init_snapshot": {"taken": false, "reason": "it calls wasi:nn"},
         });
         let now = "2026-01-01T02:00:00Z".parse().unwrap();
         assert_eq!(
@@ -262,6 +292,12 @@ mod tests {
         let lines = properties(&deployment, now);
         for line in [
             ("reason", "no import x"),
+            ("graph", "g on rten, cpu"),
+            ("graph", "h, not loaded yet"),
+            (
+                "snapshot",
+                "none, `init` runs in each replica: it calls wasi:nn",
+            ),
             ("label", "team=a"),
             ("min_replica", "0"),
         ] {

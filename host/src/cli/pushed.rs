@@ -8,6 +8,7 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::deployment::init_snapshot;
 use super::output::{self, Format, cell};
 use crate::bundle::{LocalBlob, LocalBundle};
 use crate::client_config;
@@ -55,7 +56,7 @@ impl Report<'_> {
             .partition(|blob| uploaded.contains(&blob.digest.to_string()));
         let deployment = &answer["deployment"];
         let (id, name) = (cell(&deployment["id"]), cell(&deployment["name"]));
-        output::properties(&[
+        let mut lines = vec![
             ("uploaded", files(&new)),
             ("already there", files(&old)),
             ("model", cell(&answer["model"]["name"])),
@@ -63,7 +64,11 @@ impl Report<'_> {
             ("status", cell(&deployment["status"])),
             ("took", format!("{} ms", self.took.as_millis())),
             ("url", url.clone()),
-        ])?;
+        ];
+        if let Some(line) = init_snapshot(deployment) {
+            lines.push(("snapshot", line));
+        }
+        output::properties(&lines)?;
         output::line("\nnext:")?;
         for line in next(&answer, self.target) {
             output::line(&format!("  {line}"))?;

@@ -58,7 +58,7 @@ impl Node {
         let options = RuntimeOptions {
             artifacts: path.join("artifacts"),
             engine: EngineOptions::default(),
-            backends: BackendOptions { onnxruntime: None },
+            backends: BackendOptions::default(),
         };
         let limits = NodeLimits {
             max_queued_requests: 10,

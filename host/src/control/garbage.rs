@@ -122,7 +122,6 @@ impl Garbage {
             candidates.remove(&digest);
         }
         for digest in &candidates {
-            // Only a component has a compiled form.
             self.serving.forget(*digest).await;
             self.blobs.delete(*digest).await?;
         }

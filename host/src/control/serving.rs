@@ -272,9 +272,9 @@ impl Serving {
         }
     }
 
-    /// Forgets the compiled form of a component that no deployment has any more.
-    pub async fn forget(&self, component: Digest) {
-        self.runtime.forget(&component.to_string()).await;
+    /// Forgets what was made of a file that no deployment has any more.
+    pub async fn forget(&self, blob: Digest) {
+        self.runtime.forget(&blob.to_string()).await;
     }
 
     /// The id of a model, by id or name.
@@ -478,6 +478,7 @@ impl Serving {
         let files = self.lay_out(bundle, id).await?;
         let spec = DeploymentSpec {
             component,
+            snapshot: bundle.snapshot.then(|| bundle.seen_by_init().to_string()),
             graphs,
             capabilities: Capabilities {
                 environment,

@@ -51,6 +51,9 @@ pub struct Bundle {
     /// Where the component may call.
     #[serde(default)]
     pub network: Network,
+    /// Whether `init` runs once, when it is pushed, and replicas start with the memory that it left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub snapshot: bool,
     /// Bounds of one replica.
     #[serde(default)]
     pub limits: Limits,
@@ -145,6 +148,12 @@ impl Bundle {
     /// The digest of the bundle: equal for equal bundles, whatever order and spacing their JSON had.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.to_canonical_json())
+    }
+
+    /// A digest of what an `init` may see whose memory is kept, besides the component: the files.
+    pub fn seen_by_init(&self) -> Digest {
+        // Sorted by path, and plain texts and numbers leave the writer nothing to fail on.
+        Digest::of(&serde_json::to_vec(&self.files).unwrap_or_default())
     }
 
     /// Every blob of the bundle once, in the order of their digests.

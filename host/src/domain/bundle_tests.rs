@@ -35,6 +35,7 @@ fn bundle() -> Bundle {
         network: Network {
             allow: BTreeSet::from(["api.example.com:443".into()]),
         },
+        snapshot: true,
         limits: Limits::default(),
         autoscaling: AutoscalingSettings::default(),
     }
@@ -51,6 +52,7 @@ fn the_wire_form_is_read_and_written() {
     let text = serde_json::to_string(&bundle()).unwrap();
     assert_eq!(serde_json::from_str::<Bundle>(&text).unwrap(), bundle());
     assert_eq!(bundle().validate(), Ok(()));
+    assert!(text.contains(r#""snapshot":true"#));
     assert!(text.contains(r#""backend":"auto","target":"cpu","threads":1"#));
     assert!(text.contains(r#""limits":{"memory_bytes":268435456,"timeout_ms":60000"#));
 }

@@ -215,6 +215,7 @@ mod tests {
             secrets: Default::default(),
             environment_variables: BTreeMap::new(),
             network: Default::default(),
+            snapshot: false,
             limits: Default::default(),
             autoscaling: Default::default(),
         };

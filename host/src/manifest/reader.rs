@@ -173,6 +173,13 @@ impl<'a> Field<'a> {
             .ok_or_else(|| self.wrong_type("text in quotes"))
     }
 
+    /// True or false.
+    pub fn truth(&self) -> Result<bool, ManifestError> {
+        self.value
+            .as_bool()
+            .ok_or_else(|| self.wrong_type("true or false"))
+    }
+
     /// Text that a rule admits.
     pub fn checked(
         &self,

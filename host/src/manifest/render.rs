@@ -69,6 +69,9 @@ fn text(bundle: &Bundle, component: String, graphs: BTreeMap<&String, (String, &
     if !bundle.secrets.is_empty() {
         top.insert("secrets".into(), list(&mut bundle.secrets.iter()));
     }
+    if bundle.snapshot {
+        top.insert("snapshot".into(), true.into());
+    }
     if !graphs.is_empty() {
         let graphs = graphs.into_iter();
         let graphs = graphs.map(|(name, (path, one))| (name.clone(), graph(path, one)));
@@ -155,6 +158,7 @@ mod tests {
                 }}}},
                 "files": {{"labels.json": {{"digest": "{labels}", "size": 2}}}},
                 "secrets": ["HF_TOKEN"],
+                "snapshot": true,
                 "environment_variables": {{"MODE": "a \"quoted\"\nline"}},
                 "network": {{"allow": ["api.example.com:443"]}},
                 "limits": {{"memory_bytes": 268435456, "timeout_ms": 1500, "body_bytes": 1048577}},

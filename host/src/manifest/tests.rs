@@ -9,6 +9,7 @@ build = "cargo build --release --target wasm32-wasip2"
 component = "../target/wasm32-wasip2/release/magika.wasm"
 files = ["labels.json"]
 secrets = ["HF_TOKEN"]
+snapshot = true
 
 [graphs.default]
 file = "model.onnx"
@@ -70,6 +71,7 @@ fn every_key_is_read() {
         timeout_ms: 90_000,
         body_bytes: 1 << 30,
     };
+    assert!(manifest.snapshot);
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.environment_variables["MODE"], "fast");
     assert!(manifest.allow.contains("api.example.com:443"));
@@ -87,6 +89,7 @@ fn a_name_and_a_component_are_enough() {
     let manifest = parse("name='m'\ncomponent='m.wasm'").unwrap();
     assert_eq!(manifest.limits, Limits::default());
     assert_eq!(manifest.autoscaling, AutoscalingSettings::default());
+    assert!(!manifest.snapshot);
     assert!(manifest.graphs.is_empty() && manifest.files.is_empty());
 }
 
@@ -128,6 +131,10 @@ fn each_refusal_names_line_key_and_what_was_wanted() {
         (
             "[graphs.g]\nfile='m.onnx'\nbatch={max_size=4}",
             "5: `graphs.g.batch.max_delay_ms`: missing: the longest wait",
+        ),
+        (
+            "snapshot = \"yes\"",
+            "3: `snapshot`: found a value of type string, wanted true or false",
         ),
         (
             "[limits]\nmemory = \"lots\"",

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crate::infer::backend::port::Port;
 use crate::infer::backend::{
-    BackendChoice, BackendInfo, Backends, LoadError, Loaded, SharedBackends, Source, Target,
+    BackendChoice, BackendInfo, Backends, Cards, Device, LoadError, Loaded, SharedBackends, Source,
+    Target, Wanted,
 };
 pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
@@ -69,6 +70,8 @@ pub struct GraphInfo {
     pub name: String,
     /// Who runs it.
     pub backend: &'static str,
+    /// Where.
+    pub device: Device,
     /// Size of its file.
     pub bytes: u64,
     /// What it wants.
@@ -82,11 +85,22 @@ impl LoadedGraph {
     pub fn info(&self) -> GraphInfo {
         GraphInfo {
             name: self.name.clone(),
-            backend: self.loaded.backend,
+            backend: self.backend(),
+            device: self.device(),
             bytes: self.bytes,
             inputs: self.loaded.inputs.clone(),
             outputs: self.loaded.outputs.clone(),
         }
+    }
+
+    /// Who runs it.
+    pub fn backend(&self) -> &'static str {
+        self.loaded.backend
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> Device {
+        self.loaded.device
     }
 
     /// Size of its file.
@@ -160,7 +174,13 @@ impl GraphStore {
             guarded(|| {
                 let bytes = std::fs::metadata(&spec.path).map_or(0, |meta| meta.len());
                 let source = Source::File(&spec.path);
-                let loaded = backends.load(&source, spec.backend, spec.target, spec.threads)?;
+                let wanted = Wanted {
+                    choice: spec.backend,
+                    target: spec.target,
+                    threads: spec.threads,
+                    digest: Some(&spec.digest),
+                };
+                let loaded = backends.load(&source, wanted)?;
                 Ok(Arc::new(LoadedGraph::new(
                     loaded,
                     compute,
@@ -194,7 +214,12 @@ impl GraphStore {
         let loaded = tokio::task::spawn_blocking(move || {
             guarded(|| {
                 let source = Source::Bytes(&bytes);
-                let loaded = backends.load(&source, BackendChoice::Auto, Target::Cpu, 1)?;
+                let wanted = Wanted {
+                    target: Target::Cpu,
+                    threads: 1,
+                    ..Wanted::default()
+                };
+                let loaded = backends.load(&source, wanted)?;
                 let size = bytes.len() as u64;
                 Ok(Arc::new(LoadedGraph::new(
                     loaded,
@@ -219,6 +244,16 @@ impl GraphStore {
             .filter_map(|slot| slot.try_lock().ok()?.upgrade())
             .map(|graph| graph.info())
             .collect()
+    }
+
+    /// The cards of this machine.
+    pub fn cards(&self) -> Cards {
+        self.backends.cards()
+    }
+
+    /// Forgets what is kept of a model on disk. Whoever has it loaded goes on with it.
+    pub fn forget(&self, digest: &str) {
+        self.backends.forget(digest);
     }
 
     /// The backends of this machine.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use samovar_runtime::Pool;
+use samovar_runtime::{Pool, Seen};
 
 use super::{Served, Serving};
 use crate::domain::deployment::DeploymentStatus;
@@ -108,6 +108,12 @@ impl Serving {
             }
         });
         measured.collect()
+    }
+
+    /// What the last start of a deployment's replicas showed on this node.
+    pub fn seen(&self, model: Id, deployment: Id) -> Seen {
+        let served = self.served(model, deployment);
+        served.map_or_else(Seen::default, |served| served.pool.seen())
     }
 
     /// Whether this view of a model is served, or a newer one, or none any more.

@@ -91,16 +91,19 @@ impl Serving {
         reached(BuildPhase::Compiling);
         let begun = Instant::now();
         self.runtime.admit(&spec.component).await?;
+        self.runtime.admit_snapshot(&spec).await?;
         timings.compile = begun.elapsed();
 
         reached(BuildPhase::Loading);
         let begun = Instant::now();
+        // Held until the replica holds them, so that none is loaded twice.
+        let mut graphs = Vec::with_capacity(spec.graphs.len());
         for graph in &spec.graphs {
             let admitted = self.runtime.admit_graph(graph).await;
-            admitted.map_err(|source| ServeError::Graph {
+            graphs.push(admitted.map_err(|source| ServeError::Graph {
                 name: graph.name.clone(),
                 source,
-            })?;
+            })?);
         }
         timings.graphs = begun.elapsed();
 
@@ -108,6 +111,7 @@ impl Serving {
         let begun = Instant::now();
         let served = Arc::new(self.served_by(deployment, spec, files));
         served.pool.prewarm(1).await.map_err(ServeError::Start)?;
+        drop(graphs);
         timings.start = begun.elapsed();
         self.rehearsals.lock().insert(served.id, served.clone());
         Ok(Rehearsed {

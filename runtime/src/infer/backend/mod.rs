@@ -1,5 +1,7 @@
 //! Inference backends behind one small trait.
 
+mod device;
+mod devices;
 mod discovery;
 mod onnx;
 mod onnxruntime;
@@ -10,10 +12,14 @@ pub mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::infer::compute::Worker;
+pub use device::Device;
+pub use devices::Card;
+use devices::Driver;
 use onnx::ModelProto;
 use port::Port;
 use tensor::{Place, Tensor};
@@ -51,7 +57,7 @@ pub struct BackendInfo {
     pub version: Option<String>,
     /// Where it was found; `None` when it is part of this program.
     pub path: Option<PathBuf>,
-    /// `cpu`, and later `gpu`.
+    /// `cpu` and `gpu`, as far as it has them.
     pub targets: Vec<&'static str>,
     /// Why it cannot be used, if it cannot, and what would help.
     pub reason: Option<String>,
@@ -62,6 +68,30 @@ pub struct BackendInfo {
 pub struct BackendOptions {
     /// The file of ONNX Runtime's library; searched for when `None`.
     pub onnxruntime: Option<PathBuf>,
+    /// Where models are kept as ONNX Runtime optimized them; nowhere when `None`.
+    pub optimized: Option<PathBuf>,
+}
+
+/// The cards of this machine, for people and programs that ask.
+#[derive(Clone, Debug, Default)]
+pub struct Cards {
+    /// Each with what graphs take of it.
+    pub cards: Vec<(Card, u64)>,
+    /// Why graphs cannot use a card, if they cannot.
+    pub reason: Option<String>,
+}
+
+/// What is wanted of a graph.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Which backend is meant to run it.
+    pub choice: BackendChoice,
+    /// Where it is meant to run.
+    pub target: Target,
+    /// Threads that one run may use.
+    pub threads: usize,
+    /// What is kept of it on disk has this name.
+    pub digest: Option<&'a str>,
 }
 
 /// Where a model's bytes are.
@@ -96,6 +126,7 @@ pub(crate) enum Runs {
 pub(crate) struct Loaded {
     pub model: Box<dyn Model>,
     pub backend: &'static str,
+    pub device: Device,
     pub runs: Runs,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
@@ -108,19 +139,39 @@ pub struct LoadError(pub String);
 
 /// The backends of this machine.
 pub struct Backends {
+    driver: Arc<Driver>,
+    /// What files say of themselves, by their digests.
+    known: moka::sync::Cache<String, Arc<ModelProto>>,
     onnxruntime: Result<onnxruntime::Onnxruntime, BackendInfo>,
 }
 
 /// Every graph is read once as a whole to learn its shape; a larger file has its weights outside of it.
 const MAX_MODEL_BYTES: u64 = 2 << 30;
 
+/// Of so many operators, in all models together, it is remembered what their files say.
+const KNOWN_NODES: u64 = 50_000;
+
 impl Backends {
     /// Looks for the libraries.
     pub fn discover(options: BackendOptions) -> Self {
+        let driver = Arc::new(Driver::find());
         let onnxruntime = discovery::onnxruntime(options.onnxruntime.as_deref()).and_then(|path| {
-            onnxruntime::Onnxruntime::open(&path).map_err(|reason| (Some(path), reason))
+            let optimized = options.optimized.as_deref();
+            onnxruntime::Onnxruntime::open(&path, optimized, driver.clone())
+                .map_err(|reason| (Some(path), reason))
         });
+        if let Ok(onnxruntime) = &onnxruntime
+            && driver.cards().is_ok()
+        {
+            // It takes a second or two, for which no request shall wait.
+            onnxruntime.no_cuda();
+        }
         Self {
+            driver,
+            known: moka::sync::Cache::builder()
+                .max_capacity(KNOWN_NODES)
+                .weigher(|_, onnx: &Arc<ModelProto>| onnx.nodes())
+                .build(),
             onnxruntime: onnxruntime.map_err(|(path, reason)| BackendInfo {
                 name: onnxruntime::NAME,
                 version: None,
@@ -134,38 +185,131 @@ impl Backends {
     /// Every backend, also those that cannot be used.
     pub fn info(&self) -> Vec<BackendInfo> {
         let onnxruntime = match &self.onnxruntime {
-            Ok(found) => found.info(),
+            Ok(found) => found.info(self.driver.cards().is_ok() && found.no_cuda().is_none()),
             Err(missing) => missing.clone(),
         };
         vec![onnxruntime, rten::info()]
     }
 
+    /// The cards of this machine.
+    pub fn cards(&self) -> Cards {
+        let used = |card: &Card| match &self.onnxruntime {
+            Ok(onnxruntime) => onnxruntime.used_bytes(card.number),
+            Err(_) => 0,
+        };
+        match self.driver.cards() {
+            Ok(cards) => Cards {
+                cards: cards
+                    .into_iter()
+                    .map(|card| (card.clone(), used(&card)))
+                    .collect(),
+                reason: self.no_cuda(),
+            },
+            Err(reason) => Cards {
+                cards: Vec::new(),
+                reason: Some(reason),
+            },
+        }
+    }
+
+    /// Forgets what is kept of a model on disk.
+    pub(crate) fn forget(&self, digest: &str) {
+        self.known.invalidate(digest);
+        if let Ok(onnxruntime) = &self.onnxruntime {
+            onnxruntime.forget(digest);
+        }
+    }
+
+    /// What a model's bytes say of it: read once for each digest, so that a cold start has not to.
+    fn read(&self, bytes: &[u8], digest: Option<&str>) -> Result<Arc<ModelProto>, String> {
+        let Some(digest) = digest else {
+            return ModelProto::parse(bytes).map(Arc::new);
+        };
+        if let Some(known) = self.known.get(digest) {
+            return Ok(known);
+        }
+        let onnx = Arc::new(ModelProto::parse(bytes)?);
+        self.known.insert(digest.to_owned(), onnx.clone());
+        Ok(onnx)
+    }
+
+    /// Why no backend can use a card, though there is one.
+    fn no_cuda(&self) -> Option<String> {
+        match &self.onnxruntime {
+            Ok(onnxruntime) => onnxruntime.no_cuda().map(str::to_owned),
+            Err(missing) => Some(format!("onnxruntime: {}", reason(missing))),
+        }
+    }
+
+    /// Loads a model on a card, and nowhere else.
+    fn load_on_card(
+        &self,
+        onnx: &ModelProto,
+        source: &Source<'_>,
+        wanted: Wanted<'_>,
+        rest: onnxruntime::Rest,
+    ) -> Result<Loaded, String> {
+        if wanted.choice == BackendChoice::Rten {
+            return Err(
+                "rten runs on the CPU only; take `backend` out, or say \"onnxruntime\"".into(),
+            );
+        }
+        let Source::File(path) = source else {
+            return Err("a model from bytes runs on the CPU".into());
+        };
+        let cards = self.driver.cards();
+        let (cards, onnxruntime) = match (cards, &self.onnxruntime, self.no_cuda()) {
+            (Ok(cards), Ok(onnxruntime), None) => (cards, onnxruntime),
+            (Err(driver), _, None) => return Err(driver),
+            (Err(driver), _, Some(library)) => return Err(format!("{driver}; {library}")),
+            (Ok(_), _, library) => return Err(library.unwrap_or_default()),
+        };
+        onnxruntime
+            .load_on_card(onnx, path, wanted.threads, &cards, rest)
+            .map_err(|e| format!("onnxruntime: {e}"))
+    }
+
     pub(crate) fn load(
         &self,
         source: &Source<'_>,
-        choice: BackendChoice,
-        target: Target,
-        threads: usize,
+        wanted: Wanted<'_>,
     ) -> Result<Loaded, LoadError> {
-        if target == Target::Gpu {
-            return Err(LoadError(
-                "`target = \"gpu\"`: no backend of this node can use a GPU; say \"cpu\" or \"auto\"".into(),
-            ));
-        }
+        let (choice, threads) = (wanted.choice, wanted.threads);
+        let mapped;
         let bytes = match source {
-            Source::Bytes(bytes) => std::borrow::Cow::Borrowed(*bytes),
-            Source::File(path) => std::borrow::Cow::Owned(read(path)?),
+            Source::Bytes(bytes) => *bytes,
+            Source::File(path) => {
+                mapped = map(path)?;
+                &mapped[..]
+            }
         };
-        let onnx = ModelProto::parse(&bytes).map_err(LoadError)?;
+        let onnx = self.read(bytes, wanted.digest).map_err(LoadError)?;
+        match wanted.target {
+            Target::Cpu => {}
+            Target::Gpu => {
+                let loaded = self.load_on_card(&onnx, source, wanted, onnxruntime::Rest::Refused);
+                return loaded.map_err(|why| {
+                    LoadError(format!(
+                        "`target = \"gpu\"`: {why}. With \"auto\" it runs on the CPU where it must"
+                    ))
+                });
+            }
+            Target::Auto if choice == BackendChoice::Rten || self.driver.cards().is_err() => {}
+            Target::Auto => {
+                match self.load_on_card(&onnx, source, wanted, onnxruntime::Rest::OnCpu) {
+                    Ok(loaded) => return Ok(loaded),
+                    Err(why) => tracing::info!(why, "a graph runs on the CPU, not on a card"),
+                }
+            }
+        }
         let with_rten = || rten::load(&onnx, bytes.to_vec());
         let loaded = match (choice, &self.onnxruntime) {
             (BackendChoice::Rten, _) => with_rten().map_err(|e| format!("rten: {e}")),
-            (BackendChoice::Onnxruntime, Err(missing)) => Err(format!(
-                "onnxruntime: {}",
-                missing.reason.as_deref().unwrap_or("not found")
-            )),
+            (BackendChoice::Onnxruntime, Err(missing)) => {
+                Err(format!("onnxruntime: {}", reason(missing)))
+            }
             (_, Ok(onnxruntime)) => {
-                let loaded = onnxruntime.load(&onnx, source, threads);
+                let loaded = onnxruntime.load(&onnx, source, wanted.digest, threads);
                 match loaded {
                     Err(first) if choice == BackendChoice::Auto => with_rten()
                         .map_err(|second| format!("onnxruntime: {first}; rten: {second}")),
@@ -173,7 +317,7 @@ impl Backends {
                 }
             }
             (BackendChoice::Auto, Err(missing)) => with_rten().map_err(|e| {
-                let why = missing.reason.as_deref().unwrap_or("not found");
+                let why = reason(missing);
                 format!("rten: {e}; onnxruntime, which could perhaps run it: {why}")
             }),
         };
@@ -181,15 +325,53 @@ impl Backends {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    let failed = |e: std::io::Error| LoadError(format!("cannot read {}: {e}", path.display()));
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_MODEL_BYTES {
-        return Err(LoadError(format!(
-            "the model is {size} bytes long, at most {MAX_MODEL_BYTES} are taken"
-        )));
+fn reason(missing: &BackendInfo) -> &str {
+    missing.reason.as_deref().unwrap_or("not found")
+}
+
+/// A file's bytes.
+enum Contents {
+    Mapped(memmap2::Mmap),
+    Read(Vec<u8>),
+}
+
+impl std::ops::Deref for Contents {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
     }
-    std::fs::read(path).map_err(failed)
+}
+
+fn map(path: &Path) -> Result<Contents, LoadError> {
+    let failed = |e: std::io::Error| LoadError(format!("cannot read {}: {e}", path.display()));
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    let fits = |size: u64| {
+        if size <= MAX_MODEL_BYTES {
+            return Ok(());
+        }
+        Err(LoadError(format!(
+            "the model is {size} bytes long, at most {MAX_MODEL_BYTES} are taken"
+        )))
+    };
+    fits(metadata.len())?;
+    if metadata.is_file() {
+        // SAFETY: a blob is replaced by rename and never changed in place.
+        if let Ok(mapped) = unsafe { memmap2::Mmap::map(&file) } {
+            return Ok(Contents::Mapped(mapped));
+        }
+    }
+    // What cannot be mapped, as not every file system's files can be.
+    let mut bytes = Vec::new();
+    file.take(MAX_MODEL_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    fits(bytes.len() as u64)?;
+    Ok(Contents::Read(bytes))
 }
 
 /// Shared by those who load.

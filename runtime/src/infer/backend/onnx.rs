@@ -192,6 +192,13 @@ impl ModelProto {
             || attributes.any(|one| one.g.is_some() || !one.graphs.is_empty())
     }
 
+    /// Number of its operators, for what it takes in memory.
+    pub fn nodes(&self) -> u32 {
+        let nodes = self.graph.iter().map(|graph| graph.node.len());
+        let functions = self.functions.iter().map(|function| function.node.len());
+        u32::try_from(nodes.chain(functions).sum::<usize>()).map_or(u32::MAX, |nodes| nodes.max(1))
+    }
+
     /// The version of the standard operators.
     pub fn opset(&self) -> i64 {
         self.opset_import

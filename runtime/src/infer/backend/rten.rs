@@ -11,7 +11,7 @@ use super::onnx::ModelProto;
 use super::port::{Port, PortType};
 use super::rten_refusals::refusal;
 use super::tensor::{Data, ElementType, Tensor};
-use super::{BackendInfo, Loaded, Model, Runs};
+use super::{BackendInfo, Device, Loaded, Model, Runs};
 use crate::infer::compute::Worker;
 
 const NAME: &str = "rten";
@@ -68,6 +68,7 @@ pub(super) fn load(onnx: &ModelProto, bytes: Vec<u8>) -> Result<Loaded, String> 
     Ok(Loaded {
         model: Box::new(loadable),
         backend: NAME,
+        device: Device::Cpu,
         runs: Runs::OnWorkers,
         inputs,
         outputs,

@@ -14,7 +14,10 @@ pub fn backends() -> Arc<Backends> {
     static BACKENDS: OnceLock<Arc<Backends>> = OnceLock::new();
     let backends = BACKENDS.get_or_init(|| {
         let onnxruntime = library();
-        Arc::new(Backends::discover(BackendOptions { onnxruntime }))
+        Arc::new(Backends::discover(BackendOptions {
+            onnxruntime,
+            ..BackendOptions::default()
+        }))
     });
     backends.clone()
 }

@@ -8,6 +8,7 @@ mod generated {
         world: "wasi:nn/ml",
         imports: {
             "wasi:nn/graph.load": async | trappable,
+            "wasi:nn/graph.load-by-name": async | trappable,
             "wasi:nn/inference.[method]graph-execution-context.compute": async | trappable,
             default: trappable,
         },

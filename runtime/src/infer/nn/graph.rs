@@ -70,8 +70,13 @@ impl Host for NnView<'_> {
         }
     }
 
-    fn load_by_name(&mut self, name: String) -> Answer<Resource<GuestGraph>> {
-        match self.ctx.graphs.get(&name) {
+    async fn load_by_name(&mut self, name: String) -> Answer<Resource<GuestGraph>> {
+        // They may still load while the replica starts.
+        let graphs = match self.ctx.graphs.ready().await {
+            Ok(loaded) => loaded.graphs,
+            Err(error) => return self.error(ErrorCode::RuntimeError, error),
+        };
+        match graphs.get(&name) {
             Some(graph) => {
                 let graph = GuestGraph {
                     graph: graph.clone(),
@@ -81,7 +86,7 @@ impl Host for NnView<'_> {
                 Ok(Ok(self.table.push(graph)?))
             }
             None => {
-                let names: Vec<&str> = self.ctx.graphs.keys().map(String::as_str).collect();
+                let names: Vec<&str> = graphs.keys().map(String::as_str).collect();
                 let text = format!(
                     "no graph `{name}` in samovar.toml; it has {}",
                     if names.is_empty() {

@@ -6,16 +6,13 @@ mod graph;
 mod inference;
 mod tensor;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
-use crate::infer::graphs::{GraphStore, GraphUse, LoadedGraph};
+use crate::infer::graphs::{GraphStore, GraphUse};
+use crate::infer::loading::Loading;
 use crate::meter::Meter;
-
-/// The graphs of one deployment, by the names of its manifest.
-pub type DeploymentGraphs = BTreeMap<String, Arc<LoadedGraph>>;
 
 /// What a replica may hold on the host through wasi-nn.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +23,7 @@ pub struct NnLimits {
 
 /// The wasi-nn state of one replica.
 pub struct NnCtx {
-    graphs: DeploymentGraphs,
+    graphs: Loading,
     uses: Arc<[Arc<GraphUse>]>,
     store: Arc<GraphStore>,
     limits: NnLimits,
@@ -37,7 +34,7 @@ pub struct NnCtx {
 impl NnCtx {
     /// State that finds these graphs and no others; `uses` are the deployment's, of the same names.
     pub fn new(
-        graphs: DeploymentGraphs,
+        graphs: Loading,
         uses: Arc<[Arc<GraphUse>]>,
         store: Arc<GraphStore>,
         limits: NnLimits,

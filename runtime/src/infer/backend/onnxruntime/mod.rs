@@ -1,5 +1,8 @@
 //! ONNX Runtime, through a library found on the machine.
 
+mod card;
+mod cuda;
+mod optimized;
 mod run;
 mod session;
 #[cfg(test)]
@@ -7,12 +10,17 @@ mod tests;
 mod value;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
 
+use super::devices::{Card, Driver};
 use super::onnx::ModelProto;
 use super::tensor::Place;
-use super::{BackendInfo, Loaded, Runs, Source};
+use super::{BackendInfo, Device, Loaded, Model, Runs, Source};
+use card::Cards;
+pub(super) use cuda::Rest;
+use optimized::Optimized;
 use run::SharedSession;
 
 pub(super) const NAME: &str = "onnxruntime";
@@ -22,50 +30,134 @@ pub(super) struct Onnxruntime {
     environment: Environment,
     path: PathBuf,
     version: Option<String>,
+    optimized: Option<Optimized>,
+    cards: Arc<Cards>,
+    /// Why it can use no card; looked for when somebody wants to know.
+    no_cuda: OnceLock<Option<String>>,
 }
 
 impl Onnxruntime {
     /// # Errors
     /// In words, when the file is no library of a version that is understood.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub fn open(
+        path: &Path,
+        optimized: Option<&Path>,
+        driver: Arc<Driver>,
+    ) -> Result<Self, String> {
         let environment = ort::init_from(path)
             .map_err(|e| e.to_string())?
             .with_name("samovar")
             .with_telemetry(false)
             .build()
             .map_err(|e| e.to_string())?;
+        let optimized = optimized.and_then(|folder| {
+            let opened = Optimized::open(folder, ort::info());
+            let failed = |error: &std::io::Error| {
+                tracing::warn!(folder = %folder.display(), %error, "optimized models are not kept");
+            };
+            opened.inspect_err(failed).ok()
+        });
         Ok(Self {
             environment,
             path: path.to_owned(),
             version: version(ort::info()),
+            optimized,
+            cards: Cards::new(driver),
+            no_cuda: OnceLock::new(),
         })
     }
 
-    pub fn info(&self) -> BackendInfo {
+    /// What it is; `on_card` says whether the machine has a card that it can use.
+    pub fn info(&self, on_card: bool) -> BackendInfo {
         BackendInfo {
             name: NAME,
             version: self.version.clone(),
             path: Some(self.path.clone()),
-            targets: vec!["cpu"],
+            targets: match on_card {
+                true => vec!["cpu", "gpu"],
+                false => vec!["cpu"],
+            },
             reason: None,
         }
     }
 
+    /// Why it can use no card, if it cannot. The first answer takes as long as loading CUDA does.
+    pub fn no_cuda(&self) -> Option<&str> {
+        let why = || cuda::missing(&self.environment, self.version.as_deref(), &self.path);
+        self.no_cuda.get_or_init(why).as_deref()
+    }
+
+    /// Bytes of a card that graphs take.
+    pub fn used_bytes(&self, card: u32) -> u64 {
+        self.cards.used_bytes(card)
+    }
+
+    /// Forgets what is kept of a model.
+    pub fn forget(&self, digest: &str) {
+        if let Some(optimized) = &self.optimized {
+            optimized.remove(digest);
+        }
+    }
+
+    /// Loads a model on one of these cards.
+    ///
+    /// # Errors
+    /// When it does not fit, or in the library's words, when it cannot run there.
+    pub fn load_on_card(
+        &self,
+        onnx: &ModelProto,
+        path: &Path,
+        threads: usize,
+        cards: &[Card],
+        rest: Rest,
+    ) -> Result<Loaded, String> {
+        let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
+        let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        let (environment, path) = (self.environment.clone(), path.to_owned());
+        let ports = (inputs.clone(), outputs.clone());
+        let load = move |card, limit_bytes| {
+            let opened = cuda::open(&environment, &path, threads, card, limit_bytes, rest);
+            let session = opened.map_err(|e| e.to_string())?;
+            let (inputs, outputs) = ports.clone();
+            let shared = SharedSession::new(session, inputs, outputs, Place::Cuda(place(card)))?;
+            Ok(Box::new(shared) as Box<dyn Model>)
+        };
+        let (card, model) = self.cards.put(cards, bytes, Box::new(load))?;
+        Ok(Loaded {
+            model: Box::new(model),
+            backend: NAME,
+            device: Device::Cuda(card),
+            // A run waits for the card, and perhaps for others to leave it.
+            runs: Runs::OnWorkers,
+            inputs,
+            outputs,
+        })
+    }
+
+    /// Loads a model on the CPU. What is kept of it on disk has its `digest` for a name.
+    ///
     /// # Errors
     /// In the library's words, when it cannot run the model.
     pub fn load(
         &self,
         onnx: &ModelProto,
         source: &Source<'_>,
+        digest: Option<&str>,
         threads: usize,
     ) -> Result<Loaded, String> {
         let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
-        let session =
-            session::open(&self.environment, source, threads).map_err(|e| e.to_string())?;
+        let session = match (source, digest, &self.optimized) {
+            (Source::File(path), Some(digest), Some(optimized)) => {
+                optimized.session(&self.environment, digest, path, threads)
+            }
+            _ => session::open(&self.environment, source, threads),
+        };
+        let session = session.map_err(|e| e.to_string())?;
         let shared = SharedSession::new(session, inputs.clone(), outputs.clone(), Place::Host)?;
         Ok(Loaded {
             model: Box::new(shared),
             backend: NAME,
+            device: Device::Cpu,
             // With one thread a run happens entirely on the thread that calls it. Control flow nests the library's
             // calls, and a guest's stack has no room for that.
             runs: if threads == 1 && !onnx.has_inner_graphs() {
@@ -77,6 +169,11 @@ impl Onnxruntime {
             outputs,
         })
     }
+}
+
+/// A card's number as the library counts.
+fn place(card: u32) -> i32 {
+    i32::try_from(card).unwrap_or(i32::MAX)
 }
 
 /// `1.32.0` out of what the library says of its build.

@@ -1,8 +1,13 @@
-//! How ONNX Runtime opens a model.
+//! How ONNX Runtime opens a model on the CPU.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::Mmap;
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::infer::backend::Source;
 
@@ -13,15 +18,69 @@ pub(super) fn open(
     source: &Source<'_>,
     threads: usize,
 ) -> ort::Result<Session> {
+    let mut builder = builder(environment, threads)?;
+    match source {
+        Source::File(path) => builder.commit_from_file(path),
+        Source::Bytes(bytes) => builder.commit_from_memory(bytes),
+    }
+}
+
+/// Options that every session has.
+///
+/// # Errors
+/// In the library's words.
+pub(super) fn builder(environment: &Environment, threads: usize) -> ort::Result<SessionBuilder> {
     // Spinning threads would burn the cores that other graphs need.
-    let mut builder = Session::builder(environment)?
+    let builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?;
-    match source {
-        Source::File(path) => builder.commit_from_file(path),
-        Source::Bytes(bytes) => builder.commit_from_memory(bytes),
-    }
+    Ok(builder)
+}
+
+/// Writes a model as the library's optimizers leave it, in the library's own format.
+///
+/// # Errors
+/// In the library's words.
+pub(super) fn save_optimized(
+    environment: &Environment,
+    model: &Path,
+    threads: usize,
+    to: &Path,
+) -> ort::Result<()> {
+    let mut builder = builder(environment, threads)?
+        .with_config_entry("session.save_model_format", "ORT")?
+        .with_optimized_model_path(to)?;
+    builder.commit_from_file(model).map(drop)
+}
+
+/// Opens what [`save_optimized`] wrote, with its weights used where they are mapped.
+///
+/// # Errors
+/// In the library's words.
+pub(super) fn open_optimized(
+    environment: &Environment,
+    map: &Arc<Mmap>,
+    threads: usize,
+) -> ort::Result<Session> {
+    // Whoever holds anything of the session holds its logger, and with it the memory that its weights lie in.
+    let held = map.clone();
+    let logger = move |level: LogLevel, _: &str, _: &str, place: &str, text: &str| {
+        let _ = &held;
+        match level {
+            LogLevel::Verbose => tracing::trace!(place, "{text}"),
+            LogLevel::Info => tracing::debug!(place, "{text}"),
+            LogLevel::Warning => tracing::warn!(place, "{text}"),
+            LogLevel::Error | LogLevel::Fatal => tracing::error!(place, "{text}"),
+        }
+    };
+    let mut builder = builder(environment, threads)?
+        .with_optimization_level(GraphOptimizationLevel::Disable)?
+        .with_config_entry("session.load_model_format", "ORT")?
+        .with_config_entry("session.use_ort_model_bytes_directly", "1")?
+        .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?
+        .with_logger(Arc::new(logger))?;
+    builder.commit_from_memory(map)
 }

@@ -1,0 +1,151 @@
+//! Artifacts of components that start where their `init` ended, and why there is none.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Artifact, ArtifactError, ArtifactStore, ComponentFile, MAX_COMPONENT_BYTES, blocking};
+use crate::admission::AdmissionError;
+use crate::checked;
+use crate::snapshot::{self, Setting, Snapshot};
+
+impl ArtifactStore {
+    /// The component as its `init` leaves it, linked; made now if that was not tried yet. `seen` is a digest of what `init`
+    /// may see besides the component. Where it cannot be made, the component as it is, and why.
+    ///
+    /// # Errors
+    /// When the component is refused or the disk fails.
+    pub(crate) async fn get_snapshot(
+        self: &Arc<Self>,
+        file: &ComponentFile,
+        seen: &str,
+        setting: Setting,
+    ) -> Result<Arc<Artifact>, Arc<ArtifactError>> {
+        let name = format!("{}.{seen}", file.digest);
+        let made = async {
+            let plain = self.get(file).await.map_err(ArtifactError::Shared)?;
+            let made = match self.read_snapshot(&name).await? {
+                Some(made) => made,
+                None => self.make_snapshot(file, &name, setting, &plain).await?,
+            };
+            Ok(Arc::new(match made {
+                Ok(artifact) => artifact,
+                Err(why) => Artifact {
+                    pre: plain.pre.clone(),
+                    snapshot: Some(Snapshot::Refused(why)),
+                },
+            }))
+        };
+        self.ready.try_get_with(name.clone(), made).await
+    }
+
+    /// Forgets that a snapshot could not be made, so that the next who asks tries again.
+    pub(crate) async fn retry_snapshot(&self, file: &ComponentFile, seen: &str) {
+        let name = format!("{}.{seen}", file.digest);
+        let known = self.ready.get(&name).await;
+        if known.is_some_and(|artifact| artifact.snapshot == Some(Snapshot::Taken)) {
+            return;
+        }
+        let _ = tokio::fs::remove_file(self.refusal_path(&name)).await;
+        self.ready.invalidate(&name).await;
+    }
+
+    /// What the disk knows of a snapshot.
+    async fn read_snapshot(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<Option<Result<Artifact, String>>, ArtifactError> {
+        let (store, name) = (self.clone(), name.to_owned());
+        blocking(move || {
+            let path = store.path(&name);
+            if store.checked.is_sound(&path)
+                && let Ok(component) = store.map(&path)
+            {
+                let taken = Some(Snapshot::Taken);
+                return store.link(&component, taken).map(|linked| Some(Ok(linked)));
+            }
+            Ok(std::fs::read_to_string(store.refusal_path(&name))
+                .ok()
+                .map(Err))
+        })
+        .await
+    }
+
+    /// Makes a snapshot, or notes why there is none.
+    async fn make_snapshot(
+        self: &Arc<Self>,
+        file: &ComponentFile,
+        name: &str,
+        setting: Setting,
+        plain: &Artifact,
+    ) -> Result<Result<Artifact, String>, ArtifactError> {
+        let log = setting.log.clone();
+        let taken = match plain.has_lifecycle() {
+            false => Err("the component exports no `init`".to_owned()),
+            true => match tokio::fs::read(&file.path).await {
+                Ok(bytes) => snapshot::take(setting, bytes).await,
+                Err(source) => {
+                    return Err(ArtifactError::Io {
+                        action: "read",
+                        path: file.path.clone(),
+                        source,
+                    });
+                }
+            },
+        };
+        let (store, name) = (self.clone(), name.to_owned());
+        blocking(move || {
+            let compiled = taken.and_then(|bytes| {
+                let size = bytes.len() as u64;
+                if size > MAX_COMPONENT_BYTES {
+                    return Err(format!(
+                        "with its memory it is {size} bytes long; at most {MAX_COMPONENT_BYTES} are compiled"
+                    ));
+                }
+                store
+                    .compile_bytes(&name, &bytes)
+                    .map_err(|e| e.to_string())
+            });
+            match compiled {
+                Ok(()) => {
+                    let component = store
+                        .map(&store.path(&name))
+                        .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
+                    store.link(&component, Some(Snapshot::Taken)).map(Ok)
+                }
+                Err(why) => {
+                    snapshot::tell_refusal(log, &why);
+                    let path = store.refusal_path(&name);
+                    checked::write_durably(&path, why.as_bytes()).map_err(|source| {
+                        ArtifactError::Io {
+                            action: "write",
+                            path,
+                            source,
+                        }
+                    })?;
+                    Ok(Err(why))
+                }
+            }
+        })
+        .await
+    }
+
+    /// The component's own name and those of its snapshots.
+    pub(super) fn names(&self, digest: &str) -> Vec<String> {
+        let mut names = vec![digest.to_owned()];
+        let prefix = format!("{digest}.");
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten();
+        for entry in entries.flatten() {
+            let file = entry.file_name();
+            if let Some((name, _ending)) = file.to_str().and_then(|file| file.rsplit_once('.'))
+                && name.starts_with(&prefix)
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names
+    }
+
+    pub(super) fn refusal_path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.refused"))
+    }
+}

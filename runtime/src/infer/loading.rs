@@ -1,0 +1,116 @@
+//! The graphs of a replica that starts: they load beside its component, and whoever needs one waits for all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, try_join_all};
+
+use super::graphs::{GraphSpec, GraphStore, LoadedGraph};
+
+/// The graphs of one deployment, by the names of its manifest.
+pub type DeploymentGraphs = BTreeMap<String, Arc<LoadedGraph>>;
+
+/// A graph that does not load.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("graph `{name}` does not load: {reason}")]
+pub struct NotLoaded {
+    /// Its name in the manifest.
+    pub name: String,
+    /// What the backend said.
+    pub reason: String,
+}
+
+/// Graphs that load, or are there.
+#[derive(Clone)]
+pub struct Loading(Shared<BoxFuture<'static, Result<Loaded, NotLoaded>>>);
+
+/// Graphs that are there.
+#[derive(Clone)]
+pub struct Loaded {
+    /// The graphs.
+    pub graphs: Arc<DeploymentGraphs>,
+    /// How long it took until all were there.
+    pub took: Duration,
+}
+
+impl Loading {
+    /// Loads graphs, or finds them loaded, as soon as somebody asks for them.
+    pub fn new(store: Arc<GraphStore>, specs: Vec<GraphSpec>) -> Self {
+        let loading = async move {
+            let begun = Instant::now();
+            let each = specs.into_iter().map(|spec| {
+                let store = &store;
+                async move {
+                    match store.acquire(&spec).await {
+                        Ok(graph) => Ok((spec.name, graph)),
+                        Err(error) => Err(NotLoaded {
+                            name: spec.name,
+                            reason: error.to_string(),
+                        }),
+                    }
+                }
+            });
+            let graphs = Arc::new(try_join_all(each).await?.into_iter().collect());
+            Ok(Loaded {
+                graphs,
+                took: begun.elapsed(),
+            })
+        };
+        Self(loading.boxed().shared())
+    }
+
+    /// All of them, once they are there.
+    ///
+    /// # Errors
+    /// Names the first that does not load.
+    pub async fn ready(&self) -> Result<Loaded, NotLoaded> {
+        self.0.clone().await
+    }
+
+    /// The error, once one does not load; never comes back when all do.
+    pub async fn failure(&self) -> NotLoaded {
+        match self.ready().await {
+            Ok(_) => std::future::pending().await,
+            Err(error) => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::backend::{BackendChoice, BackendOptions, Backends, Target};
+
+    fn spec(name: &str) -> GraphSpec {
+        GraphSpec {
+            name: name.into(),
+            digest: name.into(),
+            path: "/nowhere/model.onnx".into(),
+            backend: BackendChoice::Rten,
+            target: Target::Cpu,
+            threads: 1,
+            batching: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_which_graph_does_not_load() {
+        let store = GraphStore::new(Backends::discover(BackendOptions {
+            // A process can open the library but once, and other tests do.
+            onnxruntime: Some("/nowhere".into()),
+            ..BackendOptions::default()
+        }));
+        let loading = Loading::new(store.clone(), vec![spec("words")]);
+        // As a replica's start and its `init` wait for them: at once.
+        let (failure, ready) = tokio::join!(loading.failure(), loading.ready());
+        assert_eq!(failure.name, "words");
+        let error = ready.err().unwrap().to_string();
+        assert!(error.contains("graph `words` does not load"), "{error}");
+        assert!(error.contains("/nowhere/model.onnx"), "{error}");
+
+        let none = Loading::new(store, Vec::new());
+        assert!(none.ready().await.unwrap().graphs.is_empty());
+    }
+}
