@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use samovar_tests::{Server, repository};
+use samovar_tests::{Server, onnxruntime, repository};
 use serde_json::Value;
 
 /// How far a corner may lie from where the package has it, in pixels.
@@ -18,7 +18,7 @@ async fn it_agrees_with_the_python_package() -> Result<()> {
         );
         return Ok(());
     };
-    let server = push(&python)?;
+    let server = push()?;
     let folder = server.folder().join("pages");
     std::fs::create_dir(&folder)?;
     let output = Command::new(python)
@@ -59,11 +59,9 @@ async fn it_agrees_with_the_python_package() -> Result<()> {
 }
 
 /// Pushes the example to a node with the ONNX Runtime that came with the package.
-fn push(python: &std::ffi::OsStr) -> Result<Server> {
-    let code = "import glob, onnxruntime; print(glob.glob(onnxruntime.__path__[0] + '/capi/libonnxruntime.*')[0])";
-    let output = Command::new(python).args(["-c", code]).output()?;
-    let library = String::from_utf8(output.stdout)?;
-    let server = Server::start_with(&["--onnxruntime", library.trim()])?;
+fn push() -> Result<Server> {
+    let library = onnxruntime().context("the package came without ONNX Runtime")?;
+    let server = Server::start_with(&["--onnxruntime", library.to_str().context("path")?])?;
     server.cli_json(&[
         "push",
         "--no-build",
