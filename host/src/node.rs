@@ -27,9 +27,10 @@ use crate::control::pulse;
 use crate::control::reloader::Reloader;
 use crate::control::scaler;
 use crate::control::secrets::GuestSecrets;
-use crate::control::serving::{NodeLimits, Serving, layout};
+use crate::control::serving::{NodeLimits, Serving, graphs, layout};
 use crate::control::webhook::Courier;
 use crate::domain::api_key::{ApiKey, KeyType};
+use crate::domain::bundle::GraphBackend;
 pub use crate::front::BaseDomain;
 use crate::front::Front;
 use crate::gateway::Gateway;
@@ -70,6 +71,8 @@ pub struct ServeOptions {
     pub lost_secrets: LostSecrets,
     /// ONNX Runtime's library, instead of the one that is found.
     pub onnxruntime: Option<PathBuf>,
+    /// Which backend runs a graph that chooses none.
+    pub default_backend: GraphBackend,
     /// Requests of one deployment that may wait for a replica.
     pub max_queued_requests: usize,
     /// Requests after which a replica is replaced.
@@ -244,6 +247,7 @@ fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
         backends: BackendOptions {
             onnxruntime: options.onnxruntime.clone(),
             optimized: Some(data.join("optimized")),
+            default: graphs::backend(options.default_backend),
         },
     }
 }

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
 use super::output::Format;
+use crate::domain::bundle::GraphBackend;
 use crate::node::{self, AuthMode, BaseDomain, LostSecrets, Output, ServeOptions};
 
 /// What it is given.
@@ -30,6 +33,9 @@ pub struct Arguments {
     /// The ONNX Runtime library, instead of the one that is found
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+    /// Backend of the graphs that choose none
+    #[arg(long, value_name = "BACKEND", value_enum, default_value = "auto")]
+    default_backend: Backend,
     /// Requests of one deployment that may wait for a replica
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_queued_requests: usize,
@@ -39,6 +45,16 @@ pub struct Arguments {
     /// Replicas of all deployments together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_replicas: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Backend {
+    /// ONNX Runtime where there is one and it can run the graph, else rten
+    Auto,
+    /// ONNX Runtime
+    Onnxruntime,
+    /// rten, which is always there
+    Rten,
 }
 
 /// Runs until it is told to stop.
@@ -63,6 +79,11 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             LostSecrets::Refuse
         },
         onnxruntime: arguments.onnxruntime,
+        default_backend: match arguments.default_backend {
+            Backend::Auto => GraphBackend::Auto,
+            Backend::Onnxruntime => GraphBackend::Onnxruntime,
+            Backend::Rten => GraphBackend::Rten,
+        },
         max_queued_requests: arguments.max_queued_requests,
         max_requests_per_replica: arguments.max_requests_per_replica,
         max_replicas: arguments.max_replicas,

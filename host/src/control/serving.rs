@@ -1,5 +1,6 @@
 //! The deployments that this node serves, each with its pool: routed to from memory, never from the store.
 
+pub mod graphs;
 pub mod layout;
 mod observed;
 mod rehearsal;
@@ -10,8 +11,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use samovar_runtime::backend::{BackendChoice, Target as GraphTargetChoice};
-use samovar_runtime::graphs::{Batching, GraphSpec};
 use samovar_runtime::{
     Capabilities, ComponentFile, Counts, DeploymentSpec, Limits, Pool, PoolSettings, RunError,
     Runtime,
@@ -22,7 +21,7 @@ use crate::control::builds::Builds;
 use crate::control::gone::Gone;
 use crate::control::secrets::{GuestSecrets, SecretsError};
 use crate::control::trial::{self, Trial};
-use crate::domain::bundle::{Bundle, Graph, GraphBackend, GraphTarget};
+use crate::domain::bundle::Bundle;
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
 use crate::domain::model::{ModelView, Target, Unresolved};
@@ -466,7 +465,7 @@ impl Serving {
         let mut graphs = Vec::with_capacity(bundle.graphs.len());
         for (name, graph) in &bundle.graphs {
             let path = self.blobs.local_path(graph.digest).await?;
-            graphs.push(graph_spec(name, graph, path));
+            graphs.push(graphs::spec(name, graph, path));
         }
         let mut environment: Vec<(String, String)> = bundle
             .environment_variables
@@ -550,28 +549,5 @@ fn owner(view: &ModelView, deployment: &Deployment) -> Owner {
         model_name: view.model.name.clone(),
         deployment_id: deployment.id,
         deployment_name: deployment.name.clone(),
-    }
-}
-
-fn graph_spec(name: &str, graph: &Graph, path: PathBuf) -> GraphSpec {
-    GraphSpec {
-        name: name.to_owned(),
-        digest: graph.digest.to_string(),
-        path,
-        backend: match graph.backend {
-            GraphBackend::Auto => BackendChoice::Auto,
-            GraphBackend::Onnxruntime => BackendChoice::Onnxruntime,
-            GraphBackend::Rten => BackendChoice::Rten,
-        },
-        target: match graph.target {
-            GraphTarget::Auto => GraphTargetChoice::Auto,
-            GraphTarget::Cpu => GraphTargetChoice::Cpu,
-            GraphTarget::Gpu => GraphTargetChoice::Gpu,
-        },
-        threads: graph.threads as usize,
-        batching: graph.batch.map(|batch| Batching {
-            max_size: batch.max_size as usize,
-            max_delay: Duration::from_millis(batch.max_delay_ms.into()),
-        }),
     }
 }

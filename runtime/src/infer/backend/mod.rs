@@ -70,6 +70,8 @@ pub struct BackendOptions {
     pub onnxruntime: Option<PathBuf>,
     /// Where models are kept as ONNX Runtime optimized them; nowhere when `None`.
     pub optimized: Option<PathBuf>,
+    /// Which backend runs a graph that chooses none.
+    pub default: BackendChoice,
 }
 
 /// The cards of this machine, for people and programs that ask.
@@ -142,6 +144,7 @@ pub struct Backends {
     driver: Arc<Driver>,
     /// What files say of themselves, by their digests.
     known: moka::sync::Cache<String, Arc<ModelProto>>,
+    default: BackendChoice,
     onnxruntime: Result<onnxruntime::Onnxruntime, BackendInfo>,
 }
 
@@ -172,6 +175,7 @@ impl Backends {
                 .max_capacity(KNOWN_NODES)
                 .weigher(|_, onnx: &Arc<ModelProto>| onnx.nodes())
                 .build(),
+            default: options.default,
             onnxruntime: onnxruntime.map_err(|(path, reason)| BackendInfo {
                 name: onnxruntime::NAME,
                 version: None,
@@ -274,7 +278,11 @@ impl Backends {
         source: &Source<'_>,
         wanted: Wanted<'_>,
     ) -> Result<Loaded, LoadError> {
-        let (choice, threads) = (wanted.choice, wanted.threads);
+        let threads = wanted.threads;
+        let choice = match wanted.choice {
+            BackendChoice::Auto => self.default,
+            chosen => chosen,
+        };
         let mapped;
         let bytes = match source {
             Source::Bytes(bytes) => *bytes,
