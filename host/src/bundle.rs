@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use samovar_runtime::backend::{DataNeed, data_needs};
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::bundle::MAX_FILES;
@@ -68,12 +69,14 @@ impl LocalBundle {
         let mut graphs = BTreeMap::new();
         for (name, graph) in &manifest.graphs {
             let blob = collector.below_root(&graph.file, &graph.file.value)?;
+            let data = collector.data_files(&graph.file)?;
             graphs.insert(
                 name.clone(),
                 Graph {
                     digest: blob.digest,
                     size: blob.size,
                     file: graph.file.value.clone(),
+                    data,
                     backend: graph.backend,
                     target: graph.target,
                     threads: graph.threads,
@@ -150,6 +153,45 @@ impl Collector<'_> {
             return Err(self.manifest.error_at(place, problem));
         }
         self.hash(place, path)
+    }
+
+    /// The files beside a model that hold weights of it, as the model names them.
+    fn data_files(
+        &mut self,
+        place: &Located<String>,
+    ) -> Result<BTreeMap<String, Blob>, ManifestError> {
+        let model = Path::new(&place.value);
+        let needs = data_needs(&self.manifest.root.join(model)).map_err(|error| {
+            self.manifest
+                .error_at(place, format!("{}: {error}", place.value))
+        })?;
+        let mut data = BTreeMap::new();
+        for need in needs {
+            let DataNeed {
+                location,
+                weight,
+                bytes,
+            } = need;
+            let beside = model.parent().unwrap_or(Path::new("")).join(&location);
+            let relative = beside.to_string_lossy();
+            if !self.manifest.root.join(&beside).exists() {
+                let problem = format!(
+                    "{}: weight `{weight}` lies in `{location}`, which is not there: put it beside the model as it was saved",
+                    place.value
+                );
+                return Err(self.manifest.error_at(place, problem));
+            }
+            let blob = self.below_root(place, &relative)?;
+            if blob.size < bytes {
+                let problem = format!(
+                    "{relative}: found {} bytes, but weight `{weight}` ends at byte {bytes}: it is cut off, or another model's",
+                    blob.size
+                );
+                return Err(self.manifest.error_at(place, problem));
+            }
+            data.insert(location, blob);
+        }
+        Ok(data)
     }
 
     fn file_or_folder(
@@ -300,6 +342,74 @@ mod tests {
         for blob in &local.blobs {
             assert_eq!(Digest::of(&fs::read(&blob.path).unwrap()), blob.digest);
         }
+    }
+
+    /// A message of the format, out of tagged pieces.
+    fn message(fields: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (tag, payload) in fields {
+            bytes.extend([tag << 3 | 2, u8::try_from(payload.len()).unwrap()]);
+            bytes.extend(*payload);
+        }
+        bytes
+    }
+
+    /// A model whose weight `w` has 4 bytes in another file.
+    fn model(location: &str) -> Vec<u8> {
+        let place = message(&[(1, b"location"), (2, location.as_bytes())]);
+        let length = message(&[(1, b"length"), (2, b"4")]);
+        let weight = message(&[(8, b"w"), (13, &place), (13, &length)]);
+        message(&[(7, &message(&[(5, &weight)]))])
+    }
+
+    #[test]
+    fn weights_beside_a_model_come_along() {
+        let manifest = "name = 'm'\ncomponent = 'm.wasm'\n[graphs.default]\nfile = 'deep/m.onnx'";
+        let folder = project(
+            manifest,
+            &[("m.wasm", "component"), ("deep/w/m.data", "1234")],
+        );
+        let put = |location: &str| fs::write(folder.path().join("deep/m.onnx"), model(location));
+        let refused = || LocalBundle::collect(folder.path()).unwrap_err().to_string();
+        put("./w/m.data").unwrap();
+        let local = LocalBundle::collect(folder.path()).unwrap();
+        let graph = &local.bundle.graphs["default"];
+        assert_eq!(graph.data["w/m.data"].digest, Digest::of(b"1234"));
+        assert_eq!(local.blobs.len(), 3);
+
+        put("other.data").unwrap();
+        let error = refused();
+        assert!(
+            error.contains("samovar.toml:4: `graphs.default.file`: deep/m.onnx: weight `w` lies in `other.data`, which is not there"),
+            "{error}"
+        );
+        put("../m.wasm").unwrap();
+        assert!(
+            refused().contains("wanted a file in the model's folder"),
+            "{}",
+            refused()
+        );
+        put("w/m.data").unwrap();
+        fs::write(folder.path().join("deep/w/m.data"), "123").unwrap();
+        assert!(
+            refused().contains("weight `w` ends at byte 4"),
+            "{}",
+            refused()
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn weights_behind_a_link_out_of_the_folder_are_refused() {
+        let manifest = "name = 'm'\ncomponent = 'm.wasm'\n[graphs.default]\nfile = 'm.onnx'";
+        let folder = project(manifest, &[("m.wasm", "component")]);
+        fs::write(folder.path().join("m.onnx"), model("m.data")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", folder.path().join("m.data")).unwrap();
+        let error = LocalBundle::collect(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("leads out of the manifest's folder"),
+            "{error}"
+        );
     }
 
     #[test]

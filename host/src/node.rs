@@ -248,8 +248,15 @@ fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
             onnxruntime: options.onnxruntime.clone(),
             optimized: Some(data.join("optimized")),
             default: graphs::backend(options.default_backend),
+            installed: Some(installed_backends(data)),
+            scratch: Some(data.join("graphs")),
         },
     }
+}
+
+/// Where a node whose folder is `data` looks for the libraries that `samovar backends install` fetched.
+pub fn installed_backends(data: &Path) -> PathBuf {
+    data.join("backends")
 }
 
 fn prepare(data: &Path) -> anyhow::Result<PathBuf> {

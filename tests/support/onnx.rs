@@ -34,6 +34,18 @@ pub struct Weight<'a> {
     pub data: &'a [u8],
 }
 
+/// A constant of type f32 whose elements lie in a file beside the model.
+pub struct Outside<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its sizes.
+    pub dims: &'a [u64],
+    /// The file.
+    pub location: &'a str,
+    /// Where in it the elements begin.
+    pub offset: u64,
+}
+
 /// A model's bytes.
 pub fn model(
     opset: u64,
@@ -49,6 +61,29 @@ pub fn model_with(
     opset: u64,
     nodes: &[Node<'_>],
     weights: &[Weight<'_>],
+    inputs: &[Value<'_>],
+    outputs: &[Value<'_>],
+) -> Vec<u8> {
+    let weights: Vec<_> = weights.iter().map(inside).collect();
+    assembled(opset, nodes, &weights, inputs, outputs)
+}
+
+/// The bytes of a model with constants in other files.
+pub fn model_beside(
+    opset: u64,
+    nodes: &[Node<'_>],
+    weights: &[Outside<'_>],
+    inputs: &[Value<'_>],
+    outputs: &[Value<'_>],
+) -> Vec<u8> {
+    let weights: Vec<_> = weights.iter().map(outside).collect();
+    assembled(opset, nodes, &weights, inputs, outputs)
+}
+
+fn assembled(
+    opset: u64,
+    nodes: &[Node<'_>],
+    weights: &[Vec<u8>],
     inputs: &[Value<'_>],
     outputs: &[Value<'_>],
 ) -> Vec<u8> {
@@ -76,14 +111,7 @@ pub fn model_with(
     }
     field(&mut graph, 2, b"test");
     for weight in weights {
-        let mut tensor = Vec::with_capacity(weight.data.len() + 64);
-        for dim in weight.dims {
-            number(&mut tensor, 1, *dim);
-        }
-        number(&mut tensor, 2, weight.ty);
-        field(&mut tensor, 8, weight.name.as_bytes());
-        field(&mut tensor, 9, weight.data);
-        field(&mut graph, 5, &tensor);
+        field(&mut graph, 5, weight);
     }
     for input in inputs {
         field(&mut graph, 11, &value(input));
@@ -99,6 +127,39 @@ pub fn model_with(
     field(&mut model, 7, &graph);
     field(&mut model, 8, &set);
     model
+}
+
+fn inside(weight: &Weight<'_>) -> Vec<u8> {
+    let mut tensor = Vec::with_capacity(weight.data.len() + 64);
+    for dim in weight.dims {
+        number(&mut tensor, 1, *dim);
+    }
+    number(&mut tensor, 2, weight.ty);
+    field(&mut tensor, 8, weight.name.as_bytes());
+    field(&mut tensor, 9, weight.data);
+    tensor
+}
+
+fn outside(weight: &Outside<'_>) -> Vec<u8> {
+    let mut tensor = Vec::new();
+    for dim in weight.dims {
+        number(&mut tensor, 1, *dim);
+    }
+    number(&mut tensor, 2, 1);
+    field(&mut tensor, 8, weight.name.as_bytes());
+    let length = 4 * weight.dims.iter().product::<u64>();
+    for (key, value) in [
+        ("location", weight.location.to_owned()),
+        ("offset", weight.offset.to_string()),
+        ("length", length.to_string()),
+    ] {
+        let mut entry = Vec::new();
+        field(&mut entry, 1, key.as_bytes());
+        field(&mut entry, 2, value.as_bytes());
+        field(&mut tensor, 13, &entry);
+    }
+    number(&mut tensor, 14, 1);
+    tensor
 }
 
 fn value(value: &Value<'_>) -> Vec<u8> {

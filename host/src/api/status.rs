@@ -77,7 +77,7 @@ pub struct LoadedGraph {
     pub backend: &'static str,
     /// What it runs on: `cpu`, or `cuda:0` and so on.
     pub device: String,
-    /// Bytes of its file.
+    /// Bytes of its files.
     pub size: u64,
 }
 

@@ -1,13 +1,39 @@
 //! `samovar backends`: which inference backends and GPUs the server has, and why others cannot be used.
 
+mod install;
+
 use indicatif::HumanBytes;
 use serde_json::Value;
 
 use super::client::Client;
 use super::output::{self, Format, cell};
 
+/// What is done with them; they are listed when nothing is said.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List the server's inference backends
+    List,
+    /// Fetch ONNX Runtime with pip into the data folder, where `samovar serve` finds it
+    #[command(disable_version_flag = true)]
+    Install(install::Arguments),
+}
+
+/// Does it.
+pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
+    match arguments.action {
+        None | Some(Action::List) => list(&Client::from_environment()?, format).await,
+        Some(Action::Install(arguments)) => install::run(arguments, format).await,
+    }
+}
+
 /// Prints them.
-pub async fn run(client: &Client, format: Format) -> anyhow::Result<()> {
+async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
     let answer = client.get("/v1/backends").await?;
     match format {
         Format::Json => output::document(&answer),

@@ -87,8 +87,8 @@ enum Command {
     /// List, make and delete API keys
     #[command(subcommand)]
     Key(key::Action),
-    /// List the server's inference backends
-    Backends,
+    /// List the server's inference backends, and fetch ONNX Runtime
+    Backends(backends::Arguments),
     /// Show how the server is
     Status,
     /// Show what deployments used, those that are gone included
@@ -143,7 +143,7 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Logs(arguments) => logs::run(&client()?, arguments, format).await,
         Command::Secret(action) => secret::run(&client()?, action, format).await,
         Command::Key(action) => key::run(&client()?, action, format).await,
-        Command::Backends => backends::run(&client()?, format).await,
+        Command::Backends(arguments) => backends::run(arguments, format).await,
         Command::Status => status::run(&client()?, format).await,
         Command::Usage(arguments) => usage::run(&client()?, arguments, format).await,
         Command::Audit(arguments) => audit::run(&client()?, arguments, format).await,

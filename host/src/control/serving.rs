@@ -462,10 +462,9 @@ impl Serving {
             digest: bundle.component.digest.to_string(),
             path: self.blobs.local_path(bundle.component.digest).await?,
         };
-        let mut graphs = Vec::with_capacity(bundle.graphs.len());
+        let mut specs = Vec::with_capacity(bundle.graphs.len());
         for (name, graph) in &bundle.graphs {
-            let path = self.blobs.local_path(graph.digest).await?;
-            graphs.push(graphs::spec(name, graph, path));
+            specs.push(graphs::spec(name, graph, &self.blobs).await?);
         }
         let mut environment: Vec<(String, String)> = bundle
             .environment_variables
@@ -478,7 +477,7 @@ impl Serving {
         let spec = DeploymentSpec {
             component,
             snapshot: bundle.snapshot.then(|| bundle.seen_by_init().to_string()),
-            graphs,
+            graphs: specs,
             capabilities: Capabilities {
                 environment,
                 config: self.secrets.config(&bundle.secrets).await?,

@@ -13,6 +13,8 @@ use super::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting,
 pub const MAX_GRAPHS: usize = 64;
 /// Files of one bundle.
 pub const MAX_FILES: usize = 1000;
+/// Files with weights of one graph.
+pub const MAX_DATA_FILES: usize = 1000;
 /// Secrets of one bundle.
 pub const MAX_SECRETS: usize = 64;
 /// Environment variables of one bundle.
@@ -82,6 +84,9 @@ pub struct Graph {
     pub size: u64,
     /// Its file's path, whose ending tells its format.
     pub file: String,
+    /// Files with weights of it, by their paths from the folder of its own file, as the model names them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, Blob>,
     /// Which backend runs it.
     #[serde(default)]
     pub backend: GraphBackend,
@@ -101,12 +106,26 @@ fn one() -> u32 {
 }
 
 impl Graph {
-    /// The blob of its file.
-    pub fn blob(&self) -> Blob {
-        Blob {
+    /// The blobs of its files.
+    pub fn blobs(&self) -> impl Iterator<Item = Blob> {
+        let model = Blob {
             digest: self.digest,
             size: self.size,
+        };
+        std::iter::once(model).chain(self.data.values().copied())
+    }
+
+    /// A digest that tells all its files apart from any others.
+    pub fn whole_digest(&self) -> Digest {
+        if self.data.is_empty() {
+            return self.digest;
         }
+        let mut text = self.digest.to_string();
+        for (location, blob) in &self.data {
+            // No path has a line's end in it.
+            text += &format!("\n{} {location}", blob.digest);
+        }
+        Digest::of(text.as_bytes())
     }
 }
 
@@ -158,7 +177,7 @@ impl Bundle {
 
     /// Every blob of the bundle once, in the order of their digests.
     pub fn blobs(&self) -> BTreeMap<Digest, u64> {
-        let graphs = self.graphs.values().map(Graph::blob);
+        let graphs = self.graphs.values().flat_map(Graph::blobs);
         let files = self.files.values().copied();
         std::iter::once(self.component)
             .chain(graphs)
@@ -212,6 +231,11 @@ impl Bundle {
                 &graph.file,
                 names::check_path,
             )?;
+            let data = format!("graphs.{name}.data");
+            at_most(&data, graph.data.len(), MAX_DATA_FILES)?;
+            for location in graph.data.keys() {
+                named(&data, location, names::check_path)?;
+            }
             if !GRAPH_THREADS.contains(&graph.threads) {
                 return Err(InvalidSetting::new(
                     format!("graphs.{name}.threads"),
@@ -253,7 +277,7 @@ impl Bundle {
             ));
         }
         let mut sizes = BTreeMap::new();
-        let graphs = self.graphs.values().map(Graph::blob);
+        let graphs = self.graphs.values().flat_map(Graph::blobs);
         let files = self.files.values().copied();
         for blob in std::iter::once(self.component).chain(graphs).chain(files) {
             if blob.size > MAX_BLOB_BYTES {

@@ -20,6 +20,7 @@ fn bundle() -> Bundle {
                 digest: graph.digest,
                 size: graph.size,
                 file: "model.onnx".into(),
+                data: BTreeMap::new(),
                 backend: GraphBackend::Auto,
                 target: GraphTarget::Cpu,
                 threads: 1,
@@ -172,4 +173,26 @@ fn many_long_paths_are_refused_before_they_burst_a_document() {
         }
     });
     assert!(error.starts_with("bundle: found"), "{error}");
+}
+
+#[test]
+fn a_graphs_files_are_blobs_and_tell_it_apart() {
+    let mut bundle = bundle();
+    let graph = bundle.graphs.values_mut().next().unwrap();
+    let alone = graph.whole_digest();
+    assert_eq!(alone, graph.digest);
+    let blob = |text: &str| Blob {
+        digest: Digest::of(text.as_bytes()),
+        size: text.len() as u64,
+    };
+    graph.data.insert("m.data".into(), blob("one"));
+    let first = graph.whole_digest();
+    graph.data.insert("m.data".into(), blob("two"));
+    let second = graph.whole_digest();
+    assert!(alone != first && first != second);
+    assert!(bundle.blobs().contains_key(&Digest::of(b"two")));
+    bundle.validate().unwrap();
+    let graph = bundle.graphs.values_mut().next().unwrap();
+    graph.data.insert("../m.data".into(), blob("two"));
+    assert!(bundle.validate().unwrap_err().to_string().contains(".data"));
 }

@@ -26,7 +26,7 @@ pub fn folder(bundle: &Bundle) -> Folder {
         .graphs
         .iter()
         .map(|(name, graph)| {
-            let path = place(&mut blobs, &graph.file, graph.blob());
+            let path = place_graph(&mut blobs, graph);
             (name, (path, graph))
         })
         .collect();
@@ -51,6 +51,33 @@ fn place(blobs: &mut BTreeMap<String, Blob>, wanted: &str, blob: Blob) -> String
     }
     blobs.insert(path.clone(), blob);
     path
+}
+
+/// Puts a graph's files where they are to one another as its model says, in a folder of their own if need be.
+fn place_graph(blobs: &mut BTreeMap<String, Blob>, graph: &Graph) -> String {
+    let model = Blob {
+        digest: graph.digest,
+        size: graph.size,
+    };
+    if graph.data.is_empty() {
+        return place(blobs, &graph.file, model);
+    }
+    let mut file = graph.file.clone();
+    loop {
+        let beside = file.rfind('/').map_or("", |at| &file[..=at]);
+        let data = graph.data.iter();
+        let mut wanted: Vec<(String, Blob)> = data
+            .map(|(location, blob)| (format!("{beside}{location}"), *blob))
+            .collect();
+        wanted.push((file.clone(), model));
+        let taken =
+            |(path, blob): &(String, Blob)| blobs.get(path).is_some_and(|there| there != blob);
+        if !wanted.iter().any(taken) {
+            blobs.extend(wanted);
+            return file;
+        }
+        file.insert_str(0, "_/");
+    }
 }
 
 fn text(bundle: &Bundle, component: String, graphs: BTreeMap<&String, (String, &Graph)>) -> String {

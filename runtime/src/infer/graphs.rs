@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crate::infer::backend::port::Port;
 use crate::infer::backend::{
-    BackendChoice, BackendInfo, Backends, Cards, Device, LoadError, Loaded, SharedBackends, Source,
-    Target, Wanted,
+    BackendChoice, BackendInfo, Backends, Cards, DataFile, Device, LoadError, Loaded,
+    SharedBackends, Source, Target, Wanted,
 };
 pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
@@ -25,6 +25,8 @@ pub struct GraphSpec {
     pub digest: String,
     /// The file.
     pub path: PathBuf,
+    /// Files with weights of it; its digest tells them too.
+    pub data: Vec<DataFile>,
     /// Which backend is meant to run it.
     pub backend: BackendChoice,
     /// Where it is meant to run.
@@ -33,6 +35,17 @@ pub struct GraphSpec {
     pub threads: usize,
     /// How calls of the deployment's replicas are joined, if they are.
     pub batching: Option<Batching>,
+}
+
+impl GraphSpec {
+    /// Sizes of its files.
+    fn bytes(&self) -> u64 {
+        let paths = self.data.iter().map(|file| &file.path);
+        let paths = paths.chain([&self.path]);
+        paths
+            .filter_map(|path| Some(std::fs::metadata(path).ok()?.len()))
+            .sum()
+    }
 }
 
 /// Why a graph cannot be used.
@@ -72,7 +85,7 @@ pub struct GraphInfo {
     pub backend: &'static str,
     /// Where.
     pub device: Device,
-    /// Size of its file.
+    /// Size of its files.
     pub bytes: u64,
     /// What it wants.
     pub inputs: Vec<Port>,
@@ -103,7 +116,7 @@ impl LoadedGraph {
         self.loaded.device
     }
 
-    /// Size of its file.
+    /// Size of its files.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -172,12 +185,13 @@ impl GraphStore {
         let compute = self.compute.clone();
         let loaded = tokio::task::spawn_blocking(move || {
             guarded(|| {
-                let bytes = std::fs::metadata(&spec.path).map_or(0, |meta| meta.len());
+                let bytes = spec.bytes();
                 let source = Source::File(&spec.path);
                 let wanted = Wanted {
                     choice: spec.backend,
                     target: spec.target,
                     threads: spec.threads,
+                    data: &spec.data,
                     digest: Some(&spec.digest),
                 };
                 let loaded = backends.load(&source, wanted)?;

@@ -1,19 +1,30 @@
 //! What the runtime is told of a bundle's graphs.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use samovar_runtime::backend::{BackendChoice, Target};
+use samovar_runtime::backend::{BackendChoice, DataFile, Target};
 use samovar_runtime::graphs::{Batching, GraphSpec};
 
 use crate::domain::bundle::{Graph, GraphBackend, GraphTarget};
+use crate::state::blobs::{BlobError, Blobs};
 
-/// A graph whose file lies there.
-pub fn spec(name: &str, graph: &Graph, path: PathBuf) -> GraphSpec {
-    GraphSpec {
+/// A graph whose files are among these blobs.
+///
+/// # Errors
+/// When a blob is gone.
+pub async fn spec(name: &str, graph: &Graph, blobs: &Blobs) -> Result<GraphSpec, BlobError> {
+    let mut data = Vec::with_capacity(graph.data.len());
+    for (location, blob) in &graph.data {
+        data.push(DataFile {
+            location: location.clone(),
+            path: blobs.local_path(blob.digest).await?,
+        });
+    }
+    Ok(GraphSpec {
         name: name.to_owned(),
-        digest: graph.digest.to_string(),
-        path,
+        digest: graph.whole_digest().to_string(),
+        path: blobs.local_path(graph.digest).await?,
+        data,
         backend: backend(graph.backend),
         target: match graph.target {
             GraphTarget::Auto => Target::Auto,
@@ -25,7 +36,7 @@ pub fn spec(name: &str, graph: &Graph, path: PathBuf) -> GraphSpec {
             max_size: batch.max_size as usize,
             max_delay: Duration::from_millis(batch.max_delay_ms.into()),
         }),
-    }
+    })
 }
 
 /// A backend as the runtime names it.

@@ -1,10 +1,11 @@
-//! Finds ONNX Runtime's library where people have it: a setting, the environment, Python packages, the system.
+//! Finds ONNX Runtime's library where people have it: a setting, the environment, what was fetched for this node, Python
+//! packages, the system.
 
 use std::path::{Path, PathBuf};
 
 /// What helps when it is missing.
 const HELP: &str =
-    "not found: `pip install onnxruntime`, or set ORT_DYLIB_PATH to libonnxruntime.so";
+    "not found: `samovar backends install onnxruntime`, or set ORT_DYLIB_PATH to libonnxruntime.so";
 
 type Missing = (Option<PathBuf>, String);
 
@@ -12,7 +13,7 @@ type Missing = (Option<PathBuf>, String);
 ///
 /// # Errors
 /// With the path that was asked for but is not there, or what to do when nothing is found.
-pub fn onnxruntime(setting: Option<&Path>) -> Result<PathBuf, Missing> {
+pub fn onnxruntime(setting: Option<&Path>, installed: Option<&Path>) -> Result<PathBuf, Missing> {
     let named = setting
         .map(Path::to_owned)
         .or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
@@ -24,12 +25,14 @@ pub fn onnxruntime(setting: Option<&Path>) -> Result<PathBuf, Missing> {
             Err((Some(path), reason))
         };
     }
-    let mut found: Vec<PathBuf> = folders()
-        .iter()
-        .flat_map(|folder| libraries(folder))
-        .collect();
-    found.sort();
-    found.pop().ok_or_else(|| (None, HELP.into()))
+    let latest = |folders: &[PathBuf]| {
+        let libraries = folders.iter().flat_map(|folder| libraries(folder));
+        libraries.max()
+    };
+    installed
+        .and_then(|folder| latest(&[folder.to_owned()]))
+        .or_else(|| latest(&folders()))
+        .ok_or_else(|| (None, HELP.into()))
 }
 
 /// Folders that may hold the library, those of Python's packages first.

@@ -7,20 +7,21 @@ mod onnx;
 mod onnxruntime;
 pub mod port;
 mod rten;
-mod rten_refusals;
 pub mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::infer::compute::Worker;
+use crate::infer::compute::{Worker, guarded};
 pub use device::Device;
 pub use devices::Card;
 use devices::Driver;
 use onnx::ModelProto;
+pub use onnx::external::{DataFile, DataNeed};
+use onnx::external::{Laid, first, needs};
 use port::Port;
 use tensor::{Place, Tensor};
 
@@ -70,8 +71,12 @@ pub struct BackendOptions {
     pub onnxruntime: Option<PathBuf>,
     /// Where models are kept as ONNX Runtime optimized them; nowhere when `None`.
     pub optimized: Option<PathBuf>,
+    /// A folder with libraries that were fetched for this node, in folders of their backends' names.
+    pub installed: Option<PathBuf>,
     /// Which backend runs a graph that chooses none.
     pub default: BackendChoice,
+    /// A folder for models whose weights lie in other files, best on the file system of those; swept at the start.
+    pub scratch: Option<PathBuf>,
 }
 
 /// The cards of this machine, for people and programs that ask.
@@ -92,6 +97,8 @@ pub(crate) struct Wanted<'a> {
     pub target: Target,
     /// Threads that one run may use.
     pub threads: usize,
+    /// The files that hold weights of it.
+    pub data: &'a [DataFile],
     /// What is kept of it on disk has this name.
     pub digest: Option<&'a str>,
 }
@@ -145,6 +152,7 @@ pub struct Backends {
     /// What files say of themselves, by their digests.
     known: moka::sync::Cache<String, Arc<ModelProto>>,
     default: BackendChoice,
+    scratch: PathBuf,
     onnxruntime: Result<onnxruntime::Onnxruntime, BackendInfo>,
 }
 
@@ -158,7 +166,11 @@ impl Backends {
     /// Looks for the libraries.
     pub fn discover(options: BackendOptions) -> Self {
         let driver = Arc::new(Driver::find());
-        let onnxruntime = discovery::onnxruntime(options.onnxruntime.as_deref()).and_then(|path| {
+        let installed = options
+            .installed
+            .map(|folder| folder.join(onnxruntime::NAME));
+        let found = discovery::onnxruntime(options.onnxruntime.as_deref(), installed.as_deref());
+        let onnxruntime = found.and_then(|path| {
             let optimized = options.optimized.as_deref();
             onnxruntime::Onnxruntime::open(&path, optimized, driver.clone())
                 .map_err(|reason| (Some(path), reason))
@@ -169,6 +181,9 @@ impl Backends {
             // It takes a second or two, for which no request shall wait.
             onnxruntime.no_cuda();
         }
+        if let Some(scratch) = &options.scratch {
+            let _ = std::fs::remove_dir_all(scratch);
+        }
         Self {
             driver,
             known: moka::sync::Cache::builder()
@@ -176,6 +191,7 @@ impl Backends {
                 .weigher(|_, onnx: &Arc<ModelProto>| onnx.nodes())
                 .build(),
             default: options.default,
+            scratch: options.scratch.unwrap_or_else(std::env::temp_dir),
             onnxruntime: onnxruntime.map_err(|(path, reason)| BackendInfo {
                 name: onnxruntime::NAME,
                 version: None,
@@ -250,6 +266,7 @@ impl Backends {
         &self,
         onnx: &ModelProto,
         source: &Source<'_>,
+        laid: Option<Arc<Laid>>,
         wanted: Wanted<'_>,
         rest: onnxruntime::Rest,
     ) -> Result<Loaded, String> {
@@ -269,56 +286,92 @@ impl Backends {
             (Ok(_), _, library) => return Err(library.unwrap_or_default()),
         };
         onnxruntime
-            .load_on_card(onnx, path, wanted.threads, &cards, rest)
+            .load_on_card(onnx, path, laid, wanted, &cards, rest)
             .map_err(|e| format!("onnxruntime: {e}"))
     }
 
+    /// Loads a model, and what of it lies in other files.
     pub(crate) fn load(
         &self,
         source: &Source<'_>,
         wanted: Wanted<'_>,
     ) -> Result<Loaded, LoadError> {
-        let threads = wanted.threads;
+        let path = match source {
+            Source::Bytes(bytes) => {
+                let onnx = ModelProto::parse(bytes).map_err(LoadError)?;
+                if let Some(weight) = first(&onnx) {
+                    return Err(LoadError(format!(
+                        "weight `{weight}` lies in another file, and bytes have none beside them: save the model as one file, or push it as a graph of the bundle"
+                    )));
+                }
+                return self.load_whole(&onnx, bytes, source, None, wanted);
+            }
+            Source::File(path) => *path,
+        };
+        let bytes = map(path)?;
+        let onnx = self.read(&bytes, wanted.digest).map_err(LoadError)?;
+        let needs = needs(&onnx).map_err(LoadError)?;
+        if needs.is_empty() {
+            return self.load_whole(&onnx, &bytes, source, None, wanted);
+        }
+        let laid = Laid::out(&self.scratch, &bytes, &needs, wanted.data).map_err(LoadError)?;
+        let path = laid.model();
+        let bytes = map(&path)?;
+        let onnx = ModelProto::parse(&bytes).map_err(LoadError)?;
+        let source = Source::File(&path);
+        // An optimized copy would hold the weights once more.
+        let wanted = Wanted {
+            digest: None,
+            ..wanted
+        };
+        self.load_whole(&onnx, &bytes, &source, Some(Arc::new(laid)), wanted)
+    }
+
+    /// Loads a model whose weights are in it or laid out beside it.
+    fn load_whole(
+        &self,
+        onnx: &ModelProto,
+        bytes: &[u8],
+        source: &Source<'_>,
+        laid: Option<Arc<Laid>>,
+        wanted: Wanted<'_>,
+    ) -> Result<Loaded, LoadError> {
         let choice = match wanted.choice {
             BackendChoice::Auto => self.default,
             chosen => chosen,
         };
-        let mapped;
-        let bytes = match source {
-            Source::Bytes(bytes) => *bytes,
-            Source::File(path) => {
-                mapped = map(path)?;
-                &mapped[..]
-            }
-        };
-        let onnx = self.read(bytes, wanted.digest).map_err(LoadError)?;
+        let on_card = |rest| self.load_on_card(onnx, source, laid.clone(), wanted, rest);
         match wanted.target {
             Target::Cpu => {}
             Target::Gpu => {
-                let loaded = self.load_on_card(&onnx, source, wanted, onnxruntime::Rest::Refused);
-                return loaded.map_err(|why| {
+                return on_card(onnxruntime::Rest::Refused).map_err(|why| {
                     LoadError(format!(
                         "`target = \"gpu\"`: {why}. With \"auto\" it runs on the CPU where it must"
                     ))
                 });
             }
             Target::Auto if choice == BackendChoice::Rten || self.driver.cards().is_err() => {}
-            Target::Auto => {
-                match self.load_on_card(&onnx, source, wanted, onnxruntime::Rest::OnCpu) {
-                    Ok(loaded) => return Ok(loaded),
-                    Err(why) => tracing::info!(why, "a graph runs on the CPU, not on a card"),
-                }
-            }
+            Target::Auto => match on_card(onnxruntime::Rest::OnCpu) {
+                Ok(loaded) => return Ok(loaded),
+                Err(why) => tracing::info!(why, "a graph runs on the CPU, not on a card"),
+            },
         }
-        let with_rten = || rten::load(&onnx, bytes.to_vec());
+        let folder = match (&laid, source) {
+            (Some(_), Source::File(path)) => path.parent(),
+            _ => None,
+        };
+        let with_rten = || match guarded(|| rten::load(onnx, bytes, folder)) {
+            Ok(loaded) => loaded,
+            Err(panic) => Err(onnx.explain(&panic.to_string())),
+        };
         let loaded = match (choice, &self.onnxruntime) {
             (BackendChoice::Rten, _) => with_rten().map_err(|e| format!("rten: {e}")),
             (BackendChoice::Onnxruntime, Err(missing)) => {
                 Err(format!("onnxruntime: {}", reason(missing)))
             }
             (_, Ok(onnxruntime)) => {
-                let loaded = onnxruntime.load(&onnx, source, wanted.digest, threads);
-                match loaded {
+                let loaded = onnxruntime.load(onnx, source, wanted.digest, wanted.threads);
+                match loaded.map_err(|e| onnx.explain(&e)) {
                     Err(first) if choice == BackendChoice::Auto => with_rten()
                         .map_err(|second| format!("onnxruntime: {first}; rten: {second}")),
                     other => other.map_err(|e| format!("onnxruntime: {e}")),
@@ -335,6 +388,16 @@ impl Backends {
 
 fn reason(missing: &BackendInfo) -> &str {
     missing.reason.as_deref().unwrap_or("not found")
+}
+
+/// The files beside it that a model wants; none of what is no model, which loading refuses.
+///
+/// # Errors
+/// When it cannot be read, or wants a file that cannot be its own.
+pub fn data_needs(model: &Path) -> Result<Vec<DataNeed>, LoadError> {
+    let bytes = map(model)?;
+    let onnx = ModelProto::parse(&bytes);
+    onnx.map_or(Ok(Vec::new()), |onnx| needs(&onnx).map_err(LoadError))
 }
 
 /// A file's bytes.
@@ -363,12 +426,12 @@ fn map(path: &Path) -> Result<Contents, LoadError> {
             return Ok(());
         }
         Err(LoadError(format!(
-            "the model is {size} bytes long, at most {MAX_MODEL_BYTES} are taken"
+            "the model is {size} bytes long, at most {MAX_MODEL_BYTES} are taken: save its weights in files beside it"
         )))
     };
     fits(metadata.len())?;
     if metadata.is_file() {
-        // SAFETY: a blob is replaced by rename and never changed in place.
+        // SAFETY: a blob is not changed once it is stored, and who changes a file under `push` harms that push alone.
         if let Ok(mapped) = unsafe { memmap2::Mmap::map(&file) } {
             return Ok(Contents::Mapped(mapped));
         }
@@ -384,3 +447,6 @@ fn map(path: &Path) -> Result<Contents, LoadError> {
 
 /// Shared by those who load.
 pub(crate) type SharedBackends = Arc<Backends>;
+
+#[cfg(test)]
+mod large_tests;

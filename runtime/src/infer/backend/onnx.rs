@@ -2,7 +2,9 @@
 //!
 //! Field numbers are those of `onnx.proto3`. Weights are skipped, not copied.
 
-use std::collections::HashMap;
+pub(crate) mod external;
+pub(crate) mod known;
+pub(crate) mod wire;
 
 use prost::Message;
 
@@ -44,8 +46,10 @@ pub(crate) struct GraphProto {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TensorProto {
-    #[prost(int64, repeated, tag = "1")]
+    #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    pub data_type: i32,
     #[prost(string, tag = "8")]
     pub name: String,
     #[prost(message, repeated, tag = "13")]
@@ -66,6 +70,8 @@ pub(crate) struct SparseTensorProto {
 pub(crate) struct Entry {
     #[prost(string, tag = "1")]
     pub key: String,
+    #[prost(string, tag = "2")]
+    pub value: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -94,6 +100,8 @@ pub(crate) struct NodeProto {
 pub(crate) struct Attribute {
     #[prost(string, tag = "1")]
     pub name: String,
+    #[prost(float, tag = "2")]
+    pub f: f32,
     #[prost(int64, tag = "3")]
     pub i: i64,
     #[prost(bytes = "vec", tag = "4")]
@@ -102,10 +110,16 @@ pub(crate) struct Attribute {
     pub t: Option<TensorProto>,
     #[prost(message, optional, tag = "6")]
     pub g: Option<GraphProto>,
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub floats: Vec<f32>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    pub ints: Vec<i64>,
     #[prost(message, repeated, tag = "10")]
     pub tensors: Vec<TensorProto>,
     #[prost(message, repeated, tag = "11")]
     pub graphs: Vec<GraphProto>,
+    #[prost(int32, tag = "20")]
+    pub r#type: i32,
     #[prost(message, optional, tag = "22")]
     pub sparse_tensor: Option<SparseTensorProto>,
     #[prost(message, repeated, tag = "23")]
@@ -153,6 +167,23 @@ impl NodeProto {
             .find(|attribute| attribute.name == name)
     }
 
+    /// What people find it by: its name, or that of its first output.
+    pub fn label(&self) -> &str {
+        if self.name.is_empty() {
+            let mut outputs = self.output.iter();
+            outputs
+                .find(|name| !name.is_empty())
+                .map_or("", String::as_str)
+        } else {
+            &self.name
+        }
+    }
+
+    /// Whether it is an operator of the standard.
+    pub fn is_standard(&self) -> bool {
+        matches!(self.domain.as_str(), "" | "ai.onnx")
+    }
+
     pub fn text(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(&self.attribute(name)?.s).ok()
     }
@@ -165,22 +196,30 @@ impl ModelProto {
     /// In words, when they are not an ONNX model.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let model = Self::decode(bytes).map_err(|e| format!("not an ONNX model: {e}"))?;
-        let Some(graph) = &model.graph else {
+        if model.graph.is_none() {
             return Err("not an ONNX model: it holds no graph".into());
-        };
-        // A backend would read such a file from wherever the model points: another deployment's data, say.
-        let outside = outside_of_graph(graph).or_else(|| {
-            model
-                .functions
-                .iter()
-                .find_map(|function| outside_of_nodes(&function.node))
-        });
-        if let Some(name) = outside {
-            return Err(format!(
-                "weight `{name}` lies in another file, which this release does not read: save the model as one file"
-            ));
         }
         Ok(model)
+    }
+
+    /// What a backend says of the model, with the node that it seems to mean where it names none.
+    pub fn explain(&self, message: &str) -> String {
+        let words: Vec<&str> = message
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .collect();
+        let nodes = || self.graph.iter().flat_map(|graph| &graph.node);
+        if nodes().any(|node| !node.name.is_empty() && message.contains(&node.name)) {
+            return message.to_owned();
+        }
+        let meant = nodes().find(|node| words.contains(&node.op_type.as_str()));
+        match meant {
+            Some(node) => format!(
+                "{message} (the first {} is node `{}`)",
+                node.op_type,
+                node.label()
+            ),
+            None => message.to_owned(),
+        }
     }
 
     /// Whether it has graphs inside of graphs, as control flow has.
@@ -233,44 +272,6 @@ impl ModelProto {
     }
 }
 
-fn outside_of_graph(graph: &GraphProto) -> Option<&str> {
-    graph
-        .initializer
-        .iter()
-        .find_map(outside)
-        .or_else(|| graph.sparse_initializer.iter().find_map(outside_of_sparse))
-        .or_else(|| outside_of_nodes(&graph.node))
-}
-
-fn outside_of_nodes(nodes: &[NodeProto]) -> Option<&str> {
-    nodes
-        .iter()
-        .flat_map(|node| &node.attribute)
-        .find_map(|one| {
-            let tensors = one.t.iter().chain(&one.tensors);
-            let sparse = one.sparse_tensor.iter().chain(&one.sparse_tensors);
-            let graphs = one.g.iter().chain(&one.graphs);
-            tensors
-                .into_iter()
-                .find_map(outside)
-                .or_else(|| sparse.into_iter().find_map(outside_of_sparse))
-                .or_else(|| graphs.into_iter().find_map(outside_of_graph))
-        })
-}
-
-fn outside_of_sparse(tensor: &SparseTensorProto) -> Option<&str> {
-    tensor
-        .values
-        .iter()
-        .chain(&tensor.indices)
-        .find_map(outside)
-}
-
-fn outside(tensor: &TensorProto) -> Option<&str> {
-    let outside = tensor.data_location != 0 || !tensor.external_data.is_empty();
-    outside.then_some(tensor.name.as_str())
-}
-
 fn port(kind: &str, info: &ValueInfo) -> Result<Port, String> {
     let tensor = info
         .r#type
@@ -294,64 +295,4 @@ fn port(kind: &str, info: &ValueInfo) -> Result<Port, String> {
         ty,
         dims,
     })
-}
-
-/// Ranks of values as far as the file tells them.
-pub(crate) fn known_ranks(graph: &GraphProto) -> HashMap<&str, usize> {
-    let infos = graph
-        .input
-        .iter()
-        .chain(&graph.output)
-        .chain(&graph.value_info);
-    let mut ranks: HashMap<&str, usize> = infos
-        .filter_map(|info| {
-            let shape = info.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()?;
-            Some((info.name.as_str(), shape.dim.len()))
-        })
-        .collect();
-    for weight in &graph.initializer {
-        ranks.insert(&weight.name, weight.dims.len());
-    }
-    ranks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(graph: GraphProto) -> Result<ModelProto, String> {
-        let model = ModelProto {
-            graph: Some(graph),
-            ..Default::default()
-        };
-        ModelProto::parse(&model.encode_to_vec())
-    }
-
-    #[test]
-    fn weights_in_other_files_are_refused_wherever_they_hide() {
-        let outside = TensorProto {
-            name: "w".into(),
-            data_location: 1,
-            ..Default::default()
-        };
-        let direct = GraphProto {
-            initializer: vec![outside],
-            ..Default::default()
-        };
-        let inner = GraphProto {
-            node: vec![NodeProto {
-                attribute: vec![Attribute {
-                    g: Some(direct.clone()),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        for graph in [direct, inner] {
-            assert!(parse(graph).unwrap_err().contains("weight `w`"));
-        }
-        assert!(parse(GraphProto::default()).is_ok());
-        assert!(ModelProto::parse(b"not a model").is_err());
-    }
 }

@@ -2,6 +2,13 @@
 //!
 //! It computes i64 and bool as i32, so values are converted at the border and refused where they do not fit.
 
+mod adapted;
+mod refusals;
+mod rewrites;
+mod wide;
+
+use std::path::Path;
+
 use rten::{
     DataType, Model as RtenModel, ModelOptions, NodeId, RunOptions, Value, ValueOrView, ValueType,
     ValueView,
@@ -9,7 +16,6 @@ use rten::{
 
 use super::onnx::ModelProto;
 use super::port::{Port, PortType};
-use super::rten_refusals::refusal;
 use super::tensor::{Data, ElementType, Tensor};
 use super::{BackendInfo, Device, Loaded, Model, Runs};
 use crate::infer::compute::Worker;
@@ -32,9 +38,15 @@ struct Loadable {
     outputs: Vec<(NodeId, Port)>,
 }
 
+/// Loads a model from its bytes; what of it lies in other files is in `folder`, which may go afterwards.
+///
 /// # Errors
 /// In words, when rten cannot run the model or would run it wrongly.
-pub(super) fn load(onnx: &ModelProto, bytes: Vec<u8>) -> Result<Loaded, String> {
+pub(super) fn load(
+    onnx: &ModelProto,
+    bytes: &[u8],
+    folder: Option<&Path>,
+) -> Result<Loaded, String> {
     let inputs = onnx.inputs()?;
     let outputs = onnx.outputs()?;
     for port in inputs.iter().chain(&outputs) {
@@ -45,12 +57,13 @@ pub(super) fn load(onnx: &ModelProto, bytes: Vec<u8>) -> Result<Loaded, String> 
             ));
         }
     }
-    if let Some(why) = refusal(onnx) {
-        return Err(why);
-    }
-    let model = ModelOptions::with_all_ops()
-        .load(bytes)
-        .map_err(|e| e.to_string())?;
+    let adapted = adapted::adapted(onnx, bytes, folder)?;
+    let model = match folder {
+        None => ModelOptions::with_all_ops()
+            .load(adapted)
+            .map_err(|e| e.to_string())?,
+        Some(folder) => mapped(adapted, folder)?,
+    };
     let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
         ports
             .iter()
@@ -72,6 +85,18 @@ pub(super) fn load(onnx: &ModelProto, bytes: Vec<u8>) -> Result<Loaded, String> 
         runs: Runs::OnWorkers,
         inputs,
         outputs,
+    })
+}
+
+/// Opens a model whose weights lie in `folder`, and maps them.
+fn mapped(model: Vec<u8>, folder: &Path) -> Result<RtenModel, String> {
+    let path = folder.join("rten.onnx");
+    std::fs::write(&path, model).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    let options = ModelOptions::with_all_ops();
+    // SAFETY: the files are links to blobs, which nobody changes once they are stored under their digest.
+    unsafe { options.load_mmap(&path) }.or_else(|_| {
+        // Weights that do not lie at a multiple of their size cannot be used where they are.
+        options.load_file(&path).map_err(|e| e.to_string())
     })
 }
 

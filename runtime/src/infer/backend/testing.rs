@@ -1,5 +1,6 @@
 //! What tests of inference share: the backends, of which a process can open ONNX Runtime but once, and small graphs.
 
+#[allow(dead_code, reason = "others use the rest of it")]
 #[path = "../../../../tests/support/onnx.rs"]
 pub mod onnx;
 

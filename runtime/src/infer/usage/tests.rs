@@ -24,6 +24,7 @@ async fn graph(bytes: Vec<u8>, backend: BackendChoice, name: &str) -> Arc<Loaded
         name: name.to_owned(),
         digest: name.to_owned(),
         path,
+        data: Vec::new(),
         backend,
         target: Target::Cpu,
         // With one thread a short run would not wait for others at all.

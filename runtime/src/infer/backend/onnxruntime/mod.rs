@@ -16,8 +16,9 @@ use ort::environment::Environment;
 
 use super::devices::{Card, Driver};
 use super::onnx::ModelProto;
+use super::onnx::external::Laid;
 use super::tensor::Place;
-use super::{BackendInfo, Device, Loaded, Model, Runs, Source};
+use super::{BackendInfo, Device, Loaded, Model, Runs, Source, Wanted};
 use card::Cards;
 pub(super) use cuda::Rest;
 use optimized::Optimized;
@@ -60,7 +61,7 @@ impl Onnxruntime {
         Ok(Self {
             environment,
             path: path.to_owned(),
-            version: version(ort::info()),
+            version: version(ort::info()).or_else(|| version_in_name(path)),
             optimized,
             cards: Cards::new(driver),
             no_cuda: OnceLock::new(),
@@ -107,15 +108,21 @@ impl Onnxruntime {
         &self,
         onnx: &ModelProto,
         path: &Path,
-        threads: usize,
+        laid: Option<Arc<Laid>>,
+        wanted: Wanted<'_>,
         cards: &[Card],
         rest: Rest,
     ) -> Result<Loaded, String> {
         let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
-        let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+        let data: u64 = wanted.data.iter().map(|file| size(&file.path)).sum();
+        let bytes = size(path) + data;
+        let threads = wanted.threads;
         let (environment, path) = (self.environment.clone(), path.to_owned());
         let ports = (inputs.clone(), outputs.clone());
         let load = move |card, limit_bytes| {
+            // It is loaded from these files again after others took its room.
+            let _stays = &laid;
             let opened = cuda::open(&environment, &path, threads, card, limit_bytes, rest);
             let session = opened.map_err(|e| e.to_string())?;
             let (inputs, outputs) = ports.clone();
@@ -183,4 +190,11 @@ fn version(info: &str) -> Option<String> {
         .map(|at| at + "git-branch=rel-".len())?;
     let rest = &info[start..];
     Some(rest[..rest.find([',', ' ']).unwrap_or(rest.len())].to_owned())
+}
+
+/// `1.32.0` out of `libonnxruntime.so.1.32.0`; not every build says it of itself.
+fn version_in_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let (_, version) = name.split_once(".so.")?;
+    Some(version.to_owned())
 }

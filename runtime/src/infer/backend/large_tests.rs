@@ -1,0 +1,131 @@
+//! A model of more than 2 GB, whose weights lie in a file that is all holes: it is mapped, not read.
+
+use prost::Message;
+
+use super::onnx::{
+    Dimension, Entry, GraphProto, ModelProto, NodeProto, OperatorSetId, Shape, TensorProto,
+    TensorType, TypeProto, ValueInfo,
+};
+use super::tensor::{Data, ElementType, Tensor};
+use super::*;
+
+const ROWS: i64 = 600_000;
+const COLUMNS: i64 = 1024;
+const BYTES: u64 = (ROWS * COLUMNS) as u64 * 4;
+
+/// Takes rows out of a large table, which begins one page into its file.
+fn model() -> Vec<u8> {
+    let port = |name: &str, elem_type: i32, dims: &[i64]| ValueInfo {
+        name: name.into(),
+        r#type: Some(TypeProto {
+            tensor_type: Some(TensorType {
+                elem_type,
+                shape: Some(Shape {
+                    dim: dims
+                        .iter()
+                        .map(|dim_value| Dimension {
+                            dim_value: *dim_value,
+                        })
+                        .collect(),
+                }),
+            }),
+        }),
+    };
+    let entry = |key: &str, value: String| Entry {
+        key: key.into(),
+        value,
+    };
+    let table = TensorProto {
+        dims: vec![ROWS, COLUMNS],
+        data_type: 1,
+        name: "table".into(),
+        external_data: vec![
+            entry("location", "m.onnx.data".into()),
+            entry("offset", "4096".into()),
+            entry("length", BYTES.to_string()),
+        ],
+        data_location: 1,
+    };
+    let gather = NodeProto {
+        input: vec!["table".into(), "rows".into()],
+        output: vec!["out".into()],
+        op_type: "Gather".into(),
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        node: vec![gather],
+        initializer: vec![table],
+        input: vec![port("rows", 7, &[1])],
+        output: vec![port("out", 1, &[1, COLUMNS])],
+        ..Default::default()
+    };
+    let mut bytes = vec![8, 8];
+    let model = ModelProto {
+        graph: Some(graph),
+        opset_import: vec![OperatorSetId {
+            domain: String::new(),
+            version: 14,
+        }],
+        ..Default::default()
+    };
+    bytes.extend(model.encode_to_vec());
+    bytes
+}
+
+/// Memory of this process that is its own, not a file's.
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("RssAnon"))
+        .unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kilobytes * 1024
+}
+
+fn last_row_is_found(backend: BackendChoice) {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, data) = (folder.path().join("model"), folder.path().join("weights"));
+    std::fs::write(&path, model()).unwrap();
+    let file = std::fs::File::create(&data).unwrap();
+    file.set_len(4096 + BYTES).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &7f32.to_le_bytes(), 4096 + BYTES - 4).unwrap();
+    let backends = testing::backends();
+    if backend == BackendChoice::Onnxruntime && backends.onnxruntime.is_err() {
+        eprintln!("skipped: no onnxruntime here");
+        return;
+    }
+    let data = [DataFile {
+        location: "m.onnx.data".into(),
+        path: data,
+    }];
+    let before = anonymous_bytes();
+    let loaded = backends
+        .load(&Source::File(&path), &data, backend, Target::Cpu, 1)
+        .unwrap();
+    let rows = Tensor {
+        ty: ElementType::I64,
+        dims: vec![1],
+        data: Data::I64(vec![ROWS - 1]),
+    };
+    let outputs = loaded.model.run(vec![rows], &Worker::CALLER).unwrap();
+    let row = outputs[0].data.elements::<f32>().unwrap();
+    assert_eq!(row.len(), COLUMNS as usize);
+    assert_eq!((row[0], row[COLUMNS as usize - 1]), (0.0, 7.0));
+    let grown = anonymous_bytes().saturating_sub(before);
+    assert!(
+        grown < 1 << 30,
+        "{grown} bytes of its own: the weights were read"
+    );
+}
+
+#[test]
+fn rten_maps_it() {
+    const { assert!(BYTES > 2 << 30) };
+    last_row_is_found(BackendChoice::Rten);
+}
+
+#[test]
+fn onnxruntime_maps_it() {
+    last_row_is_found(BackendChoice::Onnxruntime);
+}

@@ -1,0 +1,273 @@
+//! A model as rten can run it rightly: some nodes said otherwise, and those that cannot be refused by name.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use prost::Message;
+
+use super::{refusals, rewrites, wide};
+use crate::infer::backend::onnx::known::Known;
+use crate::infer::backend::onnx::wire::{Edit, edited, put};
+use crate::infer::backend::onnx::{ModelProto, NodeProto};
+
+/// A copy of the model for rten. Files with weights lie in `folder`.
+///
+/// # Errors
+/// With operator and node, when rten would compute something wrongly.
+pub(super) fn adapted(
+    model: &ModelProto,
+    bytes: &[u8],
+    folder: Option<&Path>,
+) -> Result<Vec<u8>, String> {
+    if let Some(why) = wide::refusal(model, bytes, folder) {
+        return Err(why);
+    }
+    let mut adapt = Adapt {
+        opset: model.opset(),
+        scopes: Vec::new(),
+    };
+    edited(bytes, &mut adapt)
+}
+
+struct Adapt {
+    opset: i64,
+    scopes: Vec<Rc<Known>>,
+}
+
+impl Edit for Adapt {
+    fn enter(&mut self, graph: &[u8]) {
+        let inside = Known::inside(self.scopes.last().cloned(), graph);
+        self.scopes.push(Rc::new(inside));
+    }
+
+    fn leave(&mut self) {
+        self.scopes.pop();
+    }
+
+    fn node(&mut self, bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, String> {
+        let node = NodeProto::decode(bytes).map_err(|e| format!("not an ONNX model: {e}"))?;
+        if node.is_standard() {
+            let known = self.scopes.last().cloned().unwrap_or_default();
+            if let Some(why) = refusals::of_node(&node, &known, self.opset) {
+                let (operator, label) = (&node.op_type, node.label());
+                return Err(format!("operator {operator} of node `{label}`: {why}"));
+            }
+            if let Some(nodes) = rewrites::of_node(&node, &known, self.opset) {
+                return Ok(Some(nodes.iter().map(Message::encode_to_vec).collect()));
+            }
+        }
+        // rten names nodes in its errors, where they have names.
+        Ok(node.name.is_empty().then(|| {
+            let mut named = bytes.to_vec();
+            put(&mut named, 3, rewrites::node_name(&node).as_bytes());
+            vec![named]
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::backend::onnx::known::{FLOAT, INT64};
+    use crate::infer::backend::onnx::{
+        Attribute, Dimension, GraphProto, OperatorSetId, Shape, TensorProto, TensorType, TypeProto,
+        ValueInfo,
+    };
+
+    /// A weight as the file holds it.
+    fn weight(name: &str, ty: i32, dims: &[i64], raw: &[u8]) -> Vec<u8> {
+        let mut bytes = TensorProto {
+            name: name.into(),
+            dims: dims.to_vec(),
+            data_type: ty,
+            ..Default::default()
+        }
+        .encode_to_vec();
+        put(&mut bytes, 9, raw);
+        bytes
+    }
+
+    fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, i64)]) -> NodeProto {
+        let attributes = attributes.iter().map(|(name, i)| Attribute {
+            name: name.to_string(),
+            i: *i,
+            r#type: 2,
+            ..Default::default()
+        });
+        NodeProto {
+            input: inputs.iter().map(ToString::to_string).collect(),
+            output: vec![output.into()],
+            name: format!("the {output}"),
+            op_type: op.into(),
+            attribute: attributes.collect(),
+            domain: String::new(),
+        }
+    }
+
+    /// Adapts a graph of these nodes with one input `x` of this rank; gives the operators that came of it.
+    fn adapt(
+        opset: i64,
+        rank: Option<usize>,
+        nodes: Vec<NodeProto>,
+        weights: &[Vec<u8>],
+    ) -> Result<Vec<String>, String> {
+        let shape = rank.map(|rank| Shape {
+            dim: vec![Dimension { dim_value: 2 }; rank],
+        });
+        let input = ValueInfo {
+            name: "x".into(),
+            r#type: Some(TypeProto {
+                tensor_type: Some(TensorType {
+                    elem_type: FLOAT,
+                    shape,
+                }),
+            }),
+        };
+        let mut graph = GraphProto {
+            node: nodes,
+            input: vec![input],
+            ..Default::default()
+        }
+        .encode_to_vec();
+        for weight in weights {
+            put(&mut graph, 5, weight);
+        }
+        let mut bytes = ModelProto {
+            opset_import: vec![OperatorSetId {
+                domain: String::new(),
+                version: opset,
+            }],
+            ..Default::default()
+        }
+        .encode_to_vec();
+        put(&mut bytes, 7, &graph);
+        let model = ModelProto::parse(&bytes)?;
+        let adapted = ModelProto::parse(&adapted(&model, &bytes, None)?)?;
+        let nodes = adapted.graph.into_iter().flat_map(|graph| graph.node);
+        Ok(nodes.map(|node| node.op_type).collect())
+    }
+
+    fn alone(opset: i64, rank: Option<usize>, one: NodeProto) -> Result<Vec<String>, String> {
+        adapt(opset, rank, vec![one], &[])
+    }
+
+    #[test]
+    fn old_softmax_is_flattened_unless_along_the_last_axis() {
+        let soft = |axis: &[(&str, i64)]| node("Softmax", &["x"], "y", axis);
+        let flat = ["Shape", "Flatten", "Softmax", "Reshape"];
+        assert_eq!(alone(12, Some(4), soft(&[("axis", 1)])).unwrap(), flat);
+        assert_eq!(alone(12, Some(3), soft(&[])).unwrap(), flat);
+        assert_eq!(alone(9, None, soft(&[("axis", 1)])).unwrap(), flat);
+        assert_eq!(alone(12, Some(2), soft(&[])).unwrap(), ["Softmax"]);
+        assert_eq!(
+            alone(12, Some(4), soft(&[("axis", 3)])).unwrap(),
+            ["Softmax"]
+        );
+        assert_eq!(alone(12, None, soft(&[("axis", -1)])).unwrap(), ["Softmax"]);
+        assert_eq!(
+            alone(13, Some(4), soft(&[("axis", 1)])).unwrap(),
+            ["Softmax"]
+        );
+    }
+
+    #[test]
+    fn nodes_of_inner_graphs_are_looked_at() {
+        let mut outer = node("If", &["x"], "y", &[]);
+        outer.attribute.push(Attribute {
+            name: "then_branch".into(),
+            g: Some(GraphProto {
+                node: vec![node("NonMaxSuppression", &["x", "x"], "z", &[])],
+                ..Default::default()
+            }),
+            r#type: 5,
+            ..Default::default()
+        });
+        let error = alone(13, None, outer).unwrap_err();
+        assert!(
+            error.starts_with("operator NonMaxSuppression of node `the z`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn corners_are_aligned_by_whole_scales() {
+        let resize = || {
+            let mut resize = node("Resize", &["x", "", "scales"], "y", &[]);
+            resize.attribute.push(Attribute {
+                name: "coordinate_transformation_mode".into(),
+                s: b"align_corners".to_vec(),
+                r#type: 3,
+                ..Default::default()
+            });
+            vec![resize]
+        };
+        let scales = |scale: f32| {
+            let raw = [1.0, 1.0, scale, scale].map(f32::to_le_bytes).concat();
+            [weight("scales", FLOAT, &[4], &raw)]
+        };
+        assert!(adapt(13, Some(4), resize(), &scales(2.0)).is_ok());
+        let error = adapt(13, Some(4), resize(), &scales(0.6)).unwrap_err();
+        assert!(error.contains("operator Resize of node `the y`"), "{error}");
+        assert!(adapt(13, Some(4), resize(), &[]).is_err());
+    }
+
+    #[test]
+    fn padding_at_the_lower_end_is_refused() {
+        let mut pool = node("MaxPool", &["x"], "y", &[]);
+        pool.attribute.push(Attribute {
+            name: "kernel_shape".into(),
+            ints: vec![2, 2],
+            r#type: 7,
+            ..Default::default()
+        });
+        assert!(alone(13, Some(4), pool.clone()).is_ok());
+        pool.attribute.push(Attribute {
+            name: "auto_pad".into(),
+            s: b"SAME_LOWER".to_vec(),
+            r#type: 3,
+            ..Default::default()
+        });
+        assert!(alone(13, Some(4), pool).unwrap_err().contains("MaxPool"));
+    }
+
+    #[test]
+    fn a_scale_of_unknown_shape_is_not_guessed_at() {
+        let quantize = || vec![node("QuantizeLinear", &["x", "s", "z"], "y", &[])];
+        let zero = weight("z", 2, &[], &[0]);
+        let one = weight("s", FLOAT, &[], &1f32.to_le_bytes());
+        let many = weight("s", FLOAT, &[2], &[0; 8]);
+        let ops = adapt(13, Some(4), quantize(), &[zero.clone(), one]).unwrap();
+        assert_eq!(ops.last().unwrap(), "Cast");
+        assert!(
+            !ops.contains(&"QuantizeLinear".to_owned()) && !ops.contains(&"Reshape".to_owned())
+        );
+        let ops = adapt(13, Some(4), quantize(), &[zero.clone(), many.clone()]).unwrap();
+        assert!(ops.contains(&"Reshape".to_owned()));
+        assert!(adapt(13, None, quantize(), &[zero.clone(), many]).is_err());
+        let error = adapt(13, Some(4), quantize(), &[zero]).unwrap_err();
+        assert!(error.contains("QuantizeLinear"), "{error}");
+    }
+
+    #[test]
+    fn numbers_of_64_bits_may_only_mean_without_end() {
+        let most = weight("n", INT64, &[1], &i64::MAX.to_le_bytes());
+        let slice = node("Slice", &["x", "zero", "ends"], "y", &[]);
+        let through = node("Unsqueeze", &["n"], "ends", &[]);
+        assert!(adapt(13, None, vec![through, slice], std::slice::from_ref(&most)).is_ok());
+        let add = node("Add", &["x", "n"], "y", &[]);
+        let error = adapt(13, None, vec![add.clone()], &[most]).unwrap_err();
+        assert!(
+            error.contains("`n` holds 9223372036854775807")
+                && error.contains("operator Add of node `the y`"),
+            "{error}"
+        );
+        let fits = weight("n", INT64, &[1], &7i64.to_le_bytes());
+        assert!(adapt(13, None, vec![add.clone()], &[fits]).is_ok());
+        let large = weight("n", 11, &[1], &1e300f64.to_le_bytes());
+        assert!(
+            adapt(13, None, vec![add], &[large])
+                .unwrap_err()
+                .contains("`n`")
+        );
+    }
+}
