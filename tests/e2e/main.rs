@@ -11,6 +11,7 @@ mod batches;
 mod bundles;
 mod chat;
 mod cli;
+mod conformance;
 mod decode;
 mod development;
 mod devices;

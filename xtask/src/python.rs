@@ -51,10 +51,12 @@ fn install(python: &Path, options: &[&str], packages: &[&str]) -> Result<()> {
         .args(missing))
 }
 
-/// Whether a package is there, in whatever version.
+/// Whether a package is there, of the version that is asked for as `name==version`.
 fn has(python: &Path, package: &str) -> bool {
-    let (name, _) = package.split_once("==").unwrap_or((package, ""));
-    let code = format!("import importlib.metadata as m; m.version({name:?})");
+    let (name, version) = package.split_once("==").unwrap_or((package, ""));
+    let code = format!(
+        "import importlib.metadata as m; assert m.version({name:?}) == ({version:?} or m.version({name:?}))"
+    );
     Command::new(python)
         .args(["-c", &code])
         .output()
