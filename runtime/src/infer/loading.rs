@@ -88,6 +88,7 @@ mod tests {
             name: name.into(),
             digest: name.into(),
             path: "/nowhere/model.onnx".into(),
+            data: Vec::new(),
             backend: BackendChoice::Rten,
             target: Target::Cpu,
             threads: 1,

@@ -100,9 +100,14 @@ fn last_row_is_found(backend: BackendChoice) {
         path: data,
     }];
     let before = anonymous_bytes();
-    let loaded = backends
-        .load(&Source::File(&path), &data, backend, Target::Cpu, 1)
-        .unwrap();
+    let wanted = Wanted {
+        choice: backend,
+        target: Target::Cpu,
+        threads: 1,
+        data: &data,
+        digest: None,
+    };
+    let loaded = backends.load(&Source::File(&path), wanted).unwrap();
     let rows = Tensor {
         ty: ElementType::I64,
         dims: vec![1],
