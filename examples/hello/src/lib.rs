@@ -4,6 +4,7 @@ use wasip2::http::types::{
     Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
 
+// ANCHOR: component
 struct Hello;
 
 impl wasip2::exports::http::incoming_handler::Guest for Hello {
@@ -20,3 +21,4 @@ impl wasip2::exports::http::incoming_handler::Guest for Hello {
 }
 
 wasip2::http::proxy::export!(Hello);
+// ANCHOR_END: component

@@ -9,6 +9,7 @@ use samovar_sdk::{Error, Graph, Model, Request, Response, TensorView};
 use crate::features::{Ends, FEATURES};
 use crate::verdict::Verdict;
 
+// ANCHOR: model
 struct Magika {
     graph: Graph,
 }
@@ -35,3 +36,4 @@ impl Model for Magika {
         Response::json(&verdict)
     }
 }
+// ANCHOR_END: model
