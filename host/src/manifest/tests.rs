@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-const WHOLE: &str = r#"
+const WHOLE: &str = r#"# ANCHOR: whole
 name = "magika"
 build = "cargo build --release --target wasm32-wasip2"
 component = "../target/wasm32-wasip2/release/magika.wasm"
@@ -32,6 +32,7 @@ allow = ["api.example.com:443"]
 [autoscaling]
 min_replica = 1
 max_replica = 4
+# ANCHOR_END: whole
 "#;
 
 fn parse(text: &str) -> Result<Manifest, String> {
