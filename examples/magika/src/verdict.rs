@@ -68,6 +68,7 @@ impl Verdict {
 mod tests {
     use super::*;
 
+    // ANCHOR: test
     fn verdict(label: &str, score: f32) -> (&'static str, Option<&'static str>) {
         let scores: Vec<f32> = TYPES
             .iter()
@@ -82,6 +83,7 @@ mod tests {
         assert_eq!(verdict("png", 0.5), ("png", None));
         assert_eq!(verdict("markdown", 0.75), ("markdown", None));
     }
+    // ANCHOR_END: test
 
     #[test]
     fn an_unsure_model_is_not() {
