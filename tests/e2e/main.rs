@@ -8,6 +8,7 @@ mod async_inference;
 mod audit;
 mod backends;
 mod batches;
+mod book;
 mod bundles;
 mod chat;
 mod cli;

@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
+mod book;
 mod demo;
 mod guests;
 mod python;
@@ -55,6 +56,8 @@ enum Command {
     },
     /// Build the guests: examples and those that tests use
     Guests,
+    /// Check the book in docs/ and build it; needs mdbook
+    Book,
 }
 
 fn main() -> ExitCode {
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         }
         Command::Bench { seconds, only, .. } => bench::run(seconds, &only),
         Command::Guests => guests::build(),
+        Command::Book => book::build(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
