@@ -30,6 +30,7 @@ impl Model for Embeddings {
         Ok(self.answer(&body).unwrap_or_else(|refusal| refusal.into()))
     }
 
+    // ANCHOR: routes
     fn handle(&self, request: Request) -> Result<Response, Error> {
         match (request.method(), request.path()) {
             ("POST", "/v1/embeddings" | "/predict") => self.predict(request),
@@ -42,6 +43,7 @@ impl Model for Embeddings {
             (_, path) => Ok(Refusal::path(path).into()),
         }
     }
+    // ANCHOR_END: routes
 }
 
 impl Embeddings {

@@ -30,6 +30,7 @@ impl Detector {
         })
     }
 
+    // ANCHOR: state
     /// How likely the next piece is speech.
     pub fn hear(&mut self, frame: &[f32; FRAME]) -> Result<f32, Error> {
         let state = self.state.take();
@@ -44,4 +45,5 @@ impl Detector {
         let probability = probability.as_slice().first().copied();
         probability.ok_or_else(|| Error::internal("the network gave no probability"))
     }
+    // ANCHOR_END: state
 }

@@ -24,6 +24,7 @@ impl Model for Vad {
         })
     }
 
+    // ANCHOR: stream
     fn predict(&self, mut request: Request) -> Result<Response, Error> {
         let settings = Settings::read(|name| request.query(name))?;
         // What is no audio is refused before the answer begins.
@@ -48,4 +49,5 @@ impl Model for Vad {
         };
         Ok(Response::stream("application/jsonl", write))
     }
+    // ANCHOR_END: stream
 }
