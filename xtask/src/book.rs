@@ -53,6 +53,7 @@ fn problems(folder: &Path) -> Result<Vec<String>> {
     }
     problems.extend(wrong_links(&pages));
     problems.extend(wrong_summary(&pages));
+    problems.extend(strays(folder)?);
     Ok(problems)
 }
 
@@ -172,6 +173,21 @@ fn headings(text: &str) -> BTreeSet<String> {
         *before += 1;
     }
     ids
+}
+
+/// What lies beside the book's folder, where no reader finds it.
+fn strays(folder: &Path) -> Result<Vec<String>> {
+    let mut strays = Vec::new();
+    for entry in std::fs::read_dir(folder.join(".."))? {
+        let name = entry?.file_name();
+        if name != "src" && name != "book.toml" {
+            strays.push(format!(
+                "docs/{}: pages of the book lie in docs/src",
+                name.display()
+            ));
+        }
+    }
+    Ok(strays)
 }
 
 fn wrong_links(pages: &BTreeMap<String, String>) -> Vec<String> {
