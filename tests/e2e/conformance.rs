@@ -213,7 +213,7 @@ async fn onnxruntime_differs_only_where_it_is_known_to() -> Result<()> {
     Ok(())
 }
 
-/// Where ONNX Runtime differs from the standard's tests; `docs/backends.md` says how.
+/// Where ONNX Runtime differs from the standard's tests; `docs/src/backends.md` says how.
 const KNOWN: [&str; 20] = [
     "node/attention_4d_causal_fp16",
     "node/dft",
