@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
+use openai_shapes::Refusal;
 use samovar_sdk::Error;
 
 use crate::api::{Asked, Usage};
 use crate::decoder::{Cache, Decoder};
-use crate::refusal::Refusal;
 use crate::sampling::{Dice, Sampling, pick};
 use crate::text::Text;
 use crate::tokens::{END, byte, prompt};
@@ -44,7 +44,11 @@ impl Answer {
             .checked_sub(prompt.len())
             .filter(|&room| room > 0)
         else {
-            return Err(Refusal::too_long(prompt.len(), decoder.context()));
+            let (tokens, context) = (prompt.len(), decoder.context());
+            let text = format!(
+                "the messages are {tokens} tokens, and {context} is the most for them and the answer"
+            );
+            return Err(Refusal::invalid("messages", text).with_code("context_length_exceeded"));
         };
         let (cache, logits) = decoder.read(decoder.start()?, &prompt)?;
         Ok(Self {

@@ -3,10 +3,10 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use openai_shapes::Refusal;
 use samovar_sdk::{Error, Response};
 use serde_json::{Map, Value, json};
 
-use crate::refusal::Refusal;
 use crate::sampling::Sampling;
 
 /// The name that clients ask for.
@@ -74,7 +74,7 @@ impl Asked {
         let body = Given(&body);
         match body.get("model") {
             Some(Value::String(name)) if name == NAME => {}
-            Some(Value::String(name)) => return Err(Refusal::model(name)),
+            Some(Value::String(name)) => return Err(Refusal::model(name, NAME)),
             _ => {
                 return Err(Refusal::invalid(
                     "model",
@@ -415,7 +415,7 @@ mod tests {
             ("response_format", json!({ "type": "json_object" })),
         ] {
             assert_eq!(
-                read(json!({ param: value })).expect_err("refused").param,
+                read(json!({ param: value })).expect_err("refused").param(),
                 Some(param)
             );
         }

@@ -3,7 +3,6 @@
 mod answer;
 mod api;
 mod decoder;
-mod refusal;
 mod sampling;
 mod text;
 mod tokens;
@@ -11,13 +10,13 @@ mod tokens;
 use std::io::Write;
 use std::rc::Rc;
 
+use openai_shapes::Refusal;
 use samovar_sdk::{Error, Model, Request, Response};
 use serde_json::json;
 
 use crate::answer::Answer;
 use crate::api::{Asked, Form, Label};
 use crate::decoder::Decoder;
-use crate::refusal::Refusal;
 
 struct Chat {
     decoder: Rc<Decoder>,
@@ -45,7 +44,9 @@ impl Model for Chat {
             ("GET", "/v1/models/by-heart") => Response::json(&api::model()),
             (_, "/v1/chat/completions" | "/predict") => Ok(Refusal::method("POST").into()),
             (_, "/v1/models") => Ok(Refusal::method("GET").into()),
-            (_, path) => Ok(Refusal::path(path).into()),
+            (_, path) => {
+                Ok(Refusal::path(path, "POST /v1/chat/completions or GET /v1/models").into())
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
-//! OpenAI's shapes: what `/v1/embeddings` takes, gives and refuses.
+//! OpenAI's shapes: what `/v1/embeddings` takes and gives.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use openai_shapes::Refusal;
 use samovar_sdk::{Error, Response};
 use serde_json::{Map, Value, json};
 
@@ -53,7 +54,7 @@ impl Asked {
         let given = |name| body.get(name).filter(|value| !value.is_null());
         match given("model") {
             Some(Value::String(name)) if name == NAME => {}
-            Some(Value::String(name)) => return Err(Refusal::model(name)),
+            Some(Value::String(name)) => return Err(Refusal::model(name, NAME)),
             _ => {
                 return Err(Refusal::invalid(
                     "model",
@@ -156,90 +157,6 @@ impl Encoding {
     }
 }
 
-/// Why a request is not answered, as OpenAI's clients read it.
-#[derive(Debug)]
-pub struct Refusal {
-    status: u16,
-    kind: &'static str,
-    param: Option<&'static str>,
-    code: Option<String>,
-    message: String,
-}
-
-impl Refusal {
-    /// A request that cannot be meant: status 400.
-    pub fn invalid(param: impl Into<Option<&'static str>>, message: impl Into<String>) -> Self {
-        Self {
-            status: 400,
-            kind: "invalid_request_error",
-            param: param.into(),
-            code: None,
-            message: message.into(),
-        }
-    }
-
-    /// A model that is not here: status 404.
-    fn model(name: &str) -> Self {
-        Self {
-            status: 404,
-            code: Some("model_not_found".to_owned()),
-            ..Self::invalid(
-                "model",
-                format!("there is no model {name:?} here, only {NAME:?}"),
-            )
-        }
-    }
-
-    /// A path that nothing answers to: status 404.
-    pub fn path(path: &str) -> Self {
-        Self {
-            status: 404,
-            ..Self::invalid(
-                None,
-                format!("there is no {path}: POST /v1/embeddings or GET /v1/models"),
-            )
-        }
-    }
-
-    /// A path with another method than its own: status 405.
-    pub fn method(wanted: &str) -> Self {
-        Self {
-            status: 405,
-            ..Self::invalid(None, format!("this path wants {wanted}"))
-        }
-    }
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self {
-            status: error.status(),
-            kind: if error.status() < 500 {
-                "invalid_request_error"
-            } else {
-                "server_error"
-            },
-            param: None,
-            code: Some(error.code().to_owned()),
-            message: error.message().to_owned(),
-        }
-    }
-}
-
-impl From<Refusal> for Response {
-    fn from(refusal: Refusal) -> Self {
-        let error = json!({
-            "error": {
-                "message": refusal.message,
-                "type": refusal.kind,
-                "param": refusal.param,
-                "code": refusal.code,
-            }
-        });
-        Self::new("application/json", error.to_string()).with_status(refusal.status)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,7 +192,7 @@ mod tests {
             json!([[1], 2]),
             json!(vec!["a"; 2049]),
         ] {
-            assert_eq!(inputs(wrong).expect_err("no input").param, Some("input"));
+            assert_eq!(inputs(wrong).expect_err("no input").param(), Some("input"));
         }
     }
 
@@ -286,7 +203,7 @@ mod tests {
             body.as_object_mut()
                 .expect("an object")
                 .extend(more.as_object().expect("an object").clone());
-            read(body).err().and_then(|refusal| refusal.param)
+            read(body).err().and_then(|refusal| refusal.param())
         };
         assert_eq!(
             param(json!({ "dimensions": 384, "user": "me", "encoding_format": "base64" })),
@@ -299,7 +216,7 @@ mod tests {
         );
         assert_eq!(param(json!({ "model": "gpt-4" })), Some("model"));
         assert_eq!(param(json!({ "input": null })), Some("input"));
-        assert_eq!(Asked::read(b"[]").expect_err("no object").status, 400);
+        assert_eq!(Asked::read(b"[]").expect_err("no object").status(), 400);
     }
 
     #[test]

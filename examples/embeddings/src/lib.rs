@@ -4,10 +4,11 @@ mod api;
 mod batches;
 mod tokens;
 
+use openai_shapes::Refusal;
 use samovar_sdk::{Error, Graph, Model, Request, Response, TensorView};
 use serde_json::json;
 
-use crate::api::{Asked, Input, Refusal};
+use crate::api::{Asked, Input};
 use crate::batches::batches;
 use crate::tokens::Tokens;
 
@@ -40,7 +41,7 @@ impl Model for Embeddings {
             ("GET", "/v1/models/all-MiniLM-L6-v2") => Response::json(&api::model()),
             (_, "/v1/embeddings" | "/predict") => Ok(Refusal::method("POST").into()),
             (_, "/v1/models") => Ok(Refusal::method("GET").into()),
-            (_, path) => Ok(Refusal::path(path).into()),
+            (_, path) => Ok(Refusal::path(path, "POST /v1/embeddings or GET /v1/models").into()),
         }
     }
     // ANCHOR_END: routes

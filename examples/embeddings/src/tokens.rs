@@ -1,9 +1,8 @@
 //! From text to the numbers of word pieces that the model knows.
 
+use openai_shapes::Refusal;
 use samovar_sdk::Error;
 use tokenizers::{Tokenizer, TruncationParams};
-
-use crate::api::Refusal;
 
 /// Tokens of a sentence that count, the two marks around it among them; what follows is not read.
 ///

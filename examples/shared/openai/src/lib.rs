@@ -1,16 +1,14 @@
-//! Why a request is not answered, as OpenAI's clients read it.
+//! What the examples that speak OpenAI's API have in common: why a request is not answered, as its clients read it.
 
 use samovar_sdk::{Error, Response};
 use serde_json::json;
-
-use crate::api::NAME;
 
 /// An error in OpenAI's shape.
 #[derive(Debug)]
 pub struct Refusal {
     status: u16,
     kind: &'static str,
-    pub(crate) param: Option<&'static str>,
+    param: Option<&'static str>,
     code: Option<String>,
     message: String,
 }
@@ -27,39 +25,40 @@ impl Refusal {
         }
     }
 
-    /// A conversation that leaves no room for an answer: status 400.
-    pub fn too_long(tokens: usize, context: usize) -> Self {
-        Self {
-            code: Some("context_length_exceeded".to_owned()),
-            ..Self::invalid(
-                "messages",
-                format!(
-                    "the messages are {tokens} tokens, and {context} is the most for them and the answer"
-                ),
-            )
-        }
+    /// The same with what programs tell it from others by.
+    #[must_use]
+    pub fn with_code(mut self, code: &str) -> Self {
+        self.code = Some(code.to_owned());
+        self
     }
 
-    /// A model that is not here: status 404.
-    pub fn model(name: &str) -> Self {
+    /// The field that is wrong.
+    pub fn param(&self) -> Option<&'static str> {
+        self.param
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// A model that is not here, where only `served` is: status 404.
+    pub fn model(name: &str, served: &str) -> Self {
         Self {
             status: 404,
             code: Some("model_not_found".to_owned()),
             ..Self::invalid(
                 "model",
-                format!("there is no model {name:?} here, only {NAME:?}"),
+                format!("there is no model {name:?} here, only {served:?}"),
             )
         }
     }
 
-    /// A path that nothing answers to: status 404.
-    pub fn path(path: &str) -> Self {
+    /// A path that nothing answers to, where these do: status 404.
+    pub fn path(path: &str, known: &str) -> Self {
         Self {
             status: 404,
-            ..Self::invalid(
-                None,
-                format!("there is no {path}: POST /v1/chat/completions or GET /v1/models"),
-            )
+            ..Self::invalid(None, format!("there is no {path}: {known}"))
         }
     }
 
