@@ -155,9 +155,9 @@ impl Meter {
     }
 
     /// Counts a request as one that is with a guest, until what this gives is dropped.
-    pub(crate) fn serve(self: &Arc<Self>) -> Serving {
+    pub(crate) fn serve(&self) -> Serving<'_> {
         self.serving.fetch_add(1, Ordering::Relaxed);
-        Serving(self.clone())
+        Serving(&self.serving)
     }
 
     fn replicas(&self) -> MutexGuard<'_, ReplicaTime> {
@@ -207,11 +207,11 @@ impl Drop for Counted {
 
 /// A request that is with a guest.
 #[derive(Debug)]
-pub(crate) struct Serving(Arc<Meter>);
+pub(crate) struct Serving<'a>(&'a AtomicUsize);
 
-impl Drop for Serving {
+impl Drop for Serving<'_> {
     fn drop(&mut self) {
-        self.0.serving.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -235,7 +235,7 @@ impl Alive {
         Self(meter)
     }
 
-    pub fn meter(&self) -> &Arc<Meter> {
+    pub fn meter(&self) -> &Meter {
         &self.0
     }
 
