@@ -71,6 +71,16 @@ async fn is_back(server: &Server, canary: &Canary<'_>, path: &str, shown: &Value
     Ok(())
 }
 
+/// What an environment says of why its promotion was rolled back, which has all these parts.
+fn told<'a>(shown: &'a Value, parts: &[&str]) -> Result<&'a str> {
+    let told = shown["last_promotion"]["error_message"].as_str();
+    let told = told.with_context(|| shown.to_string())?;
+    for part in parts {
+        assert!(told.contains(part), "{told}");
+    }
+    Ok(told)
+}
+
 #[tokio::test]
 async fn a_candidate_that_fails_goes_back_and_says_why() -> Result<()> {
     let server = Server::start()?;
@@ -84,17 +94,16 @@ async fn a_candidate_that_fails_goes_back_and_says_why() -> Result<()> {
         canary.promote(&canary.new).await?;
         let shown = canary.ended().await?;
         let statuses = load.stop().await?;
-        let told = shown["last_promotion"]["error_message"].as_str();
-        let told = told.with_context(|| shown.to_string())?;
-        for part in [
-            "rolled back in stage ",
-            " of 10 (",
-            "the candidate failed ",
-            " requests, error rate ",
-            "wanted at most 0.1",
-        ] {
-            assert!(told.contains(part), "{told}");
-        }
+        let told = told(
+            &shown,
+            &[
+                "rolled back in stage ",
+                " of 10 (",
+                "the candidate failed ",
+                " requests, error rate ",
+                "wanted at most 0.1",
+            ],
+        )?;
         is_back(&server, &canary, path, &shown).await?;
         let bad = statuses.iter().filter(|status| **status != 200).count();
         assert!(statuses.len() > 50, "{path}: too little load: {told}");
@@ -117,16 +126,15 @@ async fn a_candidate_that_is_slow_goes_back_and_says_why() -> Result<()> {
     canary.promote(&canary.new).await?;
     let shown = canary.ended().await?;
     let statuses = load.stop().await?;
-    let told = shown["last_promotion"]["error_message"].as_str();
-    let told = told.with_context(|| shown.to_string())?;
-    for part in [
-        "rolled back in stage ",
-        "the candidate's p95 latency is ",
-        " ms over ",
-        "wanted at most 3 times",
-    ] {
-        assert!(told.contains(part), "{told}");
-    }
+    told(
+        &shown,
+        &[
+            "rolled back in stage ",
+            "the candidate's p95 latency is ",
+            " ms over ",
+            "wanted at most 3 times",
+        ],
+    )?;
     is_back(&server, &canary, "/sleep?200", &shown).await?;
     assert!(statuses.iter().all(|status| *status == 200));
     Ok(())

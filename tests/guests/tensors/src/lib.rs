@@ -5,7 +5,7 @@ use wasip2::http::types::{
     Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
 
-wit_bindgen::generate!({ path: "wit", world: "ml" });
+wit_bindgen::generate!({ path: "../../../runtime/wit/wasi-nn", world: "ml" });
 
 use wasi::nn::errors::Error as NnError;
 use wasi::nn::graph::{ExecutionTarget, Graph, GraphEncoding, load, load_by_name};
