@@ -1,10 +1,9 @@
 //! Who changed what is told for every change, never for what was refused, and stays when models go.
 
-use std::process::Command;
-
 use anyhow::{Context, Result};
 use reqwest::Method;
-use samovar_tests::{Server, repository};
+use samovar_tests::Server;
+use samovar_tests::python::Python;
 use serde_json::{Value, json};
 
 async fn call(server: &Server, method: Method, path: &str, body: Value) -> Result<(u16, Value)> {
@@ -417,19 +416,14 @@ async fn the_command_line_shows_who_did_what() -> Result<()> {
 
 #[tokio::test]
 async fn the_official_client_reads_the_audit_log_and_the_teams_routes() -> Result<()> {
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package baseten");
+    let Some(python) = Python::with("the package baseten") else {
         return Ok(());
     };
     let server = Server::start()?;
     server.push("count", "")?;
-    let output = Command::new(python)
-        .arg(repository().join("tests/e2e/audit_client.py"))
-        .args([&server.url, &server.key(), "count"])
-        .output()?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}\n{:?}", server.log());
-    let seen: Value = serde_json::from_slice(&output.stdout)?;
+    let seen = python
+        .json("audit_client.py", &[&*server.url, &server.key(), "count"])
+        .with_context(|| format!("{:?}", server.log()))?;
     assert_eq!(seen["untyped"], json!([]), "{seen}");
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! `samovar backends install` fetches ONNX Runtime into a data folder, and a node on it uses that one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use samovar_tests::{Server, binary, repository};
+use anyhow::{Context, Result};
+use samovar_tests::python::Python;
+use samovar_tests::{Server, binary};
 use serde_json::Value;
 
 /// The command, with pip kept to the packages in `index`, and the programs in `path` alone.
@@ -28,21 +29,15 @@ fn said(output: &Output) -> String {
 
 #[tokio::test]
 async fn a_fetched_library_is_the_one_that_serves() -> Result<()> {
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON").map(PathBuf::from) else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package onnxruntime");
+    let Some(python) = Python::with("the package onnxruntime") else {
         return Ok(());
     };
     let server = Server::start()?;
     let index = server.folder().join("index");
     std::fs::create_dir(&index)?;
-    let made = Command::new(&python)
-        .arg(repository().join("tests/e2e/make_wheel.py"))
-        .arg(&index)
-        .output()?;
-    ensure!(made.status.success(), "{}", said(&made));
-    let version = String::from_utf8(made.stdout)?.trim().to_owned();
+    let version = python.run("make_wheel.py", &[&index])?.trim().to_owned();
     let data = server.folder().join("data");
-    let programs = python.parent().context("a folder")?;
+    let programs = python.path().parent().context("a folder")?;
 
     let output = install(
         &["onnxruntime", "--version", "0.0.1"],

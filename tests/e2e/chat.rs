@@ -1,15 +1,12 @@
 //! The example `chat` tells OpenAI's client what the decoder says in numpy, token by token, and stops when nobody listens.
 
-use std::process::Command;
-
-use anyhow::Result;
+use anyhow::{Context, Result};
+use samovar_tests::python::Python;
 use samovar_tests::{Server, repository};
-use serde_json::Value;
 
 #[test]
 fn the_openai_client_is_told_what_the_decoder_says_in_numpy() -> Result<()> {
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with openai");
+    let Some(python) = Python::with("openai") else {
         return Ok(());
     };
     let server = Server::start()?;
@@ -24,14 +21,14 @@ fn the_openai_client_is_told_what_the_decoder_says_in_numpy() -> Result<()> {
     let one_replica = format!("{manifest}\n[autoscaling]\nmax_replica = 1\n");
     std::fs::write(folder.join("samovar.toml"), one_replica)?;
     server.cli_json(&["push", folder.to_str().unwrap()])?;
-    let output = Command::new(python)
-        .arg(repository().join("tests/e2e/chat_client.py"))
-        .args([server.at("/models/chat/production"), server.key()])
-        .arg(repository())
-        .output()?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}\n{:?}", server.log());
-    let seen: Value = serde_json::from_slice(&output.stdout)?;
+    let args = [
+        server.at("/models/chat/production"),
+        server.key(),
+        repository().display().to_string(),
+    ];
+    let seen = python
+        .json("chat_client.py", &args)
+        .with_context(|| format!("{:?}", server.log()))?;
     assert!(seen["conversations"].as_u64() >= Some(10), "{seen}");
     Ok(())
 }

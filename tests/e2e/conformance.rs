@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
-use samovar_tests::{Server, repository};
+use samovar_tests::Server;
+use samovar_tests::python::{Python, onnxruntime};
 use serde_json::{Value, json};
 
 /// As the standard's own runner compares, with an absolute part that lets different summation orders pass.
@@ -36,16 +36,10 @@ fn cases() -> Result<Option<Arc<Vec<Case>>>> {
     if let Some(cases) = CASES.get() {
         return Ok(cases.clone());
     }
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package onnx");
+    let Some(python) = Python::with("the package onnx") else {
         return Ok(None);
     };
-    let output = Command::new(python)
-        .arg(repository().join("tests/e2e/onnx_cases.py"))
-        .stderr(Stdio::inherit())
-        .output()?;
-    ensure!(output.status.success(), "onnx_cases.py: {}", output.status);
-    let text = String::from_utf8(output.stdout)?;
+    let text = python.run::<&str>("onnx_cases.py", &[])?;
     let cases: Vec<Case> = text
         .lines()
         .map(|line| {
@@ -157,7 +151,7 @@ async fn on(backend: &str) -> Result<Option<BTreeSet<String>>> {
     let Some(cases) = cases()? else {
         return Ok(None);
     };
-    let library = crate::refusals::onnxruntime()?.context("no Python")?;
+    let library = onnxruntime()?.context("no Python")?;
     let mut arguments = vec!["--default-backend", backend];
     if backend == "onnxruntime" {
         arguments.extend(["--onnxruntime", &library]);

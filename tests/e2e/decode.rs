@@ -1,8 +1,9 @@
 //! A state goes from one run of a graph into the next without entering the sandbox.
 
 use anyhow::Result;
+use samovar_tests::Server;
 use samovar_tests::onnx::{Node, Value as Port, model};
-use samovar_tests::{Server, onnxruntime};
+use samovar_tests::python::onnxruntime;
 use serde_json::{Value, json};
 
 /// 50 MB of floats.
@@ -126,11 +127,10 @@ async fn a_state_larger_than_the_guest_is_decoded_with_rten() -> Result<()> {
 
 #[tokio::test]
 async fn a_state_larger_than_the_guest_is_decoded_with_onnxruntime() -> Result<()> {
-    let Some(library) = onnxruntime() else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package onnxruntime");
+    let Some(library) = onnxruntime()? else {
         return Ok(());
     };
-    let args = ["--onnxruntime", library.to_str().unwrap()];
+    let args = ["--onnxruntime", &library];
     loops_without_room_for_the_state("onnxruntime", &args).await?;
     reads_the_state_at_its_end("onnxruntime", &args).await
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use samovar_tests::Server;
 use samovar_tests::onnx::{Node, Outside, Value as Port, model_beside};
+use samovar_tests::python::onnxruntime;
 use serde_json::{Value, json};
 
 /// `out = x * a + b`, with `a` and `b` in files of their own, one of them deeper.
@@ -106,7 +107,7 @@ async fn weights_come_from_the_files_that_were_pushed() -> Result<()> {
 
 #[tokio::test]
 async fn onnxruntime_reads_them_too() -> Result<()> {
-    let Some(library) = crate::refusals::onnxruntime()? else {
+    let Some(library) = onnxruntime()? else {
         return Ok(());
     };
     let server = Server::start_with(&["--onnxruntime", &library])?;

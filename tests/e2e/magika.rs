@@ -1,16 +1,15 @@
 //! The example `magika` says of files what Google's own package says.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
+use samovar_tests::python::Python;
 use samovar_tests::{Server, repository};
 use serde_json::Value;
 
 #[tokio::test]
 async fn it_agrees_with_the_python_package() -> Result<()> {
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package magika");
+    let Some(python) = Python::with("the package magika") else {
         return Ok(());
     };
     let server = Server::start()?;
@@ -21,18 +20,7 @@ async fn it_agrees_with_the_python_package() -> Result<()> {
     ])?;
     let folder = server.folder().join("files");
     std::fs::create_dir(&folder)?;
-    let script = repository().join("tests/e2e/magika_oracle.py");
-    let output = Command::new(python)
-        .arg(script)
-        .arg(&folder)
-        .arg(repository())
-        .output()?;
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let wanted: Value = serde_json::from_slice(&output.stdout)?;
+    let wanted = python.json("magika_oracle.py", &[folder.as_path(), repository()])?;
     let wanted = wanted.as_array().context("a list")?;
 
     let mut kinds = std::collections::BTreeSet::new();

@@ -1,10 +1,10 @@
 //! The example `ocr` reads on pages what the Python package that its models come from reads.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use samovar_tests::{Server, onnxruntime, repository};
+use samovar_tests::python::{Python, onnxruntime};
+use samovar_tests::{Server, repository};
 use serde_json::Value;
 
 /// How far a corner may lie from where the package has it, in pixels.
@@ -12,25 +12,13 @@ const NEAR: f64 = 3.0;
 
 #[tokio::test]
 async fn it_agrees_with_the_python_package() -> Result<()> {
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!(
-            "skipped: SAMOVAR_TEST_PYTHON names no Python with the package rapidocr-onnxruntime"
-        );
+    let Some(python) = Python::with("the package rapidocr-onnxruntime") else {
         return Ok(());
     };
     let server = push()?;
     let folder = server.folder().join("pages");
     std::fs::create_dir(&folder)?;
-    let output = Command::new(python)
-        .arg(repository().join("tests/e2e/ocr_oracle.py"))
-        .arg(&folder)
-        .output()?;
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let wanted: Value = serde_json::from_slice(&output.stdout)?;
+    let wanted = python.json("ocr_oracle.py", &[folder.as_path()])?;
 
     let (mut wrong, mut read) = (Vec::new(), 0);
     for page in wanted.as_array().context("a list")? {
@@ -60,8 +48,8 @@ async fn it_agrees_with_the_python_package() -> Result<()> {
 
 /// Pushes the example to a node with the ONNX Runtime that came with the package.
 fn push() -> Result<Server> {
-    let library = onnxruntime().context("the package came without ONNX Runtime")?;
-    let server = Server::start_with(&["--onnxruntime", library.to_str().context("path")?])?;
+    let library = onnxruntime()?.context("no Python")?;
+    let server = Server::start_with(&["--onnxruntime", &library])?;
     server.cli_json(&[
         "push",
         "--no-build",

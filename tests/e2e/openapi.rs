@@ -1,16 +1,14 @@
 //! `/openapi.json` is valid, tells of every route, and nothing is answered that it does not tell of.
 
-use std::process::Command;
-
 use anyhow::{Context, Result};
 use samovar_tests::canary::Canary;
-use samovar_tests::{Server, guest, repository};
+use samovar_tests::python::Python;
+use samovar_tests::{Server, guest};
 use serde_json::{Value, json};
 
 #[tokio::test]
 async fn every_route_answers_as_the_document_says() -> Result<()> {
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package schemathesis");
+    let Some(python) = Python::with("the package schemathesis") else {
         return Ok(());
     };
     let server = Server::start()?;
@@ -27,22 +25,25 @@ async fn every_route_answers_as_the_document_says() -> Result<()> {
     assert_eq!(answer.status(), 200);
     let model = server.cli_json(&["model", "show", "walked"])?;
     let model = model["id"].as_str().context("id")?;
-    let output = Command::new(python)
-        .arg(repository().join("tests/e2e/openapi_client.py"))
-        .args([&server.url, &server.key()])
-        .arg(guest("routes"))
-        .args([model, "walked", &canary.old, &canary.new])
-        .output()?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let routes = guest("routes").display().to_string();
+    let args = [
+        &server.url,
+        &*server.key(),
+        &routes,
+        model,
+        "walked",
+        &canary.old,
+        &canary.new,
+    ];
+    let walked = python.json("openapi_client.py", &args);
     let log = server.log();
     let failed: Vec<_> = log
         .iter()
         .filter(|line| line.contains("panicked"))
         .collect();
-    assert!(output.status.success(), "{stderr}\n{failed:?}");
+    let seen = walked.with_context(|| format!("{failed:?}"))?;
     assert!(failed.is_empty(), "{failed:?}");
     // It went in, not only past the door.
-    let seen: Value = serde_json::from_slice(&output.stdout)?;
     for operation in [
         "GET /v1/models/{model}/environments/{environment}",
         "PATCH /v1/models/{model}/environments/{environment}",

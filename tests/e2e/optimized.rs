@@ -4,27 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, eventually, repository};
 use serde_json::Value;
-
-/// ONNX Runtime's library, beside the Python that has it.
-fn library() -> Option<PathBuf> {
-    let python = PathBuf::from(std::env::var_os("SAMOVAR_TEST_PYTHON")?);
-    let lib = python.parent()?.parent()?.join("lib");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(lib)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path().join("site-packages/onnxruntime/capi"))
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flat_map(|files| files.flatten().map(|file| file.path()))
-        .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| name.starts_with("libonnxruntime.so"))
-        })
-        .collect();
-    found.sort();
-    found.pop()
-}
 
 /// The optimized models of a node.
 fn kept(server: &Server) -> Vec<PathBuf> {
@@ -55,12 +37,10 @@ fn damage(path: &Path) -> Result<()> {
 
 #[tokio::test]
 async fn the_optimized_form_of_a_model_is_kept_checked_and_cleaned_up() -> Result<()> {
-    let Some(library) = library() else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package onnxruntime");
+    let Some(library) = onnxruntime()? else {
         return Ok(());
     };
-    let library = library.to_str().context("path")?;
-    let server = Server::start_with(&["--onnxruntime", library])?;
+    let server = Server::start_with(&["--onnxruntime", &library])?;
     let folder = server.bundle(
         "magika",
         "magika",

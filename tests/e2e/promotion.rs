@@ -1,9 +1,8 @@
 //! Environments move from one deployment to another, by hand or in stages, and no request is lost on the way.
 
-use std::process::Command;
-
 use anyhow::{Context, Result};
-use samovar_tests::{Server, eventually, guest, repository};
+use samovar_tests::python::Python;
+use samovar_tests::{Server, eventually, guest};
 use serde_json::{Value, json};
 
 /// A model whose first deployment echoes and whose second counts.
@@ -36,19 +35,15 @@ const PRODUCTION: &str = "/v1/models/canary/environments/production";
 
 #[tokio::test]
 async fn the_official_client_moves_production_in_stages_under_load() -> Result<()> {
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package baseten");
+    let Some(python) = Python::with("the package baseten") else {
         return Ok(());
     };
     let server = Server::start()?;
     let (old, new) = two_versions(&server)?;
-    let output = Command::new(python)
-        .arg(repository().join("tests/e2e/promotion_client.py"))
-        .args([&server.url, &server.key(), "canary", &old, &new])
-        .output()?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}\n{:?}", server.log());
-    let seen: Value = serde_json::from_slice(&output.stdout)?;
+    let args = [&server.url, &server.key(), "canary", &old, &new];
+    let seen = python
+        .json("promotion_client.py", &args)
+        .with_context(|| format!("{:?}", server.log()))?;
     assert_eq!(seen["failures"], json!([]), "{seen}");
     let percents = seen["percents"].as_array().context("percents")?;
     assert!(percents.len() > 5, "{seen}");

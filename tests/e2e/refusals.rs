@@ -1,24 +1,12 @@
 //! What a backend cannot do right is refused when it is pushed, by operator and node; `auto` takes one that can.
 
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use samovar_tests::Server;
 use samovar_tests::onnx::{Node, Value as Port, model};
+use samovar_tests::python::onnxruntime;
 use serde_json::{Value, json};
-
-/// The ONNX Runtime library that Python's package brings; nothing where there is no Python.
-pub fn onnxruntime() -> Result<Option<String>> {
-    let Some(python) = std::env::var_os("SAMOVAR_TEST_PYTHON") else {
-        eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with the package onnxruntime");
-        return Ok(None);
-    };
-    let script = "import glob, importlib.util as u; print(glob.glob(u.find_spec('onnxruntime').submodule_search_locations[0] + '/capi/libonnxruntime.so.*')[0])";
-    let output = Command::new(python).args(["-c", script]).output()?;
-    ensure!(output.status.success(), "{output:?}");
-    Ok(Some(String::from_utf8(output.stdout)?.trim().to_owned()))
-}
 
 /// A graph that only ONNX Runtime does right.
 fn non_max_suppression() -> Vec<u8> {

@@ -3,6 +3,7 @@
 pub mod canary;
 pub mod dice;
 pub mod onnx;
+pub mod python;
 pub mod receiver;
 
 use std::io::{BufRead, BufReader, Write};
@@ -266,24 +267,6 @@ pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its path");
     let built = test.ancestors().nth(2).expect("target/PROFILE/deps/test");
     built.join("samovar")
-}
-
-/// ONNX Runtime's library in the Python that the tests are given, if they are given one that has it.
-pub fn onnxruntime() -> Option<PathBuf> {
-    let python = PathBuf::from(std::env::var_os("SAMOVAR_TEST_PYTHON")?);
-    let lib = python.parent()?.parent()?.join("lib");
-    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let versions: Vec<_> = entries(&lib).map(|entry| entry.path()).collect();
-    versions
-        .iter()
-        .flat_map(|version| entries(&version.join("site-packages/onnxruntime/capi")))
-        .find(|entry| {
-            entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with("libonnxruntime.so")
-        })
-        .map(|entry| entry.path())
 }
 
 fn samovar(folder: &Path) -> Command {
