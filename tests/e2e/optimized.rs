@@ -1,4 +1,4 @@
-//! Models as ONNX Runtime optimized them lie beside the node's data: made at the push, used by later loads, made again when
+//! Models in the form that their backend loads quickest lie beside the node's data: made at the push, used by later loads, made again when
 //! they are damaged, gone with their model.
 
 use std::path::{Path, PathBuf};
@@ -8,15 +8,15 @@ use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, eventually, repository};
 use serde_json::Value;
 
-/// The optimized models of a node.
-fn kept(server: &Server) -> Vec<PathBuf> {
-    let root = server.folder().join("data/optimized");
+/// The kept forms of a node's models for one backend.
+fn kept(server: &Server, backend: &str, ending: &str) -> Vec<PathBuf> {
+    let root = server.folder().join("data/optimized").join(backend);
     let folders = std::fs::read_dir(root).into_iter().flatten().flatten();
     folders
         .flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten())
         .flatten()
         .map(|file| file.path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "ort"))
+        .filter(|path| path.extension().is_some_and(|found| found == ending))
         .collect()
 }
 
@@ -36,20 +36,30 @@ fn damage(path: &Path) -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_optimized_form_of_a_model_is_kept_checked_and_cleaned_up() -> Result<()> {
+async fn what_onnxruntime_optimized_is_kept_checked_and_cleaned_up() -> Result<()> {
     let Some(library) = onnxruntime()? else {
         return Ok(());
     };
     let server = Server::start_with(&["--onnxruntime", &library])?;
+    is_kept_checked_and_cleaned_up(server, "onnxruntime", "ort").await
+}
+
+#[tokio::test]
+async fn what_was_adapted_to_rten_is_kept_checked_and_cleaned_up() -> Result<()> {
+    is_kept_checked_and_cleaned_up(Server::start()?, "rten", "onnx").await
+}
+
+async fn is_kept_checked_and_cleaned_up(server: Server, backend: &str, ending: &str) -> Result<()> {
+    let kept = |server: &Server| kept(server, backend, ending);
     let folder = server.bundle(
         "magika",
         "magika",
-        "[graphs.default]\nfile = \"model.onnx\"\nbackend = \"onnxruntime\"\n",
+        &format!("[graphs.default]\nfile = \"model.onnx\"\nbackend = \"{backend}\"\n"),
     )?;
     let model = repository().join("examples/magika/model.onnx");
     std::fs::copy(model, folder.join("model.onnx"))?;
     let pushed = server.cli_json(&["push", folder.to_str().context("path")?])?;
-    assert_eq!(pushed["deployment"]["graphs"][0]["backend"], "onnxruntime");
+    assert_eq!(pushed["deployment"]["graphs"][0]["backend"], backend);
     let wanted = ask(&server).await?;
     let made = kept(&server);
     assert_eq!(made.len(), 1, "{made:?}");

@@ -3,6 +3,7 @@
 mod device;
 mod devices;
 mod discovery;
+mod keep;
 mod onnx;
 mod onnxruntime;
 pub mod port;
@@ -69,7 +70,7 @@ pub struct BackendInfo {
 pub struct BackendOptions {
     /// The file of ONNX Runtime's library; searched for when `None`.
     pub onnxruntime: Option<PathBuf>,
-    /// Where models are kept as ONNX Runtime optimized them; nowhere when `None`.
+    /// Where models are kept in the forms that backends load quickest, in a folder for each; nowhere when `None`.
     pub optimized: Option<PathBuf>,
     /// A folder with libraries that were fetched for this node, in folders of their backends' names.
     pub installed: Option<PathBuf>,
@@ -153,6 +154,7 @@ pub struct Backends {
     known: moka::sync::Cache<String, Arc<ModelProto>>,
     default: BackendChoice,
     scratch: PathBuf,
+    rten: rten::Rten,
     onnxruntime: Result<onnxruntime::Onnxruntime, BackendInfo>,
 }
 
@@ -171,8 +173,9 @@ impl Backends {
             .map(|folder| folder.join(onnxruntime::NAME));
         let found = discovery::onnxruntime(options.onnxruntime.as_deref(), installed.as_deref());
         let onnxruntime = found.and_then(|path| {
-            let optimized = options.optimized.as_deref();
-            onnxruntime::Onnxruntime::open(&path, optimized, driver.clone())
+            let optimized = options.optimized.as_ref();
+            let optimized = optimized.map(|folder| folder.join(onnxruntime::NAME));
+            onnxruntime::Onnxruntime::open(&path, optimized.as_deref(), driver.clone())
                 .map_err(|reason| (Some(path), reason))
         });
         if let Ok(onnxruntime) = &onnxruntime
@@ -191,6 +194,7 @@ impl Backends {
                 .weigher(|_, onnx: &Arc<ModelProto>| onnx.nodes())
                 .build(),
             default: options.default,
+            rten: rten::Rten::new(options.optimized.as_deref()),
             scratch: options.scratch.unwrap_or_else(std::env::temp_dir),
             onnxruntime: onnxruntime.map_err(|(path, reason)| BackendInfo {
                 name: onnxruntime::NAME,
@@ -235,6 +239,7 @@ impl Backends {
     /// Forgets what is kept of a model on disk.
     pub(crate) fn forget(&self, digest: &str) {
         self.known.invalidate(digest);
+        self.rten.forget(digest);
         if let Ok(onnxruntime) = &self.onnxruntime {
             onnxruntime.forget(digest);
         }
@@ -360,7 +365,7 @@ impl Backends {
             (Some(_), Source::File(path)) => path.parent(),
             _ => None,
         };
-        let with_rten = || match guarded(|| rten::load(onnx, bytes, folder)) {
+        let with_rten = || match guarded(|| self.rten.load(onnx, bytes, folder, wanted.digest)) {
             Ok(loaded) => loaded,
             Err(panic) => Err(onnx.explain(&panic.to_string())),
         };

@@ -14,6 +14,7 @@ use rten::{
     ValueView,
 };
 
+use super::keep::{Keep, MAX_MODEL_BYTES};
 use super::onnx::ModelProto;
 use super::port::{Port, PortType};
 use super::tensor::{Data, ElementType, Tensor};
@@ -21,11 +22,12 @@ use super::{BackendInfo, Device, Loaded, Model, Runs};
 use crate::infer::compute::Worker;
 
 const NAME: &str = "rten";
+const VERSION: &str = "0.27";
 
 pub(super) fn info() -> BackendInfo {
     BackendInfo {
         name: NAME,
-        version: Some("0.27".into()),
+        version: Some(VERSION.into()),
         path: None,
         targets: vec!["cpu"],
         reason: None,
@@ -38,54 +40,111 @@ struct Loadable {
     outputs: Vec<(NodeId, Port)>,
 }
 
-/// Loads a model from its bytes; what of it lies in other files is in `folder`, which may go afterwards.
-///
-/// # Errors
-/// In words, when rten cannot run the model or would run it wrongly.
-pub(super) fn load(
-    onnx: &ModelProto,
-    bytes: &[u8],
-    folder: Option<&Path>,
-) -> Result<Loaded, String> {
-    let inputs = onnx.inputs()?;
-    let outputs = onnx.outputs()?;
-    for port in inputs.iter().chain(&outputs) {
-        if matches!(port.ty, PortType::F16 | PortType::Bf16 | PortType::F64) {
-            return Err(format!(
-                "`{}` is {}, which rten does not compute",
-                port.name, port.ty
-            ));
+/// rten, with the models that were adapted to it before.
+pub(super) struct Rten {
+    adapted: Option<Keep>,
+}
+
+impl Rten {
+    /// Keeps adapted models in a folder of its own in `optimized`.
+    pub fn new(optimized: Option<&Path>) -> Self {
+        let adapted = optimized.and_then(|folder| {
+            let folder = folder.join(NAME);
+            let failed = |error: &std::io::Error| {
+                tracing::warn!(folder = %folder.display(), %error, "adapted models are not kept");
+            };
+            // Without the ending rten does not know what it is.
+            let opened = Keep::open(&folder, &adapted::key(), "onnx");
+            opened.inspect_err(failed).ok()
+        });
+        Self { adapted }
+    }
+
+    /// Forgets what is kept of a model.
+    pub fn forget(&self, digest: &str) {
+        if let Some(adapted) = &self.adapted {
+            adapted.remove(digest);
         }
     }
-    let adapted = adapted::adapted(onnx, bytes, folder)?;
-    let model = match folder {
-        None => ModelOptions::with_all_ops()
-            .load(adapted)
-            .map_err(|e| e.to_string())?,
-        Some(folder) => mapped(adapted, folder)?,
-    };
-    let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
-        ports
-            .iter()
-            .map(|port| {
-                let id = model.node_id(&port.name).map_err(|e| e.to_string())?;
-                Ok((id, port.clone()))
-            })
-            .collect()
-    };
-    let loadable = Loadable {
-        inputs: placed(&inputs)?,
-        outputs: placed(&outputs)?,
-        model,
-    };
-    Ok(Loaded {
-        model: Box::new(loadable),
-        backend: NAME,
-        device: Device::Cpu,
-        runs: Runs::OnWorkers,
-        inputs,
-        outputs,
-    })
+
+    /// Loads a model from its bytes; what of it lies in other files is in `folder`, which may go afterwards. What is kept
+    /// of it on disk has its `digest` for a name.
+    ///
+    /// # Errors
+    /// In words, when rten cannot run the model or would run it wrongly.
+    pub fn load(
+        &self,
+        onnx: &ModelProto,
+        bytes: &[u8],
+        folder: Option<&Path>,
+        digest: Option<&str>,
+    ) -> Result<Loaded, String> {
+        let inputs = onnx.inputs()?;
+        let outputs = onnx.outputs()?;
+        for port in inputs.iter().chain(&outputs) {
+            if matches!(port.ty, PortType::F16 | PortType::Bf16 | PortType::F64) {
+                return Err(format!(
+                    "`{}` is {}, which rten does not compute",
+                    port.name, port.ty
+                ));
+            }
+        }
+        let model = match (folder, digest, &self.adapted) {
+            (Some(folder), ..) => mapped(adapted::adapted(onnx, bytes, Some(folder))?, folder)?,
+            (None, Some(digest), Some(keep)) => kept(keep, digest, onnx, bytes)?,
+            (None, ..) => opened(adapted::adapted(onnx, bytes, None)?)?,
+        };
+        let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
+            ports
+                .iter()
+                .map(|port| {
+                    let id = model.node_id(&port.name).map_err(|e| e.to_string())?;
+                    Ok((id, port.clone()))
+                })
+                .collect()
+        };
+        let loadable = Loadable {
+            inputs: placed(&inputs)?,
+            outputs: placed(&outputs)?,
+            model,
+        };
+        Ok(Loaded {
+            model: Box::new(loadable),
+            backend: NAME,
+            device: Device::Cpu,
+            runs: Runs::OnWorkers,
+            inputs,
+            outputs,
+        })
+    }
+}
+
+fn opened(model: Vec<u8>) -> Result<RtenModel, String> {
+    let options = ModelOptions::with_all_ops();
+    options.load(model).map_err(|e| e.to_string())
+}
+
+/// Opens a model as it was adapted before, or adapts it and keeps that.
+fn kept(keep: &Keep, digest: &str, onnx: &ModelProto, bytes: &[u8]) -> Result<RtenModel, String> {
+    if let Some(path) = keep.find(digest) {
+        // SAFETY: the file is our own, lies in a folder that only this node writes to, and is replaced by rename, never
+        // changed in place.
+        match unsafe { ModelOptions::with_all_ops().load_mmap(path) } {
+            Ok(model) => return Ok(model),
+            Err(error) => tracing::warn!(digest, %error, "an adapted model does not load"),
+        }
+    }
+    let adapted = adapted::adapted(onnx, bytes, None)?;
+    if adapted.len() as u64 <= MAX_MODEL_BYTES {
+        let made = keep.fresh().and_then(|made| {
+            std::fs::write(&made, &adapted)?;
+            keep.adopt(digest, made)
+        });
+        if let Err(error) = made {
+            tracing::warn!(digest, %error, "an adapted model cannot be kept");
+        }
+    }
+    opened(adapted)
 }
 
 /// Opens a model whose weights lie in `folder`, and maps them.

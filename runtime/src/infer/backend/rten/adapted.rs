@@ -10,6 +10,20 @@ use crate::infer::backend::onnx::known::Known;
 use crate::infer::backend::onnx::wire::{Edit, edited, put};
 use crate::infer::backend::onnx::{ModelProto, NodeProto};
 
+/// What [`adapted`] makes of a model depends on this alone: what here was written, and for which rten.
+pub(super) fn key() -> String {
+    [
+        super::VERSION,
+        include_str!("adapted.rs"),
+        include_str!("refusals.rs"),
+        include_str!("rewrites.rs"),
+        include_str!("wide.rs"),
+        include_str!("../onnx/known.rs"),
+        include_str!("../onnx/wire.rs"),
+    ]
+    .concat()
+}
+
 /// A copy of the model for rten. Files with weights lie in `folder`.
 ///
 /// # Errors

@@ -1,0 +1,186 @@
+//! Models in a form that loads quicker, kept on disk under their digests.
+//!
+//! What such a form depends on makes up the name of its folder. A file is trusted only after its checksum was compared.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+use tempfile::TempPath;
+
+use crate::checked::{self, Checked};
+
+/// No form of a larger model is kept, and no larger form.
+pub(super) const MAX_MODEL_BYTES: u64 = 1 << 30;
+/// The forms of one backend take so much of the disk at most; those go first that were made first.
+const MAX_TOTAL_BYTES: u64 = 8 << 30;
+/// Ending of the mark of a model that is not worth it.
+const DECLINED: &str = "declined";
+
+/// The models of one backend.
+pub(super) struct Keep {
+    folder: PathBuf,
+    ending: &'static str,
+    checked: Checked,
+}
+
+impl Keep {
+    /// Keeps them under `root`, and nothing there that was made under another `key`. Files get this `ending`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn open(root: &Path, key: &str, ending: &'static str) -> io::Result<Self> {
+        let key = hex::encode(&Sha256::digest(key)[..8]);
+        let folder = root.join(&key);
+        std::fs::create_dir_all(&folder)?;
+        for other in std::fs::read_dir(root)?.flatten() {
+            if other.file_name() != key.as_str() {
+                let _ = std::fs::remove_dir_all(other.path());
+            }
+        }
+        Ok(Self {
+            folder,
+            ending,
+            checked: Checked::default(),
+        })
+    }
+
+    /// The kept form of a model, if it is there and as it was written.
+    pub fn find(&self, digest: &str) -> Option<PathBuf> {
+        let kept = self.path(digest, self.ending);
+        (kept.exists() && self.checked.is_sound(&kept)).then_some(kept)
+    }
+
+    /// A new empty file for a form that is being made.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn fresh(&self) -> io::Result<TempPath> {
+        let made = tempfile::Builder::new()
+            .suffix(&format!(".{}", self.ending))
+            .prefix(".making-")
+            .tempfile_in(&self.folder)?;
+        Ok(made.into_temp_path())
+    }
+
+    /// Keeps what was made, and lets the oldest go that are too much then.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn adopt(&self, digest: &str, made: TempPath) -> io::Result<()> {
+        checked::adopt(made, &self.path(digest, self.ending))?;
+        self.prune();
+        Ok(())
+    }
+
+    /// Notes that a model is not worth it.
+    pub fn decline(&self, digest: &str) {
+        if let Err(error) = File::create(self.path(digest, DECLINED)) {
+            tracing::warn!(digest, %error, "cannot be noted");
+        }
+    }
+
+    /// Whether that was noted.
+    pub fn is_declined(&self, digest: &str) -> bool {
+        self.path(digest, DECLINED).exists()
+    }
+
+    /// Forgets a model.
+    pub fn remove(&self, digest: &str) {
+        let kept = self.path(digest, self.ending);
+        for path in [
+            checked::checksum_path(&kept),
+            self.path(digest, DECLINED),
+            kept,
+        ] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn prune(&self) {
+        let kept = std::fs::read_dir(&self.folder).into_iter().flatten();
+        let kept = kept.flatten().filter_map(|entry| {
+            let path = entry.path();
+            let digest = path.file_stem()?.to_str()?.to_owned();
+            if path.extension()? != self.ending || digest.starts_with('.') {
+                return None;
+            }
+            let meta = entry.metadata().ok()?;
+            Some((meta.modified().ok()?, digest, meta.len()))
+        });
+        for digest in too_much(kept.collect(), MAX_TOTAL_BYTES) {
+            self.remove(&digest);
+        }
+    }
+
+    fn path(&self, digest: &str, ending: &str) -> PathBuf {
+        self.folder.join(format!("{digest}.{ending}"))
+    }
+}
+
+/// Which of these go so that the rest fit: the oldest.
+fn too_much(mut kept: Vec<(SystemTime, String, u64)>, limit: u64) -> Vec<String> {
+    kept.sort();
+    let mut total: u64 = kept.iter().map(|(.., size)| size).sum();
+    let over = kept.into_iter().take_while(|(.., size)| {
+        let over = total > limit;
+        total = total.saturating_sub(*size);
+        over
+    });
+    over.map(|(_, digest, _)| digest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_until_the_rest_fit() {
+        let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        let kept = || {
+            vec![
+                (at(3), "c".to_owned(), 4),
+                (at(1), "a".to_owned(), 4),
+                (at(2), "b".to_owned(), 4),
+            ]
+        };
+        assert!(too_much(kept(), 12).is_empty());
+        assert_eq!(too_much(kept(), 11), ["a"]);
+        assert_eq!(too_much(kept(), 5), ["a", "b"]);
+        assert_eq!(too_much(kept(), 0), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn forms_of_another_key_are_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let old = Keep::open(root.path(), "1.20", "form").unwrap().folder;
+        let new = Keep::open(root.path(), "1.32", "form").unwrap().folder;
+        assert!(!old.exists() && new.exists());
+        assert_eq!(Keep::open(root.path(), "1.32", "form").unwrap().folder, new);
+    }
+
+    #[test]
+    fn what_is_kept_is_found_until_it_is_damaged_or_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let keep = Keep::open(root.path(), "1", "form").unwrap();
+        assert_eq!(keep.find("a"), None);
+        let made = keep.fresh().unwrap();
+        std::fs::write(&made, b"quick").unwrap();
+        keep.adopt("a", made).unwrap();
+        let found = keep.find("a").unwrap();
+        assert_eq!(std::fs::read(&found).unwrap(), b"quick");
+        std::fs::write(&found, b"quack").unwrap();
+        assert_eq!(
+            Keep::open(root.path(), "1", "form").unwrap().find("a"),
+            None
+        );
+        keep.decline("a");
+        assert!(keep.is_declined("a"));
+        keep.remove("a");
+        assert!(!keep.is_declined("a") && keep.find("a").is_none());
+    }
+}
