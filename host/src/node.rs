@@ -73,6 +73,8 @@ pub struct ServeOptions {
     pub onnxruntime: Option<PathBuf>,
     /// Which backend runs a graph that chooses none.
     pub default_backend: GraphBackend,
+    /// Bytes of each card that graphs may take; what is free of it without it.
+    pub gpu_memory_bytes: Option<u64>,
     /// Requests of one deployment that may wait for a replica.
     pub max_queued_requests: usize,
     /// Requests after which a replica is replaced.
@@ -250,6 +252,7 @@ fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
             default: graphs::backend(options.default_backend),
             installed: Some(installed_backends(data)),
             scratch: Some(data.join("graphs")),
+            gpu_memory_bytes: options.gpu_memory_bytes,
         },
     }
 }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 
 use super::output::Format;
 use crate::domain::bundle::GraphBackend;
+use crate::manifest::units;
 use crate::node::{self, AuthMode, BaseDomain, LostSecrets, Output, ServeOptions};
 
 /// What it is given.
@@ -36,6 +37,9 @@ pub struct Arguments {
     /// Backend of the graphs that choose none
     #[arg(long, value_name = "BACKEND", value_enum, default_value = "auto")]
     default_backend: Backend,
+    /// Memory of each GPU that graphs may take, as 8GiB; all that is free without it
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
+    gpu_memory: Option<u64>,
     /// Requests of one deployment that may wait for a replica
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_queued_requests: usize,
@@ -55,6 +59,10 @@ enum Backend {
     Onnxruntime,
     /// rten, which is always there
     Rten,
+}
+
+fn size_bytes(text: &str) -> Result<u64, String> {
+    units::parse_size_bytes(text).ok_or_else(|| format!("wanted {}", units::SIZE_WANTED))
 }
 
 /// Runs until it is told to stop.
@@ -84,6 +92,7 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             Backend::Onnxruntime => GraphBackend::Onnxruntime,
             Backend::Rten => GraphBackend::Rten,
         },
+        gpu_memory_bytes: arguments.gpu_memory,
         max_queued_requests: arguments.max_queued_requests,
         max_requests_per_replica: arguments.max_requests_per_replica,
         max_replicas: arguments.max_replicas,

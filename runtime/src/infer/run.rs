@@ -13,6 +13,8 @@ use crate::infer::tally::Queued;
 
 /// A run that is known to be shorter than this stays on the thread that asks for it: a hop would cost as much.
 const SHORT: Duration = Duration::from_micros(100);
+/// Runs of a graph on a card at once: while it computes for one, the inputs of the next travel. More would only wait there.
+const CARD_LANES: usize = 2;
 /// A graph larger than this is never run on the caller's thread, however fast: its stack needs are unknown.
 const SMALL_BYTES: u64 = 4 << 20;
 
@@ -138,11 +140,11 @@ impl LoadedGraph {
             && self.pace.is_quick(bytes(inputs))
     }
 
-    /// How many runs of it are worth having at once: a card does one thing after the other anyway.
+    /// How many joined runs of it are worth having at once.
     pub(crate) fn lanes(&self) -> usize {
         match self.loaded.model.place() {
             Place::Host => self.compute.lanes(self.threads),
-            Place::Cuda(_) => 1,
+            Place::Cuda(_) => CARD_LANES,
         }
     }
 

@@ -78,6 +78,8 @@ pub struct BackendOptions {
     pub default: BackendChoice,
     /// A folder for models whose weights lie in other files, best on the file system of those; swept at the start.
     pub scratch: Option<PathBuf>,
+    /// Bytes of each card that graphs may take, all together; what is free of it when `None`.
+    pub gpu_memory_bytes: Option<u64>,
 }
 
 /// The cards of this machine, for people and programs that ask.
@@ -175,7 +177,8 @@ impl Backends {
         let onnxruntime = found.and_then(|path| {
             let optimized = options.optimized.as_ref();
             let optimized = optimized.map(|folder| folder.join(onnxruntime::NAME));
-            onnxruntime::Onnxruntime::open(&path, optimized.as_deref(), driver.clone())
+            let limit = options.gpu_memory_bytes;
+            onnxruntime::Onnxruntime::open(&path, optimized.as_deref(), driver.clone(), limit)
                 .map_err(|reason| (Some(path), reason))
         });
         if let Ok(onnxruntime) = &onnxruntime

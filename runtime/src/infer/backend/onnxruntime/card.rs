@@ -24,6 +24,8 @@ type Free = Box<dyn Fn(u32) -> Option<u64> + Send + Sync>;
 /// The cards of a node with the models on them.
 pub(super) struct Cards {
     free: Free,
+    /// Bytes of each card that models may take, all together.
+    limit_bytes: Option<u64>,
     next: AtomicU64,
     places: Mutex<HashMap<u32, Arc<Place>>>,
 }
@@ -50,18 +52,20 @@ pub(super) struct OnCard {
 }
 
 impl Cards {
-    /// The cards of this driver.
-    pub fn new(driver: Arc<Driver>) -> Arc<Self> {
-        Self::with(Box::new(move |number| {
+    /// The cards of this driver, of each of which models take so many bytes at most.
+    pub fn new(driver: Arc<Driver>, limit_bytes: Option<u64>) -> Arc<Self> {
+        let free = move |number| {
             let cards = driver.cards().ok()?;
             let card = cards.into_iter().find(|card| card.number == number)?;
             Some(card.free_bytes)
-        }))
+        };
+        Self::with(Box::new(free), limit_bytes)
     }
 
-    fn with(free: Free) -> Arc<Self> {
+    fn with(free: Free, limit_bytes: Option<u64>) -> Arc<Self> {
         Arc::new(Self {
             free,
+            limit_bytes,
             next: AtomicU64::new(0),
             places: Mutex::default(),
         })
@@ -165,15 +169,16 @@ impl OnCard {
         if let Some(run) = self.begin() {
             return Ok(run);
         }
-        let free = self.make_room()?;
-        let loaded = match (self.load)(self.place.number, free) {
+        let room = self.make_room()?;
+        let before = self.free();
+        let loaded = match (self.load)(self.place.number, room) {
             Err(error) if is_out_of_memory(&error) && self.place.take_off_idle() => {
-                (self.load)(self.place.number, self.free().max(free))
+                (self.load)(self.place.number, self.room().max(room))
             }
             loaded => loaded,
         };
         let model: Arc<dyn Model> = Arc::from(loaded.map_err(|error| self.explain(error))?);
-        let taken = free.saturating_sub(self.free());
+        let taken = before.saturating_sub(self.free());
         if taken > 0 {
             self.bytes.store(taken, Ordering::Relaxed);
         }
@@ -204,12 +209,12 @@ impl OnCard {
         })
     }
 
-    /// Makes others leave until there is room, and says how many bytes are free then.
+    /// Makes others leave until there is room, and says how many bytes there are then.
     fn make_room(&self) -> Result<u64, String> {
         let bytes = self.bytes.load(Ordering::Relaxed);
         let mut waited = Duration::ZERO;
         loop {
-            let free = self.free();
+            let free = self.room();
             let begun = std::time::Instant::now();
             let mut ledger = lock(&self.place.ledger);
             match ledger.room(bytes, free) {
@@ -218,7 +223,7 @@ impl OnCard {
                     gone.iter().for_each(|tenant| ledger.left(*tenant));
                     drop(ledger);
                     self.place.take_off(&gone);
-                    return Ok(self.free());
+                    return Ok(self.room());
                 }
                 Room::Never { available_bytes } => {
                     return Err(format!(
@@ -246,6 +251,16 @@ impl OnCard {
     /// Bytes that are free on the card; where the driver does not say, all that could be.
     fn free(&self) -> u64 {
         (self.cards.free)(self.place.number).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes that a model may take just now.
+    fn room(&self) -> u64 {
+        let used = lock(&self.place.ledger).bytes();
+        let left = self
+            .cards
+            .limit_bytes
+            .map(|limit| limit.saturating_sub(used));
+        self.free().min(left.unwrap_or(u64::MAX))
     }
 
     fn explain(&self, error: String) -> String {

@@ -33,10 +33,17 @@ impl Model for Weights {
 
 impl Bench {
     fn new(free_bytes: u64) -> Self {
+        Self::limited(free_bytes, None)
+    }
+
+    fn limited(free_bytes: u64, limit_bytes: Option<u64>) -> Self {
         let free = Arc::new(AtomicU64::new(free_bytes));
         let told = free.clone();
         Self {
-            cards: Cards::with(Box::new(move |_| Some(told.load(Ordering::Relaxed)))),
+            cards: Cards::with(
+                Box::new(move |_| Some(told.load(Ordering::Relaxed))),
+                limit_bytes,
+            ),
             free,
             loads: Arc::default(),
         }
@@ -114,6 +121,20 @@ fn one_that_does_not_fit_alone_is_refused() {
     // Nothing left for it.
     run(&small);
     assert_eq!(bench.loads(), 1);
+}
+
+#[test]
+fn models_stay_within_what_they_may_take_of_a_card() {
+    let bench = Bench::limited(1000 * MIB, Some(250 * MIB));
+    let (a, b) = (bench.put(100 * MIB).unwrap(), bench.put(100 * MIB).unwrap());
+    for model in [&a, &b, &a] {
+        run(model);
+        assert!(bench.cards.used_bytes(0) <= 250 * MIB);
+    }
+    // Before it was measured, the second one needed more than was left.
+    assert_eq!((bench.loads(), bench.cards.used_bytes(0)), (3, 200 * MIB));
+    let error = bench.put(200 * MIB).err().unwrap();
+    assert!(error.contains("cuda:0 has 250 MiB"), "{error}");
 }
 
 #[test]

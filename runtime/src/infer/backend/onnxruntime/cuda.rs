@@ -1,12 +1,16 @@
 //! How ONNX Runtime opens a model on a CUDA card, and why it cannot.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider};
+use ort::logging::LogLevel;
 use ort::session::Session;
+use ort::session::builder::SessionBuilder;
 
+use super::placement::Placements;
 use super::session;
 
 /// What becomes of operators that the card has no kernel for.
@@ -14,9 +18,12 @@ use super::session;
 pub(in crate::infer::backend) enum Rest {
     /// They run on the CPU.
     OnCpu,
-    /// The model is refused.
+    /// The model is refused. What only reckons shapes is on the CPU in any case, where the library puts it on purpose.
     Refused,
 }
+
+/// The library's words when a node is on the CPU and none may be.
+const ON_CPU: &str = "fallback to CPU EP has been explicitly disabled";
 
 /// Why the library cannot use any card, if it cannot.
 pub(super) fn missing(
@@ -48,7 +55,7 @@ pub(super) fn missing(
 /// Opens a model on a card, in which it takes `limit_bytes` at most.
 ///
 /// # Errors
-/// In the library's words, when it cannot run the model there.
+/// In the library's words, when it cannot run the model there; names the nodes that keep it off the card.
 pub(super) fn open(
     environment: &Environment,
     model: &Path,
@@ -57,6 +64,50 @@ pub(super) fn open(
     limit_bytes: u64,
     rest: Rest,
 ) -> ort::Result<Session> {
+    let builder = || on_card(environment, threads, card, limit_bytes);
+    if rest == Rest::OnCpu {
+        return builder()?.commit_from_file(model);
+    }
+    match builder()?
+        .with_disable_cpu_fallback()?
+        .commit_from_file(model)
+    {
+        Err(error) if error.message().contains(ON_CPU) => {}
+        opened => return opened,
+    }
+    // The library does not say which nodes, nor spare those that it puts on the CPU on purpose. Its log tells.
+    let (mut listening, placements) = listening(builder()?)?;
+    // As a session it would log each of its runs.
+    drop(listening.commit_from_file(model)?);
+    let placements = placements.lock().unwrap_or_else(PoisonError::into_inner);
+    match placements.refusal() {
+        Some(why) => Err(ort::Error::new(why)),
+        None => builder()?.commit_from_file(model),
+    }
+}
+
+/// The same session, which hears where its nodes are placed.
+pub(super) fn listening(
+    builder: SessionBuilder,
+) -> ort::Result<(SessionBuilder, Arc<Mutex<Placements>>)> {
+    let placements = Arc::new(Mutex::new(Placements::default()));
+    let heard = placements.clone();
+    let logger = move |_: LogLevel, _: &str, _: &str, _: &str, line: &str| {
+        let mut placements = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        placements.hear(line);
+    };
+    let builder = builder
+        .with_log_level(LogLevel::Verbose)?
+        .with_logger(Arc::new(logger))?;
+    Ok((builder, placements))
+}
+
+fn on_card(
+    environment: &Environment,
+    threads: usize,
+    card: u32,
+    limit_bytes: u64,
+) -> ort::Result<SessionBuilder> {
     let provider = CUDA::default()
         .with_device_id(super::place(card))
         .with_memory_limit(usize::try_from(limit_bytes).unwrap_or(usize::MAX))
@@ -66,10 +117,6 @@ pub(super) fn open(
         .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
         .build()
         .error_on_failure();
-    let mut builder =
-        session::builder(environment, threads)?.with_execution_providers([provider])?;
-    if rest == Rest::Refused {
-        builder = builder.with_disable_cpu_fallback()?;
-    }
-    builder.commit_from_file(model)
+    let builder = session::builder(environment, threads)?;
+    Ok(builder.with_execution_providers([provider])?)
 }

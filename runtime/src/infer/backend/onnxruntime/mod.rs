@@ -3,6 +3,7 @@
 mod card;
 mod cuda;
 mod optimized;
+mod placement;
 mod run;
 mod session;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 mod value;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
@@ -25,6 +27,8 @@ use optimized::Optimized;
 use run::SharedSession;
 
 pub(super) const NAME: &str = "onnxruntime";
+/// Of so many models it is remembered that they run on a card.
+const MAX_PROVEN: u64 = 10_000;
 
 /// The library, opened.
 pub(super) struct Onnxruntime {
@@ -33,6 +37,8 @@ pub(super) struct Onnxruntime {
     version: Option<String>,
     optimized: Option<Optimized>,
     cards: Arc<Cards>,
+    /// Digests of models that need nothing of the CPU but shapes, which takes two loads more to find out.
+    proven: moka::sync::Cache<String, ()>,
     /// Why it can use no card; looked for when somebody wants to know.
     no_cuda: OnceLock<Option<String>>,
 }
@@ -44,6 +50,7 @@ impl Onnxruntime {
         path: &Path,
         optimized: Option<&Path>,
         driver: Arc<Driver>,
+        gpu_memory_bytes: Option<u64>,
     ) -> Result<Self, String> {
         let environment = ort::init_from(path)
             .map_err(|e| e.to_string())?
@@ -63,7 +70,8 @@ impl Onnxruntime {
             path: path.to_owned(),
             version: version(ort::info()).or_else(|| version_in_name(path)),
             optimized,
-            cards: Cards::new(driver),
+            cards: Cards::new(driver, gpu_memory_bytes),
+            proven: moka::sync::Cache::new(MAX_PROVEN),
             no_cuda: OnceLock::new(),
         })
     }
@@ -120,11 +128,24 @@ impl Onnxruntime {
         let threads = wanted.threads;
         let (environment, path) = (self.environment.clone(), path.to_owned());
         let ports = (inputs.clone(), outputs.clone());
+        let (proven, digest) = (self.proven.clone(), wanted.digest.map(str::to_owned));
+        let is_proven = digest.as_ref().is_some_and(|one| proven.contains_key(one));
+        let known = AtomicBool::new(is_proven);
         let load = move |card, limit_bytes| {
             // It is loaded from these files again after others took its room.
             let _stays = &laid;
+            let rest = match known.load(Ordering::Relaxed) {
+                true => Rest::OnCpu,
+                false => rest,
+            };
             let opened = cuda::open(&environment, &path, threads, card, limit_bytes, rest);
             let session = opened.map_err(|e| e.to_string())?;
+            if rest == Rest::Refused {
+                known.store(true, Ordering::Relaxed);
+                if let Some(digest) = &digest {
+                    proven.insert(digest.clone(), ());
+                }
+            }
             let (inputs, outputs) = ports.clone();
             let shared = SharedSession::new(session, inputs, outputs, Place::Cuda(place(card)))?;
             Ok(Box::new(shared) as Box<dyn Model>)

@@ -2,13 +2,14 @@
 
 use std::ffi::CString;
 use std::ptr::{NonNull, null, null_mut};
+use std::sync::Arc;
 
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::value::DynValue;
 
-use super::value::{Input, input, output};
+use super::value::{Input, Wish, input, output};
 use crate::infer::backend::Model;
 use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::{Place, Tensor};
@@ -22,8 +23,16 @@ pub(super) struct SharedSession {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     place: Place,
-    /// The memory of that place, when it is not simply the host.
-    memory: Option<MemoryInfo<'static>>,
+    /// When its outputs can be elsewhere than on the host.
+    device: Option<OffHost>,
+}
+
+/// Outputs of a session on a device: each is left there or brought to the host, as the last one was wanted.
+struct OffHost {
+    device: MemoryInfo<'static>,
+    host: MemoryInfo<'static>,
+    /// Of each output.
+    wishes: Vec<Arc<Wish>>,
 }
 
 impl Model for SharedSession {
@@ -33,14 +42,18 @@ impl Model for SharedSession {
             .map(|(port, tensor)| input(port, tensor))
             .collect::<Result<_, _>>()?;
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
-        let outputs = match &self.memory {
+        let outputs = match &self.device {
             None => self.run_plain(&values),
-            Some(memory) => self.run_bound(&values, memory),
+            Some(memories) => self.run_bound(&values, memories),
         };
         let outputs = outputs.map_err(|e| e.to_string())?;
-        let outputs = self.outputs.iter().zip(outputs);
+        let outputs = self.outputs.iter().zip(outputs).enumerate();
         outputs
-            .map(|(port, value)| output(port, value, &inputs, self.session.inner()))
+            .map(|(at, (port, value))| {
+                let wishes = self.device.as_ref().map(|memories| &memories.wishes);
+                let wish = wishes.and_then(|wishes| wishes.get(at)).cloned();
+                output(port, value, &inputs, self.session.inner(), wish)
+            })
             .collect()
     }
 
@@ -50,7 +63,7 @@ impl Model for SharedSession {
 }
 
 impl SharedSession {
-    /// A session whose outputs stay at `place`.
+    /// A session whose outputs may stay at `place`.
     ///
     /// # Errors
     /// When a name cannot be handed to the library.
@@ -60,9 +73,9 @@ impl SharedSession {
         outputs: Vec<Port>,
         place: Place,
     ) -> Result<Self, String> {
-        let memory = match place {
+        let device = match place {
             Place::Host => None,
-            Place::Cuda(id) => Some(memory_of(AllocationDevice::CUDA, id)?),
+            Place::Cuda(id) => Some(OffHost::new(AllocationDevice::CUDA, id, outputs.len())?),
         };
         let c_names = |ports: &[Port]| -> Result<Vec<CString>, String> {
             ports
@@ -77,15 +90,21 @@ impl SharedSession {
             outputs,
             session,
             place,
-            memory,
+            device,
         })
     }
 
     /// The same with outputs bound to the memory of a device, whichever.
     #[cfg(test)]
     pub fn bound_to(mut self, device: AllocationDevice<'_>, id: i32) -> Self {
-        self.memory = Some(memory_of(device, id).unwrap());
+        self.device = Some(OffHost::new(device, id, self.outputs.len()).unwrap());
         self
+    }
+
+    /// Whether the next output at this place comes to the host with its run.
+    #[cfg(test)]
+    pub fn brings_to_host(&self, at: usize) -> bool {
+        self.device.as_ref().unwrap().wishes[at].is_host()
     }
 
     /// The library's `Run`, which the binding offers only for exclusive sessions.
@@ -111,11 +130,11 @@ impl SharedSession {
         outputs.into_iter().map(|value| self.taken(value)).collect()
     }
 
-    /// Runs with outputs left in `memory`, by the library's IO binding: `Run` would bring them to the host.
+    /// Runs with outputs where they are wanted, by the library's IO binding: `Run` would bring all to the host.
     fn run_bound(
         &self,
         inputs: &[*const ort::sys::OrtValue],
-        memory: &MemoryInfo<'_>,
+        memories: &OffHost,
     ) -> ort::Result<Vec<DynValue>> {
         let api = ort::api();
         let binding = Binding::new(&self.session)?;
@@ -125,7 +144,11 @@ impl SharedSession {
             // SAFETY: the status that the call gave, read once.
             unsafe { ort::Error::result_from_status(status)? };
         }
-        for name in &self.output_names {
+        for (name, wish) in self.output_names.iter().zip(&memories.wishes) {
+            let memory = match wish.is_host() {
+                true => &memories.host,
+                false => &memories.device,
+            };
             // SAFETY: binding, name and memory are alive.
             let status = unsafe {
                 (api.BindOutputToDevice)(binding.0.as_ptr(), name.as_ptr(), memory.ptr())
@@ -175,6 +198,16 @@ impl SharedSession {
         let value = NonNull::new(value).ok_or_else(|| ort::Error::new("an output is missing"))?;
         // SAFETY: the run made it, and nobody else owns it. Who holds it holds the session, and so every allocator of it.
         Ok(unsafe { DynValue::from_ptr(value, Some(self.session.allocator())) })
+    }
+}
+
+impl OffHost {
+    fn new(device: AllocationDevice<'_>, id: i32, outputs: usize) -> Result<Self, String> {
+        Ok(Self {
+            device: memory_of(device, id)?,
+            host: memory_of(AllocationDevice::CPU, 0)?,
+            wishes: (0..outputs).map(|_| Arc::default()).collect(),
+        })
     }
 }
 

@@ -116,3 +116,40 @@ fn an_input_that_is_passed_on_is_not_lent_beyond_its_run() {
     assert_ne!(address(&outputs[0]), lent);
     assert_eq!(read(&outputs[0]), [7.0, 8.0]);
 }
+
+#[test]
+fn an_output_stays_on_its_device_once_one_went_into_another_run() {
+    let backends = backends();
+    let Ok(onnxruntime) = &backends.onnxruntime else {
+        eprintln!("skipped: no onnxruntime");
+        return;
+    };
+    // The host's memory stands for a card's.
+    let session = session(onnxruntime, &row_by_row()).bound_to(AllocationDevice::CPU, 0);
+    let x = f32s([1, 2], &[0.0, 0.0]);
+    let y = f32s([1, 2], &[1.0, 2.0]);
+    let outputs = session.run(vec![x.clone(), y], &Worker::CALLER).unwrap();
+    assert!(session.brings_to_host(0) && session.brings_to_host(1));
+    let outputs = session
+        .run(vec![x, outputs[0].clone()], &Worker::CALLER)
+        .unwrap();
+    assert!(!session.brings_to_host(0) && session.brings_to_host(1));
+    read(&outputs[0]);
+    assert!(session.brings_to_host(0), "it was read after all");
+}
+
+#[test]
+fn the_library_s_log_tells_which_nodes_are_on_the_cpu() {
+    let backends = backends();
+    let Ok(onnxruntime) = &backends.onnxruntime else {
+        eprintln!("skipped: no onnxruntime");
+        return;
+    };
+    let bytes = row_by_row();
+    let builder = session::builder(&onnxruntime.environment, 1).unwrap();
+    let (builder, placements) = cuda::listening(builder).unwrap();
+    let mut builder = builder;
+    builder.commit_from_memory(&bytes).unwrap();
+    let why = placements.lock().unwrap().refusal().unwrap();
+    assert_eq!(why, "the card has kernels for none of its operators");
+}

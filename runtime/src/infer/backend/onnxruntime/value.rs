@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytemuck::checked::try_cast_slice;
 use half::{bf16, f16};
@@ -18,6 +19,26 @@ use ort::value::{
 use crate::infer::backend::port::{Port, PortType};
 use crate::infer::backend::tensor::{Data, Kept, Place, Tensor};
 
+/// Where the next output of a port had better be: on the host, until one goes into another run as it is. A token that is
+/// read comes with its run, and a state that goes from step to step stays on its device.
+#[derive(Debug, Default)]
+pub(super) struct Wish {
+    on_device: AtomicBool,
+}
+
+impl Wish {
+    pub fn is_host(&self) -> bool {
+        !self.on_device.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self, on_device: bool) {
+        // Most outputs go where the last one went, and a write would take the line from other cores.
+        if self.on_device.load(Ordering::Relaxed) != on_device {
+            self.on_device.store(on_device, Ordering::Relaxed);
+        }
+    }
+}
+
 /// An output in the library's own memory, which goes into the next run as it is.
 pub(super) struct Output {
     value: DynValue,
@@ -25,6 +46,8 @@ pub(super) struct Output {
     shape: Vec<usize>,
     bytes: usize,
     place: Place,
+    /// Of its port, when it could have been elsewhere.
+    wish: Option<Arc<Wish>>,
     // The memory is the session's; a card's allocator must not go before it.
     _session: Arc<SharedSessionInner>,
 }
@@ -45,6 +68,9 @@ impl Kept for Output {
     }
 
     fn read(&self) -> Result<Cow<'_, [u8]>, String> {
+        if let Some(wish) = &self.wish {
+            wish.tell(false);
+        }
         match self.place {
             Place::Host => Ok(Cow::Borrowed(host_bytes(&self.value, self.bytes)?)),
             Place::Cuda(_) => {
@@ -83,6 +109,7 @@ pub(super) fn output(
     value: DynValue,
     inputs: &[Input<'_>],
     session: Arc<SharedSessionInner>,
+    wish: Option<Arc<Wish>>,
 ) -> Result<Tensor, String> {
     let failed = |what: &dyn fmt::Display| format!("output `{}`: {what}", port.name);
     let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
@@ -120,6 +147,7 @@ pub(super) fn output(
         bytes,
         place,
         value,
+        wish,
         _session: session,
     };
     tensor.data = Data::Kept(Arc::new(output));
@@ -168,6 +196,9 @@ pub(super) fn input<'a>(port: &Port, tensor: &'a Tensor) -> Result<Input<'a>, St
         && output.ty == port.ty
         && output.shape == shape
     {
+        if let Some(wish) = &output.wish {
+            wish.tell(true);
+        }
         return Ok(Input::Kept(&output.value));
     }
     let made = match port.ty {
