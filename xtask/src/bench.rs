@@ -21,6 +21,7 @@ mod wasmtime;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -76,10 +77,16 @@ pub fn list() {
     }
 }
 
-/// Builds everything, measures and prints one table; an error if a floor is missed.
-pub fn run(seconds: u64, only: &[Part]) -> Result<()> {
-    guests::build()?;
-    build()?;
+/// Builds everything, or takes what lies in a folder; measures and prints one table. An error if a floor is missed.
+pub fn run(seconds: u64, only: &[Part], built: Option<PathBuf>) -> Result<()> {
+    match built {
+        Some(folder) => PROGRAMS.get_or_init(|| folder),
+        None => {
+            guests::build()?;
+            build()?;
+            PROGRAMS.get_or_init(|| crate::repository().join("target").join(PROFILE))
+        }
+    };
     let folder = crate::repository().join("target/bench");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
@@ -128,10 +135,14 @@ fn build() -> Result<()> {
     Ok(())
 }
 
+/// The folder of the programs that are measured.
+static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+
 /// Where a program that was built for the bench lies.
 fn built(name: &str) -> PathBuf {
-    let folder = crate::repository().join("target").join(PROFILE);
-    folder.join(name)
+    PROGRAMS
+        .get()
+        .map_or_else(PathBuf::new, |folder| folder.join(name))
 }
 
 fn say(text: &str) {

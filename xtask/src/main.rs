@@ -50,6 +50,9 @@ enum Command {
         /// Only these parts
         #[arg(long, value_enum)]
         only: Vec<bench::Part>,
+        /// Folder with `samovar` and `bare`, built before: nothing is built then, guests neither
+        #[arg(long, value_name = "FOLDER")]
+        built: Option<PathBuf>,
         /// Say which parts there are, and measure nothing
         #[arg(long)]
         list: bool,
@@ -75,7 +78,12 @@ fn main() -> ExitCode {
             bench::list();
             Ok(())
         }
-        Command::Bench { seconds, only, .. } => bench::run(seconds, &only),
+        Command::Bench {
+            seconds,
+            only,
+            built,
+            ..
+        } => bench::run(seconds, &only, built),
         Command::Guests => guests::build(),
         Command::Book => book::build(),
     };

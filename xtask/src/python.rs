@@ -30,6 +30,18 @@ pub fn with(environment: &str, packages: &[&str]) -> Result<Option<PathBuf>> {
     Ok(Some(python))
 }
 
+/// An interpreter that has these packages: the machine's own if it has them, else that of the bench.
+///
+/// # Errors
+/// When Python is there but the packages cannot be installed.
+pub fn having(packages: &[&str]) -> Result<Option<PathBuf>> {
+    let own = Path::new("python3");
+    if packages.iter().all(|name| has(own, name)) {
+        return Ok(Some(own.to_owned()));
+    }
+    with(BENCH, packages)
+}
+
 /// Adds packages without those that they depend on: such as only carry a model or a library, and would bring gigabytes.
 ///
 /// # Errors

@@ -3,10 +3,12 @@
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use half::f16;
 
 /// The type of an input's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
+    F16,
     F32,
     I32,
     I64,
@@ -22,6 +24,7 @@ pub struct Spec {
 /// Elements of an input.
 #[derive(Debug, Clone)]
 pub enum Values {
+    F16(Vec<f16>),
     F32(Vec<f32>),
     I32(Vec<i32>),
     I64(Vec<i64>),
@@ -35,10 +38,11 @@ impl FromStr for Spec {
             .split_once(':')
             .with_context(|| format!("found {text:?}, wanted TYPE:SHAPE as in f32:1x3x48x320"))?;
         let element = match element {
+            "f16" => Element::F16,
             "f32" => Element::F32,
             "i32" => Element::I32,
             "i64" => Element::I64,
-            other => bail!("found the type {other:?}, wanted f32, i32 or i64"),
+            other => bail!("found the type {other:?}, wanted f16, f32, i32 or i64"),
         };
         let sizes = shape.split('x').map(|size| {
             size.parse()
@@ -70,6 +74,10 @@ impl Spec {
         let count = self.shape.iter().product();
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         match self.element {
+            Element::F16 => {
+                let values = (0..count).map(|_| f16::from_f32(random.unit()));
+                Values::F16(values.collect())
+            }
             Element::F32 => Values::F32((0..count).map(|_| random.unit()).collect()),
             Element::I32 => Values::I32((0..count).map(|_| i32::from(random.byte())).collect()),
             Element::I64 => Values::I64((0..count).map(|_| i64::from(random.byte())).collect()),

@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod card;
 mod decode;
 mod input;
 mod measure;
@@ -16,7 +17,9 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
+use card::{Layout, Search};
 use input::Spec;
+use measure::Runs;
 
 /// Runs a model in a loop, and prints what it took as JSON.
 #[derive(Debug, Parser)]
@@ -90,7 +93,34 @@ enum Command {
         /// Of them the first, which do not count
         #[arg(long, default_value_t = 5)]
         skip: usize,
+        /// Where
+        #[arg(long, value_enum, default_value_t = Device::Cpu)]
+        device: Device,
     },
+    /// Run with ONNX Runtime on a card, one run after the other, inputs and outputs bound
+    Card {
+        #[command(flatten)]
+        which: Which,
+        /// How long, after a warm-up of a fifth of it
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// An input in the model's order, as f16:1x3x224x224
+        #[arg(long, required = true)]
+        input: Vec<Spec>,
+        /// How algorithms for convolutions are chosen
+        #[arg(long, value_enum, default_value_t = Search::Heuristic)]
+        search: Search,
+        /// In which order images lie on the card
+        #[arg(long, value_enum, default_value_t = Layout::Nchw)]
+        layout: Layout,
+    },
+}
+
+/// Where a loop runs.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Device {
+    Cpu,
+    Gpu,
 }
 
 fn main() -> ExitCode {
@@ -127,13 +157,18 @@ fn run(command: Command) -> Result<serde_json::Value> {
                 Backend::Onnxruntime => onnxruntime::run(&which, &inputs, parallel, duration)?,
                 Backend::Rten => rten_loop::run(&which, &inputs, parallel, duration)?,
             };
-            let rows = inputs.first().map_or(1, Spec::rows);
-            Ok(json!({
-                "runs_per_second": runs.per_second(),
-                "rows_per_second": runs.per_second() * rows as f64,
-                "p50_ms": runs.p50_ms(),
-                "processor_ms": runs.processor_ms(),
-            }))
+            Ok(told(&runs, &inputs))
+        }
+        Command::Card {
+            which,
+            seconds,
+            input,
+            search,
+            layout,
+        } => {
+            let duration = Duration::from_secs(seconds);
+            let runs = card::run(&which, &input, duration, search, layout)?;
+            Ok(told(&runs, &input))
         }
         Command::Load { which, times } => {
             let took = match which.backend {
@@ -148,11 +183,25 @@ fn run(command: Command) -> Result<serde_json::Value> {
             elements,
             steps,
             skip,
+            device,
         } => {
-            let took = decode::steps(&model, &library, elements, steps)?;
+            let took = match device {
+                Device::Cpu => decode::steps(&model, &library, elements, steps)?,
+                Device::Gpu => card::decode(&model, &library, elements, steps)?,
+            };
             let counted = took.get(skip..).unwrap_or_default();
             let all: Duration = counted.iter().sum();
             Ok(json!({ "step_ms": all.as_secs_f64() * 1e3 / counted.len() as f64 }))
         }
     }
+}
+
+fn told(runs: &Runs, inputs: &[Spec]) -> serde_json::Value {
+    let rows = inputs.first().map_or(1, Spec::rows);
+    json!({
+        "runs_per_second": runs.per_second(),
+        "rows_per_second": runs.per_second() * rows as f64,
+        "p50_ms": runs.p50_ms(),
+        "processor_ms": runs.processor_ms(),
+    })
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use ort::environment::Environment;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
-use ort::value::Tensor;
+use ort::value::{DynValue, Tensor};
 
 use crate::Which;
 use crate::input::{Spec, Values};
@@ -47,7 +47,7 @@ pub fn run(which: &Which, inputs: &[Spec], parallel: usize, duration: Duration) 
         );
         let values: Vec<SessionInputValue<'static>> = inputs
             .iter()
-            .map(|spec| value(spec, seed))
+            .map(|spec| Ok(value(spec, seed)?.into()))
             .collect::<Result<_>>()?;
         bodies.push(move || {
             let outputs = session.run(values.as_slice())?;
@@ -73,16 +73,18 @@ pub fn load(which: &Which, times: usize) -> Result<Vec<Duration>> {
         .collect()
 }
 
-fn value(spec: &Spec, seed: u64) -> Result<SessionInputValue<'static>> {
+/// A random value on the host.
+pub fn value(spec: &Spec, seed: u64) -> Result<DynValue> {
     let shape = spec.shape.clone();
     Ok(match spec.random(seed) {
-        Values::F32(values) => Tensor::from_array((shape, values))?.into(),
-        Values::I32(values) => Tensor::from_array((shape, values))?.into(),
-        Values::I64(values) => Tensor::from_array((shape, values))?.into(),
+        Values::F16(values) => Tensor::from_array((shape, values))?.into_dyn(),
+        Values::F32(values) => Tensor::from_array((shape, values))?.into_dyn(),
+        Values::I32(values) => Tensor::from_array((shape, values))?.into_dyn(),
+        Values::I64(values) => Tensor::from_array((shape, values))?.into_dyn(),
     })
 }
 
-fn library(which: &Which) -> Result<&Path> {
+pub fn library(which: &Which) -> Result<&Path> {
     which
         .library
         .as_deref()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rten::{Model, ModelOptions, RunOptions, ThreadPool, Value, ValueOrView};
 
 use crate::Which;
@@ -69,6 +69,7 @@ pub fn load(which: &Which, times: usize) -> Result<Vec<Duration>> {
 fn value(spec: &Spec, seed: u64) -> Result<Value> {
     let shape = &spec.shape;
     Ok(match spec.random(seed) {
+        Values::F16(_) => bail!("rten has no f16 inputs"),
         Values::F32(values) => Value::from_shape(shape, values)?,
         Values::I32(values) => Value::from_shape(shape, values)?,
         Values::I64(values) => {

@@ -33,6 +33,25 @@ impl Backend {
     }
 }
 
+/// Where something runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// A card.
+    Gpu,
+}
+
+impl Device {
+    /// As manifests have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        }
+    }
+}
+
 /// What a bare loop counted.
 pub struct Loop {
     /// Rows of all batches per second.
@@ -73,6 +92,22 @@ impl Peers {
         })
     }
 
+    /// The library of an ONNX Runtime that somebody has installed, and nothing to run Python with.
+    pub fn with_library(library: String) -> Self {
+        Self {
+            python: PathBuf::new(),
+            library,
+        }
+    }
+
+    /// A loop on a card, of one run after the other; its rows per second.
+    pub fn on_card(&self, model: &Path, input: &str, seconds: u64) -> Result<f64> {
+        let mut command = self.command("card", model);
+        command.args(["--backend", "onnxruntime", "--input", input]);
+        command.args(["--seconds", &seconds.to_string()]);
+        number(&told(command)?, "rows_per_second")
+    }
+
     /// A loop on all cores, each with a random input of its own.
     pub fn run(
         &self,
@@ -102,9 +137,16 @@ impl Peers {
     }
 
     /// Milliseconds of a step of a decode loop, from the one number of steps to the other.
-    pub fn step_ms(&self, model: &Path, elements: usize, steps: [usize; 2]) -> Result<f64> {
+    pub fn step_ms(
+        &self,
+        model: &Path,
+        elements: usize,
+        steps: [usize; 2],
+        device: Device,
+    ) -> Result<f64> {
         let mut command = self.command("decode", model);
         command.args(["--elements", &elements.to_string()]);
+        command.args(["--device", device.name()]);
         command.args(["--skip", &steps[0].to_string()]);
         command.args(["--steps", &steps[1].to_string()]);
         number(&told(command)?, "step_ms")

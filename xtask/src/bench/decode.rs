@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::bare::Peers;
+use super::bare::{Device, Peers};
 use super::http::Connection;
 use super::servers::Server;
 use super::table::{Row, median};
@@ -19,13 +19,22 @@ const STEPS: [usize; 2] = [5, 45];
 /// What a step may take of the bare loop's.
 const MOST: f64 = 1.1;
 
-/// Milliseconds of a step, in alternation.
+/// Milliseconds of a step on the CPU.
 pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
-    say("a decode loop with a state of 50 MB");
     let peers = Peers::find()?;
-    let bundle = bundle(bench)?;
     let options = ["--onnxruntime", peers.library.as_str()];
     let node = Server::samovar(&bench.folder, "decode-data", &options)?;
+    Ok(vec![row(bench, &peers, &node, Device::Cpu)?])
+}
+
+/// Milliseconds of a step, in alternation with the bare loop.
+pub fn row(bench: &Bench, peers: &Peers, node: &Server, device: Device) -> Result<Row> {
+    let measure = match device {
+        Device::Cpu => "decode loop, 50 MB of state, a step",
+        Device::Gpu => "decode loop on the GPU, 50 MB of state, a step",
+    };
+    say(measure);
+    let bundle = bundle(bench, device)?;
     node.push(&bundle, "decode")?;
     let mut connection = Connection::open(&node.url)?;
     let mut ask = |steps: usize| -> Result<f64> {
@@ -48,26 +57,26 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         a.push(ours()?);
-        b.push(peers.step_ms(&model, ELEMENTS, STEPS)?);
+        b.push(peers.step_ms(&model, ELEMENTS, STEPS, device)?);
         say(&format!(
-            "  round {round}: samovar {:.2} ms, bare {:.2} ms",
+            "  round {round}: samovar {:.3} ms, bare {:.3} ms",
             a[round - 1],
             b[round - 1]
         ));
     }
     let ratio = median(a.iter().zip(&b).map(|(a, b)| a / b).collect());
-    Ok(vec![Row {
-        measure: "decode loop, 50 MB of state, a step".to_owned(),
-        samovar: format!("{:.2} ms", median(a)),
-        beside: format!("bare: {:.2} ms", median(b)),
+    Ok(Row {
+        measure: measure.to_owned(),
+        samovar: format!("{:.3} ms", median(a)),
+        beside: format!("bare: {:.3} ms", median(b)),
         result: format!("{ratio:.2} ×"),
         floor: format!("≤ {MOST} ×"),
         held: Some(ratio <= MOST),
-    }])
+    })
 }
 
 /// The guest `decode` with its two graphs.
-fn bundle(bench: &Bench) -> Result<PathBuf> {
+fn bundle(bench: &Bench, device: Device) -> Result<PathBuf> {
     let bundle = bench.folder.join("decode");
     std::fs::create_dir_all(&bundle)?;
     let component = crate::repository().join("target/guests/components/decode.wasm");
@@ -79,7 +88,8 @@ fn bundle(bench: &Bench) -> Result<PathBuf> {
     ] {
         std::fs::write(bundle.join(format!("{name}.onnx")), model)?;
         manifest.push_str(&format!(
-            "[graphs.{name}]\nfile = \"{name}.onnx\"\nbackend = \"onnxruntime\"\n"
+            "[graphs.{name}]\nfile = \"{name}.onnx\"\nbackend = \"onnxruntime\"\ntarget = \"{}\"\n",
+            device.name()
         ));
     }
     std::fs::write(bundle.join("samovar.toml"), manifest)?;
