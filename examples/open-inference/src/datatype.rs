@@ -1,0 +1,54 @@
+//! The protocol's data types, and what `wasi:nn` carries them as.
+
+use samovar_sdk::tensor::ElementType;
+use serde::{Deserialize, Serialize};
+
+/// A data type of the protocol that a graph can take or give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Datatype {
+    Bool,
+    Uint8,
+    Int8,
+    Int32,
+    Int64,
+    Fp16,
+    Bf16,
+    Fp32,
+    Fp64,
+}
+
+impl Datatype {
+    /// What carries it to a graph: bools and signed bytes go as bytes.
+    pub fn element_type(self) -> ElementType {
+        match self {
+            Self::Bool | Self::Uint8 | Self::Int8 => ElementType::U8,
+            Self::Int32 => ElementType::I32,
+            Self::Int64 => ElementType::I64,
+            Self::Fp16 => ElementType::F16,
+            Self::Bf16 => ElementType::Bf16,
+            Self::Fp32 => ElementType::F32,
+            Self::Fp64 => ElementType::F64,
+        }
+    }
+
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        self.element_type().size()
+    }
+
+    /// Its name in the protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::Uint8 => "UINT8",
+            Self::Int8 => "INT8",
+            Self::Int32 => "INT32",
+            Self::Int64 => "INT64",
+            Self::Fp16 => "FP16",
+            Self::Bf16 => "BF16",
+            Self::Fp32 => "FP32",
+            Self::Fp64 => "FP64",
+        }
+    }
+}

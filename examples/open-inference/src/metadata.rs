@@ -1,0 +1,130 @@
+//! What is served: the graphs of the bundle, what each takes and gives, and by which names they are asked for.
+
+use std::collections::BTreeMap;
+
+use samovar_sdk::{Error, Graph};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::datatype::Datatype;
+
+/// Where the bundle says what its graphs take and give.
+const FILE: &str = "/open-inference.json";
+/// The one version that a deployment has of a model.
+const VERSION: &str = "1";
+
+/// `open-inference.json`.
+#[derive(Deserialize)]
+struct Description {
+    /// The model's name: another one for its graph, if it has one only, or for the one called `default`.
+    name: String,
+    graphs: BTreeMap<String, Ports>,
+}
+
+#[derive(Deserialize)]
+struct Ports {
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+/// An input or output of a graph.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Port {
+    pub name: String,
+    pub datatype: Datatype,
+    /// The size of each dimension, -1 where any will do; nothing when not even their number is known.
+    pub shape: Option<Vec<i64>>,
+}
+
+impl Port {
+    fn metadata(&self) -> Value {
+        let any = [-1];
+        let shape = self.shape.as_deref().unwrap_or(&any);
+        json!({ "name": self.name, "datatype": self.datatype, "shape": shape })
+    }
+}
+
+/// A graph under one of its names.
+pub struct Served {
+    name: String,
+    pub graph: Graph,
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+}
+
+impl Served {
+    /// The name it is asked for by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the protocol tells of a model.
+    pub fn metadata(&self) -> Value {
+        let all = |ports: &[Port]| ports.iter().map(Port::metadata).collect::<Vec<_>>();
+        json!({
+            "name": self.name,
+            "versions": [VERSION],
+            "platform": "onnx",
+            "inputs": all(&self.inputs),
+            "outputs": all(&self.outputs),
+        })
+    }
+
+    /// Only the one version is there.
+    pub fn check_version(&self, version: &str) -> Result<(), Error> {
+        if version == VERSION {
+            return Ok(());
+        }
+        Err(Error::not_found(format!(
+            "model {:?} has no version {version:?}, only {VERSION:?}: deployments are what Samovar has instead",
+            self.name
+        )))
+    }
+}
+
+/// The graphs of the bundle.
+pub struct Repository {
+    served: Vec<Served>,
+}
+
+impl Repository {
+    /// Reads what the bundle says and loads its graphs.
+    pub fn read() -> Result<Self, Error> {
+        let failed = |e: &dyn std::fmt::Display| Error::internal(format!("{FILE}: {e}"));
+        let text = std::fs::read(FILE).map_err(|e| failed(&e))?;
+        let description: Description = serde_json::from_slice(&text).map_err(|e| failed(&e))?;
+        let alone = description.graphs.len() == 1;
+        let mut served = Vec::new();
+        for (name, ports) in description.graphs {
+            let graph = Graph::load(&name)?;
+            let named = |name: String| Served {
+                name,
+                graph: graph.clone(),
+                inputs: ports.inputs.clone(),
+                outputs: ports.outputs.clone(),
+            };
+            if (alone || name == "default") && name != description.name {
+                served.push(named(description.name.clone()));
+            }
+            served.push(named(name));
+        }
+        Ok(Self { served })
+    }
+
+    /// The graph of that name.
+    pub fn find(&self, name: &str) -> Result<&Served, Error> {
+        let found = self.served.iter().find(|served| served.name == name);
+        found.ok_or_else(|| {
+            Error::not_found(format!(
+                "there is no model {name:?}, there is {}",
+                self.names()
+            ))
+        })
+    }
+
+    /// All names, for people.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.served.iter().map(Served::name).collect();
+        names.join(", ")
+    }
+}
