@@ -1,11 +1,13 @@
 //! Makes a bundle from what is on disk: finds every file that a manifest names and hashes it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use samovar_runtime::backend::{DataNeed, data_needs};
+use bytes::Bytes;
+use samovar_runtime::backend::{DataNeed, data_needs, ports};
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::bundle::MAX_FILES;
@@ -13,7 +15,8 @@ pub use crate::domain::bundle::{Blob, Bundle, Graph, GraphBackend, GraphTarget, 
 pub use crate::domain::digest::Digest;
 use crate::domain::names;
 use crate::domain::settings::InvalidSetting;
-use crate::manifest::{Located, Manifest, ManifestError};
+use crate::manifest::{Component, Located, Manifest, ManifestError};
+use crate::open_inference::{self, Description};
 
 /// Why no bundle could be made.
 #[derive(Debug, thiserror::Error)]
@@ -31,33 +34,59 @@ pub enum BundleError {
     },
 }
 
-/// A bundle whose blobs are files of this machine.
+/// A bundle whose blobs are on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalBundle {
     /// What a server is told.
     pub bundle: Bundle,
     /// The bundle's blobs, each once.
     pub blobs: Vec<LocalBlob>,
+    /// What the built-in component is told, where it serves the graphs.
+    pub open_inference: Option<Description>,
 }
 
-/// A file that is a blob of a bundle.
+/// A blob of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalBlob {
     /// SHA-256 of its bytes, when they were read.
     pub digest: Digest,
-    /// Where it is.
-    pub path: PathBuf,
+    /// What holds them.
+    pub source: Source,
     /// Number of its bytes, when they were read.
     pub size: u64,
 }
 
+/// What holds the bytes of a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// This program, which has them or made them.
+    Memory {
+        /// What they are called.
+        name: &'static str,
+        /// All of them.
+        bytes: Bytes,
+    },
+}
+
+impl Source {
+    /// Where it is, or what it is called.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Memory { name, .. } => Path::new(name),
+        }
+    }
+}
+
 impl LocalBundle {
-    /// The bundle of a folder, a manifest or a bare component, as it lies there: nothing is built.
+    /// The bundle of a folder, a manifest, a bare component or a bare model file, as it lies there: nothing is built.
     pub fn collect(path: &Path) -> Result<Self, BundleError> {
         Self::from_manifest(&Manifest::load(path)?)
     }
 
-    /// The bundle of a manifest, whose component has been built.
+    /// The bundle of a manifest, whose component has been built if it has one.
     ///
     /// It reads every byte of it and blocks: within async code, call it by `spawn_blocking`.
     pub fn from_manifest(manifest: &Manifest) -> Result<Self, BundleError> {
@@ -65,11 +94,16 @@ impl LocalBundle {
             manifest,
             blobs: BTreeMap::new(),
         };
-        let component = collector.component()?;
+        let component = match &manifest.component {
+            Component::File(place) => collector.component(place)?,
+            Component::OpenInference => collector.memory(
+                "open-inference.wasm",
+                Bytes::from_static(open_inference::COMPONENT),
+            ),
+        };
         let mut graphs = BTreeMap::new();
         for (name, graph) in &manifest.graphs {
-            let blob = collector.below_root(&graph.file, &graph.file.value)?;
-            let data = collector.data_files(&graph.file)?;
+            let (blob, data) = collector.graph_files(&graph.file)?;
             graphs.insert(
                 name.clone(),
                 Graph {
@@ -88,6 +122,10 @@ impl LocalBundle {
         for entry in &manifest.files {
             collector.file_or_folder(entry, &mut files)?;
         }
+        let open_inference = match manifest.component {
+            Component::File(_) => None,
+            Component::OpenInference => Some(collector.description(&mut files)?),
+        };
         let bundle = Bundle {
             name: manifest.name.clone(),
             component,
@@ -107,7 +145,11 @@ impl LocalBundle {
             file: manifest.file.clone(),
             source,
         })?;
-        Ok(Self { bundle, blobs })
+        Ok(Self {
+            bundle,
+            blobs,
+            open_inference,
+        })
     }
 }
 
@@ -117,8 +159,7 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn component(&mut self) -> Result<Blob, ManifestError> {
-        let place = &self.manifest.component;
+    fn component(&mut self, place: &Located<PathBuf>) -> Result<Blob, ManifestError> {
         let path = self.manifest.root.join(&place.value);
         if !path.exists() {
             let shown = path.display();
@@ -135,9 +176,9 @@ impl Collector<'_> {
         self.hash(place, path)
     }
 
-    /// Hashes a file that lies below the root even when links are followed, so that a project from elsewhere cannot have
-    /// its pusher upload a file of his own.
-    fn below_root<T>(&mut self, place: &Located<T>, relative: &str) -> Result<Blob, ManifestError> {
+    /// The path of a file that lies below the root even when links are followed, so that a project from elsewhere cannot
+    /// have its pusher upload a file of his own.
+    fn below_root<T>(&self, place: &Located<T>, relative: &str) -> Result<PathBuf, ManifestError> {
         let path = self.manifest.root.join(relative);
         let real = |path: &Path| {
             path.canonicalize().map_err(|error| {
@@ -152,7 +193,23 @@ impl Collector<'_> {
             );
             return Err(self.manifest.error_at(place, problem));
         }
-        self.hash(place, path)
+        Ok(path)
+    }
+
+    /// A model file, and the files beside it that hold weights of it.
+    fn graph_files(
+        &mut self,
+        place: &Located<String>,
+    ) -> Result<(Blob, BTreeMap<String, Blob>), ManifestError> {
+        let path = match place.line {
+            // Who pushes a model file alone named it himself, and may name a link.
+            0 => self.manifest.root.join(&place.value),
+            _ => self.below_root(place, &place.value)?,
+        };
+        self.check_plain(place, &path)?;
+        // Before every byte is read: a file that is too large is said to be so at once.
+        let data = self.data_files(place)?;
+        Ok((self.hash(place, path)?, data))
     }
 
     /// The files beside a model that hold weights of it, as the model names them.
@@ -161,10 +218,8 @@ impl Collector<'_> {
         place: &Located<String>,
     ) -> Result<BTreeMap<String, Blob>, ManifestError> {
         let model = Path::new(&place.value);
-        let needs = data_needs(&self.manifest.root.join(model)).map_err(|error| {
-            self.manifest
-                .error_at(place, format!("{}: {error}", place.value))
-        })?;
+        let needs = data_needs(&self.manifest.root.join(model))
+            .map_err(|error| self.error_of_model(place, error))?;
         let mut data = BTreeMap::new();
         for need in needs {
             let DataNeed {
@@ -176,12 +231,12 @@ impl Collector<'_> {
             let relative = beside.to_string_lossy();
             if !self.manifest.root.join(&beside).exists() {
                 let problem = format!(
-                    "{}: weight `{weight}` lies in `{location}`, which is not there: put it beside the model as it was saved",
-                    place.value
+                    "weight `{weight}` lies in `{location}`, which is not there: put it beside the model as it was saved"
                 );
-                return Err(self.manifest.error_at(place, problem));
+                return Err(self.error_of_model(place, problem));
             }
-            let blob = self.below_root(place, &relative)?;
+            let path = self.below_root(place, &relative)?;
+            let blob = self.hash(place, path)?;
             if blob.size < bytes {
                 let problem = format!(
                     "{relative}: found {} bytes, but weight `{weight}` ends at byte {bytes}: it is cut off, or another model's",
@@ -192,6 +247,15 @@ impl Collector<'_> {
             data.insert(location, blob);
         }
         Ok(data)
+    }
+
+    fn error_of_model(&self, place: &Located<String>, problem: impl Display) -> ManifestError {
+        let problem = match place.line {
+            // The file stands before it anyway.
+            0 => problem.to_string(),
+            _ => format!("{}: {problem}", place.value),
+        };
+        self.manifest.error_at(place, problem)
     }
 
     fn file_or_folder(
@@ -215,7 +279,8 @@ impl Collector<'_> {
                         format!("more than {MAX_FILES} files, which is the most a bundle may have");
                     return Err(self.manifest.error_at(place, problem));
                 }
-                let blob = self.below_root(place, &relative)?;
+                let path = self.below_root(place, &relative)?;
+                let blob = self.hash(place, path)?;
                 files.insert(relative, blob);
                 continue;
             }
@@ -241,24 +306,75 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn hash<T>(&mut self, place: &Located<T>, path: PathBuf) -> Result<Blob, ManifestError> {
-        let failed = |problem: String| {
-            self.manifest
-                .error_at(place, format!("{}: {problem}", path.display()))
-        };
-        // A pipe or a device would be read for ever.
-        let metadata = std::fs::metadata(&path).map_err(|error| failed(error.to_string()))?;
-        if !metadata.is_file() {
-            return Err(failed(
-                "found something that is not a plain file, wanted a file".into(),
-            ));
+    /// Puts what the built-in component is told of the graphs among the files.
+    fn description(
+        &mut self,
+        files: &mut BTreeMap<String, Blob>,
+    ) -> Result<Description, ManifestError> {
+        const NAME: &str = open_inference::DESCRIPTION;
+        if files.contains_key(NAME) {
+            let places = &self.manifest.files;
+            let place = places.iter().find(|place| place.value == NAME);
+            let problem = format!(
+                "found {NAME}, which is made of the graphs where there is no `component`: leave it out"
+            );
+            return Err(match place.or(places.first()) {
+                Some(place) => self.manifest.error_at(place, problem),
+                None => ManifestError::NotAProject {
+                    path: self.manifest.file.clone(),
+                    problem,
+                },
+            });
         }
-        let blob = hash_file(&path).map_err(|error| failed(error.to_string()))?;
-        self.blobs.entry(blob.digest).or_insert(LocalBlob {
-            digest: blob.digest,
-            path,
-            size: blob.size,
+        let mut graphs = BTreeMap::new();
+        for (name, graph) in &self.manifest.graphs {
+            let place = &graph.file;
+            let ports = ports(&self.manifest.root.join(&place.value))
+                .map_err(|error| self.error_of_model(place, error))?;
+            graphs.insert(name.clone(), ports);
+        }
+        let description = Description::new(&self.manifest.name, graphs);
+        let blob = self.memory(NAME, description.to_json().into());
+        files.insert(NAME.to_owned(), blob);
+        Ok(description)
+    }
+
+    fn memory(&mut self, name: &'static str, bytes: Bytes) -> Blob {
+        let blob = Blob {
+            digest: Digest::of(&bytes),
+            size: bytes.len() as u64,
+        };
+        self.add(blob, Source::Memory { name, bytes });
+        blob
+    }
+
+    fn add(&mut self, blob: Blob, source: Source) {
+        let Blob { digest, size } = blob;
+        self.blobs.entry(digest).or_insert(LocalBlob {
+            digest,
+            source,
+            size,
         });
+    }
+
+    /// A pipe or a device would be read for ever.
+    fn check_plain<T>(&self, place: &Located<T>, path: &Path) -> Result<(), ManifestError> {
+        let problem = match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() => return Ok(()),
+            Ok(_) => "found something that is not a plain file, wanted a file".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let problem = format!("{}: {problem}", path.display());
+        Err(self.manifest.error_at(place, problem))
+    }
+
+    fn hash<T>(&mut self, place: &Located<T>, path: PathBuf) -> Result<Blob, ManifestError> {
+        self.check_plain(place, &path)?;
+        let blob = hash_file(&path).map_err(|error| {
+            let problem = format!("{}: {error}", path.display());
+            self.manifest.error_at(place, problem)
+        })?;
+        self.add(blob, Source::File(path));
         Ok(blob)
     }
 }
@@ -287,195 +403,5 @@ pub fn hash_file(path: &Path) -> io::Result<Blob> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn project(manifest: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("samovar.toml"), manifest).unwrap();
-        for (path, text) in files {
-            let path = folder.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        folder
-    }
-
-    fn refused(manifest: &str, files: &[(&str, &str)]) -> String {
-        LocalBundle::collect(project(manifest, files).path())
-            .unwrap_err()
-            .to_string()
-    }
-
-    const MANIFEST: &str = "name = 'm'\ncomponent = 'm.wasm'\nfiles = ['a.txt', 'data']\n[graphs.default]\nfile = 'm.onnx'";
-
-    #[test]
-    fn files_folders_and_graphs_are_hashed_once() {
-        let folder = project(
-            MANIFEST,
-            &[
-                ("m.wasm", "component"),
-                ("m.onnx", "graph"),
-                ("a.txt", "a"),
-                ("data/b.txt", "a"),
-                ("data/deep/c.txt", "c"),
-                ("not-named.txt", "x"),
-            ],
-        );
-        let local = LocalBundle::collect(folder.path()).unwrap();
-        let paths: Vec<_> = local.bundle.files.keys().collect();
-        assert_eq!(paths, ["a.txt", "data/b.txt", "data/deep/c.txt"]);
-        assert_eq!(local.bundle.component.digest, Digest::of(b"component"));
-        assert_eq!(local.bundle.graphs["default"].file, "m.onnx");
-        assert_eq!(
-            local.bundle.files["a.txt"],
-            local.bundle.files["data/b.txt"]
-        );
-        let blobs: BTreeMap<_, _> = local
-            .blobs
-            .iter()
-            .map(|blob| (blob.digest, blob.size))
-            .collect();
-        assert_eq!(blobs, local.bundle.blobs());
-        assert_eq!(local.blobs.len(), 4);
-        for blob in &local.blobs {
-            assert_eq!(Digest::of(&fs::read(&blob.path).unwrap()), blob.digest);
-        }
-    }
-
-    /// A message of the format, out of tagged pieces.
-    fn message(fields: &[(u8, &[u8])]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (tag, payload) in fields {
-            bytes.extend([tag << 3 | 2, u8::try_from(payload.len()).unwrap()]);
-            bytes.extend(*payload);
-        }
-        bytes
-    }
-
-    /// A model whose weight `w` has 4 bytes in another file.
-    fn model(location: &str) -> Vec<u8> {
-        let place = message(&[(1, b"location"), (2, location.as_bytes())]);
-        let length = message(&[(1, b"length"), (2, b"4")]);
-        let weight = message(&[(8, b"w"), (13, &place), (13, &length)]);
-        message(&[(7, &message(&[(5, &weight)]))])
-    }
-
-    #[test]
-    fn weights_beside_a_model_come_along() {
-        let manifest = "name = 'm'\ncomponent = 'm.wasm'\n[graphs.default]\nfile = 'deep/m.onnx'";
-        let folder = project(
-            manifest,
-            &[("m.wasm", "component"), ("deep/w/m.data", "1234")],
-        );
-        let put = |location: &str| fs::write(folder.path().join("deep/m.onnx"), model(location));
-        let refused = || LocalBundle::collect(folder.path()).unwrap_err().to_string();
-        put("./w/m.data").unwrap();
-        let local = LocalBundle::collect(folder.path()).unwrap();
-        let graph = &local.bundle.graphs["default"];
-        assert_eq!(graph.data["w/m.data"].digest, Digest::of(b"1234"));
-        assert_eq!(local.blobs.len(), 3);
-
-        put("other.data").unwrap();
-        let error = refused();
-        assert!(
-            error.contains("samovar.toml:4: `graphs.default.file`: deep/m.onnx: weight `w` lies in `other.data`, which is not there"),
-            "{error}"
-        );
-        put("../m.wasm").unwrap();
-        assert!(
-            refused().contains("wanted a file in the model's folder"),
-            "{}",
-            refused()
-        );
-        put("w/m.data").unwrap();
-        fs::write(folder.path().join("deep/w/m.data"), "123").unwrap();
-        assert!(
-            refused().contains("weight `w` ends at byte 4"),
-            "{}",
-            refused()
-        );
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn weights_behind_a_link_out_of_the_folder_are_refused() {
-        let manifest = "name = 'm'\ncomponent = 'm.wasm'\n[graphs.default]\nfile = 'm.onnx'";
-        let folder = project(manifest, &[("m.wasm", "component")]);
-        fs::write(folder.path().join("m.onnx"), model("m.data")).unwrap();
-        std::os::unix::fs::symlink("/etc/hostname", folder.path().join("m.data")).unwrap();
-        let error = LocalBundle::collect(folder.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("leads out of the manifest's folder"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_bare_component_is_a_bundle() {
-        let folder = project("", &[("hello.wasm", "component")]);
-        let local = LocalBundle::collect(&folder.path().join("hello.wasm")).unwrap();
-        assert_eq!(local.bundle.name, "hello");
-        assert_eq!(local.blobs.len(), 1);
-        let empty = project("", &[("empty.wasm", "")]);
-        let error = LocalBundle::collect(&empty.path().join("empty.wasm")).unwrap_err();
-        assert!(
-            error.to_string().contains("component.size: found 0"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_missing_file_is_named_with_line_and_key() {
-        let error = refused(MANIFEST, &[]);
-        assert!(
-            error.contains("samovar.toml:2: `component`: no file "),
-            "{error}"
-        );
-        let error = refused(MANIFEST, &[("m.wasm", "x")]);
-        assert!(
-            error.contains("samovar.toml:5: `graphs.default.file`: "),
-            "{error}"
-        );
-        let error = refused(MANIFEST, &[("m.wasm", "x"), ("m.onnx", "x")]);
-        assert!(
-            error.contains("samovar.toml:3: `files`: ") && error.contains("a.txt"),
-            "{error}"
-        );
-        let error = refused("name='m'\ncomponent='d'", &[("d/x", "")]);
-        assert!(error.contains("not a plain file"), "{error}");
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_link_out_of_the_folder_is_refused() {
-        let folder = project(
-            "name='m'\ncomponent='m.wasm'\nfiles=['d']",
-            &[("m.wasm", "x"), ("d/x", "x")],
-        );
-        std::os::unix::fs::symlink("/etc/hostname", folder.path().join("d/link")).unwrap();
-        let error = LocalBundle::collect(folder.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("leads out of the manifest's folder"),
-            "{error}"
-        );
-        fs::remove_file(folder.path().join("d/link")).unwrap();
-        std::os::unix::fs::symlink("..", folder.path().join("d/loop")).unwrap();
-        let error = LocalBundle::collect(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("not a plain file"), "{error}");
-    }
-
-    #[test]
-    fn too_many_files_are_refused() {
-        let folder = project(
-            "name='m'\ncomponent='m.wasm'\nfiles=['d']",
-            &[("m.wasm", "x"), ("d/x", "x")],
-        );
-        for number in 0..MAX_FILES {
-            fs::write(folder.path().join(format!("d/{number}")), "").unwrap();
-        }
-        let error = LocalBundle::collect(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("more than 1000 files"), "{error}");
-    }
-}
+#[path = "bundle_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod ids;
 pub mod manifest;
 pub mod node;
+pub mod open_inference;
 pub mod registry;
 pub mod server;
 pub mod state;

@@ -5,6 +5,7 @@ pub mod render;
 pub mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -91,10 +92,20 @@ pub struct ManifestGraph {
     pub batch: Option<Batch>,
 }
 
+/// What answers the requests to a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Component {
+    /// A component of the model's own, relative to the manifest's folder. It may lie above it, in a workspace's target
+    /// folder: nothing of this path reaches a sandbox.
+    File(Located<PathBuf>),
+    /// The built-in one, which serves the graphs by the Open Inference Protocol.
+    OpenInference,
+}
+
 /// What a manifest says. No file that it names has been looked at yet, because `build` may still have to make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The manifest's file, or the component that was given without one.
+    /// The manifest's file, or the component or model file that was given without one.
     pub file: PathBuf,
     /// The folder that paths start from.
     pub root: PathBuf,
@@ -102,9 +113,8 @@ pub struct Manifest {
     pub name: String,
     /// Shell command that makes the component.
     pub build: Option<String>,
-    /// The component, relative to the folder. It may lie above it, in a workspace's target folder: nothing of this path
-    /// reaches a sandbox.
-    pub component: Located<PathBuf>,
+    /// What answers requests.
+    pub component: Component,
     /// Files and folders (with all that is in them) for the sandbox, below the manifest's folder.
     pub files: Vec<Located<String>>,
     /// Graphs by name.
@@ -124,7 +134,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The manifest for a path that a user gave: a folder, a manifest, or a component without a manifest.
+    /// The manifest for a path that a user gave: a folder, a manifest, or a component or model file without a manifest.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
         let not_a_project = |problem: String| ManifestError::NotAProject {
             path: path.to_owned(),
@@ -138,7 +148,7 @@ impl Manifest {
             let file = path.join(FILE_NAME);
             return match file.try_exists() {
                 Ok(false) => Err(not_a_project(format!(
-                    "the folder has no {FILE_NAME}: write one, start with `samovar init`, or push a component's .wasm file"
+                    "the folder has no {FILE_NAME}: write one, start with `samovar init`, or push a component's .wasm or a model's .onnx file"
                 ))),
                 _ => Self::read(&file),
             };
@@ -146,11 +156,9 @@ impl Manifest {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("toml") => Self::read(path),
             Some("wasm") => Self::for_component(path),
-            Some("onnx") => Err(not_a_project(
-                "a model file needs a component in this release: name it as a graph in a samovar.toml".into(),
-            )),
+            Some("onnx") => Self::for_graph(path),
             _ => Err(not_a_project(format!(
-                "found a file of another kind, wanted a folder with a {FILE_NAME}, a manifest (.toml) or a component (.wasm)"
+                "found a file of another kind, wanted a folder with a {FILE_NAME}, a manifest (.toml), a component (.wasm) or an ONNX model (.onnx)"
             ))),
         }
     }
@@ -199,21 +207,26 @@ impl Manifest {
             .require("name", "the model's name")?
             .checked(names::check_name)?;
         let build = top.take("build").map(|field| build(&field)).transpose()?;
-        let component = top.require(
-            "component",
-            "the path of the WebAssembly component. This release has no built-in server for models without one",
-        )?;
+        let graphs = graphs(&mut top)?;
+        let component = match top.take("component") {
+            None if graphs.is_empty() => Some(top.require(
+                "component",
+                "the path of the WebAssembly component, or [graphs.NAME] with an ONNX model, which is served without one",
+            )?),
+            given => given,
+        };
+        let component = match component {
+            Some(field) => Component::File(component_path(&field)?),
+            None => Component::OpenInference,
+        };
         Ok(Self {
-            root: match file.parent() {
-                Some(parent) if parent != Path::new("") => parent.to_owned(),
-                _ => PathBuf::from("."),
-            },
+            root: folder_of(file),
             file: file.to_owned(),
             name,
             build,
-            component: component_path(&component)?,
+            component,
             files: files(&mut top)?,
-            graphs: graphs(&mut top)?,
+            graphs,
             secrets: secrets(&mut top)?,
             environment_variables: environment_variables(&mut top)?,
             allow: allow(&mut top)?,
@@ -228,6 +241,34 @@ impl Manifest {
 
     /// The manifest of a component that has none: its name comes from the file's, all else is default.
     pub fn for_component(path: &Path) -> Result<Self, ManifestError> {
+        let component =
+            |file_name: &OsStr| Component::File(unlocated("component", PathBuf::from(file_name)));
+        Self::for_file(path, component)
+    }
+
+    /// The manifest of an ONNX model that has none: it is the one graph, and all else as with a component.
+    pub fn for_graph(path: &Path) -> Result<Self, ManifestError> {
+        let mut manifest = Self::for_file(path, |_| Component::OpenInference)?;
+        let file_name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        names::check_path(file_name).map_err(|wanted| ManifestError::NotAProject {
+            path: path.to_owned(),
+            problem: format!("found {file_name:?} as the file's name, wanted {wanted}"),
+        })?;
+        let graph = ManifestGraph {
+            file: unlocated("graphs.default.file", file_name.to_owned()),
+            backend: GraphBackend::default(),
+            target: GraphTarget::default(),
+            threads: 1,
+            batch: None,
+        };
+        manifest.graphs.insert("default".to_owned(), graph);
+        Ok(manifest)
+    }
+
+    fn for_file(
+        path: &Path,
+        component: impl FnOnce(&OsStr) -> Component,
+    ) -> Result<Self, ManifestError> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let (Some(name), Some(file_name)) = (names::name_from(&stem), path.file_name()) else {
             return Err(ManifestError::NotAProject {
@@ -239,14 +280,10 @@ impl Manifest {
         };
         Ok(Self {
             file: path.to_owned(),
-            root: path.parent().map(Path::to_owned).unwrap_or_default(),
+            root: folder_of(path),
             name,
             build: None,
-            component: Located {
-                value: PathBuf::from(file_name),
-                key: "component".into(),
-                line: 0,
-            },
+            component: component(file_name),
             files: Vec::new(),
             graphs: BTreeMap::new(),
             secrets: BTreeSet::new(),
@@ -272,6 +309,22 @@ impl Manifest {
             key: place.key.clone(),
             problem: problem.into(),
         }
+    }
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// What no manifest said.
+fn unlocated<T>(key: &str, value: T) -> Located<T> {
+    Located {
+        value,
+        key: key.to_owned(),
+        line: 0,
     }
 }
 

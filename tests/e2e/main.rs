@@ -27,6 +27,8 @@ mod kills;
 mod lifecycle;
 mod magika;
 mod ocr;
+mod open_inference;
+mod open_inference_tensors;
 mod openapi;
 mod optimized;
 mod promotion;

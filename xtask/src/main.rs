@@ -4,6 +4,7 @@
 
 mod bench;
 mod book;
+mod built_in;
 mod demo;
 mod guests;
 mod python;
@@ -59,6 +60,8 @@ enum Command {
     },
     /// Build the guests: examples and those that tests use
     Guests,
+    /// Build the component that `samovar` holds, from examples/open-inference into host/assets, when that has changed
+    BuiltIn,
     /// Check the book in docs/ and build it; needs mdbook
     Book,
 }
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
             ..
         } => bench::run(seconds, &only, built),
         Command::Guests => guests::build(),
+        Command::BuiltIn => built_in::build(),
         Command::Book => book::build(),
     };
     match result {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{guests, python};
 
 /// What tests compare with, are driven by, or are walked by.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 12] = [
     "magika",
     // Of one release, because a newer one brings other cases, or gets others right.
     "onnx==1.23.0",
@@ -20,6 +20,9 @@ const PACKAGES: [&str; 10] = [
     "baseten",
     "schemathesis",
     "openapi-spec-validator",
+    // `tritonclient[http]`, without what its asynchronous client alone needs.
+    "tritonclient",
+    "geventhttpclient",
 ];
 
 /// Which part of the tests to run.

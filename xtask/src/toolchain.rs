@@ -58,24 +58,53 @@ pub fn find() -> Result<Toolchain> {
 impl Toolchain {
     /// `cargo build` for guests, without what this cargo's own environment would put in its way.
     pub fn build(&self) -> Command {
+        self.build_with(&self.folder(), Vec::new())
+    }
+
+    /// The same for a component that is kept: into a folder of its own, and without this machine's paths in it.
+    pub fn build_to_keep(&self, folder: &Path) -> Result<Command> {
+        let mut replaced = vec![
+            (crate::repository().to_owned(), "samovar"),
+            ("/usr/src".into(), "rust"),
+            ("/usr/lib/rustlib".into(), "rust"),
+        ];
+        for entry in std::fs::read_dir(cargo_home()?.join("registry/src"))? {
+            replaced.push((entry?.path(), "crates"));
+        }
+        let flags = replaced
+            .iter()
+            .map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+        Ok(self.build_with(folder, flags.collect()))
+    }
+
+    fn build_with(&self, folder: &Path, mut flags: Vec<String>) -> Command {
         let mut command = clean("cargo");
         command.args(["build", "--release", "--target", TARGET]);
         if let Self::Source { linker } = self {
-            let flags = format!("-C linker={} -L {DEBIAN_WASI_LIBC}", linker.display());
+            flags.push(format!("-Clinker={}", linker.display()));
+            flags.push(format!("-L{DEBIAN_WASI_LIBC}"));
             command
                 .arg("-Zbuild-std=std,panic_abort")
                 .env("RUSTC", DEBIAN_RUSTC)
                 .env("RUSTC_BOOTSTRAP", "1")
-                .env("PATH", path_with(&[Path::new(DEBIAN_WASM_LD)]))
-                .env("RUSTFLAGS", flags);
+                .env("PATH", path_with(&[Path::new(DEBIAN_WASM_LD)]));
         }
-        command.env("CARGO_TARGET_DIR", self.folder());
+        if !flags.is_empty() {
+            // Paths may have spaces, at which the plain variable would be cut.
+            command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        }
+        command.env("CARGO_TARGET_DIR", folder);
         command
+    }
+
+    /// Where the components of a build into that folder lie.
+    pub fn output_in(folder: &Path) -> PathBuf {
+        folder.join(TARGET).join("release")
     }
 
     /// Where built components lie.
     pub fn output(&self) -> PathBuf {
-        self.folder().join(TARGET).join("release")
+        Self::output_in(&self.folder())
     }
 
     fn folder(&self) -> PathBuf {
@@ -84,6 +113,15 @@ impl Toolchain {
             Self::Source { .. } => "target/guests-source",
         })
     }
+}
+
+/// Where cargo keeps the sources of crates.
+pub fn cargo_home() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("CARGO_HOME") {
+        return Ok(folder.into());
+    }
+    let home = std::env::home_dir().context("neither CARGO_HOME nor a home folder is known")?;
+    Ok(home.join(".cargo"))
 }
 
 /// A command without the variables that `cargo run` set for this program.

@@ -1,16 +1,20 @@
-//! One inference: tensors out of the request, through the graph, into the answer, as JSON or as they are.
+//! One inference: tensors out of the request and through the graph. Binary ones go from the body as it came to the host.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read as _};
 
 use samovar_sdk::tensor::ElementType;
 use samovar_sdk::{Error, Request, Response, TensorData};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::answer::answer;
 use crate::datatype::Datatype;
 use crate::metadata::{Port, Served};
 use crate::numbers;
 
 /// Says where the JSON of a body ends and its tensors begin.
-const HEADER_LENGTH: &str = "inference-header-content-length";
+pub const HEADER_LENGTH: &str = "inference-header-content-length";
 /// Dimensions of a tensor.
 const MAX_DIMENSIONS: usize = 64;
 
@@ -29,7 +33,7 @@ struct InferRequest<'a> {
 #[derive(Default, Deserialize)]
 struct Parameters {
     #[serde(default)]
-    binary_data_size: Option<usize>,
+    binary_data_size: Option<u64>,
     #[serde(default)]
     binary_data: Option<bool>,
     #[serde(default)]
@@ -41,7 +45,7 @@ struct Parameters {
 #[derive(Deserialize)]
 struct Input<'a> {
     name: String,
-    shape: Vec<u32>,
+    shape: Vec<i64>,
     datatype: String,
     #[serde(default)]
     parameters: Parameters,
@@ -54,31 +58,6 @@ struct Wanted {
     name: String,
     #[serde(default)]
     parameters: Parameters,
-}
-
-#[derive(Serialize)]
-struct InferResponse<'a> {
-    model_name: &'a str,
-    model_version: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    outputs: Vec<Output>,
-}
-
-#[derive(Serialize)]
-struct Output {
-    name: String,
-    datatype: Datatype,
-    shape: Vec<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<BinarySize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Box<RawValue>>,
-}
-
-#[derive(Serialize)]
-struct BinarySize {
-    binary_data_size: usize,
 }
 
 /// A tensor of the request: its bytes are those of the body, or were made from JSON.
@@ -104,8 +83,17 @@ impl TensorData for Tensor<'_> {
 
 /// Answers `POST …/infer`.
 pub fn infer(served: &Served, mut request: Request) -> Result<Response, Error> {
+    if let Some(encoding) = request.header("content-encoding")
+        && !encoding.eq_ignore_ascii_case("identity")
+    {
+        return Err(Error::new(
+            415,
+            "unsupported_encoding",
+            format!("the body is encoded as {encoding:?}: send it as it is"),
+        ));
+    }
     let header_length = request.header(HEADER_LENGTH).map(str::to_owned);
-    let body = request.bytes()?;
+    let body = body(&mut request)?;
     let (json, mut binary) = split(&body, header_length.as_deref())?;
     let asked: InferRequest<'_> = serde_json::from_slice(json)
         .map_err(|e| invalid(format!("the body is no inference request: {e}")))?;
@@ -122,60 +110,34 @@ pub fn infer(served: &Served, mut request: Request) -> Result<Response, Error> {
         )));
     }
     let wanted = wanted(served, asked.outputs, asked.parameters.binary_data_output)?;
+    let id = asked.id;
 
     let inputs: Vec<(&str, &Tensor<'_>)> = inputs
         .iter()
         .map(|(name, tensor)| (name.as_str(), tensor))
         .collect();
     let outputs = served.graph.compute(&inputs)?;
-
-    let mut tensors = Vec::new();
-    let mut described = Vec::with_capacity(wanted.len());
-    for (port, form) in wanted {
-        let raw = outputs.raw(&port.name)?;
-        let shape = raw.dimensions().to_vec();
-        let (parameters, data) = match form {
-            Form::Binary => {
-                let bytes = raw.into_bytes();
-                let binary_data_size = bytes.len();
-                tensors.push(bytes);
-                (Some(BinarySize { binary_data_size }), None)
-            }
-            Form::Json => {
-                let data = numbers::to_json(raw.bytes(), port.datatype)
-                    .map_err(|e| Error::internal(format!("output {:?}: {e}", port.name)))?;
-                (None, Some(data))
-            }
-        };
-        described.push(Output {
-            name: port.name.clone(),
-            datatype: port.datatype,
-            shape,
-            parameters,
-            data,
-        });
-    }
-    let response = InferResponse {
-        model_name: served.name(),
-        model_version: "1",
-        id: asked.id,
-        outputs: described,
-    };
-    render(&response, &tensors)
+    // The host has its own copy now; the outputs may need the room.
+    drop(body);
+    answer(served, id, &wanted, outputs)
 }
 
-fn render(response: &InferResponse<'_>, tensors: &[Vec<u8>]) -> Result<Response, Error> {
-    if tensors.is_empty() {
-        return Response::json(response);
-    }
-    let mut body = serde_json::to_vec(response).map_err(|e| Error::internal(e.to_string()))?;
-    let header_length = body.len();
-    body.reserve_exact(tensors.iter().map(Vec::len).sum());
-    for tensor in tensors {
-        body.extend_from_slice(tensor);
-    }
-    Ok(Response::new("application/octet-stream", body)
-        .with_header(HEADER_LENGTH, header_length.to_string()))
+/// The whole body, in memory once: a growing one would be there twice while it moves.
+fn body(request: &mut Request) -> Result<Vec<u8>, Error> {
+    let length = request.header("content-length");
+    let length: usize = length.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut bytes = Vec::new();
+    let reserved = bytes.try_reserve_exact(length).map_err(io::Error::from);
+    let read = reserved.and_then(|()| request.body().read_to_end(&mut bytes));
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::OutOfMemory => Error::new(
+            413,
+            "too_large",
+            "the body is more than the deployment's `limits.memory` has room for",
+        ),
+        _ => Error::bad_request(format!("the body broke off: {error}")),
+    })?;
+    Ok(bytes)
 }
 
 /// The JSON of the body, and the tensors that follow it.
@@ -183,12 +145,13 @@ fn split<'b>(body: &'b [u8], header_length: Option<&str>) -> Result<(&'b [u8], &
     let Some(text) = header_length else {
         return Ok((body, &[]));
     };
-    let length: usize = text.parse().map_err(|_| {
+    let length: u64 = text.parse().map_err(|_| {
         invalid(format!(
             "{HEADER_LENGTH} is {text:?}, wanted a number of bytes"
         ))
     })?;
-    body.split_at_checked(length).ok_or_else(|| {
+    let at = usize::try_from(length).ok();
+    at.and_then(|at| body.split_at_checked(at)).ok_or_else(|| {
         invalid(format!(
             "{HEADER_LENGTH} is {length}, but the body has {} bytes",
             body.len()
@@ -224,11 +187,19 @@ fn tensor<'b>(
     if input.shape.len() > MAX_DIMENSIONS {
         return Err(wrong(format!("more than {MAX_DIMENSIONS} dimensions")));
     }
-    let sizes = input.shape.iter().map(|size| *size as usize);
-    let elements = sizes
-        .fold(Some(1usize), |all, size| all?.checked_mul(size))
+    let sizes = input.shape.iter().map(|size| u32::try_from(*size));
+    let shape: Vec<u32> = sizes.collect::<Result<_, _>>().map_err(|_| {
+        wrong(format!(
+            "its shape is {:?}, wanted sizes from 0 to {}",
+            input.shape,
+            u32::MAX
+        ))
+    })?;
+    let elements = shape
+        .iter()
+        .try_fold(1usize, |all, size| all.checked_mul(*size as usize))
         .filter(|count| count.checked_mul(port.datatype.size()).is_some())
-        .ok_or_else(|| wrong(format!("its shape {:?} is larger than memory", input.shape)))?;
+        .ok_or_else(|| wrong(format!("its shape {shape:?} is larger than memory")))?;
     let size = elements * port.datatype.size();
     let bytes = match (input.parameters.binary_data_size, input.data) {
         (Some(_), Some(_)) => {
@@ -236,10 +207,9 @@ fn tensor<'b>(
         }
         (None, None) => return Err(wrong("it has neither `data` nor `binary_data_size`".into())),
         (Some(given), None) => {
-            if given != size {
+            if given != size as u64 {
                 return Err(wrong(format!(
-                    "`binary_data_size` is {given}, its shape {:?} of {} takes {size}",
-                    input.shape,
+                    "`binary_data_size` is {given}, its shape {shape:?} of {} takes {size}",
                     port.datatype.name()
                 )));
             }
@@ -256,16 +226,15 @@ fn tensor<'b>(
             let bytes = numbers::to_bytes(data, port.datatype, elements).map_err(wrong)?;
             if bytes.len() != size {
                 return Err(wrong(format!(
-                    "there are {} numbers, its shape {:?} takes {elements}",
-                    bytes.len() / port.datatype.size(),
-                    input.shape
+                    "there are {} numbers, its shape {shape:?} takes {elements}",
+                    bytes.len() / port.datatype.size()
                 )));
             }
             bytes.into()
         }
     };
     Ok(Tensor {
-        shape: input.shape,
+        shape,
         datatype: port.datatype,
         bytes,
     })
@@ -273,7 +242,7 @@ fn tensor<'b>(
 
 /// How an output is written.
 #[derive(Clone, Copy)]
-enum Form {
+pub enum Form {
     Json,
     Binary,
 }
@@ -294,9 +263,16 @@ fn wanted(
             .map(|port| (port, form(None)))
             .collect());
     };
+    let mut seen = BTreeSet::new();
     asked
         .into_iter()
         .map(|wanted| {
+            if !seen.insert(wanted.name.clone()) {
+                return Err(invalid(format!(
+                    "output {:?} is asked for twice",
+                    wanted.name
+                )));
+            }
             if wanted
                 .parameters
                 .classification

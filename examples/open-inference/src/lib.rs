@@ -2,6 +2,7 @@
 //!
 //! What the graphs take and give is in the bundle's file `open-inference.json`, which `samovar push` writes.
 
+mod answer;
 mod datatype;
 mod infer;
 mod metadata;

@@ -94,6 +94,8 @@ impl Repository {
         let text = std::fs::read(FILE).map_err(|e| failed(&e))?;
         let description: Description = serde_json::from_slice(&text).map_err(|e| failed(&e))?;
         let alone = description.graphs.len() == 1;
+        // A graph of that name is the one that is meant.
+        let is_free = !description.graphs.contains_key(&description.name);
         let mut served = Vec::new();
         for (name, ports) in description.graphs {
             let graph = Graph::load(&name)?;
@@ -103,7 +105,7 @@ impl Repository {
                 inputs: ports.inputs.clone(),
                 outputs: ports.outputs.clone(),
             };
-            if (alone || name == "default") && name != description.name {
+            if (alone || name == "default") && is_free {
                 served.push(named(description.name.clone()));
             }
             served.push(named(name));

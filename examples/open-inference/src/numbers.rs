@@ -10,10 +10,12 @@ use crate::datatype::Datatype;
 
 /// The bytes of the numbers in `text`, row-major; arrays in arrays are taken flat. At most `max` of them.
 pub fn to_bytes(text: &RawValue, datatype: Datatype, max: usize) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::with_capacity(
-        max.saturating_mul(datatype.size())
-            .min(text.get().len() * 8),
-    );
+    // A number and what parts it from the next one take two characters at least.
+    let most = max.min(text.get().len() / 2 + 1);
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(most.saturating_mul(datatype.size()))
+        .map_err(|_| format!("no memory is left for {most} numbers: send them as bytes"))?;
     let numbers = Numbers {
         datatype,
         max_bytes: max.saturating_mul(datatype.size()),

@@ -17,7 +17,7 @@ use super::pushed::{Report, Target};
 use super::{identifier, promotion_wait, ready, upload};
 use crate::bundle::{Bundle, LocalBlob, LocalBundle};
 use crate::domain::environment::PRODUCTION;
-use crate::manifest::Manifest;
+use crate::manifest::{Component, Manifest};
 
 /// Deploying compiles the component first.
 const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -25,7 +25,7 @@ const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A folder with a samovar.toml, a manifest, or a component (.wasm)
+    /// A folder with a samovar.toml, a manifest, a component (.wasm), or an ONNX model (.onnx)
     #[arg(default_value = ".")]
     path: PathBuf,
     /// Name of the model, instead of the manifest's
@@ -63,7 +63,11 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// Does it.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
-    let manifest = Manifest::load(&arguments.path)?;
+    let mut manifest = Manifest::load(&arguments.path)?;
+    // The built-in component answers to the model's name, so it has to be told.
+    if let (Component::OpenInference, Some(model)) = (&manifest.component, &arguments.model) {
+        manifest.name.clone_from(model);
+    }
     if let Some(command) = manifest.build.as_ref().filter(|_| !arguments.no_build) {
         build(&manifest, command).await?;
     }
@@ -199,7 +203,7 @@ fn missing<'a>(error: &anyhow::Error, blobs: &'a [LocalBlob]) -> Vec<&'a LocalBl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::Digest;
+    use crate::bundle::{Digest, Source};
     use crate::cli::client::ErrorAnswer;
     use reqwest::StatusCode;
 
@@ -207,7 +211,7 @@ mod tests {
     fn only_blobs_of_ours_are_sent_again() {
         let blob = |text: &str| LocalBlob {
             digest: Digest::of(text.as_bytes()),
-            path: text.into(),
+            source: Source::File(text.into()),
             size: 1,
         };
         let blobs = [blob("a"), blob("b")];

@@ -40,12 +40,16 @@ pub enum Target<'a> {
 impl Report<'_> {
     /// Tells it.
     pub fn print(&self, client: &Client, mut answer: Value, format: Format) -> anyhow::Result<()> {
-        let url = url(client.url(), &answer, self.target);
+        let base = base(client.url(), &answer, self.target);
+        let call = Call::of(self.local, &base);
         let uploaded: BTreeSet<_> = self.sent.iter().map(|one| one.digest.to_string()).collect();
         if format == Format::Json {
             if let Some(fields) = answer.as_object_mut() {
                 fields.insert("uploaded".into(), json!(uploaded));
-                fields.insert("url".into(), json!(url));
+                fields.insert("url".into(), json!(call.url));
+                if self.local.open_inference.is_some() {
+                    fields.insert("open_inference_url".into(), json!(format!("{base}/sync")));
+                }
             }
             return output::document(&answer);
         }
@@ -63,36 +67,98 @@ impl Report<'_> {
             ("deployment", format!("{id} ({name})")),
             ("status", cell(&deployment["status"])),
             ("took", format!("{} ms", self.took.as_millis())),
-            ("url", url.clone()),
+            ("url", call.url.clone()),
         ];
+        if self.local.open_inference.is_some() {
+            lines.push(("open inference", format!("{base}/sync")));
+        }
         if let Some(line) = init_snapshot(deployment) {
             lines.push(("snapshot", line));
         }
         output::properties(&lines)?;
         output::line("\nnext:")?;
-        for line in next(&answer, self.target) {
+        for line in next(&answer, self.target, &call) {
             output::line(&format!("  {line}"))?;
         }
-        output::line(&match key(client) {
-            Key::None => format!("  curl {url} -d '{{}}'"),
-            Key::Environment => format!("  {}", curl(&url)),
-            Key::File(file) => format!(
-                "  {}\n  (SAMOVAR_API_KEY being the api_key of {})",
-                curl(&url),
-                file.display()
-            ),
-        })
+        let key = key(client);
+        output::line(&format!("  {}", call.curl(&key)))?;
+        if let Key::File(file) = key {
+            let file = file.display();
+            output::line(&format!("  (SAMOVAR_API_KEY being the api_key of {file})"))?;
+        }
+        Ok(())
     }
 }
 
+/// A call of what was pushed, to show the user.
+struct Call {
+    url: String,
+    /// Its address below the deployment's.
+    path: String,
+    /// Its body; `None` where it has none and is a GET.
+    body: Option<String>,
+}
+
+impl Call {
+    fn of(local: &LocalBundle, base: &str) -> Self {
+        let Some(served) = &local.open_inference else {
+            return Self {
+                url: format!("{base}/predict"),
+                path: "/predict".into(),
+                body: Some("{}".into()),
+            };
+        };
+        let model = format!("/v2/models/{}", served.served_name());
+        let infer = format!("{model}/infer");
+        let body = served.example();
+        Self {
+            url: format!("{base}/sync{infer}"),
+            path: if body.is_some() { infer } else { model },
+            body,
+        }
+    }
+
+    /// What `samovar predict` is given for it behind the model and the target.
+    fn options(&self) -> String {
+        let path = match self.path.as_str() {
+            "/predict" => String::new(),
+            path => format!("--path {path} "),
+        };
+        match &self.body {
+            Some(body) => format!("{path}-d {}", quoted(body)),
+            None => format!("{path}-X GET"),
+        }
+    }
+
+    fn curl(&self, key: &Key) -> String {
+        let header = match key {
+            Key::None => "",
+            _ => " -H \"Authorization: Bearer $SAMOVAR_API_KEY\"",
+        };
+        match &self.body {
+            Some(body) => format!("curl {}{header} -d {}", self.url, quoted(body)),
+            None => {
+                let url = self.url.trim_end_matches("/infer");
+                format!("curl {url}{header}")
+            }
+        }
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Commands that lead on.
-fn next(answer: &Value, target: Target<'_>) -> Vec<String> {
+fn next(answer: &Value, target: Target<'_>, call: &Call) -> Vec<String> {
+    let options = call.options();
     let model = cell(&answer["model"]["name"]);
     let deployment = &answer["deployment"];
     let id = cell(&deployment["id"]);
     if target == Target::Development {
         return vec![
-            format!("samovar predict {model} --development -d '{{}}'"),
+            format!("samovar predict {model} --development {options}"),
             format!("samovar deployment logs {model} development -f"),
             "samovar push --development    swaps its code".into(),
             format!(
@@ -101,7 +167,7 @@ fn next(answer: &Value, target: Target<'_>) -> Vec<String> {
         ];
     }
     let mut lines = vec![
-        format!("samovar predict {model} --deployment {id} -d '{{}}'"),
+        format!("samovar predict {model} --deployment {id} {options}"),
         format!("samovar deployment logs {model} {id} -f"),
     ];
     match target {
@@ -135,10 +201,6 @@ fn key(client: &Client) -> Key {
     }
 }
 
-fn curl(url: &str) -> String {
-    format!("curl {url} -H \"Authorization: Bearer $SAMOVAR_API_KEY\" -d '{{}}'")
-}
-
 fn files(blobs: &[&LocalBlob]) -> String {
     let size = HumanBytes(blobs.iter().map(|blob| blob.size).sum());
     match blobs.len() {
@@ -148,8 +210,8 @@ fn files(blobs: &[&LocalBlob]) -> String {
     }
 }
 
-/// Where the deployment that was just made is called.
-fn url(server: &str, answer: &Value, target: Target<'_>) -> String {
+/// Where the deployment that was just made is called, without a path of its own.
+fn base(server: &str, answer: &Value, target: Target<'_>) -> String {
     let deployment = &answer["deployment"];
     let target = match target {
         _ if deployment["is_production"] == true => PRODUCTION.to_owned(),
@@ -159,12 +221,16 @@ fn url(server: &str, answer: &Value, target: Target<'_>) -> String {
         Target::Deployment => format!("deployment/{}", cell(&deployment["id"])),
     };
     let model = cell(&answer["model"]["name"]);
-    format!("{server}/models/{model}/{target}/predict")
+    format!("{server}/models/{model}/{target}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::open_inference::Description;
+    use samovar_runtime::backend::Ports;
+    use samovar_runtime::backend::port::{Port, PortType};
+    use std::collections::BTreeMap;
 
     fn answer(is_production: bool) -> Value {
         json!({
@@ -178,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_address_is_the_deployments_own() {
-        let told = |is_production, target| url("http://h", &answer(is_production), target);
+        let told = |is_production, target| base("http://h", &answer(is_production), target);
         for (is_production, target, path) in [
             (true, Target::Deployment, "production"),
             (false, Target::Deployment, "deployment/dep12345"),
@@ -190,14 +256,62 @@ mod tests {
             (false, Target::Environment("production"), "production"),
             (false, Target::Development, "development"),
         ] {
-            let wanted = format!("http://h/models/m/{path}/predict");
+            let wanted = format!("http://h/models/m/{path}");
             assert_eq!(told(is_production, target), wanted);
         }
     }
 
+    fn local(dims: Option<&[Option<u32>]>) -> LocalBundle {
+        let port = |dims: &[Option<u32>]| Port {
+            name: "it's".into(),
+            ty: PortType::F32,
+            dims: Some(dims.to_vec()),
+        };
+        let ports = |dims| Ports {
+            inputs: vec![port(dims)],
+            outputs: Vec::new(),
+        };
+        let graphs = |dims| BTreeMap::from([("default".to_owned(), ports(dims))]);
+        LocalBundle {
+            bundle: serde_json::from_value(json!({
+                "name": "m", "component": { "digest": "0".repeat(64), "size": 1 },
+            }))
+            .unwrap(),
+            blobs: Vec::new(),
+            open_inference: dims.map(|dims| Description::new("m", graphs(dims))),
+        }
+    }
+
+    #[test]
+    fn a_call_is_shown_that_the_model_can_answer() {
+        let base = "http://h/models/m/production";
+        let call = Call::of(&local(None), base);
+        assert_eq!(
+            call.curl(&Key::None),
+            format!("curl {base}/predict -d '{{}}'")
+        );
+        let call = Call::of(&local(Some(&[None, Some(2)])), base);
+        let body = r#"'{"inputs": [{"name": "it'\''s", "datatype": "FP32", "shape": [1, 2], "data": [0, 0]}]}'"#;
+        assert_eq!(
+            call.options(),
+            format!("--path /v2/models/m/infer -d {body}")
+        );
+        assert!(call.curl(&Key::Environment).ends_with(&format!(
+            "/sync/v2/models/m/infer -H \"Authorization: Bearer $SAMOVAR_API_KEY\" -d {body}"
+        )));
+        let call = Call::of(&local(Some(&[Some(1000)])), base);
+        assert_eq!(call.options(), "--path /v2/models/m -X GET");
+        assert_eq!(
+            call.curl(&Key::None),
+            format!("curl {base}/sync/v2/models/m")
+        );
+        assert_eq!(call.url, format!("{base}/sync/v2/models/m/infer"));
+    }
+
     #[test]
     fn what_comes_next_depends_on_what_it_was_for() {
-        let told = |is_production, target| next(&answer(is_production), target).join("\n");
+        let call = Call::of(&local(None), "http://h/models/m/production");
+        let told = |is_production, target| next(&answer(is_production), target, &call).join("\n");
         assert!(told(false, Target::Deployment).contains("samovar promote m dep12345"));
         assert!(!told(true, Target::Deployment).contains("promot"));
         let waits = told(false, Target::Environment("staging"));

@@ -1,6 +1,7 @@
 //! Uploads blobs of a bundle: those that the server lacks, a few at a time.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -12,7 +13,7 @@ use tokio_util::io::ReaderStream;
 use super::client::{ANSWER_TIMEOUT, Client, ClientError};
 use super::output;
 use super::progress::Progress;
-use crate::bundle::LocalBlob;
+use crate::bundle::{LocalBlob, Source};
 
 const PARALLEL: usize = 4;
 
@@ -46,7 +47,7 @@ pub async fn upload(client: &Client, blobs: &[&LocalBlob]) -> anyhow::Result<()>
             let bar = progress.bytes(blob.size, name.clone());
             put(client, blob, &bar)
                 .await
-                .with_context(|| format!("uploading {}", blob.path.display()))?;
+                .with_context(|| format!("uploading {}", blob.source.path().display()))?;
             bar.finish_and_clear();
             if !std::io::stderr().is_terminal() {
                 let size = HumanBytes(blob.size);
@@ -60,25 +61,32 @@ pub async fn upload(client: &Client, blobs: &[&LocalBlob]) -> anyhow::Result<()>
 }
 
 async fn put(client: &Client, blob: &LocalBlob, bar: &ProgressBar) -> anyhow::Result<()> {
-    let file = tokio::fs::File::open(&blob.path).await?;
-    let found = file.metadata().await?.len();
-    if found != blob.size {
-        bail!(
-            "the file changed while it was pushed: found {found} bytes, wanted {}; push again",
-            blob.size
-        );
-    }
-    // The server checks the digest; a file that grows now must not outgrow its announced length.
-    let reader = ReaderStream::with_capacity(file.take(blob.size), 256 << 10);
-    let counter = bar.clone();
-    let counted = reader.inspect_ok(move |chunk| counter.inc(chunk.len() as u64));
+    let body = match &blob.source {
+        Source::File(path) => file(path, blob.size, bar).await?,
+        Source::Memory { bytes, .. } => bytes.clone().into(),
+    };
     let request = client
         .request(Method::PUT, &path(blob))?
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::CONTENT_LENGTH, blob.size)
-        .body(reqwest::Body::wrap_stream(counted));
+        .body(body);
     client.send(request).await?;
     Ok(())
+}
+
+async fn file(path: &Path, size: u64, bar: &ProgressBar) -> anyhow::Result<reqwest::Body> {
+    let file = tokio::fs::File::open(path).await?;
+    let found = file.metadata().await?.len();
+    if found != size {
+        bail!(
+            "the file changed while it was pushed: found {found} bytes, wanted {size}; push again"
+        );
+    }
+    // The server checks the digest; a file that grows now must not outgrow its announced length.
+    let reader = ReaderStream::with_capacity(file.take(size), 256 << 10);
+    let counter = bar.clone();
+    let counted = reader.inspect_ok(move |chunk| counter.inc(chunk.len() as u64));
+    Ok(reqwest::Body::wrap_stream(counted))
 }
 
 fn path(blob: &LocalBlob) -> String {
@@ -86,6 +94,7 @@ fn path(blob: &LocalBlob) -> String {
 }
 
 fn name(blob: &LocalBlob) -> String {
-    let name = blob.path.file_name().unwrap_or(blob.path.as_os_str());
+    let path = blob.source.path();
+    let name = path.file_name().unwrap_or(path.as_os_str());
     name.to_string_lossy().into_owned()
 }

@@ -52,7 +52,10 @@ fn every_key_is_read() {
     let manifest = parse(WHOLE).unwrap();
     assert_eq!(manifest.name, "magika");
     assert_eq!(manifest.root, Path::new("/p"));
-    assert_eq!(manifest.component.line, 4);
+    let Component::File(component) = &manifest.component else {
+        panic!("{:?}", manifest.component);
+    };
+    assert_eq!(component.line, 4);
     assert_eq!(manifest.files[0].value, "labels.json");
     let graph = &manifest.graphs["default"];
     assert_eq!(graph.file.key, "graphs.default.file");
@@ -92,6 +95,14 @@ fn a_name_and_a_component_are_enough() {
     assert_eq!(manifest.autoscaling, AutoscalingSettings::default());
     assert!(!manifest.snapshot);
     assert!(manifest.graphs.is_empty() && manifest.files.is_empty());
+}
+
+#[test]
+fn graphs_without_a_component_get_the_built_in_one() {
+    let manifest = parse("name='m'\n[graphs.default]\nfile='m.onnx'").unwrap();
+    assert_eq!(manifest.component, Component::OpenInference);
+    let manifest = parse("name='m'\ncomponent='c'\n[graphs.default]\nfile='m.onnx'").unwrap();
+    assert_ne!(manifest.component, Component::OpenInference);
 }
 
 #[test]
@@ -225,7 +236,7 @@ fn what_is_missing_is_said() {
     );
     let error = parse("name = 'm'").unwrap_err();
     assert!(
-        error.contains("`component`: missing: the path of the WebAssembly component."),
+        error.contains("`component`: missing: the path of the WebAssembly component, or [graphs."),
         "{error}"
     );
     let error = parse("name = 'M_m'\ncomponent='m'").unwrap_err();
@@ -251,23 +262,28 @@ fn a_path_leads_to_its_manifest() {
             .contains("the folder has no samovar.toml")
     );
     assert!(load("absent").unwrap_err().contains("absent: "));
-    for name in ["my Model.v2.wasm", "m.onnx", "m.txt", "….wasm"] {
+    for name in ["my Model.v2.wasm", "m.onnx", "m.txt", "….wasm", "….onnx"] {
         std::fs::write(folder.path().join(name), "").unwrap();
     }
     let manifest = load("my Model.v2.wasm").unwrap();
     assert_eq!(manifest.name, "my-model-v2");
-    assert!(manifest.root.join(&manifest.component.value).is_file());
-    assert!(
-        load("m.onnx")
-            .unwrap_err()
-            .contains("needs a component in this release")
-    );
+    let Component::File(component) = &manifest.component else {
+        panic!("{:?}", manifest.component);
+    };
+    assert!(manifest.root.join(&component.value).is_file());
+    let manifest = load("m.onnx").unwrap();
+    assert_eq!(manifest.name, "m");
+    assert_eq!(manifest.component, Component::OpenInference);
+    let graph = &manifest.graphs["default"].file;
+    assert!(manifest.root.join(&graph.value).is_file());
     assert!(
         load("m.txt")
             .unwrap_err()
             .contains("found a file of another kind")
     );
-    assert!(load("….wasm").unwrap_err().contains("give it another name"));
+    for name in ["….wasm", "….onnx"] {
+        assert!(load(name).unwrap_err().contains("give it another name"));
+    }
     std::fs::write(folder.path().join(FILE_NAME), WHOLE).unwrap();
     assert_eq!(load("").unwrap(), load(FILE_NAME).unwrap());
     std::fs::write(

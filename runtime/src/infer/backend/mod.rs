@@ -408,6 +408,28 @@ pub fn data_needs(model: &Path) -> Result<Vec<DataNeed>, LoadError> {
     onnx.map_or(Ok(Vec::new()), |onnx| needs(&onnx).map_err(LoadError))
 }
 
+/// What a graph wants and gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// What a run must be given.
+    pub inputs: Vec<Port>,
+    /// What it gives.
+    pub outputs: Vec<Port>,
+}
+
+/// What the graph of a model file wants and gives, as the file says.
+///
+/// # Errors
+/// When it cannot be read, is no ONNX model, or has an input or output that wasi-nn cannot carry.
+pub fn ports(model: &Path) -> Result<Ports, LoadError> {
+    let bytes = map(model)?;
+    let onnx = ModelProto::parse(&bytes).map_err(LoadError)?;
+    Ok(Ports {
+        inputs: onnx.inputs().map_err(LoadError)?,
+        outputs: onnx.outputs().map_err(LoadError)?,
+    })
+}
+
 /// A file's bytes.
 enum Contents {
     Mapped(memmap2::Mmap),

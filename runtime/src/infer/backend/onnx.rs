@@ -280,8 +280,10 @@ fn port(kind: &str, info: &ValueInfo) -> Result<Port, String> {
         .ok_or_else(|| format!("{kind} `{}` is not a tensor", info.name))?;
     let ty = PortType::from_onnx(tensor.elem_type).ok_or_else(|| {
         format!(
-            "{kind} `{}` has the ONNX type {}, which wasi-nn cannot carry",
-            info.name, tensor.elem_type
+            "{kind} `{}` has the ONNX type {} ({}), which wasi-nn cannot carry: it carries bool, int8, uint8, int32, int64, float16, bfloat16, float and double",
+            info.name,
+            PortType::onnx_name(tensor.elem_type),
+            tensor.elem_type
         )
     })?;
     let dims = tensor.shape.as_ref().map(|shape| {

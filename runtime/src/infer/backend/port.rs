@@ -36,6 +36,38 @@ impl PortType {
         })
     }
 
+    /// The name that the standard has for one of these numbers.
+    pub(crate) fn onnx_name(number: i32) -> &'static str {
+        const NAMES: [&str; 24] = [
+            "undefined",
+            "float",
+            "uint8",
+            "int8",
+            "uint16",
+            "int16",
+            "int32",
+            "int64",
+            "string",
+            "bool",
+            "float16",
+            "double",
+            "uint32",
+            "uint64",
+            "complex64",
+            "complex128",
+            "bfloat16",
+            "float8e4m3fn",
+            "float8e4m3fnuz",
+            "float8e5m2",
+            "float8e5m2fnuz",
+            "uint4",
+            "int4",
+            "float4e2m1",
+        ];
+        let named = usize::try_from(number).ok().and_then(|at| NAMES.get(at));
+        named.copied().unwrap_or("unknown")
+    }
+
     /// The wasi-nn type that carries it; bool and i8 travel as u8.
     pub fn carrier(self) -> ElementType {
         match self {
