@@ -15,6 +15,8 @@ pub const DESCRIPTION: &str = "open-inference.json";
 
 /// The most elements of an input that an example is written for.
 const EXAMPLE_ELEMENTS: u64 = 64;
+/// The longest example.
+const EXAMPLE_BYTES: usize = 500;
 
 /// What is served: the description's JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -77,7 +79,8 @@ impl Description {
             None => self.graphs.get("default").or(self.graphs.values().next())?,
         };
         let inputs: Option<Vec<String>> = graph.inputs.iter().map(zeros).collect();
-        Some(format!(r#"{{"inputs": [{}]}}"#, inputs?.join(", ")))
+        let example = format!(r#"{{"inputs": [{}]}}"#, inputs?.join(", "));
+        (example.len() <= EXAMPLE_BYTES).then_some(example)
     }
 }
 
@@ -169,6 +172,9 @@ mod tests {
             let graphs = BTreeMap::from([("default".to_owned(), ports(vec![x]))]);
             assert_eq!(Description::new("m", graphs).example(), None);
         }
+        let many = (0..10).map(|number| port(&number.to_string(), PortType::I64, Some(&[])));
+        let graphs = BTreeMap::from([("default".to_owned(), ports(many.collect()))]);
+        assert_eq!(Description::new("m", graphs).example(), None);
     }
 
     #[test]

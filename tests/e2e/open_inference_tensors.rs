@@ -104,7 +104,7 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         (with("shape", json!([1])), "input \"b\": "),
         (
             with("shape", json!([2])),
-            "input `b`: found fp32 [2], wanted fp32 [?, 2]",
+            "input `b`: found f32 [2], wanted f32 [?, 2]",
         ),
         (
             with("shape", json!([-1, 2])),
