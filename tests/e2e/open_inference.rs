@@ -254,6 +254,24 @@ async fn graphs_of_a_folder_are_served_by_their_names() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_model_file_is_swapped_under_development() -> Result<()> {
+    let server = Server::start()?;
+    for (ty, datatype) in [(F32, "FP32"), (I64, "INT64")] {
+        let path = file(&server, "same.onnx", &identity(ty))?;
+        let path = path.to_str().context("a path")?;
+        let pushed = server.cli_json(&["push", path, "--development"])?;
+        let base = pushed["open_inference_url"]
+            .as_str()
+            .context("an address")?;
+        assert_eq!(base, server.at("/models/same/development/sync"));
+        let url = format!("{base}/v2/models/same");
+        let told: Value = server.client().get(url).send().await?.json().await?;
+        assert_eq!(told["inputs"][0]["datatype"], datatype, "{told}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn weights_beside_a_model_file_are_pushed_with_it() -> Result<()> {
     let server = Server::start()?;
     let port = |name| Port {
