@@ -271,7 +271,7 @@ async fn broken_code_leaves_the_old_one_serving_and_tells_why() -> Result<()> {
     };
     let no_component = blob(&server, b"not wasm".to_vec()).await?;
     let no_graph = blob(&server, b"not a model".to_vec()).await?;
-    let imports = blob(&server, std::fs::read(guest("sockets"))?).await?;
+    let imports = blob(&server, std::fs::read(guest("foreign"))?).await?;
     let init = blob(&server, std::fs::read(guest("init"))?).await?;
     let mut graph = no_graph.clone();
     graph["file"] = json!("model.onnx");
@@ -284,7 +284,7 @@ async fn broken_code_leaves_the_old_one_serving_and_tells_why() -> Result<()> {
         (
             json!({ "component": imports }),
             "component_refused",
-            "wasi:sockets/",
+            "wasi:keyvalue/",
         ),
         (
             json!({ "graphs": { "default": graph } }),
@@ -301,7 +301,7 @@ async fn broken_code_leaves_the_old_one_serving_and_tells_why() -> Result<()> {
         for name in ["not wasm", "not a model"] {
             blob(&server, name.as_bytes().to_vec()).await?;
         }
-        for name in ["sockets", "init"] {
+        for name in ["foreign", "init"] {
             blob(&server, std::fs::read(guest(name))?).await?;
         }
         let (status, answer) = reload(&server, broken(change).await?).await?;
@@ -345,12 +345,12 @@ async fn broken_code_leaves_the_old_one_serving_and_tells_why() -> Result<()> {
     assert_eq!(version(&server).await?, "0");
 
     // The command line says the same, with exit code 1.
-    let folder = server.bundle("dev", "sockets", "")?;
+    let folder = server.bundle("dev", "foreign", "")?;
     let told = server.cli(&["push", "--development", folder.to_str().context("path")?])?;
     assert_eq!(told.status.code(), Some(1));
     let error = String::from_utf8(told.stderr)?;
     assert!(
-        error.contains("wasi:sockets/") && error.contains("goes on serving"),
+        error.contains("wasi:keyvalue/") && error.contains("goes on serving"),
         "{error}"
     );
     Ok(())

@@ -15,19 +15,19 @@ fn failed_push(server: &Server, folder: &std::path::Path) -> Result<String> {
 #[tokio::test]
 async fn a_component_is_refused_by_the_name_of_its_import() -> Result<()> {
     let server = Server::start()?;
-    let folder = server.bundle("sockets", "sockets", "")?;
+    let folder = server.bundle("foreign", "foreign", "")?;
     let error = failed_push(&server, &folder)?;
-    assert!(error.contains("wasi:sockets/"), "{error}");
+    assert!(error.contains("wasi:keyvalue/"), "{error}");
     // It is listed with its reason, and its address says so too.
-    let list: Value = server.cli_json(&["deployment", "list", "sockets"])?;
+    let list: Value = server.cli_json(&["deployment", "list", "foreign"])?;
     let deployment = &list["deployments"][0];
     assert_eq!(deployment["status"], "BUILD_FAILED");
     let reason = deployment["status_reason"].as_str().unwrap();
-    assert!(reason.contains("wasi:sockets/"), "{reason}");
-    let url = server.at("/models/sockets/production/predict");
+    assert!(reason.contains("wasi:keyvalue/"), "{reason}");
+    let url = server.at("/models/foreign/production/predict");
     let answer = server.client().get(url).send().await?;
     assert_eq!(answer.status(), 503);
-    assert!(answer.text().await?.contains("wasi:sockets/"));
+    assert!(answer.text().await?.contains("wasi:keyvalue/"));
     Ok(())
 }
 
