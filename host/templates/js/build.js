@@ -1,0 +1,6 @@
+// Builds app.wasm of app.js and the interfaces in wit/.
+import { writeFile } from "node:fs/promises";
+import { componentize } from "@bytecodealliance/componentize-js";
+
+const { component } = await componentize({ sourcePath: "app.js", witPath: "wit", worldName: "model" });
+await writeFile("app.wasm", component);

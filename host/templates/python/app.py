@@ -1,0 +1,89 @@
+"""Tells which of three irises a flower is, from four measures of it."""
+
+import json
+from array import array
+
+from componentize_py_types import Err, Ok
+from wit_world.imports.graph import load_by_name
+from wit_world.imports.streams import StreamError_Closed
+from wit_world.imports.tensor import Tensor, TensorType
+from wit_world.imports.types import (
+    Fields,
+    IncomingRequest,
+    Method_Post,
+    OutgoingBody,
+    OutgoingResponse,
+    ResponseOutparam,
+)
+
+SPECIES = ["setosa", "versicolor", "virginica"]
+# What wasi:io takes in one call.
+MAX_WRITE_BYTES = 4096
+
+context = None
+
+
+class Lifecycle:
+    def init(self) -> None:
+        """Called once in each replica, before its first request."""
+        global context
+        try:
+            context = load_by_name("default").init_execution_context()
+        except Err as error:
+            raise Err(f"graph \"default\" did not load: {error.value.data()}")
+
+
+class IncomingHandler:
+    def handle(self, request: IncomingRequest, response_out: ResponseOutparam) -> None:
+        """Called for each request."""
+        status, answer = route(request)
+        send(response_out, status, json.dumps(answer).encode())
+
+
+def route(request: IncomingRequest) -> tuple[int, object]:
+    path = (request.path_with_query() or "/").partition("?")[0]
+    if path != "/predict":
+        return 404, {"error": f"there is no {path}: this model answers POST /predict"}
+    if not isinstance(request.method(), Method_Post):
+        return 405, {"error": "send the input with POST"}
+    try:
+        measures = array("f", json.loads(read(request)))
+    except (TypeError, ValueError) as error:
+        return 400, {"error": f"the body is no JSON list of numbers: {error}"}
+    if len(measures) != 4:
+        return 400, {"error": f"found {len(measures)} measures, wanted 4"}
+    try:
+        return 200, predict(measures)
+    except Err as error:
+        return 500, {"error": f"the graph did not compute: {error.value.data()}"}
+
+
+def predict(measures: array) -> dict[str, object]:
+    x = Tensor([1, 4], TensorType.FP32, measures.tobytes())
+    outputs = dict(context.compute([("X", x)]))
+    probabilities = array("f", outputs["probabilities"].data())
+    best = max(range(len(SPECIES)), key=lambda at: probabilities[at])
+    return {"species": SPECIES[best], "probability": probabilities[best]}
+
+
+def read(request: IncomingRequest) -> bytes:
+    chunks = []
+    with request.consume() as body, body.stream() as stream:
+        while True:
+            try:
+                chunks.append(stream.blocking_read(64 << 10))
+            except Err as error:
+                if isinstance(error.value, StreamError_Closed):
+                    return b"".join(chunks)
+                raise
+
+
+def send(response_out: ResponseOutparam, status: int, text: bytes) -> None:
+    response = OutgoingResponse(Fields.from_list([("content-type", b"application/json")]))
+    response.set_status_code(status)
+    body = response.body()
+    ResponseOutparam.set(response_out, Ok(response))
+    with body.write() as stream:
+        for start in range(0, len(text), MAX_WRITE_BYTES):
+            stream.blocking_write_and_flush(text[start : start + MAX_WRITE_BYTES])
+    OutgoingBody.finish(body, None)

@@ -1,0 +1,76 @@
+"""Tests app.py natively, with a graph and a request that are made up. `python3 build.py` makes the bindings it imports."""
+
+import json
+import sys
+import unittest
+from array import array
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "bindings"))
+
+import app
+from wit_world.imports.types import Method_Get, Method_Post
+
+
+class FakeTensor:
+    def __init__(self, dimensions, ty, data):
+        self.dimensions, self.ty, self.bytes = dimensions, ty, data
+
+    def data(self):
+        return self.bytes
+
+
+class FakeContext:
+    """Answers with these probabilities, whatever it is asked."""
+
+    def __init__(self, probabilities):
+        self.output = FakeTensor([1, 3], app.TensorType.FP32, array("f", probabilities).tobytes())
+        self.inputs = None
+
+    def compute(self, inputs):
+        self.inputs = dict(inputs)
+        return [("probabilities", self.output)]
+
+
+class FakeRequest:
+    def __init__(self, method, path):
+        self.made = (method, path)
+
+    def method(self):
+        return self.made[0]
+
+    def path_with_query(self):
+        return self.made[1]
+
+
+def ask(context, body, method=Method_Post(), path="/predict"):
+    with (
+        mock.patch.object(app, "context", context),
+        mock.patch.object(app, "Tensor", FakeTensor),
+        mock.patch.object(app, "read", lambda _: body),
+    ):
+        return app.route(FakeRequest(method, path))
+
+
+class TheModel(unittest.TestCase):
+    def test_the_likeliest_species_is_the_answer(self):
+        context = FakeContext([0.125, 0.75, 0.125])
+        status, answer = ask(context, b"[6.5, 3.25, 4.5, 1.5]")
+        self.assertEqual((status, answer), (200, {"species": "versicolor", "probability": 0.75}))
+        self.assertEqual(context.inputs["X"].dimensions, [1, 4])
+        self.assertEqual(list(array("f", context.inputs["X"].data())), [6.5, 3.25, 4.5, 1.5])
+        json.dumps(answer)
+
+    def test_what_is_no_four_numbers_is_refused(self):
+        for body in [b"[1, 2, 3]", b'["a"]', b"{", b"\xff", b"7"]:
+            status, _ = ask(FakeContext([1, 0, 0]), body)
+            self.assertEqual(status, 400, body)
+
+    def test_other_addresses_are_refused(self):
+        self.assertEqual(ask(None, b"", path="/")[0], 404)
+        self.assertEqual(ask(None, b"", method=Method_Get())[0], 405)
+
+
+if __name__ == "__main__":
+    unittest.main()
