@@ -10,6 +10,7 @@ mod deployment;
 mod environment;
 mod events;
 mod failure;
+mod init;
 mod key;
 mod login;
 mod logs;
@@ -56,6 +57,8 @@ struct Cli {
 enum Command {
     /// Run a server
     Serve(serve::Arguments),
+    /// Make a folder with a model that builds, tests and pushes as it is
+    Init(init::Arguments),
     /// Build a model, upload what the server lacks, and deploy it
     Push(push::Arguments),
     /// Call a model and stream its answer
@@ -131,6 +134,7 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
     let client = Client::from_environment;
     match command {
         Command::Serve(arguments) => serve::run(arguments, format).await,
+        Command::Init(arguments) => init::run(arguments, format),
         Command::Push(arguments) => push::run(&client()?, arguments, format).await,
         Command::Predict(arguments) => predict::run(&client()?, arguments, format).await,
         Command::Model(action) => model::run(&client()?, action, format).await,
@@ -177,6 +181,9 @@ mod tests {
     fn every_command_is_parsed() {
         for line in [
             "serve --addr 127.0.0.1:0 --data d --no-auth --max-replicas 4",
+            "init iris",
+            "init iris --template onnx --json",
+            "init iris --template rust --sdk ../sdk",
             "push",
             "push p --model m --name n --environment e --label a=b --label c=d --no-build --wait",
             "predict m -d {} -H a:b -X PUT --path /x",
@@ -256,6 +263,10 @@ mod tests {
             "predict m -d x --async --priority 3",
             "predict m -d x --async --path /x",
             "predict m -d x --webhook https://h",
+            "init",
+            "init My_Model",
+            "init a/b",
+            "init iris --template go",
             "push --label novalue",
             "push --development --name n",
             "push --development --environment e",
