@@ -3,18 +3,15 @@
 use std::rc::Rc;
 
 use crate::Error;
-use crate::bindings::wasi::nn::errors::{Error as NnError, ErrorCode};
-use crate::bindings::wasi::nn::graph::load_by_name;
-use crate::bindings::wasi::nn::inference::GraphExecutionContext;
-use crate::bindings::wasi::nn::tensor::Tensor as NnTensor;
-use crate::host_tensor::{HostTensor, about, from_host, to_host};
+use crate::host_tensor::{HostTensor, about};
+use crate::nn;
 use crate::tensor::{Element, RawTensor, Tensor, TensorData};
 
 /// A graph of the manifest, loaded. Clones are cheap and share it.
 #[derive(Clone)]
 pub struct Graph {
     name: Rc<str>,
-    context: Rc<GraphExecutionContext>,
+    context: Rc<nn::Context>,
 }
 
 impl Graph {
@@ -22,13 +19,14 @@ impl Graph {
     ///
     /// Do it once, in [`Model::load`](crate::Model::load).
     pub fn load(name: &str) -> Result<Self, Error> {
-        let load = || load_by_name(name)?.init_execution_context();
-        let context =
-            load().map_err(|error| nn_error(&format!("graph {name:?} did not load"), &error))?;
-        Ok(Self {
+        Ok(Self::new(name, nn::Context::load(name)?))
+    }
+
+    pub(crate) fn new(name: &str, context: nn::Context) -> Self {
+        Self {
             name: name.into(),
             context: Rc::new(context),
-        })
+        }
     }
 
     /// The name it was loaded by.
@@ -48,9 +46,7 @@ impl Graph {
 
     /// Runs the graph on inputs of the guest's and of the host's, and gives its outputs.
     pub fn run(&self, inputs: Inputs) -> Result<Outputs, Error> {
-        let outputs = self.context.compute(inputs.tensors);
-        let outputs = outputs
-            .map_err(|error| nn_error(&format!("graph {:?} did not compute", self.name), &error))?;
+        let outputs = self.context.compute(&self.name, inputs.tensors)?;
         Ok(Outputs {
             graph: Rc::clone(&self.name),
             tensors: outputs,
@@ -61,7 +57,7 @@ impl Graph {
 /// The named inputs of one inference, where some of them are with the host already; see [`HostTensor`].
 #[derive(Default)]
 pub struct Inputs {
-    tensors: Vec<(String, NnTensor)>,
+    tensors: Vec<(String, nn::Held)>,
 }
 
 impl Inputs {
@@ -73,7 +69,7 @@ impl Inputs {
     /// One more input, copied from the guest.
     #[must_use]
     pub fn with(mut self, name: &str, tensor: &(impl TensorData + ?Sized)) -> Self {
-        self.tensors.push((name.to_owned(), to_host(tensor)));
+        self.tensors.push((name.to_owned(), nn::hold(tensor)));
         self
     }
 
@@ -88,7 +84,7 @@ impl Inputs {
 /// The named outputs of one inference. They stay with the host until asked for.
 pub struct Outputs {
     graph: Rc<str>,
-    tensors: Vec<(String, NnTensor)>,
+    tensors: Vec<(String, nn::Held)>,
 }
 
 impl Outputs {
@@ -119,7 +115,7 @@ impl Outputs {
     /// The output `name` whatever its elements are.
     pub fn raw(&self, name: &str) -> Result<RawTensor, Error> {
         let (_, tensor) = &self.tensors[self.position(name)?];
-        from_host(tensor).map_err(|error| about(&self.what(name), &error))
+        nn::read(tensor).map_err(|error| about(&self.what(name), &error))
     }
 
     /// Takes the output `name` out without reading it, to pass it on as an input.
@@ -146,19 +142,4 @@ impl Outputs {
     fn what(&self, name: &str) -> String {
         format!("output {name:?} of graph {:?}", self.graph)
     }
-}
-
-fn nn_error(what: &str, error: &NnError) -> Error {
-    let (status, code) = match error.code() {
-        ErrorCode::InvalidArgument => (400, "invalid_tensor"),
-        ErrorCode::InvalidEncoding => (500, "invalid_graph"),
-        ErrorCode::Timeout => (504, "inference_timeout"),
-        ErrorCode::RuntimeError => (500, "inference_failed"),
-        ErrorCode::UnsupportedOperation => (500, "unsupported_operation"),
-        ErrorCode::TooLarge => (413, "too_large"),
-        ErrorCode::NotFound => (500, "graph_not_found"),
-        ErrorCode::Security => (500, "not_permitted"),
-        ErrorCode::Unknown => (500, "inference_failed"),
-    };
-    Error::new(status, code, format!("{what}: {}", error.data()))
 }

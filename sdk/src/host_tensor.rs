@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::Error;
-use crate::bindings::wasi::nn::tensor::{Tensor as NnTensor, TensorType};
+use crate::nn;
 use crate::tensor::{Element, ElementType, RawTensor, Tensor, TensorData};
 
 /// A tensor that the host holds: an output taken with [`Outputs::take`](crate::graph::Outputs::take), or data handed
@@ -31,7 +31,7 @@ use crate::tensor::{Element, ElementType, RawTensor, Tensor, TensorData};
 pub struct HostTensor {
     /// Whose it is, for errors.
     what: String,
-    inner: NnTensor,
+    inner: nn::Held,
 }
 
 impl HostTensor {
@@ -39,26 +39,26 @@ impl HostTensor {
     pub fn new(tensor: &(impl TensorData + ?Sized)) -> Self {
         Self {
             what: "a tensor on the host".to_owned(),
-            inner: to_host(tensor),
+            inner: nn::hold(tensor),
         }
     }
 
-    pub(crate) fn from_host(what: String, inner: NnTensor) -> Self {
+    pub(crate) fn from_host(what: String, inner: nn::Held) -> Self {
         Self { what, inner }
     }
 
-    pub(crate) fn into_host(self) -> NnTensor {
+    pub(crate) fn into_host(self) -> nn::Held {
         self.inner
     }
 
     /// The size of each dimension.
     pub fn dimensions(&self) -> Vec<u32> {
-        self.inner.dimensions()
+        nn::dimensions(&self.inner)
     }
 
     /// The type of the elements.
     pub fn element_type(&self) -> ElementType {
-        element_type(self.inner.ty())
+        nn::element_type(&self.inner)
     }
 
     /// Copies the elements into the guest; an error if they are of another type than `T`.
@@ -69,7 +69,7 @@ impl HostTensor {
 
     /// Copies the elements into the guest, whatever they are.
     pub fn raw(&self) -> Result<RawTensor, Error> {
-        from_host(&self.inner).map_err(|error| about(&self.what, &error))
+        nn::read(&self.inner).map_err(|error| about(&self.what, &error))
     }
 }
 
@@ -79,49 +79,7 @@ impl fmt::Debug for HostTensor {
     }
 }
 
-/// Copies a guest's tensor to the host.
-pub(crate) fn to_host(tensor: &(impl TensorData + ?Sized)) -> NnTensor {
-    NnTensor::new(
-        tensor.dimensions(),
-        tensor_type(tensor.element_type()),
-        tensor.bytes(),
-    )
-}
-
-/// Copies a host's tensor to the guest.
-pub(crate) fn from_host(tensor: &NnTensor) -> Result<RawTensor, Error> {
-    RawTensor::new(
-        tensor.dimensions(),
-        element_type(tensor.ty()),
-        tensor.data(),
-    )
-}
-
 /// The same error, saying what it is about.
 pub(crate) fn about(what: &str, error: &Error) -> Error {
     Error::new(error.status(), error.code(), format!("{what}: {error}"))
-}
-
-fn tensor_type(element: ElementType) -> TensorType {
-    match element {
-        ElementType::F16 => TensorType::Fp16,
-        ElementType::Bf16 => TensorType::Bf16,
-        ElementType::F32 => TensorType::Fp32,
-        ElementType::F64 => TensorType::Fp64,
-        ElementType::U8 => TensorType::U8,
-        ElementType::I32 => TensorType::I32,
-        ElementType::I64 => TensorType::I64,
-    }
-}
-
-fn element_type(tensor: TensorType) -> ElementType {
-    match tensor {
-        TensorType::Fp16 => ElementType::F16,
-        TensorType::Bf16 => ElementType::Bf16,
-        TensorType::Fp32 => ElementType::F32,
-        TensorType::Fp64 => ElementType::F64,
-        TensorType::U8 => ElementType::U8,
-        TensorType::I32 => ElementType::I32,
-        TensorType::I64 => ElementType::I64,
-    }
 }

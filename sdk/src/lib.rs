@@ -9,7 +9,18 @@ mod host_tensor;
 pub mod http;
 pub mod log;
 mod model;
+#[cfg(target_family = "wasm")]
+mod nn_host;
+#[cfg(not(target_family = "wasm"))]
+mod nn_native;
 pub mod tensor;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+#[cfg(target_family = "wasm")]
+use nn_host as nn;
+#[cfg(not(target_family = "wasm"))]
+use nn_native as nn;
 
 pub use error::Error;
 pub use graph::Graph;

@@ -1,14 +1,23 @@
-//! Leveled lines in the deployment's log. What a model prints to stdout and stderr goes there too, without a level.
+//! Leveled lines in the deployment's log. What a model prints to stdout and stderr goes there too, as lines of level `INFO` and `WARNING`.
+//!
+//! ```
+//! use samovar_sdk::log;
+//!
+//! log::info("the tokenizer has 30522 words");
+//! log::warn(format_args!("cut a text of {} tokens", 700));
+//! ```
+//!
+//! `samovar logs MODEL` shows them, and which request each was written for; trace lines are kept as `DEBUG`.
 
 use std::fmt::Display;
 
-use crate::bindings::wasi::logging::logging::{self, Level};
+use crate::bindings::wasi::logging::logging::Level;
 
 macro_rules! levels {
     ($($name:ident $level:ident $doc:literal;)*) => {$(
         #[doc = $doc]
         pub fn $name(message: impl Display) {
-            logging::log(Level::$level, "", &message.to_string());
+            write(Level::$level, &message.to_string());
         }
     )*};
 }
@@ -19,4 +28,15 @@ levels! {
     info Info "Something that happened as it should.";
     warn Warn "Something odd that the model got over.";
     error Error "Something that failed.";
+}
+
+#[cfg(target_family = "wasm")]
+fn write(level: Level, message: &str) {
+    crate::bindings::wasi::logging::logging::log(level, "", message);
+}
+
+/// In a test there is no host to take it.
+#[cfg(not(target_family = "wasm"))]
+fn write(level: Level, message: &str) {
+    eprintln!("{level:?}: {message}");
 }

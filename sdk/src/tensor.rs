@@ -265,6 +265,19 @@ impl RawTensor {
         })
     }
 
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn unchecked(
+        dimensions: Vec<u32>,
+        element_type: ElementType,
+        bytes: Vec<u8>,
+    ) -> Self {
+        Self {
+            dimensions,
+            element_type,
+            bytes,
+        }
+    }
+
     /// The tensor with elements of type `T`, without a copy where the bytes lie aligned; an error if it holds another type.
     pub fn into_typed<T: Element>(self) -> Result<Tensor<T>, Error> {
         if self.element_type != T::TYPE {

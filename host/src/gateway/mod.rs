@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use samovar_runtime::{RunError, Timings, Traffic};
 
@@ -18,10 +18,14 @@ use crate::control::access::{Access, AuthMode, Refusal};
 use crate::control::async_queue::AsyncQueue;
 use crate::control::serving::{Routed, Serving};
 use crate::domain::api_key::Action;
-use crate::domain::model::Unresolved;
+use crate::domain::environment::PRODUCTION;
+use crate::domain::model::{Target, Unresolved};
 use crate::ids::Id;
 pub use target::Place;
 use target::{Address, Route};
+
+/// Tells a component which environment a request was sent to: its own to tell it is not, for it may be promoted at any time.
+const ENVIRONMENT: HeaderName = HeaderName::from_static("x-samovar-environment");
 
 /// What the gateway needs.
 #[derive(Clone)]
@@ -42,7 +46,7 @@ impl Gateway {
     pub async fn infer(
         &self,
         place: Place<'_>,
-        request: Request,
+        mut request: Request,
         id: &RequestId,
     ) -> Result<Response, ApiError> {
         if let Some(address) = place.async_address() {
@@ -61,7 +65,10 @@ impl Gateway {
         let (model, routed) = self.admit(&address, &request)?;
         let served = &routed.served;
         match address.route {
-            Route::Component(path) => self.forward(routed, path, request, id).await,
+            Route::Component(path) => {
+                name_environment(request.headers_mut(), address.target);
+                self.forward(routed, path, request, id).await
+            }
             Route::Wake if request.method() == Method::POST => {
                 let trouble = served.pool.trouble();
                 if let Some(trouble) = trouble.filter(|one| !one.retry_after.is_zero()) {
@@ -158,6 +165,20 @@ pub fn refused(refusal: &Refusal) -> ApiError {
     ApiError::new(status, code, refusal.to_string())
 }
 
+/// Sets the header for the environment; whoever calls has no say in it.
+fn name_environment(headers: &mut HeaderMap, target: Target<'_>) {
+    let value = match target {
+        Target::Environment(PRODUCTION) => Some(HeaderValue::from_static(PRODUCTION)),
+        // The names of environments are valid in headers.
+        Target::Environment(name) => HeaderValue::from_str(name).ok(),
+        Target::Development | Target::Deployment(_) => None,
+    };
+    match value {
+        Some(value) => headers.insert(ENVIRONMENT, value),
+        None => headers.remove(ENVIRONMENT),
+    };
+}
+
 fn rewritten(uri: &Uri, path: &str) -> Result<Uri, ApiError> {
     let text = match uri.query() {
         Some(query) => format!("{path}?{query}"),
@@ -192,4 +213,26 @@ fn server_timing(timings: &Timings) -> Option<HeaderValue> {
 
 fn short(text: &str) -> String {
     text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_has_no_say_in_the_environment() {
+        for (target, wanted) in [
+            (Target::Environment(PRODUCTION), Some("production")),
+            (Target::Environment("staging"), Some("staging")),
+            (Target::Development, None),
+            (Target::Deployment("abcd1234"), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(ENVIRONMENT, HeaderValue::from_static("mine"));
+            headers.append(ENVIRONMENT, HeaderValue::from_static("mine too"));
+            name_environment(&mut headers, target);
+            let found: Vec<_> = headers.get_all(ENVIRONMENT).iter().collect();
+            assert_eq!(found, wanted.into_iter().collect::<Vec<_>>());
+        }
+    }
 }

@@ -3,11 +3,13 @@
 mod request;
 mod response;
 mod serve;
+mod trace;
 
 pub use request::{Body, FromRequest, Request};
 pub use response::{BodyWriter, IntoResponse, Response};
 pub use serve::route;
 pub(crate) use serve::serve;
+pub use trace::TraceParent;
 
 /// A value that travels as JSON: an input read from the request's body, or an output written to the response's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

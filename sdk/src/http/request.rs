@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use wasip2::http::types::{IncomingBody, IncomingRequest, Method};
 use wasip2::io::streams::InputStream;
 
-use super::Json;
+use super::{Json, TraceParent};
 use crate::Error;
 
 /// A request to the model.
@@ -90,6 +90,22 @@ impl Request {
             .iter()
             .filter(|(found, _)| found.eq_ignore_ascii_case(name));
         named.find_map(|(_, value)| std::str::from_utf8(value).ok())
+    }
+
+    /// The id of this request, which its answer and its lines in the log bear too; `None` outside of Samovar.
+    pub fn request_id(&self) -> Option<&str> {
+        self.header("x-samovar-request-id")
+    }
+
+    /// The environment that the request was sent to, such as `production`; `None` for one that was sent to a deployment by
+    /// its id, or to the development deployment.
+    pub fn environment(&self) -> Option<&str> {
+        self.header("x-samovar-environment")
+    }
+
+    /// The trace that the request is part of, if its caller says so with a valid `traceparent`.
+    pub fn trace_parent(&self) -> Option<TraceParent<'_>> {
+        TraceParent::parse(self.header("traceparent")?)
     }
 
     /// The body, to read as it arrives: nothing of it is held that you do not keep.

@@ -28,7 +28,7 @@ impl Model for Iris {
         let measures: [f32; 4] = request.json()?;
         let input = Tensor::from_slice([1, 4], &measures)?;
         let outputs = self.graph.compute(&[("X", input)])?;
-        Response::json(&best(outputs.get("probabilities")?.as_slice())?)
+        Response::json(&best(outputs.get::<f32>("probabilities")?.as_slice())?)
     }
 }
 
@@ -46,37 +46,32 @@ fn best(probabilities: &[f32]) -> Result<Answer, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use samovar_sdk::tensor::RawTensor;
-    use samovar_sdk::testing;
+    use samovar_sdk::testing::{self, Outputs};
 
-    /// Answers with these probabilities, whatever it is asked, if the input has the right shape.
-    fn graph(probabilities: [f32; 3]) -> Graph {
+    /// The model, over a graph that gives these probabilities whatever it is asked.
+    fn model(probabilities: [f32; 3]) -> Result<Iris, Error> {
         testing::graph("default", move |inputs| {
-            let x: Tensor<f32> = inputs.get("X")?;
-            assert_eq!(x.dimensions(), [1, 4]);
+            assert_eq!(inputs.get::<f32>("X")?.dimensions(), [1, 4]);
             let output = Tensor::from_slice([1, 3], &probabilities)?;
-            Ok(vec![("probabilities".to_owned(), RawTensor::from(output))])
-        })
+            Ok(Outputs::new().with("probabilities", &output))
+        });
+        Iris::load()
     }
 
     #[test]
     fn the_likeliest_species_is_the_answer() -> Result<(), Error> {
-        let mut model = Iris {
-            graph: graph([0.1, 0.7, 0.2]),
-        };
         let request = Request::new("POST", "/predict", "[6.4, 3.2, 4.5, 1.5]");
-        let answer = model.handle(request)?.into_bytes()?;
-        assert_eq!(answer, br#"{"species":"versicolor","probability":0.7}"#);
+        let answer = model([0.125, 0.75, 0.125])?.handle(request)?;
+        let wanted = br#"{"species":"versicolor","probability":0.75}"#;
+        assert_eq!(answer.into_bytes()?, wanted);
         Ok(())
     }
 
     #[test]
-    fn three_measures_are_refused() {
-        let mut model = Iris {
-            graph: graph([1.0, 0.0, 0.0]),
-        };
+    fn three_measures_are_refused() -> Result<(), Error> {
         let request = Request::new("POST", "/predict", "[6.4, 3.2, 4.5]");
-        let error = model.handle(request).expect_err("one is missing");
+        let error = model([1.0, 0.0, 0.0])?.handle(request).unwrap_err();
         assert_eq!(error.status(), 400);
+        Ok(())
     }
 }

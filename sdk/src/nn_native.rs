@@ -1,0 +1,69 @@
+//! Inference without a host: by the closures of [`crate::testing`].
+
+use std::rc::Rc;
+
+use crate::Error;
+use crate::host_tensor::about;
+use crate::tensor::{ElementType, RawTensor, TensorData};
+use crate::testing::{Inputs, Outputs, answer_of};
+
+/// A tensor that a host would hold.
+pub(crate) type Held = RawTensor;
+
+/// A graph, ready to compute.
+pub(crate) struct Context(Rc<dyn Fn(&Inputs) -> Result<Outputs, Error>>);
+
+impl Context {
+    pub(crate) fn new(answer: Rc<dyn Fn(&Inputs) -> Result<Outputs, Error>>) -> Self {
+        Self(answer)
+    }
+
+    pub(crate) fn load(name: &str) -> Result<Self, Error> {
+        answer_of(name).map(Self).ok_or_else(|| {
+            Error::new(
+                500,
+                "graph_not_found",
+                format!(
+                    "graph {name:?} did not load: outside of a host a test makes it, with samovar_sdk::testing::graph"
+                ),
+            )
+        })
+    }
+
+    pub(crate) fn compute(
+        &self,
+        name: &str,
+        inputs: Vec<(String, Held)>,
+    ) -> Result<Vec<(String, Held)>, Error> {
+        let outputs = (self.0)(&Inputs(inputs));
+        outputs
+            .map(|outputs| outputs.0)
+            .map_err(|error| about(&format!("graph {name:?} did not compute"), &error))
+    }
+}
+
+/// Copies a tensor.
+pub(crate) fn hold(tensor: &(impl TensorData + ?Sized)) -> Held {
+    RawTensor::unchecked(
+        tensor.dimensions().to_vec(),
+        tensor.element_type(),
+        tensor.bytes().to_vec(),
+    )
+}
+
+/// Copies a tensor, and checks it as it would be on its way to a host and back.
+pub(crate) fn read(tensor: &Held) -> Result<RawTensor, Error> {
+    RawTensor::new(
+        tensor.dimensions(),
+        tensor.element_type(),
+        tensor.bytes().to_vec(),
+    )
+}
+
+pub(crate) fn dimensions(tensor: &Held) -> Vec<u32> {
+    tensor.dimensions().to_vec()
+}
+
+pub(crate) fn element_type(tensor: &Held) -> ElementType {
+    tensor.element_type()
+}
