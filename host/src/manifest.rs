@@ -479,7 +479,7 @@ fn limits(top: &mut Table<'_>) -> Result<Limits, ManifestError> {
         return Ok(limits);
     };
     let mut table = field.into_table()?;
-    table.allow(&["memory", "timeout", "body"])?;
+    table.allow(&["memory", "timeout", "body", "requests_per_replica"])?;
     if let Some(field) = table.take("memory") {
         limits.memory_bytes = field.size_bytes(Limits::MEMORY_BYTES)?;
     }
@@ -488,6 +488,9 @@ fn limits(top: &mut Table<'_>) -> Result<Limits, ManifestError> {
     }
     if let Some(field) = table.take("body") {
         limits.body_bytes = field.size_bytes(Limits::BODY_BYTES)?;
+    }
+    if let Some(field) = table.take("requests_per_replica") {
+        limits.requests_per_replica = Some(field.integer(Limits::REQUESTS_PER_REPLICA)?);
     }
     Ok(limits)
 }

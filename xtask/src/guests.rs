@@ -1,5 +1,6 @@
 //! Builds the guests, and puts everything that `samovar push` wants where the manifests look for it.
 
+mod languages;
 mod models;
 mod ocr;
 
@@ -40,6 +41,7 @@ pub fn build() -> Result<()> {
     }
     place_magika_model()?;
     models::place();
+    languages::place(&components);
     ocr::place();
     Ok(())
 }

@@ -504,7 +504,13 @@ impl Serving {
                 BackpressurePolicy::QueueOnFull => self.limits.max_queued_requests,
                 BackpressurePolicy::RejectOnFull => 0,
             },
-            max_requests_per_replica: self.limits.max_requests_per_replica,
+            max_requests_per_replica: [
+                self.limits.max_requests_per_replica,
+                deployment.bundle.limits.requests_per_replica.map(u64::from),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
         }
     }
 

@@ -214,6 +214,10 @@ pub struct Limits {
     pub timeout_ms: u64,
     /// Body of a request.
     pub body_bytes: u64,
+    /// Requests after which a replica is replaced; null keeps it. 1 is for a component whose instances serve one request
+    /// each, such as those with the `fetch` event of componentize-js.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_replica: Option<u32>,
 }
 
 impl Default for Limits {
@@ -222,6 +226,7 @@ impl Default for Limits {
             memory_bytes: 256 << 20,
             timeout_ms: 60_000,
             body_bytes: 100 << 20,
+            requests_per_replica: None,
         }
     }
 }
@@ -231,6 +236,8 @@ impl Limits {
     pub const MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=16 << 30;
     /// What `timeout_ms` may be.
     pub const TIMEOUT_MS: RangeInclusive<u64> = 1..=3_600_000;
+    /// What `requests_per_replica` may be, if it is given.
+    pub const REQUESTS_PER_REPLICA: RangeInclusive<u32> = 1..=u32::MAX;
     /// What `body_bytes` may be.
     pub const BODY_BYTES: RangeInclusive<u64> = 0..=64 << 30;
 
@@ -238,7 +245,15 @@ impl Limits {
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         InvalidSetting::check("limits.memory_bytes", self.memory_bytes, Self::MEMORY_BYTES)?;
         InvalidSetting::check("limits.timeout_ms", self.timeout_ms, Self::TIMEOUT_MS)?;
-        InvalidSetting::check("limits.body_bytes", self.body_bytes, Self::BODY_BYTES)
+        InvalidSetting::check("limits.body_bytes", self.body_bytes, Self::BODY_BYTES)?;
+        match self.requests_per_replica {
+            Some(requests) => InvalidSetting::check(
+                "limits.requests_per_replica",
+                requests,
+                Self::REQUESTS_PER_REPLICA,
+            ),
+            None => Ok(()),
+        }
     }
 }
 

@@ -110,6 +110,9 @@ fn text(bundle: &Bundle, component: String, graphs: BTreeMap<&String, (String, &
     let timeout = format_duration_ms(bundle.limits.timeout_ms);
     limits.insert("timeout".into(), timeout.into());
     limits.insert("body".into(), size(bundle.limits.body_bytes));
+    if let Some(requests) = bundle.limits.requests_per_replica {
+        limits.insert("requests_per_replica".into(), i64::from(requests).into());
+    }
     top.insert("limits".into(), limits.into());
     if !bundle.environment_variables.is_empty() {
         let variables = bundle.environment_variables.iter();
@@ -188,7 +191,7 @@ mod tests {
                 "snapshot": true,
                 "environment_variables": {{"MODE": "a \"quoted\"\nline"}},
                 "network": {{"allow": ["api.example.com:443"]}},
-                "limits": {{"memory_bytes": 268435456, "timeout_ms": 1500, "body_bytes": 1048577}},
+                "limits": {{"memory_bytes": 268435456, "timeout_ms": 1500, "body_bytes": 1048577, "requests_per_replica": 7}},
                 "autoscaling": {{"min_replica": 1, "max_replica": 3}}
             }}"#,
             component = digest("component"),

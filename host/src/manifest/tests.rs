@@ -161,6 +161,10 @@ fn each_refusal_names_line_key_and_what_was_wanted() {
             "4: `limits.memory`: found \"1KiB\", wanted 1MiB to 16GiB",
         ),
         (
+            "[limits]\nrequests_per_replica = 0",
+            "4: `limits.requests_per_replica`: found 0, wanted a whole number from 1 to",
+        ),
+        (
             "[limits]\ntimeout = \"2h\"",
             "4: `limits.timeout`: found \"2h\", wanted 1ms to 1h",
         ),

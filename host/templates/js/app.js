@@ -1,4 +1,5 @@
 // Tells which of three irises a flower is, from four measures of it.
+import { Fields, IncomingBody, OutgoingBody, OutgoingResponse, ResponseOutparam } from "wasi:http/types@0.2.10";
 import { loadByName } from "wasi:nn/graph@0.2.0-rc-2024-10-28";
 import { Tensor } from "wasi:nn/tensor@0.2.0-rc-2024-10-28";
 
@@ -17,30 +18,36 @@ export const lifecycle = {
   },
 };
 
-// Once for each request.
-addEventListener("fetch", (event) => event.respondWith(answer(event.request)));
+// Not the `fetch` event: with that one, an instance serves a single request.
+export const incomingHandler = {
+  // Once for each request.
+  handle(request, responseOut) {
+    const [path] = (request.pathWithQuery() ?? "/").split("?");
+    const [status, answer] = route(request.method().tag, path, () => read(request));
+    send(responseOut, status, JSON.stringify(answer));
+  },
+};
 
-async function answer(request) {
-  const { pathname } = new URL(request.url);
-  if (pathname !== "/predict") {
-    return refusal(404, `there is no ${pathname}: this model answers POST /predict`);
+function route(method, path, body) {
+  if (path !== "/predict") {
+    return [404, { error: `there is no ${path}: this model answers POST /predict` }];
   }
-  if (request.method !== "POST") {
-    return refusal(405, "send the input with POST");
+  if (method !== "post") {
+    return [405, { error: "send the input with POST" }];
   }
   let measures;
   try {
-    measures = JSON.parse(await request.text());
+    measures = JSON.parse(body());
   } catch (error) {
-    return refusal(400, `the body is no JSON: ${error.message}`);
+    return [400, { error: `the body is no JSON: ${error.message}` }];
   }
   if (!Array.isArray(measures) || measures.length !== 4 || !measures.every(Number.isFinite)) {
-    return refusal(400, "wanted a list of 4 numbers");
+    return [400, { error: "wanted a list of 4 numbers" }];
   }
   try {
-    return Response.json(predict(measures));
+    return [200, predict(measures)];
   } catch (error) {
-    return refusal(500, `the graph did not compute: ${reason(error)}`);
+    return [500, { error: `the graph did not compute: ${reason(error)}` }];
   }
 }
 
@@ -53,11 +60,43 @@ function predict(measures) {
   return { species: SPECIES[best], probability: probabilities[best] };
 }
 
-// What a function of wasi:nn throws has the error as its payload.
+// What a function of the host's throws has its error as the payload.
 function reason(error) {
   return error?.payload?.data?.() ?? String(error);
 }
 
-function refusal(status, error) {
-  return Response.json({ error }, { status });
+function read(request) {
+  const body = request.consume();
+  const stream = body.stream();
+  const decoder = new TextDecoder();
+  let text = "";
+  try {
+    for (;;) {
+      text += decoder.decode(stream.blockingRead(65536n), { stream: true });
+    }
+  } catch (error) {
+    if (error?.payload?.tag !== "closed") {
+      throw error;
+    }
+  } finally {
+    // The host does not let go of a body whose stream is open.
+    stream[Symbol.dispose]();
+  }
+  IncomingBody.finish(body);
+  return text + decoder.decode();
+}
+
+function send(responseOut, status, text) {
+  const response = new OutgoingResponse(Fields.fromList([["content-type", new TextEncoder().encode("application/json")]]));
+  response.setStatusCode(status);
+  const body = response.body();
+  ResponseOutparam.set(responseOut, { tag: "ok", val: response });
+  const stream = body.write();
+  const bytes = new TextEncoder().encode(text);
+  // wasi:io takes 4096 bytes in one call.
+  for (let start = 0; start < bytes.length; start += 4096) {
+    stream.blockingWriteAndFlush(bytes.subarray(start, start + 4096));
+  }
+  stream[Symbol.dispose]();
+  OutgoingBody.finish(body, undefined);
 }

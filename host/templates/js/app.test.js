@@ -1,38 +1,28 @@
 // Tests app.js natively, with a graph that is made up.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { graph } from "./fake/nn.js";
+import { incomingHandler, lifecycle } from "./app.js";
+import { ask, graph } from "./fake/host.js";
 
-let listener;
-globalThis.addEventListener = (_, given) => (listener = given);
-const { lifecycle } = await import("./app.js");
 lifecycle.init();
 
-async function ask(body, { method = "POST", path = "/predict" } = {}) {
-  const request = new Request(`http://model${path}`, { method, body });
-  let answer;
-  listener({ request, respondWith: (given) => (answer = given) });
-  const response = await answer;
-  return [response.status, await response.json()];
-}
-
-test("the likeliest species is the answer", async () => {
+test("the likeliest species is the answer", () => {
   graph.probabilities = [0.125, 0.75, 0.125];
-  const answer = await ask("[6.5, 3.25, 4.5, 1.5]");
+  const answer = ask(incomingHandler, "post", "/predict", "[6.5, 3.25, 4.5, 1.5]");
   assert.deepEqual(answer, [200, { species: "versicolor", probability: 0.75 }]);
   const x = graph.inputs.get("X");
   assert.deepEqual(x.dimensions, [1, 4]);
   assert.deepEqual([...new Float32Array(x.bytes.buffer)], [6.5, 3.25, 4.5, 1.5]);
 });
 
-test("what is no four numbers is refused", async () => {
+test("what is no four numbers is refused", () => {
   for (const body of ["[1, 2, 3]", '["a", "b", "c", "d"]', "{", "7"]) {
-    const [status] = await ask(body);
+    const [status] = ask(incomingHandler, "post", "/predict", body);
     assert.equal(status, 400, body);
   }
 });
 
-test("other addresses are refused", async () => {
-  assert.equal((await ask("", { path: "/" }))[0], 404);
-  assert.equal((await ask(undefined, { method: "GET" }))[0], 405);
+test("other addresses are refused", () => {
+  assert.equal(ask(incomingHandler, "post", "/", "")[0], 404);
+  assert.equal(ask(incomingHandler, "get", "/predict?x", "")[0], 405);
 });

@@ -2,5 +2,10 @@
 import { writeFile } from "node:fs/promises";
 import { componentize } from "@bytecodealliance/componentize-js";
 
-const { component } = await componentize({ sourcePath: "app.js", witPath: "wit", worldName: "model" });
+const { component } = await componentize({
+  sourcePath: "app.js",
+  witPath: "wit",
+  worldName: "model",
+  disableFeatures: ["fetch-event"],
+});
 await writeFile("app.wasm", component);

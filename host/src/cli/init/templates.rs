@@ -79,7 +79,7 @@ template!(
         "app.test.js",
         "build.js",
         "fake/hooks.js",
-        "fake/nn.js",
+        "fake/host.js",
         "fake/register.js",
         "model.onnx",
         "package.json",

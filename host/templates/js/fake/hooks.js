@@ -1,7 +1,7 @@
-// Every interface of wasi:nn is nn.js.
+// Every interface of WASI is host.js.
 export function resolve(specifier, context, next) {
-  if (specifier.startsWith("wasi:nn/")) {
-    return { url: new URL("nn.js", import.meta.url).href, shortCircuit: true };
+  if (specifier.startsWith("wasi:")) {
+    return { url: new URL("host.js", import.meta.url).href, shortCircuit: true };
   }
   return next(specifier, context);
 }

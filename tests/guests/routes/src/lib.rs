@@ -67,6 +67,13 @@ impl Model for Routes {
                 log::warn(format!("shadow {shadow}: {}", request.text()?));
                 Ok(Response::new("text/plain", "witnessed"))
             }
+            "/context" => Response::json(&json!({
+                "request_id": request.request_id(),
+                "environment": request.environment(),
+                "trace_id": request.trace_parent().map(|trace| trace.trace_id()),
+                "model": config::model_name(),
+                "deployment": config::deployment_id(),
+            })),
             "/header" => Ok(Response::new(
                 "text/plain",
                 request.header("X-Question").unwrap_or("no question"),
