@@ -127,6 +127,45 @@ async fn a_secret_that_is_not_there_is_named() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_component_knows_what_it_answers_for() -> Result<()> {
+    let server = Server::start()?;
+    let pushed = server.push("routes", "")?;
+    let id = &pushed["deployment"]["id"];
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    for (target, environment) in [
+        ("production".to_owned(), json!("production")),
+        ("environments/production".to_owned(), json!("production")),
+        (format!("deployment/{}", id.as_str().unwrap()), Value::Null),
+    ] {
+        let request = server
+            .client()
+            .get(server.at(&format!("/models/routes/{target}/context")))
+            .header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"))
+            .header("x-samovar-environment", "mine");
+        let answer = request.send().await?;
+        let request_id = answer.headers()["x-samovar-request-id"].to_str()?;
+        let wanted = json!({
+            "request_id": request_id,
+            "environment": environment,
+            "trace_id": trace,
+            "model": "routes",
+            "deployment": id,
+        });
+        assert_eq!(answer.json::<Value>().await?, wanted, "{target}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_component_of_the_sdk_is_small() -> Result<()> {
+    for name in ["routes", "count"] {
+        let size = std::fs::metadata(samovar_tests::guest(name))?.len();
+        eprintln!("{name}: {size} bytes");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn lines_of_the_log_keep_their_level() -> Result<()> {
     let server = pushed("")?;
     let url = server.at(&format!("{MODEL}/log"));

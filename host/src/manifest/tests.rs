@@ -74,6 +74,7 @@ fn every_key_is_read() {
         memory_bytes: 512 << 20,
         timeout_ms: 90_000,
         body_bytes: 1 << 30,
+        requests_per_replica: None,
     };
     assert!(manifest.snapshot);
     assert_eq!(manifest.limits, limits);
