@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use samovar_tests::{Server, binary, repository};
 use serde_json::Value;
 
+/// What a component of the SDK may weigh. One of `wasip2` alone, such as `examples/hello`, weighs 59,000.
+const MAX_RUST_BYTES: u64 = 165_000;
 const FLOWER: &str = "[6.4, 3.2, 4.5, 1.5]";
 
 /// A project that was just made, in a folder of the server's.
@@ -142,6 +144,9 @@ fn rust() -> Result<()> {
     let project = Project::init(&server, "flowers-rs", "rust")?;
     project.test()?;
     project.push()?;
+    let built = "target/wasm32-wasip2/release/model.wasm";
+    let size = std::fs::metadata(project.folder().join(built))?.len();
+    assert!(size < MAX_RUST_BYTES, "{size} bytes");
     project.tells_irises_apart()
 }
 

@@ -99,7 +99,7 @@ impl Response {
     }
 
     pub(super) fn from_error(error: &Error) -> Self {
-        Self::new("application/json", error.to_json().to_string()).with_status(error.status())
+        Self::new("application/json", error.to_body()).with_status(error.status())
     }
 
     fn with_content(content_type: &str, content: Content) -> Self {
