@@ -5,16 +5,16 @@ use std::rc::Rc;
 use crate::Error;
 use crate::host_tensor::about;
 use crate::tensor::{ElementType, RawTensor, TensorData};
-use crate::testing::{Inputs, Outputs, answer_of};
+use crate::testing::{Answer, Inputs, answer_of};
 
 /// A tensor that a host would hold.
 pub(crate) type Held = RawTensor;
 
 /// A graph, ready to compute.
-pub(crate) struct Context(Rc<dyn Fn(&Inputs) -> Result<Outputs, Error>>);
+pub(crate) struct Context(Rc<Answer>);
 
 impl Context {
-    pub(crate) fn new(answer: Rc<dyn Fn(&Inputs) -> Result<Outputs, Error>>) -> Self {
+    pub(crate) fn new(answer: Rc<Answer>) -> Self {
         Self(answer)
     }
 

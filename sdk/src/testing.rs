@@ -41,7 +41,8 @@ use crate::graph::Graph;
 use crate::tensor::{Element, RawTensor, Tensor, TensorData};
 use crate::{Error, nn};
 
-type Answer = dyn Fn(&Inputs) -> Result<Outputs, Error>;
+/// What a graph answers.
+pub(crate) type Answer = dyn Fn(&Inputs) -> Result<Outputs, Error>;
 
 thread_local! {
     static GRAPHS: RefCell<HashMap<String, Rc<Answer>>> = RefCell::default();
