@@ -1,4 +1,4 @@
-"""Writes the model.onnx that every template brings along: softmax(X * W + B), which tells three irises apart.
+"""Writes the model.onnx that every project of `samovar init` begins with: softmax(X * W + B), which tells three irises apart.
 
 X is N rows of four measures in centimeters (sepal length, sepal width, petal length, petal width); `probabilities` is N
 rows of three. The weights are those of a logistic regression on Fisher's 150 flowers, rounded to two digits.
@@ -32,5 +32,4 @@ graph = helper.make_graph(
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 onnx.checker.check_model(model)
 
-for template in ["rust", "python", "js", "onnx"]:
-    onnx.save(model, Path(__file__).parent / template / "model.onnx")
+onnx.save(model, Path(__file__).parent / "shared" / "model.onnx")

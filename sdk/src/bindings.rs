@@ -1,4 +1,4 @@
-//! Bindings generated from `wit/`: inference, configuration, logging and the life cycle of a replica.
+//! Bindings generated from `wit/` and the WIT of the runtime: inference, configuration, logging and the life cycle of a replica.
 #![allow(
     missing_docs,
     unused_qualifications,
@@ -8,8 +8,8 @@
 )]
 
 wit_bindgen::generate!({
-    path: "wit",
-    world: "model",
+    path: ["../runtime/wit/wasi-nn", "../runtime/wit/logging", "wit"],
+    world: "samovar:model/model",
     generate_all,
     pub_export_macro: true,
     export_macro_name: "export_lifecycle",

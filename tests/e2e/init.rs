@@ -1,14 +1,16 @@
 //! `samovar init` makes projects that build, test and push as they are, in each of the languages.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
-use samovar_tests::{Server, binary, repository};
-use serde_json::Value;
+use samovar_tests::python::Python;
+use samovar_tests::{Server, binary, guest_variables};
+use serde_json::{Value, json};
 
 /// What a component of the SDK may weigh. One of `wasip2` alone, such as `examples/hello`, weighs 59,000.
-const MAX_RUST_BYTES: u64 = 165_000;
+const MAX_RUST_BYTES: u64 = 150_000;
 const FLOWER: &str = "[6.4, 3.2, 4.5, 1.5]";
 
 /// A project that was just made, in a folder of the server's.
@@ -16,14 +18,21 @@ struct Project<'s> {
     server: &'s Server,
     name: &'static str,
     made: Value,
+    /// What programs are called with besides.
+    variables: Vec<(String, OsString)>,
 }
 
 impl<'s> Project<'s> {
     fn init(server: &'s Server, name: &'static str, template: &str) -> Result<Self> {
         let args = ["--json", "init", name, "--template", template];
-        let output = samovar(server, server.folder(), &args)?;
+        let output = samovar(server, server.folder(), &args).output()?;
         let made = serde_json::from_slice(&ran(&output, "samovar init")?)?;
-        Ok(Self { server, name, made })
+        Ok(Self {
+            server,
+            name,
+            made,
+            variables: Vec::new(),
+        })
     }
 
     fn folder(&self) -> PathBuf {
@@ -41,20 +50,24 @@ impl<'s> Project<'s> {
         ensure!(!commands.is_empty(), "nothing tests it: {steps:?}");
         for command in commands {
             let mut shell = Command::new("sh");
-            shell.args(["-c", command]).current_dir(self.folder());
-            ran(&caching(&mut shell).output()?, command)?;
+            shell
+                .args(["-c", command])
+                .current_dir(self.folder())
+                .envs(self.variables.iter().map(|(name, value)| (name, value)));
+            ran(&as_a_user_would(&mut shell).output()?, command)?;
         }
         Ok(())
     }
 
     fn push(&self) -> Result<()> {
-        let output = samovar(self.server, &self.folder(), &["push", "--wait"])?;
-        ran(&output, "samovar push").map(drop)
+        let mut command = samovar(self.server, &self.folder(), &["push", "--wait"]);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        ran(&command.output()?, "samovar push").map(drop)
     }
 
     fn predict(&self, args: &[&str]) -> Result<Output> {
         let all = [&["predict", self.name], args].concat();
-        samovar(self.server, &self.folder(), &all)
+        Ok(samovar(self.server, &self.folder(), &all).output()?)
     }
 
     /// The right answer to a right request, the model's own refusal of a wrong one.
@@ -73,29 +86,28 @@ impl<'s> Project<'s> {
     }
 }
 
-fn samovar(server: &Server, folder: &Path, args: &[&str]) -> Result<Output> {
+fn samovar(server: &Server, folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command
+    as_a_user_would(&mut command)
         .args(args)
         .current_dir(folder)
         .env("SAMOVAR_URL", &server.url)
         .env("SAMOVAR_API_KEY", server.key())
         .env("SAMOVAR_CONFIG", server.folder().join("config.toml"));
-    Ok(caching(&mut command).output()?)
+    command
 }
 
-/// What package managers fetch is kept for the next run; and cargo's own variables are not for the cargo of the project.
-fn caching(command: &mut Command) -> &mut Command {
+/// Without the variables of the cargo that runs the tests, which are not for that of a project.
+fn as_a_user_would(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG") || text == "CARGO_TARGET_DIR" || text == "RUSTFLAGS" {
+        if text.starts_with("CARGO_PKG")
+            || ["CARGO_TARGET_DIR", "RUSTFLAGS", "LD_LIBRARY_PATH"].contains(&&*text)
+        {
             command.env_remove(&name);
         }
     }
-    let cache = repository().join("target/cache");
     command
-        .env("PIP_CACHE_DIR", cache.join("pip"))
-        .env("npm_config_cache", cache.join("npm"))
         .env("npm_config_prefer_offline", "true")
         .env("npm_config_update_notifier", "false")
 }
@@ -120,29 +132,15 @@ fn is_here(program: &str, args: &[&str]) -> bool {
     here
 }
 
-/// The target may be missing where guests are built with the standard library's source.
-fn has_wasm_target() -> bool {
-    let output = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", "wasm32-wasip2"])
-        .output();
-    let folder = output
-        .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-        .unwrap_or_default();
-    let here = folder.is_dir();
-    if !here {
-        eprintln!("skipped: this Rust has no target wasm32-wasip2");
-    }
-    here
-}
-
 #[test]
 fn rust() -> Result<()> {
-    if !has_wasm_target() {
-        return Ok(());
-    }
     let server = Server::start()?;
-    let project = Project::init(&server, "flowers-rs", "rust")?;
+    let mut project = Project::init(&server, "flowers-rs", "rust")?;
     project.test()?;
+    let variables = guest_variables()?.into_iter();
+    project.variables = variables
+        .map(|(name, value)| (name, value.into()))
+        .collect();
     project.push()?;
     let built = "target/wasm32-wasip2/release/model.wasm";
     let size = std::fs::metadata(project.folder().join(built))?.len();
@@ -152,11 +150,17 @@ fn rust() -> Result<()> {
 
 #[test]
 fn python() -> Result<()> {
-    if !is_here("python3", &["-c", "import venv, ensurepip"]) {
+    let Some(python) = Python::with("venv") else {
         return Ok(());
-    }
+    };
     let server = Server::start()?;
-    let project = Project::init(&server, "flowers-py", "python")?;
+    let mut project = Project::init(&server, "flowers-py", "python")?;
+    let own = python.path().parent().context("no folder of programs")?;
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let path = [own.to_owned()]
+        .into_iter()
+        .chain(std::env::split_paths(&others));
+    project.variables = vec![("PATH".into(), std::env::join_paths(path)?)];
     project.test()?;
     project.push()?;
     project.tells_irises_apart()
@@ -175,6 +179,27 @@ fn javascript() -> Result<()> {
 }
 
 #[test]
+#[ignore = "`samovar push` takes no manifest without a component yet"]
+fn onnx() -> Result<()> {
+    let server = Server::start()?;
+    let project = Project::init(&server, "flowers", "onnx")?;
+    project.push()?;
+    // As `init` says it.
+    let body = json!({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 4], "data": [6.4, 3.2, 4.5, 1.5]}]});
+    let path = ["--path", "/v2/models/default/infer", "-d"];
+    let body = body.to_string();
+    let args = [&path[..], &[&body]].concat();
+    let answer = ran(&project.predict(&args)?, "samovar predict")?;
+    let answer: Value = serde_json::from_slice(&answer)?;
+    assert_eq!(answer["outputs"][0]["name"], "probabilities");
+    let versicolor = answer["outputs"][0]["data"][1]
+        .as_f64()
+        .context("a number")?;
+    assert!((versicolor - 0.8597).abs() < 1e-3, "{answer}");
+    Ok(())
+}
+
+#[test]
 fn what_is_there_is_left_alone() -> Result<()> {
     let server = Server::start()?;
     let folder = server.folder();
@@ -186,14 +211,15 @@ fn what_is_there_is_left_alone() -> Result<()> {
         ("../out", "[a-z0-9-]"),
         ("3d", "digit"),
     ] {
-        let output = samovar(&server, folder, &["init", name])?;
+        let output = samovar(&server, folder, &["init", name]).output()?;
         let error = String::from_utf8(output.stderr)?;
         assert_eq!(output.status.code(), Some(2), "{name}: {error}");
         assert!(error.contains(reason), "{name}: {error}");
     }
     let left: Vec<_> = std::fs::read_dir(folder.join("taken"))?.collect();
     assert_eq!(left.len(), 1);
-    let output = samovar(&server, folder, &["init", "bare", "--template", "onnx"])?;
+    let args = ["init", "bare", "--template", "onnx"];
+    let output = samovar(&server, folder, &args).output()?;
     let words = String::from_utf8(ran(&output, "samovar init")?)?;
     assert!(words.contains("samovar push"), "{words}");
     Ok(())

@@ -6,6 +6,7 @@ pub mod onnx;
 pub mod python;
 pub mod receiver;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -257,6 +258,14 @@ pub fn guest(name: &str) -> PathBuf {
     repository()
         .join("target/guests/components")
         .join(format!("{name}.wasm"))
+}
+
+/// The variables with which `cargo` builds components here, as `cargo xtask guests` found out: none where the target is installed.
+pub fn guest_variables() -> Result<BTreeMap<String, String>> {
+    let path = repository().join("target/guests/variables.json");
+    let text = std::fs::read(&path)
+        .with_context(|| format!("no {}: run `cargo xtask guests`", path.display()))?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// The binary under test, beside the tests' own folder of the build.

@@ -20,6 +20,7 @@ pub fn build() -> Result<()> {
     let toolchain = toolchain::find()?;
     let components = crate::repository().join("target/guests/components");
     std::fs::create_dir_all(&components)?;
+    tell_tests(&toolchain)?;
     for workspace in WORKSPACES {
         let folder = crate::repository().join(workspace);
         let status = toolchain.build().current_dir(&folder).status()?;
@@ -43,6 +44,13 @@ pub fn build() -> Result<()> {
     models::place();
     languages::place(&components);
     ocr::place();
+    Ok(())
+}
+
+/// Writes down with which variables `cargo` builds components here, for tests that have it build some.
+fn tell_tests(toolchain: &Toolchain) -> Result<()> {
+    let place = crate::repository().join("target/guests/variables.json");
+    std::fs::write(place, serde_json::to_vec_pretty(&toolchain.variables())?)?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The toolchain for guests: an installed target, one that rustup fetches, or the standard library built from source.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -100,6 +101,23 @@ impl Toolchain {
     /// Where the components of a build into that folder lie.
     pub fn output_in(folder: &Path) -> PathBuf {
         folder.join(TARGET).join("release")
+    }
+
+    /// The variables with which a plain `cargo build --target wasm32-wasip2` works on this machine, as it does by itself where
+    /// the target is installed.
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        let Self::Source { .. } = self else {
+            return BTreeMap::new();
+        };
+        let build = self.build();
+        let set = build.get_envs().filter_map(|(name, value)| {
+            Some((name.to_str()?.to_owned(), value?.to_str()?.to_owned()))
+        });
+        let mut variables: BTreeMap<_, _> = set.collect();
+        variables.remove("CARGO_TARGET_DIR");
+        // An option of the command there.
+        variables.insert("CARGO_UNSTABLE_BUILD_STD".into(), "std,panic_abort".into());
+        variables
     }
 
     /// Where built components lie.

@@ -47,20 +47,21 @@ enum Template {
 }
 
 impl Template {
-    fn files(self) -> &'static [File] {
-        match self {
-            Self::Rust => templates::RUST,
-            Self::Python => templates::PYTHON,
-            Self::Js => templates::JS,
-            Self::Onnx => templates::ONNX,
-        }
+    fn files(self) -> impl Iterator<Item = &'static File> {
+        let (own, wit): (_, &[File]) = match self {
+            Self::Rust => (templates::RUST, &[]),
+            Self::Python => (templates::PYTHON, templates::WIT),
+            Self::Js => (templates::JS, templates::WIT),
+            Self::Onnx => (templates::ONNX, &[]),
+        };
+        own.iter().chain(templates::GRAPH).chain(wit)
     }
 
-    /// What tests the code, and what that needs first.
+    /// What tests the code.
     fn test(self) -> Option<&'static str> {
         match self {
             Self::Rust => Some("cargo test"),
-            Self::Python => Some("python3 build.py && python3 -m unittest"),
+            Self::Python => Some("python3 -m unittest"),
             Self::Js => Some("npm test"),
             Self::Onnx => None,
         }
@@ -109,7 +110,7 @@ pub fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
         write(&place, &file.named(&name, &dependency))
             .with_context(|| format!("writing {}", place.display()))?;
     }
-    let paths: Vec<&str> = template.files().iter().map(|file| file.path).collect();
+    let paths: Vec<&str> = template.files().map(|file| file.path).collect();
     let steps = next(&name, template);
     match format {
         Format::Json => output::document(&json!({

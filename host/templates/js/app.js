@@ -5,6 +5,7 @@ import { Tensor } from "wasi:nn/tensor@0.2.0-rc-2024-10-28";
 
 const SPECIES = ["setosa", "versicolor", "virginica"];
 
+// ANCHOR: model
 let context;
 
 export const lifecycle = {
@@ -59,6 +60,7 @@ function predict(measures) {
   const best = probabilities.indexOf(Math.max(...probabilities));
   return { species: SPECIES[best], probability: probabilities[best] };
 }
+// ANCHOR_END: model
 
 // What a function of the host's throws has its error as the payload.
 function reason(error) {

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { incomingHandler, lifecycle } from "./app.js";
 import { ask, graph } from "./fake/host.js";
 
+// ANCHOR: test
 lifecycle.init();
 
 test("the likeliest species is the answer", () => {
@@ -14,6 +15,7 @@ test("the likeliest species is the answer", () => {
   assert.deepEqual(x.dimensions, [1, 4]);
   assert.deepEqual([...new Float32Array(x.bytes.buffer)], [6.5, 3.25, 4.5, 1.5]);
 });
+// ANCHOR_END: test
 
 test("what is no four numbers is refused", () => {
   for (const body of ["[1, 2, 3]", '["a", "b", "c", "d"]', "{", "7"]) {

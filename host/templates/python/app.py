@@ -20,6 +20,7 @@ SPECIES = ["setosa", "versicolor", "virginica"]
 # What wasi:io takes in one call.
 MAX_WRITE_BYTES = 4096
 
+# ANCHOR: model
 context = None
 
 
@@ -64,6 +65,7 @@ def predict(measures: array) -> dict[str, object]:
     probabilities = array("f", outputs["probabilities"].data())
     best = max(range(len(SPECIES)), key=lambda at: probabilities[at])
     return {"species": SPECIES[best], "probability": probabilities[best]}
+# ANCHOR_END: model
 
 
 def read(request: IncomingRequest) -> bytes:

@@ -1,4 +1,4 @@
-"""Builds app.wasm, with the componentize-py of requirements.txt in a virtual environment beside this file."""
+"""Builds app.wasm, with what requirements.txt lists in a virtual environment beside this file."""
 
 import os
 import shutil
@@ -12,22 +12,38 @@ ENVIRONMENT = HERE / ".venv"
 BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 REQUIREMENTS = HERE / "requirements.txt"
 INSTALLED = ENVIRONMENT / "installed.txt"
+BINDINGS = HERE / "bindings"
 
 
 def run(*command: object) -> None:
-    done = subprocess.run([str(part) for part in command], cwd=HERE)
+    # Where componentize-py looks for packages.
+    variables = {**os.environ, "VIRTUAL_ENV": str(ENVIRONMENT)}
+    done = subprocess.run([str(part) for part in command], cwd=HERE, env=variables)
     if done.returncode != 0:
         sys.exit(done.returncode)
 
 
-wanted = REQUIREMENTS.read_text()
-if not INSTALLED.exists() or INSTALLED.read_text() != wanted:
-    venv.create(ENVIRONMENT, with_pip=True)
-    run(BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS)
-    INSTALLED.write_text(wanted)
+def install() -> None:
+    wanted = REQUIREMENTS.read_text()
+    if not INSTALLED.exists() or INSTALLED.read_text() != wanted:
+        venv.create(ENVIRONMENT, with_pip=True)
+        run(BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS)
+        INSTALLED.write_text(wanted)
 
-componentize = [BIN / "componentize-py", "--quiet", "-d", "wit", "-w", "model"]
-# For editors and tests; what is in the component is made anew from wit/.
-shutil.rmtree(HERE / "bindings", ignore_errors=True)
-run(*componentize, "bindings", "bindings")
-run(*componentize, "componentize", "app", "-o", "app.wasm")
+
+# ANCHOR: componentize
+def componentize(*arguments: object) -> None:
+    install()
+    run(BIN / "componentize-py", "--quiet", "-d", "wit", "-w", "model", *arguments)
+
+
+def bindings() -> None:
+    """Makes the modules that app.py imports, for editors and tests: those in the component are made with it."""
+    shutil.rmtree(BINDINGS, ignore_errors=True)
+    componentize("bindings", BINDINGS)
+
+
+if __name__ == "__main__":
+    bindings()
+    componentize("componentize", "app", "-o", "app.wasm")
+# ANCHOR_END: componentize

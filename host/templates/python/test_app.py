@@ -1,13 +1,15 @@
-"""Tests app.py natively, with a graph and a request that are made up. `python3 build.py` makes the bindings it imports."""
+"""Tests app.py natively, with a graph and a request that are made up."""
 
 import json
 import sys
 import unittest
 from array import array
-from pathlib import Path
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "bindings"))
+import build
+
+build.bindings()
+sys.path.insert(0, str(build.BINDINGS))
 
 import app
 from wit_world.imports.types import Method_Get, Method_Post
@@ -44,6 +46,7 @@ class FakeRequest:
         return self.made[1]
 
 
+# ANCHOR: test
 def ask(context, body, method=Method_Post(), path="/predict"):
     with (
         mock.patch.object(app, "context", context),
@@ -61,6 +64,7 @@ class TheModel(unittest.TestCase):
         self.assertEqual(context.inputs["X"].dimensions, [1, 4])
         self.assertEqual(list(array("f", context.inputs["X"].data())), [6.5, 3.25, 4.5, 1.5])
         json.dumps(answer)
+# ANCHOR_END: test
 
     def test_what_is_no_four_numbers_is_refused(self):
         for body in [b"[1, 2, 3]", b'["a"]', b"{", b"\xff", b"7"]:

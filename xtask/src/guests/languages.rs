@@ -10,31 +10,41 @@ use crate::python;
 
 /// The sources, and the world that they are for.
 const FOLDER: &str = "tests/guests/languages";
-/// The packages of that world; the template for Python has them anyway.
-const WIT: &str = "host/templates/python/wit/deps";
-/// Packages that have no part in it, but lie there.
-const UNUSED: &str = "nn.wit";
+/// The packages of that world: those that `samovar init` gives to new projects.
+const WIT: &str = "host/templates/shared/wit/deps";
 
-const PYTHON_TOOL: &str = "componentize-py==0.25.1";
+/// The templates of new projects say which releases of the tools are taken.
+const PYTHON_TOOL: &str = "host/templates/python/requirements.txt";
+const JS_MANIFEST: &str = "host/templates/js/package.json";
 const JS_TOOL: &str = "@bytecodealliance/componentize-js";
-const JS_TOOL_VERSION: &str = "0.23.0";
 
 /// Makes what is missing or out of date. Without a language or its registry all but its guest works.
 pub fn place(components: &Path) {
-    for (source, name, make) in [
-        ("hello.py", "python-hello", python as fn(&Path, &Path) -> _),
-        ("hello.js", "js-hello", javascript),
+    for (source, name, tool, make) in [
+        (
+            "hello.py",
+            "python-hello",
+            PYTHON_TOOL,
+            python as fn(&Path, &Path) -> _,
+        ),
+        ("hello.js", "js-hello", JS_MANIFEST, javascript),
     ] {
         let component = components.join(format!("{name}.wasm"));
-        if let Err(error) = place_one(source, &component, make) {
+        if let Err(error) = place_one(source, tool, &component, make) {
             eprintln!("    {name} is missing, its tests are skipped: {error:#}");
         }
     }
 }
 
-fn place_one(source: &str, component: &Path, make: fn(&Path, &Path) -> Result<()>) -> Result<()> {
+fn place_one(
+    source: &str,
+    tool: &str,
+    component: &Path,
+    make: fn(&Path, &Path) -> Result<()>,
+) -> Result<()> {
     let folder = crate::repository().join(FOLDER);
-    let inputs = [folder.join(source), folder.join("wit/world.wit")];
+    let tool = crate::repository().join(tool);
+    let inputs = [folder.join(source), folder.join("wit/world.wit"), tool];
     if is_newer(component, &inputs) {
         return Ok(());
     }
@@ -46,9 +56,7 @@ fn place_one(source: &str, component: &Path, make: fn(&Path, &Path) -> Result<()
     std::fs::copy(&inputs[1], work.join("wit/world.wit"))?;
     for entry in std::fs::read_dir(crate::repository().join(WIT))? {
         let entry = entry?;
-        if entry.file_name() != UNUSED {
-            std::fs::copy(entry.path(), deps.join(entry.file_name()))?;
-        }
+        std::fs::copy(entry.path(), deps.join(entry.file_name()))?;
     }
     std::fs::copy(&inputs[0], work.join(source))?;
     make(&work, component)
@@ -56,7 +64,8 @@ fn place_one(source: &str, component: &Path, make: fn(&Path, &Path) -> Result<()
 
 fn python(work: &Path, component: &Path) -> Result<()> {
     // An environment of its own: the tool looks for packages beside itself.
-    let python = python::with("python-guests", &[PYTHON_TOOL])?.context("python3 is missing")?;
+    let tool = read(PYTHON_TOOL)?;
+    let python = python::with("python-guests", &[tool.trim()])?.context("python3 is missing")?;
     let tool = python.with_file_name("componentize-py");
     run(Command::new(tool)
         .args(["--quiet", "-d", "wit", "-w", "hello"])
@@ -66,15 +75,16 @@ fn python(work: &Path, component: &Path) -> Result<()> {
 }
 
 fn javascript(work: &Path, component: &Path) -> Result<()> {
-    if !has_js_tool(work) {
+    let (manifest, modules) = (work.join("package.json"), work.join("node_modules"));
+    let wanted = read(JS_MANIFEST)?;
+    let is_there = modules.join(JS_TOOL).exists();
+    if !is_there || !std::fs::read_to_string(&manifest).is_ok_and(|found| found == wanted) {
         eprintln!("==> npm install {JS_TOOL}");
-        std::fs::write(
-            work.join("package.json"),
-            r#"{"private":true,"type":"module"}"#,
-        )?;
+        // What an install that fails leaves behind is not taken for one that went well.
+        let _ = std::fs::remove_dir_all(&modules);
+        std::fs::write(&manifest, &wanted)?;
         run(Command::new("npm")
             .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
-            .arg(format!("{JS_TOOL}@{JS_TOOL_VERSION}"))
             .current_dir(work))?;
     }
     let script = "build.js";
@@ -94,10 +104,9 @@ writeFileSync(process.argv[2], made.component);
         .current_dir(work))
 }
 
-fn has_js_tool(work: &Path) -> bool {
-    let manifest = work.join("node_modules").join(JS_TOOL).join("package.json");
-    std::fs::read_to_string(manifest)
-        .is_ok_and(|text| text.contains(&format!("\"version\": \"{JS_TOOL_VERSION}\"")))
+fn read(path: &str) -> Result<String> {
+    let path = crate::repository().join(path);
+    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 fn is_newer(made: &Path, sources: &[PathBuf]) -> bool {

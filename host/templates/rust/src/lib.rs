@@ -1,5 +1,6 @@
 //! Tells which of three irises a flower is, from four measures of it.
 
+// ANCHOR: model
 use samovar_sdk::{Error, Graph, Model, Request, Response, Tensor};
 use serde::Serialize;
 
@@ -42,7 +43,9 @@ fn best(probabilities: &[f32]) -> Result<Answer, Error> {
         probability,
     })
 }
+// ANCHOR_END: model
 
+// ANCHOR: test
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,3 +78,4 @@ mod tests {
         Ok(())
     }
 }
+// ANCHOR_END: test
