@@ -9,6 +9,23 @@ use serde_json::{Value, json};
 ///
 /// Any [`std::error::Error`] becomes an internal error (status 500) through `?`; the constructors name the other
 /// kinds. For that conversion to exist, this type does not implement [`std::error::Error`] itself.
+///
+/// ```
+/// use samovar_sdk::Error;
+///
+/// fn tokens(text: &str) -> Result<usize, Error> {
+///     match text.split_whitespace().count() {
+///         0 => Err(Error::bad_request("there is no text")),
+///         found @ 513.. => Err(Error::new(422, "too_long", format!("found {found} words, 512 is the most"))
+///             .with_detail(found)),
+///         count => Ok(count),
+///     }
+/// }
+///
+/// assert_eq!(tokens("").unwrap_err().status(), 400);
+/// let error = tokens(&"a ".repeat(600)).unwrap_err();
+/// assert_eq!((error.code(), error.detail().unwrap()), ("too_long", &600.into()));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Error {
     status: u16,
@@ -19,6 +36,11 @@ pub struct Error {
 
 impl Error {
     /// An error with an HTTP status (400 to 599, others become 500), a `snake_case` code for programs and a message for people.
+    ///
+    /// ```
+    /// let error = samovar_sdk::Error::new(429, "too_many", "ask again in 10 seconds");
+    /// assert_eq!((error.status(), error.code()), (429, "too_many"));
+    /// ```
     pub fn new(status: u16, code: impl Into<String>, message: impl fmt::Display) -> Self {
         let status = if (400..600).contains(&status) {
             status
@@ -34,28 +56,46 @@ impl Error {
     }
 
     /// The request is malformed: status 400, code `bad_request`.
+    ///
+    /// ```
+    /// let error = samovar_sdk::Error::bad_request(format_args!("found {} features, wanted 4", 3));
+    /// assert_eq!(error.message(), "found 3 features, wanted 4");
+    /// ```
     pub fn bad_request(message: impl fmt::Display) -> Self {
         Self::new(400, "bad_request", message)
     }
 
     /// Nothing answers to this path: status 404, code `not_found`.
+    ///
+    /// ```
+    /// assert_eq!(samovar_sdk::Error::not_found("there is no /train").status(), 404);
+    /// ```
     pub fn not_found(message: impl fmt::Display) -> Self {
         Self::new(404, "not_found", message)
     }
 
     /// The model failed: status 500, code `internal`.
+    ///
+    /// ```
+    /// assert_eq!(samovar_sdk::Error::internal("the vocabulary is empty").status(), 500);
+    /// ```
     pub fn internal(message: impl fmt::Display) -> Self {
         Self::new(500, "internal", message)
     }
 
     /// Adds facts for programs, sent as `detail`.
+    ///
+    /// ```
+    /// let error = samovar_sdk::Error::bad_request("too long").with_detail(vec![512, 600]);
+    /// assert_eq!(error.to_json()["detail"][1], 600);
+    /// ```
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<Value>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// The HTTP status.
+    /// The HTTP status, 400 to 599.
     pub fn status(&self) -> u16 {
         self.status
     }
@@ -70,12 +110,17 @@ impl Error {
         &self.message
     }
 
-    /// The facts for programs.
+    /// The facts for programs; `None` without [`with_detail`](Self::with_detail).
     pub fn detail(&self) -> Option<&Value> {
         self.detail.as_ref()
     }
 
     /// The body of the response: `{"error", "error_code", "detail"}`.
+    ///
+    /// ```
+    /// let json = samovar_sdk::Error::not_found("there is no /train").to_json();
+    /// assert_eq!((&json["error_code"], &json["error"]), (&"not_found".into(), &"there is no /train".into()));
+    /// ```
     pub fn to_json(&self) -> Value {
         json!({ "error": self.message, "error_code": self.code, "detail": self.detail })
     }

@@ -1,4 +1,22 @@
 //! Graphs: the model files a manifest names, ready to compute.
+//!
+//! Names, types and shapes are the graph's own. Natively, [`testing::graph`](crate::testing::graph) makes a graph of a
+//! closure, as the examples here do:
+//!
+//! ```
+//! use samovar_sdk::testing::{self, Outputs};
+//! use samovar_sdk::{Error, Graph, Tensor};
+//!
+//! testing::graph("default", |inputs| {
+//!     let x = inputs.get::<f32>("x")?;
+//!     let sum: f32 = x.as_slice().iter().sum();
+//!     Ok(Outputs::new().with("sum", &Tensor::from_slice([1], &[sum])?))
+//! });
+//! let graph = Graph::load("default")?;
+//! let outputs = graph.compute(&[("x", Tensor::from_slice([1, 3], &[1.0f32, 2.0, 3.0])?)])?;
+//! assert_eq!(outputs.get::<f32>("sum")?.as_slice(), [6.0]);
+//! # Ok::<(), Error>(())
+//! ```
 
 use std::rc::Rc;
 
@@ -17,7 +35,17 @@ pub struct Graph {
 impl Graph {
     /// Loads the graph that the manifest has under `[graphs.NAME]`.
     ///
-    /// Do it once, in [`Model::load`](crate::Model::load).
+    /// Do it once, in [`Model::load`](crate::Model::load). The host has a graph in memory once, whoever loads it.
+    ///
+    /// # Errors
+    /// Status 500, and the message names the graph: `graph_not_found` when the manifest has no such graph, `invalid_graph` when the
+    /// backend does not take its file.
+    ///
+    /// ```
+    /// let error = samovar_sdk::Graph::load("encoder").err().unwrap();
+    /// assert_eq!(error.code(), "graph_not_found");
+    /// assert!(error.message().contains("\"encoder\""));
+    /// ```
     pub fn load(name: &str) -> Result<Self, Error> {
         Ok(Self::new(name, nn::Context::load(name)?))
     }
@@ -29,22 +57,75 @@ impl Graph {
         }
     }
 
-    /// The name it was loaded by.
+    /// The name it was loaded by, which errors of it bear.
+    ///
+    /// ```
+    /// let graph = samovar_sdk::testing::graph("encoder", |_| Ok(Default::default()));
+    /// assert_eq!(graph.name(), "encoder");
+    /// ```
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Runs the graph on inputs by name and gives its outputs.
     ///
+    /// Each input of the graph is given once, with the type and the shape that the graph has for it; a dimension that is open
+    /// there takes any size. Their elements are copied to the host, whose memory for a replica's tensors is bounded by
+    /// `limits.memory`. What an inference before this one gave goes in unread with [`run`](Self::run).
+    ///
+    /// # Errors
+    /// The message names the graph, and the tensor where one is to blame. Status 400 and `invalid_tensor` for a missing or
+    /// unknown name, a wrong type or shape; 413 and `too_large` beyond the limits; 504 and `inference_timeout`; 500 and
+    /// `inference_failed` for what the backend could not do.
+    ///
     /// Inputs of different types go together as `&dyn TensorData`:
-    /// `graph.compute(&[("ids", &ids as &dyn TensorData), ("mask", &mask)])`.
-    /// What an inference before this one gave goes in unread with [`run`](Self::run).
+    ///
+    /// ```
+    /// use samovar_sdk::testing::{self, Outputs};
+    /// use samovar_sdk::{Error, Tensor, TensorData};
+    ///
+    /// # let graph = testing::graph("default", |inputs| {
+    /// #     let (ids, scale) = (inputs.get::<i64>("ids")?, inputs.get::<f32>("scale")?);
+    /// #     let scaled = ids.as_slice().iter().map(|&id| id as f32 * scale.as_slice()[0]);
+    /// #     Ok(Outputs::new().with("y", &Tensor::from_vec([1, 2], scaled.collect())?))
+    /// # });
+    /// let ids = Tensor::from_slice([1, 2], &[3i64, 4])?;
+    /// let scale = Tensor::from_slice([1], &[0.5f32])?;
+    /// let outputs = graph.compute(&[("ids", &ids as &dyn TensorData), ("scale", &scale)])?;
+    /// assert_eq!(outputs.first::<f32>()?.as_slice(), [1.5, 2.0]);
+    ///
+    /// let error = graph.compute(&[("ids", &ids)]).err().unwrap();
+    /// assert_eq!((error.status(), error.code()), (400, "invalid_tensor"));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn compute<D: TensorData>(&self, inputs: &[(&str, D)]) -> Result<Outputs, Error> {
         let with = |all: Inputs, (name, tensor): &(&str, D)| all.with(name, tensor);
         self.run(inputs.iter().fold(Inputs::new(), with))
     }
 
-    /// Runs the graph on inputs of the guest's and of the host's, and gives its outputs.
+    /// Runs the graph on inputs of the guest's and of the host's, and gives its outputs: for state that goes from step to step,
+    /// see [`HostTensor`].
+    ///
+    /// # Errors
+    /// Those of [`compute`](Self::compute).
+    ///
+    /// ```
+    /// use samovar_sdk::graph::Inputs;
+    /// use samovar_sdk::testing::{self, Outputs};
+    /// use samovar_sdk::{Error, HostTensor, Tensor};
+    ///
+    /// # let graph = testing::graph("default", |inputs| {
+    /// #     let sum = inputs.get::<f32>("x")?.as_slice()[0] + inputs.get::<f32>("state")?.as_slice()[0];
+    /// #     Ok(Outputs::new().with("state", &Tensor::from_slice([1], &[sum])?))
+    /// # });
+    /// let mut state = HostTensor::new(&Tensor::from_slice([1], &[0f32])?);
+    /// for x in [1f32, 2.0, 3.0] {
+    ///     let inputs = Inputs::new().with("x", &Tensor::from_slice([1], &[x])?).pass("state", state);
+    ///     state = graph.run(inputs)?.take("state")?;
+    /// }
+    /// assert_eq!(state.read::<f32>()?.as_slice(), [6.0]);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn run(&self, inputs: Inputs) -> Result<Outputs, Error> {
         let outputs = self.context.compute(&self.name, inputs.tensors)?;
         Ok(Outputs {
@@ -54,7 +135,7 @@ impl Graph {
     }
 }
 
-/// The named inputs of one inference, where some of them are with the host already; see [`HostTensor`].
+/// The named inputs of one inference, where some of them are with the host already; see [`Graph::run`] and [`HostTensor`].
 #[derive(Default)]
 pub struct Inputs {
     tensors: Vec<(String, nn::Held)>,
@@ -66,7 +147,7 @@ impl Inputs {
         Self::default()
     }
 
-    /// One more input, copied from the guest.
+    /// One more input, copied from the guest now: its memory is free when this returns.
     #[must_use]
     pub fn with(mut self, name: &str, tensor: &(impl TensorData + ?Sized)) -> Self {
         self.tensors.push((name.to_owned(), nn::hold(tensor)));
@@ -81,7 +162,27 @@ impl Inputs {
     }
 }
 
-/// The named outputs of one inference. They stay with the host until asked for.
+/// The named outputs of one inference. They stay with the host until asked for, and go with this.
+///
+/// ```
+/// use samovar_sdk::testing::{self, Outputs};
+/// use samovar_sdk::{Error, Graph, Tensor, TensorData};
+///
+/// # let graph = testing::graph("default", |_| {
+/// #     let label = Tensor::from_slice([1], &[2i64])?;
+/// #     Ok(Outputs::new().with("label", &label).with("scores", &Tensor::from_slice([1, 2], &[0.25f32, 0.75])?))
+/// # });
+/// let outputs = graph.compute(&[("x", Tensor::from_slice([1], &[1f32])?)])?;
+/// assert!(outputs.names().eq(["label", "scores"]));
+/// assert_eq!(outputs.first::<i64>()?.as_slice(), [2]);
+/// assert_eq!(outputs.get::<f32>("scores")?.dimensions(), [1, 2]);
+///
+/// // Of another type than the graph gave, or of a name that it has not: an error that says what there is.
+/// let error = outputs.get::<i64>("scores").unwrap_err();
+/// assert_eq!(error.message(), "output \"scores\" of graph \"default\": the tensor holds f32, wanted i64");
+/// assert_eq!(outputs.raw("logits").unwrap_err().code(), "no_such_output");
+/// # Ok::<(), Error>(())
+/// ```
 pub struct Outputs {
     graph: Rc<str>,
     tensors: Vec<(String, nn::Held)>,
@@ -93,14 +194,20 @@ impl Outputs {
         self.tensors.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The output `name` with elements of type `T`.
+    /// The output `name` with elements of type `T`, copied into the guest.
+    ///
+    /// # Errors
+    /// Status 500: `no_such_output`, or `bad_tensor` when its elements are of another type. The message names graph and output.
     pub fn get<T: Element>(&self, name: &str) -> Result<Tensor<T>, Error> {
         self.raw(name)?
             .into_typed()
             .map_err(|error| about(&self.what(name), &error))
     }
 
-    /// The first output with elements of type `T`: the only one, for many graphs.
+    /// The first output with elements of type `T`, copied into the guest: the only one, for many graphs.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get).
     pub fn first<T: Element>(&self) -> Result<Tensor<T>, Error> {
         match self.tensors.first() {
             Some((name, _)) => self.get(name),
@@ -112,13 +219,19 @@ impl Outputs {
         }
     }
 
-    /// The output `name` whatever its elements are.
+    /// The output `name` whatever its elements are, copied into the guest.
+    ///
+    /// # Errors
+    /// Status 500 and `no_such_output`.
     pub fn raw(&self, name: &str) -> Result<RawTensor, Error> {
         let (_, tensor) = &self.tensors[self.position(name)?];
         nn::read(tensor).map_err(|error| about(&self.what(name), &error))
     }
 
-    /// Takes the output `name` out without reading it, to pass it on as an input.
+    /// Takes the output `name` out without reading it, to pass it on as an input; see [`Graph::run`].
+    ///
+    /// # Errors
+    /// Status 500 and `no_such_output`.
     pub fn take(&mut self, name: &str) -> Result<HostTensor, Error> {
         let (name, tensor) = self.tensors.remove(self.position(name)?);
         Ok(HostTensor::from_host(self.what(&name), tensor))

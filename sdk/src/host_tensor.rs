@@ -36,6 +36,15 @@ pub struct HostTensor {
 
 impl HostTensor {
     /// Hands a copy of a tensor to the host: the state to begin with.
+    ///
+    /// ```
+    /// use samovar_sdk::tensor::ElementType;
+    /// use samovar_sdk::{HostTensor, Tensor};
+    ///
+    /// let state = HostTensor::new(&Tensor::from_vec([2, 1, 128], vec![0f32; 256])?);
+    /// assert_eq!((state.dimensions(), state.element_type()), (vec![2, 1, 128], ElementType::F32));
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn new(tensor: &(impl TensorData + ?Sized)) -> Self {
         Self {
             what: "a tensor on the host".to_owned(),
@@ -51,7 +60,7 @@ impl HostTensor {
         self.inner
     }
 
-    /// The size of each dimension.
+    /// The size of each dimension, in elements, outermost first.
     pub fn dimensions(&self) -> Vec<u32> {
         nn::dimensions(&self.inner)
     }
@@ -61,13 +70,28 @@ impl HostTensor {
         nn::element_type(&self.inner)
     }
 
-    /// Copies the elements into the guest; an error if they are of another type than `T`.
+    /// Copies the elements into the guest.
+    ///
+    /// # Errors
+    /// Status 500 and `bad_tensor` if they are of another type than `T`; the message says whose tensor it is.
+    ///
+    /// ```
+    /// use samovar_sdk::{HostTensor, Tensor};
+    ///
+    /// let tensor = HostTensor::new(&Tensor::from_slice([2], &[1i64, 2])?);
+    /// assert_eq!(tensor.read::<i64>()?.as_slice(), [1, 2]);
+    /// assert_eq!(tensor.read::<f32>().unwrap_err().code(), "bad_tensor");
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn read<T: Element>(&self) -> Result<Tensor<T>, Error> {
         let typed = self.raw().and_then(RawTensor::into_typed);
         typed.map_err(|error| about(&self.what, &error))
     }
 
     /// Copies the elements into the guest, whatever they are.
+    ///
+    /// # Errors
+    /// Status 500 and `bad_tensor` if the host gave bytes that do not fill the dimensions, which it does not.
     pub fn raw(&self) -> Result<RawTensor, Error> {
         nn::read(&self.inner).map_err(|error| about(&self.what, &error))
     }

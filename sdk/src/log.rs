@@ -7,7 +7,8 @@
 //! log::warn(format_args!("cut a text of {} tokens", 700));
 //! ```
 //!
-//! `samovar logs MODEL` shows them, and which request each was written for; trace lines are kept as `DEBUG`.
+//! `samovar logs MODEL` shows them, and which request each was written for; trace lines are kept as `DEBUG`, and a line is cut
+//! at 16 KiB.
 
 use std::fmt::Display;
 
@@ -16,6 +17,10 @@ use crate::bindings::wasi::logging::logging::Level;
 macro_rules! levels {
     ($($name:ident $level:ident $doc:literal;)*) => {$(
         #[doc = $doc]
+        ///
+        /// ```
+        #[doc = concat!("samovar_sdk::log::", stringify!($name), "(format_args!(\"{} tokens\", 512));")]
+        /// ```
         pub fn $name(message: impl Display) {
             write(Level::$level, &message.to_string());
         }

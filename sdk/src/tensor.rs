@@ -1,10 +1,20 @@
 //! Tensors: dimensions and row-major elements, moved between Rust values and bytes without copies where layouts allow.
+//!
+//! Dimensions count elements, outermost first, as ONNX has them: a batch of 8 color pictures may be `[8, 3, 224, 224]`, a scalar
+//! is `[]`. A dimension may be 0. The number of elements is always the product of the dimensions.
 
 use std::fmt;
 
 use crate::Error;
 
 /// The type of a tensor's elements, as `wasi:nn` names them.
+///
+/// ```
+/// use samovar_sdk::tensor::{Element, ElementType};
+///
+/// assert_eq!(f32::TYPE, ElementType::F32);
+/// assert_eq!((ElementType::I64.size(), ElementType::Bf16.to_string()), (8, "bf16".to_owned()));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ElementType {
@@ -16,7 +26,7 @@ pub enum ElementType {
     F32,
     /// 64-bit floats.
     F64,
-    /// Bytes.
+    /// Bytes, which also carry ONNX's `int8` and `bool`.
     U8,
     /// 32-bit integers.
     I32,
@@ -55,6 +65,17 @@ mod sealed {
 }
 
 /// A Rust type that tensors hold: `f32`, `f64`, `u8`, `i32`, `i64`, and with the feature `half` its `f16` and `bf16`.
+///
+/// ```
+/// use samovar_sdk::tensor::Element;
+/// use samovar_sdk::{Error, Tensor};
+///
+/// fn row<T: Element>(elements: &[T]) -> Result<Tensor<T>, Error> {
+///     Tensor::from_slice([1, elements.len() as u32], elements)
+/// }
+/// assert_eq!(row(&[1.0f64, 2.0])?.dimensions(), [1, 2]);
+/// # Ok::<(), Error>(())
+/// ```
 pub trait Element: bytemuck::Pod + fmt::Debug + sealed::Sealed {
     /// Its `wasi:nn` name.
     const TYPE: ElementType;
@@ -75,9 +96,17 @@ elements!(half::f16 => F16, half::bf16 => Bf16);
 
 /// Anything a graph takes as input.
 ///
-/// Inputs of different types go together as `&dyn TensorData`.
+/// Inputs of different types go together as `&dyn TensorData`: see [`Graph::compute`](crate::Graph::compute).
+///
+/// ```
+/// use samovar_sdk::{Tensor, TensorData};
+///
+/// let tensor = Tensor::from_slice([2, 1], &[1i32, 256])?;
+/// assert_eq!(tensor.bytes(), [1, 0, 0, 0, 0, 1, 0, 0]);
+/// # Ok::<(), samovar_sdk::Error>(())
+/// ```
 pub trait TensorData {
-    /// The size of each dimension.
+    /// The size of each dimension, in elements, outermost first.
     fn dimensions(&self) -> &[u32];
     /// The type of the elements.
     fn element_type(&self) -> ElementType;
@@ -107,6 +136,15 @@ enum Storage<T> {
 }
 
 /// A tensor that owns its elements.
+///
+/// ```
+/// use samovar_sdk::Tensor;
+///
+/// let tensor = Tensor::from_vec([2, 3], vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+/// assert_eq!(tensor.dimensions(), [2, 3]);
+/// assert_eq!(tensor.as_slice()[1 * 3 + 2], 6.0); // row 1, column 2
+/// # Ok::<(), samovar_sdk::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Tensor<T> {
     dimensions: Vec<u32>,
@@ -114,7 +152,17 @@ pub struct Tensor<T> {
 }
 
 impl<T: Element> Tensor<T> {
-    /// A tensor of `dimensions` with the elements of `elements`, which it takes over.
+    /// A tensor of `dimensions` with the elements of `elements`, row-major, which it takes over without a copy.
+    ///
+    /// # Errors
+    /// Status 500 and `bad_tensor` when the product of the dimensions is not the number of elements.
+    ///
+    /// ```
+    /// use samovar_sdk::Tensor;
+    ///
+    /// let error = Tensor::from_vec([2, 2], vec![0u8; 3]).unwrap_err();
+    /// assert_eq!(error.message(), "dimensions [2, 2] need 4 elements, found 3");
+    /// ```
     pub fn from_vec(dimensions: impl Into<Vec<u32>>, elements: Vec<T>) -> Result<Self, Error> {
         let dimensions = dimensions.into();
         check_len(&dimensions, elements.len())?;
@@ -125,16 +173,25 @@ impl<T: Element> Tensor<T> {
     }
 
     /// A tensor of `dimensions` with a copy of `elements`; [`TensorView`] borrows them instead.
+    ///
+    /// # Errors
+    /// Those of [`from_vec`](Self::from_vec).
+    ///
+    /// ```
+    /// let scalar = samovar_sdk::Tensor::from_slice([], &[0.5f32])?;
+    /// assert_eq!(scalar.as_slice(), [0.5]);
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn from_slice(dimensions: impl Into<Vec<u32>>, elements: &[T]) -> Result<Self, Error> {
         Self::from_vec(dimensions, elements.to_vec())
     }
 
-    /// The size of each dimension.
+    /// The size of each dimension, in elements, outermost first.
     pub fn dimensions(&self) -> &[u32] {
         &self.dimensions
     }
 
-    /// The elements, row-major.
+    /// The elements, row-major. Borrows them, without a copy.
     pub fn as_slice(&self) -> &[T] {
         match &self.storage {
             Storage::Elements(elements) => elements,
@@ -143,6 +200,12 @@ impl<T: Element> Tensor<T> {
     }
 
     /// The elements, row-major. Copies where they came from an inference and `T` is not `u8`.
+    ///
+    /// ```
+    /// let tensor = samovar_sdk::Tensor::from_slice([2, 1], &[1i64, 2])?;
+    /// assert_eq!(tensor.into_vec(), [1, 2]);
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn into_vec(self) -> Vec<T> {
         match self.storage {
             Storage::Elements(elements) => elements,
@@ -150,7 +213,16 @@ impl<T: Element> Tensor<T> {
         }
     }
 
-    /// The same elements in other dimensions.
+    /// The same elements in other dimensions, without a copy.
+    ///
+    /// # Errors
+    /// Those of [`from_vec`](Self::from_vec).
+    ///
+    /// ```
+    /// let row = samovar_sdk::Tensor::from_slice([4], &[1u8, 2, 3, 4])?;
+    /// assert_eq!(row.reshape([2, 2])?.dimensions(), [2, 2]);
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn reshape(mut self, dimensions: impl Into<Vec<u32>>) -> Result<Self, Error> {
         let dimensions = dimensions.into();
         check_len(&dimensions, self.as_slice().len())?;
@@ -201,7 +273,16 @@ where
     }
 }
 
-/// A tensor that borrows its elements: an input without a copy.
+/// A tensor that borrows its elements: an input without a copy in the guest.
+///
+/// ```
+/// use samovar_sdk::TensorView;
+///
+/// let features = [0.5f32; 2048];
+/// let view = TensorView::new([1, 2048], &features)?;
+/// # let _ = view;
+/// # Ok::<(), samovar_sdk::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct TensorView<'a, T> {
     dimensions: Vec<u32>,
@@ -209,7 +290,10 @@ pub struct TensorView<'a, T> {
 }
 
 impl<'a, T: Element> TensorView<'a, T> {
-    /// A tensor of `dimensions` over `elements`.
+    /// A tensor of `dimensions` over `elements`, row-major.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::from_vec`].
     pub fn new(dimensions: impl Into<Vec<u32>>, elements: &'a [T]) -> Result<Self, Error> {
         let dimensions = dimensions.into();
         check_len(&dimensions, elements.len())?;
@@ -235,6 +319,16 @@ impl<T: Element> TensorData for TensorView<'_, T> {
 }
 
 /// A tensor whose element type is known only when it runs, as an inference gives it.
+///
+/// ```
+/// use samovar_sdk::tensor::{ElementType, RawTensor};
+/// use samovar_sdk::TensorData;
+///
+/// // Two bfloat16 numbers, which Rust has no type for: 1.0 and -2.0.
+/// let raw = RawTensor::new([2], ElementType::Bf16, vec![0x80, 0x3f, 0x00, 0xc0])?;
+/// assert_eq!((raw.dimensions(), raw.bytes().len()), (&[2][..], 4));
+/// # Ok::<(), samovar_sdk::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawTensor {
     dimensions: Vec<u32>,
@@ -244,6 +338,16 @@ pub struct RawTensor {
 
 impl RawTensor {
     /// A tensor over `bytes`: row-major, little-endian elements of `element_type` that fill `dimensions`.
+    ///
+    /// # Errors
+    /// Status 500 and `bad_tensor` when the bytes are no whole number of elements, or not as many as the dimensions have.
+    ///
+    /// ```
+    /// use samovar_sdk::tensor::{ElementType, RawTensor};
+    ///
+    /// let error = RawTensor::new([2], ElementType::F32, vec![0; 7]).unwrap_err();
+    /// assert_eq!(error.message(), "7 bytes are no whole number of f32 elements");
+    /// ```
     pub fn new(
         dimensions: impl Into<Vec<u32>>,
         element_type: ElementType,
@@ -278,7 +382,19 @@ impl RawTensor {
         }
     }
 
-    /// The tensor with elements of type `T`, without a copy where the bytes lie aligned; an error if it holds another type.
+    /// The tensor with elements of type `T`, without a copy where the bytes lie aligned.
+    ///
+    /// # Errors
+    /// Status 500 and `bad_tensor` if it holds another type.
+    ///
+    /// ```
+    /// use samovar_sdk::tensor::{ElementType, RawTensor};
+    ///
+    /// let raw = RawTensor::new([1], ElementType::I32, vec![7, 0, 0, 0])?;
+    /// assert_eq!(raw.clone().into_typed::<i32>()?.as_slice(), [7]);
+    /// assert_eq!(raw.into_typed::<f32>().unwrap_err().message(), "the tensor holds i32, wanted f32");
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn into_typed<T: Element>(self) -> Result<Tensor<T>, Error> {
         if self.element_type != T::TYPE {
             return Err(bad_tensor(format!(
@@ -290,7 +406,7 @@ impl RawTensor {
         Ok(Tensor::from_checked_bytes(self.dimensions, self.bytes))
     }
 
-    /// The elements as bytes.
+    /// The elements as bytes: row-major, little-endian.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -346,7 +462,19 @@ mod nd {
     use crate::Error;
 
     impl<T: Element> Tensor<T> {
-        /// A tensor with the elements of an array; copies only what does not lie row-major already.
+        /// A tensor with the shape and the elements of an array; copies only what does not lie row-major already.
+        ///
+        /// # Errors
+        /// Status 500 and `bad_tensor` for an axis that is longer than `u32` counts.
+        ///
+        /// ```
+        /// use ndarray::array;
+        /// use samovar_sdk::Tensor;
+        ///
+        /// let tensor = Tensor::from_array(array![[1.0f32, 2.0], [3.0, 4.0], [5.0, 6.0]])?;
+        /// assert_eq!(tensor.dimensions(), [3, 2]);
+        /// # Ok::<(), samovar_sdk::Error>(())
+        /// ```
         pub fn from_array<S: Data<Elem = T>, D: Dimension>(
             array: ArrayBase<S, D>,
         ) -> Result<Self, Error> {
@@ -373,7 +501,18 @@ mod nd {
             Self::from_vec(dimensions, elements)
         }
 
-        /// The elements as an array.
+        /// The elements as an array of the tensor's shape.
+        ///
+        /// # Errors
+        /// None that a tensor of the SDK can cause: its elements fill its dimensions.
+        ///
+        /// ```
+        /// use samovar_sdk::Tensor;
+        ///
+        /// let array = Tensor::from_slice([1, 2], &[0.25f32, 0.75])?.into_array()?;
+        /// assert_eq!(array[[0, 1]], 0.75);
+        /// # Ok::<(), samovar_sdk::Error>(())
+        /// ```
         pub fn into_array(self) -> Result<ArrayD<T>, Error> {
             let shape: Vec<usize> = self.dimensions.iter().map(|&size| size as usize).collect();
             Ok(ArrayD::from_shape_vec(IxDyn(&shape), self.into_vec())?)

@@ -52,14 +52,28 @@ thread_local! {
 /// A graph whose outputs `answer` gives.
 ///
 /// [`Graph::load`] finds it by its name from now on, on this thread: each test has one of its own. A graph of the same
-/// name is replaced.
+/// name is replaced. What `answer` gets are the inputs with their shapes as the model gave them; its error becomes that of
+/// [`Graph::compute`], with the graph's name before the message.
+///
+/// ```
+/// use samovar_sdk::testing::{self, Outputs};
+/// use samovar_sdk::{Error, Tensor};
+///
+/// let graph = testing::graph("default", |inputs| match inputs.get::<f32>("X")?.dimensions() {
+///     [1, 4] => Ok(Outputs::new().with("probabilities", &Tensor::from_slice([1, 2], &[0.25f32, 0.75])?)),
+///     found => Err(Error::new(400, "invalid_tensor", format!("X: found {found:?}, wanted [1, 4]"))),
+/// });
+/// let error = graph.compute(&[("X", Tensor::from_slice([2], &[0f32, 0.0])?)]).err().unwrap();
+/// assert_eq!(error.message(), "graph \"default\" did not compute: X: found [2], wanted [1, 4]");
+/// # Ok::<(), Error>(())
+/// ```
 pub fn graph(name: &str, answer: impl Fn(&Inputs) -> Result<Outputs, Error> + 'static) -> Graph {
     let answer: Rc<Answer> = Rc::new(answer);
     GRAPHS.with_borrow_mut(|graphs| graphs.insert(name.to_owned(), answer.clone()));
     Graph::new(name, nn::Context::new(answer))
 }
 
-/// Sets the secret `name` for [`config::secret`](crate::config::secret), on this thread.
+/// Sets the secret `name` for [`config::secret`](crate::config::secret), on this thread: there is an example.
 pub fn secret(name: &str, value: &str) {
     SECRETS.with_borrow_mut(|secrets| secrets.insert(name.to_owned(), value.to_owned()));
 }
@@ -72,7 +86,7 @@ pub(crate) fn secret_of(name: &str) -> Option<String> {
     SECRETS.with_borrow(|secrets| secrets.get(name).cloned())
 }
 
-/// What a graph was given.
+/// What a graph was given; see [`graph`].
 #[derive(Debug)]
 pub struct Inputs(pub(crate) Vec<(String, RawTensor)>);
 
@@ -82,7 +96,10 @@ impl Inputs {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The input `name`; an error, of status 400 as on the host, if it is not there or its elements are of another type.
+    /// A copy of the input `name`.
+    ///
+    /// # Errors
+    /// Status 400 and `invalid_tensor`, as on the host, if it is not there or its elements are of another type.
     pub fn get<T: Element>(&self, name: &str) -> Result<Tensor<T>, Error> {
         let wrong = |why: String| Error::new(400, "invalid_tensor", why);
         let found = self.0.iter().find(|(found, _)| found == name);
@@ -95,7 +112,7 @@ impl Inputs {
     }
 }
 
-/// What a graph gives.
+/// What a graph gives; see [`graph`].
 #[derive(Debug, Default)]
 pub struct Outputs(pub(crate) Vec<(String, RawTensor)>);
 

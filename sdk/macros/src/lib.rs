@@ -12,7 +12,7 @@ use syn::{Error, FnArg, ImplItem, Item, ItemFn, ItemImpl, Type, parse_quote};
 /// On an `impl Model for X`, `load` runs once in each replica and `predict` answers requests; `predict` and `handle` may
 /// take `&self` where they change nothing.
 ///
-/// A crate has one such item, and `crate-type = ["cdylib"]`.
+/// A crate has one such item, and `crate-type = ["cdylib"]`. The first page of `samovar-sdk` has an example of each.
 #[proc_macro_attribute]
 pub fn model(
     arguments: proc_macro::TokenStream,

@@ -11,6 +11,17 @@ use super::{Json, TraceParent};
 use crate::Error;
 
 /// A request to the model.
+///
+/// ```
+/// use samovar_sdk::Request;
+///
+/// let mut request = Request::new("POST", "/predict?top=3", r#"["a", "b"]"#).with_header("accept", "application/json");
+/// assert_eq!((request.method(), request.path()), ("POST", "/predict"));
+/// assert_eq!((request.query("top").as_deref(), request.query_string()), (Some("3"), "top=3"));
+/// assert_eq!(request.header("Accept"), Some("application/json"));
+/// assert_eq!(request.json::<Vec<String>>()?, ["a", "b"]);
+/// # Ok::<(), samovar_sdk::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Request {
     method: String,
@@ -93,27 +104,64 @@ impl Request {
     }
 
     /// The id of this request, which its answer and its lines in the log bear too; `None` outside of Samovar.
+    ///
+    /// ```
+    /// # let request = samovar_sdk::Request::new("POST", "/predict", "");
+    /// if let Some(id) = request.request_id() {
+    ///     samovar_sdk::log::info(format_args!("cut the text of {id}"));
+    /// }
+    /// ```
     pub fn request_id(&self) -> Option<&str> {
         self.header("x-samovar-request-id")
     }
 
     /// The environment that the request was sent to, such as `production`; `None` for one that was sent to a deployment by
     /// its id, or to the development deployment.
+    ///
+    /// ```
+    /// # let request = samovar_sdk::Request::new("POST", "/predict", "");
+    /// let is_production = request.environment() == Some("production");
+    /// # let _ = is_production;
+    /// ```
     pub fn environment(&self) -> Option<&str> {
         self.header("x-samovar-environment")
     }
 
-    /// The trace that the request is part of, if its caller says so with a valid `traceparent`.
+    /// The trace that the request is part of, if its caller says so with a valid `traceparent`; see [`TraceParent`].
     pub fn trace_parent(&self) -> Option<TraceParent<'_>> {
         TraceParent::parse(self.header("traceparent")?)
     }
 
     /// The body, to read as it arrives: nothing of it is held that you do not keep.
+    ///
+    /// ```
+    /// use std::io::Read;
+    ///
+    /// let mut request = samovar_sdk::Request::new("POST", "/predict", vec![7; 100_000]);
+    /// let (mut sum, mut chunk) = (0u64, [0; 4096]);
+    /// loop {
+    ///     match request.body().read(&mut chunk)? {
+    ///         0 => break,
+    ///         len => sum += chunk[..len].iter().map(|&byte| u64::from(byte)).sum::<u64>(),
+    ///     }
+    /// }
+    /// assert_eq!(sum, 700_000);
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn body(&mut self) -> &mut Body {
         &mut self.body
     }
 
-    /// The whole body. The deployment's `limits.body` bounds it.
+    /// The whole body, in bytes. The deployment's `limits.body` bounds it.
+    ///
+    /// # Errors
+    /// Status 400 and `bad_request` when the body breaks off before its end.
+    ///
+    /// ```
+    /// let mut request = samovar_sdk::Request::new("POST", "/predict", [0xff, 0xd8]);
+    /// assert_eq!(request.bytes()?, [0xff, 0xd8]);
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn bytes(&mut self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         self.body.read_to_end(&mut bytes).map_err(body_error)?;
@@ -121,6 +169,17 @@ impl Request {
     }
 
     /// The whole body as UTF-8 text.
+    ///
+    /// # Errors
+    /// Status 400 and `bad_request` when it breaks off, or is no UTF-8: the message says at which byte.
+    ///
+    /// ```
+    /// use samovar_sdk::Request;
+    ///
+    /// assert_eq!(Request::new("POST", "/predict", "tea").text()?, "tea");
+    /// assert_eq!(Request::new("POST", "/predict", [0xff]).text().unwrap_err().status(), 400);
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn text(&mut self) -> Result<String, Error> {
         String::from_utf8(self.bytes()?).map_err(|error| {
             Error::bad_request(format!(
@@ -130,7 +189,18 @@ impl Request {
         })
     }
 
-    /// The whole body, read as JSON; what does not fit `T` is the caller's fault, status 400.
+    /// The whole body, read as JSON.
+    ///
+    /// # Errors
+    /// Status 400, the caller's fault: `invalid_json` for what does not fit `T`, with what was wanted and where; `bad_request`
+    /// when the body breaks off.
+    ///
+    /// ```
+    /// let mut request = samovar_sdk::Request::new("POST", "/predict", "[6.4, 3.2]");
+    /// let error = request.json::<[f32; 4]>().unwrap_err();
+    /// assert_eq!((error.status(), error.code()), (400, "invalid_json"));
+    /// assert!(error.message().contains("expected an array of length 4"));
+    /// ```
     pub fn json<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
         let bytes = self.bytes()?;
         serde_json::from_slice(&bytes).map_err(|error| {
@@ -147,7 +217,7 @@ fn body_error(error: io::Error) -> Error {
     Error::bad_request(format!("the body broke off: {error}"))
 }
 
-/// The request's body: a [`Read`] that waits for what has not arrived.
+/// The request's body: a [`Read`] that waits for what has not arrived; see [`Request::body`].
 pub struct Body(Source);
 
 enum Source {
@@ -175,9 +245,30 @@ impl fmt::Debug for Body {
     }
 }
 
-/// What a model's function may take.
+/// What a model's function may take: `Json<T>`, `String`, `Vec<u8>`, [`Request`], or a type of your own.
+///
+/// ```
+/// use samovar_sdk::{Error, FromRequest, Request};
+///
+/// /// Pixels of a binary PGM.
+/// struct Picture(Vec<u8>);
+///
+/// impl FromRequest for Picture {
+///     fn from_request(mut request: Request) -> Result<Self, Error> {
+///         let bytes = request.bytes()?;
+///         match bytes.strip_prefix(b"P5") {
+///             Some(rest) => Ok(Self(rest.to_vec())),
+///             None => Err(Error::new(415, "unsupported_media_type", "wanted a binary PGM, which begins with P5")),
+///         }
+///     }
+/// }
+/// assert_eq!(Picture::from_request(Request::new("POST", "/", "GIF89a")).err().unwrap().status(), 415);
+/// ```
 pub trait FromRequest: Sized {
     /// Reads the value from the request.
+    ///
+    /// # Errors
+    /// What the caller is answered instead, status 400 for a body that does not fit.
     fn from_request(request: Request) -> Result<Self, Error>;
 }
 

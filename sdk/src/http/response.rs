@@ -10,7 +10,16 @@ use crate::Error;
 
 type Writer = Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<(), Error>>;
 
-/// What a model answers.
+/// What a model answers: a status, headers and a body.
+///
+/// ```
+/// use samovar_sdk::Response;
+///
+/// let answer = Response::new("text/csv", "a,b\n").with_status(201).with_header("cache-control", "no-store");
+/// assert_eq!((answer.status(), answer.headers().len()), (201, 2));
+/// assert_eq!(answer.into_bytes()?, b"a,b\n");
+/// # Ok::<(), samovar_sdk::Error>(())
+/// ```
 pub struct Response {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
@@ -29,6 +38,15 @@ impl Response {
     }
 
     /// Status 200 with `value` as JSON.
+    ///
+    /// # Errors
+    /// Status 500 and `internal` for what JSON cannot say, such as a map whose keys are no text.
+    ///
+    /// ```
+    /// let answer = samovar_sdk::Response::json(&[("label", "tea"), ("unit", "cup")])?;
+    /// assert_eq!(answer.into_bytes()?, br#"[["label","tea"],["unit","cup"]]"#);
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
         let body = serde_json::to_vec(value).map_err(|error| {
             Error::internal(format!("the output could not be written as JSON: {error}"))
@@ -40,6 +58,20 @@ impl Response {
     ///
     /// The head goes out with the first bytes, or when `write` flushes before any. If it fails until then, its error is
     /// the answer; later the response breaks off, so that a client can tell, and the log says why.
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// let answer = samovar_sdk::Response::stream("text/plain", |body| {
+    ///     for step in 1..=3 {
+    ///         writeln!(body, "step {step}")?;
+    ///         body.flush()?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// assert_eq!(answer.into_bytes()?, b"step 1\nstep 2\nstep 3\n");
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn stream(
         content_type: &str,
         write: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), Error> + 'static,
@@ -48,6 +80,12 @@ impl Response {
     }
 
     /// Status 200 with a body of chunks, each sent as the iterator gives it.
+    ///
+    /// ```
+    /// let answer = samovar_sdk::Response::chunks("text/plain", ["one ", "two"]);
+    /// assert_eq!(answer.into_bytes()?, b"one two");
+    /// # Ok::<(), samovar_sdk::Error>(())
+    /// ```
     pub fn chunks<I>(content_type: &str, chunks: I) -> Self
     where
         I: IntoIterator + 'static,
@@ -62,7 +100,7 @@ impl Response {
         })
     }
 
-    /// The same response with another status.
+    /// The same response with another status, 100 to 999; what is none fails when it is sent.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.status = status;
@@ -87,6 +125,9 @@ impl Response {
     }
 
     /// The whole body; a streamed one is written into memory, which is for tests.
+    ///
+    /// # Errors
+    /// The one that the writer of a streamed body gives.
     pub fn into_bytes(self) -> Result<Vec<u8>, Error> {
         match self.content {
             Content::Whole(bytes) => Ok(bytes),
@@ -120,7 +161,7 @@ impl fmt::Debug for Response {
     }
 }
 
-/// Where a streamed response writes its body.
+/// Where a streamed response writes its body; see [`Response::stream`].
 pub struct BodyWriter<'a>(&'a mut dyn Write);
 
 impl<'a> BodyWriter<'a> {
@@ -149,9 +190,28 @@ impl fmt::Debug for BodyWriter<'_> {
     }
 }
 
-/// What a model's function may give.
+/// What a model's function may give: `Json<T>`, `String`, `Vec<u8>`, [`Response`], a type of your own, or one of them in a
+/// `Result`.
+///
+/// ```
+/// use samovar_sdk::{Error, IntoResponse, Response};
+///
+/// struct Csv(Vec<f32>);
+///
+/// impl IntoResponse for Csv {
+///     fn into_response(self) -> Result<Response, Error> {
+///         let line: Vec<String> = self.0.iter().map(f32::to_string).collect();
+///         Ok(Response::new("text/csv", line.join(",")))
+///     }
+/// }
+/// assert_eq!(Csv(vec![0.5, 2.0]).into_response()?.into_bytes()?, b"0.5,2");
+/// # Ok::<(), Error>(())
+/// ```
 pub trait IntoResponse {
     /// Makes the response.
+    ///
+    /// # Errors
+    /// What the caller is answered instead.
     fn into_response(self) -> Result<Response, Error>;
 }
 

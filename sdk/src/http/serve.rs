@@ -13,6 +13,36 @@ use super::{Request, Response};
 use crate::{Error, Model};
 
 /// The default routes: `POST /predict` goes to [`Model::predict`], other methods get 405, other paths 404.
+///
+/// # Errors
+/// That of `predict`; status 404 and `not_found` for another path.
+///
+/// ```
+/// use samovar_sdk::{Error, Model, Request, Response, http};
+///
+/// struct Echo;
+///
+/// impl Model for Echo {
+///     fn load() -> Result<Self, Error> {
+///         Ok(Self)
+///     }
+///
+///     fn predict(&mut self, mut request: Request) -> Result<Response, Error> {
+///         Ok(Response::new("text/plain", request.bytes()?))
+///     }
+///
+///     fn handle(&mut self, request: Request) -> Result<Response, Error> {
+///         match (request.method(), request.path()) {
+///             ("GET", "/labels") => Response::json(&["tea", "coffee"]),
+///             _ => http::route(self, request),
+///         }
+///     }
+/// }
+/// assert_eq!(Echo.handle(Request::new("POST", "/predict", "x"))?.into_bytes()?, b"x");
+/// assert_eq!(Echo.handle(Request::new("GET", "/labels", ""))?.status(), 200);
+/// assert_eq!(Echo.handle(Request::new("GET", "/other", "")).unwrap_err().status(), 404);
+/// # Ok::<(), Error>(())
+/// ```
 pub fn route<M: Model>(model: &mut M, request: Request) -> Result<Response, Error> {
     match (request.path().trim_end_matches('/'), request.method()) {
         ("/predict", "POST") => model.predict(request),

@@ -25,6 +25,10 @@ pub struct TraceParent<'a> {
 
 impl<'a> TraceParent<'a> {
     /// Reads the header's value; `None` for one that is not valid, which a receiver has to take for none at all.
+    ///
+    /// ```
+    /// assert_eq!(samovar_sdk::http::TraceParent::parse("00-12-34-01"), None);
+    /// ```
     pub fn parse(value: &'a str) -> Option<Self> {
         let mut parts = value.trim().splitn(5, '-');
         let version = hex(parts.next()?, 2)?;
@@ -45,12 +49,12 @@ impl<'a> TraceParent<'a> {
         })
     }
 
-    /// The trace: 32 hex digits.
+    /// The trace: 32 hex digits, in small letters.
     pub fn trace_id(&self) -> &'a str {
         self.trace_id
     }
 
-    /// The span that the request was sent in: 16 hex digits.
+    /// The span that the request was sent in: 16 hex digits, in small letters.
     pub fn parent_id(&self) -> &'a str {
         self.parent_id
     }
