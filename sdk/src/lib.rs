@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
+#![warn(clippy::missing_errors_doc)]
 
 #[doc(hidden)]
 pub mod bindings;
 pub mod config;
 mod error;
+pub mod files;
 pub mod graph;
 mod host_tensor;
 pub mod http;

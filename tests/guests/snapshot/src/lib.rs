@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use samovar_sdk::{Error, Graph, Model, Request, Response, config, log, model};
+use samovar_sdk::{Error, Graph, Model, Request, Response, config, files, log, model};
 
 struct Table {
     squares: HashMap<u64, u64>,
@@ -13,7 +13,7 @@ struct Table {
 #[model]
 impl Model for Table {
     fn load() -> Result<Self, Error> {
-        let mode = std::fs::read_to_string("/mode").unwrap_or_default();
+        let mode = files::read_to_string("/mode").unwrap_or_default();
         match mode.trim() {
             "clock" => log::info(format!("{:?}", std::time::SystemTime::now())),
             "environment" => log::info(format!("{:?}", std::env::var("SAMOVAR_MODEL"))),
@@ -30,7 +30,9 @@ impl Model for Table {
         }
         log::info("the table is filled");
         Ok(Self {
-            squares: (0..10_000).map(|number| (number, number * number)).collect(),
+            squares: (0..10_000)
+                .map(|number| (number, number * number))
+                .collect(),
             served: 0,
         })
     }
