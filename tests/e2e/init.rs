@@ -179,7 +179,6 @@ fn javascript() -> Result<()> {
 }
 
 #[test]
-#[ignore = "`samovar push` takes no manifest without a component yet"]
 fn onnx() -> Result<()> {
     let server = Server::start()?;
     let project = Project::init(&server, "flowers", "onnx")?;
