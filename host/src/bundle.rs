@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use samovar_runtime::backend::{DataNeed, data_needs, ports};
-use sha2::{Digest as _, Sha256};
+use samovar_runtime::backend::{DataNeed, ports};
 
 use crate::domain::bundle::MAX_FILES;
 pub use crate::domain::bundle::{Blob, Bundle, Graph, GraphBackend, GraphTarget, Network};
 pub use crate::domain::digest::Digest;
 use crate::domain::names;
 use crate::domain::settings::InvalidSetting;
+use crate::known_files::KnownFiles;
 use crate::manifest::{Component, Located, Manifest, ManifestError};
 use crate::open_inference::{self, Description};
 
@@ -90,8 +89,14 @@ impl LocalBundle {
     ///
     /// It reads every byte of it and blocks: within async code, call it by `spawn_blocking`.
     pub fn from_manifest(manifest: &Manifest) -> Result<Self, BundleError> {
+        Self::from_known(manifest, &mut KnownFiles::default())
+    }
+
+    /// The same, without reading again what is as it was.
+    pub fn from_known(manifest: &Manifest, files: &mut KnownFiles) -> Result<Self, BundleError> {
         let mut collector = Collector {
             manifest,
+            files,
             blobs: BTreeMap::new(),
         };
         let component = match &manifest.component {
@@ -155,6 +160,7 @@ impl LocalBundle {
 
 struct Collector<'a> {
     manifest: &'a Manifest,
+    files: &'a mut KnownFiles,
     blobs: BTreeMap<Digest, LocalBlob>,
 }
 
@@ -218,8 +224,8 @@ impl Collector<'_> {
         place: &Located<String>,
     ) -> Result<BTreeMap<String, Blob>, ManifestError> {
         let model = Path::new(&place.value);
-        let needs = data_needs(&self.manifest.root.join(model))
-            .map_err(|error| self.error_of_model(place, error))?;
+        let needs = self.files.data_needs(&self.manifest.root.join(model));
+        let needs = needs.map_err(|error| self.error_of_model(place, error))?;
         let mut data = BTreeMap::new();
         for need in needs {
             let DataNeed {
@@ -370,36 +376,13 @@ impl Collector<'_> {
 
     fn hash<T>(&mut self, place: &Located<T>, path: PathBuf) -> Result<Blob, ManifestError> {
         self.check_plain(place, &path)?;
-        let blob = hash_file(&path).map_err(|error| {
+        let blob = self.files.blob(&path).map_err(|error| {
             let problem = format!("{}: {error}", path.display());
             self.manifest.error_at(place, problem)
         })?;
         self.add(blob, Source::File(path));
         Ok(blob)
     }
-}
-
-/// Reads a file once and says its digest and size.
-pub fn hash_file(path: &Path) -> io::Result<Blob> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    let mut size = 0;
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                hasher.update(&buffer[..count]);
-                size += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Blob {
-        digest: Digest::from_hasher(hasher),
-        size,
-    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod domain;
 pub mod front;
 pub mod gateway;
 pub mod ids;
+pub mod known_files;
 pub mod manifest;
 pub mod node;
 pub mod open_inference;

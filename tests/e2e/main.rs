@@ -45,3 +45,4 @@ mod sticky;
 mod streaming;
 mod usage;
 mod vad;
+mod watch;

@@ -5,6 +5,7 @@ pub mod dice;
 pub mod onnx;
 pub mod python;
 pub mod receiver;
+pub mod watching;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -39,12 +40,12 @@ impl Server {
     pub fn start_with(args: &[&str]) -> Result<Self> {
         let folder = Arc::new(tempfile::tempdir()?);
         let args = args.iter().map(ToString::to_string).collect();
-        Self::start_in(folder, args)
+        Self::start_in(folder, args, "127.0.0.1:0")
     }
 
-    fn start_in(folder: Arc<tempfile::TempDir>, args: Vec<String>) -> Result<Self> {
+    fn start_in(folder: Arc<tempfile::TempDir>, args: Vec<String>, address: &str) -> Result<Self> {
         let mut child = samovar(folder.path())
-            .args(["--json", "serve", "--addr", "127.0.0.1:0", "--data"])
+            .args(["--json", "serve", "--addr", address, "--data"])
             .arg(folder.path().join("data"))
             .args(&args)
             .stdout(Stdio::piped())
@@ -118,7 +119,15 @@ impl Server {
         let _ = self.kill();
         let (folder, args) = (self.folder.clone(), self.args.clone());
         drop(self);
-        Self::start_in(folder, args)
+        Self::start_in(folder, args, "127.0.0.1:0")
+    }
+
+    /// Starts it again on the same folder and port, after it was killed.
+    pub fn start_again(self) -> Result<Self> {
+        let (folder, args) = (self.folder.clone(), self.args.clone());
+        let address = self.url.trim_start_matches("http://").to_owned();
+        drop(self);
+        Self::start_in(folder, args, &address)
     }
 
     /// What it wrote to standard error so far.
@@ -165,22 +174,25 @@ impl Server {
             .expect("a client")
     }
 
-    /// Runs a command of the CLI against this node.
-    pub fn cli(&self, args: &[&str]) -> Result<Output> {
-        Ok(samovar(self.folder.path())
+    /// A command of the CLI against this node.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = samovar(self.folder.path());
+        command
             .env("SAMOVAR_URL", &self.url)
             .env("SAMOVAR_API_KEY", self.key())
-            .args(args)
-            .stdin(Stdio::null())
-            .output()?)
+            .args(args);
+        command
+    }
+
+    /// Runs a command of the CLI against this node.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        Ok(self.command(args).stdin(Stdio::null()).output()?)
     }
 
     /// Runs a command of the CLI that reads this from its standard input.
     pub fn cli_reading(&self, args: &[&str], input: &[u8]) -> Result<Output> {
-        let mut child = samovar(self.folder.path())
-            .env("SAMOVAR_URL", &self.url)
-            .env("SAMOVAR_API_KEY", self.key())
-            .args(args)
+        let mut child = self
+            .command(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

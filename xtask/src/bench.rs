@@ -18,6 +18,7 @@ mod servers;
 mod table;
 mod tiny;
 mod wasmtime;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -43,6 +44,8 @@ pub enum Part {
     Instance,
     /// Requests that find no replica
     Cold,
+    /// From a component that was saved to its answer, by `samovar watch`
+    Watch,
     /// What replicas and idle deployments take
     Memory,
     /// What 50 replicas take that share a graph of 100 MB
@@ -103,6 +106,7 @@ pub fn run(seconds: u64, only: &[Part], built: Option<PathBuf>) -> Result<()> {
             Part::Warm => wasmtime::warm(&bench)?,
             Part::Instance => wasmtime::instance(&bench)?,
             Part::Cold => cold::rows(&bench)?,
+            Part::Watch => watch::rows(&bench)?,
             Part::Memory => memory::rows(&bench)?,
             Part::MemoryShared => memory::shared(&bench)?,
             Part::Tiny => tiny::rows(&bench)?,

@@ -49,27 +49,23 @@ pub async fn print(
     follow: Follow,
     format: Format,
 ) -> anyhow::Result<()> {
-    let mut printed = Printed::default();
+    let mut follower = Follower::new(path);
+    let mut is_first = true;
     loop {
-        let start = printed.start_epoch_millis(Timestamp::now().as_millisecond());
-        let query = format!("{path}/logs?limit={LIMIT}&start_epoch_millis={start}");
-        let answer = client.get(&query).await?;
-        let lines = answer["logs"].as_array().map_or(&[][..], Vec::as_slice);
-        let fresh = printed.fresh(lines);
-        if fresh.len() == LIMIT {
-            output::note(match printed.rounds {
-                0 => "these are the newest lines, of more\n",
-                // A full answer of new lines alone has no overlap with the one before it.
-                _ => "some lines were skipped: they come faster than they are read\n",
+        let Fresh { lines, are_all } = follower.fresh(client).await?;
+        if !are_all {
+            output::note(match is_first {
+                true => "these are the newest lines, of more\n",
+                false => "some lines were skipped: they come faster than they are read\n",
             });
-        } else if fresh.is_empty() && printed.rounds == 0 {
+        } else if lines.is_empty() && is_first {
             output::note("no lines yet\n");
         }
-        printed.rounds += 1;
-        for line in fresh {
+        is_first = false;
+        for line in lines {
             match format {
-                Format::Json => output::json_line(line)?,
-                Format::Text => output::line(&text(line))?,
+                Format::Json => output::json_line(&line)?,
+                Format::Text => output::line(&text(&line))?,
             }
         }
         if !follow.follow {
@@ -79,7 +75,47 @@ pub async fn print(
     }
 }
 
-fn text(line: &Value) -> String {
+/// Reads on in the logs of a deployment.
+pub struct Follower {
+    path: String,
+    printed: Printed,
+}
+
+/// Lines that were not read before.
+pub struct Fresh {
+    /// The lines, oldest first.
+    pub lines: Vec<Value>,
+    /// Whether there were no more of them.
+    pub are_all: bool,
+}
+
+impl Follower {
+    /// For the deployment at a path, from the oldest line on that the server gives.
+    pub fn new(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            printed: Printed::default(),
+        }
+    }
+
+    /// What has come since it was asked last.
+    pub async fn fresh(&mut self, client: &Client) -> anyhow::Result<Fresh> {
+        let start = (self.printed).start_epoch_millis(Timestamp::now().as_millisecond());
+        let path = &self.path;
+        let query = format!("{path}/logs?limit={LIMIT}&start_epoch_millis={start}");
+        let answer = client.get(&query).await?;
+        let lines = answer["logs"].as_array().map_or(&[][..], Vec::as_slice);
+        let fresh = self.printed.fresh(lines);
+        Ok(Fresh {
+            // A full answer of new lines alone has no overlap with the one before it.
+            are_all: fresh.len() < LIMIT,
+            lines: fresh.into_iter().cloned().collect(),
+        })
+    }
+}
+
+/// A line in words.
+pub fn text(line: &Value) -> String {
     let mut text = format!("{} {:<7}", cell(&line["timestamp"]), cell(&line["level"]));
     if !line["replica"].is_null() {
         text.push_str(&format!(" [{}]", cell(&line["replica"])));
@@ -91,7 +127,6 @@ fn text(line: &Value) -> String {
 /// Which lines have been printed, as far as they can come again.
 #[derive(Default)]
 struct Printed {
-    rounds: u64,
     newest_ms: Option<i64>,
     lines: VecDeque<Value>,
 }

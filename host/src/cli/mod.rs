@@ -3,6 +3,7 @@
 mod async_request;
 mod audit;
 mod backends;
+mod build;
 mod client;
 mod completions;
 mod confirm;
@@ -30,6 +31,7 @@ mod settings;
 mod status;
 mod upload;
 mod usage;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -61,6 +63,8 @@ enum Command {
     Init(init::Arguments),
     /// Build a model, upload what the server lacks, and deploy it
     Push(push::Arguments),
+    /// Keep the development deployment at what lies in a folder: build and push with each change, and follow its log
+    Watch(watch::Arguments),
     /// Call a model and stream its answer
     Predict(predict::Arguments),
     /// List, show, rename and delete models
@@ -136,6 +140,7 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Serve(arguments) => serve::run(arguments, format).await,
         Command::Init(arguments) => init::run(arguments, format),
         Command::Push(arguments) => push::run(&client()?, arguments, format).await,
+        Command::Watch(arguments) => watch::run(&client()?, arguments, format).await,
         Command::Predict(arguments) => predict::run(&client()?, arguments, format).await,
         Command::Model(action) => model::run(&client()?, action, format).await,
         Command::Deployment(action) => deployment::run(&client()?, action, format).await,
@@ -195,6 +200,8 @@ mod tests {
             "push --development --model m --label a=b",
             "push --environment staging --promote --wait",
             "push --promote",
+            "watch",
+            "watch p --model m --also ../shared --also ../other --no-build --json",
             "predict m --development -d {}",
             "environment list m",
             "environment show m production",
@@ -271,6 +278,8 @@ mod tests {
             "push --development --name n",
             "push --development --environment e",
             "push --development --promote",
+            "watch --promote",
+            "watch --model a/b",
             "predict m --development --deployment d",
             "environment create m",
             "environment update m e --ramp-up-duration 20",

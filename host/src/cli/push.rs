@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use super::build::{Build, Group};
 use super::client::{Client, ClientError};
 use super::environment::Place;
 use super::output::{self, Format, cell};
@@ -20,7 +20,7 @@ use crate::domain::environment::PRODUCTION;
 use crate::manifest::{Component, Manifest};
 
 /// Deploying compiles the component first.
-const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// What it is given.
 #[derive(Debug, clap::Args)]
@@ -138,19 +138,7 @@ impl Arguments {
 
 async fn build(manifest: &Manifest, command: &str) -> anyhow::Result<()> {
     output::note(&format!("building: {command}\n"));
-    // An empty root is the folder that we are in.
-    let folder = Some(manifest.root.as_path()).filter(|root| !root.as_os_str().is_empty());
-    let status = tokio::process::Command::new("sh")
-        .args(["-c", command])
-        .current_dir(folder.unwrap_or_else(|| ".".as_ref()))
-        .stdin(Stdio::null())
-        // Standard output is for our own answer.
-        .stdout(std::io::stderr())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .status()
-        .await
-        .with_context(|| format!("running the build command `{command}`"))?;
+    let status = Build::start(manifest, command, Group::Ours)?.wait().await?;
     if !status.success() {
         bail!("the build command `{command}` failed: {status}");
     }
@@ -178,14 +166,15 @@ fn body(arguments: &Arguments, bundle: &Bundle) -> Value {
     body.into()
 }
 
-async fn deploy(client: &Client, body: &Value) -> anyhow::Result<Value> {
+/// Deploys; it answers when that has ended.
+pub async fn deploy(client: &Client, body: &Value) -> anyhow::Result<Value> {
     let request = client.request(Method::POST, "/v1/models")?;
     let answering = client.json(request.timeout(DEPLOY_TIMEOUT).json(body));
     spin("the server compiles and deploys", answering).await
 }
 
 /// The blobs of ours that the server says it lacks.
-fn missing<'a>(error: &anyhow::Error, blobs: &'a [LocalBlob]) -> Vec<&'a LocalBlob> {
+pub fn missing<'a>(error: &anyhow::Error, blobs: &'a [LocalBlob]) -> Vec<&'a LocalBlob> {
     let code = error
         .downcast_ref::<ClientError>()
         .and_then(ClientError::code);
@@ -238,12 +227,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_build_runs_in_the_manifests_folder() {
+    async fn a_build_that_fails_ends_the_push() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("samovar.toml");
         let manifest = Manifest::parse(&file, "name='m'\ncomponent='m.wasm'").unwrap();
-        build(&manifest, "echo made > m.wasm").await.unwrap();
-        assert!(folder.path().join("m.wasm").exists());
+        build(&manifest, "true").await.unwrap();
         let error = build(&manifest, "exit 3").await.unwrap_err().to_string();
         assert!(
             error.contains("`exit 3` failed") && error.contains('3'),

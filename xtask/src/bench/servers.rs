@@ -121,9 +121,10 @@ impl Server {
         self.cli(&["push", "--no-build", "--model", model, &folder])
     }
 
-    /// Runs a command of the command line against this node; the answer.
-    pub fn cli(&self, args: &[&str]) -> Result<Value> {
-        let output = Command::new(samovar())
+    /// A command of the command line against this node.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(samovar());
+        command
             .arg("--json")
             .args(args)
             .env("SAMOVAR_URL", &self.url)
@@ -131,9 +132,13 @@ impl Server {
                 "SAMOVAR_CONFIG",
                 crate::repository().join("target/bench/config.toml"),
             )
-            .env_remove("SAMOVAR_API_KEY")
-            .stderr(Stdio::piped())
-            .output()?;
+            .env_remove("SAMOVAR_API_KEY");
+        command
+    }
+
+    /// Runs a command of the command line against this node; the answer.
+    pub fn cli(&self, args: &[&str]) -> Result<Value> {
+        let output = self.command(args).stderr(Stdio::piped()).output()?;
         ensure!(
             output.status.success(),
             "samovar {args:?} failed: {}",

@@ -1,0 +1,259 @@
+//! What lies in the watched folders now: the sources, and the bundle that the manifest makes of the rest.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::folders::Folders;
+use super::plan::Snapshot;
+use super::sources::{self, MAX_SOURCES};
+use crate::bundle::{BundleError, LocalBundle};
+use crate::known_files::{Identity, KnownFiles};
+use crate::manifest::{Component, FILE_NAME, Manifest, ManifestError};
+
+/// Folders are looked for again when a new one is found, of which something may have been missed; but not for ever.
+const MAX_LOOKS: usize = 3;
+
+/// A project that is looked at again and again.
+pub struct Project {
+    /// What the user gave.
+    path: PathBuf,
+    /// Folders of sources beside it.
+    also: Vec<PathBuf>,
+    folders: Folders,
+    source_files: KnownFiles,
+    bundle_files: KnownFiles,
+    was_cut: bool,
+    /// Time that looking took last.
+    pub took: Duration,
+}
+
+/// Which of the two is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The files that the manifest names.
+    Named,
+    /// The sources too.
+    Sources,
+}
+
+/// What came before a bundle is collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// A build, which has written what it writes.
+    Build,
+    /// Something else, which may go on.
+    Change,
+}
+
+/// A bundle that can be pushed, or not yet.
+pub enum Collected {
+    /// It can.
+    Whole(Box<LocalBundle>),
+    /// Somebody writes one of its files just now.
+    BeingWritten,
+}
+
+impl Project {
+    /// Of the path that the user gave.
+    pub fn new(path: PathBuf, also: Vec<PathBuf>, folders: Folders) -> Self {
+        Self {
+            path,
+            also,
+            folders,
+            source_files: KnownFiles::default(),
+            bundle_files: KnownFiles::default(),
+            was_cut: false,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// The manifest as it is now.
+    pub fn manifest(&mut self) -> Result<(Manifest, Identity), ManifestError> {
+        // Before it is read: a change after that makes it another.
+        let identity = Identity::read(&self.manifest_file());
+        let manifest = Manifest::load(&self.path).inspect_err(|_| {
+            let folder = folder_of(&self.manifest_file());
+            self.folders.watch(&BTreeSet::from([folder]));
+        })?;
+        let identity = identity.map_err(|source| ManifestError::Read {
+            file: manifest.file.clone(),
+            source,
+        })?;
+        Ok((manifest, identity))
+    }
+
+    /// What the manifest's file is known by, if it is there.
+    pub fn manifest_identity(&self) -> Option<Identity> {
+        Identity::read(&self.manifest_file()).ok()
+    }
+
+    fn manifest_file(&self) -> PathBuf {
+        match self.path.is_dir() {
+            true => self.path.join(FILE_NAME),
+            false => self.path.clone(),
+        }
+    }
+
+    /// The sources as they are now; none where they are not asked for. From now on, changes of what was looked at are heard of.
+    pub fn look(&mut self, manifest: &Manifest, scope: Scope) -> Snapshot {
+        let begun = Instant::now();
+        let (named, named_folders) = named(manifest);
+        let mut sources = Snapshot::new();
+        for _ in 0..MAX_LOOKS {
+            let mut folders = named_folders.clone();
+            sources.clear();
+            if scope == Scope::Sources {
+                let root = Some(manifest.root.clone()).filter(|root| !root.as_os_str().is_empty());
+                let root = root.unwrap_or_else(|| ".".into());
+                for root in std::iter::once(&root).chain(&self.also) {
+                    let found = sources::find(root, &named, &mut self.source_files);
+                    sources.extend(found.sources);
+                    folders.extend(found.folders);
+                    self.was_cut |= found.is_cut;
+                }
+                self.source_files.forget_others();
+            }
+            if !self.folders.watch(&folders) {
+                break;
+            }
+        }
+        self.took = begun.elapsed();
+        sources
+    }
+
+    /// The bundle as it is now.
+    pub fn collect(&mut self, manifest: &Manifest, after: After) -> Result<Collected, BundleError> {
+        let is_written =
+            |path: &PathBuf| Identity::read(path).is_ok_and(|one| one.is_being_written());
+        if after == After::Change && named(manifest).0.iter().any(is_written) {
+            return Ok(Collected::BeingWritten);
+        }
+        let local = LocalBundle::from_known(manifest, &mut self.bundle_files);
+        if self.bundle_files.take_torn().is_some() {
+            return Ok(Collected::BeingWritten);
+        }
+        let local = local?;
+        self.bundle_files.forget_others();
+        Ok(Collected::Whole(Box::new(local)))
+    }
+
+    /// What cannot be watched as it should be, if that was not said yet.
+    pub fn take_trouble(&mut self) -> Option<String> {
+        if self.was_cut {
+            self.was_cut = false;
+            return Some(format!(
+                "more than {MAX_SOURCES} source files: changes of the others are not noticed; name folders of tools in .gitignore"
+            ));
+        }
+        self.folders.take_trouble()
+    }
+}
+
+/// The files that a manifest names, itself among them, and the folders in which they lie. None of them is a source.
+fn named(manifest: &Manifest) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
+    let root = if manifest.root.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        &manifest.root
+    };
+    let mut files = BTreeSet::new();
+    if let Component::File(place) = &manifest.component {
+        files.insert(root.join(&place.value));
+    }
+    files.extend(manifest.file.file_name().map(|name| root.join(name)));
+    let graphs = manifest.graphs.values().map(|graph| &graph.file.value);
+    let named = graphs.chain(manifest.files.iter().map(|file| &file.value));
+    let mut open: Vec<PathBuf> = named.map(|file| root.join(file)).collect();
+    let mut folders = BTreeSet::new();
+    while let Some(path) = open.pop() {
+        if files.len() + folders.len() > 2 * MAX_SOURCES {
+            break;
+        }
+        if path.is_dir() && !path.is_symlink() {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            open.extend(entries.map(|entry| entry.path()));
+            folders.insert(path);
+        } else {
+            files.insert(path);
+        }
+    }
+    folders.extend(files.iter().map(|file| folder_of(file)));
+    (files, folders)
+}
+
+/// The folder that a file lies in, also when neither is there yet.
+fn folder_of(file: &Path) -> PathBuf {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::folders;
+    use super::*;
+    use std::fs;
+
+    const MANIFEST: &str = "name = 'm'\ncomponent = 'out/m.wasm'\nfiles = ['data']\nbuild = 'make'\n[graphs.default]\nfile = 'g.onnx'";
+
+    fn project(root: &Path) -> Project {
+        for (file, text) in [
+            ("samovar.toml", MANIFEST),
+            ("out/m.wasm", "component"),
+            ("data/deep/a.txt", "a"),
+            ("g.onnx", "graph"),
+            ("src/lib.rs", "source"),
+        ] {
+            let path = root.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Project::new(root.to_owned(), Vec::new(), folders::start().0)
+    }
+
+    #[test]
+    fn what_the_manifest_names_is_no_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut project = project(folder.path());
+        let (manifest, _) = project.manifest().unwrap();
+        let sources = project.look(&manifest, Scope::Sources);
+        let wanted = [folder.path().join("src/lib.rs")];
+        assert!(sources.keys().eq(&wanted), "{sources:?}");
+        assert!(project.look(&manifest, Scope::Named).is_empty());
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("shared.rs"), "x").unwrap();
+        project.also.push(other.path().to_owned());
+        let sources = project.look(&manifest, Scope::Sources);
+        assert!(sources.contains_key(&other.path().join("shared.rs")));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut project = project(folder.path());
+        let (manifest, _) = project.manifest().unwrap();
+        let file = folder.path().join("data/deep/a.txt");
+        let at = |time| fs::File::open(&file).unwrap().set_modified(time).unwrap();
+        let now = std::time::SystemTime::now();
+        at(now + Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(30));
+        let collected = project.collect(&manifest, After::Change).unwrap();
+        assert!(matches!(collected, Collected::Whole(_)), "all are at rest");
+        // Until it was looked at, the time may have passed.
+        let is_waited_for = || {
+            at(std::time::SystemTime::now());
+            let collected = project.collect(&manifest, After::Change).unwrap();
+            matches!(collected, Collected::BeingWritten)
+        };
+        assert!(
+            std::iter::repeat_with(is_waited_for)
+                .take(100)
+                .any(|one| one)
+        );
+        at(std::time::SystemTime::now());
+        let collected = project.collect(&manifest, After::Build).unwrap();
+        assert!(matches!(collected, Collected::Whole(_)));
+    }
+}

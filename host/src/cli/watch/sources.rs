@@ -1,0 +1,209 @@
+//! The source files of a project: all below its folder but what git ignores and what tools make.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use ignore::{DirEntry, WalkBuilder};
+
+use super::plan::{Print, Snapshot};
+use crate::known_files::{Identity, KnownFiles};
+
+/// Source files that are looked at.
+pub const MAX_SOURCES: usize = 20_000;
+/// A larger file is known by its size and times alone.
+const MAX_READ_BYTES: u64 = 1 << 20;
+
+/// Folders of tools, by their names.
+const TOOL_FOLDERS: [&str; 8] = [
+    ".git",
+    ".hg",
+    ".jj",
+    ".svn",
+    "node_modules",
+    "__pycache__",
+    ".venv",
+    // What `samovar serve` makes where it is started.
+    "samovar-data",
+];
+/// Files that say of their folder that a tool made it: Cargo's target folder and caches, Python's virtual environments.
+const TOOL_MARKS: [&str; 2] = ["CACHEDIR.TAG", "pyvenv.cfg"];
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The source files.
+    pub sources: Snapshot,
+    /// The folders that they lie in, and those that have none yet.
+    pub folders: BTreeSet<PathBuf>,
+    /// Whether there are more than [`MAX_SOURCES`].
+    pub is_cut: bool,
+}
+
+/// Looks through a project. What is in `others` is no source: the manifest says what it is.
+pub fn find(root: &Path, others: &BTreeSet<PathBuf>, files: &mut KnownFiles) -> Found {
+    let mut found = Found::default();
+    let in_repository = std::path::absolute(root)
+        .is_ok_and(|root| root.ancestors().any(|one| one.join(".git").exists()));
+    let walk = WalkBuilder::new(root)
+        .hidden(false)
+        // Outside of a repository a file of rules above the project is about other things.
+        .require_git(in_repository)
+        .parents(in_repository)
+        .filter_entry(|entry| entry.depth() == 0 || is_of_a_person(entry))
+        .build();
+    for entry in walk.flatten() {
+        let path = entry.path();
+        if entry.file_type().is_some_and(|kind| kind.is_dir()) {
+            found.folders.insert(path.to_owned());
+            continue;
+        }
+        if others.contains(path) {
+            continue;
+        }
+        if found.sources.len() == MAX_SOURCES {
+            found.is_cut = true;
+            break;
+        }
+        // One that is gone again will be seen to be.
+        if let Ok(Some(print)) = print(path, files) {
+            found.sources.insert(path.to_owned(), print);
+        }
+    }
+    files.forget_others();
+    found
+}
+
+/// What a file is known by; nothing for a pipe or a folder behind a link.
+fn print(path: &Path, files: &mut KnownFiles) -> std::io::Result<Option<Print>> {
+    let identity = Identity::read(path)?;
+    if !std::fs::metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    Ok(Some(match identity.size() {
+        ..=MAX_READ_BYTES => Print::Content(files.blob(path)?.digest),
+        _ => Print::Identity(identity),
+    }))
+}
+
+fn is_of_a_person(entry: &DirEntry) -> bool {
+    let Some(name) = entry.file_name().to_str() else {
+        return true;
+    };
+    match entry.file_type() {
+        Some(kind) if kind.is_dir() => {
+            let has = |mark: &str| entry.path().join(mark).exists();
+            !TOOL_FOLDERS.contains(&name) && !TOOL_MARKS.into_iter().any(has)
+        }
+        _ => !is_of_an_editor(name),
+    }
+}
+
+/// Whether a file is what an editor keeps beside the one that is edited.
+fn is_of_an_editor(name: &str) -> bool {
+    let is_swap = name.starts_with('.')
+        && [".swp", ".swx", ".swo"]
+            .iter()
+            .any(|end| name.ends_with(end));
+    is_swap
+        || name.ends_with('~')
+        || name.starts_with(".#")
+        || name.starts_with('#') && name.ends_with('#')
+        || name.ends_with("___jb_tmp___")
+        || name.ends_with("___jb_old___")
+        // Vim tries whether it may write there.
+        || name == "4913"
+        || name == ".DS_Store"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn names(root: &Path, others: &[&str]) -> Vec<String> {
+        let others = others.iter().map(|name| root.join(name)).collect();
+        let found = find(root, &others, &mut KnownFiles::default());
+        let name = |path: &PathBuf| path.strip_prefix(root).unwrap().display().to_string();
+        found.sources.keys().map(name).collect()
+    }
+
+    fn write(root: &Path, files: &[&str]) {
+        for file in files {
+            let path = root.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_people_write_is_found_and_what_tools_make_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        write(
+            root,
+            &[
+                "src/lib.rs",
+                ".cargo/config.toml",
+                "m.wasm",
+                "target/CACHEDIR.TAG",
+                "target/release/m.wasm",
+                "node_modules/a/index.js",
+                "env/pyvenv.cfg",
+                "env/lib/a.py",
+                "src/.lib.rs.swp",
+                "src/lib.rs~",
+                "src/4913",
+                ".git/HEAD",
+                "app/__pycache__/a.pyc",
+                "app/a.py",
+            ],
+        );
+        let wanted = [".cargo/config.toml", "app/a.py", "src/lib.rs"];
+        assert_eq!(names(root, &["m.wasm"]), wanted);
+    }
+
+    #[test]
+    fn gits_rules_hold_with_a_repository_and_without() {
+        let folder = tempfile::tempdir().unwrap();
+        // Of somebody who keeps his home in git.
+        write(
+            folder.path(),
+            &["project/a.rs", "project/out/x", "project/sub/b.log"],
+        );
+        fs::write(folder.path().join(".gitignore"), "*\n").unwrap();
+        let root = folder.path().join("project");
+        fs::write(root.join(".gitignore"), "/out\n*.log\n!keep.log\n").unwrap();
+        write(&root, &["sub/keep.log"]);
+        let wanted = [".gitignore", "a.rs", "sub/keep.log"];
+        assert_eq!(names(&root, &[]), wanted);
+        fs::create_dir(root.join(".git")).unwrap();
+        fs::write(folder.path().join(".gitignore"), "").unwrap();
+        assert_eq!(names(&root, &[]), wanted);
+    }
+
+    #[test]
+    fn a_file_is_known_by_what_is_in_it_and_a_large_one_by_its_times() {
+        let folder = tempfile::tempdir().unwrap();
+        let (small, large) = (folder.path().join("s"), folder.path().join("l"));
+        let mut files = KnownFiles::default();
+        let mut look = || {
+            fs::write(&small, "same").unwrap();
+            fs::write(&large, vec![0; MAX_READ_BYTES as usize + 1]).unwrap();
+            find(folder.path(), &BTreeSet::new(), &mut files).sources
+        };
+        let before = look();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let after = look();
+        assert_eq!(before[&small], after[&small]);
+        assert_ne!(before[&large], after[&large]);
+    }
+
+    #[test]
+    fn pipes_are_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        assert!(names(folder.path(), &[]).is_empty());
+    }
+}

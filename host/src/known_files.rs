@@ -1,0 +1,245 @@
+//! Files that were read before: one that is as it was is not read again, whatever its size.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use samovar_runtime::backend::{DataNeed, LoadError, data_needs};
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::bundle::Blob;
+use crate::domain::digest::Digest;
+
+/// File systems tell times apart by a few milliseconds: a file that changed less than this before it was read may have changed
+/// once more since, with the same time.
+const TELLING: Duration = Duration::from_millis(20);
+
+/// What a file is known by without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified_ns: i128,
+    /// Also of a file whose other time was set back, as by `cp -p`.
+    changed_ns: i128,
+}
+
+impl Identity {
+    /// Of the file at a path; a link stands for what it leads to.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|metadata| Self::of(&metadata))
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Number of the file's bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether a change after this moment would show.
+    fn is_settled(&self, now_ns: i128) -> bool {
+        let last = self.modified_ns.max(self.changed_ns);
+        now_ns.saturating_sub(last) > telling_ns()
+    }
+
+    /// Whether somebody may be writing it now.
+    pub fn is_being_written(&self) -> bool {
+        self.was_written_at(now_ns())
+    }
+
+    /// A time that is yet to come is a wrong clock's and says nothing.
+    fn was_written_at(&self, now_ns: i128) -> bool {
+        (0..telling_ns()).contains(&now_ns.saturating_sub(self.modified_ns))
+    }
+}
+
+fn telling_ns() -> i128 {
+    i128::try_from(TELLING.as_nanos()).unwrap_or(i128::MAX)
+}
+
+fn now_ns() -> i128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
+    })
+}
+
+/// What was found when a file was read.
+struct Known {
+    identity: Identity,
+    is_settled: bool,
+    blob: Blob,
+    needs: Option<Vec<DataNeed>>,
+    /// Asked for since the last [`KnownFiles::forget_others`].
+    is_used: bool,
+}
+
+/// The files that were read.
+#[derive(Default)]
+pub struct KnownFiles {
+    files: HashMap<PathBuf, Known>,
+    torn: Option<PathBuf>,
+}
+
+impl KnownFiles {
+    /// Digest and size of a file, which is read unless it is as it was.
+    pub fn blob(&mut self, path: &Path) -> io::Result<Blob> {
+        let identity = Identity::read(path)?;
+        if let Some(known) = self.files.get_mut(path)
+            && known.is_settled
+            && known.identity == identity
+        {
+            known.is_used = true;
+            return Ok(known.blob);
+        }
+        let now = now_ns();
+        let blob = hash_file(path)?;
+        let changed = Identity::read(path)? != identity;
+        if changed {
+            self.torn = Some(path.to_owned());
+        }
+        let known = Known {
+            identity,
+            is_settled: !changed && identity.is_settled(now),
+            blob,
+            needs: None,
+            is_used: true,
+        };
+        self.files.insert(path.to_owned(), known);
+        Ok(blob)
+    }
+
+    /// The files that a model wants beside it; the model is looked through unless it is as it was.
+    pub fn data_needs(&mut self, model: &Path) -> Result<Vec<DataNeed>, LoadError> {
+        let identity = Identity::read(model).ok();
+        let known = self.files.get_mut(model);
+        let known = known.filter(|one| one.is_settled && Some(one.identity) == identity);
+        if let Some(known) = known {
+            if let Some(needs) = &known.needs {
+                return Ok(needs.clone());
+            }
+            let needs = data_needs(model)?;
+            return Ok(known.needs.insert(needs).clone());
+        }
+        data_needs(model)
+    }
+
+    /// Lets go of the files that were not asked for since this was called last.
+    pub fn forget_others(&mut self) {
+        self.files
+            .retain(|_, known| std::mem::take(&mut known.is_used));
+    }
+
+    /// A file that changed while it was read, if there was one since this was asked last.
+    pub fn take_torn(&mut self) -> Option<PathBuf> {
+        self.torn.take()
+    }
+}
+
+/// Reads a file once and says its digest and size.
+pub fn hash_file(path: &Path) -> io::Result<Blob> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut size = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                size += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Blob {
+        digest: Digest::from_hasher(hasher),
+        size,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_again_when_it_may_have_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let mut files = KnownFiles::default();
+        let mut reads = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            // Of the same length, and on a coarse clock at the same time.
+            assert_eq!(
+                files.blob(&path).unwrap().digest,
+                Digest::of(text.as_bytes())
+            );
+        };
+        for text in ["one", "two", "six"] {
+            reads(text);
+        }
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        std::fs::write(&path, "old").unwrap();
+        let mut files = KnownFiles::default();
+        let fake = Blob {
+            digest: Digest::of(b"other"),
+            size: 3,
+        };
+        let known = |is_settled| Known {
+            identity: Identity::read(&path).unwrap(),
+            is_settled,
+            blob: fake,
+            needs: None,
+            is_used: false,
+        };
+        files.files.insert(path.clone(), known(true));
+        assert_eq!(files.blob(&path).unwrap(), fake);
+        // It was asked for, then it was not.
+        files.forget_others();
+        assert_eq!(files.blob(&path).unwrap(), fake);
+        files.forget_others();
+        files.forget_others();
+        assert_eq!(files.blob(&path).unwrap().digest, Digest::of(b"old"));
+        files.files.insert(path.clone(), known(false));
+        assert_eq!(files.blob(&path).unwrap().digest, Digest::of(b"old"));
+    }
+
+    #[test]
+    fn times_say_whether_a_file_is_at_rest() {
+        let at = |modified_ns, changed_ns| Identity {
+            device: 1,
+            inode: 1,
+            size: 1,
+            modified_ns,
+            changed_ns,
+        };
+        let now = 1_000_000_000;
+        assert!(at(now - 30_000_000, now - 30_000_000).is_settled(now));
+        assert!(!at(now - 10_000_000, now - 30_000_000).is_settled(now));
+        assert!(!at(0, now - 10_000_000).is_settled(now));
+        assert!(at(now - 10_000_000, now).was_written_at(now));
+        assert!(!at(now - 30_000_000, now).was_written_at(now));
+        // Of a machine whose clock is ahead.
+        assert!(!at(now + 5, now).was_written_at(now) && !at(now + 5, now).is_settled(now));
+    }
+}
