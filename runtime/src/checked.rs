@@ -1,6 +1,7 @@
 //! Files that this node made and trusts again only after their checksum was compared: once in a process for each file.
 //!
-//! The checksum lies beside the file and is written after it, so that no instant of a crash leaves a half file in use.
+//! The checksum lies beside the file and is written after it, so that no instant of a crash leaves a half file in use: what
+//! did not reach the disk has another checksum, or none, and is made again. So nobody waits for the disk.
 
 use std::collections::HashMap;
 use std::io;
@@ -57,8 +58,8 @@ impl Checked {
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let checksum = hex::encode(Sha256::digest(bytes));
     let _ = std::fs::remove_file(checksum_path(path));
-    write_durably(path, bytes)?;
-    write_durably(&checksum_path(path), checksum.as_bytes())
+    write_whole(path, bytes)?;
+    write_whole(&checksum_path(path), checksum.as_bytes())
 }
 
 /// Puts a finished file in its place, with its checksum.
@@ -73,7 +74,15 @@ pub(crate) fn adopt(made: tempfile::TempPath, path: &Path) -> io::Result<()> {
     write_durably(&checksum_path(path), checksum.as_bytes())
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all, as far as this process and others see.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(folder)?;
+    std::fs::write(file.path(), bytes)?;
+    file.persist(path).map(drop).map_err(|e| e.error)
+}
+
+/// Writes a file whole or not at all, also when the power is cut.
 ///
 /// # Errors
 /// When the disk fails.

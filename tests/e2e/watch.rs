@@ -285,13 +285,8 @@ async fn a_change_during_a_build_is_built_once_more_and_the_builds_own_are_not()
     // A build that writes into its own sources ends all the same.
     project.manifest("build = 'date +%s%N > src/stamp; cp src/next.wasm guest.wasm'")?;
     let output = watch.next("build_output")?;
-    assert!(
-        text(&output["paths"], "").is_empty()
-            && output["paths"][0]
-                .as_str()
-                .is_some_and(|path| path.ends_with("stamp")),
-        "{output}"
-    );
+    let path = output["paths"][0].as_str().context("path")?;
+    assert!(path.ends_with("src/stamp"), "{output}");
     let building = watch.count("building");
     project.place(NEXT, "echo")?;
     watch.next("serving")?;
@@ -310,7 +305,7 @@ async fn it_goes_on_when_the_server_comes_back_also_without_its_data() -> Result
     for loses_data in [false, true] {
         project.server.kill()?;
         let lost = watch.next("server_lost")?;
-        assert!(text(&lost, "error").contains("samovar serve"), "{lost}");
+        assert!(text(&lost, "error").contains(&project.server.url), "{lost}");
         let labels = format!("changed meanwhile: {loses_data}");
         project.write("labels.txt", &labels)?;
         if loses_data {

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::client::Client;
+use super::failure::UsageError;
 use super::identifier;
 use super::output::Format;
 use crate::manifest::{Manifest, ManifestError};
@@ -49,6 +50,12 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
         Manifest::load(&arguments.path)
     {
         return Err(error.into());
+    }
+    if let Some(folder) = arguments.also.iter().find(|folder| !folder.is_dir()) {
+        return Err(anyhow::Error::new(UsageError {
+            problem: format!("--also {}: there is no such folder", folder.display()),
+            hint: None,
+        }));
     }
     let report = Report::new(format);
     let link = Link::default();

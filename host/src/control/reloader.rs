@@ -118,8 +118,12 @@ impl Reloader {
     /// # Errors
     /// Why nothing was changed.
     pub async fn reload(&self, model: &str, reload: Reload) -> Result<Reloaded, ReloadError> {
+        // First, so that who has none to reload may make one of the blobs that are there.
+        let view = self.registry.model(model).await?;
+        let found = view.find(Target::Development);
+        let id = found.map_err(ReloadError::NoDevelopment)?.id;
         let kept = self.garbage.keep(&reload.bundle).await?;
-        let ended = self.swap(model, &reload).await;
+        let ended = self.swap(view.model.id, id, &reload).await;
         drop(kept);
         if ended.is_err() {
             // Nothing of it is kept, unless something else has it too.
@@ -128,16 +132,12 @@ impl Reloader {
         ended
     }
 
-    async fn swap(&self, model: &str, reload: &Reload) -> Result<Reloaded, ReloadError> {
-        let registry = &self.registry;
-        let view = registry.model(model).await?;
-        let found = view.find(Target::Development);
-        let id = found.map_err(ReloadError::NoDevelopment)?.id;
+    async fn swap(&self, model: Id, id: Id, reload: &Reload) -> Result<Reloaded, ReloadError> {
         let place = self.lines.enter(id).ok_or(ReloadError::TooMany)?;
         let _turn = place.turn.lock().await;
 
         // As those before have left it.
-        let view = registry.model(view.model.id.as_str()).await?;
+        let view = self.registry.model(model.as_str()).await?;
         let before = view.deployment(id).map_err(RegistryError::from)?;
         let begun = before.status;
         let next = view.reloaded(id, reload).map_err(RegistryError::from)?;

@@ -230,8 +230,11 @@ mod tests {
         plan.built(&Cause::Start, &stamp("0"), &stamp("1"));
         let mut learned = Vec::new();
         for (number, pause) in PAUSES.iter().enumerate() {
-            let now = stamp(&number.to_string());
-            plan.0.last.as_mut().unwrap().after = now.clone();
+            let after = |number: usize| match number {
+                3 => stamp("later"),
+                _ => stamp(&(number + 1).to_string()),
+            };
+            let now = after(number);
             if !pause.is_zero() {
                 assert_eq!(plan.next(&now), Next::Wait(plan.1 + *pause));
                 // An edit is built at once.
@@ -242,7 +245,7 @@ mod tests {
             plan.1 += *pause;
             assert_eq!(plan.next(&now), Next::Build(during.clone()));
             assert_eq!(learned, Vec::<PathBuf>::new());
-            learned = plan.built(&during, &now, &stamp("later"));
+            learned = plan.built(&during, &now, &after(number + 1));
         }
         assert_eq!(learned, [PathBuf::from("stamp")]);
         assert_eq!(plan.next(&stamp("later")), Next::Rest);
