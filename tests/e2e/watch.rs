@@ -170,11 +170,11 @@ async fn errors_are_shown_while_the_old_code_serves() -> Result<()> {
     project.write("src/broken", "")?;
     let failed = watch.next("build_failed")?;
     assert!(text(&failed, "status").contains('1'), "{failed}");
-    let told = watch.standard_error();
-    assert!(
-        told.contains("\u{1b}[31merror\u{1b}[0m: no such word"),
-        "{told}"
-    );
+    let error = "\u{1b}[31merror\u{1b}[0m: no such word";
+    eventually("the compiler is heard", async || {
+        watch.standard_error().contains(error)
+    })
+    .await?;
     assert_eq!(project.labels().await?, "one");
     fs::remove_file(project.folder.join("src/broken"))?;
     watch.next("as_before")?;
