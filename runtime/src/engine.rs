@@ -1,5 +1,7 @@
 //! The one wasmtime engine of the process: its settings, the allocator it can have here, and the epoch ticker.
 
+mod functions;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,6 +10,8 @@ use wasmtime::{
     Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, MemoryTypeBuilder,
     PoolingAllocationConfig,
 };
+
+use functions::CompiledFunctions;
 
 /// How long a guest may compute before it lets other tasks of its executor thread run.
 ///
@@ -90,7 +94,10 @@ impl SharedEngine {
     /// When wasmtime refuses the settings on this machine, or no thread can be started.
     pub fn new(options: &EngineOptions) -> wasmtime::Result<Self> {
         let allocator = options.allocator.unwrap_or_else(probe_allocator);
-        let engine = Engine::new(&engine_config(allocator, options.max_replicas))?;
+        let mut config = engine_config(allocator, options.max_replicas);
+        let functions = CompiledFunctions::new(functions::MAX_BYTES);
+        config.enable_incremental_compilation(Arc::new(functions))?;
+        let engine = Engine::new(&config)?;
         let ticker = Ticker::start(&engine)?;
         Ok(Self {
             engine,

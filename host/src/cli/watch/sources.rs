@@ -14,11 +14,13 @@ pub const MAX_SOURCES: usize = 20_000;
 const MAX_READ_BYTES: u64 = 1 << 20;
 
 /// Folders of tools, by their names.
-const TOOL_FOLDERS: [&str; 8] = [
+const TOOL_FOLDERS: [&str; 10] = [
     ".git",
     ".hg",
+    ".idea",
     ".jj",
     ".svn",
+    ".vscode",
     "node_modules",
     "__pycache__",
     ".venv",
@@ -154,6 +156,7 @@ mod tests {
                 "src/lib.rs~",
                 "src/4913",
                 ".git/HEAD",
+                ".idea/workspace.xml",
                 "app/__pycache__/a.pyc",
                 "app/a.py",
             ],

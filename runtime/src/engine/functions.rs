@@ -1,0 +1,98 @@
+//! Compiled functions, by a digest of what they were compiled from: a component that was built again after an edit has most of
+//! its functions from before, and only the others are compiled.
+//!
+//! In memory alone, so that nothing is run which this process did not compile itself.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::CacheStore;
+
+/// Memory for all of them; those not asked for the longest go first.
+pub const MAX_BYTES: u64 = 64 << 20;
+/// One that nobody asked for so long goes.
+const IDLE: Duration = Duration::from_secs(3600);
+/// What an entry takes beside its bytes.
+const ENTRY_BYTES: usize = 200;
+
+/// The functions that were compiled not long ago.
+#[derive(Debug)]
+pub struct CompiledFunctions {
+    functions: moka::sync::Cache<Vec<u8>, Arc<[u8]>>,
+}
+
+impl CompiledFunctions {
+    /// Holds at most so many bytes.
+    pub fn new(max_bytes: u64) -> Self {
+        let weigh = |key: &Vec<u8>, code: &Arc<[u8]>| {
+            u32::try_from(key.len() + code.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
+        };
+        Self {
+            functions: moka::sync::Cache::builder()
+                .max_capacity(max_bytes)
+                .weigher(weigh)
+                .time_to_idle(IDLE)
+                .build(),
+        }
+    }
+}
+
+impl CacheStore for CompiledFunctions {
+    fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
+        let code = self.functions.get(key)?;
+        Some(Cow::Owned(code.to_vec()))
+    }
+
+    fn insert(&self, key: &[u8], value: Vec<u8>) -> bool {
+        self.functions.insert(key.to_owned(), value.into());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasmtime::{Config, Engine};
+
+    fn count(functions: &CompiledFunctions) -> u64 {
+        functions.functions.run_pending_tasks();
+        functions.functions.entry_count()
+    }
+
+    #[test]
+    fn an_edit_compiles_the_function_that_it_changed() {
+        let functions = Arc::new(CompiledFunctions::new(MAX_BYTES));
+        let mut config = Config::new();
+        config
+            .enable_incremental_compilation(functions.clone())
+            .unwrap();
+        let engine = Engine::new(&config).unwrap();
+        let compile = |answer: i32, data: &str| {
+            let text = format!(
+                r#"(component (core module
+                    (memory 1) (data (i32.const 0) "{data}")
+                    (func $first (param i32) (result i32) local.get 0 i32.const 7 i32.mul)
+                    (func $answer (export "answer") (result i32) i32.const {answer} call $first)
+                    (func (export "other") (result i32) i32.const 2 call $first call $first)
+                ))"#
+            );
+            let bytes = wat::parse_str(&text).unwrap();
+            engine.precompile_component(&bytes).unwrap();
+            count(&functions)
+        };
+        let before = compile(1, "a");
+        assert!(before >= 3, "{before}");
+        assert_eq!(compile(1, "b"), before, "data is no function");
+        assert_eq!(compile(2, "b"), before + 1);
+    }
+
+    #[test]
+    fn they_have_a_bound() {
+        let functions = CompiledFunctions::new(10_000);
+        for number in 0..1000u32 {
+            functions.insert(&number.to_le_bytes(), vec![0; 1000]);
+        }
+        assert!(count(&functions) < 10);
+    }
+}
