@@ -1,7 +1,7 @@
 //! Tests of bundles made from what is on disk: what becomes a blob, and the words of each refusal.
 
 use super::*;
-use std::fs;
+use std::fs::{self, File};
 
 fn project(manifest: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
