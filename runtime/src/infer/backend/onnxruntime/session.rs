@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::infer::backend::Source;
+
+/// From this size on, memory counts for more than the time to find pages again.
+const LARGE_BYTES: usize = 16 << 20;
 
 /// # Errors
 /// In the library's words, when it cannot run the model.
@@ -82,5 +85,11 @@ pub(super) fn open_optimized(
         .with_config_entry("session.use_ort_model_bytes_directly", "1")?
         .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?
         .with_logger(Arc::new(logger))?;
-    builder.commit_from_memory(map)
+    let session = builder.commit_from_memory(map)?;
+    if map.len() >= LARGE_BYTES {
+        // Loading read all of it, and most weights are in copies now that are laid out for the processor.
+        // SAFETY: nobody writes to the map; what is read of it again comes from the file as it was.
+        let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+    }
+    Ok(session)
 }
