@@ -26,10 +26,10 @@ pub enum After {
     Stop,
 }
 
-/// Builds everything, serves `examples/magika` and asks it about three files.
+/// Builds what it needs, serves `examples/magika` and asks it about three files.
 pub fn run(addr: &str, after: After) -> Result<()> {
     let repository = crate::repository();
-    guests::build()?;
+    guests::build_magika()?;
     say("building samovar (the first time takes minutes)");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--package", "samovar"])

@@ -23,27 +23,51 @@ pub fn build() -> Result<()> {
     tell_tests(&toolchain)?;
     for workspace in WORKSPACES {
         let folder = crate::repository().join(workspace);
-        let status = toolchain.build().current_dir(&folder).status()?;
-        ensure!(
-            status.success(),
-            "building the guests in {workspace} failed ({status})"
-        );
+        compile(&toolchain, &folder)?;
         for name in members(&folder)? {
-            let built = component(&toolchain, &name)?;
-            let place = components.join(format!("{name}.wasm"));
-            std::fs::copy(&built, &place)?;
-            let size = std::fs::metadata(&place)?.len();
-            eprintln!("    {name:<12} {:>7.1} KiB", size as f64 / 1024.0);
-            let own = folder.join(&name);
-            if own.join("samovar.toml").exists() {
-                std::fs::copy(&built, own.join(format!("{name}.wasm")))?;
-            }
+            place(&toolchain, &folder, &name, &components)?;
         }
     }
     place_magika_model()?;
     models::place();
     languages::place(&components);
     ocr::place();
+    Ok(())
+}
+
+/// Builds `examples/magika` alone, and completes its folder.
+pub fn build_magika() -> Result<()> {
+    let toolchain = toolchain::find()?;
+    let components = crate::repository().join("target/guests/components");
+    std::fs::create_dir_all(&components)?;
+    let examples = crate::repository().join("examples");
+    compile(&toolchain, &examples.join("magika"))?;
+    place(&toolchain, &examples, "magika", &components)?;
+    place_magika_model()
+}
+
+/// Compiles the package or the workspace in a folder.
+fn compile(toolchain: &Toolchain, folder: &Path) -> Result<()> {
+    let status = toolchain.build().current_dir(folder).status()?;
+    ensure!(
+        status.success(),
+        "building the guests in {} failed ({status})",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// Puts a component where tests look for it, and beside its manifest if it has one.
+fn place(toolchain: &Toolchain, workspace: &Path, name: &str, components: &Path) -> Result<()> {
+    let built = component(toolchain, name)?;
+    let place = components.join(format!("{name}.wasm"));
+    std::fs::copy(&built, &place)?;
+    let size = std::fs::metadata(&place)?.len();
+    eprintln!("    {name:<12} {:>7.1} KiB", size as f64 / 1024.0);
+    let own = workspace.join(name);
+    if own.join("samovar.toml").exists() {
+        std::fs::copy(&built, own.join(format!("{name}.wasm")))?;
+    }
     Ok(())
 }
 

@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Build everything, serve examples/magika and ask it about three files
+    /// Build what is needed, serve examples/magika and ask it about three files
     Demo {
         /// Where to listen; port 0 takes a free one
         #[arg(long, default_value = "127.0.0.1:8080")]
