@@ -107,7 +107,7 @@ pub enum Component {
 pub struct Manifest {
     /// The manifest's file, or the component or model file that was given without one.
     pub file: PathBuf,
-    /// The folder that paths start from.
+    /// The folder that paths start from; never an empty path.
     pub root: PathBuf,
     /// Name of the model.
     pub name: String,
@@ -239,6 +239,13 @@ impl Manifest {
         })
     }
 
+    /// Serves it as this model. The built-in component answers to the model's name, so it has to be told.
+    pub fn serve_as(&mut self, model: Option<&str>) {
+        if let (Component::OpenInference, Some(model)) = (&self.component, model) {
+            model.clone_into(&mut self.name);
+        }
+    }
+
     /// The manifest of a component that has none: its name comes from the file's, all else is default.
     pub fn for_component(path: &Path) -> Result<Self, ManifestError> {
         let component =
@@ -312,7 +319,8 @@ impl Manifest {
     }
 }
 
-fn folder_of(file: &Path) -> PathBuf {
+/// The folder that a file lies in, whether or not either is there.
+pub fn folder_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
         _ => PathBuf::from("."),

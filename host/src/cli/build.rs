@@ -1,6 +1,5 @@
 //! A manifest's build command: what it says goes to standard error as it says it, and all that it started ends with it.
 
-use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,12 +32,10 @@ pub struct Build {
 impl Build {
     /// Starts a command in the manifest's folder.
     pub fn start(manifest: &Manifest, command: &str, group: Group) -> anyhow::Result<Self> {
-        // An empty root is the folder that we are in.
-        let folder = Some(manifest.root.as_path()).filter(|root| !root.as_os_str().is_empty());
         let mut starting = Command::new("sh");
         starting
             .args(["-c", command])
-            .current_dir(folder.unwrap_or(Path::new(".")))
+            .current_dir(&manifest.root)
             .stdin(Stdio::null())
             // Standard output is for our own answer.
             .stdout(std::io::stderr())
@@ -84,6 +81,7 @@ impl Drop for Build {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn manifest(folder: &Path) -> Manifest {
         let file = folder.join("samovar.toml");

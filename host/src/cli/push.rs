@@ -17,7 +17,7 @@ use super::pushed::{Report, Target};
 use super::{identifier, promotion_wait, ready, upload};
 use crate::bundle::{Bundle, LocalBlob, LocalBundle};
 use crate::domain::environment::PRODUCTION;
-use crate::manifest::{Component, Manifest};
+use crate::manifest::Manifest;
 
 /// Deploying compiles the component first.
 pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -64,10 +64,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 /// Does it.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let mut manifest = Manifest::load(&arguments.path)?;
-    // The built-in component answers to the model's name, so it has to be told.
-    if let (Component::OpenInference, Some(model)) = (&manifest.component, &arguments.model) {
-        manifest.name.clone_from(model);
-    }
+    manifest.serve_as(arguments.model.as_deref());
     if let Some(command) = manifest.build.as_ref().filter(|_| !arguments.no_build) {
         build(&manifest, command).await?;
     }

@@ -1,7 +1,7 @@
 //! What lies in the watched folders now: the sources, and the bundle that the manifest makes of the rest.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::folders::Folders;
@@ -9,7 +9,7 @@ use super::plan::Snapshot;
 use super::sources::{self, MAX_SOURCES};
 use crate::bundle::{BundleError, LocalBundle};
 use crate::known_files::{Identity, KnownFiles};
-use crate::manifest::{Component, FILE_NAME, Manifest, ManifestError};
+use crate::manifest::{Component, FILE_NAME, Manifest, ManifestError, folder_of};
 
 /// Folders are looked for again when a new one is found, of which something may have been missed; but not for ever.
 const MAX_LOOKS: usize = 3;
@@ -104,9 +104,7 @@ impl Project {
             let mut folders = named_folders.clone();
             sources.clear();
             if scope == Scope::Sources {
-                let root = Some(manifest.root.clone()).filter(|root| !root.as_os_str().is_empty());
-                let root = root.unwrap_or_else(|| ".".into());
-                for root in std::iter::once(&root).chain(&self.also) {
+                for root in std::iter::once(&manifest.root).chain(&self.also) {
                     let found = sources::find(root, &named, &mut self.source_files);
                     sources.extend(found.sources);
                     folders.extend(found.folders);
@@ -152,11 +150,7 @@ impl Project {
 
 /// The files that a manifest names, itself among them, and the folders in which they lie. None of them is a source.
 fn named(manifest: &Manifest) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
-    let root = if manifest.root.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        &manifest.root
-    };
+    let root = &manifest.root;
     let mut files = BTreeSet::new();
     if let Component::File(place) = &manifest.component {
         files.insert(root.join(&place.value));
@@ -182,19 +176,12 @@ fn named(manifest: &Manifest) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
     (files, folders)
 }
 
-/// The folder that a file lies in, also when neither is there yet.
-fn folder_of(file: &Path) -> PathBuf {
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new(".")).to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::folders;
     use super::*;
     use std::fs;
+    use std::path::Path;
 
     const MANIFEST: &str = "name = 'm'\ncomponent = 'out/m.wasm'\nfiles = ['data']\nbuild = 'make'\n[graphs.default]\nfile = 'g.onnx'";
 

@@ -21,7 +21,7 @@ use crate::cli::build::{Build, Group};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::logs::Follower;
 use crate::known_files::Identity;
-use crate::manifest::{Component, Manifest};
+use crate::manifest::Manifest;
 
 /// How long before a server that did not answer, or had other work, is asked again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
@@ -116,12 +116,7 @@ impl Session<'_> {
             Ok(read) => read,
             Err(error) => return self.complain(error.to_string()),
         };
-        // The built-in component answers to the model's name, so it has to be told.
-        if let (Component::OpenInference, Some(model)) =
-            (&manifest.component, &self.arguments.model)
-        {
-            manifest.name.clone_from(model);
-        }
+        manifest.serve_as(self.arguments.model.as_deref());
         let (push, again) = self.build(&manifest, identity).await?;
         let after = match push {
             Push::Built => After::Build,
