@@ -7,6 +7,7 @@ mod book;
 mod built_in;
 mod demo;
 mod guests;
+mod process;
 mod python;
 mod test;
 mod tidy;

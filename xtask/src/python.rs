@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
+
+use crate::process::run;
 
 /// The environment of the tests.
 pub const TESTS: &str = "python";
@@ -73,10 +75,4 @@ fn has(python: &Path, package: &str) -> bool {
         .args(["-c", &code])
         .output()
         .is_ok_and(|output| output.status.success())
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.status()?;
-    ensure!(status.success(), "{command:?} failed ({status})");
-    Ok(())
 }

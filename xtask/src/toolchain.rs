@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::process::run;
+
 const TARGET: &str = "wasm32-wasip2";
 /// Debian's packages of the third way.
 const PACKAGES: [&str; 4] = ["rustc-web", "rust-web-src", "lld-19", "wasi-libc"];
@@ -247,12 +249,4 @@ fn path_with(folders: &[&Path]) -> OsString {
         .map(|folder| folder.to_path_buf())
         .chain(std::env::split_paths(&before));
     std::env::join_paths(all).unwrap_or(before)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(status.success(), "{command:?} failed ({status})");
-    Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use half::f16;
 
 use super::bare::{Device, Peers};
 use super::bundles::Around;
@@ -134,7 +135,7 @@ fn agreement(node: &Server, subject: &Subject) -> Result<Row> {
         let answer = connection.send("POST", &path, "application/octet-stream", &body)?;
         let halves = answer.body.chunks_exact(2);
         Ok(halves
-            .map(|two| half(u16::from_le_bytes([two[0], two[1]])))
+            .map(|two| f16::from_le_bytes([two[0], two[1]]).to_f32())
             .collect())
     };
     let (card, cpu) = (ask(Device::Gpu)?, ask(Device::Cpu)?);
@@ -176,26 +177,12 @@ fn beside_bare(
     let name = subject.served(Device::Gpu, "");
     let url = format!("{}/models/{name}/production/predict", node.url);
     load(&url, Some(&body), CLIENTS, 1)?;
-    let (mut a, mut b) = (Vec::new(), Vec::new());
-    for round in 1..=ROUNDS {
+    let ours = || {
         let ours = load(&url, Some(&body), CLIENTS, bench.seconds)?;
-        a.push(ours.per_second * batch as f64);
-        b.push(peers.on_card(model, &subject.spec(batch), bench.seconds)?);
-        say(&format!(
-            "  round {round}: samovar {:.0} rows/s, bare {:.0} rows/s",
-            a[round - 1],
-            b[round - 1]
-        ));
-    }
-    let ratio = median(a.iter().zip(&b).map(|(a, b)| a / b).collect());
-    Ok(Row {
-        measure,
-        samovar: format!("{:.0} rows/s", median(a)),
-        beside: format!("bare, bound: {:.0} rows/s", median(b)),
-        result: format!("{ratio:.2} ×"),
-        floor: format!("≥ {LEAST} ×"),
-        held: Some(ratio >= LEAST),
-    })
+        Ok(ours.per_second * batch as f64)
+    };
+    let bare = || peers.on_card(model, &subject.spec(batch), bench.seconds);
+    alternated(measure, ours, ("bare, bound", bare), LEAST)
 }
 
 fn joined(bench: &Bench, node: &Server, subject: &Subject, model: &Path) -> Result<Row> {
@@ -215,24 +202,38 @@ fn joined(bench: &Bench, node: &Server, subject: &Subject, model: &Path) -> Resu
     for url in &urls {
         load(url, Some(&body), MANY_CLIENTS, 1)?;
     }
+    let rate = |url: &str| {
+        let found = load(url, Some(&body), MANY_CLIENTS, bench.seconds)?;
+        Ok(found.per_second)
+    };
+    let ours = || rate(&urls[0]);
+    alternated(measure, ours, ("one by one", || rate(&urls[1])), JOINED)
+}
+
+/// Rows per second of both in alternation, and the median of the ratios, which must be `least`.
+fn alternated(
+    measure: String,
+    ours: impl Fn() -> Result<f64>,
+    (name, other): (&str, impl Fn() -> Result<f64>),
+    least: f64,
+) -> Result<Row> {
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
-        a.push(load(&urls[0], Some(&body), MANY_CLIENTS, bench.seconds)?.per_second);
-        b.push(load(&urls[1], Some(&body), MANY_CLIENTS, bench.seconds)?.per_second);
+        a.push(ours()?);
+        b.push(other()?);
+        let (ours, other) = (a[round - 1], b[round - 1]);
         say(&format!(
-            "  round {round}: joined {:.0}/s, one by one {:.0}/s",
-            a[round - 1],
-            b[round - 1]
+            "  round {round}: samovar {ours:.0} rows/s, {name} {other:.0} rows/s"
         ));
     }
     let ratio = median(a.iter().zip(&b).map(|(a, b)| a / b).collect());
     Ok(Row {
         measure,
-        samovar: format!("{:.0}/s", median(a)),
-        beside: format!("one by one: {:.0}/s", median(b)),
+        samovar: format!("{:.0} rows/s", median(a)),
+        beside: format!("{name}: {:.0} rows/s", median(b)),
         result: format!("{ratio:.2} ×"),
-        floor: format!("≥ {JOINED} ×"),
-        held: Some(ratio >= JOINED),
+        floor: format!("≥ {least} ×"),
+        held: Some(ratio >= least),
     })
 }
 
@@ -270,8 +271,10 @@ impl Subject {
         let count = batch * self.row.iter().product::<u64>();
         for float in models::floats(count).chunks_exact(4) {
             match self.element {
-                // ±[0.5, 1): any fraction, the sign of the float.
-                Element::F16 => body.extend([float[0], float[3] & 0x80 | 0x38 | float[1] & 3]),
+                Element::F16 => {
+                    let number = f32::from_le_bytes([float[0], float[1], float[2], float[3]]);
+                    body.extend(f16::from_f32(number).to_le_bytes());
+                }
                 Element::I64 => {
                     let number = u64::from(float[1]) << 5 | u64::from(float[2] & 31);
                     body.extend(number.to_le_bytes());
@@ -279,30 +282,5 @@ impl Subject {
             }
         }
         body
-    }
-}
-
-/// The number that sixteen bits stand for.
-fn half(bits: u16) -> f32 {
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 0x3ff));
-    let size = match exponent {
-        0 => fraction * 2f32.powi(-24),
-        31 => f32::NAN,
-        _ => (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15),
-    };
-    if bits >> 15 == 0 { size } else { -size }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::half;
-
-    #[test]
-    fn halves_are_read() {
-        assert_eq!(half(0x3c00), 1.0);
-        assert_eq!(half(0xc000), -2.0);
-        assert_eq!(half(0x3800), 0.5);
-        assert_eq!(half(0x0001), 2f32.powi(-24));
-        assert!(half(0x7c01).is_nan());
     }
 }
