@@ -13,7 +13,7 @@ use tempfile::TempPath;
 use crate::checked::{self, Checked};
 
 /// No form of a larger model is kept, and no larger form.
-pub(super) const MAX_MODEL_BYTES: u64 = 1 << 30;
+pub(super) const MAX_KEPT_BYTES: u64 = 1 << 30;
 /// The forms of one backend take so much of the disk at most; those go first that were made first.
 const MAX_TOTAL_BYTES: u64 = 8 << 30;
 /// Ending of the mark of a model that is not worth it.

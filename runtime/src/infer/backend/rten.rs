@@ -14,7 +14,7 @@ use rten::{
     ValueView,
 };
 
-use super::keep::{Keep, MAX_MODEL_BYTES};
+use super::keep::{Keep, MAX_KEPT_BYTES};
 use super::onnx::ModelProto;
 use super::port::{Port, PortType};
 use super::tensor::{Data, ElementType, Tensor};
@@ -135,7 +135,7 @@ fn kept(keep: &Keep, digest: &str, onnx: &ModelProto, bytes: &[u8]) -> Result<Rt
         }
     }
     let adapted = adapted::adapted(onnx, bytes, None)?;
-    if adapted.len() as u64 <= MAX_MODEL_BYTES {
+    if adapted.len() as u64 <= MAX_KEPT_BYTES {
         let made = keep.fresh().and_then(|made| {
             std::fs::write(&made, &adapted)?;
             keep.adopt(digest, made)

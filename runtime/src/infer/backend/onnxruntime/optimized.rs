@@ -15,7 +15,7 @@ use ort::session::Session;
 
 use super::session;
 use crate::infer::backend::Source;
-use crate::infer::backend::keep::{Keep, MAX_MODEL_BYTES};
+use crate::infer::backend::keep::{Keep, MAX_KEPT_BYTES};
 
 /// Changes whenever what is kept does.
 const FORMAT: &str = "1";
@@ -65,7 +65,7 @@ impl Optimized {
         let session = session::open(environment, &Source::File(model), threads)?;
         let took = begun.elapsed();
         let size = std::fs::metadata(model).map_or(u64::MAX, |meta| meta.len());
-        if took < WORTH || size > MAX_MODEL_BYTES || self.0.is_declined(digest) {
+        if took < WORTH || size > MAX_KEPT_BYTES || self.0.is_declined(digest) {
             return Ok(session);
         }
         match self.make(environment, digest, model, threads, took) {
@@ -95,7 +95,7 @@ impl Optimized {
         let made = self.0.fresh().map_err(|e| e.to_string())?;
         session::save_optimized(environment, model, threads, &made).map_err(|e| e.to_string())?;
         // Folding constants can make much of little.
-        if std::fs::metadata(&made).map_err(|e| e.to_string())?.len() > MAX_MODEL_BYTES {
+        if std::fs::metadata(&made).map_err(|e| e.to_string())?.len() > MAX_KEPT_BYTES {
             self.0.decline(digest);
             return Ok(None);
         }
