@@ -68,10 +68,9 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// When the disk fails.
 pub(crate) fn adopt(made: tempfile::TempPath, path: &Path) -> io::Result<()> {
     let checksum = hash_file(&made)?;
-    std::fs::File::open(&made)?.sync_all()?;
     let _ = std::fs::remove_file(checksum_path(path));
     made.persist(path).map_err(|e| e.error)?;
-    write_durably(&checksum_path(path), checksum.as_bytes())
+    write_whole(&checksum_path(path), checksum.as_bytes())
 }
 
 /// Writes a file whole or not at all, as far as this process and others see.
