@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::admission::{self, AdmissionError, Handler, LIFECYCLE};
 use crate::checked::{self, Checked};
-use crate::engine::SharedEngine;
+use crate::engine::{Calls, SharedEngine};
 use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
 
@@ -100,30 +101,21 @@ pub enum ArtifactError {
 
 /// The artifacts of a node.
 pub struct ArtifactStore {
-    engine: Arc<SharedEngine>,
-    linker: Linker<Sandbox>,
-    folder: PathBuf,
+    sequential: Shelf,
+    concurrent: Shelf,
     ready: moka::future::Cache<String, Arc<Artifact>>,
     checked: Checked,
 }
 
 impl ArtifactStore {
-    /// Keeps artifacts under `folder`, in a subfolder for this engine's settings.
+    /// Keeps artifacts under `folder`, in subfolders for the settings of the engines.
     ///
     /// # Errors
-    /// When the folder cannot be made or the linker cannot be built.
-    pub fn new(engine: Arc<SharedEngine>, folder: &Path) -> wasmtime::Result<Self> {
-        let mut hasher = DefaultHasher::new();
-        engine
-            .engine()
-            .precompile_compatibility_hash()
-            .hash(&mut hasher);
-        let folder = folder.join(format!("{:016x}", hasher.finish()));
-        std::fs::create_dir_all(&folder)?;
+    /// When a folder cannot be made or a linker cannot be built.
+    pub fn new(engine: &SharedEngine, folder: &Path) -> wasmtime::Result<Self> {
         Ok(Self {
-            linker: crate::sandbox::linker(engine.engine())?,
-            engine,
-            folder,
+            sequential: Shelf::new(engine, Calls::Sequential, folder)?,
+            concurrent: Shelf::new(engine, Calls::Concurrent, folder)?,
             ready: moka::future::Cache::builder()
                 .max_capacity(CACHED)
                 .time_to_idle(CACHED_IDLE)
@@ -161,38 +153,56 @@ impl ArtifactStore {
         let names = blocking(move || Ok(store.names(&digest))).await;
         for name in names.unwrap_or_default() {
             self.ready.invalidate(&name).await;
-            for path in [
-                self.path(&name),
-                checked::checksum_path(&self.path(&name)),
-                self.refusal_path(&name),
-            ] {
+            let paths = self.shelves().map(|shelf| shelf.path(&name));
+            let checksums = paths.each_ref().map(|path| checked::checksum_path(path));
+            let refusal = [self.refusal_path(&name)];
+            for path in paths.iter().chain(&checksums).chain(&refusal) {
                 let _ = tokio::fs::remove_file(path).await;
             }
         }
     }
 
-    fn path(&self, digest: &str) -> PathBuf {
-        self.folder.join(format!("{digest}.cwasm"))
+    fn shelves(&self) -> [&Shelf; 2] {
+        [&self.sequential, &self.concurrent]
+    }
+
+    fn shelf(&self, calls: Calls) -> &Shelf {
+        match calls {
+            Calls::Sequential => &self.sequential,
+            Calls::Concurrent => &self.concurrent,
+        }
     }
 
     fn load_or_compile(&self, file: &ComponentFile) -> Result<Artifact, ArtifactError> {
-        let path = self.path(&file.digest);
-        if self.checked.is_sound(&path) {
-            match self.map(&path) {
-                Ok(component) => return self.link(&component, None),
+        if let Some(artifact) = self.load(&file.digest, None)? {
+            return Ok(artifact);
+        }
+        let shelf = self.compile(file)?;
+        shelf.compiled(&file.digest, None)
+    }
+
+    /// What is on disk under this name, linked; nothing when it is not there, or damaged.
+    fn load(
+        &self,
+        name: &str,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Option<Artifact>, ArtifactError> {
+        for shelf in self.shelves() {
+            let path = shelf.path(name);
+            if !self.checked.is_sound(&path) {
+                continue;
+            }
+            match shelf.map(&path) {
+                Ok(component) => return shelf.link(&component, snapshot).map(Some),
                 Err(error) => {
-                    tracing::warn!(digest = file.digest, %error, "artifact does not load; compiling again");
+                    tracing::warn!(name, %error, "artifact does not load; compiling again");
                 }
             }
         }
-        self.compile(file)?;
-        let component = self
-            .map(&path)
-            .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
-        self.link(&component, None)
+        Ok(None)
     }
 
-    fn compile(&self, file: &ComponentFile) -> Result<(), ArtifactError> {
+    fn compile(&self, file: &ComponentFile) -> Result<&Shelf, ArtifactError> {
         let io_error = |action, path: &Path| {
             let path = path.to_owned();
             move |source| ArtifactError::Io {
@@ -217,24 +227,64 @@ impl ArtifactStore {
         self.compile_bytes(&file.digest, &bytes)
     }
 
-    fn compile_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), ArtifactError> {
-        let native = self
-            .engine
-            .engine()
-            .precompile_component(bytes)
-            .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
-        let path = self.path(name);
-        checked::write(&path, &native).map_err(|source| ArtifactError::Io {
-            action: "write",
-            path,
-            source,
+    /// Compiles a component; says where it lies now.
+    fn compile_bytes(&self, name: &str, bytes: &[u8]) -> Result<&Shelf, ArtifactError> {
+        let (shelf, native) = Calls::fit(bytes, |calls| {
+            let shelf = self.shelf(calls);
+            let native = shelf.engine.precompile_component(bytes);
+            native.map(|native| (shelf, native))
         })
+        .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
+        let path = shelf.path(name);
+        match checked::write(&path, &native) {
+            Ok(()) => Ok(shelf),
+            Err(source) => Err(ArtifactError::Io {
+                action: "write",
+                path,
+                source,
+            }),
+        }
+    }
+}
+
+/// The artifacts of components of one kind, and what they are linked with.
+struct Shelf {
+    engine: Engine,
+    linker: Linker<Sandbox>,
+    folder: PathBuf,
+}
+
+impl Shelf {
+    fn new(engine: &SharedEngine, calls: Calls, folder: &Path) -> wasmtime::Result<Self> {
+        let linker = crate::sandbox::linker(engine, calls)?;
+        let engine = engine.engine(calls).clone();
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let folder = folder.join(format!("{:016x}", hasher.finish()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self {
+            engine,
+            linker,
+            folder,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.cwasm"))
     }
 
     fn map(&self, path: &Path) -> wasmtime::Result<Component> {
         // SAFETY: the file is our own output (its checksum was written after it and has been compared), lies in a
         // folder that only this node writes to, and is replaced by rename, never changed in place.
-        unsafe { Component::deserialize_file(self.engine.engine(), path) }
+        unsafe { Component::deserialize_file(&self.engine, path) }
+    }
+
+    /// What was just compiled, linked.
+    fn compiled(&self, name: &str, snapshot: Option<Snapshot>) -> Result<Artifact, ArtifactError> {
+        let component = self
+            .map(&self.path(name))
+            .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
+        self.link(&component, snapshot)
     }
 
     fn link(
@@ -242,7 +292,7 @@ impl ArtifactStore {
         component: &Component,
         snapshot: Option<Snapshot>,
     ) -> Result<Artifact, ArtifactError> {
-        let handler = admission::check(component, self.engine.engine())?;
+        let handler = admission::check(component, &self.engine)?;
         let mismatch = |e: wasmtime::Error| AdmissionError::Mismatch(format!("{e:#}"));
         let pre = self.linker.instantiate_pre(component).map_err(mismatch)?;
         let pre = match handler {

@@ -1,25 +1,20 @@
-//! The one wasmtime engine of the process: its settings, the allocator it can have here, and the epoch ticker.
+//! The wasmtime engines of the process, one for each kind of component: their settings, the allocator that they can have here,
+//! and the epoch ticker.
 
+mod calls;
 mod functions;
+mod ticker;
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use wasmtime::{
-    Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, MemoryTypeBuilder,
-    PoolingAllocationConfig,
+    Config, Enabled, Engine, InstanceAllocationStrategy, MemoryTypeBuilder, PoolingAllocationConfig,
 };
 
+pub use calls::Calls;
 use functions::CompiledFunctions;
-
-/// How long a guest may compute before it lets other tasks of its executor thread run.
-///
-/// Short, because an endless loop in one guest delays the neighbours on its thread by this much each turn.
-pub const EPOCH_TICK: Duration = Duration::from_millis(1);
-
-/// Ticks without a running guest after which the ticker parks.
-const QUIET_TICKS: u32 = 100;
+use ticker::Ticker;
 
 /// Address space that one pool slot wants for a linear memory (4 GiB, so that bounds checks cost nothing).
 const MEMORY_RESERVATION: u64 = 4 << 30;
@@ -80,35 +75,43 @@ pub fn machine_memory_bytes() -> u64 {
     u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0)
 }
 
-/// The engine with its ticker; everything that runs guests shares one.
+/// The engines with their ticker; everything that runs guests shares them.
 pub struct SharedEngine {
-    engine: Engine,
+    sequential: Engine,
+    concurrent: Engine,
     allocator: Allocator,
     ticker: Arc<Ticker>,
 }
 
 impl SharedEngine {
-    /// Builds the engine and starts its ticker thread.
+    /// Builds the engines and starts their ticker thread.
     ///
     /// # Errors
     /// When wasmtime refuses the settings on this machine, or no thread can be started.
     pub fn new(options: &EngineOptions) -> wasmtime::Result<Self> {
         let allocator = options.allocator.unwrap_or_else(probe_allocator);
-        let mut config = engine_config(allocator, options.max_replicas);
-        let functions = CompiledFunctions::new(functions::MAX_BYTES);
-        config.enable_incremental_compilation(Arc::new(functions))?;
-        let engine = Engine::new(&config)?;
-        let ticker = Ticker::start(&engine)?;
+        let functions = Arc::new(CompiledFunctions::new(functions::MAX_BYTES));
+        let engine = |calls| {
+            let mut config = engine_config(allocator, options.max_replicas, calls);
+            config.enable_incremental_compilation(functions.clone())?;
+            Engine::new(&config)
+        };
+        let (sequential, concurrent) = (engine(Calls::Sequential)?, engine(Calls::Concurrent)?);
+        let ticker = Ticker::start([&sequential, &concurrent])?;
         Ok(Self {
-            engine,
+            sequential,
+            concurrent,
             allocator,
             ticker,
         })
     }
 
-    /// The wasmtime engine.
-    pub fn engine(&self) -> &Engine {
-        &self.engine
+    /// The wasmtime engine for components of a kind.
+    pub fn engine(&self, calls: Calls) -> &Engine {
+        match calls {
+            Calls::Sequential => &self.sequential,
+            Calls::Concurrent => &self.concurrent,
+        }
     }
 
     /// The allocator in use.
@@ -116,16 +119,18 @@ impl SharedEngine {
         self.allocator
     }
 
-    /// Keeps the ticker ticking while guest code may run.
-    pub fn ticking(&self) -> Ticking {
-        Ticking::new(self.ticker.clone())
+    /// Runs what may run guest code: without this an endless loop in it would never yield. By reference: such futures are
+    /// of several kilobytes, and would be moved with each hand that they go through.
+    pub async fn watch<F: Future>(&self, future: Pin<&mut F>) -> F::Output {
+        self.ticker.watch(future).await
     }
 }
 
-fn engine_config(allocator: Allocator, max_replicas: u32) -> Config {
+fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
-    config.wasm_component_model_async(true);
+    config.wasm_component_model_async(calls == Calls::Concurrent);
+    config.concurrency_support(calls == Calls::Concurrent);
     config.epoch_interruption(true);
     config.max_wasm_stack(MAX_WASM_STACK);
     config.async_stack_size(ASYNC_STACK);
@@ -175,100 +180,17 @@ fn probe_allocator() -> Allocator {
     }
 }
 
-/// One thread that advances the engine's epoch, parked while no guest has run for a while.
-///
-/// Requests come and go far more often than epochs: waking the thread for each would cost more than the guest does.
-struct Ticker {
-    running: AtomicUsize,
-    parked: AtomicBool,
-    stopped: AtomicBool,
-    thread: std::sync::OnceLock<std::thread::Thread>,
-}
-
-impl Ticker {
-    fn start(engine: &Engine) -> wasmtime::Result<Arc<Self>> {
-        let ticker = Arc::new(Self {
-            running: AtomicUsize::new(0),
-            parked: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            thread: std::sync::OnceLock::new(),
-        });
-        let engine = engine.weak();
-        let for_thread = ticker.clone();
-        let handle = std::thread::Builder::new()
-            .name("epoch-ticker".into())
-            .spawn(move || for_thread.run(&engine))?;
-        // The cell was just made, so nothing else can have set it.
-        let _ = ticker.thread.set(handle.thread().clone());
-        Ok(ticker)
-    }
-
-    fn run(&self, engine: &EngineWeak) {
-        let mut quiet_ticks = 0;
-        while !self.stopped.load(Ordering::Relaxed) {
-            if quiet_ticks >= QUIET_TICKS {
-                self.park();
-                quiet_ticks = 0;
-            }
-            std::thread::sleep(EPOCH_TICK);
-            if self.running.load(Ordering::SeqCst) == 0 {
-                quiet_ticks += 1;
-                continue;
-            }
-            quiet_ticks = 0;
-            match engine.upgrade() {
-                Some(engine) => engine.increment_epoch(),
-                None => break,
-            }
-        }
-    }
-
-    /// Sleeps until a guest runs. Whoever begins to run one counts it first and looks at the flag then; this sets the
-    /// flag first and looks at the count then: one of the two always sees the other.
-    fn park(&self) {
-        self.parked.store(true, Ordering::SeqCst);
-        if self.running.load(Ordering::SeqCst) == 0 && !self.stopped.load(Ordering::SeqCst) {
-            std::thread::park();
-        }
-        self.parked.store(false, Ordering::SeqCst);
-    }
-
-    fn wake(&self) {
-        if self.parked.load(Ordering::SeqCst)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-}
-
 impl Drop for SharedEngine {
     fn drop(&mut self) {
-        self.ticker.stopped.store(true, Ordering::SeqCst);
-        self.ticker.wake();
-    }
-}
-
-/// While one of these lives, epochs advance.
-pub struct Ticking(Arc<Ticker>);
-
-impl Ticking {
-    fn new(ticker: Arc<Ticker>) -> Self {
-        if ticker.running.fetch_add(1, Ordering::SeqCst) == 0 {
-            ticker.wake();
-        }
-        Self(ticker)
-    }
-}
-
-impl Drop for Ticking {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        self.ticker.stop();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use wasmtime::component::{Component, Linker};
+    use wasmtime::{Store, UpdateDeadline};
+
     use super::*;
 
     #[test]
@@ -280,6 +202,43 @@ mod tests {
             };
             let shared = SharedEngine::new(&options).expect("engine");
             assert_eq!(shared.allocator(), allocator);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_loop_lets_others_run_on_its_thread() {
+        const LOOP: &str = r#"(component
+            (core module $m (func (export "spin") (loop (br 0))))
+            (core instance $i (instantiate $m))
+            (func (export "spin") (canon lift (core func $i "spin"))))"#;
+        let options = EngineOptions {
+            max_replicas: 2,
+            allocator: Some(Allocator::OnDemand),
+        };
+        let shared = SharedEngine::new(&options).unwrap();
+        for calls in [Calls::Sequential, Calls::Concurrent] {
+            let engine = shared.engine(calls);
+            let component = Component::new(engine, LOOP).unwrap();
+            let mut store = Store::new(engine, ());
+            store.set_epoch_deadline(1);
+            store.epoch_deadline_callback(|_| {
+                let turn = Box::pin(tokio::task::yield_now());
+                Ok(UpdateDeadline::YieldCustom(1, turn))
+            });
+            let linker = Linker::new(engine);
+            let instance = linker.instantiate_async(&mut store, &component).await;
+            let instance = instance.unwrap();
+            let spin = instance.get_typed_func::<(), ()>(&mut store, "spin");
+            let spin = spin.unwrap();
+            let spinning = std::pin::pin!(spin.call_async(&mut store, ()));
+            let mut spinning = std::pin::pin!(shared.watch(spinning));
+            for _ in 0..20 {
+                tokio::select! {
+                    biased;
+                    _ = &mut spinning => panic!("it came to an end"),
+                    () = std::future::ready(()) => {}
+                }
+            }
         }
     }
 }

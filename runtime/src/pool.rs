@@ -183,9 +183,9 @@ impl Pool {
         };
         let stop = stop(deadline, exchange.clone());
         let pool = self.clone();
-        let ticking = self.machine.engine.ticking();
         let mut running = Box::pin(async move {
-            let served = replica.serve(call, &pool.spec.limits, ticking, stop).await;
+            let (limits, engine) = (&pool.spec.limits, &pool.machine.engine);
+            let served = replica.serve(call, limits, engine, stop).await;
             let _attempt = attempt;
             match served {
                 Served::Reusable(replica, status) => {

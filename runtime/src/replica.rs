@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::admission::LIFECYCLE;
 use crate::artifact::{Artifact, HandlerPre};
-use crate::engine::{SharedEngine, Ticking};
+use crate::engine::SharedEngine;
 use crate::exchange::Exchange;
 use crate::failure::GuestFailure;
 use crate::infer::loading::{Loading, NotLoaded};
@@ -109,21 +109,20 @@ impl Replica {
         ));
         let failed = |e: wasmtime::Error| StartError::Instantiate(format!("{e:#}"));
         let mut store = Sandbox::store(
-            engine.engine(),
+            artifact.instance_pre().component().engine(),
             blueprint.capabilities,
             blueprint.limits,
             nn,
             log,
         )
         .map_err(failed)?;
-        let _ticking = engine.ticking();
-        let instance = artifact
-            .instance_pre()
-            .instantiate_async(&mut store)
-            .await
-            .map_err(|e| {
-                StartError::Instantiate(failure(&e, &mut store, blueprint.limits).to_string())
-            })?;
+        let instance = {
+            let made = pin!(artifact.instance_pre().instantiate_async(&mut store));
+            engine.watch(made).await
+        };
+        let instance = instance.map_err(|e| {
+            StartError::Instantiate(failure(&e, &mut store, blueprint.limits).to_string())
+        })?;
         let proxy = match &artifact.pre {
             HandlerPre::Wasi02(_, indices) => {
                 Proxy::P2(indices.load(&mut store, &instance).map_err(failed)?)
@@ -137,7 +136,8 @@ impl Replica {
             let begun = Instant::now();
             let timeout = blueprint.limits.timeout;
             let init = pin!(init(&mut store, &instance, blueprint.limits));
-            let init = blueprint.meter.guest(init);
+            let init = pin!(blueprint.meter.guest(init));
+            let init = engine.watch(init);
             // What it waits for graphs is not its own time.
             let late = async {
                 let _ = blueprint.graphs.ready().await;
@@ -180,7 +180,7 @@ impl Replica {
         mut self: Box<Self>,
         call: Call,
         limits: &Limits,
-        _ticking: Ticking,
+        engine: &SharedEngine,
         stop: impl Future<Output = S>,
     ) -> Served<S> {
         let Call {
@@ -196,7 +196,8 @@ impl Replica {
         let ended = {
             let run = pin!(run(&mut self.store, &self.proxy, request, &exchange));
             let _serving = self.alive.meter().serve();
-            let run = self.alive.meter().guest(run);
+            let run = pin!(self.alive.meter().guest(run));
+            let run = engine.watch(run);
             tokio::select! {
                 biased;
                 ended = run => Ok(ended),

@@ -37,7 +37,7 @@ impl Runtime {
         let built = || -> wasmtime::Result<Machine> {
             let engine = Arc::new(SharedEngine::new(&options.engine)?);
             Ok(Machine {
-                artifacts: Arc::new(ArtifactStore::new(engine.clone(), &options.artifacts)?),
+                artifacts: Arc::new(ArtifactStore::new(&engine, &options.artifacts)?),
                 graphs: GraphStore::new(Backends::discover(options.backends)),
                 slots: Slots::new(options.engine.max_replicas),
                 engine,

@@ -14,6 +14,7 @@ use wasmtime_wasi_http::{
 };
 
 use crate::config::Config;
+use crate::engine::{Calls, SharedEngine};
 use crate::infer::nn::{NnCtx, NnView};
 use crate::limits::{HOSTCALL_SLACK_BYTES, Limits, MAX_HANDLES, MAX_HEADER_BYTES, StoreLimiter};
 use crate::log::{Level, LogStream, ReplicaLog};
@@ -156,16 +157,18 @@ impl WasiHttpView for Sandbox {
     }
 }
 
-/// A linker with every import that [`crate::admission`] lets through.
+/// A linker with every import that [`crate::admission`] lets through, as far as components of this kind can have them.
 ///
 /// # Errors
 /// Only when two of the standards define the same name, which would be a bug here.
-pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<Sandbox>> {
-    let mut linker = Linker::new(engine);
+pub fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sandbox>> {
+    let mut linker = Linker::new(engine.engine(calls));
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    if calls == Calls::Concurrent {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     wasmtime_wasi_config::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
         WasiConfig::from(sandbox.config())
     })?;

@@ -14,7 +14,7 @@ use wasmtime::Store;
 use wasmtime::component::{Component, Instance, Lift, WasmList};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
-use crate::engine::SharedEngine;
+use crate::engine::{Calls, SharedEngine};
 use crate::infer::graphs::GraphStore;
 use crate::infer::loading::Loading;
 use crate::infer::nn::{NnCtx, NnLimits};
@@ -107,8 +107,8 @@ pub(crate) fn tell_refusal(log: Arc<dyn LogSink>, why: &str) {
 
 async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, Instance), String> {
     let failed = |e: wasmtime::Error| format!("{e:#}");
-    let engine = setting.engine.engine();
-    let component = Component::new(engine, component).map_err(failed)?;
+    let (calls, component) = compiled(&setting.engine, component).map_err(failed)?;
+    let engine = setting.engine.engine(calls);
     let capabilities = Capabilities {
         environment: Vec::new(),
         config: crate::config::Config::default(),
@@ -126,13 +126,18 @@ async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, I
     let mut store =
         Sandbox::store(engine, &capabilities, &setting.limits, nn, log).map_err(failed)?;
     store.data_mut().watch = Some(Watch::default());
-    let linker = watch::linker(engine).map_err(failed)?;
-    let _ticking = setting.engine.ticking();
-    let instance = linker
-        .instantiate_async(&mut store, &component)
-        .await
-        .map_err(failed)?;
+    let linker = watch::linker(&setting.engine, calls).map_err(failed)?;
+    let instance = {
+        let made = pin!(linker.instantiate_async(&mut store, &component));
+        setting.engine.watch(made).await.map_err(failed)?
+    };
     Ok((store, instance))
+}
+
+fn compiled(engine: &SharedEngine, component: &[u8]) -> wasmtime::Result<(Calls, Component)> {
+    Calls::fit(component, |calls| {
+        Component::new(engine.engine(calls), component).map(|compiled| (calls, compiled))
+    })
 }
 
 /// Runs `init` until it is done, its time is over, or it asks for what it may not.
@@ -142,9 +147,9 @@ async fn initialise(
     instance: &Instance,
 ) -> Result<(), String> {
     let seen = store.data().watch.clone().unwrap_or_default();
-    let _ticking = setting.engine.ticking();
     let timeout = setting.limits.timeout;
     let init = pin!(replica::init(store, instance, &setting.limits));
+    let init = setting.engine.watch(init);
     tokio::select! {
         biased;
         () = seen.noticed() => Ok(()),

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Artifact, ArtifactError, ArtifactStore, ComponentFile, MAX_COMPONENT_BYTES, blocking};
-use crate::admission::AdmissionError;
 use crate::checked;
 use crate::snapshot::{self, Setting, Snapshot};
 
@@ -56,12 +55,8 @@ impl ArtifactStore {
     ) -> Result<Option<Result<Artifact, String>>, ArtifactError> {
         let (store, name) = (self.clone(), name.to_owned());
         blocking(move || {
-            let path = store.path(&name);
-            if store.checked.is_sound(&path)
-                && let Ok(component) = store.map(&path)
-            {
-                let taken = Some(Snapshot::Taken);
-                return store.link(&component, taken).map(|linked| Some(Ok(linked)));
+            if let Some(artifact) = store.load(&name, Some(Snapshot::Taken))? {
+                return Ok(Some(Ok(artifact)));
             }
             Ok(std::fs::read_to_string(store.refusal_path(&name))
                 .ok()
@@ -106,12 +101,7 @@ impl ArtifactStore {
                     .map_err(|e| e.to_string())
             });
             match compiled {
-                Ok(()) => {
-                    let component = store
-                        .map(&store.path(&name))
-                        .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
-                    store.link(&component, Some(Snapshot::Taken)).map(Ok)
-                }
+                Ok(shelf) => shelf.compiled(&name, Some(Snapshot::Taken)).map(Ok),
                 Err(why) => {
                     snapshot::tell_refusal(log, &why);
                     let path = store.refusal_path(&name);
@@ -133,8 +123,8 @@ impl ArtifactStore {
     pub(super) fn names(&self, digest: &str) -> Vec<String> {
         let mut names = vec![digest.to_owned()];
         let prefix = format!("{digest}.");
-        let entries = std::fs::read_dir(&self.folder).into_iter().flatten();
-        for entry in entries.flatten() {
+        let folders = self.shelves().map(|shelf| std::fs::read_dir(&shelf.folder));
+        for entry in folders.into_iter().flatten().flatten().flatten() {
             let file = entry.file_name();
             if let Some((name, _ending)) = file.to_str().and_then(|file| file.rsplit_once('.'))
                 && name.starts_with(&prefix)
@@ -146,6 +136,6 @@ impl ArtifactStore {
     }
 
     pub(super) fn refusal_path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.refused"))
+        self.sequential.folder.join(format!("{name}.refused"))
     }
 }

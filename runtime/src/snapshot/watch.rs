@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
-use wasmtime::Engine;
 use wasmtime::component::Linker;
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
@@ -13,6 +12,7 @@ use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_config::WasiConfig;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
+use crate::engine::{Calls, SharedEngine};
 use crate::infer::nn::{self, NnView};
 use crate::sandbox::{self, Sandbox};
 
@@ -44,6 +44,8 @@ impl Watch {
     }
 }
 
+type S = Sandbox;
+
 /// Notices a call in a store that is watched.
 fn noticed<'a>(sandbox: &'a mut Sandbox, import: &'static str) -> &'a mut Sandbox {
     if let Some(watch) = &sandbox.watch {
@@ -57,9 +59,8 @@ fn noticed<'a>(sandbox: &'a mut Sandbox, import: &'static str) -> &'a mut Sandbo
 ///
 /// # Errors
 /// Only when a standard's name cannot be defined again, which would be a bug.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Sandbox>> {
-    type S = Sandbox;
-    let mut linker = sandbox::linker(engine)?;
+pub(super) fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sandbox>> {
+    let mut linker = sandbox::linker(engine, calls)?;
     linker.allow_shadowing(true);
     let l = &mut linker;
 
@@ -83,7 +84,18 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Sandbox>> {
         |s| noticed(s, "wasi:http/outgoing-handler").http(),
     )?;
 
-    // Streams of WASI 0.3 are not among the handles that can be counted afterwards.
+    if calls == Calls::Concurrent {
+        notice_p3(l)?;
+    }
+    wasmtime_wasi_config::add_to_linker(l, |s: &mut S| {
+        WasiConfig::from(noticed(s, "wasi:config/store (secrets)").config())
+    })?;
+    nn::add_to_linker(l, |s: &mut S| -> NnView<'_> { noticed(s, "wasi:nn").nn() })?;
+    Ok(linker)
+}
+
+/// Streams of WASI 0.3 are not among the handles that can be counted afterwards: what gives one is noticed too.
+fn notice_p3(l: &mut Linker<S>) -> wasmtime::Result<()> {
     p3::bindings::cli::environment::add_to_linker::<S, WasiCli>(l, |s| {
         noticed(s, "wasi:cli/environment (environment variables)").cli()
     })?;
@@ -111,10 +123,5 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Sandbox>> {
     wasmtime_wasi_http::p3::bindings::http::client::add_to_linker::<S, WasiHttp>(l, |s| {
         noticed(s, "wasi:http/client").http()
     })?;
-
-    wasmtime_wasi_config::add_to_linker(l, |s: &mut S| {
-        WasiConfig::from(noticed(s, "wasi:config/store (secrets)").config())
-    })?;
-    nn::add_to_linker(l, |s: &mut S| -> NnView<'_> { noticed(s, "wasi:nn").nn() })?;
-    Ok(linker)
+    Ok(())
 }
