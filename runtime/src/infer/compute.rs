@@ -4,14 +4,20 @@
 //! are free, in the order of asking. It runs on one of the threads kept for graphs of n, which brings a pool of n along.
 
 mod budget;
+mod courier;
 
 use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Context;
 
 use tokio::sync::oneshot;
 
 use budget::Budget;
+use courier::Courier;
 
 type Job = Box<dyn FnOnce(&Worker) + Send>;
 
@@ -33,10 +39,13 @@ impl Worker {
 /// The compute threads of a node, each started when there is a run that no idle one can take.
 pub(crate) struct Compute {
     shared: Arc<Shared>,
+    courier: OnceLock<Option<Arc<Courier>>>,
 }
 
 struct Shared {
     cores: usize,
+    /// Whether runs wait for permits.
+    crowded: Arc<AtomicBool>,
     state: Mutex<State>,
 }
 
@@ -52,6 +61,8 @@ struct Crew {
     ready: VecDeque<Job>,
     /// Threads without a run, also those that are on their way to one of these.
     idle: usize,
+    /// Those of them that sleep until they are called.
+    asleep: usize,
     called: Arc<Condvar>,
 }
 
@@ -79,8 +90,10 @@ impl Compute {
         Self {
             shared: Arc::new(Shared {
                 cores,
+                crowded: Arc::default(),
                 state: Mutex::new(state),
             }),
+            courier: OnceLock::new(),
         }
     }
 
@@ -97,9 +110,24 @@ impl Compute {
             }
             let _ = done.send(guarded(|| job(worker)));
         })?;
-        result
+        self.delivered(result)
             .await
             .unwrap_or_else(|_| Err(ComputeError::Panicked("its thread is gone".into())))
+    }
+
+    /// Waits for what a compute thread sends.
+    pub async fn delivered<F: Future>(&self, result: F) -> F::Output {
+        let mut result = pin!(result);
+        // Without one, tasks are woken as by any other thread.
+        let courier = self.courier.get_or_init(|| Courier::start().ok());
+        poll_fn(|cx| match courier {
+            Some(courier) => {
+                let waker = courier.waker(cx.waker(), &self.shared.crowded);
+                result.as_mut().poll(&mut Context::from_waker(&waker))
+            }
+            None => result.as_mut().poll(cx),
+        })
+        .await
     }
 
     /// Runs `job` when its turn comes, whoever waits for it. Its panic is caught and told to nobody.
@@ -150,7 +178,10 @@ impl Shared {
             let crew = state.crews.entry(threads).or_default();
             crew.ready.push_back(job);
             if crew.idle >= crew.ready.len() {
-                crew.called.notify_one();
+                // Those that are awake look before they sleep.
+                if crew.asleep > 0 {
+                    crew.called.notify_one();
+                }
                 continue;
             }
             if let Err(error) = self.spawn(threads) {
@@ -160,6 +191,8 @@ impl Shared {
                 result = Err(error);
             }
         }
+        let crowded = state.budget.is_waited_for();
+        self.crowded.store(crowded, Ordering::Relaxed);
         result
     }
 
@@ -190,8 +223,10 @@ impl Shared {
                     crew.idle -= 1;
                     break job;
                 }
+                crew.asleep += 1;
                 let called = crew.called.clone();
                 state = called.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.crews.entry(threads).or_default().asleep -= 1;
             };
             drop(state);
             let _ = guarded(|| job(worker));

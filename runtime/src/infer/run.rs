@@ -148,6 +148,11 @@ impl LoadedGraph {
         }
     }
 
+    /// Waits for what a thread for this graph sends.
+    pub(crate) async fn delivered<F: Future>(&self, result: F) -> F::Output {
+        self.compute.delivered(result).await
+    }
+
     /// Runs `job` on one of the threads for this graph when its turn comes.
     pub(crate) fn start(
         &self,

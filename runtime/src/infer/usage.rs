@@ -1,5 +1,6 @@
 //! A deployment's use of one of its graphs: its calls from all replicas, joined where the manifest says so, and counted.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -106,7 +107,8 @@ impl GraphUse {
         };
         // Dropped after the receiver, by whose absence the call is known.
         let _forget = Forget(joint);
-        let (done, mut result) = oneshot::channel();
+        let (done, result) = oneshot::channel();
+        let mut result = pin!(graph.delivered(result));
         let arrived = Instant::now();
         let until = arrived + joint.rules.max_delay;
         let waiting = Waiting {

@@ -29,6 +29,11 @@ impl<J> Budget<J> {
         self.waiting.pop_front()
     }
 
+    /// Whether somebody waits for permits.
+    pub fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Takes permits back from one who is done.
     pub fn give_back(&mut self, permits: usize) {
         self.free += permits;
