@@ -1,5 +1,6 @@
 //! The listening socket: accepts connections within a bound, serves HTTP/1.1 and HTTP/2, drains when told to.
 
+mod again;
 mod lazy;
 mod socket;
 
@@ -15,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::front::Front;
+use again::again_at_once;
 use lazy::{LOOK_EVERY, LazyTimer, looking};
 use socket::Socket;
 
@@ -91,9 +93,8 @@ impl Server {
             let builder = builder.clone();
             tokio::spawn(async move {
                 let connection = builder.serve_connection(TokioIo::new(Socket(stream)), service);
-                if let Err(error) =
-                    looking(LOOK_EVERY, watcher.watch(connection.into_owned())).await
-                {
+                let connection = again_at_once(watcher.watch(connection.into_owned()));
+                if let Err(error) = looking(LOOK_EVERY, connection).await {
                     tracing::debug!(%error, "connection ended");
                 }
                 drop(permit);
