@@ -15,6 +15,7 @@ mod model;
 mod nn_host;
 #[cfg(not(target_family = "wasm"))]
 mod nn_native;
+mod scores;
 pub mod tensor;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
@@ -30,6 +31,7 @@ pub use host_tensor::HostTensor;
 pub use http::{FromRequest, IntoResponse, Json, Request, Response};
 pub use model::Model;
 pub use samovar_sdk_macros::model;
+pub use scores::argmax;
 pub use tensor::{Tensor, TensorData, TensorView};
 
 #[doc(hidden)]

@@ -1,6 +1,6 @@
 //! From scores to an answer: the best type, if the model is sure enough of it.
 
-use samovar_sdk::Error;
+use samovar_sdk::{Error, argmax};
 use serde::Serialize;
 
 use crate::content::{ContentType, EMPTY, TXT, TYPES, UNKNOWN, canonical, threshold};
@@ -41,14 +41,10 @@ impl Verdict {
                 TYPES.len()
             )));
         }
-        // The first of equals, as numpy's argmax has it.
-        let best = scores
-            .iter()
-            .zip(&TYPES)
-            .reduce(|best, next| if next.0 > best.0 { next } else { best });
-        let Some((&score, inferred)) = best else {
-            return Err(Error::internal("the model gave no scores"));
+        let Some((at, score)) = argmax(scores) else {
+            return Err(Error::internal("no score of the model is a number"));
         };
+        let inferred = &TYPES[at];
         let named = canonical(inferred);
         let content_type = match (score >= threshold(inferred.label), named.is_text) {
             (true, _) => named,

@@ -1,7 +1,7 @@
 //! What a line says: a network that gives for each step along it the chances of all characters.
 
 use image::RgbImage;
-use samovar_sdk::{Error, Graph, TensorView};
+use samovar_sdk::{Error, Graph, TensorView, argmax};
 
 use crate::detector::planes;
 use crate::page::resize;
@@ -101,8 +101,7 @@ fn text(characters: &[String], chances: &[f32]) -> (String, f32) {
     let (mut text, mut sum, mut count) = (String::new(), 0.0, 0u16);
     let mut before = 0;
     for step in chances.chunks(characters.len()) {
-        let best = step.iter().copied().fold(f32::MIN, f32::max);
-        let at = step.iter().position(|chance| *chance == best).unwrap_or(0);
+        let (at, best) = argmax(step).unwrap_or_default();
         if at != 0 && at != before {
             text.push_str(&characters[at]);
             sum += best;

@@ -1,11 +1,12 @@
 //! The request: method, path, query, headers, and a body that is read as it arrives.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io::{self, Cursor, Read};
 
 use serde::de::DeserializeOwned;
 use wasip2::http::types::{IncomingBody, IncomingRequest, Method};
-use wasip2::io::streams::InputStream;
+use wasip2::io::streams::{InputStream, StreamError};
 
 use super::{Json, TraceParent};
 use crate::Error;
@@ -27,7 +28,9 @@ pub struct Request {
     method: String,
     path: String,
     query: String,
-    headers: Vec<(String, Vec<u8>)>,
+    /// Those of the host's request come into the component when somebody wants one.
+    headers: OnceCell<Vec<(String, Vec<u8>)>>,
+    host: Option<IncomingRequest>,
     body: Body,
 }
 
@@ -41,7 +44,8 @@ impl Request {
             method: method.into(),
             path: path.to_owned(),
             query: query.to_owned(),
-            headers: Vec::new(),
+            headers: OnceCell::from(Vec::new()),
+            host: None,
             body: Body(Source::Memory(Cursor::new(body.into()))),
         }
     }
@@ -49,15 +53,15 @@ impl Request {
     /// The same request with one more header.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        self.headers
-            .push((name.to_ascii_lowercase(), value.as_bytes().to_vec()));
+        let mut headers = self.headers.take().unwrap_or_default();
+        headers.push((name.to_ascii_lowercase(), value.as_bytes().to_vec()));
+        self.headers = OnceCell::from(headers);
         self
     }
 
-    pub(super) fn from_host(request: &IncomingRequest) -> Result<Self, Error> {
+    pub(super) fn from_host(request: IncomingRequest) -> Result<Self, Error> {
         let path_with_query = request.path_with_query().unwrap_or_else(|| "/".to_owned());
         let mut ours = Self::new(method_name(request.method()), &path_with_query, Vec::new());
-        ours.headers = request.headers().entries();
         let body = request
             .consume()
             .map_err(|()| Error::internal("the request's body was taken before"))?;
@@ -68,6 +72,7 @@ impl Request {
             stream,
             _body: body,
         });
+        (ours.headers, ours.host) = (OnceCell::new(), Some(request));
         Ok(ours)
     }
 
@@ -96,8 +101,11 @@ impl Request {
 
     /// The first header `name` (letter case does not matter) that is valid UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut named = self
-            .headers
+        let headers = self.headers.get_or_init(|| match &self.host {
+            Some(request) => request.headers().entries(),
+            None => Vec::new(),
+        });
+        let mut named = headers
             .iter()
             .filter(|(found, _)| found.eq_ignore_ascii_case(name));
         named.find_map(|(_, value)| std::str::from_utf8(value).ok())
@@ -163,9 +171,9 @@ impl Request {
     /// # Ok::<(), samovar_sdk::Error>(())
     /// ```
     pub fn bytes(&mut self) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        self.body.read_to_end(&mut bytes).map_err(body_error)?;
-        Ok(bytes)
+        self.body
+            .rest()
+            .map_err(|error| Error::bad_request(format!("the body broke off: {error}")))
     }
 
     /// The whole body as UTF-8 text.
@@ -213,10 +221,6 @@ impl Request {
     }
 }
 
-fn body_error(error: io::Error) -> Error {
-    Error::bad_request(format!("the body broke off: {error}"))
-}
-
 /// The request's body: a [`Read`] that waits for what has not arrived; see [`Request::body`].
 pub struct Body(Source);
 
@@ -227,6 +231,28 @@ enum Source {
         stream: InputStream,
         _body: IncomingBody,
     },
+}
+
+impl Body {
+    /// All that was not read yet, in as large pieces as the host has. A short one comes in one piece, which is not copied.
+    fn rest(&mut self) -> io::Result<Vec<u8>> {
+        const PIECE_BYTES: u64 = 1 << 20;
+        let mut rest = Vec::new();
+        match &mut self.0 {
+            Source::Memory(cursor) => cursor.read_to_end(&mut rest).map(drop)?,
+            Source::Host { stream, .. } => loop {
+                match stream.blocking_read(PIECE_BYTES) {
+                    Ok(piece) if rest.is_empty() => rest = piece,
+                    Ok(piece) => rest.extend_from_slice(&piece),
+                    Err(StreamError::Closed) => break,
+                    Err(StreamError::LastOperationFailed(error)) => {
+                        return Err(io::Error::other(error.to_debug_string()));
+                    }
+                }
+            },
+        }
+        Ok(rest)
+    }
 }
 
 impl Read for Body {

@@ -77,7 +77,7 @@ fn respond<M: Model>(
     slot: &RefCell<Option<M>>,
     request: IncomingRequest,
 ) -> Result<Response, Error> {
-    let request = Request::from_host(&request)?;
+    let request = Request::from_host(request)?;
     let mut slot = slot.borrow_mut();
     let model = match &mut *slot {
         Some(model) => model,
@@ -97,11 +97,12 @@ fn send(response: Response, outparam: ResponseOutparam) {
     let written = match response.content {
         Content::Whole(bytes) => {
             opening.length = Some(bytes.len());
-            opening.write_all(&bytes).map_err(Error::from)
+            opening.write_whole(&bytes)
         }
-        Content::Streamed(write) => write(&mut BodyWriter::new(&mut opening)),
+        Content::Streamed(write) => {
+            write(&mut BodyWriter::new(&mut opening)).and_then(|()| Ok(opening.flush()?))
+        }
     };
-    let written = written.and_then(|()| Ok(opening.flush()?));
     match (written, opening.outparam, opening.opened) {
         (Ok(()), _, Some((stream, body))) => {
             // The host does not let go of a body whose stream is open.
@@ -152,8 +153,21 @@ impl Opening {
         opened.ok_or_else(|| io::Error::other("the response's body is not open"))
     }
 
+    /// Writes a body that is known as a whole; a short one in one call.
+    fn write_whole(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        /// The standard's own bound for such a call.
+        const SHORT_BYTES: usize = 4096;
+        if (1..=SHORT_BYTES).contains(&bytes.len()) {
+            let written = self.stream()?.blocking_write_and_flush(bytes);
+            return Ok(written.map_err(io::Error::other)?);
+        }
+        self.write_all(bytes)?;
+        Ok(self.flush()?)
+    }
+
     fn open(&mut self) -> Result<(OutputStream, OutgoingBody), String> {
-        let head = head(self.status, &self.headers, self.length)?;
+        let headers = std::mem::take(&mut self.headers);
+        let head = head(self.status, headers, self.length)?;
         let taken = |()| "the response's body was taken before".to_owned();
         let body = head.body().map_err(taken)?;
         let stream = body.write().map_err(taken)?;
@@ -178,23 +192,34 @@ impl Write for Opening {
 
 fn head(
     status: u16,
-    headers: &[(String, String)],
+    headers: Vec<(String, String)>,
     length: Option<usize>,
 ) -> Result<OutgoingResponse, String> {
-    let fields = Fields::new();
-    for (name, value) in headers {
-        fields
-            .append(name, value.as_bytes())
-            .map_err(|error| format!("response header {name:?} is not valid: {error:?}"))?;
-    }
+    const LENGTH: &str = "content-length";
+    let headers = headers.into_iter();
+    let mut headers: Vec<_> = headers
+        .filter(|(name, _)| length.is_none() || !name.eq_ignore_ascii_case(LENGTH))
+        .map(|(name, value)| (name, value.into_bytes()))
+        .collect();
     if let Some(length) = length {
-        fields
-            .set("content-length", &[length.to_string().into_bytes()])
-            .map_err(|error| format!("content-length: {error:?}"))?;
+        headers.push((LENGTH.to_owned(), length.to_string().into_bytes()));
     }
+    let fields = Fields::from_list(&headers).map_err(|_| {
+        // It does not say which.
+        let wrong = headers.iter().find_map(|one| {
+            let error = Fields::from_list(std::slice::from_ref(one)).err()?;
+            Some(format!(
+                "response header {:?} is not valid: {error:?}",
+                one.0
+            ))
+        });
+        wrong.unwrap_or_else(|| "the response has more headers than the host takes".to_owned())
+    })?;
     let head = OutgoingResponse::new(fields);
-    head.set_status_code(status)
-        .map_err(|()| format!("{status} is no HTTP status"))?;
+    if status != 200 {
+        head.set_status_code(status)
+            .map_err(|()| format!("{status} is no HTTP status"))?;
+    }
     Ok(head)
 }
 

@@ -1,6 +1,7 @@
 //! A recogniser of text: an image of one line as a raw tensor in, the likeliest character of each step out.
 
-use samovar_sdk::{Error, Graph, Model, Request, Response, TensorView};
+use samovar_sdk::tensor::{ElementType, RawTensor};
+use samovar_sdk::{Error, Graph, Model, Request, Response, argmax};
 use serde::Serialize;
 
 const HEIGHT: usize = 48;
@@ -25,23 +26,15 @@ impl Model for Line {
 
     fn predict(&mut self, mut request: Request) -> Result<Response, Error> {
         let bytes = request.bytes()?;
-        let pixels: Vec<f32> = bytes
-            .chunks_exact(4)
-            .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-            .collect();
-        let width = pixels.len() / (3 * HEIGHT);
-        let input = TensorView::new([1, 3, HEIGHT as u32, width as u32], &pixels)?;
+        let width = bytes.len() / (size_of::<f32>() * 3 * HEIGHT);
+        let input = RawTensor::new([1, 3, HEIGHT as u32, width as u32], ElementType::F32, bytes)?;
         let outputs = self.graph.compute(&[("x", input)])?;
         let output = outputs.first::<f32>()?;
         let classes = output.dimensions().last().map_or(1, |size| *size as usize);
         let best: Vec<(usize, f32)> = output
             .as_slice()
             .chunks(classes)
-            .map(|step| {
-                let most = step.iter().copied().fold(f32::MIN, f32::max);
-                let at = step.iter().position(|score| *score == most);
-                (at.unwrap_or(0), most)
-            })
+            .filter_map(argmax)
             .collect();
         Response::json(&Answer {
             score: best.iter().map(|one| one.1).sum::<f32>() / best.len().max(1) as f32,
