@@ -21,13 +21,12 @@ mod wasmtime;
 mod watch;
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
-use crate::guests;
+use crate::{guests, process};
 use table::Row;
 
 /// The profile of what is shipped; its folder in `target` has the same name.
@@ -129,14 +128,12 @@ pub fn run(seconds: u64, only: &[Part], built: Option<PathBuf>) -> Result<()> {
 
 /// Builds the node, unless `SAMOVAR_BIN` names one, and the loops beside it.
 fn build() -> Result<()> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = process::cargo();
     command.args(["build", "--profile", PROFILE, "--package", "bare"]);
     if std::env::var_os("SAMOVAR_BIN").is_none() {
         command.args(["--package", "samovar"]);
     }
-    let status = command.current_dir(crate::repository()).status()?;
-    ensure!(status.success(), "the build failed");
-    Ok(())
+    process::run(command.current_dir(crate::repository()))
 }
 
 /// The folder of the programs that are measured.

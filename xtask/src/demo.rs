@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::guests;
+use crate::{guests, process};
 
 /// What the demo sends, and the label that the right answer has.
 const FILES: [(&str, &str); 3] = [
@@ -31,11 +31,11 @@ pub fn run(addr: &str, after: After) -> Result<()> {
     let repository = crate::repository();
     guests::build_magika()?;
     say("building samovar (the first time takes minutes)");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--package", "samovar"])
-        .current_dir(repository)
-        .status()?;
-    ensure!(status.success(), "the build failed");
+    process::run(
+        process::cargo()
+            .args(["build", "--release", "--package", "samovar"])
+            .current_dir(repository),
+    )?;
     let binary = repository.join("target/release/samovar");
 
     let data = repository.join("target/demo");

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{guests, python};
+use crate::{guests, process, python};
 
 /// What tests compare with, are driven by, or are walked by.
 const PACKAGES: [&str; 12] = [
@@ -87,7 +87,7 @@ impl Counts {
 }
 
 fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = process::cargo();
     command.args(args).current_dir(crate::repository());
     command
 }

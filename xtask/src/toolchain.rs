@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::run;
+use crate::process::{forget, run, says_who_runs};
 
 const TARGET: &str = "wasm32-wasip2";
 /// Debian's packages of the third way.
@@ -144,31 +144,22 @@ pub fn cargo_home() -> Result<PathBuf> {
     Ok(home.join(".cargo"))
 }
 
-/// A command without the variables that `cargo run` set for this program.
+/// A command without the variables that would have guests built as this program was.
 fn clean(program: &str) -> Command {
+    const OURS: [&str; 8] = [
+        "CARGO",
+        "CARGO_TARGET_DIR",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTFLAGS",
+        "RUSTDOC",
+    ];
     let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        let inherited = text.starts_with("CARGO_PKG_")
-            || text.starts_with("CARGO_BIN_")
-            || [
-                "CARGO",
-                "CARGO_MANIFEST_DIR",
-                "CARGO_MANIFEST_PATH",
-                "CARGO_TARGET_DIR",
-                "CARGO_ENCODED_RUSTFLAGS",
-                "RUSTC",
-                "RUSTC_WRAPPER",
-                "RUSTC_WORKSPACE_WRAPPER",
-                "RUSTFLAGS",
-                "RUSTDOC",
-                "LD_LIBRARY_PATH",
-            ]
-            .contains(&&*text);
-        if inherited {
-            command.env_remove(&name);
-        }
-    }
+    forget(&mut command, |name| {
+        says_who_runs(name) || name == "LD_LIBRARY_PATH" || OURS.contains(&name)
+    });
     command
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::http::Connection;
+use crate::process;
 
 /// The Wasmtime that Samovar embeds, so that only the servers differ.
 pub const WASMTIME: &str = "48.0.8";
@@ -226,21 +227,12 @@ pub fn find_wasmtime() -> Result<PathBuf> {
         }
     }
     eprintln!("==> installing wasmtime {WASMTIME} (takes minutes)");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "install",
-            "wasmtime-cli",
-            "--locked",
-            "--version",
-            WASMTIME,
-            "--root",
-        ])
-        .arg(&tools)
-        .status()?;
-    ensure!(
-        status.success(),
-        "wasmtime {WASMTIME} could not be installed"
-    );
+    process::run(
+        process::cargo()
+            .args(["install", "wasmtime-cli", "--locked", "--version", WASMTIME])
+            .arg("--root")
+            .arg(&tools),
+    )?;
     Ok(installed)
 }
 
