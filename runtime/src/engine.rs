@@ -218,7 +218,7 @@ mod tests {
         let shared = SharedEngine::new(&options).unwrap();
         for calls in [Calls::Sequential, Calls::Concurrent] {
             let engine = shared.engine(calls);
-            let component = Component::new(engine, LOOP).unwrap();
+            let component = Component::new(engine, wat::parse_str(LOOP).unwrap()).unwrap();
             let mut store = Store::new(engine, ());
             store.set_epoch_deadline(1);
             store.epoch_deadline_callback(|_| {
