@@ -6,7 +6,7 @@
 
 use std::io::{self, PipeWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 
 use tokio::io::AsyncReadExt;
@@ -16,6 +16,8 @@ use tokio::net::unix::pipe;
 pub(super) struct Courier {
     waiting: Mutex<Vec<Waker>>,
     rung: AtomicBool,
+    /// Its executor has ended.
+    gone: AtomicBool,
     bell: PipeWriter,
 }
 
@@ -30,14 +32,15 @@ impl Courier {
         let courier = Arc::new(Self {
             waiting: Mutex::default(),
             rung: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             bell,
         });
-        let weak = Arc::downgrade(&courier);
+        let round = Round(Arc::downgrade(&courier));
         // The pipe ends with the courier.
         tokio::spawn(async move {
             // Room for more than there can be: a read that fills it would be followed by another in vain.
             while let Ok(1..) = heard.read(&mut [0; 8]).await {
-                if let Some(courier) = weak.upgrade() {
+                if let Some(courier) = round.0.upgrade() {
                     courier.deliver();
                 }
             }
@@ -58,7 +61,9 @@ impl Courier {
     fn send(&self, task: Waker) {
         self.waiting().push(task);
         // One byte at most is in the pipe, so that writing it never waits.
-        if !self.rung.swap(true, Ordering::AcqRel) && (&self.bell).write_all(&[1]).is_err() {
+        let is_told = !self.gone.load(Ordering::SeqCst)
+            && (self.rung.swap(true, Ordering::AcqRel) || (&self.bell).write_all(&[1]).is_ok());
+        if !is_told {
             self.deliver();
         }
     }
@@ -72,6 +77,18 @@ impl Courier {
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The courier's task. When its executor ends, whoever sends delivers by himself.
+struct Round(Weak<Courier>);
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        if let Some(courier) = self.0.upgrade() {
+            courier.gone.store(true, Ordering::SeqCst);
+            courier.deliver();
+        }
     }
 }
 
@@ -138,5 +155,36 @@ mod tests {
             }
         }
         assert!(courier.waiting().is_empty());
+    }
+    #[test]
+    fn news_arrive_also_after_the_executor_has_ended() {
+        let executor = || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+        };
+        let (first, second) = (executor().unwrap(), executor().unwrap());
+        let courier = first.block_on(async { Courier::start().unwrap() });
+        let crowded = Arc::new(AtomicBool::new(true));
+        let wait = |receiver: oneshot::Receiver<u8>| {
+            let mut receiver = Box::pin(receiver);
+            let (courier, crowded) = (courier.clone(), crowded.clone());
+            poll_fn(move |cx| {
+                let waker = courier.waker(cx.waker(), &crowded);
+                receiver.as_mut().poll(&mut Context::from_waker(&waker))
+            })
+        };
+        let (early, receiver) = oneshot::channel();
+        let early_news = second.spawn(wait(receiver));
+        second.block_on(tokio::task::yield_now());
+        // Rings, and nobody comes any more.
+        early.send(1).unwrap();
+        drop(first);
+        assert_eq!(second.block_on(early_news).unwrap(), Ok(1));
+        let (late, receiver) = oneshot::channel();
+        let late_news = second.spawn(wait(receiver));
+        second.block_on(tokio::task::yield_now());
+        late.send(2).unwrap();
+        assert_eq!(second.block_on(late_news).unwrap(), Ok(2));
     }
 }
