@@ -16,6 +16,8 @@ use super::{Bench, ROUNDS, models, say};
 const ELEMENTS: usize = 12_500_000;
 /// Steps of the shorter and of the longer request. What each takes beside its steps is in both.
 const STEPS: [usize; 2] = [5, 45];
+/// Processes that are measured one after the other.
+const NODES: usize = 3;
 /// What a step may take of the bare loop's.
 const MOST: f64 = 1.1;
 
@@ -23,21 +25,28 @@ const MOST: f64 = 1.1;
 pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let peers = Peers::find()?;
     let options = ["--onnxruntime", peers.library.as_str()];
-    let node = Server::samovar(&bench.folder, "decode-data", &options)?;
-    Ok(vec![row(bench, &peers, &node, Device::Cpu)?])
+    // A process keeps the memory that it was given for its states, and some is quicker than other. The bare loop gets its
+    // own in each round.
+    let nodes = (1..=NODES)
+        .map(|number| Server::samovar(&bench.folder, &format!("decode-{number}-data"), &options))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(vec![row(bench, &peers, &nodes, Device::Cpu)?])
 }
 
-/// Milliseconds of a step, in alternation with the bare loop.
-pub fn row(bench: &Bench, peers: &Peers, node: &Server, device: Device) -> Result<Row> {
+/// Milliseconds of a step, on one node after the other and in alternation with the bare loop.
+pub fn row(bench: &Bench, peers: &Peers, nodes: &[Server], device: Device) -> Result<Row> {
     let measure = match device {
         Device::Cpu => "decode loop, 50 MB of state, a step",
         Device::Gpu => "decode loop on the GPU, 50 MB of state, a step",
     };
     say(measure);
     let bundle = bundle(bench, device)?;
-    node.push(&bundle, "decode")?;
-    let mut connection = Connection::open(&node.url)?;
-    let mut ask = |steps: usize| -> Result<f64> {
+    let mut connections = Vec::new();
+    for node in nodes {
+        node.push(&bundle, "decode")?;
+        connections.push(Connection::open(&node.url)?);
+    }
+    let ask = |connection: &mut Connection, steps: usize| -> Result<f64> {
         let asked = json!({"elements": ELEMENTS, "steps": steps}).to_string();
         let begun = Instant::now();
         let path = "/models/decode/production/predict";
@@ -48,16 +57,20 @@ pub fn row(bench: &Bench, peers: &Peers, node: &Server, device: Device) -> Resul
         ensure!(tokens.len() == steps + 1, "{} tokens", tokens.len());
         Ok(took)
     };
-    let mut ours = || -> Result<f64> {
-        let [few, many] = [ask(STEPS[0])?, ask(STEPS[1])?];
+    let ours = |connection: &mut Connection| -> Result<f64> {
+        let few = ask(connection, STEPS[0])?;
+        let many = ask(connection, STEPS[1])?;
         Ok((many - few) / (STEPS[1] - STEPS[0]) as f64)
     };
-    ours()?;
+    for connection in &mut connections {
+        ours(connection)?;
+    }
     let model = bundle.join("step.onnx");
     let (mut a, mut b) = (Vec::new(), Vec::new());
     // Each is over in a quarter of a second, and says little alone.
+    let count = connections.len();
     for round in 1..=3 * ROUNDS {
-        a.push(ours()?);
+        a.push(ours(&mut connections[round % count])?);
         b.push(peers.step_ms(&model, ELEMENTS, STEPS, device)?);
         say(&format!(
             "  round {round}: samovar {:.3} ms, bare {:.3} ms",

@@ -83,7 +83,12 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
         }
         rows.push(joined(bench, &node, subject, &model)?);
     }
-    rows.push(decode::row(bench, &peers, &node, Device::Gpu)?);
+    rows.push(decode::row(
+        bench,
+        &peers,
+        std::slice::from_ref(&node),
+        Device::Gpu,
+    )?);
     Ok(rows)
 }
 
