@@ -260,7 +260,11 @@ impl Shelf {
         let engine = engine.engine(calls).clone();
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let folder = folder.join(format!("{:016x}", hasher.finish()));
+        let kind = match calls {
+            Calls::Sequential => "sequential",
+            Calls::Concurrent => "concurrent",
+        };
+        let folder = folder.join(format!("{kind}-{:016x}", hasher.finish()));
         std::fs::create_dir_all(&folder)?;
         Ok(Self {
             engine,
