@@ -49,7 +49,7 @@ pub fn run(addr: &str, after: After) -> Result<()> {
 
     say("pushing examples/magika");
     let status = node
-        .cli(&binary)
+        .cli(&binary)?
         .arg("push")
         .arg("--no-build")
         .arg(repository.join("examples/magika"))
@@ -125,18 +125,19 @@ impl Node {
         Ok(Self { child, url, config })
     }
 
-    fn cli(&self, binary: &Path) -> Command {
+    fn cli(&self, binary: &Path) -> Result<Command> {
         let mut command = Command::new(binary);
+        // The key by itself: that of an earlier demo is kept under the address that it had then.
         command
             .env("SAMOVAR_URL", &self.url)
             .env("SAMOVAR_CONFIG", &self.config)
-            .env_remove("SAMOVAR_API_KEY");
-        command
+            .env("SAMOVAR_API_KEY", self.key()?);
+        Ok(command)
     }
 
     fn predict(&self, binary: &Path, file: &Path) -> Result<Value> {
         let output = self
-            .cli(binary)
+            .cli(binary)?
             .args(["predict", "magika", "-f"])
             .arg(file)
             .stderr(Stdio::inherit())
