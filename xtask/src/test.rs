@@ -69,6 +69,15 @@ pub fn run(parts: &[Part]) -> Result<()> {
             command.env("SAMOVAR_TEST_PYTHON", python);
         }
         counts.add(count(command)?);
+        // Of the examples the libraries alone: as components they link to nothing that is here.
+        let mut examples = cargo(&["test", "--workspace", "--lib", "--no-fail-fast"]);
+        let workspace = crate::repository().join("examples/Cargo.toml");
+        examples.arg("--manifest-path").arg(workspace);
+        examples.env(
+            "CARGO_TARGET_DIR",
+            crate::repository().join("target/examples"),
+        );
+        counts.add(count(examples)?);
     }
     println!(
         "{} passed, {} failed, {} skipped",
