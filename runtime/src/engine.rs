@@ -9,7 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, MemoryTypeBuilder, PoolingAllocationConfig,
+    Config, Enabled, Engine, InstanceAllocationStrategy, MemoryTypeBuilder,
+    PoolingAllocationConfig, Store, UpdateDeadline,
 };
 
 pub use calls::Calls;
@@ -126,6 +127,16 @@ impl SharedEngine {
     }
 }
 
+/// Lets other tasks of its thread run whenever epochs advance while its guest computes.
+pub fn yield_at_epochs<T>(store: &mut Store<T>) {
+    store.set_epoch_deadline(1);
+    // A plain yield would requeue the guest at the head of its thread's queue and starve the neighbours.
+    store.epoch_deadline_callback(|_| {
+        let turn = Box::pin(tokio::task::yield_now());
+        Ok(UpdateDeadline::YieldCustom(1, turn))
+    });
+}
+
 fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
@@ -166,7 +177,7 @@ fn probe_allocator() -> Allocator {
     config.wasm_memory64(true);
     config.memory_reservation(1 << 42);
     let reserved = Engine::new(&config).and_then(|engine| {
-        let mut store = wasmtime::Store::new(&engine, ());
+        let mut store = Store::new(&engine, ());
         let memory = MemoryTypeBuilder::default()
             .memory64(true)
             .min(0)
@@ -189,7 +200,6 @@ impl Drop for SharedEngine {
 #[cfg(test)]
 mod tests {
     use wasmtime::component::{Component, Linker};
-    use wasmtime::{Store, UpdateDeadline};
 
     use super::*;
 
@@ -220,11 +230,7 @@ mod tests {
             let engine = shared.engine(calls);
             let component = Component::new(engine, wat::parse_str(LOOP).unwrap()).unwrap();
             let mut store = Store::new(engine, ());
-            store.set_epoch_deadline(1);
-            store.epoch_deadline_callback(|_| {
-                let turn = Box::pin(tokio::task::yield_now());
-                Ok(UpdateDeadline::YieldCustom(1, turn))
-            });
+            yield_at_epochs(&mut store);
             let linker = Linker::new(engine);
             let instance = linker.instantiate_async(&mut store, &component).await;
             let instance = instance.unwrap();

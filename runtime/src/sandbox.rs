@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use http::HeaderName;
 use wasmtime::component::{Linker, ResourceTable};
-use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime::{Engine, Store};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{
@@ -14,7 +14,7 @@ use wasmtime_wasi_http::{
 };
 
 use crate::config::Config;
-use crate::engine::{Calls, SharedEngine};
+use crate::engine::{Calls, SharedEngine, yield_at_epochs};
 use crate::infer::nn::{NnCtx, NnView};
 use crate::limits::{HOSTCALL_SLACK_BYTES, Limits, MAX_HANDLES, MAX_HEADER_BYTES, StoreLimiter};
 use crate::log::{Level, LogStream, ReplicaLog};
@@ -102,14 +102,7 @@ impl Sandbox {
         store.limiter(|sandbox| &mut sandbox.limiter);
         let fuel = limits.memory_bytes.saturating_add(HOSTCALL_SLACK_BYTES);
         store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));
-        store.set_epoch_deadline(1);
-        // A plain yield would requeue the guest at the head of its thread's queue and starve the neighbours.
-        store.epoch_deadline_callback(|_| {
-            Ok(UpdateDeadline::YieldCustom(
-                1,
-                Box::pin(tokio::task::yield_now()),
-            ))
-        });
+        yield_at_epochs(&mut store);
         Ok(store)
     }
 
