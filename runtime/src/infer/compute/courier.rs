@@ -69,8 +69,9 @@ impl Courier {
     }
 
     fn deliver(&self) {
-        // First, so that whoever comes after the list was taken rings again.
-        self.rung.store(false, Ordering::Release);
+        // First, so that whoever comes after the list was taken rings again. A swap, and no store, which a processor might
+        // put off until after it took the list: whoever found the bell rung is then in the list for certain.
+        self.rung.swap(false, Ordering::AcqRel);
         let waiting = std::mem::take(&mut *self.waiting());
         waiting.into_iter().for_each(Waker::wake);
     }
