@@ -298,6 +298,37 @@ async fn a_change_during_a_build_is_built_once_more_and_the_builds_own_are_not()
 }
 
 #[tokio::test]
+async fn a_log_in_the_project_that_its_output_goes_to_is_no_source() -> Result<()> {
+    let project = Project::new(Server::start()?, COPY)?;
+    let log = project.folder.join("watch.log");
+    let file = fs::File::create(&log)?;
+    let mut watch = project.server.command(&["--json", "watch"]);
+    watch
+        .arg(&project.folder)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file);
+    let mut watch = watch.spawn()?;
+    let count = |event: &str| -> usize {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.matches(&format!("\"event\":\"{event}\"")).count()
+    };
+    eventually("it serves", async || count("serving") == 1).await?;
+    // Each would be built again, were the lines about the one before a change of the sources.
+    for (builds, version) in [(2, "echo"), (3, "hostile")] {
+        project.place(NEXT, version)?;
+        eventually("it serves what was saved", async || {
+            count("serving") == builds
+        })
+        .await?;
+        assert_eq!(count("building"), builds, "{}", fs::read_to_string(&log)?);
+    }
+    watch.kill()?;
+    watch.wait()?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn it_goes_on_when_the_server_comes_back_also_without_its_data() -> Result<()> {
     let mut project = Project::new(Server::start_with(&["--no-auth"])?, "")?;
     let mut watch = project.watch(&[])?;

@@ -12,12 +12,10 @@ use super::failure::UsageError;
 use super::output::{self, Format};
 use crate::domain::names;
 
+mod sdk;
 mod templates;
 
 use templates::File;
-
-/// Where the SDK is in the repository that this binary was built from.
-const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk");
 
 /// What it is given.
 #[derive(Debug, clap::Args)]
@@ -28,7 +26,7 @@ pub struct Arguments {
     /// What the model is written in
     #[arg(long, value_enum, default_value = "rust")]
     template: Template,
-    /// Where samovar-sdk comes from: a folder, or the address of a git repository (for Rust alone)
+    /// Where samovar-sdk comes from, instead of a copy in the project: a folder, or the address of a git repository (Rust only)
     #[arg(long, value_name = "PATH|URL")]
     sdk: Option<String>,
 }
@@ -93,7 +91,7 @@ pub fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
         sdk,
     } = arguments;
     let dependency = match template {
-        Template::Rust => rust_dependency(&name, sdk.as_deref(), Path::new(SDK))?,
+        Template::Rust => rust_dependency(&name, sdk.as_deref())?,
         _ if sdk.is_some() => {
             return Err(UsageError {
                 problem: "--sdk is for --template rust: no other template uses it".into(),
@@ -106,11 +104,15 @@ pub fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let folder = PathBuf::from(&name);
     claim(&folder)?;
     for file in template.files() {
-        let place = folder.join(file.path);
-        write(&place, &file.named(&name, &dependency))
-            .with_context(|| format!("writing {}", place.display()))?;
+        write(&folder, file.path, &file.named(&name, &dependency))?;
     }
-    let paths: Vec<&str> = template.files().map(|file| file.path).collect();
+    let copies_sdk = template == Template::Rust && sdk.is_none();
+    let sources = if copies_sdk { sdk::SOURCES } else { &[] };
+    for file in sources {
+        write(&folder, file.path, file.bytes)?;
+    }
+    let files = template.files().chain(sources);
+    let paths: Vec<&str> = files.map(|file| file.path).collect();
     let steps = next(&name, template);
     match format {
         Format::Json => output::document(&json!({
@@ -121,7 +123,11 @@ pub fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
             "next": steps,
         })),
         Format::Text => {
-            output::line(&format!("made {name}/ with {}", paths.join(", ")))?;
+            let mut shown: Vec<&str> = template.files().map(|file| file.path).collect();
+            if copies_sdk {
+                shown.push("the SDK in vendor/");
+            }
+            output::line(&format!("made {name}/ with {}", shown.join(", ")))?;
             output::line("\nnext:")?;
             steps
                 .iter()
@@ -138,9 +144,8 @@ fn next(name: &str, template: Template) -> Vec<String> {
     steps
 }
 
-/// The line of Cargo.toml that says where the SDK is. It is in no registry: this binary's own source tree has the one that
-/// fits it, as long as it is there.
-fn rust_dependency(name: &str, given: Option<&str>, own: &Path) -> anyhow::Result<String> {
+/// The line of Cargo.toml that says where the SDK is: in the project itself, unless the user names another place.
+fn rust_dependency(name: &str, given: Option<&str>) -> anyhow::Result<String> {
     if name.starts_with(|first: char| first.is_ascii_digit()) {
         return Err(UsageError {
             problem: format!(
@@ -156,13 +161,7 @@ fn rust_dependency(name: &str, given: Option<&str>, own: &Path) -> anyhow::Resul
             problem: format!("--sdk {path}: found no samovar-sdk there, wanted the folder `sdk` of Samovar's repository"),
             hint: None,
         })?),
-        None => ("path", sdk_at(own).ok_or_else(|| UsageError {
-            problem: format!(
-                "samovar-sdk is not in {}, where this samovar was built: it has to be told where the SDK is",
-                own.display()
-            ),
-            hint: Some(format!("`samovar init {name} --sdk PATH`, with the folder `sdk` of a clone of Samovar's repository, or with the repository's address")),
-        })?),
+        None => ("path", format!("{}/{}", sdk::FOLDER, sdk::CRATE)),
     };
     Ok(format!(
         "samovar-sdk = {{ {key} = {} }}",
@@ -201,11 +200,12 @@ fn claim(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn write(place: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(parent) = place.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::write(place, bytes)
+fn write(folder: &Path, path: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let place = folder.join(path);
+    let folders = place.parent().map_or(Ok(()), fs::create_dir_all);
+    folders
+        .and_then(|()| fs::write(&place, bytes))
+        .with_context(|| format!("writing {}", place.display()))
 }
 
 #[cfg(test)]
@@ -213,22 +213,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sdk_is_where_it_was_built_or_where_the_user_says() {
-        let own = Path::new(SDK);
-        let line = rust_dependency("iris", None, own).unwrap();
-        let path = fs::canonicalize(own).unwrap();
-        assert_eq!(
-            line,
-            format!("samovar-sdk = {{ path = \"{}\" }}", path.display())
-        );
-        let line = rust_dependency("iris", Some("https://h/samovar.git"), own).unwrap();
+    fn the_sdk_is_in_the_project_or_where_the_user_says() {
+        let line = rust_dependency("iris", None).unwrap();
+        assert_eq!(line, "samovar-sdk = { path = \"vendor/samovar/sdk\" }");
+        let line = rust_dependency("iris", Some("https://h/samovar.git")).unwrap();
         assert_eq!(line, "samovar-sdk = { git = \"https://h/samovar.git\" }");
-        for (name, given, own) in [
-            ("3d", None, own),
-            ("iris", Some("/nowhere"), own),
-            ("iris", None, Path::new("/nowhere")),
-        ] {
-            let error = rust_dependency(name, given, own).unwrap_err();
+        for (name, given) in [("3d", None), ("iris", Some("/nowhere"))] {
+            let error = rust_dependency(name, given).unwrap_err();
             assert!(error.is::<UsageError>(), "{error}");
         }
     }

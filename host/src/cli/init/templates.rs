@@ -12,10 +12,16 @@ const MARK: &str = "ANCHOR";
 pub struct File {
     /// Its path in the project.
     pub path: &'static str,
-    bytes: &'static [u8],
+    /// Its content in this repository.
+    pub bytes: &'static [u8],
 }
 
 impl File {
+    /// A file that a project gets at `path`.
+    pub const fn new(path: &'static str, bytes: &'static [u8]) -> Self {
+        Self { path, bytes }
+    }
+
     /// What it holds in a project of this name, which finds the SDK by this line of Cargo.toml.
     pub fn named(&self, name: &str, sdk: &str) -> Vec<u8> {
         match std::str::from_utf8(self.bytes) {
@@ -31,10 +37,10 @@ impl File {
 
 macro_rules! file {
     ($path:literal, $($source:tt)+) => {
-        File {
-            path: $path,
-            bytes: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/", $($source)+)),
-        }
+        File::new(
+            $path,
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/", $($source)+)),
+        )
     };
 }
 
@@ -84,6 +90,7 @@ template!(
         "fake/hooks.js",
         "fake/host.js",
         "fake/register.js",
+        "package-lock.json",
         "package.json",
     ]
 );
@@ -140,7 +147,7 @@ mod tests {
             let mut found: Vec<_> = std::str::from_utf8(&listed.stdout)
                 .unwrap()
                 .lines()
-                .filter(|path| !["Cargo.lock", "package-lock.json"].contains(path))
+                .filter(|path| *path != "Cargo.lock")
                 .collect();
             let known = all().filter(|(from, _)| *from == folder);
             let mut known: Vec<_> = known.map(|(_, file)| file.path).collect();

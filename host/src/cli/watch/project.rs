@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::folders::Folders;
 use super::plan::Snapshot;
-use super::sources::{self, MAX_SOURCES};
+use super::sources::{self, MAX_SOURCES, OwnOutput};
 use crate::bundle::{BundleError, LocalBundle};
 use crate::known_files::{Identity, KnownFiles};
 use crate::manifest::{Component, FILE_NAME, Manifest, ManifestError, folder_of};
@@ -21,6 +21,7 @@ pub struct Project {
     /// Folders of sources beside it.
     also: Vec<PathBuf>,
     folders: Folders,
+    own_output: OwnOutput,
     source_files: KnownFiles,
     bundle_files: KnownFiles,
     was_cut: bool,
@@ -61,6 +62,7 @@ impl Project {
             path,
             also,
             folders,
+            own_output: OwnOutput::of_this_process(),
             source_files: KnownFiles::default(),
             bundle_files: KnownFiles::default(),
             was_cut: false,
@@ -105,7 +107,8 @@ impl Project {
             sources.clear();
             if scope == Scope::Sources {
                 for root in std::iter::once(&manifest.root).chain(&self.also) {
-                    let found = sources::find(root, &named, &mut self.source_files);
+                    let found =
+                        sources::find(root, &named, &self.own_output, &mut self.source_files);
                     sources.extend(found.sources);
                     folders.extend(found.folders);
                     self.was_cut |= found.is_cut;

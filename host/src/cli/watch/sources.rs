@@ -1,6 +1,9 @@
 //! The source files of a project: all below its folder but what git ignores and what tools make.
 
 use std::collections::BTreeSet;
+use std::fs::{File, Metadata};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use ignore::{DirEntry, WalkBuilder};
@@ -41,8 +44,42 @@ pub struct Found {
     pub is_cut: bool,
 }
 
-/// Looks through a project. What is in `others` is no source: the manifest says what it is.
-pub fn find(root: &Path, others: &BTreeSet<PathBuf>, files: &mut KnownFiles) -> Found {
+/// The files that this process's output is redirected to, as in `samovar watch > watch.log`. They change with each line that
+/// is printed, so a build for each of their changes would never end.
+#[derive(Debug, Default)]
+pub struct OwnOutput(Vec<(u64, u64)>);
+
+impl OwnOutput {
+    /// Of standard output and standard error.
+    pub fn of_this_process() -> Self {
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        Self::of([stdout.as_fd(), stderr.as_fd()])
+    }
+
+    fn of<'fd>(descriptors: impl IntoIterator<Item = std::os::fd::BorrowedFd<'fd>>) -> Self {
+        let identity = |descriptor: std::os::fd::BorrowedFd<'_>| {
+            let file = File::from(descriptor.try_clone_to_owned().ok()?);
+            Some(device_and_inode(&file.metadata().ok()?))
+        };
+        Self(descriptors.into_iter().filter_map(identity).collect())
+    }
+
+    fn holds(&self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|file| self.0.contains(&device_and_inode(&file)))
+    }
+}
+
+fn device_and_inode(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// Looks through a project. What is in `others` is no source: the manifest says what it is. Neither is `own_output`.
+pub fn find(
+    root: &Path,
+    others: &BTreeSet<PathBuf>,
+    own_output: &OwnOutput,
+    files: &mut KnownFiles,
+) -> Found {
     let mut found = Found::default();
     let in_repository = std::path::absolute(root)
         .is_ok_and(|root| root.ancestors().any(|one| one.join(".git").exists()));
@@ -59,7 +96,7 @@ pub fn find(root: &Path, others: &BTreeSet<PathBuf>, files: &mut KnownFiles) -> 
             found.folders.insert(path.to_owned());
             continue;
         }
-        if others.contains(path) {
+        if others.contains(path) || own_output.holds(path) {
             continue;
         }
         if found.sources.len() == MAX_SOURCES {
@@ -124,7 +161,12 @@ mod tests {
 
     fn names(root: &Path, others: &[&str]) -> Vec<String> {
         let others = others.iter().map(|name| root.join(name)).collect();
-        let found = find(root, &others, &mut KnownFiles::default());
+        let found = find(
+            root,
+            &others,
+            &OwnOutput::default(),
+            &mut KnownFiles::default(),
+        );
         let name = |path: &PathBuf| path.strip_prefix(root).unwrap().display().to_string();
         found.sources.keys().map(name).collect()
     }
@@ -192,13 +234,31 @@ mod tests {
         let mut look = || {
             fs::write(&small, "same").unwrap();
             fs::write(&large, vec![0; MAX_READ_BYTES as usize + 1]).unwrap();
-            find(folder.path(), &BTreeSet::new(), &mut files).sources
+            find(
+                folder.path(),
+                &BTreeSet::new(),
+                &OwnOutput::default(),
+                &mut files,
+            )
+            .sources
         };
         let before = look();
         std::thread::sleep(std::time::Duration::from_millis(20));
         let after = look();
         assert_eq!(before[&small], after[&small]);
         assert_ne!(before[&large], after[&large]);
+    }
+
+    #[test]
+    fn a_file_that_output_goes_to_is_no_source() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &["src/lib.rs"]);
+        let log = File::create(folder.path().join("watch.log")).unwrap();
+        let own_output = OwnOutput::of([log.as_fd()]);
+        let files = &mut KnownFiles::default();
+        let found = find(folder.path(), &BTreeSet::new(), &own_output, files);
+        let names: Vec<_> = found.sources.keys().collect();
+        assert_eq!(names, [&folder.path().join("src/lib.rs")]);
     }
 
     #[test]
