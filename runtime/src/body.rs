@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
+use crate::answer::AnswerBody;
 use crate::exchange::{Exchange, Halt};
 use crate::meter::Meter;
 
@@ -82,19 +83,29 @@ pub struct BrokenBody(String);
 /// What a guest answers, streamed as it writes it. Dropping it before its end cancels the guest.
 #[derive(Debug)]
 pub struct GuestBody {
-    inner: WasiBody,
-    ended: bool,
+    /// The whole of it, if its guest was done before the head was taken; else it is the exchange's.
+    ended: Option<AnswerBody>,
     exchange: Arc<Exchange>,
     meter: Arc<Meter>,
 }
 
 impl GuestBody {
-    pub(crate) fn new(inner: WasiBody, exchange: Arc<Exchange>, meter: Arc<Meter>) -> Self {
+    pub(crate) fn new(
+        ended: Option<AnswerBody>,
+        exchange: Arc<Exchange>,
+        meter: Arc<Meter>,
+    ) -> Self {
         Self {
-            ended: inner.is_end_stream(),
-            inner,
+            ended,
             exchange,
             meter,
+        }
+    }
+
+    fn look<R>(&self, look: impl FnOnce(&AnswerBody) -> R) -> R {
+        match &self.ended {
+            Some(body) => look(body),
+            None => self.exchange.body(look),
         }
     }
 }
@@ -107,46 +118,34 @@ impl Body for GuestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        match polled {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(None) if self.exchange.is_broken_off() => {
-                let text = "it crashed or was stopped; the log of its deployment says why";
-                Poll::Ready(Some(Err(BrokenBody(text.into()))))
-            }
-            Poll::Ready(None) => {
-                self.ended = true;
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.meter.add_bytes_out(data.remaining() as u64);
-                }
-                // Hyper drops a body without another poll once its announced length is sent.
-                if self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0) {
-                    self.ended = true;
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                Poll::Ready(Some(Err(BrokenBody(format!("{error:?}")))))
-            }
+        let polled = match &mut self.ended {
+            Some(body) => body.poll_frame(cx),
+            None => self.exchange.poll_frame(cx),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.meter.add_bytes_out(data.remaining() as u64);
         }
+        polled.map(|frame| frame.map(|frame| frame.map_err(BrokenBody)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.look(AnswerBody::is_at_end)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match self.look(AnswerBody::exact_size) {
+            Some(size) => SizeHint::with_exact(size),
+            None => SizeHint::default(),
+        }
     }
 }
 
 impl Drop for GuestBody {
     fn drop(&mut self) {
-        if !self.ended {
-            self.exchange.halt(Halt::ClientGone);
+        if self.ended.is_none() {
+            self.exchange.close_body();
         }
     }
 }

@@ -4,14 +4,21 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http::StatusCode;
+use http_body::Frame;
 use wasmtime_wasi_http::WasiBody;
 
+use crate::answer::{AnswerBody, Progress, Reason};
 use crate::failure::GuestFailure;
+use crate::meter::Outcome;
 
 /// A guest's answer, or why there is none.
 pub(crate) type Head = Result<http::Response<WasiBody>, GuestFailure>;
+
+/// The same for whoever answers the client: with the body if it has ended, else it stays with the exchange.
+pub(crate) type Taken = Result<http::Response<Option<AnswerBody>>, GuestFailure>;
 
 /// Why a guest should stop, in the eyes of those who read and write its bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,60 +29,185 @@ pub(crate) enum Halt {
     ClientGone,
 }
 
+/// Why a running guest was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// At its deadline.
+    Timeout,
+    /// Nobody reads the answer any more.
+    ClientGone,
+    /// The body of the request is longer than it may be.
+    BodyTooLarge,
+}
+
+impl Stop {
+    /// What the request counts as.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Timeout => Outcome::Timeout,
+            Self::ClientGone => Outcome::Cancelled,
+            Self::BodyTooLarge => Outcome::TooLarge,
+        }
+    }
+}
+
 const TOO_LARGE: u8 = 1;
 const GONE: u8 = 2;
-const BROKEN: u8 = 4;
+
+/// What an answer has come to when its guest's handler is done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The guest gave none.
+    NoAnswer,
+    /// It said that it failed.
+    Refused,
+    /// Head and body are there.
+    Whole(StatusCode),
+    /// The guest broke off its body, and said so.
+    BrokenOff(Reason),
+    /// The guest left its body open.
+    Unfinished,
+}
 
 /// Shared by the guest's run, the body that it reads and the body that it answers. One allocation for all of it.
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
-    head: Mutex<Slot>,
+    /// Whether the request was HEAD, whose answer has no body on the connection.
+    head_only: bool,
+    answer: Mutex<Answer>,
     flags: AtomicU8,
     halted: AtomicWaker,
+    ended: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Answer {
+    head: Slot,
+    body: AnswerBody,
 }
 
 #[derive(Debug, Default)]
 enum Slot {
     #[default]
     Empty,
-    Full(Head),
+    Full(Result<http::Response<()>, GuestFailure>),
     Taken(Option<StatusCode>),
 }
 
 impl Exchange {
+    /// For a request of this method.
+    pub fn new(method: &http::Method) -> Self {
+        Self {
+            head_only: method == http::Method::HEAD,
+            ..Self::default()
+        }
+    }
+
     /// Takes the head of the answer, or why there is none, unless there was one before.
     pub fn answer(&self, head: Head) {
-        let mut slot = self.slot();
-        if matches!(*slot, Slot::Empty) {
-            *slot = Slot::Full(head);
+        let mut answer = self.lock();
+        if !matches!(answer.head, Slot::Empty) {
+            return;
         }
+        answer.head = Slot::Full(match head {
+            Ok(response) => {
+                let (parts, body) = response.into_parts();
+                answer.body = AnswerBody::new(body, self.sent(&parts));
+                Ok(http::Response::from_parts(parts, ()))
+            }
+            Err(failure) => Err(failure),
+        });
     }
 
-    /// Whether there is, or was, a head.
-    pub fn is_answered(&self) -> bool {
-        !matches!(*self.slot(), Slot::Empty)
-    }
-
-    /// The status that was answered, if the guest gave a head.
-    pub fn status(&self) -> Option<StatusCode> {
-        match &*self.slot() {
-            Slot::Empty => None,
-            Slot::Full(head) => status(head),
-            Slot::Taken(status) => *status,
-        }
-    }
-
-    /// The head, once. Nobody is woken for it: it comes while the guest runs, so whoever runs the guest looks then.
-    pub fn take_head(&self) -> Option<Head> {
-        let mut slot = self.slot();
-        let taken = match &*slot {
-            Slot::Full(head) => Slot::Taken(status(head)),
+    /// The head, once; with the body if nobody else will look at it any more. Nobody is woken for it: it comes while the
+    /// guest runs, so whoever runs the guest looks then.
+    pub fn take_head(&self) -> Option<Taken> {
+        let mut answer = self.lock();
+        let taken = match &answer.head {
+            Slot::Full(head) => Slot::Taken(head.as_ref().ok().map(http::Response::status)),
             _ => return None,
         };
-        match std::mem::replace(&mut *slot, taken) {
-            Slot::Full(head) => Some(head),
-            _ => None,
+        let Slot::Full(head) = std::mem::replace(&mut answer.head, taken) else {
+            return None;
+        };
+        Some(head.map(|response| {
+            let ended = !answer.body.is_open();
+            let body = ended.then(|| std::mem::take(&mut answer.body));
+            response.map(|()| body)
+        }))
+    }
+
+    /// Says what has become of the answer, after the guest's handler is done. A body that is open then breaks off.
+    pub fn settle(&self) -> Settled {
+        let mut answer = self.lock();
+        let status = match &answer.head {
+            Slot::Empty => return Settled::NoAnswer,
+            Slot::Full(Ok(response)) => response.status(),
+            Slot::Taken(Some(status)) => *status,
+            Slot::Full(Err(_)) | Slot::Taken(None) => return Settled::Refused,
+        };
+        answer.body.collect();
+        match answer.body.progress() {
+            Progress::Absent | Progress::Whole => Settled::Whole(status),
+            // Nothing of it goes out: it does not matter how much the guest wrote.
+            Progress::Broken(_) if self.head_only || !has_body(status) => Settled::Whole(status),
+            Progress::Broken(reason) => Settled::BrokenOff(reason),
+            Progress::Open => {
+                answer
+                    .body
+                    .break_off(|| "the model returned without finishing it".into());
+                Settled::Unfinished
+            }
         }
+    }
+
+    /// Takes over what the guest has written of its body so far.
+    pub fn collect_body(&self) {
+        self.lock().body.collect();
+    }
+
+    /// Waits until the body has come to its end, or nobody reads on.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        self.ended.register(cx.waker());
+        match self.lock().body.is_open() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }
+
+    /// The next frame of the body, which may be written yet.
+    pub fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
+        let mut answer = self.lock();
+        let was_open = answer.body.is_open();
+        let polled = answer.body.poll_frame(cx);
+        let has_ended = was_open && !answer.body.is_open();
+        drop(answer);
+        if has_ended {
+            self.ended.wake();
+        }
+        polled
+    }
+
+    /// Looks at the body.
+    pub fn body<R>(&self, look: impl FnOnce(&AnswerBody) -> R) -> R {
+        look(&self.lock().body)
+    }
+
+    /// Nobody reads the body any more: unless all that goes out of it was read, its guest is told to stop.
+    pub fn close_body(&self) {
+        let closed = std::mem::take(&mut self.lock().body);
+        if closed.is_wanted() {
+            self.halt(Halt::ClientGone);
+        }
+        // Dropped outside the lock.
+        drop(closed);
+        self.ended.wake();
+    }
+
+    /// Said before a guest's store is dropped that did not finish: the end of its body is then no end of an answer.
+    pub fn break_off(&self) {
+        let stopped = || "it crashed or was stopped; the log of its deployment says why".into();
+        self.lock().body.break_off(stopped);
     }
 
     /// Tells whoever runs the guest to stop it.
@@ -101,24 +233,24 @@ impl Exchange {
         }
     }
 
-    /// Said before a guest's store is dropped that did not finish: the end of its body is then no end of an answer.
-    pub fn break_off(&self) {
-        self.flags.fetch_or(BROKEN, Ordering::AcqRel);
+    /// How many bytes of a body the connection will ask for, if the head says so.
+    fn sent(&self, head: &http::response::Parts) -> Option<u64> {
+        if self.head_only || !has_body(head.status) {
+            return Some(0);
+        }
+        let length = head.headers.get(http::header::CONTENT_LENGTH)?;
+        length.to_str().ok()?.parse().ok()
     }
 
-    /// Whether that was said.
-    pub fn is_broken_off(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & BROKEN != 0
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        // Each change is a single move: a panic cannot leave it half-done.
-        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Answer> {
+        // A panic of a body's poll leaves the body open: whoever runs the guest breaks it off.
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn status(head: &Head) -> Option<StatusCode> {
-    head.as_ref().ok().map(http::Response::status)
+/// Whether an answer of this status has a body in HTTP.
+fn has_body(status: StatusCode) -> bool {
+    !matches!(status.as_u16(), 100..200 | 204 | 304)
 }
 
 #[cfg(test)]
@@ -131,14 +263,15 @@ mod tests {
     #[test]
     fn the_first_head_counts_and_is_taken_once() {
         let exchange = Exchange::default();
-        assert!(!exchange.is_answered() && exchange.take_head().is_none());
+        assert!(exchange.take_head().is_none());
+        assert_eq!(exchange.settle(), Settled::NoAnswer);
         exchange.answer(Err(GuestFailure::Exit(3)));
         exchange.answer(Err(GuestFailure::NoAnswer));
         let head = exchange.take_head().unwrap();
         assert_eq!(head.unwrap_err(), GuestFailure::Exit(3));
         exchange.answer(Err(GuestFailure::NoAnswer));
-        assert!(exchange.is_answered() && exchange.take_head().is_none());
-        assert_eq!(exchange.status(), None);
+        assert!(exchange.take_head().is_none());
+        assert_eq!(exchange.settle(), Settled::Refused);
     }
 
     #[tokio::test]

@@ -22,6 +22,11 @@ pub enum GuestFailure {
     /// It returned without an answer.
     #[error("the model returned without an answer")]
     NoAnswer,
+    /// It returned without finishing the body of its answer.
+    #[error(
+        "the model returned without finishing the body of its answer, which was cut off: finish the `outgoing-body` with `outgoing-body.finish`, or close the stream of the response, before the handler returns"
+    )]
+    Unfinished,
     /// It answered with an error of `wasi:http` instead of a response.
     #[error("the model answered with the error {0}")]
     ErrorCode(String),

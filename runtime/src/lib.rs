@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission;
+mod answer;
 pub mod artifact;
 mod body;
 mod checked;

@@ -16,7 +16,7 @@ pub enum Outcome {
     ClientError,
     /// The guest answered with a status of 500 or more.
     ServerError,
-    /// The guest trapped, exited, ran out of memory or gave no answer.
+    /// The guest trapped, exited, ran out of memory, gave no answer or did not finish it.
     Trapped,
     /// It was stopped at the deployment's timeout.
     Timeout,
@@ -40,13 +40,12 @@ impl Outcome {
     /// How many there are.
     pub const COUNT: usize = Self::HostFailed as usize + 1;
 
-    /// What a guest's answer comes to; without a status it answered with an error of `wasi:http`.
-    pub(crate) fn answered(status: Option<http::StatusCode>) -> Self {
-        match status.map(|status| status.as_u16()) {
-            None => Self::Trapped,
-            Some(..400) => Self::Ok,
-            Some(400..500) => Self::ClientError,
-            Some(_) => Self::ServerError,
+    /// What a guest's answer comes to.
+    pub(crate) fn answered(status: http::StatusCode) -> Self {
+        match status.as_u16() {
+            ..400 => Self::Ok,
+            400..500 => Self::ClientError,
+            _ => Self::ServerError,
         }
     }
 }
@@ -283,11 +282,10 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart_by_their_status() {
-        let of = |status: u16| Outcome::answered(http::StatusCode::from_u16(status).ok());
+        let of = |status: u16| Outcome::answered(http::StatusCode::from_u16(status).unwrap());
         assert_eq!([of(200), of(302), of(399)], [Outcome::Ok; 3]);
         assert_eq!([of(400), of(499)], [Outcome::ClientError; 2]);
         assert_eq!([of(500), of(599)], [Outcome::ServerError; 2]);
-        assert_eq!(Outcome::answered(None), Outcome::Trapped);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::artifact::{Artifact, ArtifactError, ArtifactStore, ComponentFile};
 use crate::body::{GuestBody, LimitedBody};
 use crate::engine::SharedEngine;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Stop};
 use crate::failure::GuestFailure;
 use crate::infer::graphs::{GraphSpec, GraphStore, GraphUse};
 use crate::infer::loading::Loading;
@@ -45,7 +45,7 @@ use gate::Gate;
 use lease::Lease;
 use replica_id::replica_id;
 pub use seen::{RunsOn, Seen};
-use stop::{Stop, stop};
+use stop::stop;
 use waiting::Waiting;
 
 /// Everything a pool needs to know of its deployment.
@@ -175,7 +175,7 @@ impl Pool {
         let (lease, replica) = acquired.inspect_err(|error| counted.ends(error.outcome()))?;
 
         let begun = Instant::now();
-        let exchange = Arc::new(Exchange::default());
+        let exchange = Arc::new(Exchange::new(request.method()));
         let call = Call {
             request: self.sealed(request, &exchange),
             request_id,
@@ -188,11 +188,9 @@ impl Pool {
             let served = replica.serve(call, limits, engine, stop).await;
             let _attempt = attempt;
             match served {
-                Served::Reusable(replica, status) => {
-                    if status.is_some() {
-                        pool.health.answered();
-                    }
-                    counted.ends(Outcome::answered(status));
+                Served::Reusable(replica, outcome) => {
+                    pool.health.answered();
+                    counted.ends(outcome);
                     drop(counted);
                     lease.give_back(replica);
                     None

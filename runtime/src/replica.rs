@@ -14,15 +14,16 @@ use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::admission::LIFECYCLE;
+use crate::answer::AnswerBody;
 use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::SharedEngine;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Settled, Stop};
 use crate::failure::GuestFailure;
 use crate::infer::loading::{Loading, NotLoaded};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
-use crate::meter::{Alive, Meter};
+use crate::meter::{Alive, Meter, Outcome};
 use crate::roster::{Card, Listed};
 use crate::sandbox::{Capabilities, Sandbox};
 
@@ -176,18 +177,20 @@ impl Replica {
     ///
     /// The answer's head goes out as soon as the guest gives it. When `stop` is done first, the guest
     /// is thrown away where it stands.
-    pub async fn serve<S>(
+    pub async fn serve(
         mut self: Box<Self>,
         call: Call,
         limits: &Limits,
         engine: &SharedEngine,
-        stop: impl Future<Output = S>,
-    ) -> Served<S> {
+        stop: impl Future<Output = Stop>,
+    ) -> Served {
         let Call {
             request,
             request_id,
             exchange,
         } = call;
+        // Dropped before the store, also by a panic: what the store cuts off then never looks whole.
+        let cut = CutOff(&exchange);
         let log = self.store.data().log.clone();
         log.set_request(Some(request_id));
         self.listed.count_request();
@@ -206,24 +209,42 @@ impl Replica {
         };
         let result = match ended {
             Err(stopped) => {
-                exchange.break_off();
+                if stopped == Stop::Timeout && exchange.body(AnswerBody::is_open) {
+                    let timeout = limits.timeout;
+                    let text = format!(
+                        "the model did not finish the body of its answer within {timeout:?}, which was cut off"
+                    );
+                    log.write(Level::Error, text);
+                }
+                drop(cut);
                 self.store.data().finish_lines();
                 return Served::Stopped(stopped);
             }
-            Ok(Ok(())) if exchange.is_answered() => Ok(()),
-            Ok(Ok(())) => Err(GuestFailure::NoAnswer),
+            Ok(Ok(())) => match exchange.settle() {
+                Settled::NoAnswer => Err(GuestFailure::NoAnswer),
+                Settled::Unfinished => Err(GuestFailure::Unfinished),
+                Settled::Refused => Ok(Outcome::Trapped),
+                Settled::BrokenOff(reason) => {
+                    let text = format!("the model broke off the body of its answer: {reason}");
+                    log.write(Level::Error, text);
+                    Ok(Outcome::Trapped)
+                }
+                Settled::Whole(status) => Ok(Outcome::answered(status)),
+            },
             Ok(Err(error)) => Err(failure(&error, &mut self.store, limits)),
         };
         self.store.data().finish_lines();
         match result {
-            Ok(()) => {
+            Ok(outcome) => {
                 // A refusal that the guest survived must not be blamed on a later trap.
                 self.store.data_mut().limiter.take_denied();
                 log.set_request(None);
-                Served::Reusable(self, exchange.status())
+                // It is settled.
+                std::mem::forget(cut);
+                Served::Reusable(self, outcome)
             }
             Err(failure) => {
-                exchange.break_off();
+                drop(cut);
                 exchange.answer(Err(failure.clone()));
                 log.write(Level::Error, failure.to_string());
                 Served::Failed(failure)
@@ -232,14 +253,23 @@ impl Replica {
     }
 }
 
+/// Breaks off an answer's body that is open yet when this is dropped.
+struct CutOff<'e>(&'e Exchange);
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        self.0.break_off();
+    }
+}
+
 /// How serving a request ended for the replica.
-pub(crate) enum Served<S> {
-    /// It can serve the next; with the status that it answered.
-    Reusable(Box<Replica>, Option<http::StatusCode>),
+pub(crate) enum Served {
+    /// It can serve the next; with what the request counts as.
+    Reusable(Box<Replica>, Outcome),
     /// The guest failed.
     Failed(GuestFailure),
     /// It was stopped from outside.
-    Stopped(S),
+    Stopped(Stop),
 }
 
 async fn run(
@@ -279,15 +309,6 @@ async fn run_concurrent(
     exchange: &Arc<Exchange>,
 ) -> wasmtime::Result<()> {
     let (sender, answer) = futures::channel::oneshot::channel();
-    let forwarded = async {
-        match answer.await {
-            Ok(Ok(response)) => exchange.answer(Ok(response)),
-            // Kept for the caller, which turns the error of the run into the failure.
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {}
-        }
-        Ok(())
-    };
     let run = store.run_concurrent(async |accessor| {
         let prepared = accessor.with(|mut store| {
             Prepared::new(
@@ -299,13 +320,20 @@ async fn run_concurrent(
             )
         })?;
         prepared.run(accessor, std::future::pending()).await?;
+        match answer.await {
+            Ok(Ok(response)) => exchange.answer(Ok(response)),
+            // The error of the run: the caller makes a failure of it.
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
         // The guest may go on writing its body, and tidy up, after it has returned the head.
         poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+        // A body that is passed on from elsewhere needs no task of the guest's, only the store.
+        exchange.collect_body();
+        poll_fn(|cx| exchange.poll_ended(cx)).await;
         wasmtime::error::Ok(())
     });
-    let (ran, forwarded) = tokio::join!(run, forwarded);
-    ran.flatten()?;
-    forwarded
+    run.await.flatten()
 }
 
 pub(crate) async fn init(

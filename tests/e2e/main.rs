@@ -43,6 +43,7 @@ mod standard;
 mod statuses;
 mod sticky;
 mod streaming;
+mod unfinished;
 mod usage;
 mod vad;
 mod watch;

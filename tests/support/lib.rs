@@ -2,6 +2,7 @@
 
 pub mod canary;
 pub mod dice;
+pub mod http2;
 pub mod onnx;
 pub mod python;
 pub mod receiver;

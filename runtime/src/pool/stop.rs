@@ -6,27 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use crate::exchange::{Exchange, Halt};
-use crate::meter::Outcome;
-
-/// Why a running guest was stopped.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Stop {
-    Timeout,
-    ClientGone,
-    BodyTooLarge,
-}
-
-impl Stop {
-    /// What the request counts as.
-    pub(super) fn outcome(self) -> Outcome {
-        match self {
-            Self::Timeout => Outcome::Timeout,
-            Self::ClientGone => Outcome::Cancelled,
-            Self::BodyTooLarge => Outcome::TooLarge,
-        }
-    }
-}
+use crate::exchange::{Exchange, Halt, Stop};
 
 /// Waits for the first reason to stop a guest.
 pub(super) async fn stop(deadline: Instant, exchange: Arc<Exchange>) -> Stop {

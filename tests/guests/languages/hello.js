@@ -1,5 +1,5 @@
 // A component of componentize-js alone, with the `fetch` event that it offers by default: `/echo` streams the body back,
-// `/fail` throws, any other path is greeted.
+// `/fail` throws, `/unfinished` never ends its body, any other path is greeted.
 addEventListener("fetch", (event) => event.respondWith(answer(event.request)));
 
 async function answer(request) {
@@ -7,6 +7,14 @@ async function answer(request) {
   switch (pathname) {
     case "/echo":
       return new Response(request.body);
+    case "/unfinished":
+      return new Response(
+        new ReadableStream({
+          start(controller) {
+            controller.enqueue(new TextEncoder().encode("the first half"));
+          },
+        }),
+      );
     case "/fail":
       throw new Error("told to fail");
     default:

@@ -1,8 +1,12 @@
-"""A component of componentize-py alone: `/echo` streams the body back, `/fail` raises, any other path is greeted."""
+"""A component of componentize-py alone: `/echo` streams the body back, `/fail` raises, `/unfinished` leaves its body
+open, any other path is greeted."""
 
 from componentize_py_types import Err, Ok
 from wit_world.imports.streams import StreamError_Closed
 from wit_world.imports.types import Fields, OutgoingBody, OutgoingResponse, ResponseOutparam
+
+
+held = []
 
 
 class IncomingHandler:
@@ -13,6 +17,11 @@ class IncomingHandler:
         response = OutgoingResponse(Fields.from_list([("content-type", b"text/plain")]))
         body = response.body()
         ResponseOutparam.set(response_out, Ok(response))
+        if path == "/unfinished":
+            out = body.write()
+            out.blocking_write_and_flush(b"the first half")
+            held.append((out, body))
+            return
         with body.write() as out:
             if path == "/echo":
                 echo(request, out)

@@ -36,6 +36,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Hostile {
                 });
                 return;
             }
+            "/unfinished" => return unfinished(out, query),
             "/sleep" => {
                 let ms = query.parse().unwrap_or(0);
                 std::thread::sleep(std::time::Duration::from_millis(ms));
@@ -90,6 +91,26 @@ fn finish(
     write(&stream);
     drop(stream);
     let _ = OutgoingBody::finish(body, None);
+}
+
+/// Writes the first half of a body, and leaves or drops what it holds of it.
+fn unfinished(out: ResponseOutparam, how: &str) {
+    let response = OutgoingResponse::new(Fields::new());
+    let body = response.body().unwrap();
+    ResponseOutparam::set(out, Ok(response));
+    let stream = body.write().unwrap();
+    let _ = stream.blocking_write_and_flush(b"the first half");
+    match how {
+        "dropped" => {
+            drop(stream);
+            drop(body);
+        }
+        "body" => {
+            drop(stream);
+            std::mem::forget(body);
+        }
+        _ => std::mem::forget((stream, body)),
+    }
 }
 
 fn memory() -> String {

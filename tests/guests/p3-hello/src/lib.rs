@@ -1,6 +1,7 @@
 //! A component of WASI 0.3, whose one instance serves several requests at once.
 //!
-//! `/sleep?MS` answers late; `/echo` streams the body back; any other path says how many requests are being served now.
+//! `/sleep?MS` answers late; `/echo` streams the body back; `/unfinished` leaves its body open, `/trailers` what comes after
+//! it; any other path says how many requests are being served now.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,11 +27,31 @@ impl wasip3::exports::http::handler::Guest for Hello {
                 let (body, trailers) = Request::consume_body(request, done);
                 Response::new(Fields::new(), Some(body), trailers).0
             }
+            "/unfinished" => unfinished(),
+            "/trailers" => {
+                let (mut body, body_reader) = wit_stream::new();
+                let (never, trailers) = wit_future::new(|| Ok(None));
+                std::mem::forget(never);
+                wit_bindgen::spawn_local(async move {
+                    let _ = body.write_all(b"all but the end".to_vec()).await;
+                });
+                Response::new(Fields::new(), Some(body_reader), trailers).0
+            }
             _ => text(format!("Hello, {running} at once\n")),
         };
         RUNNING.fetch_sub(1, Ordering::Relaxed);
         Ok(response)
     }
+}
+
+fn unfinished() -> Response {
+    let (mut body, body_reader) = wit_stream::new();
+    let (_, trailers) = wit_future::new(|| Ok(None));
+    wit_bindgen::spawn_local(async move {
+        let _ = body.write_all(b"the first half".to_vec()).await;
+        std::mem::forget(body);
+    });
+    Response::new(Fields::new(), Some(body_reader), trailers).0
 }
 
 fn text(text: String) -> Response {
