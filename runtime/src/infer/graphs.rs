@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
 
 use crate::infer::backend::port::Port;
 use crate::infer::backend::{
@@ -14,6 +17,7 @@ use crate::infer::batch::rows::joinable;
 use crate::infer::compute::{Compute, guarded};
 use crate::infer::run::Pace;
 pub use crate::infer::tally::{Distribution, Totals};
+use crate::infer::unloading::Unloading;
 pub use crate::infer::usage::GraphUse;
 
 /// A graph of a deployment.
@@ -66,7 +70,7 @@ pub enum GraphError {
 
 /// A graph in memory.
 pub struct LoadedGraph {
-    pub(super) loaded: Arc<Loaded>,
+    pub(super) loaded: Unloading<Loaded>,
     pub(super) compute: Arc<Compute>,
     name: String,
     pub(super) threads: usize,
@@ -141,7 +145,57 @@ struct Key {
     threads: usize,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Weak<LoadedGraph>>>;
+/// How long a graph stays in memory whose users had gone before it was loaded.
+const UNCLAIMED_TIME: Duration = Duration::from_secs(60);
+
+/// Locked while the graph loads.
+type Slot = Arc<tokio::sync::Mutex<Shared>>;
+
+/// A graph for all who use it.
+#[derive(Default)]
+struct Shared {
+    graph: Weak<LoadedGraph>,
+    /// Loaded, and nobody has it yet.
+    unclaimed: Option<Arc<LoadedGraph>>,
+}
+
+impl Shared {
+    /// The graph, if it is in memory.
+    fn take(&mut self) -> Option<Arc<LoadedGraph>> {
+        self.unclaimed.take().or_else(|| self.graph.upgrade())
+    }
+
+    fn is_held(&self) -> bool {
+        self.graph.strong_count() > 0
+    }
+}
+
+/// Waits for a graph that loads. Dropped before it is there, it lets the graph go if nobody else comes for it in time.
+struct Claim {
+    slot: Option<Slot>,
+}
+
+impl Claim {
+    fn done(mut self) {
+        self.slot = None;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        // Without an executor the node is going down.
+        let Ok(executor) = Handle::try_current() else {
+            return;
+        };
+        executor.spawn(async move {
+            // Free once it has loaded.
+            drop(slot.lock().await);
+            tokio::time::sleep(UNCLAIMED_TIME).await;
+            slot.lock().await.unclaimed = None;
+        });
+    }
+}
 
 /// The graphs of a node.
 pub struct GraphStore {
@@ -176,15 +230,17 @@ impl GraphStore {
             threads: spec.threads,
         };
         let slot = self.lock().entry(key).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some(graph) = slot.upgrade() {
+        let mut shared = slot.clone().lock_owned().await;
+        if let Some(graph) = shared.take() {
             return Ok(graph);
         }
         let spec = spec.clone();
         let backends = self.backends.clone();
         let compute = self.compute.clone();
-        let loaded = tokio::task::spawn_blocking(move || {
-            guarded(|| {
+        // Loaded in any case: should those go who wait for it, it is there for those who come next.
+        let claim = Claim { slot: Some(slot) };
+        let loading = tokio::task::spawn_blocking(move || {
+            let loaded = guarded(|| {
                 let bytes = spec.bytes();
                 let source = Source::File(&spec.path);
                 let wanted = Wanted {
@@ -202,20 +258,24 @@ impl GraphStore {
                     spec.threads,
                     bytes,
                 )))
-            })
+            });
+            let graph = loaded
+                .map_err(|e| GraphError::Stopped(e.to_string()))?
+                .map_err(GraphError::Load)?;
+            shared.graph = Arc::downgrade(&graph);
+            shared.unclaimed = Some(graph);
+            Ok::<_, GraphError>(shared)
         });
-        let graph = loaded
-            .await
-            .map_err(|e| GraphError::Stopped(e.to_string()))?
-            .map_err(|e| GraphError::Stopped(e.to_string()))?
-            .map_err(GraphError::Load)?;
-        *slot = Arc::downgrade(&graph);
-        drop(slot);
+        let loaded = loading.await;
+        claim.done();
+        let mut shared = loaded.map_err(|e| GraphError::Stopped(e.to_string()))??;
+        let graph = shared.take();
+        drop(shared);
         self.lock().retain(|_, slot| match slot.try_lock() {
-            Ok(graph) => graph.strong_count() > 0,
+            Ok(shared) => shared.is_held(),
             Err(_) => true,
         });
-        Ok(graph)
+        graph.ok_or_else(|| GraphError::Stopped("it was loaded and is gone".into()))
     }
 
     /// A graph from a guest's own bytes; nobody else shares it.
@@ -255,7 +315,7 @@ impl GraphStore {
     pub fn loaded(&self) -> Vec<GraphInfo> {
         self.lock()
             .values()
-            .filter_map(|slot| slot.try_lock().ok()?.upgrade())
+            .filter_map(|slot| slot.try_lock().ok()?.graph.upgrade())
             .map(|graph| graph.info())
             .collect()
     }
@@ -293,7 +353,7 @@ impl LoadedGraph {
     ) -> Self {
         Self {
             joinable: joinable(&loaded.inputs, &loaded.outputs),
-            loaded: Arc::new(loaded),
+            loaded: Unloading::new(loaded, bytes),
             compute,
             name,
             threads: threads.max(1),

@@ -9,4 +9,5 @@ pub mod nn;
 pub(crate) mod residency;
 pub(crate) mod run;
 pub(crate) mod tally;
+mod unloading;
 pub(crate) mod usage;
