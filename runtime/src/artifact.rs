@@ -17,7 +17,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::admission::{self, AdmissionError, Handler, LIFECYCLE};
 use crate::checked::{self, Checked};
-use crate::engine::{Calls, SharedEngine};
+use crate::engine::{Calls, SharedEngine, slots_of};
 use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
 
@@ -42,6 +42,8 @@ pub struct Artifact {
     pub(crate) pre: HandlerPre,
     /// What became of the wish to keep the memory after `init`, if there was one.
     pub(crate) snapshot: Option<Snapshot>,
+    /// How many of the node's replica slots an instance takes.
+    pub(crate) slots: u32,
 }
 
 /// The linked component by the kind of its handler.
@@ -311,7 +313,15 @@ impl Shelf {
                 HandlerPre::Wasi03(pre, indices)
             }
         };
-        Ok(Artifact { pre, snapshot })
+        // There are no numbers only for what imports modules, which admission refuses.
+        let slots = component
+            .resources_required()
+            .map_or(1, |needs| slots_of(needs.num_memories, needs.num_tables));
+        Ok(Artifact {
+            pre,
+            snapshot,
+            slots,
+        })
     }
 }
 

@@ -30,6 +30,11 @@ const KEEP_RESIDENT: usize = 1 << 20;
 /// Largest initial heap image that is still mapped copy-on-write although it is sparse.
 const DENSE_IMAGE: u64 = 64 << 20;
 
+/// Linear memories that the pool holds for each slot; a component with more takes several slots.
+const MEMORIES_PER_SLOT: u32 = 2;
+/// Tables that the pool holds for each slot.
+const TABLES_PER_SLOT: u32 = 4;
+
 /// How instances get their memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocator {
@@ -127,6 +132,13 @@ impl SharedEngine {
     }
 }
 
+/// How many of the node's replica slots an instance with so many memories and tables takes.
+pub(crate) fn slots_of(memories: u32, tables: u32) -> u32 {
+    let memories = memories.div_ceil(MEMORIES_PER_SLOT);
+    let tables = tables.div_ceil(TABLES_PER_SLOT);
+    memories.max(tables).max(1)
+}
+
 /// Lets other tasks of its thread run whenever epochs advance while its guest computes.
 pub fn yield_at_epochs<T>(store: &mut Store<T>) {
     store.set_epoch_deadline(1);
@@ -150,13 +162,16 @@ fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Confi
     config.memory_guard_size(MEMORY_GUARD);
     if allocator == Allocator::Pooling {
         let mut pool = PoolingAllocationConfig::new();
+        // No component lacks what another has taken: each has as many of the node's slots as it needs (`slots_of`), and one at
+        // its maxima fits an engine of any size.
+        let total = |per_slot: u32, most: u32| max_replicas.saturating_mul(per_slot).max(most);
         pool.total_component_instances(max_replicas);
-        // A component is several core instances (the program, shims, adapters); they reserve no address space.
-        pool.total_core_instances(max_replicas.saturating_mul(8));
+        // They reserve nothing, so there are as many as anybody may have.
+        pool.total_core_instances(max_replicas.saturating_mul(crate::limits::MAX_CORE_INSTANCES));
         pool.max_core_instances_per_component(crate::limits::MAX_CORE_INSTANCES);
-        pool.total_memories(max_replicas.saturating_mul(2));
+        pool.total_memories(total(MEMORIES_PER_SLOT, crate::limits::MAX_MEMORIES));
         pool.max_memories_per_component(crate::limits::MAX_MEMORIES);
-        pool.total_tables(max_replicas.saturating_mul(4));
+        pool.total_tables(total(TABLES_PER_SLOT, crate::limits::MAX_TABLES));
         pool.max_tables_per_component(crate::limits::MAX_TABLES);
         pool.table_elements(crate::limits::MAX_TABLE_ELEMENTS);
         pool.total_stacks(max_replicas.saturating_mul(2));

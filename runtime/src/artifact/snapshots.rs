@@ -31,6 +31,7 @@ impl ArtifactStore {
                 Err(why) => Artifact {
                     pre: plain.pre.clone(),
                     snapshot: Some(Snapshot::Refused(why)),
+                    slots: plain.slots,
                 },
             }))
         };
