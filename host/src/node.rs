@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use samovar_runtime::backend::BackendOptions;
 use samovar_runtime::{EngineOptions, Runtime, RuntimeOptions};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
@@ -81,9 +82,14 @@ pub struct ServeOptions {
     pub max_requests_per_replica: Option<u64>,
     /// Replicas of all deployments together; from the machine's memory without it.
     pub max_replicas: Option<u32>,
+    /// How long running requests may go on after the node was told to stop, or after their deployment has ended.
+    pub drain_timeout: Duration,
     /// How it says what it does.
     pub output: Output,
 }
+
+/// How long the last counts may take on their way to the disk.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a node until SIGTERM or Ctrl-C, then lets running requests finish.
 ///
@@ -124,6 +130,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let limits = NodeLimits {
         max_queued_requests: options.max_queued_requests,
         max_requests_per_replica: options.max_requests_per_replica,
+        drain_timeout: options.drain_timeout,
     };
     let serving = Serving::new(
         runtime.clone(),
@@ -186,17 +193,32 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         base_domain: options.base_domain.clone(),
     });
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
+    let stopped = OnceLock::new();
     let stopping = async {
         stop_signal().await;
+        let _ = stopped.set(Instant::now());
         // Async requests go back to the queue at once: whoever waits for an answer needs the time more.
         stop.cancel();
     };
-    server.serve(front, stopping).await;
+    let drain = options.drain_timeout;
+    server.serve(front, stopping, drain).await;
     promoter.abort();
     scaler.abort();
-    worker.await.context("working on async requests")?;
-    serving.drain().await;
-    usage.close().await;
+    // All of it ends with the drain time, whatever goes on yet: what cannot be waited for is cut off.
+    let spent = stopped.get().map_or(drain, Instant::elapsed);
+    let left = drain.saturating_sub(spent);
+    let mut worker = worker;
+    let worked = tokio::join!(timeout(left, &mut worker), serving.drain(left)).0;
+    match worked {
+        Ok(ended) => ended.context("working on async requests")?,
+        Err(_) => {
+            tracing::warn!("async requests are cut off: they are tried again after the next start");
+            worker.abort();
+        }
+    }
+    if timeout(CLOSE_TIMEOUT, usage.close()).await.is_err() {
+        tracing::warn!("usage of the last moments is counted after the next start");
+    }
     Ok(())
 }
 

@@ -24,8 +24,6 @@ use socket::Socket;
 pub const MAX_CONNECTIONS: usize = 10_000;
 /// A client that takes longer to send the head of a request is cut off, within [`lazy::LOOK_EVERY`].
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long running requests may go on after the node was told to stop.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A bound socket.
 pub struct Server {
@@ -50,8 +48,8 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop` is done, then lets running requests finish.
-    pub async fn serve(self, front: Arc<Front>, stop: impl Future<Output = ()>) {
+    /// Serves until `stop` is done, then lets running requests finish for up to `drain`.
+    pub async fn serve(self, front: Arc<Front>, stop: impl Future<Output = ()>, drain: Duration) {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -101,7 +99,7 @@ impl Server {
             });
         }
         drop(self.listener);
-        if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown())
+        if tokio::time::timeout(drain, graceful.shutdown())
             .await
             .is_err()
         {

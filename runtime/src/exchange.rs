@@ -38,6 +38,8 @@ pub(crate) enum Stop {
     ClientGone,
     /// The body of the request is longer than it may be.
     BodyTooLarge,
+    /// Its replica was killed.
+    Killed,
 }
 
 impl Stop {
@@ -47,6 +49,7 @@ impl Stop {
             Self::Timeout => Outcome::Timeout,
             Self::ClientGone => Outcome::Cancelled,
             Self::BodyTooLarge => Outcome::TooLarge,
+            Self::Killed => Outcome::Closed,
         }
     }
 }

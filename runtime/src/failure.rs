@@ -1,5 +1,19 @@
 //! How a guest fails.
 
+/// Bytes of a text of a guest's that are kept to tell why it failed.
+pub(crate) const MAX_REASON_BYTES: usize = 4 << 10;
+
+/// A guest's text, cut where it is longer than anybody reads.
+pub(crate) fn shortened(mut text: String) -> String {
+    let whole = text.len();
+    if whole > MAX_REASON_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
+        text.shrink_to_fit();
+        text.push_str(&format!("… ({whole} bytes, cut)"));
+    }
+    text
+}
+
 /// How a guest failed. Its replica is gone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestFailure {
@@ -30,4 +44,19 @@ pub enum GuestFailure {
     /// It answered with an error of `wasi:http` instead of a response.
     #[error("the model answered with the error {0}")]
     ErrorCode(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters_and_say_so() {
+        assert_eq!(shortened("short".into()), "short");
+        let cut = shortened("ä".repeat(5_000_000));
+        assert!(cut.len() < MAX_REASON_BYTES + 100);
+        assert!(cut.ends_with("… (10000000 bytes, cut)"), "{cut}");
+        let uneven = shortened(format!("x{}", "ä".repeat(MAX_REASON_BYTES)));
+        assert!(uneven.starts_with("xää"));
+    }
 }

@@ -98,13 +98,16 @@ impl<R, W> Ledger<R, W> {
         if self.closed {
             return Next::Closed;
         }
-        if let Some((replica, _)) = self.idle.pop_back() {
-            self.busy += 1;
-            return Next::Reuse(replica);
-        }
-        if self.busy < settings.max_replica {
-            self.busy += 1;
-            return Next::Start;
+        // Who came before goes before, also when there is room all of a sudden.
+        if self.waiting.is_empty() {
+            if let Some((replica, _)) = self.idle.pop_back() {
+                self.busy += 1;
+                return Next::Reuse(replica);
+            }
+            if self.busy < settings.max_replica {
+                self.busy += 1;
+                return Next::Start;
+            }
         }
         if self.waiting.len() < settings.max_queued_requests {
             return Next::Wait;
@@ -134,6 +137,17 @@ impl<R, W> Ledger<R, W> {
     /// The time that sync requests have spent here so far, all together.
     pub fn load(&mut self, now: Instant) -> Duration {
         self.load.total(now)
+    }
+
+    /// The first in the queue, if there is room for it to start a replica, which is counted as busy. Asked whenever there
+    /// may be more room than before.
+    pub fn promote(&mut self, settings: &PoolSettings) -> Option<W> {
+        if self.closed || self.idle.len() + self.busy >= settings.max_replica {
+            return None;
+        }
+        let request = self.waiting.pop_front()?;
+        self.busy += 1;
+        Some(request)
     }
 
     /// Forgets waiting requests whose client is gone.
@@ -214,6 +228,11 @@ impl<R, W> Ledger<R, W> {
             std::mem::take(&mut self.idle),
             std::mem::take(&mut self.waiting),
         )
+    }
+
+    /// Whether it takes no more requests.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// The numbers now.
@@ -324,64 +343,112 @@ mod tests {
         Bad,
         Replace,
         Drop,
+        Settings { max: usize, queue: usize },
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            Just(Step::Request),
-            Just(Step::Good),
-            Just(Step::Bad),
-            Just(Step::Replace),
-            Just(Step::Drop)
+            3 => Just(Step::Request),
+            2 => Just(Step::Good),
+            1 => Just(Step::Bad),
+            1 => Just(Step::Replace),
+            1 => Just(Step::Drop),
+            1 => (1usize..5, 0usize..5).prop_map(|(max, queue)| Step::Settings { max, queue }),
         ]
+    }
+
+    /// A pool as its users see it: who has a place, who waits, and in which order they came.
+    #[derive(Default)]
+    struct Model {
+        ledger: Ledger<u32, u32>,
+        busy: Vec<(u32, Option<Traffic>)>,
+        made: u32,
+        came: u32,
+        served: Vec<u32>,
+    }
+
+    impl Model {
+        fn start(&mut self, from: Option<Traffic>) {
+            self.busy.push((self.made, from));
+            self.made += 1;
+        }
+
+        fn change(&mut self, settings: &PoolSettings) {
+            while {
+                let counts = self.ledger.counts();
+                counts.idle + counts.busy > settings.max_replica
+            } && self.ledger.take_oldest().is_some()
+            {}
+            while let Some(request) = self.ledger.promote(settings) {
+                self.served.push(request);
+                self.start(Some(Traffic::Sync));
+            }
+        }
     }
 
     proptest! {
         #[test]
-        fn bounds_hold_and_nobody_waits_beside_a_free_replica(
-            max in 1usize..5, queue in 0usize..5, steps in prop::collection::vec(step(), 0..200)
+        fn bounds_hold_and_nobody_is_passed_or_waits_beside_room(
+            max in 1usize..5, queue in 0usize..5, steps in prop::collection::vec(step(), 0..300)
         ) {
-            let settings = settings(max, queue);
-            let mut ledger: Ledger<u32, u32> = Ledger::default();
+            let mut settings = settings(max, queue);
+            let mut model = Model::default();
             let now = Instant::now();
-            let mut busy: Vec<(u32, Option<Traffic>)> = Vec::new();
             let sync = Some(Traffic::Sync);
-            let mut next_id = 0;
-            let mut asked = 0;
-            let mut served_in_order = Vec::new();
             for step in steps {
                 match step {
-                    Step::Request => match ledger.next(Traffic::Sync, &settings, now) {
-                        Next::Reuse(id) => busy.push((id, sync)),
-                        Next::Start => { busy.push((next_id, sync)); next_id += 1; }
-                        Next::Wait => { ledger.wait(asked); asked += 1; }
-                        Next::Full => prop_assert_eq!(ledger.counts().waiting, queue),
-                        Next::Closed => prop_assert!(false),
-                    },
-                    Step::Good => if let Some((id, from)) = busy.pop() {
-                        match ledger.freed(from, &settings, now) {
-                            Freed::To(request) => { served_in_order.push(request); busy.push((id, sync)); }
-                            Freed::Kept => prop_assert!(ledger.keep(id, &settings, now).is_none()),
+                    Step::Request => {
+                        let next = model.ledger.next(Traffic::Sync, &settings, now);
+                        let request = model.came;
+                        model.came += 1;
+                        match next {
+                            Next::Reuse(id) => {
+                                model.served.push(request);
+                                model.busy.push((id, sync));
+                            }
+                            Next::Start => {
+                                model.served.push(request);
+                                model.start(sync);
+                                prop_assert!(model.busy.len() <= settings.max_replica);
+                            }
+                            Next::Wait => model.ledger.wait(request),
+                            Next::Full => {
+                                prop_assert!(model.ledger.counts().waiting >= settings.max_queued_requests);
+                            }
+                            Next::Closed => prop_assert!(false),
+                        }
+                    }
+                    Step::Good => if let Some((id, from)) = model.busy.pop() {
+                        match model.ledger.freed(from, &settings, now) {
+                            Freed::To(request) => {
+                                model.served.push(request);
+                                model.busy.push((id, sync));
+                            }
+                            Freed::Kept => drop(model.ledger.keep(id, &settings, now)),
                         }
                     },
-                    Step::Bad => if let Some((_, from)) = busy.pop()
-                        && let Freed::To(request) = ledger.freed(from, &settings, now) {
-                            served_in_order.push(request);
-                            busy.push((next_id, sync));
-                            next_id += 1;
+                    Step::Bad => if let Some((_, from)) = model.busy.pop()
+                        && let Freed::To(request) = model.ledger.freed(from, &settings, now) {
+                            model.served.push(request);
+                            model.start(sync);
                         },
-                    Step::Replace => if let Some(id) = ledger.take_idle(|id| id % 2 == 0) {
+                    Step::Replace => if let Some(id) = model.ledger.take_idle(|id| id % 2 == 0) {
                         prop_assert_eq!(id % 2, 0);
-                        busy.push((id, None));
+                        model.busy.push((id, None));
                     },
-                    Step::Drop => drop(ledger.take_oldest()),
+                    Step::Drop => drop(model.ledger.take_oldest()),
+                    Step::Settings { max, queue } => {
+                        settings.max_replica = max;
+                        settings.max_queued_requests = queue;
+                        model.change(&settings);
+                    }
                 }
-                let counts = ledger.counts();
-                prop_assert_eq!(counts.busy, busy.len());
-                prop_assert!(counts.busy + counts.idle <= max);
-                prop_assert!(counts.waiting <= queue);
+                let counts = model.ledger.counts();
+                prop_assert_eq!(counts.busy, model.busy.len());
+                prop_assert!(counts.idle == 0 || counts.busy + counts.idle <= settings.max_replica);
                 prop_assert!(counts.waiting == 0 || counts.idle == 0);
-                prop_assert!(served_in_order.is_sorted());
+                prop_assert!(counts.waiting == 0 || counts.busy >= settings.max_replica, "there is room");
+                prop_assert!(model.served.is_sorted(), "one that came later was served before: {:?}", model.served);
             }
         }
     }

@@ -30,6 +30,7 @@ mod runtime;
 mod sandbox;
 mod slots;
 mod snapshot;
+mod stop;
 
 pub use artifact::{ArtifactError, ComponentFile};
 pub use body::{BrokenBody, GuestBody};

@@ -2,14 +2,13 @@
 
 mod error;
 mod gate;
+mod handoff;
 mod inspect;
-mod lease;
 mod replica_id;
 mod scaling;
 mod seen;
-mod stop;
+mod starting;
 mod upkeep;
-mod waiting;
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,34 +18,30 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::HOST;
 use http_body_util::{BodyExt, Empty};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use wasmtime_wasi_http::WasiBody;
 
-use crate::artifact::{Artifact, ArtifactError, ArtifactStore, ComponentFile};
+use crate::artifact::{ArtifactStore, ComponentFile};
 use crate::body::{GuestBody, LimitedBody};
 use crate::engine::SharedEngine;
 use crate::exchange::{Exchange, Stop};
 use crate::failure::GuestFailure;
 use crate::infer::graphs::{GraphSpec, GraphStore, GraphUse};
-use crate::infer::loading::Loading;
-use crate::infer::nn::{NnCtx, NnLimits};
-use crate::ledger::{Freed, Ledger, Next, PoolSettings};
+use crate::ledger::{Ledger, PoolSettings};
 use crate::limits::Limits;
 use crate::load::Traffic;
-use crate::log::{Level, LogSink, ReplicaLog};
+use crate::log::LogSink;
 use crate::meter::{Counted, Meter, Outcome};
-use crate::replica::{Blueprint, Call, Replica, Served, StartError, StartTimings};
-use crate::roster::{Listed, Roster};
+use crate::replica::{Call, Replica, Served, StartTimings};
+use crate::roster::Roster;
 use crate::sandbox::Capabilities;
 use crate::slots::{IdleHolder, Slots};
 use crate::snapshot::Setting;
 pub use error::RunError;
 use gate::Gate;
-use lease::Lease;
-use replica_id::replica_id;
+use handoff::{Asked, Lease, Places, Waiter};
 pub use seen::{RunsOn, Seen};
-use stop::stop;
-use waiting::Waiting;
+use starting::Starting;
 
 /// Everything a pool needs to know of its deployment.
 pub struct DeploymentSpec {
@@ -98,13 +93,13 @@ impl Machine {
     }
 }
 
-type Waiter = oneshot::Sender<Lease>;
+type PoolLease = Lease<Pool>;
 
 /// The replicas of one deployment.
 pub struct Pool {
     machine: Arc<Machine>,
     spec: DeploymentSpec,
-    ledger: Mutex<Ledger<Box<Replica>, Waiter>>,
+    ledger: Mutex<Ledger<Box<Replica>, Waiter<Self>>>,
     changed: Notify,
     health: Arc<Gate>,
     roster: Arc<Roster>,
@@ -164,11 +159,6 @@ impl Pool {
             counted.ends(Outcome::TooLarge);
             return Err(self.too_large());
         }
-        let attempt = self.health.admit(arrived).map_err(|trouble| {
-            let error = RunError::Unhealthy(trouble);
-            counted.ends(error.outcome());
-            error
-        })?;
         let deadline = arrived + limits.timeout;
         let mut timings = Timings::default();
         let acquired = self.acquire(traffic, deadline, &mut timings).await;
@@ -181,23 +171,18 @@ impl Pool {
             request_id,
             exchange: exchange.clone(),
         };
-        let stop = stop(deadline, exchange.clone());
         let pool = self.clone();
         let mut running = Box::pin(async move {
             let (limits, engine) = (&pool.spec.limits, &pool.machine.engine);
-            let served = replica.serve(call, limits, engine, stop).await;
-            let _attempt = attempt;
-            match served {
+            match replica.serve(call, limits, engine, deadline).await {
                 Served::Reusable(replica, outcome) => {
-                    pool.health.answered();
                     counted.ends(outcome);
                     drop(counted);
-                    lease.give_back(replica);
+                    pool.give_back(lease, replica);
                     None
                 }
                 Served::Failed(failure) => {
                     counted.ends(Outcome::Trapped);
-                    pool.health.crashed(&failure.to_string());
                     tracing::debug!(%failure, "replica dropped");
                     None
                 }
@@ -236,6 +221,7 @@ impl Pool {
             }),
             (None, Some(Stop::BodyTooLarge)) => Err(self.too_large()),
             (None, Some(Stop::ClientGone)) => Err(RunError::Host("cancelled".into())),
+            (None, Some(Stop::Killed)) => Err(RunError::Closed),
             (None, None) => Err(GuestFailure::NoAnswer.into()),
         }
     }
@@ -245,187 +231,44 @@ impl Pool {
         traffic: Traffic,
         deadline: Instant,
         timings: &mut Timings,
-    ) -> Result<(Lease, Box<Replica>), RunError> {
-        let settings = &self.settings();
-        let waited = Instant::now();
-        let waiting = {
-            let mut ledger = self.lock();
-            match self.next(&mut ledger, traffic, waited) {
-                Next::Reuse(replica) => {
-                    drop(ledger);
-                    if !self.is_spent(&replica) {
-                        return Ok((self.lease(traffic), replica));
-                    }
-                    None
-                }
-                Next::Start => None,
-                Next::Wait => {
-                    let (sender, receiver) = oneshot::channel();
-                    ledger.wait(sender);
-                    Some(receiver)
-                }
-                Next::Full => {
-                    return Err(RunError::QueueFull {
-                        max_replica: settings.max_replica,
-                        max_queued_requests: settings.max_queued_requests,
-                    });
-                }
-                Next::Closed => return Err(RunError::Closed),
-            }
-        };
+    ) -> Result<(PoolLease, Box<Replica>), RunError> {
         let timed_out = || RunError::QueueTimeout {
             timeout: self.spec.limits.timeout,
         };
-        let deadline = tokio::time::Instant::from_std(deadline);
-        let mut lease = match waiting {
-            None => self.lease(traffic),
-            Some(receiver) => {
-                let waiting = Waiting::new(self, traffic);
-                let mut lease = tokio::time::timeout_at(deadline, receiver)
-                    .await
-                    .map_err(|_| timed_out())?
-                    .map_err(|_| RunError::Closed)?;
-                waiting.over();
-                lease.traffic = Some(traffic);
-                lease
-            }
+        let asked = Instant::now();
+        let until = tokio::time::Instant::from_std(deadline);
+        let mut lease = match self.ask(traffic, asked) {
+            Asked::Place(lease) => lease,
+            Asked::Queued(queued) => tokio::time::timeout_at(until, queued.turn())
+                .await
+                .map_err(|_| timed_out())?
+                .ok_or(RunError::Closed)?,
+            Asked::Refused => return Err(self.refused()),
         };
-        timings.queue = waited.elapsed();
-        // It may have been handed over in the moment before the config changed.
+        timings.queue = asked.elapsed();
         if let Some(replica) = lease.replica.take()
             && !self.is_spent(&replica)
         {
             return Ok((lease, replica));
         }
-        let mut start = StartTimings::default();
-        let replica = tokio::time::timeout_at(deadline, self.start(&mut start))
+        let starting = Starting::new(self.clone(), lease);
+        let (lease, replica, start) = tokio::time::timeout_at(until, starting)
             .await
-            .map_err(|_| self.did_not_start(timed_out()))??;
+            .map_err(|_| timed_out())??;
         timings.start = Some(start);
         Ok((lease, replica))
     }
 
-    fn lease(self: &Arc<Self>, traffic: Traffic) -> Lease {
-        Lease::new(self.clone(), None, Some(traffic))
-    }
-
-    fn next(
-        &self,
-        ledger: &mut Ledger<Box<Replica>, Waiter>,
-        traffic: Traffic,
-        now: Instant,
-    ) -> Next<Box<Replica>> {
-        let mut settings = self.settings();
-        if self.health.starts_pause(now) && self.roster.presence().ready > 0 {
-            // Others do not start just now: those that are there serve all.
-            settings.max_replica = 0;
+    /// Why a request got no place.
+    fn refused(&self) -> RunError {
+        if self.lock().is_closed() {
+            return RunError::Closed;
         }
-        match ledger.next(traffic, &settings, now) {
-            Next::Full => {
-                // Places of clients that hung up while waiting are free again.
-                ledger.forget_waiting(oneshot::Sender::is_closed);
-                ledger.next(traffic, &settings, now)
-            }
-            next => next,
+        let settings = self.settings();
+        RunError::QueueFull {
+            max_replica: settings.max_replica,
+            max_queued_requests: settings.max_queued_requests,
         }
-    }
-
-    /// Starts a replica, unless too many failed to just now.
-    async fn start(&self, timings: &mut StartTimings) -> Result<Box<Replica>, RunError> {
-        let _attempt = self
-            .health
-            .may_start(Instant::now())
-            .map_err(RunError::Unhealthy)?;
-        let listed = self.roster.enter(replica_id);
-        let id = listed.id().to_owned();
-        let made = self.make(listed, timings).await;
-        match &made {
-            Ok(_) => self.health.started(),
-            Err(error) => {
-                self.health.start_failed(&error.to_string());
-                let log = ReplicaLog::new(self.spec.log.clone(), id);
-                log.write(Level::Error, format!("the replica did not start: {error}"));
-            }
-        }
-        Ok(Box::new(made?))
-    }
-
-    /// A start took too long, which is the deployment's fault unless the machine was full.
-    fn did_not_start(&self, error: RunError) -> RunError {
-        if self.machine.slots.has_free() {
-            self.health.start_failed(&format!(
-                "it took longer than the request timeout of {:?}",
-                self.spec.limits.timeout
-            ));
-        }
-        error
-    }
-
-    async fn make(
-        &self,
-        listed: Listed,
-        timings: &mut StartTimings,
-    ) -> Result<Replica, StartError> {
-        let machine = &self.machine;
-        let graphs = Loading::new(machine.graphs.clone(), self.spec.graphs.clone());
-        let started = tokio::select! {
-            biased;
-            // Polled first, so that they load from the beginning; when one fails, whatever fails for want of it is not
-            // the reason.
-            error = graphs.failure() => Err(error.into()),
-            started = self.make_beside(&graphs, listed, timings) => started,
-        };
-        let started = started?;
-        let loaded = graphs.ready().await?;
-        timings.graphs = loaded.took;
-        self.see_graphs(&loaded.graphs);
-        Ok(started)
-    }
-
-    async fn artifact(&self) -> Result<Arc<Artifact>, Arc<ArtifactError>> {
-        let spec = &self.spec;
-        let artifacts = &self.machine.artifacts;
-        let Some(seen) = &spec.snapshot else {
-            return artifacts.get(&spec.component).await;
-        };
-        let artifact = artifacts
-            .get_snapshot(&spec.component, seen, self.machine.setting(spec))
-            .await?;
-        self.see_snapshot(&artifact.snapshot);
-        Ok(artifact)
-    }
-
-    /// Makes the replica while its graphs load.
-    async fn make_beside(
-        &self,
-        graphs: &Loading,
-        listed: Listed,
-        timings: &mut StartTimings,
-    ) -> Result<Replica, StartError> {
-        let machine = &self.machine;
-        let begun = Instant::now();
-        let artifact = self.artifact().await.map_err(StartError::Artifact)?;
-        timings.artifact = begun.elapsed();
-        let slot = machine.slots.take().await;
-        let nn = NnCtx::new(
-            graphs.clone(),
-            self.uses.clone(),
-            machine.graphs.clone(),
-            NnLimits {
-                max_bytes: self.spec.limits.memory_bytes,
-            },
-            self.meter.clone(),
-        );
-        let blueprint = Blueprint {
-            engine: &machine.engine,
-            capabilities: &self.spec.capabilities,
-            limits: &self.spec.limits,
-            log: self.spec.log.clone(),
-            listed,
-            meter: self.meter.clone(),
-            graphs,
-        };
-        Replica::start(&artifact, blueprint, nn, slot, timings).await
     }
 
     fn sealed<B>(
@@ -457,60 +300,16 @@ impl Pool {
         }
     }
 
-    fn put_back(self: &Arc<Self>, mut replica: Box<Replica>, mut from: Option<Traffic>) {
-        let settings = self.settings();
-        let max_requests = settings.max_requests_per_replica;
+    /// Gives a replica back with its place, unless it may serve no more.
+    fn give_back(&self, lease: PoolLease, replica: Box<Replica>) {
+        let max_requests = self.settings().max_requests_per_replica;
         let worn = max_requests.is_some_and(|max| replica.card().served() >= max);
         if worn || self.is_spent(&replica) {
+            // Before the place is free for another.
             drop(replica);
-            return self.lost(from);
+            return drop(lease);
         }
-        let now = Instant::now();
-        loop {
-            let waiter = {
-                let mut ledger = self.lock();
-                match ledger.freed(from.take(), &settings, now) {
-                    Freed::To(waiter) => waiter,
-                    Freed::Kept => {
-                        // Whoever tells it to stop from now on finds it idle.
-                        let dropped = match replica.card().stops() {
-                            true => Some(replica),
-                            false => ledger.keep(replica, &settings, now),
-                        };
-                        drop(ledger);
-                        drop(dropped);
-                        self.changed.notify_waiters();
-                        return;
-                    }
-                }
-            };
-            match waiter.send(Lease::new(self.clone(), Some(replica), None)) {
-                Ok(()) => return,
-                Err(mut lease) => match lease.replica.take() {
-                    Some(unused) => {
-                        lease.disarm();
-                        replica = unused;
-                    }
-                    None => return,
-                },
-            }
-        }
-    }
-
-    /// A replica is gone: whoever waits may start another in its place.
-    fn lost(self: &Arc<Self>, mut from: Option<Traffic>) {
-        let settings = self.settings();
-        loop {
-            let freed = self.lock().freed(from.take(), &settings, Instant::now());
-            let Freed::To(waiter) = freed else {
-                self.changed.notify_waiters();
-                return;
-            };
-            match waiter.send(Lease::new(self.clone(), None, None)) {
-                Ok(()) => return,
-                Err(lease) => lease.disarm(),
-            }
-        }
+        lease.give_back(replica);
     }
 
     /// Whether a replica may serve no more.
@@ -522,8 +321,37 @@ impl Pool {
         replica.config_generation() != self.spec.capabilities.config.generation()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ledger<Box<Replica>, Waiter>> {
+    fn lock(&self) -> MutexGuard<'_, Ledger<Box<Replica>, Waiter<Self>>> {
         lock(&self.ledger)
+    }
+}
+
+impl Places for Pool {
+    type Replica = Replica;
+
+    fn ledger<T>(&self, act: impl FnOnce(&mut Ledger<Box<Replica>, Waiter<Self>>) -> T) -> T {
+        act(&mut self.lock())
+    }
+
+    fn bounds(&self) -> PoolSettings {
+        self.settings()
+    }
+
+    fn bounds_now(&self, now: Instant) -> PoolSettings {
+        let mut settings = self.settings();
+        if self.health.starts_pause(now) && self.roster.presence().ready > 0 {
+            // Others do not start just now: those that are there serve all.
+            settings.max_replica = 0;
+        }
+        settings
+    }
+
+    fn is_stopped(replica: &Replica) -> bool {
+        replica.card().stops()
+    }
+
+    fn place_came_free(&self) {
+        self.changed.notify_waiters();
     }
 }
 

@@ -1,13 +1,13 @@
 //! One warm instance of a deployment's component: start, init, run one request, say how it ended.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::{AsContextMut, Store, Trap};
+use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types as p2;
@@ -18,7 +18,7 @@ use crate::answer::AnswerBody;
 use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::SharedEngine;
 use crate::exchange::{Exchange, Settled, Stop};
-use crate::failure::GuestFailure;
+use crate::failure::{GuestFailure, shortened};
 use crate::infer::loading::{Loading, NotLoaded};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
@@ -26,6 +26,7 @@ use crate::log::{Level, LogSink, ReplicaLog};
 use crate::meter::{Alive, Meter, Outcome};
 use crate::roster::{Card, Listed};
 use crate::sandbox::{Capabilities, Sandbox};
+use crate::stop::stop;
 
 /// Why a replica did not start.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -42,12 +43,18 @@ pub enum StartError {
     /// `lifecycle.init` answered with an error.
     #[error("`init` failed: {0}")]
     Init(String),
-    /// `lifecycle.init` did not come back.
+    /// `lifecycle.init` did not come back, or the making of the instance before it.
     #[error("`init` took longer than the request timeout of {timeout:?}")]
     InitTimeout {
         /// The deployment's request timeout, which bounds `init` too.
         timeout: Duration,
     },
+    /// The engine has no room for another instance now. Nobody's fault: it is tried again.
+    #[error("the engine has no room for another instance: {0}")]
+    Exhausted(String),
+    /// It was told to stop before it was there.
+    #[error("the replica was stopped while it started")]
+    Stopped,
 }
 
 /// What a replica is made of besides its component and graphs.
@@ -117,12 +124,15 @@ impl Replica {
             log,
         )
         .map_err(failed)?;
+        let timeout = blueprint.limits.timeout;
         let instance = {
             let made = pin!(artifact.instance_pre().instantiate_async(&mut store));
-            engine.watch(made).await
+            let made = pin!(engine.watch(made));
+            within(timeout, std::future::ready(()), made).await?
         };
-        let instance = instance.map_err(|e| {
-            StartError::Instantiate(failure(&e, &mut store, blueprint.limits).to_string())
+        let instance = instance.map_err(|e| match e.is::<PoolConcurrencyLimitError>() {
+            true => StartError::Exhausted(format!("{e:#}")),
+            false => StartError::Instantiate(failure(&e, &mut store, blueprint.limits).to_string()),
         })?;
         let proxy = match &artifact.pre {
             HandlerPre::Wasi02(_, indices) => {
@@ -135,20 +145,12 @@ impl Replica {
         timings.instantiate = begun.elapsed();
         if artifact.runs_init() {
             let begun = Instant::now();
-            let timeout = blueprint.limits.timeout;
             let init = pin!(init(&mut store, &instance, blueprint.limits));
             let init = pin!(blueprint.meter.guest(init));
-            let init = engine.watch(init);
+            let init = pin!(engine.watch(init));
             // What it waits for graphs is not its own time.
-            let late = async {
-                let _ = blueprint.graphs.ready().await;
-                tokio::time::sleep(timeout).await;
-            };
-            tokio::select! {
-                biased;
-                done = init => done?,
-                () = late => return Err(StartError::InitTimeout { timeout }),
-            }
+            let ready = async { drop(blueprint.graphs.ready().await) };
+            within(timeout, ready, init).await??;
             timings.init = begun.elapsed();
         }
         store.data().finish_lines();
@@ -175,14 +177,14 @@ impl Replica {
 
     /// Runs one request to its very end and gives the replica back if it can serve another.
     ///
-    /// The answer's head goes out as soon as the guest gives it. When `stop` is done first, the guest
-    /// is thrown away where it stands.
+    /// The answer's head goes out as soon as the guest gives it. At the deadline, or for another reason to stop before, the
+    /// guest is thrown away where it stands.
     pub async fn serve(
         mut self: Box<Self>,
         call: Call,
         limits: &Limits,
         engine: &SharedEngine,
-        stop: impl Future<Output = Stop>,
+        deadline: Instant,
     ) -> Served {
         let Call {
             request,
@@ -204,7 +206,7 @@ impl Replica {
             tokio::select! {
                 biased;
                 ended = run => Ok(ended),
-                stopped = stop => Err(stopped),
+                stopped = stop(deadline, &exchange, &self.listed) => Err(stopped),
             }
         };
         let result = match ended {
@@ -259,6 +261,24 @@ struct CutOff<'e>(&'e Exchange);
 impl Drop for CutOff<'_> {
     fn drop(&mut self) {
         self.0.break_off();
+    }
+}
+
+/// Runs a part of a start for no longer than `timeout` after `begin`. Like [`stop`], it sees the time also when the guest
+/// uses up the budget of its task in each poll.
+async fn within<F: Future>(
+    timeout: Duration,
+    begin: impl Future<Output = ()>,
+    part: Pin<&mut F>,
+) -> Result<F::Output, StartError> {
+    let late = tokio::task::unconstrained(async {
+        begin.await;
+        tokio::time::sleep(timeout).await;
+    });
+    tokio::select! {
+        biased;
+        done = part => Ok(done),
+        () = late => Err(StartError::InitTimeout { timeout }),
     }
 }
 
@@ -353,7 +373,7 @@ pub(crate) async fn init(
         .map_err(|e| wrong(format!("`init` must be func() -> result<_, string>: {e:#}")))?;
     match function.call_async(&mut *store, ()).await {
         Ok((Ok(()),)) => Ok(()),
-        Ok((Err(reason),)) => Err(StartError::Init(reason)),
+        Ok((Err(reason),)) => Err(StartError::Init(shortened(reason))),
         Err(error) => Err(StartError::Init(failure(&error, store, limits).to_string())),
     }
 }
@@ -371,6 +391,6 @@ fn failure(error: &wasmtime::Error, store: &mut Store<Sandbox>, limits: &Limits)
     }
     match error.downcast_ref::<Trap>() {
         Some(trap) => GuestFailure::Trap(trap.to_string()),
-        None => GuestFailure::Trap(format!("{:#}", error.root_cause())),
+        None => GuestFailure::Trap(shortened(format!("{:#}", error.root_cause()))),
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+
+use futures::task::AtomicWaker;
 
 /// What a replica does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub(crate) struct Card {
     ready: OnceLock<Instant>,
     served: AtomicU64,
     stops: AtomicBool,
+    killed: AtomicBool,
+    runner: AtomicWaker,
 }
 
 impl Card {
@@ -90,6 +95,22 @@ impl Card {
 
     pub fn stops(&self) -> bool {
         self.stops.load(Ordering::Acquire)
+    }
+
+    /// Lets the replica go at once, whatever it does.
+    pub fn kill(&self) {
+        self.stop();
+        self.killed.store(true, Ordering::Release);
+        self.runner.wake();
+    }
+
+    /// Waits until it is to be let go at once; for whoever runs the replica, who is the only one to wait.
+    pub fn poll_killed(&self, cx: &Context<'_>) -> Poll<()> {
+        self.runner.register(cx.waker());
+        match self.killed.load(Ordering::Acquire) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 
     pub fn info(&self, idle: bool, now: Instant) -> ReplicaInfo {
@@ -129,6 +150,8 @@ impl Roster {
             ready: OnceLock::new(),
             served: AtomicU64::new(0),
             stops: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            runner: AtomicWaker::new(),
         });
         cards.insert(id, card.clone());
         Listed {
@@ -167,6 +190,13 @@ impl Roster {
 pub(crate) struct Listed {
     card: Arc<Card>,
     roster: Arc<Roster>,
+}
+
+impl Listed {
+    /// The entry, for those who look at it while the replica is elsewhere.
+    pub fn card(&self) -> Arc<Card> {
+        self.card.clone()
+    }
 }
 
 impl std::ops::Deref for Listed {

@@ -32,6 +32,7 @@ async fn each_failure_has_its_answer_and_the_next_request_is_served() -> Result<
         ("/noanswer", 500, "application_error", "without an answer"),
         ("/loop", 504, "timeout", "2s"),
         ("/sleep?5000", 504, "timeout", "2s"),
+        ("/budget", 504, "timeout", "2s"),
     ] {
         let (found, body) = ask(&server, path).await?;
         assert_eq!(found.as_u16(), status, "{path}: {body}");

@@ -1,14 +1,10 @@
 //! Where a deployment stands is told while it is built, while it serves, while it is ill, and when it is off.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, Result, ensure};
 use samovar_tests::onnx::{Node, Value as Port, model};
+use samovar_tests::withheld::{Withheld, blob, put_file};
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 async fn deployment(server: &Server, model: &str) -> Result<Value> {
     let url = server.at(&format!("/v1/models/{model}/deployments"));
@@ -48,44 +44,6 @@ async fn done(server: &Server, id: &str, model: &str, what: &str) -> Result<Valu
     let (status, answer) = post(server, id, model, what).await??;
     ensure!(status == 200, "{what}: {status} {answer}");
     Ok(answer)
-}
-
-/// A blob that gives nothing to whoever reads it until it is told to.
-struct Withheld {
-    path: PathBuf,
-    bytes: Vec<u8>,
-    pipe: File,
-}
-
-impl Withheld {
-    fn new(server: &Server, bytes: Vec<u8>) -> Result<Self> {
-        let path = blob(server, &bytes);
-        std::fs::remove_file(&path)?;
-        let name = std::ffi::CString::new(path.to_str().context("path")?)?;
-        // SAFETY: the name is a string that ends with a zero.
-        let made = unsafe { libc::mkfifo(name.as_ptr(), 0o600) };
-        ensure!(made == 0, "{}", std::io::Error::last_os_error());
-        // Open for both, so that neither side waits for the other to open it.
-        let pipe = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Self { path, bytes, pipe })
-    }
-
-    /// Gives the bytes to who reads them, and to all who will.
-    fn give(mut self) -> Result<()> {
-        put_file(&self.path, &self.bytes)?;
-        Ok(self.pipe.write_all(&self.bytes)?)
-    }
-}
-
-fn put_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let _ = std::fs::remove_file(path);
-    Ok(std::fs::write(path, bytes)?)
-}
-
-fn blob(server: &Server, bytes: &[u8]) -> PathBuf {
-    let digest = hex::encode(Sha256::digest(bytes));
-    let blobs = server.folder().join("data/blobs");
-    blobs.join(&digest[..2]).join(&digest)
 }
 
 /// A model with a graph, pushed and at zero: its id, and the graph's bytes.
@@ -304,69 +262,6 @@ async fn what_is_switched_off_finishes_first() -> Result<()> {
             .status(),
         200
     );
-    Ok(())
-}
-
-#[tokio::test]
-async fn ten_crashes_in_a_row_make_it_unhealthy_and_a_good_answer_well_again() -> Result<()> {
-    let server = Server::start()?;
-    let pushed = server.push("hostile", "")?;
-    let id = pushed["deployment"]["id"].as_str().context("an id")?;
-    let ask = async |path: &str| -> Result<reqwest::Response> {
-        let url = server.at(&format!("/models/hostile/production{path}"));
-        Ok(server.client().get(url).send().await?)
-    };
-    // One bad input now and then is that request's trouble alone.
-    for _ in 0..9 {
-        assert_eq!(ask("/trap").await?.status(), 500);
-    }
-    assert_eq!(ask("/").await?.status(), 200);
-    // Crashes it, also after pauses, until a pause is so long.
-    let crash_until = async |seconds: u64| -> Result<Value> {
-        loop {
-            let answer = ask("/trap").await?;
-            if answer.status() == 500 {
-                continue;
-            }
-            ensure!(answer.status() == 503, "{}", answer.status());
-            let pause: u64 = answer.headers()["retry-after"].to_str()?.parse()?;
-            if pause >= seconds {
-                return Ok(answer.json().await?);
-            }
-        }
-    };
-    let refused = crash_until(1).await?;
-    assert_eq!(refused["error_code"], "model_unavailable");
-    let shown = deployment(&server, "hostile").await?;
-    assert_eq!(shown["status"], "UNHEALTHY");
-    let reason = shown["status_reason"]
-        .as_str()
-        .context("a reason")?
-        .to_owned();
-    assert!(reason.contains("requests in a row crashed it"), "{reason}");
-    assert!(reason.contains("unreachable"), "{reason}");
-    assert!(
-        refused["error"].as_str().unwrap().contains("unreachable"),
-        "{refused}"
-    );
-
-    // The pause grows, and a good answer after it ends all that.
-    crash_until(2).await?;
-    eventually("it is well again", async || {
-        ask("/").await.unwrap().status() == 200
-    })
-    .await?;
-    let shown = deployment(&server, "hostile").await?;
-    assert_eq!(shown["status"], "ACTIVE");
-    assert_eq!(shown["status_reason"], Value::Null);
-
-    // At once, by hand.
-    crash_until(2).await?;
-    let answer = server.cli_json(&["deployment", "retry", "hostile", id])?;
-    assert_eq!(answer["retried"], true);
-    assert_eq!(ask("/").await?.status(), 200);
-    let answer = server.cli_json(&["deployment", "retry", "hostile", id])?;
-    assert_eq!(answer["retried"], false);
     Ok(())
 }
 

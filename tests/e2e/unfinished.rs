@@ -10,9 +10,12 @@ const MANIFEST: &str = "[limits]\ntimeout = \"2s\"\n";
 
 /// Asks over HTTP/1; says what came of the body, and whether it came to its end.
 async fn http1(server: &Server, path: &str) -> Result<(Vec<u8>, bool)> {
-    let mut answer = server.client().get(server.at(path)).send().await?;
-    assert_eq!(answer.status(), 200, "{path}");
     let mut body = Vec::new();
+    // The head may be gone with the connection before it was sent.
+    let Ok(mut answer) = server.client().get(server.at(path)).send().await else {
+        return Ok((body, false));
+    };
+    assert_eq!(answer.status(), 200, "{path}");
     loop {
         match answer.chunk().await {
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
@@ -62,12 +65,12 @@ async fn counted(server: &Server, model: &str) -> Result<(u64, u64)> {
 /// Every request failed but one for each greeting, and the log says so.
 async fn told(server: &Server, model: &str, well: u64, failed: u64, log: &str) -> Result<()> {
     eventually("all are counted", async || {
-        Ok(counted(server, model).await? == (well, failed))
+        counted(server, model).await.unwrap() == (well, failed)
     })
     .await?;
     eventually("the log says what was not finished", async || {
-        let logs = server.cli(&["logs", model])?;
-        Ok(String::from_utf8(logs.stdout)?.contains(log))
+        let logs = server.cli(&["logs", model]).unwrap();
+        String::from_utf8_lossy(&logs.stdout).contains(log)
     })
     .await
 }

@@ -1,6 +1,6 @@
 //! An HTTP/2 client that tells how an answer's body ended, for what an HTTP/1 client would hide.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
@@ -9,9 +9,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use crate::Server;
 
 /// An answer as far as it came.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Answer {
-    /// Its status.
+    /// Its status; 0 when it broke off before its head.
     pub status: u16,
     /// What came of its body.
     pub body: Vec<u8>,
@@ -22,7 +22,7 @@ pub struct Answer {
 /// Sends a GET with the admin key on a connection of its own.
 ///
 /// # Errors
-/// When there is no answer.
+/// When there is no connection.
 pub async fn get(server: &Server, path: &str) -> Result<Answer> {
     let authority = server.url.trim_start_matches("http://");
     let stream = tokio::net::TcpStream::connect(authority).await?;
@@ -32,23 +32,26 @@ pub async fn get(server: &Server, path: &str) -> Result<Answer> {
     let request = hyper::Request::get(server.at(path))
         .header("authorization", format!("Bearer {}", server.key()))
         .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await.context("no answer")?;
-    let status = response.status().as_u16();
-    let mut incoming = response.into_body();
-    let (mut body, mut broken) = (Vec::new(), None);
-    while let Some(frame) = incoming.frame().await {
-        match frame {
-            Ok(frame) => body.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
-            Err(error) => {
-                broken = Some(format!("{error:?}"));
-                break;
+    let mut answer = Answer::default();
+    match sender.send_request(request).await {
+        Ok(response) => {
+            answer.status = response.status().as_u16();
+            let mut incoming = response.into_body();
+            while let Some(frame) = incoming.frame().await {
+                match frame {
+                    Ok(frame) => {
+                        let data = frame.data_ref().map_or(&[][..], |data| &data[..]);
+                        answer.body.extend_from_slice(data);
+                    }
+                    Err(error) => {
+                        answer.broken = Some(format!("{error:?}"));
+                        break;
+                    }
+                }
             }
         }
+        Err(error) => answer.broken = Some(format!("{error:?}")),
     }
     connection.abort();
-    Ok(Answer {
-        status,
-        body,
-        broken,
-    })
+    Ok(answer)
 }

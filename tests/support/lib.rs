@@ -7,6 +7,7 @@ pub mod onnx;
 pub mod python;
 pub mod receiver;
 pub mod watching;
+pub mod withheld;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

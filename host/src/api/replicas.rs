@@ -107,7 +107,8 @@ async fn list(
     }))
 }
 
-/// Stop a replica. An idle one goes at once; a busy one finishes its request and serves no other.
+/// Stop a replica. An idle one goes at once; a busy one finishes its request, for as long as the drain time, and serves no
+/// other.
 #[utoipa::path(
     delete, path = "/v1/models/{model}/deployments/{deployment}/replicas/{replica}",
     params(("model" = String, Path), ("deployment" = String, Path), ("replica" = String, Path)),
@@ -120,7 +121,8 @@ async fn terminate(
     let view = api.registry.model(&model).await?;
     let id = find(&view, &deployment)?.id;
     let served = api.serving.served(view.model.id, id);
-    let stopping = served.and_then(|served| served.pool.stop_replica(&replica));
+    let time = api.serving.drain_timeout();
+    let stopping = served.and_then(|served| served.pool.stop_replica(&replica, time));
     let stopping = stopping.ok_or_else(|| {
         let shown: String = replica.chars().take(80).collect();
         ApiError::not_found(format!("deployment {id} has no replica {shown:?}"))

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -46,6 +47,9 @@ pub struct Arguments {
     /// Requests after which a replica is replaced
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_requests_per_replica: Option<u64>,
+    /// How long running requests may go on after SIGTERM, or after their deployment was switched off or deleted
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
+    drain_timeout: Duration,
     /// Replicas of all deployments together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_replicas: Option<u32>,
@@ -63,6 +67,11 @@ enum Backend {
 
 fn size_bytes(text: &str) -> Result<u64, String> {
     units::parse_size_bytes(text).ok_or_else(|| format!("wanted {}", units::SIZE_WANTED))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let time = units::parse_duration_ms(text).map(Duration::from_millis);
+    time.ok_or_else(|| format!("wanted {}", units::DURATION_WANTED))
 }
 
 /// Runs until it is told to stop.
@@ -96,6 +105,7 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
         max_queued_requests: arguments.max_queued_requests,
         max_requests_per_replica: arguments.max_requests_per_replica,
         max_replicas: arguments.max_replicas,
+        drain_timeout: arguments.drain_timeout,
         output: match format {
             Format::Text => Output::Text,
             Format::Json => Output::Json,

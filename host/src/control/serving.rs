@@ -9,7 +9,7 @@ mod route;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use samovar_runtime::{
     Capabilities, ComponentFile, Counts, DeploymentSpec, Limits, Pool, PoolSettings, RunError,
@@ -78,6 +78,8 @@ pub struct NodeLimits {
     pub max_queued_requests: usize,
     /// Requests after which a replica is replaced.
     pub max_requests_per_replica: Option<u64>,
+    /// How long requests may go on whose deployment has ended, or whose replica was told to stop.
+    pub drain_timeout: Duration,
 }
 
 /// A deployment with its replicas. Every request holds it until the head of its answer is there; once it is routed to no
@@ -152,6 +154,11 @@ impl Serving {
             builds: Arc::default(),
             gone: Gone::default(),
         }
+    }
+
+    /// How long requests may go on whose deployment has ended, or whose replica was told to stop.
+    pub fn drain_timeout(&self) -> Duration {
+        self.limits.drain_timeout
     }
 
     /// The builds that go on here.
@@ -229,15 +236,18 @@ impl Serving {
         failed.map(|()| before.into_values().collect())
     }
 
-    /// Lets the requests finish that deployments have which are served no longer, those that wait included, and drops
-    /// their replicas.
+    /// Lets the requests finish that deployments have which are served no longer, and drops their replicas. What goes on
+    /// after the drain time is stopped.
     pub async fn retire(&self, served: Vec<Arc<Served>>) {
+        let time = self.limits.drain_timeout;
         let leaving = served.into_iter().map(|served| {
             let (pool, files) = (served.pool.clone(), served.files.clone());
             let mut held = served.held.subscribe();
             async move {
-                while held.changed().await.is_ok() {}
-                pool.drain().await;
+                let begun = Instant::now();
+                let released = async { while held.changed().await.is_ok() {} };
+                let _ = tokio::time::timeout(time, released).await;
+                pool.drain(time.saturating_sub(begun.elapsed())).await;
                 drop(files);
             }
         });
@@ -357,8 +367,11 @@ impl Serving {
             Ok(Room {
                 max_replica: match trouble {
                     None => found.autoscaling().max_replica as usize,
-                    // After its pause it is tried by one.
-                    Some(trouble) => usize::from(trouble.retry_after.is_zero()),
+                    // Those that are ready serve; after the pause one more is tried.
+                    Some(trouble) => {
+                        let ready = served.as_ref().map_or(0, |one| one.pool.presence().ready);
+                        ready + usize::from(trouble.retry_after.is_zero())
+                    }
                 },
                 counts: served
                     .as_ref()
@@ -392,15 +405,15 @@ impl Serving {
         }
     }
 
-    /// Lets running requests finish and stops every replica.
-    pub async fn drain(&self) {
+    /// Lets running requests finish for so long, and stops every replica.
+    pub async fn drain(&self, time: Duration) {
         self.with(|routes| {
             let models = routes.models.values();
             let trials = models.flat_map(|model| model.trials.values());
             trials.for_each(|trial| trial.end());
         });
         let served = self.all();
-        futures::future::join_all(served.iter().map(|served| served.pool.drain())).await;
+        futures::future::join_all(served.iter().map(|served| served.pool.drain(time))).await;
     }
 
     fn all(&self) -> Vec<Arc<Served>> {

@@ -70,7 +70,11 @@ impl Gateway {
                 self.forward(routed, path, request, id).await
             }
             Route::Wake if request.method() == Method::POST => {
-                let trouble = served.pool.trouble();
+                // One that is there is all that is asked for.
+                let trouble = match served.pool.presence().ready {
+                    0 => served.pool.trouble(),
+                    _ => None,
+                };
                 if let Some(trouble) = trouble.filter(|one| !one.retry_after.is_zero()) {
                     return Err(RunError::Unhealthy(trouble).into());
                 }

@@ -1,4 +1,4 @@
-//! Keeps requests and starts from an ill deployment; asks nothing of a well one but one look at a flag.
+//! Lets starts of replicas pause while they fail; asks nothing of a deployment whose starts succeed but one look at a flag.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::health::{Admission, Health, Trouble};
 
-/// The health of a pool's deployment, shared by all its requests.
+/// How well a pool's replicas start, shared by all its starts.
 #[derive(Debug)]
 pub(super) struct Gate {
     spotless: AtomicBool,
@@ -21,27 +21,12 @@ impl Gate {
         })
     }
 
-    /// Lets a request in, perhaps as the attempt that an ill deployment is given.
-    pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Result<Option<Attempt>, Trouble> {
-        match self.is_spotless() {
-            true => Ok(None),
-            false => self.admitted(|health| health.admit(now)),
-        }
-    }
-
     /// Lets a replica start, perhaps as the attempt that an ill deployment is given.
     pub(super) fn may_start(self: &Arc<Self>, now: Instant) -> Result<Option<Attempt>, Trouble> {
-        match self.is_spotless() {
-            true => Ok(None),
-            false => self.admitted(|health| health.may_start(now)),
+        if self.is_spotless() {
+            return Ok(None);
         }
-    }
-
-    fn admitted(
-        self: &Arc<Self>,
-        ask: impl FnOnce(&mut Health) -> Admission,
-    ) -> Result<Option<Attempt>, Trouble> {
-        match self.change(ask) {
+        match self.change(|health| health.may_start(now)) {
             Admission::Free => Ok(None),
             Admission::Refused(trouble) => Err(trouble),
             Admission::Attempt(number) => Ok(Some(Attempt {
@@ -66,18 +51,6 @@ impl Gate {
     /// Notes that a replica did not start.
     pub(super) fn start_failed(&self, reason: &str) {
         self.change(|health| health.start_failed(reason, Instant::now()));
-    }
-
-    /// Notes that the guest has answered a request.
-    pub(super) fn answered(&self) {
-        if !self.is_spotless() {
-            self.change(Health::answered);
-        }
-    }
-
-    /// Notes that the guest has crashed on a request.
-    pub(super) fn crashed(&self, reason: &str) {
-        self.change(|health| health.crashed(reason, Instant::now()));
     }
 
     /// What is wrong, if anything.
@@ -107,7 +80,7 @@ impl Gate {
     }
 }
 
-/// The attempt that an ill deployment is given. Dropped without a word from the guest, it makes room for the next.
+/// The attempt that is made after a pause. Dropped without having succeeded or failed, it makes room for the next.
 #[derive(Debug)]
 pub(super) struct Attempt {
     gate: Arc<Gate>,

@@ -1,7 +1,7 @@
 //! What can be seen of a pool's replicas and health, and done about them by hand.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Pool;
 use crate::health::Trouble;
@@ -23,8 +23,9 @@ impl Pool {
         replicas
     }
 
-    /// Stops a replica: an idle one at once, a busy one after its request. Nothing when there is none of that id.
-    pub fn stop_replica(&self, id: &str) -> Option<Stopping> {
+    /// Stops a replica: an idle one at once, a busy one after its request, or after `time` if that takes longer. Nothing when
+    /// there is none of that id.
+    pub fn stop_replica(&self, id: &str, time: Duration) -> Option<Stopping> {
         let card = self.roster.find(id)?;
         // First, so that it is not kept when it comes back after the look at the idle ones.
         card.stop();
@@ -34,16 +35,22 @@ impl Pool {
                 drop(replica);
                 Stopping::Now
             }
-            None => Stopping::Later,
+            None => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(time).await;
+                    card.kill();
+                });
+                Stopping::Later
+            }
         })
     }
 
-    /// Why requests are kept from it, if they are.
+    /// Why no replica starts, if none does.
     pub fn trouble(&self) -> Option<Trouble> {
         self.health.trouble(Instant::now())
     }
 
-    /// Forgets crashes and failed starts: the next request is let in.
+    /// Forgets failed starts: the next replica may start.
     pub fn clear_trouble(&self) {
         self.health.clear();
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lease::Lease;
+use super::handoff::Lease;
 use super::{Pool, RunError};
 use crate::replica::StartTimings;
 use crate::roster::Presence;
@@ -50,7 +50,7 @@ impl Pool {
         while self.machine.slots.has_free() && self.lock().prewarm(count, &self.settings()) {
             let lease = Lease::new(self.clone(), None, None);
             let replica = self.start(&mut StartTimings::default()).await?;
-            lease.give_back(replica);
+            self.give_back(lease, replica);
         }
         Ok(())
     }

@@ -1,15 +1,20 @@
 //! What keeps a pool in order beside its requests: replicas started ahead, replaced, trimmed and let go.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::lease::Lease;
+use tokio::time::timeout;
+
+use super::handoff::{Lease, Places};
 use super::{Pool, RunError};
 use crate::infer::graphs::GraphUse;
 use crate::ledger::{Counts, PoolSettings};
 use crate::meter::Meter;
 use crate::replica::{Replica, StartTimings};
 use crate::slots::IdleHolder;
+
+/// How long a replica that is killed may take to be gone: until its guest yields, and its instance is taken apart.
+const KILL_TIME: Duration = Duration::from_secs(5);
 
 impl Pool {
     /// Starts replicas until `count` are there, within the deployment's cap.
@@ -21,7 +26,7 @@ impl Pool {
             let lease = Lease::new(self.clone(), None, None);
             let mut timings = StartTimings::default();
             let replica = self.start(&mut timings).await?;
-            lease.give_back(replica);
+            self.give_back(lease, replica);
         }
         Ok(())
     }
@@ -43,7 +48,7 @@ impl Pool {
             let pool = self.clone();
             tokio::spawn(async move {
                 match pool.start(&mut StartTimings::default()).await {
-                    Ok(replica) => lease.give_back(replica),
+                    Ok(replica) => pool.give_back(lease, replica),
                     Err(error) => {
                         tracing::warn!(%error, "a replica does not start with the new config");
                     }
@@ -52,11 +57,40 @@ impl Pool {
         }
     }
 
-    /// Takes no more requests, lets the running ones finish, and drops every replica.
-    pub async fn drain(&self) {
+    /// Takes no more requests and starts nothing more, lets the running ones finish for so long, stops those that are left,
+    /// and drops every replica.
+    pub async fn drain(&self, time: Duration) {
         // Dropped outside the lock: a waiter that goes locks it again.
         let closed = self.lock().close();
         drop(closed);
+        for card in self.roster.all() {
+            // It would serve nobody.
+            if card.ready().is_none() {
+                card.kill();
+            }
+        }
+        if timeout(time, self.all_free()).await.is_ok() {
+            return;
+        }
+        let busy = self.counts().busy;
+        tracing::warn!(
+            busy,
+            "replicas stopped: they did not finish within the drain time of {time:?}"
+        );
+        for card in self.roster.all() {
+            card.kill();
+        }
+        if timeout(KILL_TIME, self.all_free()).await.is_err() {
+            let busy = self.counts().busy;
+            tracing::error!(
+                busy,
+                "replicas left behind: they do not stop within {KILL_TIME:?} of being killed"
+            );
+        }
+    }
+
+    /// Waits until no replica serves or starts.
+    async fn all_free(&self) {
         loop {
             let changed = self.changed.notified();
             if self.counts().busy == 0 {
@@ -89,6 +123,7 @@ impl Pool {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = settings;
         self.trim();
+        self.promote();
         let pool = self.clone();
         tokio::spawn(async move {
             if let Err(error) = pool.prewarm(settings.min_replica).await {

@@ -15,6 +15,13 @@ impl wasip2::exports::http::incoming_handler::Guest for Hostile {
             "/loop" => loop {
                 std::hint::black_box(0);
             },
+            "/budget" => {
+                // Each wait is over at once, and takes of what the executor lets a task do before others have their turn.
+                let passed = wasip2::clocks::monotonic_clock::subscribe_duration(1);
+                loop {
+                    passed.block();
+                }
+            }
             "/memory" => memory(),
             "/stack" => recurse(0).to_string(),
             "/trap" => std::arch::wasm32::unreachable(),

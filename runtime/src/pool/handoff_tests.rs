@@ -1,0 +1,155 @@
+//! Requests that come, crash, give up and end while the bounds change, in thousands of interleavings.
+
+use shuttle::future::block_on;
+use shuttle::sync::Mutex;
+use shuttle::sync::atomic::{AtomicUsize, Ordering};
+use shuttle::thread;
+
+use super::*;
+
+/// A pool whose replicas are numbers.
+struct Pool {
+    ledger: Mutex<Ledger<Box<usize>, Waiter<Self>>>,
+    bounds: Mutex<PoolSettings>,
+    made: AtomicUsize,
+    served: AtomicUsize,
+}
+
+impl Places for Pool {
+    type Replica = usize;
+
+    fn ledger<T>(&self, act: impl FnOnce(&mut Ledger<Box<usize>, Waiter<Self>>) -> T) -> T {
+        act(&mut self.ledger.lock().unwrap())
+    }
+
+    fn bounds(&self) -> PoolSettings {
+        *self.bounds.lock().unwrap()
+    }
+
+    fn bounds_now(&self, _now: Instant) -> PoolSettings {
+        self.bounds()
+    }
+
+    fn is_stopped(replica: &usize) -> bool {
+        replica.is_multiple_of(5)
+    }
+
+    fn place_came_free(&self) {}
+}
+
+impl Pool {
+    fn new(max_replica: usize) -> Arc<Self> {
+        Arc::new(Self {
+            ledger: Mutex::default(),
+            bounds: Mutex::new(PoolSettings {
+                max_replica,
+                ..PoolSettings::default()
+            }),
+            made: AtomicUsize::new(1),
+            served: AtomicUsize::new(0),
+        })
+    }
+
+    fn set_max(self: &Arc<Self>, max_replica: usize) {
+        self.bounds.lock().unwrap().max_replica = max_replica;
+        self.promote();
+    }
+
+    fn request(self: &Arc<Self>, fate: Fate) {
+        let mut lease = match self.ask(Traffic::Sync, Instant::now()) {
+            Asked::Place(lease) => lease,
+            Asked::Queued(queued) => match fate {
+                Fate::GivesUp => return drop(queued),
+                _ => block_on(queued.turn()).expect("the pool is open"),
+            },
+            Asked::Refused => panic!("the queue is long enough"),
+        };
+        let new = || Box::new(self.made.fetch_add(1, Ordering::SeqCst));
+        let replica = lease.replica.take().unwrap_or_else(new);
+        self.served.fetch_add(1, Ordering::SeqCst);
+        thread::yield_now();
+        match fate {
+            Fate::Crashes => drop(lease),
+            _ => lease.give_back(replica),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Fate {
+    Ends,
+    Crashes,
+    GivesUp,
+}
+
+/// Runs requests side by side, beside changes of the maximum, and looks at what is left.
+fn together(max: usize, fates: &'static [Fate], changes: &'static [usize]) {
+    let pool = Pool::new(max);
+    let mut threads: Vec<_> = fates
+        .iter()
+        .map(|fate| {
+            let pool = pool.clone();
+            thread::spawn(move || pool.request(*fate))
+        })
+        .collect();
+    let changed = pool.clone();
+    threads.push(thread::spawn(move || {
+        for max in changes {
+            changed.set_max(*max);
+        }
+    }));
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let counts = pool.ledger(|ledger| ledger.counts());
+    assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
+    let patient = fates
+        .iter()
+        .filter(|fate| !matches!(fate, Fate::GivesUp))
+        .count();
+    assert!(pool.served.load(Ordering::SeqCst) >= patient);
+}
+
+use Fate::{Crashes, Ends, GivesUp};
+
+#[test]
+fn nobody_who_waits_is_forgotten() {
+    const FATES: &[Fate] = &[Ends, Crashes, Ends, GivesUp, Crashes, Ends];
+    shuttle::check_random(|| together(1, FATES, &[]), 2_000);
+    shuttle::check_pct(|| together(2, FATES, &[]), 2_000, 3);
+}
+
+#[test]
+fn nobody_who_waits_is_forgotten_while_the_maximum_changes() {
+    const FATES: &[Fate] = &[Ends, Crashes, Ends, GivesUp, Ends];
+    shuttle::check_random(|| together(1, FATES, &[3, 1, 2]), 2_000);
+    shuttle::check_pct(|| together(3, FATES, &[1, 2]), 2_000, 3);
+}
+
+#[test]
+fn who_waits_has_new_room_at_once_and_not_only_when_another_ends() {
+    let round = || {
+        let pool = Pool::new(1);
+        let (done, waited_for) = futures::channel::oneshot::channel();
+        let Asked::Place(mut first) = pool.ask(Traffic::Sync, Instant::now()) else {
+            panic!("there is room for the first")
+        };
+        let second = pool.clone();
+        let second = thread::spawn(move || {
+            second.request(Ends);
+            done.send(()).unwrap();
+        });
+        let changed = pool.clone();
+        let changed = thread::spawn(move || changed.set_max(2));
+        // The first ends only after the second.
+        block_on(waited_for).unwrap();
+        assert!(first.replica.take().is_none());
+        drop(first);
+        second.join().unwrap();
+        changed.join().unwrap();
+        let counts = pool.ledger(|ledger| ledger.counts());
+        assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
+    };
+    shuttle::check_random(round, 2_000);
+    shuttle::check_pct(round, 2_000, 3);
+}

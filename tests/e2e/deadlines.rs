@@ -1,0 +1,121 @@
+//! Whatever a model does: its request, its start and the drain of its deployment end in time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use samovar_tests::{Server, eventually};
+use serde_json::Value;
+
+/// Far longer than anything here may take, for a machine that is busy.
+const SOON: Duration = Duration::from_secs(30);
+/// An answer of this one never ends by itself.
+const ENDLESS: &str = "[limits]\ntimeout = \"600s\"\n";
+
+/// Begins to read an answer that has no end.
+async fn endless(server: &Server, model: &str) -> Result<reqwest::Response> {
+    let url = server.at(&format!("/models/{model}/production/slow"));
+    let mut answer = server.client().get(url).send().await?;
+    assert!(answer.chunk().await?.is_some());
+    Ok(answer)
+}
+
+/// Reads until the answer breaks off, which it must.
+async fn breaks_off(mut answer: reqwest::Response) -> Result<()> {
+    let rest = async {
+        loop {
+            match answer.chunk().await {
+                Ok(Some(_)) => {}
+                Ok(None) => anyhow::bail!("the answer looks whole"),
+                Err(_) => return Ok(()),
+            }
+        }
+    };
+    tokio::time::timeout(SOON, rest).await?
+}
+
+#[tokio::test]
+async fn an_init_that_uses_up_the_executors_patience_is_stopped() -> Result<()> {
+    let server = Server::start()?;
+    let folder = server.bundle(
+        "init",
+        "init",
+        "[limits]\ntimeout = \"500ms\"\n[environment_variables]\nINIT_BUDGET = \"1\"\n",
+    )?;
+    let mut pushing =
+        tokio::process::Command::from(server.command(&["push", folder.to_str().context("path")?]));
+    let pushed = tokio::time::timeout(SOON, pushing.kill_on_drop(true).output()).await??;
+    let told = String::from_utf8(pushed.stderr)?;
+    assert!(told.contains("`init` took longer"), "{told}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn sigterm_ends_the_node_although_an_answer_has_no_end() -> Result<()> {
+    let mut server = Server::start_with(&["--drain-timeout", "1s"])?;
+    server.push("hostile", ENDLESS)?;
+    // One has no end, one does not even begin.
+    let answer = endless(&server, "hostile").await?;
+    let url = server.at("/models/hostile/production/budget");
+    let silent = tokio::spawn(server.client().get(url).send());
+    eventually("both are there", async || {
+        let url = server.at("/v1/models/hostile/deployments/production/replicas");
+        let found = server.client().get(url).send().await.unwrap();
+        let found: Value = found.json().await.unwrap();
+        found["replicas"]
+            .as_array()
+            .is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["state"] == "BUSY"))
+    })
+    .await?;
+    server.terminate();
+    let ended = tokio::task::spawn_blocking(move || server.wait());
+    breaks_off(answer).await?;
+    let ended = tokio::time::timeout(SOON, ended).await???;
+    assert!(ended.success(), "{ended}");
+    if let Ok(answer) = silent.await? {
+        assert!(answer.status().is_server_error(), "{}", answer.status());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_switched_off_killed_or_deleted_ends_after_the_drain_time() -> Result<()> {
+    let server = Server::start_with(&["--drain-timeout", "500ms"])?;
+    let call = async |request: reqwest::RequestBuilder| -> Result<()> {
+        tokio::time::timeout(SOON, request.send())
+            .await??
+            .error_for_status()?;
+        Ok(())
+    };
+    for what in ["kill", "deactivate", "delete"] {
+        server.push_as(what, "hostile", ENDLESS)?;
+        let answer = endless(&server, what).await?;
+        let base = server.at(&format!("/v1/models/{what}"));
+        match what {
+            "kill" => {
+                let replicas = format!("{base}/deployments/production/replicas");
+                let found: Value = server.client().get(&replicas).send().await?.json().await?;
+                let id = found["replicas"][0]["id"].as_str().context("a replica")?;
+                call(server.client().delete(format!("{replicas}/{id}"))).await?;
+            }
+            "deactivate" => {
+                let found = server.client().get(format!("{base}/deployments"));
+                let found: Value = found.send().await?.json().await?;
+                let id = found["deployments"][0]["id"].as_str().context("an id")?;
+                let url = format!("{base}/deployments/{id}/deactivate");
+                call(server.client().post(url)).await?;
+            }
+            _ => call(server.client().delete(&base)).await?,
+        }
+        breaks_off(answer).await.context(what)?;
+    }
+    // The one whose replica was killed goes on.
+    let url = server.at("/models/kill/production/");
+    assert_eq!(server.client().get(url).send().await?.status(), 200);
+    eventually("it is off for good", async || {
+        let url = server.at("/v1/models/deactivate/deployments");
+        let found = server.client().get(url).send().await.unwrap();
+        let found: Value = found.json().await.unwrap();
+        found["deployments"][0]["status"] == "INACTIVE"
+    })
+    .await
+}
