@@ -166,6 +166,7 @@ async fn requests_that_crash_cost_nobody_but_their_callers() -> Result<()> {
         let (found, wanted) = answered?;
         assert_eq!(found, wanted);
     }
+    assert_eq!(ask("/").await?, 200);
     assert_eq!(status(&server, "hostile").await?, "ACTIVE");
     Ok(())
 }

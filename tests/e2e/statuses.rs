@@ -5,6 +5,7 @@ use samovar_tests::onnx::{Node, Value as Port, model};
 use samovar_tests::withheld::{Withheld, blob, put_file};
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 async fn deployment(server: &Server, model: &str) -> Result<Value> {
     let url = server.at(&format!("/v1/models/{model}/deployments"));

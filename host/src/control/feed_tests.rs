@@ -63,7 +63,7 @@ impl Node {
         let limits = NodeLimits {
             max_queued_requests: 10,
             max_requests_per_replica: None,
-            drain_timeout: std::time::Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(60),
         };
         let serving = Serving::new(
             Arc::new(Runtime::new(options).unwrap()),

@@ -59,7 +59,7 @@ impl Pool {
         let mut lease = match self.ask(Traffic::Sync, Instant::now()) {
             Asked::Place(lease) => lease,
             Asked::Queued(queued) => match fate {
-                Fate::GivesUp => return drop(queued),
+                GivesUp => return drop(queued),
                 _ => block_on(queued.turn()).expect("the pool is open"),
             },
             Asked::Refused => panic!("the queue is long enough"),
@@ -69,7 +69,7 @@ impl Pool {
         self.served.fetch_add(1, Ordering::SeqCst);
         thread::yield_now();
         match fate {
-            Fate::Crashes => drop(lease),
+            Crashes => drop(lease),
             _ => lease.give_back(replica),
         }
     }
@@ -103,10 +103,7 @@ fn together(max: usize, fates: &'static [Fate], changes: &'static [usize]) {
     }
     let counts = pool.ledger(|ledger| ledger.counts());
     assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
-    let patient = fates
-        .iter()
-        .filter(|fate| !matches!(fate, Fate::GivesUp))
-        .count();
+    let patient = fates.iter().filter(|fate| !matches!(fate, GivesUp)).count();
     assert!(pool.served.load(Ordering::SeqCst) >= patient);
 }
 

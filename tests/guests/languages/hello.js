@@ -1,5 +1,5 @@
 // A component of componentize-js alone, with the `fetch` event that it offers by default: `/echo` streams the body back,
-// `/fail` throws, `/unfinished` never ends its body, any other path is greeted.
+// `/fail` throws, `/unfinished` does not end its body for an hour, any other path is greeted.
 addEventListener("fetch", (event) => event.respondWith(answer(event.request)));
 
 async function answer(request) {
@@ -12,6 +12,8 @@ async function answer(request) {
         new ReadableStream({
           start(controller) {
             controller.enqueue(new TextEncoder().encode("the first half"));
+            // Without anything to wait for, the runtime would end the body itself.
+            setTimeout(() => controller.close(), 3_600_000);
           },
         }),
       );
