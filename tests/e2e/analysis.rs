@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use samovar_tests::canary::Canary;
-use samovar_tests::{Server, eventually};
+use samovar_tests::onnx::{Node, Value as Port, model};
+use samovar_tests::{PATIENCE, Server, eventually};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 /// Clients that call a path until they are told to stop.
 struct Load {
@@ -117,6 +119,99 @@ async fn a_candidate_that_fails_goes_back_and_says_why() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_candidate_that_fails_goes_back_without_an_analysis() -> Result<()> {
+    let server = Server::start()?;
+    let canary = Canary::push(&server, "unwatched", ["echo", "hostile"], "")?;
+    canary.set(40, json!({})).await?;
+    for path in ["/trap", "/status?503"] {
+        let load = Load::start(&server, &canary.url(path));
+        canary.promote(&canary.new).await?;
+        let shown = canary.ended().await?;
+        let statuses = load.stop().await?;
+        let parts = [
+            "rolled back in stage ",
+            "the candidate failed ",
+            "the current deployment 0 of ",
+            "far above 0.0000",
+        ];
+        let told = told(&shown, &parts)?;
+        is_back(&server, &canary, path, &shown).await?;
+        let bad = statuses.iter().filter(|status| **status != 200).count();
+        assert!(
+            bad * 2 < statuses.len(),
+            "{path}: {bad} of {}: {told}",
+            statuses.len()
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_candidate_that_stops_starting_never_takes_over() -> Result<()> {
+    let server = Server::start()?;
+    let folder = server.bundle("starts", "echo", "")?;
+    let path = folder.to_str().context("path")?;
+    server.cli_json(&["push", path])?;
+    let port = |name| Port {
+        name,
+        ty: 1,
+        dims: &[None],
+    };
+    let node = Node {
+        op: "Relu",
+        inputs: &["x"],
+        output: "y",
+        attribute: None,
+    };
+    let graph = model(14, &[node], &[port("x")], &[port("y")]);
+    let manifest = "[graphs.default]\nfile = \"m.onnx\"\nbackend = \"rten\"\n";
+    server.bundle("starts", "tensors", manifest)?;
+    std::fs::write(folder.join("m.onnx"), &graph)?;
+    let pushed = server.cli_json(&["push", path])?;
+    let id = pushed["deployment"]["id"].as_str().context("an id")?;
+    // From here on no replica of it starts.
+    let digest = hex::encode(Sha256::digest(&graph));
+    let blobs = server.folder().join("data/blobs");
+    std::fs::remove_file(blobs.join(&digest[..2]).join(&digest))?;
+    let listed = server.cli_json(&["deployment", "replicas", "starts", id])?;
+    for replica in listed["replicas"].as_array().context("replicas")? {
+        let replica = replica["id"].as_str().context("an id")?;
+        server.cli_json(&["deployment", "replicas", "starts", id, "--kill", replica])?;
+    }
+    let production = server.at("/v1/models/starts/environments/production");
+    for settings in [
+        json!({}),
+        json!({ "ramp_up_while_promoting": true, "ramp_up_duration_seconds": 1 }),
+    ] {
+        let client = server.client();
+        let body = json!({ "promotion_settings": settings });
+        let set = client.patch(&production).json(&body).send().await?;
+        assert_eq!(set.status(), 200);
+        let body = json!({ "deployment_id": id });
+        let url = format!("{production}/promote");
+        let promoted = client.post(url).json(&body).send().await?;
+        assert_eq!(promoted.status(), 200);
+        let url = server.at("/models/starts/production/");
+        let ended = async || -> Result<Value> {
+            loop {
+                let answer = client.post(&url).body("x").send().await?;
+                assert_eq!(answer.status(), 200);
+                assert_eq!(answer.text().await?, "x");
+                let shown: Value = client.get(&production).send().await?.json().await?;
+                if shown["in_progress_promotion"].is_null() {
+                    return Ok(shown);
+                }
+            }
+        };
+        let shown = tokio::time::timeout(PATIENCE, ended()).await??;
+        assert_eq!(shown["last_promotion"]["status"], "FAILED", "{shown}");
+        told(&shown, &["graph"])?;
+        assert_ne!(shown["current_deployment"]["id"], id);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_candidate_that_is_slow_goes_back_and_says_why() -> Result<()> {
     let server = Server::start()?;
     let canary = Canary::push(&server, "slow", ["echo", "hostile"], "")?;
@@ -141,8 +236,7 @@ async fn a_candidate_that_is_slow_goes_back_and_says_why() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_candidate_is_not_blamed_for_what_clients_do_wrong_nor_held_up_by_too_few_requests()
--> Result<()> {
+async fn a_candidate_is_not_blamed_for_what_clients_do_wrong_or_settings_allow() -> Result<()> {
     let server = Server::start()?;
     let canary = Canary::push(&server, "good", ["echo", "hostile"], "")?;
     let analysis = json!({ "max_error_rate": 0, "max_p95_latency_ratio": 1000, "min_requests": 5 });
@@ -163,9 +257,9 @@ async fn a_candidate_is_not_blamed_for_what_clients_do_wrong_nor_held_up_by_too_
     assert_eq!(shown["current_deployment"]["id"], canary.new);
     assert!(statuses.contains(&404), "the candidate had its share");
 
-    // Back, with every answer an error, but too few of them to judge by.
-    let canary = Canary::push(&server, "few", ["echo", "hostile"], "")?;
-    let analysis = json!({ "max_error_rate": 0, "min_requests": 1_000_000 });
+    // With every answer an error, which the settings allow.
+    let canary = Canary::push(&server, "allowed", ["echo", "hostile"], "")?;
+    let analysis = json!({ "max_error_rate": 1 });
     canary.set(2, json!({ "analysis": analysis })).await?;
     let load = Load::start(&server, &canary.url("/status?500"));
     canary.promote(&canary.new).await?;

@@ -42,7 +42,7 @@ pub struct PromotionShape {
     /// When it ended.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Timestamp>,
-    /// What this node measured in the stage that it is in; null without an analysis.
+    /// What this node measured in the stage that it is in; null while traffic is not divided.
     pub analysis: Option<StageShape>,
     /// What became of the copies that this node made; null without shadow requests.
     pub shadow_requests: Option<ShadowShape>,

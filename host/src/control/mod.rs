@@ -10,6 +10,7 @@ pub mod async_worker;
 pub mod autoscaler;
 pub mod builder;
 pub mod builds;
+pub mod error_guard;
 pub mod feed;
 pub mod garbage;
 mod gone;

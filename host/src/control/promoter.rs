@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::control::builder::Builder;
 use crate::control::rollout::{self, Candidate, Step};
 use crate::domain::environment::Environment;
-use crate::domain::model::{ModelView, Target};
+use crate::domain::model::{ModelView, Target, Unresolved};
 use crate::domain::promotion::Promotion;
 
 /// How often promotions that go on are looked at. The split itself follows the clock without it.
@@ -49,20 +49,32 @@ async fn step(builder: &Builder, view: &ModelView, environment: &str) {
     let Some(promotion) = found.and_then(Environment::in_progress) else {
         return;
     };
-    let candidate = candidate(builder, view, promotion).await;
-    let now = Timestamp::now();
     let id = promotion.id;
-    let stages = match promotion
-        .stage(now)
-        .filter(|_| promotion.settings.analysis.is_some())
-    {
-        Some(stage) => builder
-            .serving
-            .trial(view.model.id, environment)
-            .map_or_else(Vec::new, |trial| trial.figures(stage)),
-        None => Vec::new(),
+    let trial = builder.serving.trial(view.model.id, environment);
+    let figures = |now| match (promotion.stage(now), &trial) {
+        (Some(stage), Some(trial)) => trial.figures(stage),
+        _ => Vec::new(),
     };
-    let step = rollout::next(promotion, &candidate, &stages, now);
+    probe_current(builder, view, promotion);
+    // A candidate that crashes is judged while its next replica still starts.
+    let failing = async {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        loop {
+            ticks.tick().await;
+            let now = Timestamp::now();
+            if let Some(reason) = rollout::failing(promotion, &figures(now), now) {
+                return reason;
+            }
+        }
+    };
+    let (step, now) = tokio::select! {
+        biased;
+        reason = failing => (Step::Fail(reason), Timestamp::now()),
+        candidate = candidate(builder, view, promotion) => {
+            let now = Timestamp::now();
+            (rollout::next(promotion, &candidate, &figures(now), now), now)
+        }
+    };
     if step == Step::Wait {
         return;
     }
@@ -93,15 +105,30 @@ async fn step(builder: &Builder, view: &ModelView, environment: &str) {
     }
 }
 
+/// Tries to start the current deployment again once its pause is over. While it is unhealthy it gets no requests, so none
+/// of them tries.
+fn probe_current(builder: &Builder, view: &ModelView, promotion: &Promotion) {
+    let Some(id) = promotion.previous_deployment_id else {
+        return;
+    };
+    let Some(served) = builder.serving.served(view.model.id, id) else {
+        return;
+    };
+    if served
+        .pool
+        .trouble()
+        .is_some_and(|trouble| trouble.retry_after.is_zero())
+    {
+        tokio::spawn(async move {
+            if let Err(error) = served.pool.prewarm(1).await {
+                tracing::warn!(deployment = %id, %error, "current deployment does not start");
+            }
+        });
+    }
+}
+
 async fn candidate(builder: &Builder, view: &ModelView, promotion: &Promotion) -> Candidate {
     let id = promotion.candidate_deployment_id;
-    let failed = match view.deployment(id) {
-        Err(_) => Some("the candidate was deleted".to_owned()),
-        Ok(deployment) if !deployment.status.serves() => {
-            Some("the candidate does not serve".to_owned())
-        }
-        Ok(_) => None,
-    };
     let previous = promotion
         .previous_deployment_id
         .and_then(|id| view.deployments.get(&id));
@@ -109,29 +136,50 @@ async fn candidate(builder: &Builder, view: &ModelView, promotion: &Promotion) -
         deployment.autoscaling().min_replica as usize
     });
     let wanted = minimum.max(1);
+    let without_replicas = |failed| Candidate {
+        replicas: 0,
+        wanted,
+        failed,
+    };
+    match view.deployment(id) {
+        Err(_) => return without_replicas(Some("the candidate was deleted".to_owned())),
+        Ok(deployment) if !deployment.status.serves() => {
+            return without_replicas(Some("the candidate does not serve".to_owned()));
+        }
+        Ok(_) => {}
+    }
     let target = Target::Deployment(id.as_str());
-    let Ok(served) = builder.serving.resolve(view.model.id, target, |_| None) else {
-        return Candidate {
-            replicas: 0,
-            wanted,
-            failed,
-        };
+    let served = match builder.serving.resolve(view.model.id, target, |_| None) {
+        Ok(served) => served,
+        Err(Unresolved::NotReady { why, .. }) => {
+            let failed = format!("the candidate cannot be served: {why}");
+            return without_replicas(Some(failed));
+        }
+        // It is not served yet.
+        Err(_) => return without_replicas(None),
     };
     let counts = served.pool.counts();
     let wanted = wanted.min(served.pool.settings().max_replica);
     let replicas = counts.idle + counts.busy;
-    if replicas >= wanted || failed.is_some() {
+    if let Some(trouble) = served.pool.trouble() {
         return Candidate {
             replicas,
             wanted,
-            failed,
+            failed: Some(format!("the candidate is unhealthy: {}", trouble.reason)),
+        };
+    }
+    if replicas >= wanted {
+        return Candidate {
+            replicas,
+            wanted,
+            failed: None,
         };
     }
     match served.pool.prewarm(wanted).await {
         Ok(()) => Candidate {
             replicas: wanted,
             wanted,
-            failed,
+            failed: None,
         },
         Err(error) => Candidate {
             replicas,

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::control::analysis::{self, StageFigures};
+use crate::control::error_guard;
 use crate::domain::promotion::{Promotion, PromotionStatus};
 
 /// A candidate that is not ready after this long is given up.
@@ -15,7 +16,7 @@ pub struct Candidate {
     pub replicas: usize,
     /// Replicas that it has to have before traffic moves.
     pub wanted: usize,
-    /// Why it cannot serve, if so.
+    /// Why it cannot serve, if so: it is deleted or switched off, its replicas do not start, it is unhealthy.
     pub failed: Option<String>,
 }
 
@@ -32,10 +33,20 @@ pub enum Step {
     Fail(String),
 }
 
+/// Why the candidate must go because of what it did with its requests, if it must.
+pub fn failing(promotion: &Promotion, stages: &[StageFigures], now: Timestamp) -> Option<String> {
+    promotion.stage(now)?;
+    let settings = promotion.settings.analysis.as_ref();
+    settings
+        .and_then(|settings| analysis::verdict(settings, stages))
+        .or_else(|| error_guard::verdict(settings, stages))
+}
+
 /// What a promotion does next. `stages` is what was measured in its stages so far.
 ///
-/// Stages follow the clock, whatever was measured in them; and an analysis goes on while the promotion is paused, because
-/// the candidate has its share of the traffic then too.
+/// Stages follow the clock, whatever was measured in them; and the candidate is judged while the promotion is paused too,
+/// because it has its share of the traffic then. That it fails far more often than the current deployment ends a
+/// promotion also without an analysis.
 pub fn next(
     promotion: &Promotion,
     candidate: &Candidate,
@@ -45,12 +56,8 @@ pub fn next(
     if !promotion.status.is_in_progress() {
         return Step::Wait;
     }
-    // Before what is known of the candidate's state, which tells less: one that crashes is ill before long.
-    let settings = promotion
-        .settings
-        .analysis
-        .filter(|_| promotion.stage(now).is_some());
-    if let Some(reason) = settings.and_then(|settings| analysis::verdict(&settings, stages)) {
+    // Before what is known of the candidate's state, which tells less.
+    if let Some(reason) = failing(promotion, stages, now) {
         return Step::Fail(reason);
     }
     if let Some(reason) = &candidate.failed {
@@ -68,7 +75,10 @@ pub fn next(
                 RELEASE_TIMEOUT.as_mins()
             ))
         }
-        PromotionStatus::RampingUp if promotion.is_ramped(now) => Step::Finish,
+        // Without a replica it waits: it is being started, and how that ends decides.
+        PromotionStatus::RampingUp if promotion.is_ramped(now) && candidate.replicas > 0 => {
+            Step::Finish
+        }
         _ => Step::Wait,
     }
 }
@@ -109,6 +119,11 @@ mod tests {
         assert_eq!(next(&promotion, &ready(2), &[], at(1000)), Step::Release);
         let late = next(&promotion, &ready(1), &[], at(30 * 60_000));
         assert!(matches!(late, Step::Fail(reason) if reason.contains("1 of 2")));
+        let mut ramped = promotion.clone();
+        ramped.status = PromotionStatus::RampingUp;
+        ramped.ramp_started_at = Some(at(0));
+        assert_eq!(next(&ramped, &ready(0), &[], at(20_000)), Step::Wait);
+        assert_eq!(next(&ramped, &ready(1), &[], at(20_000)), Step::Finish);
         let broken = Candidate {
             failed: Some("it crashed".into()),
             ..ready(2)
@@ -132,6 +147,32 @@ mod tests {
                 let step = next(&promotion, &ready(2), &[], at(ms));
                 prop_assert_eq!(step == Step::Finish, ms >= i64::from(seconds) * 1000);
             }
+        }
+    }
+
+    #[test]
+    fn a_candidate_that_crashes_on_everything_goes_back_without_an_analysis() {
+        for paused in [false, true] {
+            let mut promotion = canary(100);
+            promotion.status = PromotionStatus::RampingUp;
+            promotion.ramp_started_at = Some(at(0));
+            if paused {
+                promotion.status = PromotionStatus::Paused;
+                promotion.paused_at = Some(at(1000));
+            }
+            let mut stage = StageFigures::default();
+            stage.current.requests = 180;
+            stage.candidate.requests = 20;
+            assert_eq!(
+                next(&promotion, &ready(2), &[stage.clone()], at(2000)),
+                Step::Wait
+            );
+            stage.candidate.errors = 20;
+            let step = next(&promotion, &ready(2), &[stage], at(2000));
+            assert!(
+                matches!(&step, Step::Fail(reason) if reason.contains("20 of 20")),
+                "{step:?}"
+            );
         }
     }
 
@@ -184,11 +225,13 @@ mod tests {
             let Step::Fail(reason) = step else {
                 panic!("{breaks_at} s: {step:?} after {ms} ms")
             };
-            // Below a quarter of the traffic a stage has no 50 requests for the candidate: there is no verdict yet.
-            let first = promotion.stage(at(breaks_at.max(20) * 1000)).unwrap();
+            // Below a quarter of the traffic a stage has no 50 requests for the candidate: the analysis has no verdict yet,
+            // but the comparison of both sides may have.
+            let first = promotion.stage(at(breaks_at * 1000)).unwrap();
+            let last = promotion.stage(at(breaks_at.max(20) * 1000)).unwrap() + 1;
             let stage = promotion.stage(at(ms)).unwrap();
             assert!(
-                stage == first || stage == first + 1,
+                (first..=last).contains(&stage),
                 "{breaks_at} s, {ms} ms: {reason}"
             );
             assert!(

@@ -51,10 +51,43 @@ pub fn sticky(value: &[u8], percent: u32) -> Side {
     }
 }
 
+/// Whether each side can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// The deployment that is there is served and healthy.
+    pub current: bool,
+    /// So is the candidate.
+    pub candidate: bool,
+}
+
+impl Ready {
+    /// The side that answers a request whose turn it is on `side`: the other one while only that can answer. When neither
+    /// can, it stays where it is.
+    pub fn choose(self, side: Side) -> Side {
+        match (side, self.current, self.candidate) {
+            (Side::Current, false, true) => Side::Candidate,
+            (Side::Candidate, true, false) => Side::Current,
+            _ => side,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_side_that_is_not_ready_gets_nothing_while_the_other_is() {
+        use Side::{Candidate, Current};
+        let choose = |current, candidate, side| Ready { current, candidate }.choose(side);
+        for side in [Current, Candidate] {
+            assert_eq!(choose(true, true, side), side);
+            assert_eq!(choose(true, false, side), Current);
+            assert_eq!(choose(false, true, side), Candidate);
+            assert_eq!(choose(false, false, side), side);
+        }
+    }
 
     proptest! {
         #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use http::{Request, StatusCode};
@@ -12,7 +12,7 @@ use samovar_runtime::{Pool, RunError};
 use crate::control::analysis::{Figures, StageFigures};
 use crate::control::latency::LatencyCounter;
 use crate::control::shadow::{ShadowCopy, ShadowCounts, Shadows};
-use crate::control::traffic::{self, Side, Split};
+use crate::control::traffic::{self, Ready, Side, Split};
 use crate::domain::model::ModelView;
 use crate::domain::promotion::{Promotion, STAGES};
 use crate::ids::Id;
@@ -22,8 +22,8 @@ use crate::ids::Id;
 pub struct Trial {
     promotion: Id,
     split: Mutex<Split>,
-    /// Only with an analysis.
-    stages: Option<Box<[StageCounters]>>,
+    /// Each made by the first request of its stage.
+    stages: [OnceLock<Box<StageCounters>>; STAGES as usize],
     shadow_split: Mutex<Split>,
     shadows: Arc<Shadows>,
 }
@@ -91,12 +91,10 @@ pub struct Way {
 impl Trial {
     /// A promotion that nothing is known of yet.
     fn new(promotion: &Promotion) -> Self {
-        let measured = promotion.settings.analysis.is_some();
-        let stages = (0..STAGES).map(|_| StageCounters::default());
         Self {
             promotion: promotion.id,
             split: Mutex::default(),
-            stages: measured.then(|| stages.collect()),
+            stages: Default::default(),
             shadow_split: Mutex::default(),
             shadows: Arc::default(),
         }
@@ -108,11 +106,12 @@ impl Trial {
     }
 
     /// The way of the next request; nothing while all go to the current deployment. `header` gives the values of its
-    /// headers.
+    /// headers, `ready` says which sides can answer.
     pub fn next<'h>(
         self: &Arc<Self>,
         promotion: &Promotion,
         header: impl Fn(&str) -> Option<&'h [u8]>,
+        ready: Ready,
         now: Timestamp,
     ) -> Option<Way> {
         let stage = promotion.stage(now)?;
@@ -124,23 +123,25 @@ impl Trial {
             None => next(&self.split, percent),
         };
         Some(Way {
-            side,
+            side: ready.choose(side),
             trial: self.clone(),
             stage,
             shadow_percent: settings.shadow_percent,
         })
     }
 
-    /// What was counted in the stages up to this one; nothing without an analysis.
+    /// What was counted in the stages up to this one.
     pub fn figures(&self, stage: u32) -> Vec<StageFigures> {
-        let stages = self.stages.iter().flat_map(|stages| stages.iter());
-        stages
-            .take(stage as usize + 1)
-            .map(|stage| StageFigures {
-                current: stage.current.read(),
-                candidate: stage.candidate.read(),
-            })
-            .collect()
+        let stages = self.stages.iter().take(stage as usize + 1);
+        let read = |stage: &OnceLock<Box<StageCounters>>| {
+            stage
+                .get()
+                .map_or_else(StageFigures::default, |stage| StageFigures {
+                    current: stage.current.read(),
+                    candidate: stage.candidate.read(),
+                })
+        };
+        stages.map(read).collect()
     }
 
     /// What became of the copies so far.
@@ -177,16 +178,15 @@ impl Way {
         due.then(|| trial.shadows.copy(request, id, candidate))?
     }
 
-    /// Starts the clock of a request that has just arrived; nothing when nothing is measured.
-    pub fn begin(self) -> Option<Measured> {
-        self.trial.stages.as_ref()?;
-        Some(Measured {
+    /// Starts the clock of a request that has just arrived.
+    pub fn begin(self) -> Measured {
+        Measured {
             trial: self.trial,
             stage: self.stage as usize,
             side: self.side,
             begun: Instant::now(),
             seen: Seen::Nothing,
-        })
+        }
     }
 }
 
@@ -210,8 +210,8 @@ enum Seen {
 
 impl Measured {
     fn counters(&self) -> Option<&Counters> {
-        let stage = self.trial.stages.as_ref()?.get(self.stage)?;
-        Some(stage.of(self.side))
+        let stage = self.trial.stages.get(self.stage)?;
+        Some(stage.get_or_init(Box::default).of(self.side))
     }
 
     /// The head of the answer is there.
@@ -278,6 +278,10 @@ mod tests {
     use std::time::Duration;
 
     const START: Timestamp = Timestamp::UNIX_EPOCH;
+    const BOTH: Ready = Ready {
+        current: true,
+        candidate: true,
+    };
 
     fn ramping(settings: PromotionSettings) -> Promotion {
         let mut promotion = Promotion::new(Id::new(), Some(Id::new()), settings, START);
@@ -297,7 +301,7 @@ mod tests {
 
     fn way(trial: &Arc<Trial>, promotion: &Promotion, second: i64) -> Way {
         let now = Timestamp::from_second(second).unwrap();
-        trial.next(promotion, |_| None, now).unwrap()
+        trial.next(promotion, |_| None, BOTH, now).unwrap()
     }
 
     #[test]
@@ -309,7 +313,7 @@ mod tests {
             let way = way(&trial, &promotion, 10);
             let candidate = way.side == Side::Candidate;
             assert_eq!(candidate, number % 5 == 4);
-            let mut measured = way.begin().unwrap();
+            let mut measured = way.begin();
             let status = if candidate { 503 } else { 404 };
             measured.answered(StatusCode::from_u16(status).unwrap());
         }
@@ -325,7 +329,7 @@ mod tests {
     fn what_is_nobodys_fault_is_no_error() {
         let promotion = measured();
         let trial = Arc::new(Trial::new(&promotion));
-        let begin = || way(&trial, &promotion, 0).begin().unwrap();
+        let begin = || way(&trial, &promotion, 0).begin();
         let seen = || {
             let side = trial.figures(0).remove(0).current;
             (side.requests, side.errors, side.latencies.count())
@@ -356,12 +360,32 @@ mod tests {
     }
 
     #[test]
-    fn without_an_analysis_nothing_is_measured() {
+    fn a_canary_is_measured_without_an_analysis_too() {
         let mut promotion = measured();
         promotion.settings.analysis = None;
         let trial = Arc::new(Trial::new(&promotion));
-        assert!(way(&trial, &promotion, 0).begin().is_none());
-        assert_eq!(trial.figures(9), []);
+        let mut first = way(&trial, &promotion, 0).begin();
+        first.answered(StatusCode::OK);
+        let stages = trial.figures(9);
+        assert_eq!(stages.len(), 10);
+        assert_eq!(stages[0].current.requests, 1);
+        assert_eq!(stages[9], StageFigures::default());
+    }
+
+    #[test]
+    fn a_side_that_is_not_ready_is_passed_over() {
+        let promotion = measured();
+        let trial = Arc::new(Trial::new(&promotion));
+        let sides = |ready| -> Vec<Side> {
+            let next = |_| trial.next(&promotion, |_| None, ready, START).unwrap().side;
+            (0..20).map(next).collect()
+        };
+        let only = |current| Ready {
+            current,
+            candidate: !current,
+        };
+        assert_eq!(sides(only(true)), [Side::Current; 20]);
+        assert_eq!(sides(only(false)), [Side::Candidate; 20]);
     }
 
     #[test]
@@ -370,7 +394,7 @@ mod tests {
             let mut promotion = measured();
             promotion.status = status;
             let trial = Arc::new(Trial::new(&promotion));
-            assert!(trial.next(&promotion, |_| None, START).is_none());
+            assert!(trial.next(&promotion, |_| None, BOTH, START).is_none());
         }
     }
 }

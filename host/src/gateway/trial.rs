@@ -31,7 +31,7 @@ pub fn enter(
         Some(copy) => request.map(|body| Body::new(Copied::new(body, copy))),
         None => request,
     };
-    (request, way.begin())
+    (request, Some(way.begin()))
 }
 
 /// When its answer is there, or will not be.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Served;
-use crate::control::traffic::Side;
+use crate::control::traffic::{Ready, Side};
 use crate::control::trial::{Trials, Way};
 use crate::domain::model::{ModelView, Target, Unresolved};
 use crate::ids::Id;
@@ -78,10 +78,19 @@ impl ServedModel {
         };
         let promotion = self.view.environments.get(name)?.in_progress()?;
         let candidate = self.deployments.get(&promotion.candidate_deployment_id)?;
-        let way = self
-            .trials
-            .get(name)?
-            .next(promotion, header, Timestamp::now())?;
+        let trial = self.trials.get(name)?;
+        let current = self.view.resolve(target).ok();
+        let current = current.and_then(|current| self.deployments.get(&current.id));
+        let ready = Ready {
+            current: current.is_some_and(can_answer),
+            candidate: can_answer(candidate),
+        };
+        let way = trial.next(promotion, header, ready, Timestamp::now())?;
         Some((way, candidate.clone()))
     }
+}
+
+/// Whether requests may be sent to a deployment. One without replicas may: the request starts one.
+fn can_answer(served: &Arc<Served>) -> bool {
+    served.pool.trouble().is_none()
 }
