@@ -19,5 +19,6 @@ pub mod open_inference;
 pub mod registry;
 pub mod server;
 pub mod state;
+pub mod tasks;
 pub mod telemetry;
 pub mod unread;

@@ -13,6 +13,7 @@ use samovar_runtime::{EngineOptions, Runtime, RuntimeOptions};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::health::Readiness;
 use crate::api::{self, Api};
 use crate::client_config;
 use crate::control::access::Access;
@@ -36,12 +37,13 @@ pub use crate::front::BaseDomain;
 use crate::front::Front;
 use crate::gateway::Gateway;
 pub use crate::registry::LostSecrets;
-use crate::registry::{Registry, Secrets, WebhookSecrets, open_vault};
+use crate::registry::{Registry, Secrets, UnreadableDocuments, WebhookSecrets, open_vault};
 use crate::server::Server;
 use crate::state::blobs::Blobs;
 use crate::state::sqlite::SqliteStore;
 use crate::state::vault::KEY_FILE;
 use crate::state::{DocStore, vault::Vault};
+use crate::tasks::Tasks;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;
 use crate::telemetry::usage::Usage;
@@ -112,10 +114,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 
     let sqlite = Arc::new(SqliteStore::open(&data.join("state.db")).await?);
     let store: Arc<dyn DocStore> = sqlite.clone();
-    let vault = vault(&*store, &options, &data).await?;
     let registry = Registry::new(store.clone());
-    registry.organization(Timestamp::now()).await?;
-    let secrets = Secrets::new(store.clone(), vault.clone());
+    let unreadable = registry.unreadable().clone();
+    let vault = vault(&*store, &options, &data, &unreadable).await?;
+    registry.make_organization(Timestamp::now()).await?;
+    let secrets = Secrets::new(store.clone(), vault.clone()).reporting_to(&unreadable);
     let guest_secrets = Arc::new(GuestSecrets::new(secrets.clone()));
     let async_queue = AsyncQueue::new(sqlite.clone());
     let webhook_secrets = WebhookSecrets::new(store.clone(), vault);
@@ -142,28 +145,44 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         limits,
     );
     let serving = Arc::new(serving);
-    usage.start();
+    let mut tasks = Tasks::default();
+    tasks.spawn("usage", usage.clone().run());
     let builder = Builder::new(registry.clone(), serving.clone());
     builder.recover(registry.recover().await?.models).await;
     let garbage = Garbage::new(registry.clone(), blobs.clone(), serving.clone());
     sweep(garbage.clone());
-    let promoter = tokio::spawn(promoter::run(builder.clone()));
-    let scaler = tokio::spawn(scaler::run(serving.clone()));
-    follow_secrets(guest_secrets.clone(), serving.clone());
+    tasks.spawn("promoter", promoter::run(builder.clone()));
+    tasks.spawn("scaler", scaler::run(serving.clone()));
+    follow_secrets(&mut tasks, guest_secrets.clone(), serving.clone());
     let first_key = match options.auth {
         AuthMode::Keys => first_key(&registry, &url).await?,
         AuthMode::None => None,
     };
     let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
     let stop = CancellationToken::new();
-    let feed = Arc::new(Feed::new(store, stop.clone()));
+    let feed = Arc::new(Feed::new(store.clone(), stop.clone()));
+    let readiness = Readiness::new(feed.clone(), store);
     let reloader = Reloader::new(builder.clone(), garbage.clone());
-    follow_changes(&feed, builder.clone(), access.clone(), reloader.clone());
-    tokio::spawn(registry.audit_log().keep_short());
+    follow_changes(
+        &mut tasks,
+        &feed,
+        builder.clone(),
+        access.clone(),
+        reloader.clone(),
+    );
+    tasks.spawn("audit log", registry.audit_log().keep_short());
     let courier =
         Courier::new(Arc::new(webhook_secrets.clone())).context("cannot send webhooks")?;
     let worker = async_worker::start(async_queue.clone(), serving.clone(), courier, stop.clone());
-    let worker = tokio::spawn(worker.await?);
+    let (worked, worker_done) = tokio::sync::oneshot::channel();
+    let (worker, stopped) = (worker.await?, stop.clone());
+    tasks.spawn("async requests", async move {
+        worker.await;
+        if stopped.is_cancelled() {
+            let _ = worked.send(());
+            std::future::pending::<()>().await;
+        }
+    });
     let gateway = Gateway {
         serving: serving.clone(),
         access: access.clone(),
@@ -185,6 +204,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         runtime: runtime.clone(),
         reloader,
         garbage,
+        readiness,
         started: Instant::now(),
     });
     let front = Arc::new(Front {
@@ -193,46 +213,54 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         base_domain: options.base_domain.clone(),
     });
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
+    let mut failure = None;
     let stopped = OnceLock::new();
     let stopping = async {
-        stop_signal().await;
+        tokio::select! {
+            () = stop_signal() => {}
+            ended = tasks.ended() => {
+                tracing::error!(task = ended.task, reason = ended.reason, "background task ended; the node stops");
+                failure = Some(ended);
+            }
+        }
         let _ = stopped.set(Instant::now());
         // Async requests go back to the queue at once: whoever waits for an answer needs the time more.
         stop.cancel();
     };
     let drain = options.drain_timeout;
     server.serve(front, stopping, drain).await;
-    promoter.abort();
-    scaler.abort();
+    tasks.stop("promoter");
+    tasks.stop("scaler");
     // All of it ends with the drain time, whatever goes on yet: what cannot be waited for is cut off.
     let spent = stopped.get().map_or(drain, Instant::elapsed);
     let left = drain.saturating_sub(spent);
-    let mut worker = worker;
-    let worked = tokio::join!(timeout(left, &mut worker), serving.drain(left)).0;
-    match worked {
-        Ok(ended) => ended.context("working on async requests")?,
-        Err(_) => {
-            tracing::warn!("async requests are cut off: they are tried again after the next start");
-            worker.abort();
-        }
+    // An error of `worker_done` says that the worker itself has failed.
+    let worked = tokio::join!(timeout(left, worker_done), serving.drain(left)).0;
+    if worked.is_err() {
+        tracing::warn!("async requests are cut off: they are tried again after the next start");
+        tasks.stop("async requests");
     }
     if timeout(CLOSE_TIMEOUT, usage.close()).await.is_err() {
         tracing::warn!("usage of the last moments is counted after the next start");
     }
-    Ok(())
+    match failure {
+        None => Ok(()),
+        Some(ended) => Err(ended.into()),
+    }
 }
 
 async fn vault(
     store: &dyn DocStore,
     options: &ServeOptions,
     data: &Path,
+    unreadable: &UnreadableDocuments,
 ) -> anyhow::Result<Arc<Vault>> {
     let key_file = match &options.secrets_key {
         Some(path) => path.clone(),
         None => data.join(KEY_FILE),
     };
     Ok(Arc::new(
-        open_vault(store, &key_file, options.lost_secrets).await?,
+        open_vault(store, &key_file, options.lost_secrets, unreadable).await?,
     ))
 }
 
@@ -248,16 +276,28 @@ fn sweep(garbage: Garbage) {
 }
 
 /// Brings changed secrets to the guests for as long as the node runs.
-fn follow_secrets(secrets: Arc<GuestSecrets>, serving: Arc<Serving>) {
-    tokio::spawn(async move { secrets.follow(|| serving.recycle()).await });
+fn follow_secrets(tasks: &mut Tasks, secrets: Arc<GuestSecrets>, serving: Arc<Serving>) {
+    tasks.spawn("secrets", async move {
+        secrets.follow(|| serving.recycle()).await;
+    });
 }
 
 /// Serves what the store says, and tells who listens, for as long as the node runs.
-fn follow_changes(feed: &Arc<Feed>, builder: Builder, access: Arc<Access>, reloader: Reloader) {
-    tokio::spawn(pulse::run(feed.clone(), builder.serving.clone(), reloader));
+fn follow_changes(
+    tasks: &mut Tasks,
+    feed: &Arc<Feed>,
+    builder: Builder,
+    access: Arc<Access>,
+    reloader: Reloader,
+) {
+    let serving = builder.serving.clone();
+    tasks.spawn("pulse", pulse::run(feed.clone(), serving, reloader));
     let (feed, registry) = (feed.clone(), builder.registry.clone());
-    let applier = Applier::start(builder);
-    tokio::spawn(async move { feed.follow(registry, access, applier).await });
+    let applier = Applier::new(builder);
+    tasks.spawn("applier", applier.clone().run());
+    tasks.spawn("feed", async move {
+        feed.follow(registry, access, applier).await;
+    });
 }
 
 fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
@@ -306,7 +346,7 @@ fn lock(data: &Path) -> anyhow::Result<std::fs::File> {
 
 /// Makes the first admin key of an empty folder; says which file it was written to.
 async fn first_key(registry: &Registry, url: &str) -> anyhow::Result<Option<PathBuf>> {
-    if !registry.api_keys().await?.is_empty() {
+    if registry.has_api_keys().await? {
         return Ok(None);
     }
     let name = Some("first start".to_owned());

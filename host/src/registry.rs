@@ -9,6 +9,7 @@ mod organization;
 mod push;
 mod sealed;
 mod secrets;
+mod unreadable;
 mod webhook_secrets;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub use error::RegistryError;
 pub use push::{Push, PushTo};
 pub use sealed::{LostSecrets, open_vault};
 pub use secrets::Secrets;
+pub use unreadable::{UnreadableDocument, UnreadableDocuments};
 pub use webhook_secrets::WebhookSecrets;
 
 /// Attempts of a change that others' changes keep overtaking.
@@ -44,6 +46,31 @@ pub struct Recovered {
     pub models: Vec<ModelView>,
     /// Changes after this revision may not be in it.
     pub rev: Rev,
+}
+
+/// A model with what hangs on it, as it is stored.
+struct Stored {
+    view: ModelView,
+    /// The revisions of what hangs on it, by their keys.
+    revs: BTreeMap<String, Rev>,
+    /// What hangs on it and cannot be read, with the reasons. The view is without it.
+    unreadable: BTreeMap<String, String>,
+}
+
+impl Stored {
+    /// Refuses to write over a document that cannot be read.
+    fn check(&self, ops: &[Op]) -> Result<(), RegistryError> {
+        let found = ops
+            .iter()
+            .find_map(|op| self.unreadable.get_key_value(op.key()));
+        match found {
+            None => Ok(()),
+            Some((key, reason)) => Err(RegistryError::InTheWay {
+                key: key.clone(),
+                reason: reason.clone(),
+            }),
+        }
+    }
 }
 
 /// A value, and the revision that a change of it expects.
@@ -59,6 +86,7 @@ pub struct Registry {
     store: Arc<dyn DocStore>,
     author: Author,
     pushing: Arc<tokio::sync::Mutex<()>>,
+    unreadable: UnreadableDocuments,
 }
 
 impl Registry {
@@ -68,7 +96,13 @@ impl Registry {
             store,
             author: Author::SYSTEM,
             pushing: Arc::default(),
+            unreadable: UnreadableDocuments::default(),
         }
+    }
+
+    /// The stored documents that cannot be read.
+    pub fn unreadable(&self) -> &UnreadableDocuments {
+        &self.unreadable
     }
 
     /// All models, ordered by name.
@@ -81,7 +115,7 @@ impl Registry {
     /// A model by its id or name.
     pub async fn model(&self, id_or_name: &str) -> Result<ModelView, RegistryError> {
         match self.versioned_model(id_or_name).await? {
-            Some(model) => Ok(self.versioned_view(model.value).await?.0),
+            Some(model) => Ok(self.stored(model.value).await?.view),
             None => Err(RegistryError::NoModel {
                 model: shown(id_or_name),
             }),
@@ -93,23 +127,28 @@ impl Registry {
         Ok(self.versioned_deployment(model_id, id).await?.value)
     }
 
-    /// Everything, for a node that starts.
+    /// Everything, for a node that starts. What cannot be read is reported and passed over, with all that hangs on it.
     pub async fn recover(&self) -> Result<Recovered, RegistryError> {
         let models = self.store.list(keys::MODELS).await?;
         let mut views: BTreeMap<Id, ModelView> = BTreeMap::new();
         for doc in &models.docs {
-            let model: Model = read(doc)?;
-            views.insert(model.id, empty_view(model));
+            if let Some(model) = self.unreadable.read::<Model>(doc) {
+                views.insert(model.id, empty_view(model));
+            }
         }
         // Of models made since, nothing is taken over: whoever follows the changes hears of them.
         for doc in self.store.list(keys::DEPLOYMENTS).await?.docs {
-            let deployment: Deployment = read(&doc)?;
+            let Some(deployment) = self.unreadable.read::<Deployment>(&doc) else {
+                continue;
+            };
             if let Some(view) = views.get_mut(&deployment.model_id) {
                 view.deployments.insert(deployment.id, deployment);
             }
         }
         for doc in self.store.list(keys::ENVIRONMENTS).await?.docs {
-            let environment: Environment = read(&doc)?;
+            let Some(environment) = self.unreadable.read::<Environment>(&doc) else {
+                continue;
+            };
             if let Some(view) = views.get_mut(&environment.model_id) {
                 view.environments
                     .insert(environment.name.clone(), environment);
@@ -128,13 +167,18 @@ impl Registry {
             let Versioned { value, rev } = model.ok_or_else(|| RegistryError::NoModel {
                 model: shown(id_or_name),
             })?;
-            let (view, revs) = self.versioned_view(value).await?;
+            let Stored {
+                view,
+                revs,
+                unreadable,
+            } = self.stored(value).await?;
             let mut ops = vec![
                 // Fails when a deployment was added meanwhile, which would be left behind.
                 Op::delete(keys::model(view.model.id), Expect::Rev(rev)),
                 Op::delete(keys::model_name(&view.model.name), Expect::Any),
             ];
-            ops.extend(revs.into_keys().map(|key| Op::delete(key, Expect::Any)));
+            let all = revs.into_keys().chain(unreadable.into_keys());
+            ops.extend(all.map(|key| Op::delete(key, Expect::Any)));
             let note = Note {
                 model: Some((view.model.id, view.model.name.clone())),
                 ..Note::of_server(Act::ModelDeleted)
@@ -184,35 +228,40 @@ impl Registry {
         }
     }
 
-    /// The model with what hangs on it, and the revisions of that by their keys.
-    async fn versioned_view(
-        &self,
-        model: Model,
-    ) -> Result<(ModelView, BTreeMap<String, Rev>), RegistryError> {
-        let mut view = empty_view(model);
-        let mut revs = BTreeMap::new();
-        for doc in self
-            .store
-            .list(&keys::deployments(view.model.id))
-            .await?
-            .docs
-        {
-            let deployment: Deployment = read(&doc)?;
-            view.deployments.insert(deployment.id, deployment);
-            revs.insert(doc.key, doc.rev);
+    /// The model with what hangs on it.
+    async fn stored(&self, model: Model) -> Result<Stored, RegistryError> {
+        let id = model.id;
+        let mut stored = Stored {
+            view: empty_view(model),
+            revs: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+        };
+        for doc in self.store.list(&keys::deployments(id)).await?.docs {
+            if let Some(deployment) = self.part::<Deployment>(&doc, &mut stored) {
+                stored.view.deployments.insert(deployment.id, deployment);
+            }
         }
-        for doc in self
-            .store
-            .list(&keys::environments(view.model.id))
-            .await?
-            .docs
-        {
-            let environment: Environment = read(&doc)?;
-            view.environments
-                .insert(environment.name.clone(), environment);
-            revs.insert(doc.key, doc.rev);
+        for doc in self.store.list(&keys::environments(id)).await?.docs {
+            if let Some(environment) = self.part::<Environment>(&doc, &mut stored) {
+                let name = environment.name.clone();
+                stored.view.environments.insert(name, environment);
+            }
         }
-        Ok((view, revs))
+        Ok(stored)
+    }
+
+    /// Reads a document that hangs on a model.
+    fn part<T: DeserializeOwned>(&self, doc: &Doc, stored: &mut Stored) -> Option<T> {
+        match read(doc) {
+            Ok(value) => {
+                stored.revs.insert(doc.key.clone(), doc.rev);
+                Some(value)
+            }
+            Err(error) => {
+                stored.unreadable.insert(doc.key.clone(), error.to_string());
+                self.unreadable.read::<T>(doc)
+            }
+        }
     }
 }
 

@@ -141,22 +141,19 @@ pub(super) async fn create(
     if let Some(team) = &request.team_id {
         super::identity::check_team(&api, team).await?;
     }
-    let task = tokio::spawn(async move {
-        let mut model_ids = BTreeSet::new();
-        for model in &models {
-            model_ids.insert(api.registry.model(model).await?.model.id);
-        }
-        let now = Timestamp::now();
-        let (key, plain) = ApiKey::generate(request.key_type, request.name, model_ids, now);
-        api.registry.add_api_key(&key).await?;
-        let prefix = key.prefix.clone();
-        api.access.insert(key);
-        Ok(Json(Created {
-            api_key: plain.reveal().to_owned(),
-            prefix,
-        }))
-    });
-    task.await.map_err(ApiError::internal)?
+    let mut model_ids = BTreeSet::new();
+    for model in &models {
+        model_ids.insert(api.registry.model(model).await?.model.id);
+    }
+    let now = Timestamp::now();
+    let (key, plain) = ApiKey::generate(request.key_type, request.name, model_ids, now);
+    api.registry.add_api_key(&key).await?;
+    let prefix = key.prefix.clone();
+    api.access.insert(key);
+    Ok(Json(Created {
+        api_key: plain.reveal().to_owned(),
+        prefix,
+    }))
 }
 
 /// Delete an API key, which is refused from then on. The last one that may do everything stays.
@@ -169,18 +166,15 @@ async fn remove(
     Extension(caller): Extension<Caller>,
     Path(prefix): Path<String>,
 ) -> Result<Json<ApiKeyDeleted>, ApiError> {
-    let task = tokio::spawn(async move {
-        let keys = api.registry.api_keys().await?;
-        let key = keys.get(&prefix).ok_or_else(|| none(&prefix))?;
-        if !caller.may_manage(key.key_type) {
-            return Err(beyond(&caller));
-        }
-        let deleted = api.registry.delete_api_key(&prefix).await?;
-        api.access.remove(&prefix);
-        deleted.ok_or_else(|| none(&prefix))?;
-        Ok(Json(ApiKeyDeleted { prefix }))
-    });
-    task.await.map_err(ApiError::internal)?
+    let keys = api.registry.api_keys().await?;
+    let key = keys.get(&prefix).ok_or_else(|| none(&prefix))?;
+    if !caller.may_manage(key.key_type) {
+        return Err(beyond(&caller));
+    }
+    let deleted = api.registry.delete_api_key(&prefix).await?;
+    api.access.remove(&prefix);
+    deleted.ok_or_else(|| none(&prefix))?;
+    Ok(Json(ApiKeyDeleted { prefix }))
 }
 
 fn none(prefix: &str) -> ApiError {

@@ -94,32 +94,29 @@ async fn delete(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
 ) -> Result<Json<DeploymentDeleted>, ApiError> {
-    let task = tokio::spawn(async move {
-        let view = api.registry.model(&model).await?;
-        let id = find(&view, &deployment)?.id;
-        let changed = api
-            .registry
-            .change(&model, |view| view.delete_deployment(id))
-            .await?;
-        let deleted = changed.value;
-        let model_id = deleted.model_id;
-        let served = api.serving.served(model_id, id);
-        api.builder.apply(changed.view).await?;
-        // The requests that are there may still need what it alone has.
-        tokio::spawn(async move {
-            api.serving.retire(served.into_iter().collect()).await;
-            api.serving.clear(id);
-            if let Err(error) = api.garbage.collect([&deleted.bundle]).await {
-                tracing::warn!(%error, "blobs that nobody names stay until a later start");
-            }
-        });
-        Ok(Json(DeploymentDeleted {
-            id,
-            deleted: true,
-            model_id,
-        }))
+    let view = api.registry.model(&model).await?;
+    let id = find(&view, &deployment)?.id;
+    let changed = api
+        .registry
+        .change(&model, |view| view.delete_deployment(id))
+        .await?;
+    let deleted = changed.value;
+    let model_id = deleted.model_id;
+    let served = api.serving.served(model_id, id);
+    api.builder.apply(changed.view).await?;
+    // The requests that are there may still need what it alone has.
+    tokio::spawn(async move {
+        api.serving.retire(served.into_iter().collect()).await;
+        api.serving.clear(id);
+        if let Err(error) = api.garbage.collect([&deleted.bundle]).await {
+            tracing::warn!(%error, "blobs that nobody names stay until a later start");
+        }
     });
-    task.await.map_err(ApiError::internal)?
+    Ok(Json(DeploymentDeleted {
+        id,
+        deleted: true,
+        model_id,
+    }))
 }
 
 /// A deployment by its id, or `production` or `development`.

@@ -31,6 +31,7 @@ pub fn router() -> OpenApiRouter<super::Shared> {
 #[serde(deny_unknown_fields)]
 pub struct ReloadRequest {
     /// What is to run from now on.
+    #[serde(deserialize_with = "crate::domain::strict::deserialize")]
     bundle: Bundle,
     /// What the pusher notes; left out or null, the labels stay.
     labels: Option<BTreeMap<String, String>>,
@@ -87,21 +88,17 @@ async fn reload(
         bundle: request.bundle,
         labels: request.labels,
     };
-    // It goes on to its end when the client hangs up.
-    let task = tokio::spawn(async move {
-        reload.bundle.validate()?;
-        let reloaded = api.reloader.reload(&model, reload).await?;
-        let deployment = reloaded.view.deployment(reloaded.id)?;
-        Ok(Json(ReloadAnswer {
-            status: match reloaded.done {
-                Done::Changed => "RELOADED",
-                Done::Unchanged => "UNCHANGED",
-            },
-            deployment: DeploymentShape::of(&api, &reloaded.view, deployment),
-            timings: ReloadTimings::of(&reloaded),
-        }))
-    });
-    task.await.map_err(ApiError::internal)?
+    reload.bundle.validate()?;
+    let reloaded = api.reloader.reload(&model, reload).await?;
+    let deployment = reloaded.view.deployment(reloaded.id)?;
+    Ok(Json(ReloadAnswer {
+        status: match reloaded.done {
+            Done::Changed => "RELOADED",
+            Done::Unchanged => "UNCHANGED",
+        },
+        deployment: DeploymentShape::of(&api, &reloaded.view, deployment),
+        timings: ReloadTimings::of(&reloaded),
+    }))
 }
 
 impl Api {

@@ -1,5 +1,6 @@
 //! The one place where an error becomes an answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -110,8 +111,8 @@ impl From<RunError> for ApiError {
     }
 }
 
-impl From<crate::registry::RegistryError> for ApiError {
-    fn from(error: crate::registry::RegistryError) -> Self {
+impl From<&crate::registry::RegistryError> for ApiError {
+    fn from(error: &crate::registry::RegistryError) -> Self {
         use crate::registry::RegistryError as E;
         let text = error.to_string();
         match error {
@@ -123,6 +124,7 @@ impl From<crate::registry::RegistryError> for ApiError {
             E::Invalid(_) => Self::bad_request(text),
             E::TooMany { .. } => Self::conflict("too_many", text),
             E::Contended => Self::conflict("conflict", text),
+            E::InTheWay { .. } => Self::conflict("unreadable_document", text),
             E::Unreadable { .. } | E::Vault(_) | E::Unaudited { .. } => Self::internal(text),
             E::Store(_) => {
                 tracing::error!(error = text, "the store failed");
@@ -158,8 +160,8 @@ impl From<crate::domain::settings::InvalidSetting> for ApiError {
     }
 }
 
-impl From<crate::state::blobs::BlobError> for ApiError {
-    fn from(error: crate::state::blobs::BlobError) -> Self {
+impl From<&crate::state::blobs::BlobError> for ApiError {
+    fn from(error: &crate::state::blobs::BlobError) -> Self {
         use crate::state::blobs::BlobError as E;
         let text = error.to_string();
         match error {
@@ -177,8 +179,8 @@ impl From<crate::state::blobs::BlobError> for ApiError {
     }
 }
 
-impl From<crate::control::secrets::SecretsError> for ApiError {
-    fn from(error: crate::control::secrets::SecretsError) -> Self {
+impl From<&crate::control::secrets::SecretsError> for ApiError {
+    fn from(error: &crate::control::secrets::SecretsError) -> Self {
         use crate::control::secrets::SecretsError as E;
         let text = error.to_string();
         match error {
@@ -190,37 +192,38 @@ impl From<crate::control::secrets::SecretsError> for ApiError {
     }
 }
 
-impl From<crate::control::builder::BuildError> for ApiError {
-    fn from(error: crate::control::builder::BuildError) -> Self {
+impl From<&Arc<crate::control::builder::BuildError>> for ApiError {
+    fn from(error: &Arc<crate::control::builder::BuildError>) -> Self {
         use crate::control::builder::BuildError as E;
-        match error {
+        match &**error {
             E::Stopped => Self::conflict("build_stopped", error.to_string()),
+            E::Aborted => Self::internal(error),
             E::Serve(error) => error.into(),
             E::Registry(error) => error.into(),
         }
     }
 }
 
-impl From<Refusal> for ApiError {
-    fn from(refusal: Refusal) -> Self {
+impl From<&Refusal> for ApiError {
+    fn from(refusal: &Refusal) -> Self {
         let text = refusal.to_string();
         match refusal {
             Refusal::NotFound(_) => Self::not_found(text),
-            Refusal::Conflict { code, .. } => Self::conflict(code, text),
+            Refusal::Conflict { code, .. } => Self::conflict(*code, text),
             Refusal::Invalid(_) => Self::bad_request(text),
         }
     }
 }
 
-impl From<crate::control::serving::ServeError> for ApiError {
-    fn from(error: crate::control::serving::ServeError) -> Self {
+impl From<&crate::control::serving::ServeError> for ApiError {
+    fn from(error: &crate::control::serving::ServeError) -> Self {
         use crate::control::serving::ServeError as E;
         let text = error.to_string();
         match error {
             E::Blob(blob) => blob.into(),
             E::Files { .. } => Self::internal(text),
             E::Secrets(cause) => cause.into(),
-            E::Component(ref cause)
+            E::Component(cause)
                 if matches!(**cause, samovar_runtime::ArtifactError::Refused(_)) =>
             {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "component_refused", text)
@@ -231,6 +234,26 @@ impl From<crate::control::serving::ServeError> for ApiError {
         }
     }
 }
+
+macro_rules! by_value {
+    ($($error:ty),*) => {$(
+        impl From<$error> for ApiError {
+            fn from(error: $error) -> Self {
+                Self::from(&error)
+            }
+        }
+    )*};
+}
+
+by_value!(
+    crate::registry::RegistryError,
+    crate::state::blobs::BlobError,
+    crate::control::secrets::SecretsError,
+    crate::control::serving::ServeError,
+    Refusal,
+    // A build may be waited for by several.
+    Arc<crate::control::builder::BuildError>
+);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {

@@ -7,11 +7,13 @@ mod audit;
 mod blobs;
 mod bundles;
 mod deployments;
+mod detached;
 mod development;
 mod environments;
 pub mod error;
 mod events;
 pub mod extract;
+pub mod health;
 mod identity;
 mod lifecycle;
 mod logs;
@@ -97,6 +99,8 @@ pub struct Api {
     pub garbage: Garbage,
     /// What swaps the bundle of development deployments.
     pub reloader: Reloader,
+    /// Whether requests should be sent to the node.
+    pub readiness: health::Readiness,
     /// When the node started.
     pub started: Instant,
 }
@@ -145,9 +149,14 @@ pub fn router(api: Api) -> Router {
         .split_for_parts();
     // Drawn once: it is the same for every caller.
     let document = axum::Json(openapi::complete(document));
+    let readiness = api.readiness.clone();
     let management = management
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .route_layer(middleware::from_fn_with_state(
+            detached::Changes::default(),
+            detached::run,
+        ))
         .route_layer(middleware::from_fn_with_state(api.access.clone(), admitted))
         .with_state(Shared(api));
     Router::new()
@@ -156,7 +165,7 @@ pub fn router(api: Api) -> Router {
             "/openapi.json",
             get(move || std::future::ready(document.clone())),
         )
-        .route("/healthz", get(|| async { "ok\n" }))
+        .merge(health::router(readiness))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
 }

@@ -31,6 +31,7 @@ pub struct PushRequest {
     /// The model's name; the bundle's without it.
     name: Option<String>,
     /// What is deployed.
+    #[serde(deserialize_with = "crate::domain::strict::deserialize")]
     pub(super) bundle: Bundle,
     /// The deployment's name; `deployment-N` without it.
     pub(super) deployment_name: Option<String>,
@@ -130,36 +131,33 @@ async fn push_to(
     deploy(api, PushTo::Existing(model), request).await
 }
 
-/// Stores the deployment, builds it, serves it. The work goes on to its end when the client hangs up.
+/// Stores the deployment, builds it, serves it.
 async fn deploy(api: Api, to: PushTo, request: PushRequest) -> Result<Json<Pushed>, ApiError> {
-    let task = tokio::spawn(async move {
-        request.bundle.validate()?;
-        // Building asks too, but then there is a deployment already.
-        api.guest_secrets.require(&request.bundle.secrets).await?;
-        if request.development {
-            return Ok(Json(api.push_development(to, request).await?));
-        }
-        let kept = api.garbage.keep(&request.bundle).await?;
-        let push = Push {
-            to,
-            bundle: request.bundle,
-            kind: DeploymentKind::Published,
-            deployment_name: request.deployment_name,
-            environment: request.environment,
-            labels: request.labels.unwrap_or_default(),
-        };
-        let (view, id) = api.registry.push(push, Timestamp::now()).await?;
-        // A deployment names them now.
-        drop(kept);
-        api.builder.apply(view.clone()).await?;
-        let view = api.builder.build(&view, id).await?;
-        let deployment = view.deployment(id)?.clone();
-        Ok(Json(Pushed {
-            model: ModelShape::of(&view),
-            deployment: DeploymentShape::of(&api, &view, &deployment),
-        }))
-    });
-    task.await.map_err(ApiError::internal)?
+    request.bundle.validate()?;
+    // Building asks too, but then there is a deployment already.
+    api.guest_secrets.require(&request.bundle.secrets).await?;
+    if request.development {
+        return Ok(Json(api.push_development(to, request).await?));
+    }
+    let kept = api.garbage.keep(&request.bundle).await?;
+    let push = Push {
+        to,
+        bundle: request.bundle,
+        kind: DeploymentKind::Published,
+        deployment_name: request.deployment_name,
+        environment: request.environment,
+        labels: request.labels.unwrap_or_default(),
+    };
+    let (view, id) = api.registry.push(push, Timestamp::now()).await?;
+    // A deployment names them now.
+    drop(kept);
+    api.builder.apply(view.clone()).await?;
+    let view = api.builder.build(&view, id).await?;
+    let deployment = view.deployment(id)?.clone();
+    Ok(Json(Pushed {
+        model: ModelShape::of(&view),
+        deployment: DeploymentShape::of(&api, &view, &deployment),
+    }))
 }
 
 /// What may be changed of a model.
@@ -192,16 +190,13 @@ async fn delete(
     State(api): State<Api>,
     Path(model): Path<String>,
 ) -> Result<Json<ModelDeleted>, ApiError> {
-    let task = tokio::spawn(async move {
-        let view = api.registry.delete_model(&model).await?;
-        // The requests that are there may still need what it alone has.
-        api.serving.remove_model(&view).await;
-        let bundles = view.deployments.values().map(|one| &one.bundle);
-        api.garbage.collect(bundles).await?;
-        Ok(Json(ModelDeleted {
-            id: view.model.id,
-            deleted: true,
-        }))
-    });
-    task.await.map_err(ApiError::internal)?
+    let view = api.registry.delete_model(&model).await?;
+    // The requests that are there may still need what it alone has.
+    api.serving.remove_model(&view).await;
+    let bundles = view.deployments.values().map(|one| &one.bundle);
+    api.garbage.collect(bundles).await?;
+    Ok(Json(ModelDeleted {
+        id: view.model.id,
+        deleted: true,
+    }))
 }

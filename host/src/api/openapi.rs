@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::AdditionalProperties;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{OpenApi, ToSchema};
 
 use super::openapi_inference;
@@ -76,9 +77,29 @@ fn name_operations(paths: &mut Map<String, Value>) {
     }
 }
 
+/// Types of requests that are stored too, and so leave it to [`crate::domain::strict`] to refuse what is unknown.
+const STRICT: [&str; 7] = [
+    "AutoscalingSettings",
+    "Batch",
+    "Blob",
+    "Bundle",
+    "Graph",
+    "Limits",
+    "Network",
+];
+
+fn refuse_unknown_fields(components: &mut utoipa::openapi::Components) {
+    for name in STRICT {
+        if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(name) {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
+}
+
 fn management(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     document.info.version = env!("CARGO_PKG_VERSION").into();
     let components = document.components.get_or_insert_default();
+    refuse_unknown_fields(components);
     components.add_security_scheme(
         "api_key",
         SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)),

@@ -12,7 +12,6 @@ use super::error::ApiError;
 use super::extract::{Json, Path, State};
 use super::shapes::DeploymentShape;
 use crate::domain::changes::Promote;
-use crate::domain::deployment::DeploymentStatus;
 use crate::domain::environment::PRODUCTION;
 use crate::ids::Id;
 
@@ -161,15 +160,8 @@ impl Api {
             .await?;
         let (view, id) = (changed.view, changed.value);
         self.builder.apply(view.clone()).await?;
+        self.builder.build_unfinished(&view);
         let deployment = view.deployment(id)?;
-        if deployment.status == DeploymentStatus::Building {
-            let (builder, view) = (self.builder.clone(), view.clone());
-            tokio::spawn(async move {
-                if let Err(error) = builder.build(&view, id).await {
-                    tracing::warn!(deployment = %id, %error, "is not built");
-                }
-            });
-        }
         Ok(Json(DeploymentShape::of(self, &view, deployment)))
     }
 }

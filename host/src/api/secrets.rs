@@ -89,13 +89,10 @@ pub(super) async fn set(
     Json(request): Json<SetRequest>,
 ) -> Result<Json<SecretShape>, ApiError> {
     let value = SecretString::from(request.value);
-    let task = tokio::spawn(async move {
-        let now = Timestamp::now();
-        let secret = api.secrets.set(&request.name, &value, now).await?;
-        brought(&api, &secret.name).await;
-        Ok(Json(secret.into()))
-    });
-    task.await.map_err(ApiError::internal)?
+    let now = Timestamp::now();
+    let secret = api.secrets.set(&request.name, &value, now).await?;
+    brought(&api, &secret.name).await;
+    Ok(Json(secret.into()))
 }
 
 /// Delete a secret. Models that name it read nothing there from the next request on.
@@ -104,15 +101,12 @@ pub(super) async fn remove(
     State(api): State<Api>,
     Path(name): Path<String>,
 ) -> Result<Json<SecretDeleted>, ApiError> {
-    let task = tokio::spawn(async move {
-        if !api.secrets.delete(&name).await? {
-            let shown: String = name.chars().take(80).collect();
-            return Err(ApiError::not_found(format!("there is no secret {shown:?}")));
-        }
-        brought(&api, &name).await;
-        Ok(Json(SecretDeleted { name }))
-    });
-    task.await.map_err(ApiError::internal)?
+    if !api.secrets.delete(&name).await? {
+        let shown: String = name.chars().take(80).collect();
+        return Err(ApiError::not_found(format!("there is no secret {shown:?}")));
+    }
+    brought(&api, &name).await;
+    Ok(Json(SecretDeleted { name }))
 }
 
 /// Replaces idle replicas. On this node, no request that comes after the answer meets the old value. Other nodes follow the store.

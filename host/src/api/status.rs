@@ -100,6 +100,17 @@ pub struct Status {
     pub allocator: String,
     /// What runs graphs.
     pub backends: Vec<Backend>,
+    /// Stored documents that cannot be read and are passed over.
+    pub unreadable_documents: Vec<UnreadableDocument>,
+}
+
+/// A stored document that cannot be read.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UnreadableDocument {
+    /// Its key in the store, which says what it is of.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// List what runs graphs on this node.
@@ -144,7 +155,17 @@ async fn status(State(api): State<Api>) -> Json<Status> {
             .collect(),
         allocator: format!("{:?}", api.runtime.allocator()).to_lowercase(),
         backends: found(&api),
+        unreadable_documents: unreadable_documents(&api),
     })
+}
+
+fn unreadable_documents(api: &Api) -> Vec<UnreadableDocument> {
+    let documents = api.registry.unreadable().list().into_iter();
+    let shown = |one: crate::registry::UnreadableDocument| UnreadableDocument {
+        key: one.key,
+        reason: one.reason,
+    };
+    documents.map(shown).collect()
 }
 
 fn found(api: &Api) -> Vec<Backend> {

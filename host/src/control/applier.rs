@@ -24,16 +24,13 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// Serves models by this builder, as long as the node runs.
-    pub fn start(builder: Builder) -> Self {
-        let applier = Self {
+    /// Serves models by this builder, as long as [`Self::run`] runs.
+    pub fn new(builder: Builder) -> Self {
+        Self {
             builder,
             wanted: Arc::default(),
             wake: Arc::default(),
-        };
-        let working = applier.clone();
-        tokio::spawn(async move { working.run().await });
-        applier
+        }
     }
 
     /// Serves a model as it is in this view, unless a newer one comes before.
@@ -51,7 +48,8 @@ impl Applier {
         self.wake.notify_one();
     }
 
-    async fn run(&self) {
+    /// Serves what is handed over, for as long as the node runs.
+    pub async fn run(self) {
         loop {
             self.wake.notified().await;
             let wanted = std::mem::take(&mut *self.lock());
@@ -64,12 +62,16 @@ impl Applier {
     async fn apply(&self, wanted: Wanted) {
         let serving = self.builder.serving.clone();
         match wanted {
-            // What this node changed itself is served already.
-            Wanted::Served(view) if serving.has(view.model.id, view.model.generation) => {}
             Wanted::Served(view) => {
-                let model = view.model.name.clone();
-                if let Err(error) = self.builder.apply(*view).await {
+                // What this node changed itself is served already.
+                let served = serving.has(view.model.id, view.model.generation);
+                if !served && let Err(error) = self.builder.apply((*view).clone()).await {
+                    let model = &view.model.name;
                     tracing::error!(model, %error, "cannot be served whole");
+                }
+                // Whoever asked for a build may be gone.
+                if serving.is_newest(&view) {
+                    self.builder.build_unfinished(&view);
                 }
             }
             // Running requests finish first, which others must not wait for.

@@ -2,10 +2,14 @@
 //! that a crash cut off is taken up again by the next start.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 
+use crate::control::builds::{Begun, Build, Outcome, Pending};
 use crate::control::serving::{ServeError, Served, Serving};
 use crate::domain::changes::Done;
 use crate::domain::deployment::DeploymentStatus;
@@ -13,19 +17,10 @@ use crate::domain::model::{ModelView, Target};
 use crate::ids::Id;
 use crate::registry::{Registry, RegistryError};
 
-/// Why a deployment was not built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The deployment was switched off or deleted meanwhile.
-    #[error("the build was stopped: the deployment was deactivated or deleted meanwhile")]
-    Stopped,
-    /// Its bundle cannot be served.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
-    /// What came of it cannot be stored.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-}
+pub use crate::control::builds::BuildError;
+
+/// How long a node waits before it tries something again that could not be stored.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// What carries changes out.
 #[derive(Clone)]
@@ -49,13 +44,91 @@ impl Builder {
         }
     }
 
-    /// Builds a deployment and serves it, then lets it into the environment that it was pushed for.
+    /// Builds a deployment and serves it, then lets it into the environment that it was pushed for. The work goes on when
+    /// this is dropped.
     ///
     /// # Errors
     /// What is wrong with the bundle; the deployment says it too.
-    pub async fn build(&self, view: &ModelView, id: Id) -> Result<ModelView, BuildError> {
+    pub async fn build(&self, view: &ModelView, id: Id) -> Outcome {
+        self.start_build(view, id).outcome().await
+    }
+
+    /// Builds the deployments of a model that are to be built, unless somebody does already.
+    pub fn build_unfinished(&self, view: &ModelView) {
+        let deployments = view.deployments.values();
+        for deployment in deployments.filter(|one| one.status.is_unfinished()) {
+            drop(self.start_build(view, deployment.id));
+        }
+    }
+
+    fn start_build(&self, view: &ModelView, id: Id) -> Pending {
+        let build = match self.serving.builds().begin(view, id) {
+            Begun::Joined(pending) => return pending,
+            Begun::New(build) => build,
+        };
+        let pending = build.pending();
+        let (builder, view) = (self.clone(), view.clone());
+        tokio::spawn(async move { builder.carry_out(view, id, build).await });
+        pending
+    }
+
+    /// Builds a deployment to its end, so that it never stays unfinished: when the result cannot be stored, or the build was
+    /// stopped by an older wish, the deployment is looked at again.
+    async fn carry_out(self, view: ModelView, id: Id, build: Build) {
+        let model = view.model.id;
+        let built = AssertUnwindSafe(self.try_build(&view, id, &build));
+        let built = match built.catch_unwind().await {
+            Ok(built) => built,
+            Err(_) => self.note_panic(model, id).await,
+        };
+        if let Err(error) = &built {
+            tracing::warn!(deployment = %id, %error, "deployment was not built");
+        }
+        let pause = match &built {
+            Err(BuildError::Stopped) => Some(Duration::ZERO),
+            Err(BuildError::Registry(error)) if passes(error) => Some(RETRY_DELAY),
+            _ => None,
+        };
+        build.end(built.map_err(Arc::new));
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+            self.look_again(model, id).await;
+        }
+    }
+
+    async fn note_panic(&self, model: Id, id: Id) -> Result<ModelView, BuildError> {
+        let reason = "the server failed while it built this deployment: see its log";
+        let noted = self.registry.change(model.as_str(), |view| {
+            view.built(id, DeploymentStatus::Failed, Some(reason.to_owned()))
+        });
+        self.apply(noted.await?.view).await?;
+        Err(BuildError::Aborted)
+    }
+
+    /// Builds a deployment once more if the store says that it is unfinished.
+    async fn look_again(&self, model: Id, id: Id) {
+        loop {
+            match self.registry.model(model.as_str()).await {
+                Ok(view) => {
+                    let stored = view.deployments.get(&id);
+                    if stored.is_some_and(|one| one.status.is_unfinished()) {
+                        drop(self.start_build(&view, id));
+                    }
+                    return;
+                }
+                Err(error) if passes(&error) => tokio::time::sleep(RETRY_DELAY).await,
+                Err(_) => return,
+            }
+        }
+    }
+
+    async fn try_build(
+        &self,
+        view: &ModelView,
+        id: Id,
+        build: &Build,
+    ) -> Result<ModelView, BuildError> {
         let deployment = view.deployment(id).map_err(RegistryError::from)?;
-        let build = self.serving.builds().begin(view, id);
         let rehearsal = self
             .serving
             .rehearse_telling(view, deployment, |phase| build.reached(phase));
@@ -68,6 +141,7 @@ impl Builder {
             Ok(_) => (DeploymentStatus::Active, None),
             Err(error) => (failed_status(error), Some(error.to_string())),
         };
+        build.decided();
         let model = view.model.id.to_string();
         let changed = self.registry.change(&model, |view| {
             if view.built(id, status, reason.clone())? == Done::Unchanged
@@ -92,7 +166,7 @@ impl Builder {
         self.apply(changed.view.clone()).await?;
         let rehearsed = rehearsed?;
         self.warm(&changed.view, id).await?;
-        drop((rehearsed, build));
+        drop(rehearsed);
         Ok(changed.view)
     }
 
@@ -126,7 +200,13 @@ impl Builder {
     async fn finish(&self, model: Id, retired: Vec<Arc<Served>>, deactivating: Vec<Draining>) {
         self.serving.retire(retired).await;
         for draining in deactivating {
-            let id = draining.id;
+            self.note_deactivated(model, draining.id).await;
+        }
+    }
+
+    /// Notes that a deployment is off for good, however long the store takes.
+    async fn note_deactivated(&self, model: Id, id: Id) {
+        loop {
             let noted = self
                 .registry
                 .change(model.as_str(), |view| view.deactivated(id))
@@ -134,11 +214,17 @@ impl Builder {
             match noted {
                 Ok(changed) => {
                     if let Err(error) = self.serving.set(changed.view).await {
-                        tracing::error!(%error, "a model cannot be served");
+                        tracing::error!(%error, "model cannot be served");
                     }
+                    return;
+                }
+                Err(error) if passes(&error) => {
+                    tracing::warn!(deployment = %id, %error, "deactivation was not stored; trying again");
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
                 Err(error) => {
-                    tracing::warn!(deployment = %id, %error, "is off, but that is not stored");
+                    tracing::warn!(deployment = %id, %error, "deactivation was not stored");
+                    return;
                 }
             }
         }
@@ -150,18 +236,7 @@ impl Builder {
             if let Err(error) = self.apply(view.clone()).await {
                 tracing::error!(model = view.model.name, %error, "cannot be served whole");
             }
-            let unfinished = view
-                .deployments
-                .values()
-                .filter(|one| one.status.is_unfinished());
-            for deployment in unfinished {
-                let (builder, view, id) = (self.clone(), view.clone(), deployment.id);
-                tokio::spawn(async move {
-                    if let Err(error) = builder.build(&view, id).await {
-                        tracing::warn!(deployment = %id, %error, "is not built");
-                    }
-                });
-            }
+            self.build_unfinished(&view);
         }
     }
 
@@ -197,6 +272,11 @@ impl Drop for Draining {
         let mut draining = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         draining.remove(&self.id);
     }
+}
+
+/// Whether it may go well the next time.
+fn passes(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Store(_) | RegistryError::Contended)
 }
 
 /// Whether the component or its start is to blame.

@@ -1,13 +1,37 @@
-//! The builds that go on on this node: how far each has come, and which are to stop.
+//! The builds that go on on this node: how far each has come, which are to stop, and who waits for which. There is one of
+//! a deployment at a time, whoever asked for it: the handler of a request, or whoever follows the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::control::serving::ServeError;
 use crate::domain::model::ModelView;
 use crate::domain::observed::BuildPhase;
 use crate::ids::Id;
+use crate::registry::RegistryError;
+
+/// Why a deployment was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The deployment was switched off or deleted meanwhile.
+    #[error("the build was stopped: the deployment was deactivated or deleted meanwhile")]
+    Stopped,
+    /// A bug of ours.
+    #[error("the build ended without a result")]
+    Aborted,
+    /// Its bundle cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// What came of it cannot be stored.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// How a build ended: with the model as it is then, or why not.
+pub type Outcome = Result<ModelView, Arc<BuildError>>;
 
 /// The builds of a node.
 #[derive(Debug, Default)]
@@ -25,17 +49,53 @@ struct Going {
 struct Entry {
     number: u64,
     model: Id,
-    /// Of the model when it began: what is older says nothing about it.
+    /// Of the model when it was asked for last: what is older says nothing about it.
     generation: u64,
     phase: BuildPhase,
     stop: CancellationToken,
+    /// Its result is being stored: who asks now may mean another build.
+    decided: bool,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+/// A build that was asked for.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is for the asker to carry out.
+    New(Build),
+    /// It goes on already.
+    Joined(Pending),
+}
+
+/// A build that somebody carries out.
+#[derive(Debug)]
+pub struct Pending(watch::Receiver<Option<Outcome>>);
+
+impl Pending {
+    /// Waits for its end.
+    pub async fn outcome(mut self) -> Outcome {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome
+                .clone()
+                .unwrap_or_else(|| Err(Arc::new(BuildError::Aborted))),
+            Err(_) => Err(Arc::new(BuildError::Aborted)),
+        }
+    }
 }
 
 impl Builds {
-    /// Notes that a deployment is built, until the answer is dropped.
-    pub fn begin(self: &Arc<Self>, view: &ModelView, deployment: Id) -> Build {
-        let stop = CancellationToken::new();
+    /// Joins the build of a deployment that goes on, or begins one, which goes on until it is dropped.
+    pub fn begin(self: &Arc<Self>, view: &ModelView, deployment: Id) -> Begun {
         let mut going = self.lock();
+        if let Some(entry) = going.builds.get_mut(&deployment)
+            && !entry.decided
+            && !entry.stop.is_cancelled()
+        {
+            entry.generation = entry.generation.max(view.model.generation);
+            return Begun::Joined(Pending(entry.outcome.clone()));
+        }
+        let stop = CancellationToken::new();
+        let (ended, outcome) = watch::channel(None);
         going.begun += 1;
         let number = going.begun;
         let entry = Entry {
@@ -44,14 +104,17 @@ impl Builds {
             generation: view.model.generation,
             phase: BuildPhase::Compiling,
             stop: stop.clone(),
+            decided: false,
+            outcome,
         };
         going.builds.insert(deployment, entry);
-        Build {
+        Begun::New(Build {
             builds: self.clone(),
             deployment,
             number,
             stop,
-        }
+            ended,
+        })
     }
 
     /// How far the build of a deployment has come.
@@ -94,15 +157,35 @@ pub struct Build {
     deployment: Id,
     number: u64,
     stop: CancellationToken,
+    ended: watch::Sender<Option<Outcome>>,
 }
 
 impl Build {
     /// Notes how far it has come.
     pub fn reached(&self, phase: BuildPhase) {
+        self.update(|entry| entry.phase = phase);
+    }
+
+    /// Its result is about to be stored. Whoever asks for a build from now on gets another.
+    pub fn decided(&self) {
+        self.update(|entry| entry.decided = true);
+    }
+
+    /// For somebody to wait for its end.
+    pub fn pending(&self) -> Pending {
+        Pending(self.ended.subscribe())
+    }
+
+    /// Ends it, and tells whoever waits.
+    pub fn end(self, outcome: Outcome) {
+        self.ended.send_replace(Some(outcome));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Entry)) {
         let mut going = self.builds.lock();
         let entry = going.builds.get_mut(&self.deployment);
         if let Some(entry) = entry.filter(|entry| entry.number == self.number) {
-            entry.phase = phase;
+            change(entry);
         }
     }
 
@@ -151,15 +234,44 @@ mod tests {
         (view, id)
     }
 
-    #[test]
-    fn a_build_is_known_until_it_ends() {
+    fn begin(builds: &Arc<Builds>, view: &ModelView, deployment: Id) -> Build {
+        match builds.begin(view, deployment) {
+            Begun::New(build) => build,
+            Begun::Joined(_) => panic!("another build goes on"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_build_goes_on_once_and_tells_all_who_wait() {
         let builds = Arc::new(Builds::default());
         let (building, id) = view(1, DeploymentStatus::Building);
         assert_eq!(builds.phase(id), None);
-        let first = builds.begin(&building, id);
-        first.reached(BuildPhase::Loading);
+        let build = begin(&builds, &building, id);
+        build.reached(BuildPhase::Loading);
         assert_eq!(builds.phase(id), Some(BuildPhase::Loading));
-        let second = builds.begin(&building, id);
+        let Begun::Joined(joined) = builds.begin(&building, id) else {
+            panic!("it goes on already")
+        };
+        let first = build.pending();
+        build.end(Ok(building.clone()));
+        assert_eq!(builds.phase(id), None);
+        assert_eq!(first.outcome().await.unwrap(), building);
+        assert_eq!(joined.outcome().await.unwrap(), building);
+
+        let dropped = begin(&builds, &building, id);
+        let pending = dropped.pending();
+        drop(dropped);
+        let error = pending.outcome().await.unwrap_err();
+        assert!(matches!(*error, BuildError::Aborted));
+    }
+
+    #[test]
+    fn a_build_that_is_decided_is_not_joined() {
+        let builds = Arc::new(Builds::default());
+        let (building, id) = view(1, DeploymentStatus::Building);
+        let first = begin(&builds, &building, id);
+        first.decided();
+        let second = begin(&builds, &building, id);
         // The one before says nothing any more.
         first.reached(BuildPhase::Starting);
         drop(first);
@@ -169,27 +281,35 @@ mod tests {
     }
 
     #[test]
-    fn a_build_is_stopped_by_what_came_after_its_begin() {
+    fn a_build_is_stopped_by_what_came_after_it_was_asked_for() {
         use DeploymentStatus as S;
         let builds = Arc::new(Builds::default());
         let (building, id) = view(5, S::Building);
-        let build = builds.begin(&building, id);
+        let build = begin(&builds, &building, id);
         for wanted in [S::Building, S::Active] {
             builds.stop_unwanted(&view(6, wanted).0);
         }
         // An older view, from before it was taken up again.
         builds.stop_unwanted(&view(4, S::BuildStopped).0);
         assert!(!build.stop.is_cancelled());
+        // Asked for once more, after it was stopped: what says so comes late.
+        assert!(matches!(
+            builds.begin(&view(7, S::Building).0, id),
+            Begun::Joined(_)
+        ));
         builds.stop_unwanted(&view(6, S::BuildStopped).0);
+        assert!(!build.stop.is_cancelled());
+        builds.stop_unwanted(&view(8, S::BuildStopped).0);
         assert!(build.stop.is_cancelled());
 
-        let build = builds.begin(&building, id);
+        // One that stops is not joined.
+        let build = begin(&builds, &building, id);
         let (mut deleted, _) = view(6, S::Building);
         deleted.deployments.clear();
         builds.stop_unwanted(&deleted);
         assert!(build.stop.is_cancelled());
 
-        let build = builds.begin(&building, id);
+        let build = begin(&builds, &building, id);
         builds.stop_all(building.model.id);
         assert!(build.stop.is_cancelled());
     }

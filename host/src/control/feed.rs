@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::access::Access;
 use crate::control::applier::Applier;
-use crate::domain::events::{Event, EventId, Meaning, Mirror, What};
+use crate::domain::events::{Event, EventId, Meaning, Mirror, Unreadable, What};
 use crate::domain::keys::Key;
 use crate::domain::model::ModelView;
 use crate::registry::{Registry, RegistryError};
@@ -74,6 +74,17 @@ impl Feed {
         self.told.borrow().unwrap_or_default()
     }
 
+    /// Whether the store was read once: everything that was in it is known here.
+    pub fn is_synced(&self) -> bool {
+        self.told.borrow().is_some()
+    }
+
+    /// As if the store had been read up to there.
+    #[cfg(test)]
+    pub fn synced(&self, rev: Rev) {
+        self.told.send_replace(Some(rev));
+    }
+
     /// Ends with the node.
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
@@ -116,7 +127,9 @@ impl Feed {
             let ended = || StoreError::Unavailable("the watch ended".into());
             let mut events = Vec::new();
             if let Some((changed, rev)) = commit.take(changes.next().await.ok_or_else(ended)??) {
-                let told = meanings(&mut mirror, &changed).flat_map(|meaning| meaning.events);
+                // Reported when it happened.
+                let told = meanings(&mut mirror, &changed, |_, _| {});
+                let told = told.flat_map(|meaning| meaning.events);
                 events.extend(told.filter(|event| event.id > Some(after)));
                 at = Some(rev);
             }
@@ -163,16 +176,23 @@ impl Commit {
     }
 }
 
+/// What changes mean. One that cannot be read is reported and must not hide the others.
 fn meanings<'m>(
     mirror: &'m mut Mirror,
     changed: &'m [Changed],
+    report: impl Fn(&str, Option<Unreadable>) + 'm,
 ) -> impl Iterator<Item = Meaning> + 'm {
-    changed.iter().filter_map(|one| {
-        let meaning = mirror.apply(one.rev, one.place, &one.key, one.value.as_deref());
-        // One that cannot be read must not hide the others.
-        meaning
-            .inspect_err(|error| tracing::error!(%error, "a change is passed over"))
-            .ok()
+    changed.iter().filter_map(move |one| {
+        match mirror.apply(one.rev, one.place, &one.key, one.value.as_deref()) {
+            Ok(meaning) => {
+                report(&one.key, None);
+                Some(meaning)
+            }
+            Err(error) => {
+                report(&one.key, Some(error));
+                None
+            }
+        }
     })
 }
 
@@ -266,7 +286,12 @@ impl Follower<'_> {
             .collect();
         let mut models = BTreeSet::new();
         let mut events = Vec::new();
-        for meaning in meanings(&mut self.mirror, changed) {
+        let unreadable = self.registry.unreadable();
+        let report = |key: &str, error: Option<Unreadable>| match error {
+            None => unreadable.forget(key),
+            Some(error) => unreadable.report(key, error.reason()),
+        };
+        for meaning in meanings(&mut self.mirror, changed, report) {
             models.extend(meaning.model);
             events.extend(meaning.events);
             match meaning.api_key {

@@ -88,7 +88,8 @@ impl Node {
     /// Follows from the beginning, or as if it had seen everything up to a revision.
     fn follow(&self, at: Option<Rev>) {
         let (feed, access) = (self.feed.clone(), self.access.clone());
-        let applier = Applier::start(self.builder.clone());
+        let applier = Applier::new(self.builder.clone());
+        tokio::spawn(applier.clone().run());
         let registry = self.builder.registry.clone();
         feed.told.send_replace(at);
         tokio::spawn(async move {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::control::serving::Serving;
 use crate::domain::bundle::Bundle;
 use crate::domain::digest::Digest;
+use crate::domain::keys;
 use crate::registry::{Registry, RegistryError};
 use crate::state::blobs::{BlobError, Blobs};
 
@@ -117,6 +118,17 @@ impl Garbage {
             return Ok(0);
         }
         let models = self.registry.models().await?;
+        // What cannot be read may name any of them.
+        let unreadable = self.registry.unreadable().list();
+        let names_blobs =
+            |key: &str| key.starts_with(keys::MODELS) || key.starts_with(keys::DEPLOYMENTS);
+        if let Some(one) = unreadable.iter().find(|one| names_blobs(&one.key)) {
+            tracing::warn!(
+                key = one.key,
+                "no blob is removed while this document cannot be read"
+            );
+            return Ok(0);
+        }
         let deployments = models.iter().flat_map(|view| view.deployments.values());
         for digest in deployments.flat_map(|one| one.bundle.blobs().into_keys()) {
             candidates.remove(&digest);

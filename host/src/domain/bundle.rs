@@ -30,9 +30,10 @@ pub const MAX_COMPONENT_BYTES: u64 = 512 << 20;
 /// Largest bundle as JSON without its blobs; it is part of a stored document, which may hold 1 MiB.
 pub const MAX_BUNDLE_BYTES: usize = 768 << 10;
 
-/// What is deployed: one component, its graphs, its files and its settings.
+/// What is deployed: one component, its graphs, its files and its settings. As the store holds it: fields may be added, so
+/// what is unknown is passed over, here and in everything below. What a client sends is read as
+/// [`Strict`](super::strict::Strict).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Bundle {
     /// Name of the model it is for, unless the push says another.
     pub name: String,
@@ -66,7 +67,6 @@ pub struct Bundle {
 
 /// A stored file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Blob {
     /// SHA-256 of its bytes.
     pub digest: Digest,
@@ -76,7 +76,6 @@ pub struct Blob {
 
 /// A model file that wasi-nn loads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Graph {
     /// SHA-256 of its bytes.
     pub digest: Digest,
@@ -157,7 +156,7 @@ pub enum GraphTarget {
 
 /// Where a component may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Network {
     /// `HOST:PORT` of each; nothing else is reached.
     pub allow: BTreeSet<String>,

@@ -1,6 +1,9 @@
 //! Tests of the wire form of a bundle and its rules.
 
+use serde_json::json;
+
 use super::*;
+use crate::domain::strict::Strict;
 
 fn blob(seed: u8) -> Blob {
     Blob {
@@ -87,9 +90,31 @@ fn each_blob_is_listed_once() {
 #[test]
 fn an_unknown_field_is_refused_by_name() {
     let mut value = serde_json::to_value(bundle()).unwrap();
-    value["graphs"]["default"]["gpu"] = true.into();
-    let error = serde_json::from_value::<Bundle>(value).unwrap_err();
-    assert!(error.to_string().contains("unknown field `gpu`"), "{error}");
+    let sound = value.clone();
+    assert_eq!(
+        serde_json::from_value::<Strict<Bundle>>(sound).unwrap().0,
+        bundle()
+    );
+    value["graphs"]["default"]["batch"] = json!({ "max_size": 2, "max_delay_ms": 1 });
+    for path in [
+        "/gpu",
+        "/component/gpu",
+        "/graphs/default/gpu",
+        "/graphs/default/batch/gpu",
+        "/network/gpu",
+        "/limits/gpu",
+        "/autoscaling/gpu",
+    ] {
+        let mut value = value.clone();
+        let (parent, _) = path.rsplit_once('/').unwrap();
+        value.pointer_mut(parent).unwrap()["gpu"] = true.into();
+        // A newer release may have stored it.
+        let read: Bundle = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(read.name, bundle().name);
+        let error = serde_json::from_value::<Strict<Bundle>>(value).unwrap_err();
+        let named = format!("unknown field `{}`", path[1..].replace('/', "."));
+        assert!(error.to_string().contains(&named), "{error}");
+    }
 }
 
 #[test]

@@ -130,6 +130,13 @@ pub struct Unreadable {
     source: serde_json::Error,
 }
 
+impl Unreadable {
+    /// What is wrong with it.
+    pub fn reason(&self) -> String {
+        self.source.to_string()
+    }
+}
+
 /// What the change of a document means.
 #[derive(Debug, Default, PartialEq)]
 pub struct Meaning {

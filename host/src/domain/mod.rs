@@ -19,6 +19,7 @@ pub mod promotion;
 pub mod promotion_settings;
 pub mod secret;
 pub mod settings;
+pub mod strict;
 pub mod usage;
 pub mod usage_window;
 pub mod webhook_secret;

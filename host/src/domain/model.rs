@@ -184,8 +184,15 @@ impl ModelView {
     /// Whether a new published deployment goes to production by itself: nothing is there, or what is there never
     /// answered. Otherwise a first push that does not build would keep production for good.
     pub fn production_is_free(&self) -> bool {
-        self.production()
-            .is_none_or(|deployment| deployment.status.has_failed())
+        let production = self.environments.get(PRODUCTION);
+        match production.and_then(|production| production.current_deployment_id) {
+            None => true,
+            // One that is not there could not be read, and may answer on another node.
+            Some(id) => self
+                .deployments
+                .get(&id)
+                .is_some_and(|deployment| deployment.status.has_failed()),
+        }
     }
 }
 

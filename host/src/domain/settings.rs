@@ -46,7 +46,7 @@ impl InvalidSetting {
 
 /// How many replicas a deployment keeps, and when that changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct AutoscalingSettings {
     /// Replicas kept when nothing comes.
     pub min_replica: u32,
@@ -206,7 +206,7 @@ pub enum BackpressurePolicy {
 
 /// The bounds of one replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Limits {
     /// Memory of a replica.
     pub memory_bytes: u64,
@@ -259,7 +259,6 @@ impl Limits {
 
 /// How compute calls of different replicas are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Batch {
     /// Calls joined at most.
     pub max_size: u32,

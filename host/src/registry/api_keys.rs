@@ -13,12 +13,17 @@ use crate::state::{Expect, Op, StoreError};
 pub const MAX_API_KEYS: usize = 10_000;
 
 impl Registry {
+    /// Whether any key is stored, readable or not.
+    pub async fn has_api_keys(&self) -> Result<bool, RegistryError> {
+        Ok(!self.store.list(keys::API_KEYS).await?.docs.is_empty())
+    }
+
     /// All API keys by their prefixes.
     pub async fn api_keys(&self) -> Result<BTreeMap<String, ApiKey>, RegistryError> {
         let listing = self.store.list(keys::API_KEYS).await?;
-        let keys = listing.docs.iter().map(read::<ApiKey>);
-        keys.map(|key| key.map(|key| (key.prefix.clone(), key)))
-            .collect()
+        let keys = listing.docs.iter();
+        let keys = keys.filter_map(|doc| self.unreadable.read::<ApiKey>(doc));
+        Ok(keys.map(|key| (key.prefix.clone(), key)).collect())
     }
 
     /// Stores an API key. Whoever has to keep its plain text does so first, so that no key is valid that nobody knows.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Registry, RegistryError, put, read};
+use super::{Registry, RegistryError, UnreadableDocuments, put};
 use crate::domain::audit::{Author, Entry, Note, RETENTION, stamp};
 use crate::domain::keys;
 use crate::state::{DocStore, Expect, MAX_RANGE, Op, Order, Range};
@@ -46,6 +46,7 @@ impl Registry {
     pub fn audit_log(&self) -> AuditLog {
         AuditLog {
             store: self.store.clone(),
+            unreadable: self.unreadable.clone(),
         }
     }
 }
@@ -78,6 +79,7 @@ pub struct Entries {
 #[derive(Clone)]
 pub struct AuditLog {
     store: Arc<dyn DocStore>,
+    unreadable: UnreadableDocuments,
 }
 
 impl AuditLog {
@@ -110,10 +112,10 @@ impl AuditLog {
             };
             let docs = self.store.range(range).await?;
             for doc in &docs {
-                let entry: Entry = read(doc)?;
                 looked_at += 1;
-                let (id, is_wanted) = (entry.id.clone(), wanted(&entry));
-                if is_wanted {
+                let id = doc.key.strip_prefix(keys::AUDIT).unwrap_or_default();
+                let entry = self.unreadable.read::<Entry>(doc);
+                if let Some(entry) = entry.filter(|entry| wanted(entry)) {
                     if entries.len() == page.limit {
                         // One more is there: the page ends with the one before.
                         let next = entries.last().map(|last: &Entry| last.id.clone());
@@ -122,7 +124,7 @@ impl AuditLog {
                     entries.push(entry);
                 }
                 if looked_at >= MAX_LOOKED_AT {
-                    let next = Some(id);
+                    let next = Some(id.to_owned());
                     return Ok(Entries { entries, next });
                 }
             }

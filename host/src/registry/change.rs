@@ -33,11 +33,12 @@ impl Registry {
             let Versioned { value, rev } = found.ok_or_else(|| RegistryError::NoModel {
                 model: shown(model),
             })?;
-            let (before, revs) = self.versioned_view(value).await?;
+            let stored = self.stored(value).await?;
+            let before = &stored.view;
             let mut view = before.clone();
             let value = change(&mut view)?;
             let notes = std::mem::take(&mut view.notes);
-            if view == before {
+            if view == *before {
                 return Ok(Changed { view, value });
             }
             if notes.is_empty() && self.author.actor != Actor::System {
@@ -46,7 +47,8 @@ impl Registry {
                 });
             }
             view.model.generation += 1;
-            let mut ops = difference(&before, &view, rev, &revs)?;
+            let mut ops = difference(before, &view, rev, &stored.revs)?;
+            stored.check(&ops)?;
             ops.extend(audit::entries(&self.author, notes)?);
             match self.store.commit(ops).await {
                 Ok(_) => return Ok(Changed { view, value }),

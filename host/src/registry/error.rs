@@ -65,6 +65,16 @@ pub enum RegistryError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A document would be written over one that cannot be read.
+    #[error(
+        "the stored document {key} cannot be read ({reason}) and is not overwritten. Was it written by a newer release?"
+    )]
+    InTheWay {
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A change notes nothing for the audit log, so it was not made.
     #[error("a change of model {model} tells the audit log nothing, so it was not made")]
     Unaudited {

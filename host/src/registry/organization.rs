@@ -9,6 +9,17 @@ use crate::ids::Id;
 use crate::state::{Expect, StoreError};
 
 impl Registry {
+    /// Makes the organization of a store that has none. One that cannot be read is reported, and does not stop a node.
+    pub async fn make_organization(&self, now: Timestamp) -> Result<(), RegistryError> {
+        match self.organization(now).await {
+            Err(RegistryError::Unreadable { key, source }) => {
+                self.unreadable.report(&key, source.to_string());
+                Ok(())
+            }
+            made => made.map(drop),
+        }
+    }
+
     /// The organization, made when there is none.
     pub async fn organization(&self, now: Timestamp) -> Result<Organization, RegistryError> {
         for _ in 0..ATTEMPTS {

@@ -156,7 +156,8 @@ impl Registry {
         id: Id,
         now: Timestamp,
     ) -> Result<(ModelView, Vec<Op>), RegistryError> {
-        let (mut view, revs) = self.versioned_view(model.value).await?;
+        let stored = self.stored(model.value).await?;
+        let mut view = stored.view.clone();
         if view.deployments.len() >= MAX_DEPLOYMENTS {
             return Err(RegistryError::TooMany {
                 what: "deployments of this model",
@@ -197,7 +198,9 @@ impl Registry {
             )?,
         ];
         let expect = |key: &str| {
-            revs.get(key)
+            stored
+                .revs
+                .get(key)
                 .map_or(Expect::Absent, |rev| Expect::Rev(*rev))
         };
         if moves_in {
@@ -215,6 +218,7 @@ impl Registry {
             ops.push(put(&*key, &production, expect(&key))?);
             view.environments.insert(PRODUCTION.to_owned(), production);
         }
+        stored.check(&ops)?;
         view.deployments.insert(id, deployment);
         Ok((view, ops))
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{RegistryError, audit, put, read};
+use super::{RegistryError, UnreadableDocuments, audit, put};
 use crate::domain::audit::{Act, Author, Note};
 use crate::domain::keys;
 use crate::domain::secret::Secret;
@@ -27,17 +27,22 @@ pub async fn open_vault(
     store: &dyn DocStore,
     key_file: &Path,
     lost: LostSecrets,
+    unreadable: &UnreadableDocuments,
 ) -> Result<Vault, RegistryError> {
-    let secrets = store.list(keys::SECRETS).await?.docs;
-    let secrets: Vec<(String, Secret)> = secrets
-        .iter()
-        .map(|doc| Ok((doc.key.clone(), read(doc)?)))
-        .collect::<Result<_, RegistryError>>()?;
+    let docs = store.list(keys::SECRETS).await?.docs;
     let webhook_doc = store.get(keys::WEBHOOK_SECRETS).await?;
-    let webhook_secrets: Vec<WebhookSecret> = webhook_doc
-        .as_ref()
-        .map_or(Ok(Vec::new()), read::<Vec<WebhookSecret>>)?;
-    let nothing_sealed = secrets.is_empty() && webhook_secrets.is_empty();
+    let readable = docs.iter().filter_map(|doc| {
+        let secret = unreadable.read::<Secret>(doc)?;
+        Some((doc.key.clone(), secret))
+    });
+    let secrets: Vec<(String, Secret)> = readable.collect();
+    let webhook_secrets: Option<Vec<WebhookSecret>> = match &webhook_doc {
+        Some(doc) => unreadable.read(doc),
+        None => Some(Vec::new()),
+    };
+    // What cannot be read is sealed too, and is neither checked nor deleted.
+    let nothing_sealed = docs.is_empty() && webhook_secrets.as_ref().is_some_and(Vec::is_empty);
+    let webhook_secrets = webhook_secrets.unwrap_or_default();
     let absent = if nothing_sealed || lost == LostSecrets::Discard {
         KeyAbsent::Create
     } else {
@@ -53,11 +58,11 @@ pub async fn open_vault(
         }
         return Ok(vault);
     }
-    let unreadable = secrets
+    let sealed_otherwise = secrets
         .into_iter()
         .filter(|(place, secret)| vault.check_key(place, &secret.sealed).is_err());
     let mut notes = Vec::new();
-    let mut ops: Vec<Op> = unreadable
+    let mut ops: Vec<Op> = sealed_otherwise
         .map(|(place, secret)| {
             tracing::warn!(%place, "deleted: its key is lost");
             notes.push(Note::of_server(Act::SecretDeleted((&secret).into())));
@@ -101,7 +106,8 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let store = SqliteStore::open(&folder.path().join("state.db")).await;
         let store: Arc<dyn DocStore> = Arc::new(store.unwrap());
-        let open = |key_file, lost| open_vault(&*store, key_file, lost);
+        let unreadable = UnreadableDocuments::default();
+        let open = |key_file, lost| open_vault(&*store, key_file, lost, &unreadable);
         let vault = Arc::new(open(&right, LostSecrets::Refuse).await.unwrap());
         let secrets = Secrets::new(store.clone(), vault.clone());
         secrets.set("HF_TOKEN", &"x".into(), now).await.unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{ATTEMPTS, RegistryError, audit, put, read};
+use super::{ATTEMPTS, RegistryError, UnreadableDocuments, audit, put, read};
 use crate::domain::audit::{Act, Author, Note};
 use crate::domain::secret::{self, MAX_SECRETS, Secret};
 use crate::domain::{keys, names};
@@ -21,6 +21,7 @@ pub struct Secrets {
     author: Author,
     vault: Arc<Vault>,
     setting: Arc<tokio::sync::Mutex<()>>,
+    unreadable: UnreadableDocuments,
 }
 
 impl Secrets {
@@ -31,6 +32,16 @@ impl Secrets {
             author: Author::SYSTEM,
             vault,
             setting: Arc::default(),
+            unreadable: UnreadableDocuments::default(),
+        }
+    }
+
+    /// Reports documents that cannot be read there.
+    #[must_use]
+    pub fn reporting_to(self, unreadable: &UnreadableDocuments) -> Self {
+        Self {
+            unreadable: unreadable.clone(),
+            ..self
         }
     }
 
@@ -46,7 +57,8 @@ impl Secrets {
     /// All secrets, ordered by name.
     pub async fn list(&self) -> Result<Vec<Secret>, RegistryError> {
         let listing = self.store.list(keys::SECRETS).await?;
-        listing.docs.iter().map(read).collect()
+        let docs = listing.docs.iter();
+        Ok(docs.filter_map(|doc| self.unreadable.read(doc)).collect())
     }
 
     /// Sets a secret, whether it was there or not.
@@ -63,10 +75,11 @@ impl Secrets {
         for _ in 0..ATTEMPTS {
             let before = self.store.get(&place).await?;
             let (id, created_at, expect) = match &before {
-                Some(doc) => {
-                    let before: Secret = read(doc)?;
-                    (before.id, before.created_at, Expect::Rev(doc.rev))
-                }
+                Some(doc) => match self.unreadable.read::<Secret>(doc) {
+                    Some(before) => (before.id, before.created_at, Expect::Rev(doc.rev)),
+                    // What it held is lost; this mends it.
+                    None => (Id::new(), now, Expect::Rev(doc.rev)),
+                },
                 None => (Id::new(), now, Expect::Absent),
             };
             if before.is_none() && self.list().await?.len() >= MAX_SECRETS {
@@ -117,7 +130,7 @@ impl Secrets {
         Err(RegistryError::Contended)
     }
 
-    /// The values of those secrets that are there.
+    /// The values of those secrets that are there and can be read.
     pub async fn values(
         &self,
         names: &BTreeSet<String>,
@@ -125,8 +138,9 @@ impl Secrets {
         let mut values = BTreeMap::new();
         for name in names {
             let place = keys::secret(name);
-            if let Some(doc) = self.store.get(&place).await? {
-                let secret: Secret = read(&doc)?;
+            if let Some(doc) = self.store.get(&place).await?
+                && let Some(secret) = self.unreadable.read::<Secret>(&doc)
+            {
                 values.insert(name.clone(), self.vault.unseal(&place, &secret.sealed)?);
             }
         }

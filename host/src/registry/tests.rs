@@ -241,13 +241,130 @@ async fn a_restart_finds_everything() {
     assert_eq!(registry.recover().await.unwrap().rev, 2);
 }
 
+/// Puts a field that nobody knows into every object of a document.
+fn add_unknown(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.values_mut().for_each(add_unknown);
+            // Maps by name would read it as one more of their entries.
+            let is_struct = !fields.is_empty() && fields.values().any(|one| !one.is_object());
+            if is_struct {
+                fields.insert(
+                    "from_a_newer_release".into(),
+                    serde_json::json!({ "x": [1] }),
+                );
+            }
+        }
+        serde_json::Value::Array(all) => all.iter_mut().for_each(add_unknown),
+        _ => {}
+    }
+}
+
 #[tokio::test]
-async fn a_document_that_cannot_be_read_is_named() {
-    let (registry, _folder) = registry().await;
-    let ops = vec![Op::put("models/aaaaaaaa", "{}", Expect::Any)];
+async fn fields_of_a_newer_release_are_passed_over() {
+    let (registry, folder) = registry().await;
+    let mut pushed = named("m");
+    pushed.bundle.graphs.insert(
+        "g".into(),
+        serde_json::from_value(serde_json::json!({
+            "digest": Digest::of(b"graph"), "size": 5, "file": "m.onnx", "batch": { "max_size": 2, "max_delay_ms": 1 },
+        }))
+        .unwrap(),
+    );
+    let (_, first) = registry.push(pushed, now()).await.unwrap();
+    let (_, second) = registry.push(named("m"), now()).await.unwrap();
+    for id in [first, second] {
+        let built = |view: &mut ModelView| view.built(id, DeploymentStatus::Active, None);
+        registry.change("m", built).await.unwrap();
+    }
+    let promoted = registry.change("m", |view| {
+        view.promote(PRODUCTION, second, Promote::AsSet, Id::new(), now())
+    });
+    promoted.await.unwrap();
+    let (key, _) = ApiKey::generate(KeyType::Personal, None, Default::default(), now());
+    registry.add_api_key(&key).await.unwrap();
+    let before = (
+        registry.models().await.unwrap(),
+        registry.api_keys().await.unwrap(),
+    );
+    let mut ops = Vec::new();
+    for doc in registry.store.list("").await.unwrap().docs {
+        let mut value: serde_json::Value = serde_json::from_slice(&doc.value).unwrap();
+        add_unknown(&mut value);
+        ops.push(Op::put(
+            doc.key,
+            serde_json::to_vec(&value).unwrap(),
+            Expect::Any,
+        ));
+    }
     registry.store.commit(ops).await.unwrap();
-    let error = registry.recover().await.unwrap_err().to_string();
-    assert!(error.contains("models/aaaaaaaa"), "{error}");
+    registry.store.close().await;
+
+    let store = SqliteStore::open(&folder.path().join("state.db")).await;
+    let registry = Registry::new(Arc::new(store.unwrap()));
+    assert_eq!(registry.models().await.unwrap(), before.0);
+    assert_eq!(registry.api_keys().await.unwrap(), before.1);
+    assert_eq!(registry.unreadable().list(), []);
+}
+
+#[tokio::test]
+async fn a_document_that_cannot_be_read_is_reported_and_hides_no_other() {
+    let (registry, _folder) = registry().await;
+    let (_, good) = registry.push(named("m"), now()).await.unwrap();
+    let (view, bad) = registry.push(named("m"), now()).await.unwrap();
+    registry.push(named("other"), now()).await.unwrap();
+    let model = view.model.id;
+    let bad_key = keys::deployment(model, bad);
+    let ops = vec![
+        Op::put("models/aaaaaaaa", "{}", Expect::Any),
+        Op::put(&*bad_key, "not JSON", Expect::Any),
+        Op::put(keys::environment(model, "staging"), "[]", Expect::Any),
+        Op::put("api-keys/abcd", "{\"prefix\":7}", Expect::Any),
+    ];
+    registry.store.commit(ops).await.unwrap();
+
+    let models = registry.models().await.unwrap();
+    let names: Vec<_> = models.iter().map(|view| &*view.model.name).collect();
+    assert_eq!(names, ["m", "other"]);
+    assert!(registry.api_keys().await.unwrap().is_empty());
+    let told = registry.unreadable().list();
+    let told: Vec<&str> = told.iter().map(|one| &*one.key).collect();
+    let staging = keys::environment(model, "staging");
+    let mut wanted = vec!["api-keys/abcd", &bad_key, &staging, "models/aaaaaaaa"];
+    wanted.sort_unstable();
+    assert_eq!(told, wanted);
+
+    // What is beside it can be changed, and is not written over it.
+    let view = registry.model("m").await.unwrap();
+    assert_eq!(view.deployments.keys().collect::<Vec<_>>(), [&good]);
+    let built = |view: &mut ModelView| view.built(good, DeploymentStatus::Active, None);
+    registry.change("m", built).await.unwrap();
+    let create =
+        |view: &mut ModelView| view.create_environment("staging", Default::default(), now());
+    let error = registry.change("m", create).await.unwrap_err();
+    assert!(
+        matches!(&error, RegistryError::InTheWay { key, .. } if *key == staging),
+        "{error}"
+    );
+    let stored = registry.store.get(&bad_key).await.unwrap().unwrap();
+    assert_eq!(&stored.value[..], b"not JSON");
+
+    // It goes with its model.
+    registry.delete_model("m").await.unwrap();
+    assert!(registry.store.get(&bad_key).await.unwrap().is_none());
+    assert!(registry.store.get(&staging).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn production_that_cannot_be_read_is_not_taken_by_the_next_push() {
+    let (registry, _folder) = registry().await;
+    let (view, first) = registry.push(named("m"), now()).await.unwrap();
+    let key = keys::deployment(view.model.id, first);
+    let ops = vec![Op::put(key, "{}", Expect::Any)];
+    registry.store.commit(ops).await.unwrap();
+    let (view, _) = registry.push(named("m"), now()).await.unwrap();
+    let production = view.environment(PRODUCTION).unwrap();
+    assert_eq!(production.current_deployment_id, Some(first));
 }
 
 #[tokio::test]

@@ -87,24 +87,25 @@ impl Usage {
         &*self.log
     }
 
-    /// Writes down what is used from now on, until [`Usage::close`].
-    pub fn start(self: &Arc<Self>) {
-        let usage = self.clone();
-        tokio::spawn(async move {
+    /// Writes down what is used from now on, for as long as the node runs; [`Usage::close`] writes down the rest.
+    pub async fn run(self: Arc<Self>) {
+        let collecting = async {
             let mut seconds = tokio::time::interval(PERIOD);
             seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            while usage.running(seconds.tick()).await {
-                report(&usage.collecting_fails, usage.collect().await);
-                usage.collected.notify_one();
+            while self.running(seconds.tick()).await {
+                report(&self.collecting_fails, self.collect().await);
+                self.collected.notify_one();
             }
-        });
-        // By itself, so that a store that hangs keeps nobody from counting.
-        let usage = self.clone();
-        tokio::spawn(async move {
-            while usage.running(usage.collected.notified()).await {
-                report(&usage.delivering_fails, usage.deliver().await);
+        };
+        // Beside it, so that a store that hangs keeps nobody from counting.
+        let delivering = async {
+            while self.running(self.collected.notified()).await {
+                report(&self.delivering_fails, self.deliver().await);
             }
-        });
+        };
+        tokio::join!(collecting, delivering);
+        // Closed: the node ends it.
+        std::future::pending::<()>().await;
     }
 
     /// Writes down what was used until now, so that a query tells it.

@@ -176,7 +176,7 @@ async fn it_is_written_by_itself_and_at_the_end() {
     let node = open(tempfile::tempdir().unwrap()).await;
     let meter = Arc::new(Meter::default());
     node.meters.watch(owner("m"), &meter);
-    node.usage.start();
+    tokio::spawn(node.usage.clone().run());
     meter.add_bytes_in(5);
     let begun = Instant::now();
     while node.bytes_in().await < 5 {

@@ -7,6 +7,7 @@ use samovar_runtime::{Pool, Seen};
 
 use super::{Served, Serving};
 use crate::domain::deployment::DeploymentStatus;
+use crate::domain::model::ModelView;
 use crate::domain::observed::Observed;
 use crate::domain::settings::AutoscalingSettings;
 use crate::ids::Id;
@@ -123,6 +124,15 @@ impl Serving {
             Some(model.view.model.generation >= generation)
         });
         served.unwrap_or_else(|| self.gone.has(&model))
+    }
+
+    /// Whether no newer view of this model is served, and it is not gone.
+    pub fn is_newest(&self, view: &ModelView) -> bool {
+        let served = self.with(|routes| {
+            let model = routes.models.get(&view.model.id)?;
+            Some(model.view.model.generation <= view.model.generation)
+        });
+        served.unwrap_or(false)
     }
 
     /// The deployments that may run or are being built, each with its model and where it stands by the store.

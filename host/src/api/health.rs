@@ -1,0 +1,149 @@
+//! Whether the process lives, and whether requests should be sent to it: `/healthz` and `/readyz`, which ask for no key.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use serde::Serialize;
+
+use crate::control::feed::Feed;
+use crate::domain::keys;
+use crate::state::DocStore;
+
+/// How long the store may take to answer.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long its answer holds: anybody may ask, and must not keep the store busy.
+const STORE_HOLDS: Duration = Duration::from_secs(1);
+
+/// Whether a node is ready for requests.
+#[derive(Clone)]
+pub struct Readiness {
+    feed: Arc<Feed>,
+    store: Arc<dyn DocStore>,
+    failure: Arc<Mutex<Option<String>>>,
+    /// When the store was asked last, and what it said.
+    probed: Arc<tokio::sync::Mutex<Option<(Instant, Option<String>)>>>,
+}
+
+/// Why a node is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotReady {
+    /// For programs: `starting`, `store_unavailable` or `draining`.
+    pub code: &'static str,
+    /// For people.
+    pub reason: String,
+}
+
+impl Readiness {
+    /// Of the node that follows this store by this feed.
+    pub fn new(feed: Arc<Feed>, store: Arc<dyn DocStore>) -> Self {
+        Self {
+            feed,
+            store,
+            failure: Arc::default(),
+            probed: Arc::default(),
+        }
+    }
+
+    /// The store fails, as somebody who uses it has found out; nothing when it works again.
+    pub fn store_fails(&self, reason: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// What keeps the node from being ready.
+    pub async fn reasons(&self) -> Vec<NotReady> {
+        let mut reasons = Vec::new();
+        if self.feed.stop().is_cancelled() {
+            reasons.push(NotReady {
+                code: "draining",
+                reason: "the node is stopping: running requests finish, new ones belong elsewhere"
+                    .to_owned(),
+            });
+        }
+        if !self.feed.is_synced() {
+            reasons.push(NotReady {
+                code: "starting",
+                reason: "the models in the store have not been read yet".to_owned(),
+            });
+        }
+        let failure = self.failure.lock();
+        let failure = failure.unwrap_or_else(PoisonError::into_inner).clone();
+        let failure = match failure {
+            Some(reason) => Some(reason),
+            None => self.probe().await,
+        };
+        reasons.extend(failure.map(|reason| NotReady {
+            code: "store_unavailable",
+            reason,
+        }));
+        reasons
+    }
+
+    async fn probe(&self) -> Option<String> {
+        let mut probed = self.probed.lock().await;
+        if let Some((at, answer)) = &*probed
+            && at.elapsed() < STORE_HOLDS
+        {
+            return answer.clone();
+        }
+        let asked = self.store.get(keys::ORGANIZATION);
+        let answer = match tokio::time::timeout(STORE_TIMEOUT, asked).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("the store did not answer within {STORE_TIMEOUT:?}")),
+        };
+        *probed = Some((Instant::now(), answer.clone()));
+        answer
+    }
+}
+
+/// The routes of the node's own health.
+pub fn router(readiness: Readiness) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(move || ready(readiness.clone())))
+}
+
+async fn ready(readiness: Readiness) -> Response {
+    let reasons = readiness.reasons().await;
+    let status = match reasons.is_empty() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let answer = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons });
+    (status, axum::Json(answer)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::sqlite::SqliteStore;
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn a_node_says_why_it_is_not_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("state.db")).await;
+        let store: Arc<dyn DocStore> = Arc::new(store.unwrap());
+        let stop = CancellationToken::new();
+        let feed = Arc::new(Feed::new(store.clone(), stop.clone()));
+        let readiness = Readiness::new(feed.clone(), store);
+        let codes = async || -> Vec<&'static str> {
+            let reasons = readiness.reasons().await;
+            reasons.iter().map(|one| one.code).collect()
+        };
+        assert_eq!(codes().await, ["starting"]);
+        feed.synced(1);
+        assert_eq!(codes().await, [""; 0]);
+        readiness.store_fails(Some("the disk is full".to_owned()));
+        let reasons = readiness.reasons().await;
+        assert_eq!(reasons[0].reason, "the disk is full");
+        stop.cancel();
+        assert_eq!(codes().await, ["draining", "store_unavailable"]);
+        readiness.store_fails(None);
+        assert_eq!(codes().await, ["draining"]);
+    }
+}

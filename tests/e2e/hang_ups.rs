@@ -1,0 +1,379 @@
+//! A client that hangs up in the middle of a change: it is carried out to its end or was never begun.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use samovar_tests::dice::Dice;
+use samovar_tests::{Server, eventually};
+use serde_json::{Value, json};
+
+/// Clients of each kind that hang up.
+const ROUNDS: usize = 12;
+/// Within this time of sending their request. A build of the guest here takes less.
+const WITHIN_MS: u64 = 60;
+
+/// Sends a request whole, waits a moment, and hangs up.
+fn hang_up(server: &Server, dice: &mut Dice, method: &str, path: &str, body: &Value) -> Result<()> {
+    let address = server.url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address)?;
+    let body = match body {
+        Value::Null => String::new(),
+        body => body.to_string(),
+    };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        server.key(),
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
+    // Chosen instants are what is tested; nothing is waited for.
+    std::thread::sleep(dice.within_ms(WITHIN_MS));
+    let _ = stream.shutdown(Shutdown::Both);
+    Ok(())
+}
+
+async fn get(server: &Server, path: &str) -> Result<(u16, Value)> {
+    let answer = server.client().get(server.at(path)).send().await?;
+    let status = answer.status().as_u16();
+    Ok((status, answer.json().await.unwrap_or_default()))
+}
+
+/// The statuses of a model's deployments, once none of them is on its way to another.
+async fn settled(server: &Server, model: &str) -> Result<Vec<String>> {
+    let path = format!("/v1/models/{model}/deployments");
+    let last = RefCell::new(Vec::new());
+    eventually(&format!("the deployments of {model} settle"), async || {
+        let (_, shown) = get(server, &path).await.unwrap();
+        let Some(list) = shown["deployments"].as_array() else {
+            return true;
+        };
+        let status = |one: &Value| one["status"].as_str().unwrap_or_default().to_owned();
+        let statuses: Vec<String> = list.iter().map(status).collect();
+        last.replace(statuses.clone());
+        !statuses.iter().any(|status| {
+            matches!(
+                &**status,
+                "BUILDING" | "DEPLOYING" | "LOADING_MODEL" | "DEACTIVATING" | "UPDATING"
+            )
+        })
+    })
+    .await
+    .with_context(|| format!("{last:?}; {:?}", server.log()))?;
+    Ok(last.into_inner())
+}
+
+async fn call(server: &Server, method: reqwest::Method, path: &str, body: &Value) -> Result<Value> {
+    let request = server.client().request(method, server.at(path));
+    let answer = request.json(body).send().await?;
+    let (status, text) = (answer.status(), answer.text().await?);
+    ensure!(status.is_success(), "{path}: {status} {text}");
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// A model that has one deployment, with its bundle as a push names it.
+async fn pushed(server: &Server, model: &str) -> Result<(String, Value)> {
+    let pushed = server.push_as(model, "echo", "")?;
+    let id = pushed["deployment"]["id"].as_str().context("an id")?;
+    let path = format!("/v1/models/{model}/deployments/{id}/config?output_format=parsed");
+    let (_, shown) = get(server, &path).await?;
+    Ok((id.to_owned(), shown["config"].clone()))
+}
+
+fn works(status: &str) -> bool {
+    matches!(status, "ACTIVE" | "SCALED_TO_ZERO" | "WAKING_UP")
+}
+
+#[tokio::test]
+async fn a_deployment_whose_client_hung_up_is_switched_on_or_stays_off() -> Result<()> {
+    let server = Server::start()?;
+    let mut dice = Dice::new();
+    let (id, _) = pushed(&server, "m").await?;
+    for at in [
+        format!("/v1/models/m/deployments/{id}"),
+        "/v1/models/m/environments/production".to_owned(),
+    ] {
+        for _ in 0..ROUNDS {
+            let off = format!("{at}/deactivate");
+            call(&server, reqwest::Method::POST, &off, &Value::Null).await?;
+            settled(&server, "m").await?;
+            hang_up(
+                &server,
+                &mut dice,
+                "POST",
+                &format!("{at}/activate"),
+                &Value::Null,
+            )?;
+            let status = settled(&server, "m").await?.remove(0);
+            ensure!(works(&status) || status == "INACTIVE", "{status}");
+
+            let on = format!("{at}/activate");
+            call(&server, reqwest::Method::POST, &on, &Value::Null).await?;
+            hang_up(&server, &mut dice, "POST", &off, &Value::Null)?;
+            let status = settled(&server, "m").await?.remove(0);
+            ensure!(works(&status) || status == "INACTIVE", "{status}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failed_deployment_whose_client_hung_up_is_built_again_or_stays_failed() -> Result<()> {
+    let server = Server::start()?;
+    let mut dice = Dice::new();
+    let manifest = "[environment_variables]\nINIT_ERROR = \"no weights\"\n";
+    let folder = server.bundle("m", "init", manifest)?;
+    let output = server.cli(&["push", folder.to_str().context("path")?])?;
+    ensure!(!output.status.success(), "its init fails");
+    let (_, shown) = get(&server, "/v1/models/m/deployments").await?;
+    let id = shown["deployments"][0]["id"].as_str().context("an id")?;
+    let path = format!("/v1/models/m/deployments/{id}/retry");
+    for _ in 0..ROUNDS {
+        hang_up(&server, &mut dice, "POST", &path, &Value::Null)?;
+        let status = settled(&server, "m").await?.remove(0);
+        ensure!(status == "DEPLOY_FAILED", "{status}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_push_whose_client_hung_up_is_built_or_never_begun() -> Result<()> {
+    let server = Server::start()?;
+    let mut dice = Dice::new();
+    let (_, bundle) = pushed(&server, "m").await?;
+    for round in 0..ROUNDS {
+        let body = json!({ "bundle": bundle });
+        hang_up(
+            &server,
+            &mut dice,
+            "POST",
+            "/v1/models/m/deployments",
+            &body,
+        )?;
+        let name = format!("n{round}");
+        let body = json!({ "name": name, "bundle": bundle });
+        hang_up(&server, &mut dice, "POST", "/v1/models", &body)?;
+        for status in settled(&server, "m").await? {
+            ensure!(works(&status), "{status}");
+        }
+        for status in settled(&server, &name).await? {
+            ensure!(works(&status), "{status}");
+        }
+        let development = json!({ "name": "dev", "bundle": bundle, "development": true });
+        hang_up(&server, &mut dice, "POST", "/v1/models", &development)?;
+        let reload = json!({ "bundle": bundle, "labels": { "round": name } });
+        let path = "/v1/models/dev/deployments/development/bundle";
+        hang_up(&server, &mut dice, "PUT", path, &reload)?;
+        for status in settled(&server, "dev").await? {
+            ensure!(works(&status), "{status}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_promotion_whose_client_hung_up_ends_or_was_never_begun() -> Result<()> {
+    let server = Server::start()?;
+    let mut dice = Dice::new();
+    let (first, _) = pushed(&server, "m").await?;
+    let second = server.push_as("m", "count", "")?;
+    let second = second["deployment"]["id"]
+        .as_str()
+        .context("an id")?
+        .to_owned();
+    let production = "/v1/models/m/environments/production";
+    let fresh = json!({ "promotion_settings": { "redeploy_on_promotion": true, "promotion_cleanup_strategy": "KEEP" } });
+    call(&server, reqwest::Method::PATCH, production, &fresh).await?;
+    for round in 0..ROUNDS {
+        let source = [&first, &second][round % 2];
+        let body = json!({ "deployment_id": source });
+        hang_up(
+            &server,
+            &mut dice,
+            "POST",
+            &format!("{production}/promote"),
+            &body,
+        )?;
+        for status in settled(&server, "m").await? {
+            ensure!(works(&status), "{status}");
+        }
+        let cancel = format!("{production}/cancel_promotion");
+        hang_up(&server, &mut dice, "POST", &cancel, &Value::Null)?;
+        eventually("no promotion goes on", async || {
+            let (_, shown) = get(&server, production).await.unwrap();
+            shown["in_progress_promotion"].is_null()
+        })
+        .await?;
+        settled(&server, "m").await?;
+    }
+    // Whatever became of each, the next one works.
+    let body = json!({ "deployment_id": second });
+    call(
+        &server,
+        reqwest::Method::POST,
+        &format!("{production}/promote"),
+        &body,
+    )
+    .await?;
+    eventually("it is promoted", async || {
+        let (_, shown) = get(&server, production).await.unwrap();
+        shown["last_promotion"]["status"] == "SUCCEEDED"
+    })
+    .await?;
+    let answer = server.client().post(server.at("/models/m/production/"));
+    ensure!(answer.send().await?.status() == 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_deleted_for_a_client_that_hung_up_is_gone_or_whole() -> Result<()> {
+    let server = Server::start()?;
+    let mut dice = Dice::new();
+    let (_, bundle) = pushed(&server, "other").await?;
+    for round in 0..ROUNDS {
+        let model = format!("m{round}");
+        let body = json!({ "name": model, "bundle": bundle });
+        let made = call(&server, reqwest::Method::POST, "/v1/models", &body).await?;
+        let first = made["deployment"]["id"]
+            .as_str()
+            .context("an id")?
+            .to_owned();
+        let body = json!({ "bundle": bundle });
+        let path = format!("/v1/models/{model}/deployments");
+        let second = call(&server, reqwest::Method::POST, &path, &body).await?;
+        let second = second["deployment"]["id"]
+            .as_str()
+            .context("an id")?
+            .to_owned();
+        hang_up(
+            &server,
+            &mut dice,
+            "DELETE",
+            &format!("{path}/{second}"),
+            &Value::Null,
+        )?;
+        answers_or_is_gone(&server, &model, &second).await?;
+        hang_up(
+            &server,
+            &mut dice,
+            "DELETE",
+            &format!("/v1/models/{model}"),
+            &Value::Null,
+        )?;
+        answers_or_is_gone(&server, &model, &first).await?;
+    }
+    // Nothing of what others have was taken away.
+    let answer = server.client().post(server.at("/models/other/production/"));
+    ensure!(answer.body("x").send().await?.text().await? == "x");
+    Ok(())
+}
+
+/// What the API shows of a deployment is what its address does.
+async fn answers_or_is_gone(server: &Server, model: &str, deployment: &str) -> Result<()> {
+    let path = format!("/v1/models/{model}/deployments/{deployment}");
+    let url = server.at(&format!("/models/{model}/deployment/{deployment}/"));
+    eventually("the API and the address say the same", async || {
+        let (shown, _) = get(server, &path).await.unwrap();
+        let answer = server.client().post(&url).body("x").send().await.unwrap();
+        // The change may come between the two looks.
+        let (again, _) = get(server, &path).await.unwrap();
+        shown == again && answer.status().as_u16() == shown
+    })
+    .await
+}
+
+#[tokio::test]
+async fn settings_and_secrets_of_a_client_that_hung_up_hold_or_are_as_before() -> Result<()> {
+    let server = Server::start()?;
+    let mut dice = Dice::new();
+    let (id, _) = pushed(&server, "m").await?;
+    for round in 0..ROUNDS {
+        let name = format!("e{round}");
+        let (environments, one) = (
+            "/v1/models/m/environments".to_owned(),
+            format!("/v1/models/m/environments/{name}"),
+        );
+        hang_up(
+            &server,
+            &mut dice,
+            "POST",
+            &environments,
+            &json!({ "name": name }),
+        )?;
+        let settings = json!({ "promotion_settings": { "ramp_up_duration_seconds": 77 } });
+        hang_up(&server, &mut dice, "PATCH", &one, &settings)?;
+        hang_up(&server, &mut dice, "DELETE", &one, &Value::Null)?;
+
+        let least = 1 + round % 2;
+        let settings = json!({ "min_replica": least });
+        let path = format!("/v1/models/m/deployments/{id}/autoscaling_settings");
+        hang_up(&server, &mut dice, "PATCH", &path, &settings)?;
+        let secret = json!({ "name": format!("S{round}"), "value": "v" });
+        hang_up(&server, &mut dice, "POST", "/v1/secrets", &secret)?;
+        let key = json!({ "type": "WORKSPACE_INVOKE", "name": "gone" });
+        hang_up(&server, &mut dice, "POST", "/v1/api_keys", &key)?;
+        // What is stored is what is served: as many replicas as the settings say, in the end.
+        eventually("the replicas follow", async || {
+            let path = format!("/v1/models/m/deployments/{id}");
+            let (_, shown) = get(&server, &path).await.unwrap();
+            let least = shown["autoscaling_settings"]["min_replica"].as_u64();
+            shown["active_replica_count"].as_u64() >= least
+        })
+        .await?;
+    }
+    // Whatever became of each, the server takes the next.
+    server.set_secret("LAST", "v")?;
+    let all = call(
+        &server,
+        reqwest::Method::GET,
+        "/v1/models/m/environments",
+        &Value::Null,
+    )
+    .await?;
+    for one in all["environments"].as_array().context("environments")? {
+        let seconds = &one["promotion_settings"]["ramp_up_duration_seconds"];
+        ensure!(*seconds == 600 || *seconds == 77, "{one}");
+    }
+    Ok(())
+}
+
+/// Many at once, so that builds, their stops and what is stored of them overtake each other.
+#[tokio::test]
+async fn many_clients_that_hang_up_at_once_leave_nothing_unfinished() -> Result<()> {
+    let server = Server::start()?;
+    let mut dice = Dice::new();
+    let (id, _) = pushed(&server, "m").await?;
+    let address = server.url.trim_start_matches("http://").to_owned();
+    for _ in 0..ROUNDS {
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                let what = *dice.choose(&["activate", "deactivate", "retry"]);
+                let (pause, address) = (dice.within_ms(WITHIN_MS), address.clone());
+                let head = format!(
+                    "POST /v1/models/m/deployments/{id}/{what} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\n\
+                     content-length: 0\r\n\r\n",
+                    server.key()
+                );
+                std::thread::spawn(move || -> Result<()> {
+                    let mut stream = TcpStream::connect(address)?;
+                    stream.write_all(head.as_bytes())?;
+                    std::thread::sleep(pause.min(Duration::from_secs(1)));
+                    Ok(())
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().expect("a client does not panic")?;
+        }
+        let status = settled(&server, "m").await?.remove(0);
+        ensure!(
+            works(&status) || status == "INACTIVE" || status == "BUILD_STOPPED",
+            "{status}"
+        );
+    }
+    Ok(())
+}
