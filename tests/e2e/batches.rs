@@ -25,6 +25,38 @@ fn bundle(server: &Server, dims: &[Option<u64>]) -> Result<String> {
     Ok(folder.to_str().context("path")?.to_owned())
 }
 
+/// The scale of a dynamically quantized tensor is that of all its rows: joined calls would change each other's answers.
+#[tokio::test]
+async fn a_dynamically_quantized_graph_is_not_joined() -> Result<()> {
+    let server = Server::start()?;
+    let port = |name, ty| Port {
+        name,
+        ty,
+        dims: &[None, Some(2)],
+    };
+    let node = Node {
+        op: "DynamicQuantizeLinear",
+        inputs: &["x"],
+        output: "q",
+        attribute: None,
+    };
+    let graph = model(14, &[node], &[port("x", 1)], &[port("q", 2)]);
+    let plain = "[graphs.g]\nfile = \"g.onnx\"\nbackend = \"rten\"\n";
+    let joined = format!("{plain}batch = {{ max_size = 8, max_delay_ms = 1 }}\n");
+    let folder = server.bundle("quantized", "tensors", &joined)?;
+    std::fs::write(folder.join("g.onnx"), graph)?;
+    let path = folder.to_str().context("path")?;
+    let refused = server.cli(&["push", path])?;
+    assert!(!refused.status.success());
+    let told = String::from_utf8_lossy(&refused.stderr);
+    for part in ["DynamicQuantizeLinear (`q`)", "take `batch` out"] {
+        assert!(told.contains(part), "{told}");
+    }
+    server.bundle("quantized", "tensors", plain)?;
+    server.cli_json(&["push", path])?;
+    Ok(())
+}
+
 async fn sum(server: &Server, rows: usize, value: f32) -> Result<()> {
     let bytes: Vec<u8> = [value; 2]
         .repeat(rows)

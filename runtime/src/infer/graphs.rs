@@ -352,7 +352,14 @@ impl LoadedGraph {
         bytes: u64,
     ) -> Self {
         Self {
-            joinable: joinable(&loaded.inputs, &loaded.outputs),
+            joinable: joinable(&loaded.inputs, &loaded.outputs).and_then(|()| {
+                match &loaded.mixes_rows {
+                    None => Ok(()),
+                    Some(operator) => Err(format!(
+                        "{operator} computes over all rows of a run, so that the answer to one call would depend on the others"
+                    )),
+                }
+            }),
             loaded: Unloading::new(loaded, bytes),
             compute,
             name,

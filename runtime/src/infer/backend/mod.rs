@@ -142,6 +142,8 @@ pub(crate) struct Loaded {
     pub runs: Runs,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
+    /// The operator of it that mixes the rows of a batch, if there is one.
+    pub mixes_rows: Option<String>,
 }
 
 /// Why a graph cannot be run here.

@@ -4,6 +4,7 @@
 
 pub(crate) mod external;
 pub(crate) mod known;
+pub(crate) mod mixing;
 pub(crate) mod wire;
 
 use prost::Message;

@@ -15,7 +15,7 @@ use rten::{
 };
 
 use super::keep::{Keep, MAX_KEPT_BYTES};
-use super::onnx::ModelProto;
+use super::onnx::{ModelProto, mixing};
 use super::port::{Port, PortType};
 use super::tensor::{Data, ElementType, Tensor};
 use super::{BackendInfo, Device, Loaded, Model, Runs};
@@ -115,6 +115,7 @@ impl Rten {
             runs: Runs::OnWorkers,
             inputs,
             outputs,
+            mixes_rows: mixing::operator(onnx),
         })
     }
 }

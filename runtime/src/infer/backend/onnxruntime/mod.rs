@@ -17,8 +17,8 @@ use std::sync::{Arc, OnceLock};
 use ort::environment::Environment;
 
 use super::devices::{Card, Driver};
-use super::onnx::ModelProto;
 use super::onnx::external::Laid;
+use super::onnx::{ModelProto, mixing};
 use super::tensor::Place;
 use super::{BackendInfo, Device, Loaded, Model, Runs, Source, Wanted};
 use card::Cards;
@@ -159,6 +159,7 @@ impl Onnxruntime {
             runs: Runs::OnWorkers,
             inputs,
             outputs,
+            mixes_rows: mixing::operator(onnx),
         })
     }
 
@@ -195,6 +196,7 @@ impl Onnxruntime {
             },
             inputs,
             outputs,
+            mixes_rows: mixing::operator(onnx),
         })
     }
 }
