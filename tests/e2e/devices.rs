@@ -1,6 +1,7 @@
 //! GPUs: listed with the reason why they cannot be used; a graph that wants one gets one or fails, never the CPU unasked.
 
 use anyhow::{Context as _, Result};
+use samovar_tests::skip::{Need, skip};
 use samovar_tests::{Server, onnx};
 
 fn has_card() -> bool {
@@ -117,13 +118,14 @@ fn product(factor: f32) -> Vec<u8> {
 /// A node whose graphs may take so much of a card; nothing on a machine without one that can be used.
 fn node_with_card(gpu_memory: &str) -> Result<Option<Server>> {
     if !has_card() {
+        skip(Need::Card, "there is no /dev/nvidiactl");
         return Ok(None);
     }
     let server = Server::start_with(&["--gpu-memory", gpu_memory])?;
     let backends = server.cli_json(&["backends"])?;
     let reason = backends["devices_reason"].as_str();
     if let Some(reason) = reason {
-        eprintln!("skipped: {reason}");
+        skip(Need::Card, reason);
     }
     Ok(reason.is_none().then_some(server))
 }

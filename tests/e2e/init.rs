@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use samovar_tests::python::Python;
+use samovar_tests::skip::{Need, skip};
 use samovar_tests::{Server, binary, guest_variables};
 use serde_json::{Value, json};
 
@@ -127,7 +128,7 @@ fn is_here(program: &str, args: &[&str]) -> bool {
     let output = Command::new(program).args(args).output();
     let here = output.is_ok_and(|output| output.status.success());
     if !here {
-        eprintln!("skipped: {program} {args:?} does not work here");
+        skip(Need::Npm, &format!("{program} {args:?} does not work here"));
     }
     here
 }

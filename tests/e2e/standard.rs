@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
+use samovar_tests::skip::{Need, skip};
 use samovar_tests::{Server, guest};
 use serde_json::Value;
 
@@ -102,7 +103,8 @@ async fn javascript_by_componentize_js() -> Result<()> {
 fn is_built(name: &str) -> bool {
     let built = guest(name).exists();
     if !built {
-        eprintln!("skipped: `cargo xtask guests` made no {name}, for want of its language");
+        let reason = format!("`cargo xtask guests` made no {name}, for want of its language");
+        skip(Need::Guest, &reason);
     }
     built
 }

@@ -6,6 +6,7 @@ pub mod http2;
 pub mod onnx;
 pub mod python;
 pub mod receiver;
+pub mod skip;
 pub mod watching;
 pub mod withheld;
 

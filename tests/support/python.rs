@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::repository;
+use crate::skip::{Need, skip};
 
 /// A Python with packages.
 pub struct Python(PathBuf);
@@ -17,7 +18,8 @@ impl Python {
     pub fn with(packages: &str) -> Option<Self> {
         let python = std::env::var_os("SAMOVAR_TEST_PYTHON");
         if python.is_none() {
-            eprintln!("skipped: SAMOVAR_TEST_PYTHON names no Python with {packages}");
+            let reason = format!("SAMOVAR_TEST_PYTHON names no Python with {packages}");
+            skip(Need::Python, &reason);
         }
         python.map(|path| Self(path.into()))
     }

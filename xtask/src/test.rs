@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every check and every test, ending with one line of the counts.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -41,6 +42,9 @@ struct Counts {
     skipped: u64,
 }
 
+/// The file that skipped tests write themselves into: `tests/support/skip.rs`.
+const SKIPS: &str = "SAMOVAR_TEST_SKIPS";
+
 /// Runs the parts asked for, or all of them.
 pub fn run(parts: &[Part]) -> Result<()> {
     let wants = |part| parts.is_empty() || parts.contains(&part);
@@ -64,11 +68,20 @@ pub fn run(parts: &[Part]) -> Result<()> {
         // Always the whole workspace with its tests: another selection would have other features, and build the
         // dependencies anew.
         step("build", cargo(&["build", "--workspace", "--all-targets"]))?;
+        let skips = crate::repository().join("target/skipped-tests");
+        std::fs::create_dir_all(crate::repository().join("target"))?;
+        std::fs::write(&skips, "")?;
         let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
+        command.env(SKIPS, &skips);
         if let Some(python) = python::with(python::TESTS, &PACKAGES)? {
             command.env("SAMOVAR_TEST_PYTHON", python);
         }
         counts.add(count(command)?);
+        let skipped = read_skips(&std::fs::read_to_string(&skips)?);
+        for (test, why) in &skipped {
+            println!("skipped: {test}: {why}");
+        }
+        counts.move_to_skipped(skipped.len());
         // Of the examples the libraries alone: as components they link to nothing that is here.
         let mut examples = cargo(&["test", "--workspace", "--lib", "--no-fail-fast"]);
         let workspace = crate::repository().join("examples/Cargo.toml");
@@ -88,6 +101,13 @@ pub fn run(parts: &[Part]) -> Result<()> {
 }
 
 impl Counts {
+    /// Tests that skip themselves count as passed where they run.
+    fn move_to_skipped(&mut self, tests: usize) {
+        let tests = tests as u64;
+        self.passed = self.passed.saturating_sub(tests);
+        self.skipped += tests;
+    }
+
     fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -131,6 +151,16 @@ fn count(mut command: Command) -> Result<Counts> {
     Ok(counts)
 }
 
+/// The tests that were skipped, whole or in part, each with why. One that says so more than once counts once.
+fn read_skips(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, '\t');
+        let (need, test, reason) = (parts.next()?, parts.next()?, parts.next()?);
+        Some((test.to_owned(), format!("needs {need}: {reason}")))
+    });
+    lines.collect()
+}
+
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
 fn parse(line: &str) -> Option<Counts> {
     let rest = line.trim().strip_prefix("test result: ")?;
@@ -148,6 +178,22 @@ fn parse(line: &str) -> Option<Counts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn skipped_tests_are_counted_once_each_and_not_as_passed() {
+        let text =
+            "Python\ta::b\tno Python\nCard\tc\tno card\nPython\ta::b\tno Python\nbroken line\n";
+        let skipped = read_skips(text);
+        assert_eq!(skipped.len(), 2);
+        assert_eq!(skipped["c"], "needs Card: no card");
+        let mut counts = Counts {
+            passed: 10,
+            failed: 1,
+            skipped: 1,
+        };
+        counts.move_to_skipped(skipped.len());
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (8, 1, 3));
+    }
 
     #[test]
     fn result_lines_are_read() {

@@ -7,6 +7,7 @@ use super::onnx::{
     TensorType, TypeProto, ValueInfo,
 };
 use super::tensor::{Data, ElementType, Tensor};
+use super::testing::skip::{Need, skip};
 use super::*;
 
 const ROWS: i64 = 600_000;
@@ -92,7 +93,7 @@ fn last_row_is_found(backend: BackendChoice) {
     std::os::unix::fs::FileExt::write_all_at(&file, &7f32.to_le_bytes(), 4096 + BYTES - 4).unwrap();
     let backends = testing::backends();
     if backend == BackendChoice::Onnxruntime && backends.onnxruntime.is_err() {
-        eprintln!("skipped: no onnxruntime here");
+        skip(Need::Onnxruntime, "no library was found");
         return;
     }
     let data = [DataFile {

@@ -10,6 +10,10 @@ use std::sync::{Arc, OnceLock};
 use super::{BackendChoice, BackendOptions, Backends};
 use onnx::{Node, Value, model};
 
+#[path = "../../../../tests/support/skip.rs"]
+#[allow(dead_code, reason = "other tests need other things")]
+pub mod skip;
+
 /// The backends of this machine, or of the Python that tests are given.
 pub fn backends() -> Arc<Backends> {
     static BACKENDS: OnceLock<Arc<Backends>> = OnceLock::new();
@@ -28,7 +32,8 @@ pub fn choices() -> Vec<BackendChoice> {
     match &backends().onnxruntime {
         Ok(_) => vec![BackendChoice::Rten, BackendChoice::Onnxruntime],
         Err(missing) => {
-            eprintln!("without onnxruntime: {:?}", missing.reason);
+            let reason = missing.reason.as_deref().unwrap_or_default();
+            skip::skip(skip::Need::Onnxruntime, reason);
             vec![BackendChoice::Rten]
         }
     }

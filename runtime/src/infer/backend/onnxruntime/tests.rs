@@ -6,6 +6,7 @@ use super::run::SharedSession;
 use super::*;
 use crate::infer::backend::Model;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
+use crate::infer::backend::testing::skip::{Need, skip};
 use crate::infer::backend::testing::{backends, passing_on, row_by_row};
 use crate::infer::compute::Worker;
 
@@ -41,7 +42,7 @@ fn session(onnxruntime: &Onnxruntime, bytes: &[u8]) -> SharedSession {
 fn an_output_stays_where_it_was_made_and_outlives_its_session() {
     let backends = backends();
     let Ok(onnxruntime) = &backends.onnxruntime else {
-        eprintln!("skipped: no onnxruntime");
+        skip(Need::Onnxruntime, "no library was found");
         return;
     };
     let session = session(onnxruntime, &row_by_row());
@@ -75,7 +76,7 @@ fn an_output_stays_where_it_was_made_and_outlives_its_session() {
 fn bound_outputs_are_those_of_a_plain_run() {
     let backends = backends();
     let Ok(onnxruntime) = &backends.onnxruntime else {
-        eprintln!("skipped: no onnxruntime");
+        skip(Need::Onnxruntime, "no library was found");
         return;
     };
     let plain = session(onnxruntime, &row_by_row());
@@ -106,7 +107,7 @@ fn bound_outputs_are_those_of_a_plain_run() {
 fn an_input_that_is_passed_on_is_not_lent_beyond_its_run() {
     let backends = backends();
     let Ok(onnxruntime) = &backends.onnxruntime else {
-        eprintln!("skipped: no onnxruntime");
+        skip(Need::Onnxruntime, "no library was found");
         return;
     };
     let session = session(onnxruntime, &passing_on());
@@ -121,7 +122,7 @@ fn an_input_that_is_passed_on_is_not_lent_beyond_its_run() {
 fn an_output_stays_on_its_device_once_one_went_into_another_run() {
     let backends = backends();
     let Ok(onnxruntime) = &backends.onnxruntime else {
-        eprintln!("skipped: no onnxruntime");
+        skip(Need::Onnxruntime, "no library was found");
         return;
     };
     // The host's memory stands for a card's.
@@ -142,7 +143,7 @@ fn an_output_stays_on_its_device_once_one_went_into_another_run() {
 fn the_library_s_log_tells_which_nodes_are_on_the_cpu() {
     let backends = backends();
     let Ok(onnxruntime) = &backends.onnxruntime else {
-        eprintln!("skipped: no onnxruntime");
+        skip(Need::Onnxruntime, "no library was found");
         return;
     };
     let bytes = row_by_row();
