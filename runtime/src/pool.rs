@@ -17,6 +17,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::HOST;
 use http_body_util::{BodyExt, Empty};
 use tokio::sync::{Notify, oneshot};
@@ -48,6 +49,15 @@ pub use seen::{RunsOn, Seen};
 use stop::{Stop, stop};
 use waiting::Waiting;
 
+/// Tells whether the files of a deployment hold what was pushed.
+pub trait FileCheck: Send + Sync {
+    /// Quick when nothing changed since they were checked last.
+    ///
+    /// # Errors
+    /// Names the file that is damaged, and what to do about it.
+    fn check(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
 /// Everything a pool needs to know of its deployment.
 pub struct DeploymentSpec {
     /// The component.
@@ -56,6 +66,8 @@ pub struct DeploymentSpec {
     pub snapshot: Option<String>,
     /// The graphs it may load by name.
     pub graphs: Vec<GraphSpec>,
+    /// Asked before each start of a replica whether the files are what they should be.
+    pub files: Option<Arc<dyn FileCheck>>,
     /// What its replicas may see and reach.
     pub capabilities: Capabilities,
     /// What its replicas may use.
@@ -368,6 +380,10 @@ impl Pool {
         listed: Listed,
         timings: &mut StartTimings,
     ) -> Result<Replica, StartError> {
+        // Before anything is read from them: what is made of a damaged file would be kept beyond its repair.
+        if let Some(files) = &self.spec.files {
+            files.check().await.map_err(StartError::Files)?;
+        }
         let machine = &self.machine;
         let graphs = Loading::new(machine.graphs.clone(), self.spec.graphs.clone());
         let started = tokio::select! {
