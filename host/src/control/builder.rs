@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::control::recovery;
 use crate::control::serving::{ServeError, Served, Serving};
 use crate::domain::changes::Done;
 use crate::domain::deployment::DeploymentStatus;
@@ -35,6 +36,8 @@ pub struct Builder {
     /// Where they are served.
     pub serving: Arc<Serving>,
     applying: Arc<tokio::sync::Mutex<()>>,
+    /// Builds share it; one that may end the node has it alone.
+    building: Arc<tokio::sync::RwLock<()>>,
     draining: Arc<Mutex<BTreeSet<Id>>>,
 }
 
@@ -45,6 +48,7 @@ impl Builder {
             registry,
             serving,
             applying: Arc::default(),
+            building: Arc::default(),
             draining: Arc::default(),
         }
     }
@@ -54,6 +58,21 @@ impl Builder {
     /// # Errors
     /// What is wrong with the bundle; the deployment says it too.
     pub async fn build(&self, view: &ModelView, id: Id) -> Result<ModelView, BuildError> {
+        let _shared = self.building.read().await;
+        self.build_alone(view, id).await
+    }
+
+    /// While this is held, nothing else is built.
+    pub(super) async fn alone(&self) -> tokio::sync::OwnedRwLockWriteGuard<()> {
+        self.building.clone().write_owned().await
+    }
+
+    /// The same as [`Builder::build`] for whoever sees to it that it may be built now.
+    pub(super) async fn build_alone(
+        &self,
+        view: &ModelView,
+        id: Id,
+    ) -> Result<ModelView, BuildError> {
         let deployment = view.deployment(id).map_err(RegistryError::from)?;
         let build = self.serving.builds().begin(view, id);
         let rehearsal = self
@@ -144,8 +163,9 @@ impl Builder {
         }
     }
 
-    /// Takes up what a crash cut off.
-    pub async fn recover(&self, views: Vec<ModelView>) {
+    /// Serves what is stored, and takes up the builds that the end of the node cut off: after a crash one by one.
+    pub async fn recover(&self, views: Vec<ModelView>, after_crash: bool) {
+        let mut cut_off = Vec::new();
         for view in views {
             if let Err(error) = self.apply(view.clone()).await {
                 tracing::error!(model = view.model.name, %error, "cannot be served whole");
@@ -154,14 +174,19 @@ impl Builder {
                 .deployments
                 .values()
                 .filter(|one| one.status.is_unfinished());
-            for deployment in unfinished {
-                let (builder, view, id) = (self.clone(), view.clone(), deployment.id);
-                tokio::spawn(async move {
-                    if let Err(error) = builder.build(&view, id).await {
-                        tracing::warn!(deployment = %id, %error, "is not built");
-                    }
-                });
-            }
+            cut_off.extend(unfinished.map(|one| (view.clone(), one.id)));
+        }
+        if after_crash {
+            tokio::spawn(recovery::one_by_one(self.clone(), cut_off));
+            return;
+        }
+        for (view, id) in cut_off {
+            let builder = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = builder.build(&view, id).await {
+                    tracing::warn!(deployment = %id, %error, "build failed");
+                }
+            });
         }
     }
 
