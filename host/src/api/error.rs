@@ -199,6 +199,7 @@ impl From<crate::control::builder::BuildError> for ApiError {
         use crate::control::builder::BuildError as E;
         match error {
             E::Stopped => Self::conflict("build_stopped", error.to_string()),
+            E::EndedNode => Self::conflict("build_failed", error.to_string()),
             E::Serve(error) => error.into(),
             E::Registry(error) => error.into(),
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::control::recovery;
+use crate::control::recovery::{Admission, Recovery};
 use crate::control::serving::{ServeError, Served, Serving};
 use crate::domain::changes::Done;
 use crate::domain::deployment::DeploymentStatus;
@@ -20,6 +20,9 @@ pub enum BuildError {
     /// The deployment was switched off or deleted meanwhile.
     #[error("the build was stopped: the deployment was deactivated or deleted meanwhile")]
     Stopped,
+    /// The node ended twice while it was built.
+    #[error("the build failed: the node ended twice in the middle of it")]
+    EndedNode,
     /// Its bundle cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -36,8 +39,7 @@ pub struct Builder {
     /// Where they are served.
     pub serving: Arc<Serving>,
     applying: Arc<tokio::sync::Mutex<()>>,
-    /// Builds share it; one that may end the node has it alone.
-    building: Arc<tokio::sync::RwLock<()>>,
+    recovery: Arc<Recovery>,
     draining: Arc<Mutex<BTreeSet<Id>>>,
 }
 
@@ -48,7 +50,7 @@ impl Builder {
             registry,
             serving,
             applying: Arc::default(),
-            building: Arc::default(),
+            recovery: Arc::default(),
             draining: Arc::default(),
         }
     }
@@ -58,22 +60,15 @@ impl Builder {
     /// # Errors
     /// What is wrong with the bundle; the deployment says it too.
     pub async fn build(&self, view: &ModelView, id: Id) -> Result<ModelView, BuildError> {
-        let _shared = self.building.read().await;
-        self.build_alone(view, id).await
-    }
-
-    /// While this is held, nothing else is built.
-    pub(super) async fn alone(&self) -> tokio::sync::OwnedRwLockWriteGuard<()> {
-        self.building.clone().write_owned().await
-    }
-
-    /// The same as [`Builder::build`] for whoever sees to it that it may be built now.
-    pub(super) async fn build_alone(
-        &self,
-        view: &ModelView,
-        id: Id,
-    ) -> Result<ModelView, BuildError> {
         let deployment = view.deployment(id).map_err(RegistryError::from)?;
+        let admission = self.recovery.admit(&self.registry, view.model.id, id);
+        let _turn = match admission.await? {
+            Admission::Begins(turn) => turn,
+            Admission::Failed(view) => {
+                self.apply(*view).await?;
+                return Err(BuildError::EndedNode);
+            }
+        };
         let build = self.serving.builds().begin(view, id);
         let rehearsal = self
             .serving
@@ -165,7 +160,11 @@ impl Builder {
 
     /// Serves what is stored, and takes up the builds that the end of the node cut off: after a crash one by one.
     pub async fn recover(&self, views: Vec<ModelView>, after_crash: bool) {
-        let mut cut_off = Vec::new();
+        if after_crash {
+            let deployments = views.iter().flat_map(|view| view.deployments.values());
+            let cut_off = deployments.filter(|one| one.status.is_unfinished());
+            self.recovery.expect(cut_off.map(|one| one.id));
+        }
         for view in views {
             if let Err(error) = self.apply(view.clone()).await {
                 tracing::error!(model = view.model.name, %error, "cannot be served whole");
@@ -174,19 +173,14 @@ impl Builder {
                 .deployments
                 .values()
                 .filter(|one| one.status.is_unfinished());
-            cut_off.extend(unfinished.map(|one| (view.clone(), one.id)));
-        }
-        if after_crash {
-            tokio::spawn(recovery::one_by_one(self.clone(), cut_off));
-            return;
-        }
-        for (view, id) in cut_off {
-            let builder = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = builder.build(&view, id).await {
-                    tracing::warn!(deployment = %id, %error, "build failed");
-                }
-            });
+            for deployment in unfinished {
+                let (builder, view, id) = (self.clone(), view.clone(), deployment.id);
+                tokio::spawn(async move {
+                    if let Err(error) = builder.build(&view, id).await {
+                        tracing::warn!(deployment = %id, %error, "is not built");
+                    }
+                });
+            }
         }
     }
 

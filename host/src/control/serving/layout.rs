@@ -50,7 +50,7 @@ impl Layout {
                 };
                 layout.lock().push(link);
             }
-            Ok(layout)
+            Ok::<_, io::Error>(layout)
         });
         match placing.await {
             Ok(placed) => placed.map_err(|error| (folder, error)),
