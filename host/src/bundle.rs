@@ -14,7 +14,7 @@ pub use crate::domain::digest::Digest;
 use crate::domain::names;
 use crate::domain::settings::InvalidSetting;
 use crate::known_files::KnownFiles;
-use crate::manifest::{Component, Located, Manifest, ManifestError};
+use crate::manifest::{Component, Located, Manifest, ManifestError, component};
 use crate::open_inference::{self, Description};
 
 /// Why no bundle could be made.
@@ -142,6 +142,7 @@ impl LocalBundle {
                 allow: manifest.allow.clone(),
             },
             snapshot: manifest.snapshot,
+            example: manifest.example.clone(),
             limits: manifest.limits.clone(),
             autoscaling: manifest.autoscaling.clone(),
         };
@@ -166,9 +167,12 @@ struct Collector<'a> {
 
 impl Collector<'_> {
     fn component(&mut self, place: &Located<PathBuf>) -> Result<Blob, ManifestError> {
-        let path = self.manifest.root.join(&place.value);
+        let found = component::find(&self.manifest.root, &place.value);
+        let path = found.path;
         if !path.exists() {
-            let shown = path.display();
+            let places = [path].into_iter().chain(found.others);
+            let places: Vec<_> = places.map(|path| path.display().to_string()).collect();
+            let shown = places.join(" or ");
             let problem = match &self.manifest.build {
                 Some(build) => {
                     format!("no file {shown}: the build command is to make it ({build})")

@@ -71,6 +71,55 @@ pub fn save(url: &str, key: &str) -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
+/// Writes the file as [`save`] does, and keeps what was there under another name if it holds another key. Says where
+/// the file is, and where the earlier one.
+pub fn save_beside(url: &str, key: &str) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
+    let file = path()?;
+    let kept = keep_other(&file, key).with_context(|| {
+        format!(
+            "{} holds another key, and cannot be kept: move it away, or set SAMOVAR_CONFIG",
+            file.display()
+        )
+    })?;
+    save_to(&file, url, key).with_context(|| format!("writing {}", file.display()))?;
+    Ok((file, kept))
+}
+
+/// Files that earlier configurations are kept in at most.
+const MAX_KEPT: u32 = 1000;
+
+fn keep_other(file: &Path, key: &str) -> io::Result<Option<PathBuf>> {
+    match load_from(file) {
+        Ok(None) => return Ok(None),
+        Ok(Some(config)) if config.api_key.is_none() || config.api_key.as_deref() == Some(key) => {
+            return Ok(None);
+        }
+        // One that cannot be read may still hold a key.
+        Ok(Some(_)) | Err(_) => {}
+    }
+    let before = fs::read(file)?;
+    for number in 1..=MAX_KEPT {
+        let mut name = file.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        let mut options = fs::File::options();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(&name) {
+            Ok(mut kept) => {
+                kept.write_all(&before)?;
+                kept.sync_all()?;
+                return Ok(Some(name.into()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!(
+        "{MAX_KEPT} earlier ones are there already"
+    )))
+}
+
 fn save_to(file: &Path, url: &str, key: &str) -> anyhow::Result<()> {
     let config = ClientConfig {
         url: url.to_owned(),
@@ -134,6 +183,26 @@ mod tests {
             let mode = fs::metadata(&file).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_key_of_another_server_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        assert_eq!(keep_other(&file, "a").unwrap(), None);
+        for (key, kept) in [("a", None), ("b", Some(1)), ("b", None), ("c", Some(2))] {
+            let kept = kept.map(|number| folder.path().join(format!("config.toml.{number}")));
+            assert_eq!(keep_other(&file, key).unwrap(), kept);
+            save_to(&file, "http://h", key).unwrap();
+        }
+        let key = |name: &str| {
+            let config = load_from(&folder.path().join(name)).unwrap();
+            config.unwrap().api_key.unwrap()
+        };
+        assert_eq!(
+            ["config.toml.1", "config.toml.2", "config.toml"].map(key),
+            ["a", "b", "c"]
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod cli;
 pub mod client_config;
 pub mod control;
+pub mod data_folder;
 pub mod domain;
 pub mod front;
 pub mod gateway;

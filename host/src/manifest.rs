@@ -1,5 +1,6 @@
 //! `samovar.toml`: what its author says about a model, read with an error for everything that is not as it should be.
 
+pub mod component;
 mod reader;
 pub mod render;
 pub mod units;
@@ -11,8 +12,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::domain::bundle::{
-    GraphBackend, GraphTarget, MAX_FILES, MAX_GRAPHS, MAX_HOSTS, MAX_SECRETS, MAX_VARIABLES,
-    check_value,
+    GraphBackend, GraphTarget, MAX_EXAMPLE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_HOSTS, MAX_SECRETS,
+    MAX_VARIABLES, check_value,
 };
 use crate::domain::names;
 use crate::domain::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
@@ -127,6 +128,8 @@ pub struct Manifest {
     pub allow: BTreeSet<String>,
     /// Whether `init` runs once, when it is pushed, and replicas start with the memory that it left.
     pub snapshot: bool,
+    /// A body that the component answers at `POST /predict`.
+    pub example: Option<String>,
     /// Bounds of one replica.
     pub limits: Limits,
     /// Number of replicas.
@@ -202,6 +205,7 @@ impl Manifest {
             "network",
             "autoscaling",
             "snapshot",
+            "example",
         ])?;
         let name = top
             .require("name", "the model's name")?
@@ -234,6 +238,10 @@ impl Manifest {
                 Some(field) => field.truth()?,
                 None => false,
             },
+            example: top
+                .take("example")
+                .map(|field| example(&field))
+                .transpose()?,
             limits: limits(&mut top)?,
             autoscaling: autoscaling(&mut top)?,
         })
@@ -297,6 +305,7 @@ impl Manifest {
             environment_variables: BTreeMap::new(),
             allow: BTreeSet::new(),
             snapshot: false,
+            example: None,
             limits: Limits::default(),
             autoscaling: AutoscalingSettings::default(),
         })
@@ -350,6 +359,17 @@ fn build(field: &Field<'_>) -> Result<String, ManifestError> {
         return Err(field.error("found no command, wanted a shell command, or no such key"));
     }
     Ok(command.to_owned())
+}
+
+fn example(field: &Field<'_>) -> Result<String, ManifestError> {
+    let text = field.text()?;
+    if text.len() > MAX_EXAMPLE_BYTES {
+        let found = text.len();
+        return Err(field.error(&format!(
+            "found {found} bytes, wanted a body of at most {MAX_EXAMPLE_BYTES}"
+        )));
+    }
+    Ok(text.to_owned())
 }
 
 fn component_path(field: &Field<'_>) -> Result<Located<PathBuf>, ManifestError> {

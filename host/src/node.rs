@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use samovar_runtime::backend::BackendOptions;
 use samovar_runtime::{EngineOptions, Runtime, RuntimeOptions};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -28,9 +29,11 @@ use crate::control::promoter;
 use crate::control::pulse;
 use crate::control::reloader::Reloader;
 use crate::control::scaler;
+use crate::control::scrub;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::{NodeLimits, Serving, graphs, layout};
 use crate::control::webhook::Courier;
+use crate::data_folder::DataFolder;
 use crate::domain::api_key::{ApiKey, KeyType};
 use crate::domain::bundle::GraphBackend;
 pub use crate::front::BaseDomain;
@@ -72,6 +75,8 @@ pub struct ServeOptions {
     pub secrets_key: Option<PathBuf>,
     /// What to do with secrets whose key is lost.
     pub lost_secrets: LostSecrets,
+    /// Begin without models although blobs of an earlier database are there.
+    pub new_store: bool,
     /// ONNX Runtime's library, instead of the one that is found.
     pub onnxruntime: Option<PathBuf>,
     /// Which backend runs a graph that chooses none.
@@ -105,14 +110,15 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             options.addr
         );
     }
-    let data = prepare(&options.data)?;
-    let _lock = lock(&data)?;
+    ignore_file_size_signal();
+    let mut folder = DataFolder::open(&options.data)?;
+    let data = folder.path().to_owned();
     let server = Server::bind(options.addr)
         .await
         .with_context(|| format!("cannot listen on {}", options.addr))?;
     let url = format!("http://{}", server.local_addr()?);
 
-    let sqlite = Arc::new(SqliteStore::open(&data.join("state.db")).await?);
+    let sqlite = open_store(&folder, options.new_store).await?;
     let store: Arc<dyn DocStore> = sqlite.clone();
     let registry = Registry::new(store.clone());
     let unreadable = registry.unreadable().clone();
@@ -147,10 +153,13 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let serving = Arc::new(serving);
     let mut tasks = Tasks::default();
     tasks.spawn("usage", usage.clone().run());
+    folder.begin();
     let builder = Builder::new(registry.clone(), serving.clone());
-    builder.recover(registry.recover().await?.models).await;
+    let stored = registry.recover().await?.models;
+    builder.recover(stored, folder.after_crash()).await;
     let garbage = Garbage::new(registry.clone(), blobs.clone(), serving.clone());
     sweep(garbage.clone());
+    tasks.spawn("scrub", scrub::run(registry.clone(), blobs.clone()));
     tasks.spawn("promoter", promoter::run(builder.clone()));
     tasks.spawn("scaler", scaler::run(serving.clone()));
     follow_secrets(&mut tasks, guest_secrets.clone(), serving.clone());
@@ -243,6 +252,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     if timeout(CLOSE_TIMEOUT, usage.close()).await.is_err() {
         tracing::warn!("usage of the last moments is counted after the next start");
     }
+    folder.close();
     match failure {
         None => Ok(()),
         Some(ended) => Err(ended.into()),
@@ -324,24 +334,27 @@ pub fn installed_backends(data: &Path) -> PathBuf {
     data.join("backends")
 }
 
-fn prepare(data: &Path) -> anyhow::Result<PathBuf> {
-    std::fs::create_dir_all(data)
-        .and_then(|()| data.canonicalize())
-        .with_context(|| format!("cannot use the folder {}", data.display()))
+/// A write beyond `ulimit -f` then fails like one to a full disk, instead of ending the node.
+fn ignore_file_size_signal() {
+    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    // Once there is a handler, it stays.
+    if let Err(error) = signal(kind) {
+        tracing::warn!(%error, "writes beyond the limit of file sizes will end the node");
+    }
 }
 
-/// Two nodes on one folder would take each other's uploads for leftovers.
-fn lock(data: &Path) -> anyhow::Result<std::fs::File> {
-    let path = data.join("lock");
-    let file =
-        std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(_) => bail!(
-            "another samovar serves from {}: stop it, or use another --data",
-            data.display()
-        ),
+/// Opens the database, unless it was lost: a new one beside old blobs would look like a first start.
+async fn open_store(folder: &DataFolder, new_store: bool) -> anyhow::Result<Arc<SqliteStore>> {
+    if !new_store && folder.lost_database()? {
+        bail!(folder.explain_lost_database());
     }
+    let store = SqliteStore::open(&folder.path().join("state.db")).await?;
+    if !new_store && store.is_new().await? && folder.has_blobs()? {
+        // So that no log is left which would be applied to a database that is put back.
+        store.close().await;
+        bail!(folder.explain_lost_database());
+    }
+    Ok(Arc::new(store))
 }
 
 /// Makes the first admin key of an empty folder; says which file it was written to.
@@ -352,7 +365,14 @@ async fn first_key(registry: &Registry, url: &str) -> anyhow::Result<Option<Path
     let name = Some("first start".to_owned());
     let (key, plain) = ApiKey::generate(KeyType::Personal, name, BTreeSet::new(), Timestamp::now());
     // Written before it is valid, so that there is never a valid key that nobody knows.
-    let path = client_config::save(url, plain.reveal())?;
+    let (path, kept) = client_config::save_beside(url, plain.reveal())?;
+    if let Some(kept) = kept {
+        tracing::warn!(
+            config = %path.display(),
+            kept = %kept.display(),
+            "the configuration held another key: it was kept beside the new one"
+        );
+    }
     registry.add_api_key(&key).await?;
     Ok(Some(path))
 }
@@ -399,7 +419,7 @@ fn start_logging() {
 
 async fn stop_signal() {
     let interrupt = tokio::signal::ctrl_c();
-    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+    match signal(SignalKind::terminate()) {
         Ok(mut terminate) => {
             tokio::select! {
                 _ = interrupt => {}

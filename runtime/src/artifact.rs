@@ -5,6 +5,7 @@
 //! process maps the file, so that a damaged one is compiled again instead of run.
 
 mod snapshots;
+mod sweep;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -115,9 +116,12 @@ impl ArtifactStore {
     /// # Errors
     /// When a folder cannot be made or a linker cannot be built.
     pub fn new(engine: &SharedEngine, folder: &Path) -> wasmtime::Result<Self> {
+        let sequential = Shelf::new(engine, Calls::Sequential, folder)?;
+        let concurrent = Shelf::new(engine, Calls::Concurrent, folder)?;
+        sweep::begin(folder, &[&sequential.folder, &concurrent.folder]);
         Ok(Self {
-            sequential: Shelf::new(engine, Calls::Sequential, folder)?,
-            concurrent: Shelf::new(engine, Calls::Concurrent, folder)?,
+            sequential,
+            concurrent,
             ready: moka::future::Cache::builder()
                 .max_capacity(CACHED)
                 .time_to_idle(CACHED_IDLE)
@@ -179,8 +183,8 @@ impl ArtifactStore {
         if let Some(artifact) = self.load(&file.digest, None)? {
             return Ok(artifact);
         }
-        let shelf = self.compile(file)?;
-        shelf.compiled(&file.digest, None)
+        let (shelf, component) = self.compile(file)?;
+        shelf.link(&component, None)
     }
 
     /// What is on disk under this name, linked; nothing when it is not there, or damaged.
@@ -204,7 +208,7 @@ impl ArtifactStore {
         Ok(None)
     }
 
-    fn compile(&self, file: &ComponentFile) -> Result<&Shelf, ArtifactError> {
+    fn compile(&self, file: &ComponentFile) -> Result<(&Shelf, Component), ArtifactError> {
         let io_error = |action, path: &Path| {
             let path = path.to_owned();
             move |source| ArtifactError::Io {
@@ -229,8 +233,12 @@ impl ArtifactStore {
         self.compile_bytes(&file.digest, &bytes)
     }
 
-    /// Compiles a component; says where it lies now.
-    fn compile_bytes(&self, name: &str, bytes: &[u8]) -> Result<&Shelf, ArtifactError> {
+    /// Compiles a component and keeps it on disk. Where the disk does not take it, it is there in memory all the same.
+    fn compile_bytes(
+        &self,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(&Shelf, Component), ArtifactError> {
         let (shelf, native) = Calls::fit(bytes, |calls| {
             let shelf = self.shelf(calls);
             let native = shelf.engine.precompile_component(bytes);
@@ -238,14 +246,20 @@ impl ArtifactStore {
         })
         .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
         let path = shelf.path(name);
-        match checked::write(&path, &native) {
-            Ok(()) => Ok(shelf),
-            Err(source) => Err(ArtifactError::Io {
-                action: "write",
-                path,
-                source,
-            }),
-        }
+        let component = match checked::write(&path, &native) {
+            Ok(()) => shelf.map(&path),
+            Err(error) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    %error,
+                    "a compiled component cannot be kept on disk; it is compiled again when it is needed next"
+                );
+                // SAFETY: these bytes are what this engine compiled just now.
+                unsafe { Component::deserialize(&shelf.engine, &native) }
+            }
+        };
+        let component = component.map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
+        Ok((shelf, component))
     }
 }
 
@@ -283,14 +297,6 @@ impl Shelf {
         // SAFETY: the file is our own output (its checksum was written after it and has been compared), lies in a
         // folder that only this node writes to, and is replaced by rename, never changed in place.
         unsafe { Component::deserialize_file(&self.engine, path) }
-    }
-
-    /// What was just compiled, linked.
-    fn compiled(&self, name: &str, snapshot: Option<Snapshot>) -> Result<Artifact, ArtifactError> {
-        let component = self
-            .map(&self.path(name))
-            .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
-        self.link(&component, snapshot)
     }
 
     fn link(

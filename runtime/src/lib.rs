@@ -43,7 +43,7 @@ pub use infer::{backend, graphs, nn};
 pub use ledger::{Counts, PoolSettings};
 pub use limits::Limits;
 pub use load::Traffic;
-pub use pool::{DeploymentSpec, Pool, RunError, RunsOn, Seen, Timings};
+pub use pool::{DeploymentSpec, FileCheck, Pool, RunError, RunsOn, Seen, Timings};
 pub use replica::{StartError, StartTimings};
 pub use roster::{Presence, ReplicaInfo, ReplicaState, Stopping};
 pub use runtime::{Runtime, RuntimeOptions};

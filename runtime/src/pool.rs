@@ -16,6 +16,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::HOST;
 use http_body_util::{BodyExt, Empty};
 use tokio::sync::Notify;
@@ -43,6 +44,15 @@ use handoff::{Asked, Lease, Places, Waiter};
 pub use seen::{RunsOn, Seen};
 use starting::Starting;
 
+/// Tells whether the files of a deployment hold what was pushed.
+pub trait FileCheck: Send + Sync {
+    /// Quick when nothing changed since they were checked last.
+    ///
+    /// # Errors
+    /// Names the file that is damaged, and what to do about it.
+    fn check(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
 /// Everything a pool needs to know of its deployment.
 pub struct DeploymentSpec {
     /// The component.
@@ -51,6 +61,8 @@ pub struct DeploymentSpec {
     pub snapshot: Option<String>,
     /// The graphs it may load by name.
     pub graphs: Vec<GraphSpec>,
+    /// Asked before each start of a replica whether the files are what they should be.
+    pub files: Option<Arc<dyn FileCheck>>,
     /// What its replicas may see and reach.
     pub capabilities: Capabilities,
     /// What its replicas may use.

@@ -31,6 +31,9 @@ use crate::stop::stop;
 /// Why a replica did not start.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StartError {
+    /// A file of the deployment is damaged.
+    #[error("{0}")]
+    Files(String),
     /// The component could not be made ready.
     #[error(transparent)]
     Artifact(Arc<crate::artifact::ArtifactError>),

@@ -2,6 +2,7 @@
 
 pub mod canary;
 pub mod dice;
+pub mod disk;
 pub mod http2;
 pub mod onnx;
 pub mod python;
@@ -46,8 +47,23 @@ impl Server {
         Self::start_in(folder, args, "127.0.0.1:0")
     }
 
-    fn start_in(folder: Arc<tempfile::TempDir>, args: Vec<String>, address: &str) -> Result<Self> {
-        let mut child = samovar(folder.path())
+    pub(crate) fn start_in(
+        folder: Arc<tempfile::TempDir>,
+        args: Vec<String>,
+        address: &str,
+    ) -> Result<Self> {
+        let command = samovar(folder.path());
+        Self::start_by(command, folder, args, address)
+    }
+
+    /// Starts it by this command, which may set up its process.
+    pub(crate) fn start_by(
+        mut command: Command,
+        folder: Arc<tempfile::TempDir>,
+        args: Vec<String>,
+        address: &str,
+    ) -> Result<Self> {
+        let mut child = command
             .args(["--json", "serve", "--addr", address, "--data"])
             .arg(folder.path().join("data"))
             .args(&args)
@@ -122,6 +138,15 @@ impl Server {
         let _ = self.kill();
         let (folder, args) = (self.folder.clone(), self.args.clone());
         drop(self);
+        Self::start_in(folder, args, "127.0.0.1:0")
+    }
+
+    /// Starts it again on the same folder with other arguments for `samovar serve`.
+    pub fn restart_with(mut self, args: &[&str]) -> Result<Self> {
+        let _ = self.kill();
+        let folder = self.folder.clone();
+        drop(self);
+        let args = args.iter().map(ToString::to_string).collect();
         Self::start_in(folder, args, "127.0.0.1:0")
     }
 
@@ -293,7 +318,7 @@ pub fn binary() -> PathBuf {
     built.join("samovar")
 }
 
-fn samovar(folder: &Path) -> Command {
+pub(crate) fn samovar(folder: &Path) -> Command {
     let mut command = Command::new(binary());
     command
         .env_remove("SAMOVAR_API_KEY")

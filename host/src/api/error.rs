@@ -168,6 +168,10 @@ impl From<&crate::state::blobs::BlobError> for ApiError {
             E::NotFound { .. } => Self::not_found(text),
             E::WrongDigest { .. } => Self::new(StatusCode::BAD_REQUEST, "wrong_digest", text),
             E::WrongSize { .. } => Self::bad_request(text),
+            E::Damaged { .. } => {
+                tracing::error!(error = text, "a blob is damaged");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "blob_damaged", text)
+            }
             E::TooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", text)
             }
@@ -198,6 +202,7 @@ impl From<&Arc<crate::control::builder::BuildError>> for ApiError {
         match &**error {
             E::Stopped => Self::conflict("build_stopped", error.to_string()),
             E::Aborted => Self::internal(error),
+            E::EndedNode => Self::conflict("build_failed", error.to_string()),
             E::Serve(error) => error.into(),
             E::Registry(error) => error.into(),
         }

@@ -1,6 +1,7 @@
 //! What deployments used: the billing summary, and every counter by minutes, hours or days.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ use crate::domain::usage::{
 use crate::domain::usage_window::{Asked, MAX_SUMMARY_DAYS, MAX_USAGE_DAYS, Window, timestamp};
 use crate::ids::Id;
 use crate::state::usage::UsageQuery;
+
+/// Longest wait for the newest usage to be written down; an answer is given without it then.
+const MAX_FLUSH: Duration = Duration::from_secs(2);
 
 /// The routes of usage.
 pub fn router() -> OpenApiRouter<super::Shared> {
@@ -240,8 +244,12 @@ fn asked<'a>(field: &'static str, text: Option<&'a str>) -> Asked<'a> {
 
 async fn read(api: &Api, query: &UsageQuery) -> Result<Vec<UsageBucket>, ApiError> {
     // So that an answer has what was used until now. Without it, it has what was used until a second ago.
-    if let Err(error) = api.usage.flush().await {
-        tracing::debug!(%error, "the newest usage is not told");
+    match tokio::time::timeout(MAX_FLUSH, api.usage.flush()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the answer lacks the newest usage"),
+        Err(_) => {
+            tracing::debug!("the disk or the store is slow: the answer lacks the newest usage")
+        }
     }
     Ok(api.usage.log().query(query).await?)
 }

@@ -9,6 +9,7 @@ use super::client::{ANSWER_TIMEOUT, Client};
 use super::confirm::Consent;
 use super::identifier;
 use super::output::{self, Format, cell, since};
+use crate::open_inference;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -59,7 +60,10 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             let answer = client.get(&format!("/v1/models/{model}")).await?;
             match format {
                 Format::Json => output::document(&answer),
-                Format::Text => output::properties(&properties(&answer, client.url(), now)),
+                Format::Text => {
+                    let bundle = production_bundle(client, &model, &answer).await;
+                    output::properties(&properties(&answer, &bundle, client.url(), now))
+                }
             }
         }
         Action::Rename { model, name } => {
@@ -103,7 +107,45 @@ fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
         .collect()
 }
 
-fn properties(model: &Value, url: &str, now: Timestamp) -> Vec<(&'static str, String)> {
+/// What production runs; nothing when there is none, or when it may not be seen.
+async fn production_bundle(client: &Client, model: &str, answer: &Value) -> Value {
+    let Some(id) = answer["production_deployment_id"].as_str() else {
+        return Value::Null;
+    };
+    let path = format!("/v1/models/{model}/deployments/{id}/config");
+    let mut answer = client.get(&path).await.unwrap_or_default();
+    answer["config"].take()
+}
+
+/// Where production is called, and a request that it answers if one is known.
+fn call(name: &str, bundle: &Value, url: &str) -> Vec<(&'static str, String)> {
+    let base = format!("{url}/models/{name}/production");
+    let served = cell(&bundle["name"]);
+    if !bundle["files"][open_inference::DESCRIPTION].is_null() {
+        // The built-in component has no other address.
+        let model = format!("/v2/models/{served}");
+        return vec![
+            ("url", format!("{base}/sync{model}/infer")),
+            (
+                "try",
+                format!("samovar predict {name} --path {model} -X GET"),
+            ),
+        ];
+    }
+    let mut lines = vec![("url", format!("{base}/predict"))];
+    if let Some(example) = bundle["example"].as_str() {
+        let example = output::quoted(example);
+        lines.push(("try", format!("samovar predict {name} -d {example}")));
+    }
+    lines
+}
+
+fn properties(
+    model: &Value,
+    bundle: &Value,
+    url: &str,
+    now: Timestamp,
+) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("name", cell(&model["name"])),
         ("id", cell(&model["id"])),
@@ -114,7 +156,7 @@ fn properties(model: &Value, url: &str, now: Timestamp) -> Vec<(&'static str, St
     ];
     if !model["production_deployment_id"].is_null() {
         let name = cell(&model["name"]);
-        lines.push(("url", format!("{url}/models/{name}/production/predict")));
+        lines.extend(call(&name, bundle, url));
     }
     lines
 }
@@ -134,10 +176,21 @@ mod tests {
             rows(&json!({"models": [model]}), now),
             [["magika", "abcd1234", "2", "dep12345", "3 min ago"]]
         );
-        let lines = properties(&model, "http://h", now);
+        let shown = |bundle| properties(&model, &bundle, "http://h", now);
+        let lines = shown(Value::Null);
         assert!(lines.contains(&("development", "-".into())));
         let url = "http://h/models/magika/production/predict";
         assert!(lines.contains(&("url", url.into())));
+        let lines = shown(json!({ "name": "magika", "example": "it's" }));
+        let call = r"samovar predict magika -d 'it'\''s'";
+        assert!(lines.contains(&("try", call.into())), "{lines:?}");
+        let file = json!({ open_inference::DESCRIPTION: { "digest": "0", "size": 1 } });
+        let lines = shown(json!({ "name": "magika", "files": file }));
+        let base = "/v2/models/magika";
+        let url = format!("http://h/models/magika/production/sync{base}/infer");
+        assert!(lines.contains(&("url", url)), "{lines:?}");
+        let call = format!("samovar predict magika --path {base} -X GET");
+        assert!(lines.contains(&("try", call)), "{lines:?}");
         assert!(rows(&json!([]), now).is_empty());
     }
 }

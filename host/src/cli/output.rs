@@ -117,6 +117,11 @@ fn ago(time: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// As a shell takes it for one word.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::deployment::init_snapshot;
-use super::output::{self, Format, cell};
+use super::output::{self, Format, cell, quoted};
 use crate::bundle::{LocalBlob, LocalBundle};
 use crate::client_config;
 use crate::domain::environment::PRODUCTION;
@@ -86,6 +86,11 @@ impl Report<'_> {
             let file = file.display();
             output::line(&format!("  (SAMOVAR_API_KEY being the api_key of {file})"))?;
         }
+        if matches!(call.body, Body::Unknown) {
+            output::line(
+                "  (FILE holds a request; with `example` in the manifest a whole call is shown here)",
+            )?;
+        }
         Ok(())
     }
 }
@@ -95,8 +100,17 @@ struct Call {
     url: String,
     /// Its address below the deployment's.
     path: String,
-    /// Its body; `None` where it has none and is a GET.
-    body: Option<String>,
+    body: Body,
+}
+
+/// What a call sends.
+enum Body {
+    /// A text that the model answers.
+    Example(String),
+    /// What only the model's author knows.
+    Unknown,
+    /// Nothing: it is a GET.
+    None,
 }
 
 impl Call {
@@ -105,16 +119,19 @@ impl Call {
             return Self {
                 url: format!("{base}/predict"),
                 path: "/predict".into(),
-                body: Some("{}".into()),
+                body: match &local.bundle.example {
+                    Some(example) => Body::Example(example.clone()),
+                    None => Body::Unknown,
+                },
             };
         };
         let model = format!("/v2/models/{}", served.served_name());
         let infer = format!("{model}/infer");
-        let body = served.example();
+        let example = served.example();
         Self {
             url: format!("{base}/sync{infer}"),
-            path: if body.is_some() { infer } else { model },
-            body,
+            path: if example.is_some() { infer } else { model },
+            body: example.map_or(Body::None, Body::Example),
         }
     }
 
@@ -125,8 +142,9 @@ impl Call {
             path => format!("--path {path} "),
         };
         match &self.body {
-            Some(body) => format!("{path}-d {}", quoted(body)),
-            None => format!("{path}-X GET"),
+            Body::Example(body) => format!("{path}-d {}", quoted(body)),
+            Body::Unknown => format!("{path}-f FILE"),
+            Body::None => format!("{path}-X GET"),
         }
     }
 
@@ -136,18 +154,14 @@ impl Call {
             _ => " -H \"Authorization: Bearer $SAMOVAR_API_KEY\"",
         };
         match &self.body {
-            Some(body) => format!("curl {}{header} -d {}", self.url, quoted(body)),
-            None => {
+            Body::Example(body) => format!("curl {}{header} -d {}", self.url, quoted(body)),
+            Body::Unknown => format!("curl {}{header} --data-binary @FILE", self.url),
+            Body::None => {
                 let url = self.url.trim_end_matches("/infer");
                 format!("curl {url}{header}")
             }
         }
     }
-}
-
-/// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Commands that lead on.
@@ -288,8 +302,17 @@ mod tests {
         let call = Call::of(&local(None), base);
         assert_eq!(
             call.curl(&Key::None),
-            format!("curl {base}/predict -d '{{}}'")
+            format!("curl {base}/predict --data-binary @FILE")
         );
+        assert_eq!(call.options(), "-f FILE");
+        let mut with_example = local(None);
+        with_example.bundle.example = Some("[1, 2]".into());
+        let call = Call::of(&with_example, base);
+        assert_eq!(
+            call.curl(&Key::None),
+            format!("curl {base}/predict -d '[1, 2]'")
+        );
+        assert_eq!(call.options(), "-d '[1, 2]'");
         let call = Call::of(&local(Some(&[None, Some(2)])), base);
         let body = r#"'{"inputs": [{"name": "it'\''s", "datatype": "FP32", "shape": [1, 2], "data": [0, 0]}]}'"#;
         assert_eq!(

@@ -32,6 +32,9 @@ pub struct Arguments {
     /// Delete secrets whose key is lost, rather than not start
     #[arg(long)]
     discard_secrets: bool,
+    /// Begin without models although the data folder holds blobs of a database that is gone
+    #[arg(long)]
+    new_store: bool,
     /// The ONNX Runtime library, instead of the one that is found
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
@@ -95,6 +98,7 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
         } else {
             LostSecrets::Refuse
         },
+        new_store: arguments.new_store,
         onnxruntime: arguments.onnxruntime,
         default_backend: match arguments.default_backend {
             Backend::Auto => GraphBackend::Auto,

@@ -10,6 +10,7 @@ use futures::FutureExt as _;
 use jiff::Timestamp;
 
 use crate::control::builds::{Begun, Build, Outcome, Pending};
+use crate::control::recovery::{Admission, Recovery};
 use crate::control::serving::{ServeError, Served, Serving};
 use crate::domain::changes::Done;
 use crate::domain::deployment::DeploymentStatus;
@@ -30,6 +31,7 @@ pub struct Builder {
     /// Where they are served.
     pub serving: Arc<Serving>,
     applying: Arc<tokio::sync::Mutex<()>>,
+    recovery: Arc<Recovery>,
     draining: Arc<Mutex<BTreeSet<Id>>>,
 }
 
@@ -40,6 +42,7 @@ impl Builder {
             registry,
             serving,
             applying: Arc::default(),
+            recovery: Arc::default(),
             draining: Arc::default(),
         }
     }
@@ -129,6 +132,14 @@ impl Builder {
         build: &Build,
     ) -> Result<ModelView, BuildError> {
         let deployment = view.deployment(id).map_err(RegistryError::from)?;
+        let admission = self.recovery.admit(&self.registry, view.model.id, id);
+        let _turn = match admission.await? {
+            Admission::Begins(turn) => turn,
+            Admission::Failed(view) => {
+                self.apply(*view).await?;
+                return Err(BuildError::EndedNode);
+            }
+        };
         let rehearsal = self
             .serving
             .rehearse_telling(view, deployment, |phase| build.reached(phase));
@@ -230,8 +241,13 @@ impl Builder {
         }
     }
 
-    /// Takes up what a crash cut off.
-    pub async fn recover(&self, views: Vec<ModelView>) {
+    /// Serves what is stored, and takes up the builds that the end of the node cut off: after a crash one by one.
+    pub async fn recover(&self, views: Vec<ModelView>, after_crash: bool) {
+        if after_crash {
+            let deployments = views.iter().flat_map(|view| view.deployments.values());
+            let cut_off = deployments.filter(|one| one.status.is_unfinished());
+            self.recovery.expect(cut_off.map(|one| one.id));
+        }
         for view in views {
             if let Err(error) = self.apply(view.clone()).await {
                 tracing::error!(model = view.model.name, %error, "cannot be served whole");

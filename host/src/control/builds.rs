@@ -22,6 +22,9 @@ pub enum BuildError {
     /// A bug of ours.
     #[error("the build ended without a result")]
     Aborted,
+    /// The node ended twice while it was built.
+    #[error("the build failed: the node ended twice in the middle of it")]
+    EndedNode,
     /// Its bundle cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),

@@ -1,5 +1,6 @@
 //! The deployments that this node serves, each with its pool: routed to from memory, never from the store.
 
+mod files;
 pub mod graphs;
 pub mod layout;
 mod observed;
@@ -31,6 +32,7 @@ use crate::ids::Id;
 use crate::state::blobs::{BlobError, Blobs};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;
+use files::BundleFiles;
 use layout::Layout;
 pub use observed::Awake;
 use rehearsal::Rehearsals;
@@ -454,13 +456,13 @@ impl Serving {
         &self,
         deployment: &Deployment,
         spec: DeploymentSpec,
-        files: Option<Layout>,
+        files: Option<Arc<Layout>>,
     ) -> Served {
         Served {
             id: deployment.id,
             pool: self.runtime.pool(spec),
             bundle_digest: deployment.bundle_digest,
-            files: files.map(Arc::new),
+            files,
             held: watch::Sender::default(),
         }
     }
@@ -469,7 +471,7 @@ impl Serving {
         &self,
         view: &ModelView,
         deployment: &Deployment,
-    ) -> Result<(DeploymentSpec, Option<Layout>), ServeError> {
+    ) -> Result<(DeploymentSpec, Option<Arc<Layout>>), ServeError> {
         let (id, bundle) = (deployment.id, &deployment.bundle);
         let component = ComponentFile {
             digest: bundle.component.digest.to_string(),
@@ -486,11 +488,14 @@ impl Serving {
             .collect();
         environment.push(("SAMOVAR_MODEL".into(), view.model.name.clone()));
         environment.push(("SAMOVAR_DEPLOYMENT_ID".into(), id.to_string()));
-        let files = self.lay_out(bundle, id).await?;
+        let files = self.lay_out(bundle, id).await?.map(Arc::new);
+        let name = &view.model.name;
+        let check = BundleFiles::new(name, bundle, self.blobs.clone(), files.clone());
         let spec = DeploymentSpec {
             component,
             snapshot: bundle.snapshot.then(|| bundle.seen_by_init().to_string()),
             graphs: specs,
+            files: Some(Arc::new(check)),
             capabilities: Capabilities {
                 environment,
                 config: self.secrets.config(&bundle.secrets).await?,

@@ -23,6 +23,8 @@ pub const MAX_VARIABLES: usize = 256;
 pub const MAX_VALUE_BYTES: usize = 32 << 10;
 /// Hosts that one bundle may name.
 pub const MAX_HOSTS: usize = 256;
+/// Longest example of a request.
+pub const MAX_EXAMPLE_BYTES: usize = 4 << 10;
 /// Largest blob.
 pub const MAX_BLOB_BYTES: u64 = 64 << 30;
 /// Largest component, which has to be compiled in memory.
@@ -57,6 +59,9 @@ pub struct Bundle {
     /// Whether `init` runs once, when it is pushed, and replicas start with the memory that it left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub snapshot: bool,
+    /// A body that `POST /predict` answers, to show people how the model is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub example: Option<String>,
     /// Bounds of one replica.
     #[serde(default)]
     pub limits: Limits,
@@ -203,6 +208,12 @@ impl Bundle {
         for (name, value) in &self.environment_variables {
             named("environment_variables", name, names::check_variable)?;
             check_value(name, value)?;
+        }
+        if let Some(example) = &self.example
+            && example.len() > MAX_EXAMPLE_BYTES
+        {
+            let wanted = format!("at most {MAX_EXAMPLE_BYTES} bytes");
+            return Err(InvalidSetting::new("example", example.len(), wanted));
         }
         at_most("network.allow", self.network.allow.len(), MAX_HOSTS)?;
         for host in &self.network.allow {

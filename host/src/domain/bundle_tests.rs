@@ -40,6 +40,7 @@ fn bundle() -> Bundle {
             allow: BTreeSet::from(["api.example.com:443".into()]),
         },
         snapshot: true,
+        example: Some("[1]".into()),
         limits: Limits::default(),
         autoscaling: AutoscalingSettings::default(),
     }

@@ -56,6 +56,9 @@ pub struct Deployment {
     /// What becomes then of the one that is there.
     #[serde(default)]
     pub promote_how: Promote,
+    /// Whether the node ended while it was built, and its build was begun once more.
+    #[serde(default)]
+    pub build_cut_off: bool,
     /// What its pusher noted.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

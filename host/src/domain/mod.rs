@@ -19,6 +19,8 @@ pub mod promotion;
 pub mod promotion_settings;
 pub mod secret;
 pub mod settings;
+#[cfg(test)]
+mod stored_tests;
 pub mod strict;
 pub mod usage;
 pub mod usage_window;

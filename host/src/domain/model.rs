@@ -223,6 +223,7 @@ mod tests {
             environment_variables: BTreeMap::new(),
             network: Default::default(),
             snapshot: false,
+            example: None,
             limits: Default::default(),
             autoscaling: Default::default(),
         };
@@ -242,6 +243,7 @@ mod tests {
                 backpressure: Default::default(),
                 promote_to: None,
                 promote_how: Default::default(),
+                build_cut_off: false,
             };
             (deployment.id, deployment)
         };

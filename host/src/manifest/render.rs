@@ -99,6 +99,9 @@ fn text(bundle: &Bundle, component: String, graphs: BTreeMap<&String, (String, &
     if bundle.snapshot {
         top.insert("snapshot".into(), true.into());
     }
+    if let Some(example) = &bundle.example {
+        top.insert("example".into(), example.clone().into());
+    }
     if !graphs.is_empty() {
         let graphs = graphs.into_iter();
         let graphs = graphs.map(|(name, (path, one))| (name.clone(), graph(path, one)));

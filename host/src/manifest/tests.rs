@@ -10,6 +10,7 @@ component = "../target/wasm32-wasip2/release/magika.wasm"
 files = ["labels.json"]
 secrets = ["HF_TOKEN"]
 snapshot = true
+example = '{"text": "a"}'
 
 [graphs.default]
 file = "model.onnx"
@@ -57,6 +58,7 @@ fn every_key_is_read() {
     };
     assert_eq!(component.line, 4);
     assert_eq!(manifest.files[0].value, "labels.json");
+    assert_eq!(manifest.example.as_deref(), Some(r#"{"text": "a"}"#));
     let graph = &manifest.graphs["default"];
     assert_eq!(graph.file.key, "graphs.default.file");
     assert_eq!(

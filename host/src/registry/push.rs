@@ -257,6 +257,7 @@ fn new_deployment(
         backpressure: Default::default(),
         promote_to: None,
         promote_how: Default::default(),
+        build_cut_off: false,
         labels: push.labels.clone(),
     }
 }

@@ -19,6 +19,7 @@ use object_store::path::Path as ObjectPath;
 use object_store::{MultipartUpload, ObjectStore as _, ObjectStoreExt, PutPayload};
 use sha2::{Digest as _, Sha256};
 
+use super::integrity::{Integrity, Pace, Verdict};
 use crate::domain::digest::Digest;
 
 /// Bytes gathered before they are written; buckets want at least 5 MiB for a part.
@@ -59,6 +60,16 @@ pub enum BlobError {
         /// What it has.
         size: u64,
     },
+    /// The file of a blob holds other bytes than those that were stored.
+    #[error(
+        "blob {digest} is damaged on disk: its file now has the digest {found}. Push the model again, which replaces it"
+    )]
+    Damaged {
+        /// Which.
+        digest: Digest,
+        /// The digest of what its file holds.
+        found: Digest,
+    },
     /// The sender broke off; nothing was kept.
     #[error("the upload broke off: {0}")]
     Interrupted(Box<dyn StdError + Send + Sync>),
@@ -78,7 +89,7 @@ pub enum BlobError {
 pub enum PutOutcome {
     /// It was stored, and is on disk.
     Created,
-    /// The blob was there before; the bytes that came were not looked at.
+    /// The blob was there before and is sound; the bytes that came were not looked at.
     AlreadyThere,
 }
 
@@ -87,6 +98,7 @@ pub enum PutOutcome {
 pub struct Blobs {
     store: Arc<LocalFileSystem>,
     root: PathBuf,
+    integrity: Integrity,
 }
 
 impl Blobs {
@@ -112,11 +124,85 @@ impl Blobs {
         Ok(Self {
             store: Arc::new(store),
             root: root.to_owned(),
+            integrity: Integrity::default(),
         })
     }
 
-    /// The size of a blob, if it is there.
+    /// The size of a blob, if it is there and sound. A damaged one counts as missing, so that a push replaces it.
     pub async fn head(&self, digest: Digest) -> Result<Option<u64>, BlobError> {
+        let Some(size) = self.stored(digest).await? else {
+            return Ok(None);
+        };
+        match self.check(digest).await {
+            Ok(()) => Ok(Some(size)),
+            Err(error @ BlobError::Damaged { .. }) => {
+                tracing::error!(%error, "a damaged blob counts as missing");
+                Ok(None)
+            }
+            Err(BlobError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the file of a blob holds the bytes of its digest. Hashes it if this version of it was not hashed before.
+    ///
+    /// # Errors
+    /// [`BlobError::Damaged`], or that it is not there or cannot be read.
+    pub async fn check(&self, digest: Digest) -> Result<(), BlobError> {
+        let path = self.path(digest)?;
+        match self.integrity.known(digest, &path) {
+            Ok(Some(verdict)) => return verdict_of(digest, verdict),
+            Ok(None) => {}
+            Err(error) => return Err(self.unreadable(digest, &error)),
+        }
+        let integrity = self.integrity.clone();
+        self.hashed(digest, move || integrity.check(digest, &path))
+            .await
+    }
+
+    /// The same, hashed again even if this version of the file was found sound before, and without haste.
+    ///
+    /// # Errors
+    /// [`BlobError::Damaged`], or that it is not there or cannot be read.
+    pub async fn scrub(&self, digest: Digest) -> Result<(), BlobError> {
+        let (path, integrity) = (self.path(digest)?, self.integrity.clone());
+        self.hashed(digest, move || integrity.hash(digest, &path, Pace::Gentle))
+            .await
+    }
+
+    async fn hashed(
+        &self,
+        digest: Digest,
+        hash: impl FnOnce() -> io::Result<Verdict> + Send + 'static,
+    ) -> Result<(), BlobError> {
+        match tokio::task::spawn_blocking(hash).await {
+            Ok(Ok(verdict)) => verdict_of(digest, verdict),
+            Ok(Err(error)) => Err(self.unreadable(digest, &error)),
+            Err(stopped) => Err(BlobError::Unavailable(stopped.to_string())),
+        }
+    }
+
+    /// Whether this version of the blob's file was hashed.
+    pub fn is_known(&self, digest: Digest) -> bool {
+        let known = |path: PathBuf| self.integrity.known(digest, &path).ok().flatten();
+        self.path(digest).ok().and_then(known).is_some()
+    }
+
+    fn unreadable(&self, digest: Digest, error: &io::Error) -> BlobError {
+        match error.kind() {
+            io::ErrorKind::NotFound => BlobError::NotFound { digest },
+            _ => from_io(&self.root, error),
+        }
+    }
+
+    fn path(&self, digest: Digest) -> Result<PathBuf, BlobError> {
+        self.store
+            .path_to_filesystem(&location(digest))
+            .map_err(|error| self.failed(digest, error))
+    }
+
+    /// The size of a blob's file, if there is one.
+    async fn stored(&self, digest: Digest) -> Result<Option<u64>, BlobError> {
         match self.store.head(&location(digest)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -124,7 +210,7 @@ impl Blobs {
         }
     }
 
-    /// Which of these blobs are not there. [`BlobError::WrongSize`] if one is there with another size than announced.
+    /// Which of these blobs are not there, or damaged. [`BlobError::WrongSize`] if one is there with another size than announced.
     pub async fn missing(&self, wanted: &BTreeMap<Digest, u64>) -> Result<Vec<Digest>, BlobError> {
         let mut missing = Vec::new();
         for (&digest, &announced) in wanted {
@@ -145,7 +231,7 @@ impl Blobs {
 
     /// Stores the bytes of a stream if they have that digest. When it answers, the blob is on disk.
     ///
-    /// A blob that is there is not written again; the stream is read to its end all the same, so that a sender who
+    /// A blob that is there and sound is not written again; the stream is read to its end all the same, so that a sender who
     /// does not listen before it has sent everything gets its answer.
     pub async fn put_stream<S, E>(
         &self,
@@ -173,6 +259,7 @@ impl Blobs {
                     .complete()
                     .await
                     .map_err(|error| self.failed(digest, error))?;
+                self.integrity.written(digest, &self.path(digest)?);
                 Ok(PutOutcome::Created)
             }
             Err(error) => {
@@ -223,11 +310,12 @@ impl Blobs {
             .map_err(|error| self.failed(digest, error))
     }
 
-    /// The size and the bytes of a blob.
+    /// The size and the bytes of a blob, which is sound.
     pub async fn get_stream(
         &self,
         digest: Digest,
     ) -> Result<(u64, BoxStream<'static, Result<Bytes, BlobError>>), BlobError> {
+        self.check(digest).await?;
         let found = self
             .store
             .get(&location(digest))
@@ -242,19 +330,17 @@ impl Blobs {
         Ok((size, stream))
     }
 
-    /// A file that holds the blob, to map or load it. It must not be written to.
+    /// The file of a blob, to map or load it after [`Blobs::check`]. It must not be written to.
     pub async fn local_path(&self, digest: Digest) -> Result<PathBuf, BlobError> {
-        match self.head(digest).await? {
-            Some(_) => self
-                .store
-                .path_to_filesystem(&location(digest))
-                .map_err(|error| self.failed(digest, error)),
+        match self.stored(digest).await? {
+            Some(_) => self.path(digest),
             None => Err(BlobError::NotFound { digest }),
         }
     }
 
     /// Removes a blob; nothing happens if it is not there.
     pub async fn delete(&self, digest: Digest) -> Result<(), BlobError> {
+        self.integrity.forget(digest);
         match self.store.delete(&location(digest)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed(digest, error)),
@@ -282,6 +368,13 @@ impl Blobs {
 
     fn failed(&self, digest: Digest, error: object_store::Error) -> BlobError {
         from_store(&self.root, Some(digest), error)
+    }
+}
+
+fn verdict_of(digest: Digest, verdict: Verdict) -> Result<(), BlobError> {
+    match verdict {
+        Verdict::Sound => Ok(()),
+        Verdict::Damaged { found } => Err(BlobError::Damaged { digest, found }),
     }
 }
 
@@ -411,6 +504,41 @@ mod tests {
             blobs.delete(digest).await.unwrap();
             assert_eq!(blobs.head(digest).await.unwrap(), None);
             assert!(blobs.get_stream(digest).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_blob_counts_as_missing_until_it_is_stored_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).await.unwrap();
+        let bytes = vec![3; 300_000];
+        let digest = Digest::of(&bytes);
+        let put = async |blobs: &Blobs| blobs.put_stream(digest, LIMIT, chunks(&bytes)).await;
+        put(&blobs).await.unwrap();
+        let path = blobs.local_path(digest).await.unwrap();
+        let mut flipped = bytes.clone();
+        flipped[77] ^= 4;
+        // Those that were cut short have another size, too.
+        for damage in [flipped, bytes[..1000].to_vec(), Vec::new()] {
+            std::fs::write(&path, &damage).unwrap();
+            // Not within the same tick of the file system's clock as the write before.
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(60))
+                .unwrap();
+            for blobs in [&blobs, &Blobs::open(folder.path()).await.unwrap()] {
+                assert!(matches!(
+                    blobs.check(digest).await,
+                    Err(BlobError::Damaged { found, .. }) if found == Digest::of(&damage)
+                ));
+                assert!(blobs.get_stream(digest).await.is_err());
+                assert_eq!(blobs.head(digest).await.unwrap(), None);
+                let wanted = BTreeMap::from([(digest, bytes.len() as u64)]);
+                assert_eq!(blobs.missing(&wanted).await.unwrap(), [digest]);
+            }
+            assert_eq!(put(&blobs).await.unwrap(), PutOutcome::Created);
+            assert_eq!(put(&blobs).await.unwrap(), PutOutcome::AlreadyThere);
+            blobs.scrub(digest).await.unwrap();
+            assert_eq!(read(&blobs, digest).await, bytes);
         }
     }
 

@@ -9,6 +9,7 @@ pub mod async_requests;
 pub mod blobs;
 #[cfg(test)]
 mod conformance;
+pub mod integrity;
 pub mod sqlite;
 pub mod usage;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod async_requests;
 mod async_rows;
+mod transaction;
 mod usage;
 mod watcher;
 
@@ -12,17 +13,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use sqlx::Row;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Row, Sqlite, Transaction};
 use tokio::sync::watch;
 
 use super::{
     Changes, Doc, DocStore, Expect, Lease, Listing, MAX_RANGE, Op, Order, Range, Rev, StoreError,
     check_key, check_lease, check_ops, check_prefix, lease_key,
 };
+use transaction::WriteTransaction;
 use watcher::Watcher;
 
 /// Revisions whose changes are kept for watches that come back.
@@ -85,23 +87,26 @@ impl SqliteStore {
         })
     }
 
-    /// IMMEDIATE, because a transaction that reads first and then finds another writer could not go on.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer
-            .begin_with("BEGIN IMMEDIATE")
+    /// Whether nothing was ever committed to it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn is_new(&self) -> Result<bool, StoreError> {
+        let rev: i64 = sqlx::query_scalar("SELECT rev FROM revision")
+            .fetch_one(&self.readers)
             .await
-            .map_err(unavailable)
+            .map_err(unavailable)?;
+        Ok(rev == 0)
     }
 
-    async fn end(
-        &self,
-        transaction: Transaction<'static, Sqlite>,
-        rev: Rev,
-    ) -> Result<(), StoreError> {
-        transaction
-            .commit()
-            .await
-            .map_err(|error| StoreError::Unknown(explain(error)))?;
+    /// Begins a transaction that writes: the only way to write to this store.
+    async fn begin(&self) -> Result<WriteTransaction, StoreError> {
+        WriteTransaction::begin(&self.writer).await
+    }
+
+    /// Commits, and hints to watches that revision `rev` can be read.
+    async fn end(&self, transaction: WriteTransaction, rev: Rev) -> Result<(), StoreError> {
+        transaction.commit().await?;
         self.newest.send_if_modified(|newest| {
             let later = rev > *newest;
             *newest = rev.max(*newest);
@@ -172,13 +177,16 @@ impl DocStore for SqliteStore {
         check_ops(&ops)?;
         let mut transaction = self.begin().await?;
         for op in &ops {
-            check_expectation(&mut transaction, op).await?;
+            if let Err(error) = check_expectation(&mut transaction, op).await {
+                return Err(transaction.give_up(error).await);
+            }
         }
         if ops.iter().all(|op| matches!(op, Op::Check { .. })) {
             let rev: i64 = sqlx::query_scalar("SELECT rev FROM revision")
                 .fetch_one(&mut *transaction)
                 .await
                 .map_err(unavailable)?;
+            transaction.roll_back().await;
             return Ok(to_rev(rev));
         }
         let rev = next_rev(&mut transaction).await?;
@@ -235,6 +243,7 @@ impl DocStore for SqliteStore {
         .await
         .map_err(unavailable)?;
         if !free {
+            transaction.roll_back().await;
             return Ok(None);
         }
         let token = next_rev(&mut transaction).await?;
@@ -260,7 +269,9 @@ impl DocStore for SqliteStore {
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<(), StoreError> {
         check_lease(&lease.name, ttl)?;
         let mut transaction = self.begin().await?;
-        check_expectation(&mut transaction, &lease.fence()).await?;
+        if let Err(error) = check_expectation(&mut transaction, &lease.fence()).await {
+            return Err(transaction.give_up(error).await);
+        }
         sqlx::query(
             "UPDATE leases SET expires_at_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?3 \
              WHERE name = ?1 AND token = ?2",
@@ -279,7 +290,10 @@ impl DocStore for SqliteStore {
         let mut transaction = self.begin().await?;
         match check_expectation(&mut transaction, &lease.fence()).await {
             Ok(()) => {}
-            Err(StoreError::Conflict { .. }) => return Ok(()),
+            Err(StoreError::Conflict { .. }) => {
+                transaction.roll_back().await;
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
         let rev = next_rev(&mut transaction).await?;
@@ -434,15 +448,51 @@ fn unavailable(error: sqlx::Error) -> StoreError {
     StoreError::Unavailable(explain(error))
 }
 
+/// What SQLite calls a failure, without the details of its extended codes.
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse().ok().map(|code: u32| code & 0xff)
+}
+
+const SQLITE_BUSY: u32 = 5;
+const SQLITE_READONLY: u32 = 8;
+const SQLITE_IOERR: u32 = 10;
+const SQLITE_CORRUPT: u32 = 11;
+const SQLITE_FULL: u32 = 13;
+const SQLITE_CANTOPEN: u32 = 14;
+
+fn is_full(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(SQLITE_FULL)
+}
+
+/// Says what failed and what to do about it.
 fn explain(error: sqlx::Error) -> String {
-    const SQLITE_FULL: &str = "13";
-    match &error {
-        sqlx::Error::Database(database) if database.code().as_deref() == Some(SQLITE_FULL) => {
-            "the disk is full: free some space where the data folder is".into()
+    match primary_code(&error) {
+        Some(SQLITE_FULL) => {
+            return "the disk is full: free some space where the data folder is".into();
         }
-        sqlx::Error::PoolTimedOut => format!("no connection became free within {BUSY_TIMEOUT:?}"),
+        Some(SQLITE_READONLY) => {
+            return format!("the data folder is read-only ({error}): make it writable again");
+        }
+        Some(SQLITE_IOERR | SQLITE_CANTOPEN) => {
+            return format!(
+                "the disk of the data folder fails ({error}): see the system's log, and free or repair the disk"
+            );
+        }
+        Some(SQLITE_CORRUPT) => {
+            return format!("state.db is damaged ({error}): restore it from a backup");
+        }
+        Some(SQLITE_BUSY) => {
+            return format!("another process has held state.db for {BUSY_TIMEOUT:?}");
+        }
+        _ => {}
+    }
+    match error {
+        sqlx::Error::PoolTimedOut => format!(
+            "no connection became free within {BUSY_TIMEOUT:?}: is the disk of the data folder slow?"
+        ),
         sqlx::Error::PoolClosed => "the store was closed".into(),
-        _ => error.to_string(),
+        other => other.to_string(),
     }
 }
 

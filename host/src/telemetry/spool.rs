@@ -177,6 +177,30 @@ mod tests {
         assert_eq!(ids(&Spool::open(&path).unwrap()), ["a", "c"]);
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_bytes_panic_and_none_spoil_what_comes_next(
+            noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            at in 0..400_usize,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("usage");
+            Spool::open(&path).unwrap().push(vec![batch("a"), batch("b")]).unwrap();
+            let mut text = std::fs::read(&path).unwrap();
+            let at = at.min(text.len());
+            text.splice(at..at, noise);
+            std::fs::write(&path, &text).unwrap();
+            let mut spool = Spool::open(&path).unwrap();
+            let before = spool.batches.len();
+            spool.push(vec![batch("c")]).unwrap();
+            let spool = Spool::open(&path).unwrap();
+            proptest::prop_assert_eq!(ids(&spool).len(), before + 1);
+            proptest::prop_assert_eq!(ids(&spool).last(), Some(&"c"));
+        }
+    }
+
     #[test]
     fn a_full_spool_takes_nothing() {
         let folder = tempfile::tempdir().unwrap();

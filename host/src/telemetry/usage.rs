@@ -165,10 +165,10 @@ impl Usage {
     }
 
     /// Moves batches from the spool to the store. Broken off, it sends a batch again, which changes nothing.
-    async fn deliver(&self) -> Result<(), UsageError> {
+    async fn deliver(self: &Arc<Self>) -> Result<(), UsageError> {
         let _alone = self.delivering.lock().await;
         loop {
-            let Some(batch) = self.book().spool.oldest().cloned() else {
+            let Some(batch) = self.with_spool(|spool| spool.oldest().cloned()).await? else {
                 return Ok(());
             };
             match self.log.append(&batch.id, &batch.rows).await {
@@ -179,8 +179,19 @@ impl Usage {
                 }
                 Err(error) => return Err(error.into()),
             }
-            self.book().spool.forget(&batch.id);
+            self.with_spool(move |spool| spool.forget(&batch.id))
+                .await?;
         }
+    }
+
+    /// Works with the spool on a thread that may block: while a slow disk takes one batch, others wait for the lock.
+    async fn with_spool<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Spool) -> T + Send + 'static,
+    ) -> Result<T, UsageError> {
+        let usage = self.clone();
+        let worked = tokio::task::spawn_blocking(move || work(&mut usage.book().spool));
+        Ok(worked.await.map_err(std::io::Error::other)?)
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

@@ -102,17 +102,19 @@ impl ArtifactStore {
                     .map_err(|e| e.to_string())
             });
             match compiled {
-                Ok(shelf) => shelf.compiled(&name, Some(Snapshot::Taken)).map(Ok),
+                Ok((shelf, component)) => {
+                    shelf.link(&component, Some(Snapshot::Taken)).map(Ok)
+                }
                 Err(why) => {
                     snapshot::tell_refusal(log, &why);
                     let path = store.refusal_path(&name);
-                    checked::write_durably(&path, why.as_bytes()).map_err(|source| {
-                        ArtifactError::Io {
-                            action: "write",
-                            path,
-                            source,
-                        }
-                    })?;
+                    if let Err(error) = checked::write_durably(&path, why.as_bytes()) {
+                        tracing::warn!(
+                            path = %path.display(),
+                            %error,
+                            "cannot note that a component has no snapshot; it is tried again when it is needed next"
+                        );
+                    }
                     Ok(Err(why))
                 }
             }

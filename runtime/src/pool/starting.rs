@@ -136,6 +136,10 @@ impl Pool {
         listed: Listed,
         timings: &mut StartTimings,
     ) -> Result<Replica, StartError> {
+        // Before anything is read from them: what is made of a damaged file would be kept beyond its repair.
+        if let Some(files) = &self.spec.files {
+            files.check().await.map_err(StartError::Files)?;
+        }
         let machine = &self.machine;
         let graphs = Loading::new(machine.graphs.clone(), self.spec.graphs.clone());
         let started = tokio::select! {

@@ -9,7 +9,7 @@ use super::plan::Snapshot;
 use super::sources::{self, MAX_SOURCES, OwnOutput};
 use crate::bundle::{BundleError, LocalBundle};
 use crate::known_files::{Identity, KnownFiles};
-use crate::manifest::{Component, FILE_NAME, Manifest, ManifestError, folder_of};
+use crate::manifest::{Component, FILE_NAME, Manifest, ManifestError, component, folder_of};
 
 /// Folders are looked for again when a new one is found, of which something may have been missed; but not for ever.
 const MAX_LOOKS: usize = 3;
@@ -157,6 +157,7 @@ fn named(manifest: &Manifest) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
     let mut files = BTreeSet::new();
     if let Component::File(place) = &manifest.component {
         files.insert(root.join(&place.value));
+        files.insert(component::find(root, &place.value).path);
     }
     files.extend(manifest.file.file_name().map(|name| root.join(name)));
     let graphs = manifest.graphs.values().map(|graph| &graph.file.value);

@@ -2,14 +2,25 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::ids::Id;
+use crate::state::integrity::FileVersion;
 
 /// A folder that goes when this is dropped. Each has a name of its own, so that a deployment whose bundle is swapped has
 /// the old files and the new ones at once, for the requests that run on either.
 #[derive(Debug)]
 pub struct Layout {
     folder: PathBuf,
+    /// Each file: its path below the folder, its blob, and the version of the blob that was linked.
+    links: Mutex<Vec<Link>>,
+}
+
+#[derive(Debug, Clone)]
+struct Link {
+    path: String,
+    blob: PathBuf,
+    version: FileVersion,
 }
 
 impl Layout {
@@ -25,10 +36,21 @@ impl Layout {
         let folder = parent.join(format!("{deployment}-{}", Id::new()));
         let layout = Self {
             folder: folder.clone(),
+            links: Mutex::default(),
         };
         let placing = tokio::task::spawn_blocking(move || {
-            let place = |(path, blob): &(String, PathBuf)| place(blob, &layout.folder.join(path));
-            files.iter().try_for_each(place).map(|()| layout)
+            for (path, blob) in files {
+                // Before the link: a blob that is replaced between the two is linked once more.
+                let version = FileVersion::of(&blob)?;
+                place(&blob, &layout.folder.join(&path))?;
+                let link = Link {
+                    path,
+                    blob,
+                    version,
+                };
+                layout.lock().push(link);
+            }
+            Ok::<_, io::Error>(layout)
         });
         match placing.await {
             Ok(placed) => placed.map_err(|error| (folder, error)),
@@ -39,6 +61,45 @@ impl Layout {
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Links anew what was repaired since: a link is to the file of a blob, not to its name. Costs a look at each file.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn renew(&self) -> io::Result<()> {
+        let mut old = Vec::new();
+        for (place, link) in self.lock().iter().enumerate() {
+            let version = FileVersion::of(&link.blob)?;
+            if version != link.version {
+                let link = link.clone();
+                old.push((place, Link { version, ..link }));
+            }
+        }
+        if old.is_empty() {
+            return Ok(());
+        }
+        let folder = self.folder.clone();
+        let renewing = tokio::task::spawn_blocking(move || {
+            for (_, link) in &old {
+                let target = folder.join(&link.path);
+                // Whoever has the old one open keeps it.
+                std::fs::remove_file(&target)?;
+                place(&link.blob, &target)?;
+            }
+            Ok(old)
+        });
+        let renewed: io::Result<Vec<_>> = renewing.await.map_err(io::Error::other)?;
+        let mut links = self.lock();
+        for (place, link) in renewed? {
+            links[place] = link;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Link>> {
+        // Entries are pushed and replaced whole.
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,6 +140,31 @@ mod tests {
         };
         let patience = std::time::Duration::from_secs(60);
         tokio::time::timeout(patience, looking).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_was_replaced_is_linked_anew() {
+        let parent = tempfile::tempdir().unwrap();
+        let blob = parent.path().join("blob");
+        std::fs::write(&blob, "damaged").unwrap();
+        let files = vec![
+            ("a/b.txt".to_owned(), blob.clone()),
+            ("c.txt".into(), blob.clone()),
+        ];
+        let bundles = parent.path().join("bundles");
+        let layout = Layout::make(&bundles, "abcd1234".parse().unwrap(), files)
+            .await
+            .unwrap();
+        layout.renew().await.unwrap();
+        std::fs::write(parent.path().join("new"), "repaired").unwrap();
+        std::fs::rename(parent.path().join("new"), &blob).unwrap();
+        for _ in 0..2 {
+            layout.renew().await.unwrap();
+            for path in ["a/b.txt", "c.txt"] {
+                let text = std::fs::read_to_string(layout.folder().join(path)).unwrap();
+                assert_eq!(text, "repaired");
+            }
+        }
     }
 
     #[tokio::test]

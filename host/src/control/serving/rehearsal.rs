@@ -86,6 +86,9 @@ impl Serving {
         reached: impl Fn(BuildPhase),
     ) -> Result<Rehearsed<'_>, ServeError> {
         self.secrets.require(&deployment.bundle.secrets).await?;
+        for digest in deployment.bundle.blobs().into_keys() {
+            self.blobs.check(digest).await?;
+        }
         let (spec, files) = self.spec(view, deployment).await?;
         let mut timings = RehearsalTimings::default();
         reached(BuildPhase::Compiling);

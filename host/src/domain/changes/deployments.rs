@@ -13,6 +13,21 @@ use crate::ids::Id;
 const STOPPED: &str =
     "it was deactivated while it was being built; `retry` or `activate` builds it again";
 
+/// Why the status is BUILD_FAILED after two crashes.
+const ENDED_TWICE: &str = "the node ended twice while building it, the second time while it built nothing else: the bundle may \
+     need more memory than the machine has, or crash the compiler or a backend; see the log of the node. `retry` builds it again";
+
+/// What becomes of a build that was cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// It begins once more.
+    Begins,
+    /// It was begun once more already, and failed now.
+    Failed,
+    /// It has ended meanwhile.
+    NotNeeded,
+}
+
 impl ModelView {
     /// A deployment that there is.
     pub fn deployment(&self, id: Id) -> Result<&Deployment, Refusal> {
@@ -107,6 +122,7 @@ impl ModelView {
         }
         deployment.status = DeploymentStatus::Building;
         deployment.status_reason = None;
+        deployment.build_cut_off = false;
         self.note_deployment(id, Act::ModelDeploymentActivated);
         Ok(Done::Changed)
     }
@@ -119,6 +135,7 @@ impl ModelView {
         }
         deployment.status = DeploymentStatus::Building;
         deployment.status_reason = None;
+        deployment.build_cut_off = false;
         self.note_deployment(id, Act::ModelDeploymentRetried { retried: true });
         Ok(Done::Changed)
     }
@@ -137,7 +154,25 @@ impl ModelView {
         }
         deployment.status = status;
         deployment.status_reason = reason;
+        deployment.build_cut_off = false;
         Ok(Done::Changed)
+    }
+
+    /// Notes that a build which the end of the node cut off begins once more. If that one was cut off, too, it has
+    /// failed: its bundle may be what ends the node.
+    pub fn resume_build(&mut self, id: Id) -> Result<Resumed, Refusal> {
+        let deployment = self.deployment_mut(id)?;
+        if !deployment.status.is_unfinished() {
+            return Ok(Resumed::NotNeeded);
+        }
+        if deployment.build_cut_off {
+            deployment.status = DeploymentStatus::BuildFailed;
+            deployment.status_reason = Some(ENDED_TWICE.into());
+            deployment.build_cut_off = false;
+            return Ok(Resumed::Failed);
+        }
+        deployment.build_cut_off = true;
+        Ok(Resumed::Begins)
     }
 
     /// Deletes a deployment that is behind no environment.

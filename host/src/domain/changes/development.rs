@@ -170,6 +170,7 @@ mod tests {
             backpressure: Default::default(),
             promote_to: None,
             promote_how: Promote::default(),
+            build_cut_off: false,
             labels: BTreeMap::from([("team".to_owned(), "vision".to_owned())]),
         };
         let environments = [PRODUCTION, "staging"]

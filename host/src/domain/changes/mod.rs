@@ -11,6 +11,7 @@ mod promotions;
 use super::settings::InvalidSetting;
 
 pub use super::promotion::Promote;
+pub use deployments::Resumed;
 pub use development::Reload;
 pub use environments::EnvironmentUpdate;
 

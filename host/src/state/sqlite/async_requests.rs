@@ -104,6 +104,8 @@ impl SqliteStore {
             .map_err(unavailable)?;
         if done.rows_affected() > 0 {
             self.end(transaction, 0).await?;
+        } else {
+            transaction.roll_back().await;
         }
         Ok(done.rows_affected())
     }
@@ -115,7 +117,9 @@ impl SqliteStore {
             .fetch_all(&mut *transaction)
             .await
             .map_err(unavailable)?;
-        if !rows.is_empty() {
+        if rows.is_empty() {
+            transaction.roll_back().await;
+        } else {
             self.end(transaction, 0).await?;
         }
         Ok(rows)

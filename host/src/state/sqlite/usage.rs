@@ -33,6 +33,7 @@ impl UsageLog for SqliteStore {
         .await
         .map_err(unavailable)?;
         if new.rows_affected() == 0 {
+            transaction.roll_back().await;
             return Ok(());
         }
         for row in rows {

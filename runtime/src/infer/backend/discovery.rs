@@ -3,9 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-/// What helps when it is missing.
-const HELP: &str =
-    "not found: `samovar backends install onnxruntime`, or set ORT_DYLIB_PATH to libonnxruntime.so";
+/// What helps when it is missing: the command that installs it where this node looks, as a node looks only at its start.
+fn help(installed: Option<&Path>) -> String {
+    let data = installed
+        .and_then(Path::parent)
+        .map_or_else(String::new, |data| format!(" --data '{}'", data.display()));
+    format!(
+        "not found: on the server's machine run `samovar backends install onnxruntime{data}`, or set ORT_DYLIB_PATH to \
+         libonnxruntime.so; then start the server again"
+    )
+}
 
 type Missing = (Option<PathBuf>, String);
 
@@ -32,7 +39,7 @@ pub fn onnxruntime(setting: Option<&Path>, installed: Option<&Path>) -> Result<P
     installed
         .and_then(|folder| latest(&[folder.to_owned()]))
         .or_else(|| latest(&folders()))
-        .ok_or_else(|| (None, HELP.into()))
+        .ok_or_else(|| (None, help(installed)))
 }
 
 /// Folders that may hold the library, those of Python's packages first.

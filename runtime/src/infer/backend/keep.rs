@@ -16,6 +16,8 @@ use crate::checked::{self, Checked};
 pub(super) const MAX_KEPT_BYTES: u64 = 1 << 30;
 /// The forms of one backend take so much of the disk at most; those go first that were made first.
 const MAX_TOTAL_BYTES: u64 = 8 << 30;
+/// Names of forms that are being made begin so.
+const MAKING: &str = ".making-";
 /// Ending of the mark of a model that is not worth it.
 const DECLINED: &str = "declined";
 
@@ -40,6 +42,15 @@ impl Keep {
                 let _ = std::fs::remove_dir_all(other.path());
             }
         }
+        for left in std::fs::read_dir(&folder)?.flatten() {
+            if left
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(MAKING.as_bytes())
+            {
+                let _ = std::fs::remove_file(left.path());
+            }
+        }
         Ok(Self {
             folder,
             ending,
@@ -60,7 +71,7 @@ impl Keep {
     pub fn fresh(&self) -> io::Result<TempPath> {
         let made = tempfile::Builder::new()
             .suffix(&format!(".{}", self.ending))
-            .prefix(".making-")
+            .prefix(MAKING)
             .tempfile_in(&self.folder)?;
         Ok(made.into_temp_path())
     }
@@ -161,6 +172,17 @@ mod tests {
         let new = Keep::open(root.path(), "1.32", "form").unwrap().folder;
         assert!(!old.exists() && new.exists());
         assert_eq!(Keep::open(root.path(), "1.32", "form").unwrap().folder, new);
+    }
+
+    #[test]
+    fn what_a_crash_left_half_made_goes_with_the_next_start() {
+        let root = tempfile::tempdir().unwrap();
+        let keep = Keep::open(root.path(), "1", "form").unwrap();
+        let half = keep.fresh().unwrap().keep().unwrap();
+        let kept = keep.path("a", "form");
+        std::fs::write(&kept, "whole").unwrap();
+        Keep::open(root.path(), "1", "form").unwrap();
+        assert!(!half.exists() && kept.exists());
     }
 
     #[test]

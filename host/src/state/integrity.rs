@@ -1,0 +1,209 @@
+//! Which blobs on disk hold the bytes of their digest: each file is hashed once in a process, before it is first used,
+//! and again by the scrub.
+//!
+//! A verdict belongs to one version of a file (inode, size, time of change), so a file that is replaced or written to is
+//! hashed anew, and to ask again costs one `stat`.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::digest::Digest;
+
+/// Bytes hashed at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+/// The scrub rests so many times as long as it works, so that it takes a fifth of a core and of the disk.
+const REST: u32 = 4;
+/// Files of other digests are hashed at the same time, as far as they fall on other stripes.
+const STRIPES: usize = 32;
+
+/// One state of a file on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileVersion {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl FileVersion {
+    /// That of the file now.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        Ok(Self {
+            inode: found.ino(),
+            size: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+        })
+    }
+}
+
+/// What a blob's file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The bytes of the digest.
+    Sound,
+    /// Other bytes.
+    Damaged {
+        /// Their digest.
+        found: Digest,
+    },
+}
+
+/// How fast to hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Somebody waits for it.
+    Fast,
+    /// Nobody waits for it: leave the machine to others.
+    Gentle,
+}
+
+/// The verdicts of a process. Calls that hash block their thread.
+#[derive(Clone, Default)]
+pub struct Integrity(Arc<Shared>);
+
+struct Shared {
+    known: Mutex<HashMap<Digest, (FileVersion, Verdict)>>,
+    /// Held while hashing, so that those who ask at once hash once.
+    turns: [Mutex<()>; STRIPES],
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            turns: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+}
+
+impl Integrity {
+    /// What is known of the file as it is now, without hashing it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn known(&self, digest: Digest, path: &Path) -> io::Result<Option<Verdict>> {
+        let now = FileVersion::of(path)?;
+        let known = self.lock().get(&digest).copied();
+        Ok(known.and_then(|(version, verdict)| (version == now).then_some(verdict)))
+    }
+
+    /// What the file holds, which is found out now if it is not known.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn check(&self, digest: Digest, path: &Path) -> io::Result<Verdict> {
+        let stripe = usize::from(digest.as_bytes()[0]) % STRIPES;
+        let _turn = self.0.turns[stripe]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match self.known(digest, path)? {
+            Some(verdict) => Ok(verdict),
+            None => self.hash(digest, path, Pace::Fast),
+        }
+    }
+
+    /// What the file holds, found out now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn hash(&self, digest: Digest, path: &Path, pace: Pace) -> io::Result<Verdict> {
+        let before = FileVersion::of(path)?;
+        let found = digest_of(path, pace)?;
+        let verdict = if found == digest {
+            Verdict::Sound
+        } else {
+            Verdict::Damaged { found }
+        };
+        // One that changed meanwhile is asked about again.
+        if FileVersion::of(path)? == before {
+            self.lock().insert(digest, (before, verdict));
+        }
+        Ok(verdict)
+    }
+
+    /// Notes that the file was just written with the bytes of the digest.
+    pub fn written(&self, digest: Digest, path: &Path) {
+        if let Ok(version) = FileVersion::of(path) {
+            self.lock().insert(digest, (version, Verdict::Sound));
+        }
+    }
+
+    /// Forgets a blob that is deleted.
+    pub fn forget(&self, digest: Digest) {
+        self.lock().remove(&digest);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, (FileVersion, Verdict)>> {
+        // Single insertions and removals: a panic leaves it whole.
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn digest_of(path: &Path, pace: Pace) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let begun = Instant::now();
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
+            return Ok(Digest::from_hasher(hasher));
+        }
+        hasher.update(&chunk[..read]);
+        if pace == Pace::Gentle {
+            // A disk that hangs makes no longer pauses than a slow one.
+            std::thread::sleep((begun.elapsed() * REST).min(Duration::from_secs(1)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flipped_bit_is_found_and_a_repaired_file_is_sound_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("blob");
+        let bytes = vec![5; CHUNK_BYTES + 9];
+        let digest = Digest::of(&bytes);
+        let integrity = Integrity::default();
+        assert!(integrity.check(digest, &path).is_err(), "it is not there");
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(integrity.known(digest, &path).unwrap(), None);
+        assert_eq!(integrity.check(digest, &path).unwrap(), Verdict::Sound);
+        assert_eq!(
+            integrity.known(digest, &path).unwrap(),
+            Some(Verdict::Sound)
+        );
+
+        let mut flipped = bytes.clone();
+        flipped[CHUNK_BYTES] ^= 1;
+        std::fs::write(folder.path().join("other"), &flipped).unwrap();
+        std::fs::rename(folder.path().join("other"), &path).unwrap();
+        assert_eq!(integrity.known(digest, &path).unwrap(), None);
+        let found = Digest::of(&flipped);
+        let damaged = Verdict::Damaged { found };
+        assert_eq!(integrity.check(digest, &path).unwrap(), damaged);
+        assert_eq!(integrity.known(digest, &path).unwrap(), Some(damaged));
+
+        std::fs::write(folder.path().join("other"), &bytes).unwrap();
+        std::fs::rename(folder.path().join("other"), &path).unwrap();
+        assert_eq!(
+            integrity.hash(digest, &path, Pace::Gentle).unwrap(),
+            Verdict::Sound
+        );
+        integrity.forget(digest);
+        assert_eq!(integrity.known(digest, &path).unwrap(), None);
+    }
+}
