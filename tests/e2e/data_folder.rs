@@ -1,6 +1,7 @@
 //! What is in the data folder is its owner's alone, is noticed when it decays, and is not mistaken for a first start when
 //! the database is gone.
 
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -51,9 +52,9 @@ async fn nobody_else_can_read_what_a_node_keeps() -> Result<()> {
 
     // As an earlier version left it.
     for name in ["state.db", "lock", "usage.spool"] {
-        std::fs::set_permissions(data.join(name), PermissionsExt::from_mode(0o644))?;
+        std::fs::set_permissions(data.join(name), Permissions::from_mode(0o644))?;
     }
-    std::fs::set_permissions(&data, PermissionsExt::from_mode(0o755))?;
+    std::fs::set_permissions(&data, Permissions::from_mode(0o755))?;
     let server = server.restart()?;
     assert_private(&data)?;
     let log = server.log().join("\n");
