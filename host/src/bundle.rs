@@ -143,6 +143,7 @@ impl LocalBundle {
             },
             snapshot: manifest.snapshot,
             example: manifest.example.clone(),
+            load_graphs_from_bytes: manifest.load_graphs_from_bytes,
             limits: manifest.limits.clone(),
             autoscaling: manifest.autoscaling.clone(),
         };

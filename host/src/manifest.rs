@@ -130,6 +130,8 @@ pub struct Manifest {
     pub snapshot: bool,
     /// A body that the component answers at `POST /predict`.
     pub example: Option<String>,
+    /// Whether the component may load graphs from bytes of its own.
+    pub load_graphs_from_bytes: bool,
     /// Bounds of one replica.
     pub limits: Limits,
     /// Number of replicas.
@@ -206,6 +208,7 @@ impl Manifest {
             "autoscaling",
             "snapshot",
             "example",
+            "load_graphs_from_bytes",
         ])?;
         let name = top
             .require("name", "the model's name")?
@@ -234,10 +237,8 @@ impl Manifest {
             secrets: secrets(&mut top)?,
             environment_variables: environment_variables(&mut top)?,
             allow: allow(&mut top)?,
-            snapshot: match top.take("snapshot") {
-                Some(field) => field.truth()?,
-                None => false,
-            },
+            snapshot: truth(&mut top, "snapshot")?,
+            load_graphs_from_bytes: truth(&mut top, "load_graphs_from_bytes")?,
             example: top
                 .take("example")
                 .map(|field| example(&field))
@@ -306,6 +307,7 @@ impl Manifest {
             allow: BTreeSet::new(),
             snapshot: false,
             example: None,
+            load_graphs_from_bytes: false,
             limits: Limits::default(),
             autoscaling: AutoscalingSettings::default(),
         })
@@ -351,6 +353,11 @@ fn located<T>(field: &Field<'_>, value: T) -> Located<T> {
         key: field.key().to_owned(),
         line: field.line(),
     }
+}
+
+/// True or false, and false when it is not there.
+fn truth(table: &mut Table<'_>, name: &str) -> Result<bool, ManifestError> {
+    table.take(name).map_or(Ok(false), |field| field.truth())
 }
 
 fn build(field: &Field<'_>) -> Result<String, ManifestError> {

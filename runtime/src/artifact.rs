@@ -108,7 +108,12 @@ pub struct ArtifactStore {
     concurrent: Shelf,
     ready: moka::future::Cache<String, Arc<Artifact>>,
     checked: Checked,
+    /// Compiling takes every core and much memory, so few components compile at once.
+    compiles: Arc<tokio::sync::Semaphore>,
 }
+
+/// So many components compile at once: a second one, so that a slow one does not hold up all others.
+const COMPILES_AT_ONCE: usize = 2;
 
 impl ArtifactStore {
     /// Keeps artifacts under `folder`, in subfolders for the settings of the engines.
@@ -127,6 +132,7 @@ impl ArtifactStore {
                 .time_to_idle(CACHED_IDLE)
                 .build(),
             checked: Checked::default(),
+            compiles: Arc::new(tokio::sync::Semaphore::new(COMPILES_AT_ONCE)),
         })
     }
 
@@ -145,10 +151,7 @@ impl ArtifactStore {
         let wanted = file.clone();
         self.ready
             .try_get_with(file.digest.clone(), async move {
-                tokio::task::spawn_blocking(move || store.load_or_compile(&wanted))
-                    .await
-                    .map_err(|e| ArtifactError::Stopped(e.to_string()))?
-                    .map(Arc::new)
+                store.load_or_compile(wanted).await.map(Arc::new)
             })
             .await
     }
@@ -179,12 +182,34 @@ impl ArtifactStore {
         }
     }
 
-    fn load_or_compile(&self, file: &ComponentFile) -> Result<Artifact, ArtifactError> {
-        if let Some(artifact) = self.load(&file.digest, None)? {
+    async fn load_or_compile(
+        self: &Arc<Self>,
+        file: ComponentFile,
+    ) -> Result<Artifact, ArtifactError> {
+        let (store, digest) = (self.clone(), file.digest.clone());
+        if let Some(artifact) = blocking(move || store.load(&digest, None)).await? {
             return Ok(artifact);
         }
-        let (shelf, component) = self.compile(file)?;
-        shelf.link(&component, None)
+        let store = self.clone();
+        let compiled = move || {
+            let (shelf, component) = store.compile(&file)?;
+            shelf.link(&component, None)
+        };
+        self.compiling(compiled).await
+    }
+
+    /// Work that compiles, once its turn has come. It ends even if its caller goes, and keeps its permit until then.
+    async fn compiling<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<R, ArtifactError> + Send + 'static,
+    ) -> Result<R, ArtifactError> {
+        let permit = self.compiles.clone().acquire_owned().await;
+        let permit = permit.map_err(|e| ArtifactError::Stopped(e.to_string()))?;
+        blocking(move || {
+            let _permit = permit;
+            work()
+        })
+        .await
     }
 
     /// What is on disk under this name, linked; nothing when it is not there, or damaged.

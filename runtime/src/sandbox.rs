@@ -32,6 +32,8 @@ pub struct Capabilities {
     pub files: Option<PathBuf>,
     /// `host:port` pairs that outgoing HTTP may reach.
     pub network_allow: Arc<[String]>,
+    /// Whether it may load graphs from bytes of its own.
+    pub load_graphs_from_bytes: bool,
 }
 
 /// The data of a replica's store.

@@ -114,12 +114,16 @@ async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, I
         config: crate::config::Config::default(),
         files: setting.capabilities.files.clone(),
         network_allow: Arc::default(),
+        load_graphs_from_bytes: false,
     };
     let nn = NnCtx::new(
         Loading::new(setting.graphs.clone(), Vec::new()),
         Arc::default(),
         setting.graphs.clone(),
-        NnLimits { max_bytes: 0 },
+        NnLimits {
+            max_bytes: 0,
+            load_from_bytes: false,
+        },
         Arc::default(),
     );
     let log = Arc::new(ReplicaLog::new(setting.log.clone(), REPLICA.into()));

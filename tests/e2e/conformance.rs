@@ -157,7 +157,10 @@ async fn on(backend: &str) -> Result<Option<BTreeSet<String>>> {
         arguments.extend(["--onnxruntime", &library]);
     }
     let server = Server::start_with(&arguments)?;
-    server.push("tensors", "[limits]\nmemory = \"1GiB\"\n")?;
+    server.push(
+        "tensors",
+        "load_graphs_from_bytes = true\n[limits]\nmemory = \"1GiB\"\n",
+    )?;
     let client = server.client();
     let outcomes: Vec<Result<Outcome>> = futures::stream::iter(cases.iter())
         .map(|case| run(&server, &client, case))

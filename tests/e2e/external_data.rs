@@ -128,7 +128,7 @@ async fn a_missing_file_is_named_and_bytes_have_none() -> Result<()> {
         "{said}"
     );
 
-    server.push("tensors", "")?;
+    server.push("tensors", "load_graphs_from_bytes = true\n")?;
     let url = server.at("/models/tensors/production/predict");
     let asked = json!({ "bytes": line(), "inputs": [] });
     let answer: Value = server

@@ -38,7 +38,7 @@ fn typed(
 
 fn server(graphs: &[(&str, Vec<u8>)]) -> Result<Server> {
     let server = Server::start()?;
-    let mut manifest = String::new();
+    let mut manifest = "load_graphs_from_bytes = true\n".to_owned();
     for (name, _) in graphs {
         manifest += &format!("[graphs.{name}]\nfile = \"{name}.onnx\"\nbackend = \"rten\"\n");
     }

@@ -32,6 +32,7 @@ mod kills;
 mod lifecycle;
 mod magika;
 mod ocr;
+mod onnx_attacks;
 mod open_inference;
 mod open_inference_tensors;
 mod openapi;

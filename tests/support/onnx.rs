@@ -119,14 +119,64 @@ fn assembled(
     for output in outputs {
         field(&mut graph, 12, &value(output));
     }
-    let mut set = Vec::new();
-    field(&mut set, 1, b"");
-    number(&mut set, 2, opset);
+    let set = operators("", opset);
     let mut model = Vec::new();
     number(&mut model, 1, 8);
     field(&mut model, 7, &graph);
     field(&mut model, 8, &set);
     model
+}
+
+/// `y`, the first `length` bytes of a file, by way of a function's default attribute whose elements lie there.
+pub fn leaking(location: &str, length: u64) -> Vec<u8> {
+    let stolen = outside_of(2, &[length], "stolen", location, 0, length);
+    let tensor_type = |attribute: &mut Vec<u8>| number(attribute, 20, 4);
+    let mut default = Vec::new();
+    field(&mut default, 1, b"secret");
+    field(&mut default, 5, &stolen);
+    tensor_type(&mut default);
+    let mut reference = Vec::new();
+    field(&mut reference, 1, b"value");
+    field(&mut reference, 21, b"secret");
+    tensor_type(&mut reference);
+    let mut constant = Vec::new();
+    field(&mut constant, 2, b"y");
+    field(&mut constant, 4, b"Constant");
+    field(&mut constant, 5, &reference);
+    let mut function = Vec::new();
+    field(&mut function, 1, b"Leak");
+    field(&mut function, 5, b"y");
+    field(&mut function, 7, &constant);
+    field(&mut function, 9, &operators("", 14));
+    field(&mut function, 10, b"attack");
+    field(&mut function, 11, &default);
+    let mut call = Vec::new();
+    field(&mut call, 2, b"y");
+    field(&mut call, 4, b"Leak");
+    field(&mut call, 7, b"attack");
+    let mut graph = Vec::new();
+    field(&mut graph, 1, &call);
+    field(&mut graph, 2, b"test");
+    let y = Value {
+        name: "y",
+        ty: 2,
+        dims: &[Some(length)],
+    };
+    field(&mut graph, 12, &value(&y));
+    let mut model = Vec::new();
+    number(&mut model, 1, 9);
+    field(&mut model, 7, &graph);
+    field(&mut model, 8, &operators("", 14));
+    field(&mut model, 8, &operators("attack", 1));
+    field(&mut model, 25, &function);
+    model
+}
+
+fn operators(domain: &str, version: u64) -> Vec<u8> {
+    let mut set = Vec::new();
+    field(&mut set, 1, domain.as_bytes());
+    number(&mut set, 2, version);
+    set
 }
 
 fn inside(weight: &Weight<'_>) -> Vec<u8> {
@@ -141,16 +191,28 @@ fn inside(weight: &Weight<'_>) -> Vec<u8> {
 }
 
 fn outside(weight: &Outside<'_>) -> Vec<u8> {
+    let length = 4 * weight.dims.iter().product::<u64>();
+    let (name, location) = (weight.name, weight.location);
+    outside_of(1, weight.dims, name, location, weight.offset, length)
+}
+
+fn outside_of(
+    ty: u64,
+    dims: &[u64],
+    name: &str,
+    location: &str,
+    offset: u64,
+    length: u64,
+) -> Vec<u8> {
     let mut tensor = Vec::new();
-    for dim in weight.dims {
+    for dim in dims {
         number(&mut tensor, 1, *dim);
     }
-    number(&mut tensor, 2, 1);
-    field(&mut tensor, 8, weight.name.as_bytes());
-    let length = 4 * weight.dims.iter().product::<u64>();
+    number(&mut tensor, 2, ty);
+    field(&mut tensor, 8, name.as_bytes());
     for (key, value) in [
-        ("location", weight.location.to_owned()),
-        ("offset", weight.offset.to_string()),
+        ("location", location.to_owned()),
+        ("offset", offset.to_string()),
         ("length", length.to_string()),
     ] {
         let mut entry = Vec::new();

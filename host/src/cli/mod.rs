@@ -112,6 +112,8 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    // SAFETY: no other thread runs yet.
+    unsafe { samovar_runtime::backend::disable_telemetry() };
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),

@@ -501,6 +501,7 @@ impl Serving {
                 config: self.secrets.config(&bundle.secrets).await?,
                 files: files.as_ref().map(|layout| layout.folder().to_owned()),
                 network_allow: bundle.network.allow.iter().cloned().collect(),
+                load_graphs_from_bytes: bundle.load_graphs_from_bytes,
             },
             limits: Limits {
                 memory_bytes: bundle.limits.memory_bytes,

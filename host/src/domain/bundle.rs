@@ -62,6 +62,9 @@ pub struct Bundle {
     /// A body that `POST /predict` answers, to show people how the model is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub example: Option<String>,
+    /// Whether the component may load graphs from bytes of its own, with `graph.load` of `wasi:nn`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub load_graphs_from_bytes: bool,
     /// Bounds of one replica.
     #[serde(default)]
     pub limits: Limits,

@@ -224,6 +224,7 @@ mod tests {
             network: Default::default(),
             snapshot: false,
             example: None,
+            load_graphs_from_bytes: false,
             limits: Default::default(),
             autoscaling: Default::default(),
         };

@@ -102,6 +102,9 @@ fn text(bundle: &Bundle, component: String, graphs: BTreeMap<&String, (String, &
     if let Some(example) = &bundle.example {
         top.insert("example".into(), example.clone().into());
     }
+    if bundle.load_graphs_from_bytes {
+        top.insert("load_graphs_from_bytes".into(), true.into());
+    }
     if !graphs.is_empty() {
         let graphs = graphs.into_iter();
         let graphs = graphs.map(|(name, (path, one))| (name.clone(), graph(path, one)));
@@ -192,6 +195,7 @@ mod tests {
                 "files": {{"labels.json": {{"digest": "{labels}", "size": 2}}}},
                 "secrets": ["HF_TOKEN"],
                 "snapshot": true,
+                "load_graphs_from_bytes": true,
                 "environment_variables": {{"MODE": "a \"quoted\"\nline"}},
                 "network": {{"allow": ["api.example.com:443"]}},
                 "limits": {{"memory_bytes": 268435456, "timeout_ms": 1500, "body_bytes": 1048577, "requests_per_replica": 7}},

@@ -11,6 +11,7 @@ files = ["labels.json"]
 secrets = ["HF_TOKEN"]
 snapshot = true
 example = '{"text": "a"}'
+load_graphs_from_bytes = true
 
 [graphs.default]
 file = "model.onnx"
@@ -78,7 +79,7 @@ fn every_key_is_read() {
         body_bytes: 1 << 30,
         requests_per_replica: None,
     };
-    assert!(manifest.snapshot);
+    assert!(manifest.snapshot && manifest.load_graphs_from_bytes);
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.environment_variables["MODE"], "fast");
     assert!(manifest.allow.contains("api.example.com:443"));
@@ -96,7 +97,7 @@ fn a_name_and_a_component_are_enough() {
     let manifest = parse("name='m'\ncomponent='m.wasm'").unwrap();
     assert_eq!(manifest.limits, Limits::default());
     assert_eq!(manifest.autoscaling, AutoscalingSettings::default());
-    assert!(!manifest.snapshot);
+    assert!(!manifest.snapshot && !manifest.load_graphs_from_bytes);
     assert!(manifest.graphs.is_empty() && manifest.files.is_empty());
 }
 

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::infer::backend::port::Port;
 use crate::infer::backend::{
-    BackendChoice, BackendInfo, Backends, Cards, DataFile, Device, LoadError, Loaded,
+    BackendChoice, BackendInfo, Backends, Cards, DataFile, Device, GuestModel, LoadError, Loaded,
     SharedBackends, Source, Target, Wanted,
 };
 pub use crate::infer::batch::Batching;
@@ -202,6 +202,13 @@ pub struct GraphStore {
     backends: SharedBackends,
     compute: Arc<Compute>,
     slots: Mutex<HashMap<Key, Slot>>,
+    /// Loading takes a core and much memory, so no more graphs load at once than there are cores.
+    loads: Arc<tokio::sync::Semaphore>,
+}
+
+/// So many graphs load at once: one of them may wait for room on a card.
+fn loads_at_once() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }
 
 impl GraphStore {
@@ -215,6 +222,7 @@ impl GraphStore {
             backends,
             compute: Arc::default(),
             slots: Mutex::default(),
+            loads: Arc::new(tokio::sync::Semaphore::new(loads_at_once())),
         })
     }
 
@@ -237,9 +245,11 @@ impl GraphStore {
         let spec = spec.clone();
         let backends = self.backends.clone();
         let compute = self.compute.clone();
+        let permit = self.load_permit().await?;
         // Loaded in any case: should those go who wait for it, it is there for those who come next.
         let claim = Claim { slot: Some(slot) };
         let loading = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let loaded = guarded(|| {
                 let bytes = spec.bytes();
                 let source = Source::File(&spec.path);
@@ -278,36 +288,64 @@ impl GraphStore {
         graph.ok_or_else(|| GraphError::Stopped("it was loaded and is gone".into()))
     }
 
+    /// Reads a guest's own bytes, which may take `max_bytes`.
+    ///
+    /// # Errors
+    /// Says why they are no model that can be loaded.
+    pub(crate) async fn read_bytes(
+        &self,
+        bytes: Vec<u8>,
+        max_bytes: u64,
+    ) -> Result<GuestModel, GraphError> {
+        self.load(move || GuestModel::read(bytes, max_bytes)).await
+    }
+
     /// A graph from a guest's own bytes; nobody else shares it.
     ///
     /// # Errors
     /// What the backends say of it.
-    pub(crate) async fn load_bytes(&self, bytes: Vec<u8>) -> Result<Arc<LoadedGraph>, GraphError> {
+    pub(crate) async fn load_guest_model(
+        &self,
+        model: GuestModel,
+    ) -> Result<Arc<LoadedGraph>, GraphError> {
         let backends = self.backends.clone();
         let compute = self.compute.clone();
+        self.load(move || {
+            let wanted = Wanted {
+                target: Target::Cpu,
+                threads: 1,
+                ..Wanted::default()
+            };
+            let loaded = backends.load(&Source::Bytes(&model), wanted)?;
+            let bytes = model.loaded_bytes();
+            let graph = LoadedGraph::new(loaded, compute, String::new(), 1, bytes);
+            Ok(Arc::new(graph))
+        })
+        .await
+    }
+
+    /// Waits for its turn to load. Whatever loads holds the permit until it has ended.
+    async fn load_permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, GraphError> {
+        let permit = self.loads.clone().acquire_owned().await;
+        permit.map_err(|e| GraphError::Stopped(e.to_string()))
+    }
+
+    /// Does something that loads, on a thread that may block, when its turn has come. It ends even if its caller goes, and
+    /// keeps its permit until then.
+    async fn load<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+    ) -> Result<T, GraphError> {
+        let stopped = |why: &dyn std::fmt::Display| GraphError::Stopped(why.to_string());
+        let permit = self.load_permit().await?;
         let loaded = tokio::task::spawn_blocking(move || {
-            guarded(|| {
-                let source = Source::Bytes(&bytes);
-                let wanted = Wanted {
-                    target: Target::Cpu,
-                    threads: 1,
-                    ..Wanted::default()
-                };
-                let loaded = backends.load(&source, wanted)?;
-                let size = bytes.len() as u64;
-                Ok(Arc::new(LoadedGraph::new(
-                    loaded,
-                    compute,
-                    String::new(),
-                    1,
-                    size,
-                )))
-            })
+            let _permit = permit;
+            guarded(work)
         });
         loaded
             .await
-            .map_err(|e| GraphError::Stopped(e.to_string()))?
-            .map_err(|e| GraphError::Stopped(e.to_string()))?
+            .map_err(|e| stopped(&e))?
+            .map_err(|e| stopped(&e))?
             .map_err(GraphError::Load)
     }
 

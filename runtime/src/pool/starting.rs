@@ -187,6 +187,7 @@ impl Pool {
             machine.graphs.clone(),
             NnLimits {
                 max_bytes: self.spec.limits.memory_bytes,
+                load_from_bytes: self.spec.capabilities.load_graphs_from_bytes,
             },
             self.meter.clone(),
         );

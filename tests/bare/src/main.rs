@@ -124,6 +124,8 @@ enum Device {
 }
 
 fn main() -> ExitCode {
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
     match run(Cli::parse().command) {
         Ok(found) => {
             println!("{found}");

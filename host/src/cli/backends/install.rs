@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
-use samovar_runtime::backend::{BackendInfo, BackendOptions, Backends};
+use samovar_runtime::backend::{BackendInfo, BackendOptions, Backends, newest_library};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -203,15 +203,7 @@ fn keep_libraries(capi: &Path, kept: &Path) -> anyhow::Result<()> {
 
 /// Opens the library, to see that it works here and which version it is.
 fn open(folder: &Path) -> anyhow::Result<BackendInfo> {
-    let library = std::fs::read_dir(folder)?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default();
-            name.to_string_lossy().starts_with("libonnxruntime.")
-        })
-        .max()
-        .context("no library")?;
+    let library = newest_library(folder).context("no library")?;
     let options = BackendOptions {
         onnxruntime: Some(library),
         ..BackendOptions::default()

@@ -1,7 +1,14 @@
-//! Finds ONNX Runtime's library where people have it: a setting, the environment, what was fetched for this node, Python
-//! packages, the system.
+//! Finds ONNX Runtime's library: the first source that has a usable one, and there the newest version.
+//!
+//! The sources, in this order: a setting, the variable `ORT_DYLIB_PATH`, what was installed for this node, the Python
+//! environment in use (`VIRTUAL_ENV`), the user's Python packages, `/usr/local`, `/usr`.
 
 use std::path::{Path, PathBuf};
+
+use semver::Version;
+
+/// The oldest version that is used: older ones open external data of a model's bytes below any path.
+pub(super) const OLDEST: Version = Version::new(1, 24, 0);
 
 /// What helps when it is missing: the command that installs it where this node looks, as a node looks only at its start.
 fn help(installed: Option<&Path>) -> String {
@@ -32,36 +39,66 @@ pub fn onnxruntime(setting: Option<&Path>, installed: Option<&Path>) -> Result<P
             Err((Some(path), reason))
         };
     }
-    let latest = |folders: &[PathBuf]| {
-        let libraries = folders.iter().flat_map(|folder| libraries(folder));
-        libraries.max()
-    };
-    installed
-        .and_then(|folder| latest(&[folder.to_owned()]))
-        .or_else(|| latest(&folders()))
-        .ok_or_else(|| (None, help(installed)))
+    let sources = installed.into_iter().map(|folder| vec![folder.to_owned()]);
+    let newest: Vec<PathBuf> = sources
+        .chain(roots().iter().map(|root| folders(root)))
+        .filter_map(|folders| newest(folders.iter().flat_map(|folder| libraries(folder))))
+        .collect();
+    first_usable(newest).ok_or_else(|| (None, help(installed)))
 }
 
-/// Folders that may hold the library, those of Python's packages first.
-fn folders() -> Vec<PathBuf> {
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
-    let environment = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
-    let roots = environment
+/// The first that is not known to be too old; else the first, whose version is then the reason that is told.
+fn first_usable(found: Vec<PathBuf>) -> Option<PathBuf> {
+    let usable = found
+        .iter()
+        .position(|path| version(path).is_none_or(|version| version >= OLDEST));
+    found.into_iter().nth(usable.unwrap_or(0))
+}
+
+/// The newest of ONNX Runtime's libraries in a folder.
+pub fn newest_library(folder: &Path) -> Option<PathBuf> {
+    newest(libraries(folder))
+}
+
+/// The newest by version; those that tell none come last.
+fn newest(libraries: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+    libraries
         .into_iter()
-        .chain(home)
-        .chain(["/usr/local".into(), "/usr".into()]);
+        .max_by_key(|path| (version(path), path.clone()))
+}
+
+/// `1.32.0` of `libonnxruntime.so.1.32.0`, or of what a link leads to.
+pub(super) fn version(path: &Path) -> Option<Version> {
+    let of_name = |path: &Path| {
+        let (_, version) = file_name(path).split_once(".so.")?;
+        let parts = version.split('.').count();
+        // A link may name the major version alone.
+        let full = format!("{version}{}", ".0".repeat(3usize.saturating_sub(parts)));
+        (parts > 1).then(|| Version::parse(&full).ok()).flatten()
+    };
+    of_name(path).or_else(|| of_name(&path.canonicalize().ok()?))
+}
+
+/// Folders in which libraries and Python packages may be installed.
+fn roots() -> Vec<PathBuf> {
+    let environment = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
+    let system = ["/usr/local".into(), "/usr".into()];
+    environment.into_iter().chain(home).chain(system).collect()
+}
+
+/// Folders of a root that may hold the library.
+fn folders(root: &Path) -> Vec<PathBuf> {
+    let lib = root.join("lib");
     let mut folders = Vec::new();
-    for root in roots {
-        let lib = root.join("lib");
-        for python in entries(&lib).filter(|path| file_name(path).starts_with("python3")) {
-            for packages in ["site-packages", "dist-packages"] {
-                folders.push(python.join(packages).join("onnxruntime/capi"));
-            }
+    for python in entries(&lib).filter(|path| file_name(path).starts_with("python3")) {
+        for packages in ["site-packages", "dist-packages"] {
+            folders.push(python.join(packages).join("onnxruntime/capi"));
         }
-        folders.push(lib.join("x86_64-linux-gnu"));
-        folders.push(lib.join("aarch64-linux-gnu"));
-        folders.push(lib);
     }
+    folders.push(lib.join("x86_64-linux-gnu"));
+    folders.push(lib.join("aarch64-linux-gnu"));
+    folders.push(lib);
     folders
 }
 
@@ -83,4 +120,57 @@ fn file_name(path: &Path) -> &str {
     path.file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(folder: &Path, names: &[&str]) {
+        std::fs::create_dir_all(folder).unwrap();
+        for name in names {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+    }
+
+    #[test]
+    fn the_newest_version_is_taken_as_numbers_compare() {
+        let folder = tempfile::tempdir().unwrap();
+        put(
+            folder.path(),
+            &[
+                "libonnxruntime.so.1.9.0",
+                "libonnxruntime.so.1.32.0",
+                "libonnxruntime.so",
+                "libonnxruntime.so.1",
+                "libonnxruntime.so.1.32.0-rc.1",
+            ],
+        );
+        let newest = newest_library(folder.path()).unwrap();
+        assert_eq!(file_name(&newest), "libonnxruntime.so.1.32.0");
+    }
+
+    #[test]
+    fn a_link_has_the_version_of_what_it_leads_to() {
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), &["libonnxruntime.so.1.26.1"]);
+        let link = folder.path().join("libonnxruntime.so");
+        std::os::unix::fs::symlink("libonnxruntime.so.1.26.1", &link).unwrap();
+        assert_eq!(version(&link), Some(Version::new(1, 26, 1)));
+        assert_eq!(
+            version(Path::new("/x/libonnxruntime.so.1.26")),
+            Some(Version::new(1, 26, 0))
+        );
+        assert_eq!(version(Path::new("/x/libonnxruntime.so")), None);
+    }
+
+    #[test]
+    fn an_earlier_source_wins_unless_it_is_too_old() {
+        let path = |version: &str| PathBuf::from(format!("/x/libonnxruntime.so.{version}"));
+        let first = |versions: &[&str]| first_usable(versions.iter().map(|v| path(v)).collect());
+        assert_eq!(first(&["1.24.0", "1.32.0"]), Some(path("1.24.0")));
+        assert_eq!(first(&["1.20.0", "1.32.0"]), Some(path("1.32.0")));
+        assert_eq!(first(&["1.20.0", "1.19.0"]), Some(path("1.20.0")));
+        assert_eq!(first(&[]), None);
+    }
 }

@@ -2,9 +2,9 @@
 
 use prost::Message;
 
+use super::onnx::testing::{sized, tensor};
 use super::onnx::{
-    Dimension, Entry, GraphProto, ModelProto, NodeProto, OperatorSetId, Shape, TensorProto,
-    TensorType, TypeProto, ValueInfo,
+    Entry, GraphProto, ModelProto, NodeProto, OperatorSetId, Shape, TensorProto, ValueInfo,
 };
 use super::tensor::{Data, ElementType, Tensor};
 use super::testing::skip::{Need, skip};
@@ -18,19 +18,13 @@ const BYTES: u64 = (ROWS * COLUMNS) as u64 * 4;
 fn model() -> Vec<u8> {
     let port = |name: &str, elem_type: i32, dims: &[i64]| ValueInfo {
         name: name.into(),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TensorType {
-                elem_type,
-                shape: Some(Shape {
-                    dim: dims
-                        .iter()
-                        .map(|dim_value| Dimension {
-                            dim_value: *dim_value,
-                        })
-                        .collect(),
-                }),
+        r#type: Some(tensor(
+            elem_type,
+            Some(Shape {
+                dim: dims.iter().map(|size| sized(*size)).collect(),
             }),
-        }),
+        )),
+        ..Default::default()
     };
     let entry = |key: &str, value: String| Entry {
         key: key.into(),
@@ -46,6 +40,7 @@ fn model() -> Vec<u8> {
             entry("length", BYTES.to_string()),
         ],
         data_location: 1,
+        ..Default::default()
     };
     let gather = NodeProto {
         input: vec!["table".into(), "rows".into()],
@@ -60,8 +55,8 @@ fn model() -> Vec<u8> {
         output: vec![port("out", 1, &[1, COLUMNS])],
         ..Default::default()
     };
-    let mut bytes = vec![8, 8];
     let model = ModelProto {
+        ir_version: 8,
         graph: Some(graph),
         opset_import: vec![OperatorSetId {
             domain: String::new(),
@@ -69,8 +64,7 @@ fn model() -> Vec<u8> {
         }],
         ..Default::default()
     };
-    bytes.extend(model.encode_to_vec());
-    bytes
+    model.encode_to_vec()
 }
 
 /// Memory of this process that is its own, not a file's.

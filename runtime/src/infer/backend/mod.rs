@@ -4,7 +4,7 @@ mod device;
 mod devices;
 mod discovery;
 mod keep;
-mod onnx;
+pub(crate) mod onnx;
 mod onnxruntime;
 pub mod port;
 mod rten;
@@ -20,9 +20,11 @@ use crate::infer::compute::{Worker, guarded};
 pub use device::Device;
 pub use devices::Card;
 use devices::Driver;
-use onnx::ModelProto;
+pub use discovery::newest_library;
 pub use onnx::external::{DataFile, DataNeed};
-use onnx::external::{Laid, first, needs};
+use onnx::external::{Laid, needs};
+use onnx::{ModelProto, Onnx};
+pub use onnxruntime::disable_telemetry;
 use port::Port;
 use tensor::{Place, Tensor};
 
@@ -111,7 +113,35 @@ pub enum Source<'a> {
     /// In a file.
     File(&'a Path),
     /// In memory, from a guest.
-    Bytes(&'a [u8]),
+    Bytes(&'a GuestModel),
+}
+
+/// A model that a guest gave as bytes, read and not yet loaded.
+pub struct GuestModel {
+    bytes: Vec<u8>,
+    onnx: Onnx,
+}
+
+impl GuestModel {
+    /// Reads it, and takes no more memory for that than `max_bytes`.
+    ///
+    /// # Errors
+    /// When it is no ONNX model, exceeds a limit, or wants anything that is not in it.
+    pub fn read(bytes: Vec<u8>, max_bytes: u64) -> Result<Self, LoadError> {
+        let onnx = Onnx::read_within(&bytes, max_bytes).map_err(LoadError)?;
+        if let Some(reference) = onnx.references.first() {
+            return Err(LoadError(format!(
+                "{}, and bytes have none beside them: save the model as one file, or push it as a graph of the bundle",
+                reference.label()
+            )));
+        }
+        Ok(Self { bytes, onnx })
+    }
+
+    /// Memory that it takes once it is loaded.
+    pub fn loaded_bytes(&self) -> u64 {
+        self.onnx.loaded_bytes(self.bytes.len() as u64)
+    }
 }
 
 /// A model that a backend has loaded. Runs of it may happen at once.
@@ -155,7 +185,7 @@ pub struct LoadError(pub String);
 pub struct Backends {
     driver: Arc<Driver>,
     /// What files say of themselves, by their digests.
-    known: moka::sync::Cache<String, Arc<ModelProto>>,
+    known: moka::sync::Cache<String, Arc<Onnx>>,
     default: BackendChoice,
     scratch: PathBuf,
     rten: rten::Rten,
@@ -165,8 +195,8 @@ pub struct Backends {
 /// Every graph is read once as a whole to learn its shape; a larger file has its weights outside of it.
 const MAX_MODEL_BYTES: u64 = 2 << 30;
 
-/// Of so many operators, in all models together, it is remembered what their files say.
-const KNOWN_NODES: u64 = 50_000;
+/// So much memory may take what files say of themselves, all models together, so that they are not read again.
+const KNOWN_BYTES: u64 = 64 << 20;
 
 impl Backends {
     /// Looks for the libraries.
@@ -195,8 +225,10 @@ impl Backends {
         Self {
             driver,
             known: moka::sync::Cache::builder()
-                .max_capacity(KNOWN_NODES)
-                .weigher(|_, onnx: &Arc<ModelProto>| onnx.nodes())
+                .max_capacity(KNOWN_BYTES)
+                .weigher(|_, onnx: &Arc<Onnx>| {
+                    u32::try_from(onnx.decoded_bytes).unwrap_or(u32::MAX)
+                })
                 .build(),
             default: options.default,
             rten: rten::Rten::new(options.optimized.as_deref()),
@@ -251,14 +283,14 @@ impl Backends {
     }
 
     /// What a model's bytes say of it: read once for each digest, so that a cold start has not to.
-    fn read(&self, bytes: &[u8], digest: Option<&str>) -> Result<Arc<ModelProto>, String> {
+    fn read(&self, bytes: &[u8], digest: Option<&str>) -> Result<Arc<Onnx>, String> {
         let Some(digest) = digest else {
-            return ModelProto::parse(bytes).map(Arc::new);
+            return Onnx::read(bytes).map(Arc::new);
         };
         if let Some(known) = self.known.get(digest) {
             return Ok(known);
         }
-        let onnx = Arc::new(ModelProto::parse(bytes)?);
+        let onnx = Arc::new(Onnx::read(bytes)?);
         self.known.insert(digest.to_owned(), onnx.clone());
         Ok(onnx)
     }
@@ -307,34 +339,28 @@ impl Backends {
         wanted: Wanted<'_>,
     ) -> Result<Loaded, LoadError> {
         let path = match source {
-            Source::Bytes(bytes) => {
-                let onnx = ModelProto::parse(bytes).map_err(LoadError)?;
-                if let Some(weight) = first(&onnx) {
-                    return Err(LoadError(format!(
-                        "weight `{weight}` lies in another file, and bytes have none beside them: save the model as one file, or push it as a graph of the bundle"
-                    )));
-                }
-                return self.load_whole(&onnx, bytes, source, None, wanted);
+            Source::Bytes(model) => {
+                return self.load_whole(&model.onnx.model, &model.bytes, source, None, wanted);
             }
             Source::File(path) => *path,
         };
         let bytes = map(path)?;
         let onnx = self.read(&bytes, wanted.digest).map_err(LoadError)?;
-        let needs = needs(&onnx).map_err(LoadError)?;
+        let needs = needs(&onnx.references).map_err(LoadError)?;
         if needs.is_empty() {
-            return self.load_whole(&onnx, &bytes, source, None, wanted);
+            return self.load_whole(&onnx.model, &bytes, source, None, wanted);
         }
         let laid = Laid::out(&self.scratch, &bytes, &needs, wanted.data).map_err(LoadError)?;
         let path = laid.model();
         let bytes = map(&path)?;
-        let onnx = ModelProto::parse(&bytes).map_err(LoadError)?;
+        let onnx = Onnx::read(&bytes).map_err(LoadError)?;
         let source = Source::File(&path);
         // An optimized copy would hold the weights once more.
         let wanted = Wanted {
             digest: None,
             ..wanted
         };
-        self.load_whole(&onnx, &bytes, &source, Some(Arc::new(laid)), wanted)
+        self.load_whole(&onnx.model, &bytes, &source, Some(Arc::new(laid)), wanted)
     }
 
     /// Loads a model whose weights are in it or laid out beside it.
@@ -406,8 +432,10 @@ fn reason(missing: &BackendInfo) -> &str {
 /// When it cannot be read, or wants a file that cannot be its own.
 pub fn data_needs(model: &Path) -> Result<Vec<DataNeed>, LoadError> {
     let bytes = map(model)?;
-    let onnx = ModelProto::parse(&bytes);
-    onnx.map_or(Ok(Vec::new()), |onnx| needs(&onnx).map_err(LoadError))
+    let onnx = Onnx::read(&bytes);
+    onnx.map_or(Ok(Vec::new()), |onnx| {
+        needs(&onnx.references).map_err(LoadError)
+    })
 }
 
 /// What a graph wants and gives.
@@ -425,7 +453,7 @@ pub struct Ports {
 /// When it cannot be read, is no ONNX model, or has an input or output that wasi-nn cannot carry.
 pub fn ports(model: &Path) -> Result<Ports, LoadError> {
     let bytes = map(model)?;
-    let onnx = ModelProto::parse(&bytes).map_err(LoadError)?;
+    let onnx = Onnx::read(&bytes).map_err(LoadError)?.model;
     Ok(Ports {
         inputs: onnx.inputs().map_err(LoadError)?,
         outputs: onnx.outputs().map_err(LoadError)?,

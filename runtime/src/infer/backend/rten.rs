@@ -92,7 +92,9 @@ impl Rten {
         let model = match (folder, digest, &self.adapted) {
             (Some(folder), ..) => mapped(adapted::adapted(onnx, bytes, Some(folder))?, folder)?,
             (None, Some(digest), Some(keep)) => kept(keep, digest, onnx, bytes)?,
-            (None, ..) => opened(adapted::adapted(onnx, bytes, None)?)?,
+            // Folding a constant can make gigabytes of a hundred bytes, and a guest pays for its graphs by their size.
+            (None, None, _) => opened(adapted::adapted(onnx, bytes, None)?, Folding::Off)?,
+            (None, ..) => opened(adapted::adapted(onnx, bytes, None)?, Folding::On)?,
         };
         let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
             ports
@@ -120,8 +122,16 @@ impl Rten {
     }
 }
 
-fn opened(model: Vec<u8>) -> Result<RtenModel, String> {
-    let options = ModelOptions::with_all_ops();
+/// Whether what is constant is computed when a model is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Folding {
+    On,
+    Off,
+}
+
+fn opened(model: Vec<u8>, folding: Folding) -> Result<RtenModel, String> {
+    let mut options = ModelOptions::with_all_ops();
+    options.enable_optimization(folding == Folding::On);
     options.load(model).map_err(|e| e.to_string())
 }
 
@@ -145,7 +155,7 @@ fn kept(keep: &Keep, digest: &str, onnx: &ModelProto, bytes: &[u8]) -> Result<Rt
             tracing::warn!(digest, %error, "an adapted model cannot be kept");
         }
     }
-    opened(adapted)
+    opened(adapted, Folding::On)
 }
 
 /// Opens a model whose weights lie in `folder`, and maps them.

@@ -30,6 +30,12 @@ impl Host for NnView<'_> {
         encoding: GraphEncoding,
         target: ExecutionTarget,
     ) -> Answer<Resource<GuestGraph>> {
+        if !self.ctx.limits.load_from_bytes {
+            return self.error(
+                ErrorCode::Security,
+                "graphs are loaded by name; `load_graphs_from_bytes = true` at the top of samovar.toml lets a component load its own bytes",
+            );
+        }
         if !matches!(encoding, GraphEncoding::Onnx | GraphEncoding::Autodetect) {
             return self.error(ErrorCode::InvalidEncoding, "only onnx models can be loaded");
         }
@@ -46,13 +52,17 @@ impl Host for NnView<'_> {
                 format!("found {count} builders, wanted 1: an onnx model is one file"),
             );
         };
-        // The loaded weights stay about as large as the file.
-        let weight = bytes.len() as u64;
+        let store = self.ctx.store.clone();
+        let read = store.read_bytes(bytes, self.ctx.room()).await;
+        let model = match read {
+            Ok(model) => model,
+            Err(error) => return self.error(ErrorCode::InvalidEncoding, error),
+        };
+        let weight = model.loaded_bytes();
         if let Err(over) = self.ctx.hold(weight) {
             return self.error(ErrorCode::TooLarge, over);
         }
-        let store = self.ctx.store.clone();
-        match store.load_bytes(bytes).await {
+        match store.load_guest_model(model).await {
             Ok(graph) => {
                 let weight = Arc::new(Weight(weight));
                 let usage = GraphUse::new(String::new(), None, self.ctx.meter.clone());

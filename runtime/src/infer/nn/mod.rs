@@ -19,6 +19,8 @@ use crate::meter::Meter;
 pub struct NnLimits {
     /// Bytes of tensors and of graphs loaded from bytes, together.
     pub max_bytes: u64,
+    /// Whether it may load graphs from bytes of its own.
+    pub load_from_bytes: bool,
 }
 
 /// The wasi-nn state of one replica.
@@ -69,6 +71,11 @@ impl NnCtx {
         }
         self.held_bytes = wanted;
         Ok(())
+    }
+
+    /// Bytes that it may still hold.
+    fn room(&self) -> u64 {
+        self.limits.max_bytes.saturating_sub(self.held_bytes)
     }
 
     fn release(&mut self, bytes: u64) {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::outside::Reference;
 use super::wire::{Edit, edited};
-use super::{Attribute, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
 
 /// A file with weights of a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,18 +33,19 @@ pub struct DataNeed {
 /// The files that a model wants, in the order of their names.
 ///
 /// # Errors
-/// When a location leads out of the model's folder, or means none.
-pub(crate) fn needs(model: &ModelProto) -> Result<Vec<DataNeed>, String> {
-    let mut tensors = Vec::new();
-    if let Some(graph) = &model.graph {
-        of_graph(graph, &mut tensors);
-    }
-    for function in &model.functions {
-        of_nodes(&function.node, &mut tensors);
-    }
+/// When a location leads out of the model's folder or means none, or when the model wants something other than weights.
+pub(crate) fn needs(references: &[Reference]) -> Result<Vec<DataNeed>, String> {
     let mut needs: BTreeMap<String, DataNeed> = BTreeMap::new();
-    for tensor in tensors {
-        let need = need(tensor)?;
+    for reference in references {
+        let need = match reference {
+            Reference::Data { tensor, entries } => need(tensor, entries)?,
+            Reference::Engine { .. } => {
+                return Err(format!(
+                    "{}: export the model without it",
+                    reference.label()
+                ));
+            }
+        };
         match needs.get_mut(&need.location) {
             Some(before) if before.bytes >= need.bytes => {}
             _ => drop(needs.insert(need.location.clone(), need)),
@@ -53,61 +54,16 @@ pub(crate) fn needs(model: &ModelProto) -> Result<Vec<DataNeed>, String> {
     Ok(needs.into_values().collect())
 }
 
-/// The first weight that lies in another file.
-pub(crate) fn first(model: &ModelProto) -> Option<String> {
-    let mut tensors = Vec::new();
-    if let Some(graph) = &model.graph {
-        of_graph(graph, &mut tensors);
-    }
-    for function in &model.functions {
-        of_nodes(&function.node, &mut tensors);
-    }
-    tensors.first().map(|tensor| tensor.name.clone())
-}
-
-fn of_graph<'a>(graph: &'a GraphProto, found: &mut Vec<&'a TensorProto>) {
-    found.extend(graph.initializer.iter().filter(|one| is_outside(one)));
-    graph
-        .sparse_initializer
-        .iter()
-        .for_each(|one| of_sparse(one, found));
-    of_nodes(&graph.node, found);
-}
-
-fn of_nodes<'a>(nodes: &'a [NodeProto], found: &mut Vec<&'a TensorProto>) {
-    nodes
-        .iter()
-        .flat_map(|node| &node.attribute)
-        .for_each(|one| of_attribute(one, found));
-}
-
-fn of_attribute<'a>(one: &'a Attribute, found: &mut Vec<&'a TensorProto>) {
-    let tensors = one.t.iter().chain(&one.tensors);
-    found.extend(tensors.filter(|one| is_outside(one)));
-    let sparse = one.sparse_tensor.iter().chain(&one.sparse_tensors);
-    sparse.for_each(|one| of_sparse(one, found));
-    let graphs = one.g.iter().chain(&one.graphs);
-    graphs.for_each(|graph| of_graph(graph, found));
-}
-
-fn of_sparse<'a>(tensor: &'a SparseTensorProto, found: &mut Vec<&'a TensorProto>) {
-    let both = tensor.values.iter().chain(&tensor.indices);
-    found.extend(both.filter(|one| is_outside(one)));
-}
-
-fn is_outside(tensor: &TensorProto) -> bool {
-    tensor.data_location != 0 || !tensor.external_data.is_empty()
-}
-
-fn need(tensor: &TensorProto) -> Result<DataNeed, String> {
-    let entry = |key: &str| {
-        let mut entries = tensor.external_data.iter();
-        entries
-            .find(|entry| entry.key == key)
-            .map(|entry| entry.value.as_str())
+fn need(weight: &str, entries: &[(String, String)]) -> Result<DataNeed, String> {
+    let entry = |key: &str| -> Result<Option<&str>, String> {
+        let mut found = entries.iter().filter(|(name, _)| name == key);
+        let first = found.next().map(|(_, value)| value.as_str());
+        match found.next() {
+            None => Ok(first),
+            Some(_) => Err(format!("weight `{weight}` has two entries `{key}`")),
+        }
     };
-    let weight = &tensor.name;
-    let location = entry("location").ok_or_else(|| {
+    let location = entry("location")?.ok_or_else(|| {
         format!("weight `{weight}` lies in another file, but it does not say which")
     })?;
     let location = checked(location).ok_or_else(|| {
@@ -115,19 +71,17 @@ fn need(tensor: &TensorProto) -> Result<DataNeed, String> {
             "weight `{weight}` lies in {location:?}: wanted a file in the model's folder or below it, as `model.onnx.data`"
         )
     })?;
-    let number = |key: &str| -> Result<Option<u64>, String> {
-        let parse = |text: &str| {
-            text.parse()
-                .map_err(|_| format!("weight `{weight}`: found {key} {text:?}, wanted a number"))
+    let number = |key: &str| -> Result<u64, String> {
+        let Some(text) = entry(key)? else {
+            return Ok(0);
         };
-        entry(key).map(parse).transpose()
+        text.parse()
+            .map_err(|_| format!("weight `{weight}`: found {key} {text:?}, wanted a number"))
     };
-    let offset = number("offset")?.unwrap_or(0);
-    let length = number("length")?.unwrap_or(0);
     Ok(DataNeed {
         location,
-        weight: weight.clone(),
-        bytes: offset.saturating_add(length),
+        weight: weight.to_owned(),
+        bytes: number("offset")?.saturating_add(number("length")?),
     })
 }
 
@@ -218,7 +172,7 @@ impl Edit for Rename {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Entry;
+    use super::super::{Attribute, Entry, GraphProto, ModelProto, NodeProto, Onnx, TensorProto};
     use super::*;
     use prost::Message;
 
@@ -239,14 +193,18 @@ mod tests {
         }
     }
 
-    fn model(weights: Vec<TensorProto>) -> ModelProto {
+    fn needs_of(model: &[u8]) -> Result<Vec<DataNeed>, String> {
+        needs(&Onnx::read(model)?.references)
+    }
+
+    fn model(weights: Vec<TensorProto>) -> Vec<u8> {
         let inner = GraphProto {
             initializer: weights,
             ..Default::default()
         };
         let node = NodeProto {
             attribute: vec![Attribute {
-                g: Some(inner),
+                g: Some(Box::new(inner)),
                 ..Default::default()
             }],
             ..Default::default()
@@ -258,6 +216,7 @@ mod tests {
             }),
             ..Default::default()
         }
+        .encode_to_vec()
     }
 
     #[test]
@@ -267,7 +226,7 @@ mod tests {
             weight("b", "./m.data", 8, 8),
             weight("c", "deep/n.data", 0, 4),
         ]);
-        let needs = needs(&model).unwrap();
+        let needs = needs_of(&model).unwrap();
         assert_eq!(needs.len(), 2);
         assert_eq!(
             (needs[0].location.as_str(), needs[0].bytes),
@@ -288,7 +247,7 @@ mod tests {
             "a\\b",
             "a\0b",
         ] {
-            let error = needs(&model(vec![weight("w", location, 0, 1)])).unwrap_err();
+            let error = needs_of(&model(vec![weight("w", location, 0, 1)])).unwrap_err();
             assert!(error.contains("weight `w`"), "{error}");
         }
     }
@@ -299,21 +258,20 @@ mod tests {
         let blob = folder.path().join("blob");
         std::fs::write(&blob, [7; 16]).unwrap();
         let model = model(vec![weight("a", "deep/m.data", 0, 16)]);
-        let wants = needs(&model).unwrap();
-        let bytes = model.encode_to_vec();
+        let wants = needs_of(&model).unwrap();
         let file = |location: &str| DataFile {
             location: location.into(),
             path: blob.clone(),
         };
-        let laid = |files: &[DataFile]| Laid::out(folder.path(), &bytes, &wants, files);
+        let laid = |files: &[DataFile]| Laid::out(folder.path(), &model, &wants, files);
         let error = laid(&[file("other")]).err().unwrap();
         assert!(
             error.contains("weight `a`") && error.contains("deep/m.data"),
             "{error}"
         );
         let laid = laid(&[file("deep/m.data")]).unwrap();
-        let copy = ModelProto::decode(std::fs::read(laid.model()).unwrap().as_slice()).unwrap();
-        assert_eq!(needs(&copy).unwrap()[0].location, "0.data");
+        let copy = std::fs::read(laid.model()).unwrap();
+        assert_eq!(needs_of(&copy).unwrap()[0].location, "0.data");
         let data = laid.model().with_file_name("0.data");
         assert_eq!(std::fs::read(data).unwrap(), [7; 16]);
         let place = laid.model();

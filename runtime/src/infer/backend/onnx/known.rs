@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use prost::Message;
-
+use super::tables::{GRAPH_PROTO, TENSOR_PROTO};
 use super::wire::{Wide, fields, wide_numbers};
-use super::{GraphProto, NodeProto, TensorProto};
+use super::{GraphProto, NodeProto, TensorProto, TypeProto, light};
 
 /// Numbers of `TensorProto.DataType`.
 pub(crate) const FLOAT: i32 = 1;
@@ -36,12 +35,12 @@ impl Known {
             around,
             ..Self::default()
         };
-        let Ok(graph) = GraphProto::decode(bytes) else {
+        let Ok(graph) = light::<GraphProto>(&GRAPH_PROTO, bytes) else {
             return known;
         };
         let infos = graph.input.iter().chain(&graph.output);
         for info in infos.chain(&graph.value_info) {
-            let Some(tensor) = info.r#type.as_ref().and_then(|ty| ty.tensor_type.as_ref()) else {
+            let Some(tensor) = info.r#type.as_ref().and_then(TypeProto::tensor) else {
                 continue;
             };
             known.types.insert(info.name.clone(), tensor.elem_type);
@@ -50,7 +49,7 @@ impl Known {
             }
         }
         for field in fields(bytes).filter(|field| field.tag == 5) {
-            if let Ok(tensor) = TensorProto::decode(field.payload) {
+            if let Ok(tensor) = light::<TensorProto>(&TENSOR_PROTO, field.payload) {
                 known.weight(&tensor.name, &tensor, Some(field.payload));
             }
         }

@@ -1,5 +1,14 @@
 //! The ONNX format field by field: a copy of a model with some nodes or file names changed, and all else byte for byte.
 
+use std::sync::LazyLock;
+
+use super::outside::is_entry;
+use super::schema::tables::{
+    ALL, COUNT, FUNCTION_PROTO, GRAPH_PROTO, MODEL_PROTO, NODE_PROTO, TENSOR_PROTO,
+    TRAINING_INFO_PROTO,
+};
+use super::schema::{self, Message};
+
 /// A field as it lies in its message.
 pub(crate) struct Field<'a> {
     pub tag: u64,
@@ -7,6 +16,13 @@ pub(crate) struct Field<'a> {
     pub whole: &'a [u8],
     /// Of a length-delimited field its content, else nothing.
     pub payload: &'a [u8],
+}
+
+impl Field<'_> {
+    /// How it is written, as protobuf numbers it.
+    pub fn wire_type(&self) -> u8 {
+        self.whole.first().map_or(0, |byte| byte & 7)
+    }
 }
 
 /// The fields of a message, up to the first that is broken.
@@ -18,7 +34,8 @@ pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
     })
 }
 
-fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
+/// The field that begins here, and what follows; `None` when it is damaged or cut off.
+pub(crate) fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
     let (key, rest) = varint(bytes)?;
     let (skipped, payload) = match key & 7 {
         0 => (rest.len() - varint(rest)?.1.len(), 0..0),
@@ -48,6 +65,9 @@ fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
 pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0u64;
     for (at, byte) in bytes.iter().enumerate().take(10) {
+        if at == 9 && *byte > 1 {
+            return None;
+        }
         value |= u64::from(byte & 0x7f) << (7 * at);
         if byte & 0x80 == 0 {
             return Some((value, &bytes[at + 1..]));
@@ -61,6 +81,13 @@ pub(crate) fn put(out: &mut Vec<u8>, tag: u64, payload: &[u8]) {
     put_varint(out, tag << 3 | 2);
     put_varint(out, payload.len() as u64);
     out.extend_from_slice(payload);
+}
+
+/// Appends a field that is a number.
+#[cfg(test)]
+pub(crate) fn put_number(out: &mut Vec<u8>, tag: u64, value: u64) {
+    put_varint(out, tag << 3);
+    put_varint(out, value);
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -96,13 +123,7 @@ pub(crate) trait Edit {
 /// Those of the edit.
 pub(crate) fn edited(model: &[u8], edit: &mut dyn Edit) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(model.len() + 4096);
-    for field in fields(model) {
-        match field.tag {
-            7 => nested(&mut out, &field, |bytes, out| graph(bytes, out, edit))?,
-            25 => nested(&mut out, &field, |bytes, out| function(bytes, out, edit))?,
-            _ => out.extend_from_slice(field.whole),
-        }
-    }
+    copy(&MODEL_PROTO, model, &mut out, edit)?;
     Ok(out)
 }
 
@@ -111,7 +132,8 @@ type Done = Result<(), String>;
 /// Bytes that a length takes which is not known yet: a number of any size below 2^35 may be written in five.
 const LENGTH_BYTES: usize = 5;
 
-fn nested(
+/// Appends a field whose content is written by `write` from the content that it had.
+pub(super) fn nested(
     out: &mut Vec<u8>,
     field: &Field<'_>,
     write: impl FnOnce(&[u8], &mut Vec<u8>) -> Done,
@@ -129,30 +151,60 @@ fn nested(
     Ok(())
 }
 
-fn graph(bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
-    edit.enter(bytes);
+/// Copies a message and all that lies in it, as the schema says what that is.
+fn copy(message: &Message, bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
+    let is_graph = message.is(&GRAPH_PROTO);
+    if is_graph {
+        edit.enter(bytes);
+    }
     for field in fields(bytes) {
-        match field.tag {
-            1 => node(&field, out, edit)?,
-            5 if has_file(field.payload) => {
-                nested(out, &field, |bytes, out| tensor(bytes, out, edit))?;
+        match message.inner(field.tag) {
+            Some(inner) if is_graph && inner.is(&NODE_PROTO) => node(&field, out, edit)?,
+            Some(_) if is_entry(message, field.tag) => {
+                nested(out, &field, |bytes, out| entry(bytes, out, edit))?;
             }
-            15 => nested(out, &field, |bytes, out| sparse(bytes, out, edit))?,
+            Some(inner) if inner.is(&FUNCTION_PROTO) || inner.is(&TRAINING_INFO_PROTO) => {
+                let mut edit = LocationsOnly(edit);
+                nested(out, &field, |bytes, out| copy(inner, bytes, out, &mut edit))?;
+            }
+            Some(inner) if is_touched(inner, field.payload) => {
+                nested(out, &field, |bytes, out| copy(inner, bytes, out, edit))?;
+            }
             _ => out.extend_from_slice(field.whole),
         }
     }
-    edit.leave();
+    if is_graph {
+        edit.leave();
+    }
     Ok(())
 }
 
-fn function(bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
-    for field in fields(bytes) {
-        match field.tag {
-            7 => nested(out, &field, |bytes, out| attributes(bytes, out, edit))?,
-            _ => out.extend_from_slice(field.whole),
+/// Whether an edit can change anything in a message: a tensor with entries, or what may hold a tensor.
+fn is_touched(message: &Message, bytes: &[u8]) -> bool {
+    static HOLDERS: LazyLock<[bool; COUNT]> = LazyLock::new(|| {
+        let mut holders = [false; COUNT];
+        holders[TENSOR_PROTO.number] = true;
+        // As many rounds as there are messages reach the last of them.
+        for message in ALL.iter().cycle().take(COUNT * COUNT) {
+            let inner = |field: &schema::Field| message.inner(field.number);
+            let mut inner = message.fields.iter().filter_map(inner);
+            holders[message.number] |= inner.any(|inner| holders[inner.number]);
         }
+        holders
+    });
+    if message.is(&TENSOR_PROTO) {
+        return fields(bytes).any(|field| is_entry(message, field.tag));
     }
-    Ok(())
+    HOLDERS[message.number]
+}
+
+/// Edits the names of files, and no nodes: what is not part of the graph that runs is not adapted.
+struct LocationsOnly<'a>(&'a mut dyn Edit);
+
+impl Edit for LocationsOnly<'_> {
+    fn location(&mut self, location: &str) -> String {
+        self.0.location(location)
+    }
 }
 
 fn node(field: &Field<'_>, out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
@@ -163,58 +215,12 @@ fn node(field: &Field<'_>, out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
                     payload: &bytes,
                     ..*field
                 };
-                nested(out, &node, |bytes, out| attributes(bytes, out, edit))?;
+                nested(out, &node, |bytes, out| copy(&NODE_PROTO, bytes, out, edit))?;
             }
             Ok(())
         }
-        None => nested(out, field, |bytes, out| attributes(bytes, out, edit)),
+        None => nested(out, field, |bytes, out| copy(&NODE_PROTO, bytes, out, edit)),
     }
-}
-
-fn attributes(node: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
-    for field in fields(node) {
-        match field.tag {
-            5 => nested(out, &field, |bytes, out| attribute(bytes, out, edit))?,
-            _ => out.extend_from_slice(field.whole),
-        }
-    }
-    Ok(())
-}
-
-fn attribute(bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
-    for field in fields(bytes) {
-        match field.tag {
-            5 | 10 => nested(out, &field, |bytes, out| tensor(bytes, out, edit))?,
-            6 | 11 => nested(out, &field, |bytes, out| graph(bytes, out, edit))?,
-            22 | 23 => nested(out, &field, |bytes, out| sparse(bytes, out, edit))?,
-            _ => out.extend_from_slice(field.whole),
-        }
-    }
-    Ok(())
-}
-
-fn sparse(bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
-    for field in fields(bytes) {
-        match field.tag {
-            1 | 2 => nested(out, &field, |bytes, out| tensor(bytes, out, edit))?,
-            _ => out.extend_from_slice(field.whole),
-        }
-    }
-    Ok(())
-}
-
-fn has_file(tensor: &[u8]) -> bool {
-    fields(tensor).any(|field| field.tag == 13)
-}
-
-fn tensor(bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
-    for field in fields(bytes) {
-        match field.tag {
-            13 => nested(out, &field, |bytes, out| entry(bytes, out, edit))?,
-            _ => out.extend_from_slice(field.whole),
-        }
-    }
-    Ok(())
 }
 
 fn entry(bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {

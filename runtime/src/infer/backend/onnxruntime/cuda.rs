@@ -46,7 +46,7 @@ pub(super) fn missing(
         Err(error) => return Some(format!("{library} does not tell what it can use: {error}")),
     }
     // Only now does the library look for CUDA's own.
-    let registered = session::builder(environment, 1)
+    let registered = session::onnx_builder(environment, 1)
         .and_then(|mut builder| CUDA::default().register(&mut builder));
     let error = registered.err()?;
     Some(format!("{library} cannot use CUDA: {error}"))
@@ -117,6 +117,6 @@ fn on_card(
         .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
         .build()
         .error_on_failure();
-    let builder = session::builder(environment, threads)?;
+    let builder = session::onnx_builder(environment, threads)?;
     Ok(builder.with_execution_providers([provider])?)
 }

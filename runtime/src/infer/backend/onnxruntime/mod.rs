@@ -2,6 +2,7 @@
 
 mod card;
 mod cuda;
+mod library;
 mod optimized;
 mod placement;
 mod run;
@@ -23,6 +24,7 @@ use super::tensor::Place;
 use super::{BackendInfo, Device, Loaded, Model, Runs, Source, Wanted};
 use card::Cards;
 pub(super) use cuda::Rest;
+pub use library::disable_telemetry;
 use optimized::Optimized;
 use run::SharedSession;
 
@@ -52,6 +54,7 @@ impl Onnxruntime {
         driver: Arc<Driver>,
         gpu_memory_bytes: Option<u64>,
     ) -> Result<Self, String> {
+        library::check(path)?;
         let environment = ort::init_from(path)
             .map_err(|e| e.to_string())?
             .with_name("samovar")

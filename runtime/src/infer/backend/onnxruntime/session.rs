@@ -14,6 +14,12 @@ use crate::infer::backend::Source;
 /// From this size on, memory counts for more than the time to find pages again.
 const LARGE_BYTES: usize = 16 << 20;
 
+/// Where the library looks for weights of a model that it gets as bytes; the working directory, when it is not told.
+const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+/// A folder that cannot exist, because its parent is a file. A model from bytes has no weights elsewhere: that was checked
+/// before, and this holds should the library know of places that the check does not.
+const NOWHERE: &str = "/dev/null/no-weights";
+
 /// # Errors
 /// In the library's words, when it cannot run the model.
 pub(super) fn open(
@@ -21,18 +27,37 @@ pub(super) fn open(
     source: &Source<'_>,
     threads: usize,
 ) -> ort::Result<Session> {
-    let mut builder = builder(environment, threads)?;
+    let mut builder = onnx_builder(environment, threads)?;
     match source {
         Source::File(path) => builder.commit_from_file(path),
-        Source::Bytes(bytes) => builder.commit_from_memory(bytes),
+        Source::Bytes(model) => builder
+            .with_config_entry(EXTERNAL_DATA_FOLDER, NOWHERE)?
+            // Folding a constant can make gigabytes of a hundred bytes, and a guest pays for its graphs by their size.
+            .with_config_entry(
+                "optimization.disable_specified_optimizers",
+                "ConstantFolding",
+            )?
+            .commit_from_memory(&model.bytes),
     }
 }
 
-/// Options that every session has.
+/// Options of sessions that open a model in the ONNX format, and in no other: the library would take bytes that are
+/// a model in both formats for its own, while what was checked is the one in the ONNX format.
 ///
 /// # Errors
 /// In the library's words.
-pub(super) fn builder(environment: &Environment, threads: usize) -> ort::Result<SessionBuilder> {
+pub(super) fn onnx_builder(
+    environment: &Environment,
+    threads: usize,
+) -> ort::Result<SessionBuilder> {
+    Ok(builder(environment, threads)?.with_config_entry("session.load_model_format", "ONNX")?)
+}
+
+/// Options that every session has, whatever it opens.
+///
+/// # Errors
+/// In the library's words.
+fn builder(environment: &Environment, threads: usize) -> ort::Result<SessionBuilder> {
     // Spinning threads would burn the cores that other graphs need.
     let builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
@@ -53,7 +78,7 @@ pub(super) fn save_optimized(
     threads: usize,
     to: &Path,
 ) -> ort::Result<()> {
-    let mut builder = builder(environment, threads)?
+    let mut builder = onnx_builder(environment, threads)?
         .with_config_entry("session.save_model_format", "ORT")?
         .with_optimized_model_path(to)?;
     builder.commit_from_file(model).map(drop)

@@ -8,7 +8,7 @@ use prost::Message;
 use super::{refusals, rewrites, wide};
 use crate::infer::backend::onnx::known::Known;
 use crate::infer::backend::onnx::wire::{Edit, edited, put};
-use crate::infer::backend::onnx::{ModelProto, NodeProto};
+use crate::infer::backend::onnx::{ModelProto, NodeProto, light, tables};
 
 /// What [`adapted`] makes of a model depends on this alone: what here was written, and for which rten.
 pub(super) fn key() -> String {
@@ -19,6 +19,7 @@ pub(super) fn key() -> String {
         include_str!("rewrites.rs"),
         include_str!("wide.rs"),
         include_str!("../onnx/known.rs"),
+        include_str!("../onnx/scan.rs"),
         include_str!("../onnx/wire.rs"),
     ]
     .concat()
@@ -59,7 +60,8 @@ impl Edit for Adapt {
     }
 
     fn node(&mut self, bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, String> {
-        let node = NodeProto::decode(bytes).map_err(|e| format!("not an ONNX model: {e}"))?;
+        let node = light::<NodeProto>(&tables::NODE_PROTO, bytes)
+            .map_err(|e| format!("not a valid ONNX model: {e}"))?;
         if node.is_standard() {
             let known = self.scopes.last().cloned().unwrap_or_default();
             if let Some(why) = refusals::of_node(&node, &known, self.opset) {
@@ -83,9 +85,9 @@ impl Edit for Adapt {
 mod tests {
     use super::*;
     use crate::infer::backend::onnx::known::{FLOAT, INT64};
+    use crate::infer::backend::onnx::testing::{sized, tensor};
     use crate::infer::backend::onnx::{
-        Attribute, Dimension, GraphProto, OperatorSetId, Shape, TensorProto, TensorType, TypeProto,
-        ValueInfo,
+        Attribute, GraphProto, Onnx, OperatorSetId, Shape, TensorProto, ValueInfo,
     };
 
     /// A weight as the file holds it.
@@ -114,7 +116,7 @@ mod tests {
             name: format!("the {output}"),
             op_type: op.into(),
             attribute: attributes.collect(),
-            domain: String::new(),
+            ..Default::default()
         }
     }
 
@@ -126,16 +128,12 @@ mod tests {
         weights: &[Vec<u8>],
     ) -> Result<Vec<String>, String> {
         let shape = rank.map(|rank| Shape {
-            dim: vec![Dimension { dim_value: 2 }; rank],
+            dim: vec![sized(2); rank],
         });
         let input = ValueInfo {
             name: "x".into(),
-            r#type: Some(TypeProto {
-                tensor_type: Some(TensorType {
-                    elem_type: FLOAT,
-                    shape,
-                }),
-            }),
+            r#type: Some(tensor(FLOAT, shape)),
+            ..Default::default()
         };
         let mut graph = GraphProto {
             node: nodes,
@@ -155,8 +153,8 @@ mod tests {
         }
         .encode_to_vec();
         put(&mut bytes, 7, &graph);
-        let model = ModelProto::parse(&bytes)?;
-        let adapted = ModelProto::parse(&adapted(&model, &bytes, None)?)?;
+        let model = Onnx::read(&bytes)?.model;
+        let adapted = Onnx::read(&adapted(&model, &bytes, None)?)?.model;
         let nodes = adapted.graph.into_iter().flat_map(|graph| graph.node);
         Ok(nodes.map(|node| node.op_type).collect())
     }
@@ -189,10 +187,10 @@ mod tests {
         let mut outer = node("If", &["x"], "y", &[]);
         outer.attribute.push(Attribute {
             name: "then_branch".into(),
-            g: Some(GraphProto {
+            g: Some(Box::new(GraphProto {
                 node: vec![node("NonMaxSuppression", &["x", "x"], "z", &[])],
                 ..Default::default()
-            }),
+            })),
             r#type: 5,
             ..Default::default()
         });

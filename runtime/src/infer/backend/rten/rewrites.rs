@@ -192,7 +192,7 @@ impl Made {
             name: self.label.clone(),
             op_type: op.to_owned(),
             attribute: attributes.to_vec(),
-            domain: String::new(),
+            ..Default::default()
         });
     }
 

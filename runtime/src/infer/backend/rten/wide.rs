@@ -51,8 +51,9 @@ impl<'a> Uses<'a> {
                 self.of.entry(input).or_default().push((node, at));
             }
             for attribute in &node.attribute {
-                let inner = attribute.g.iter().chain(&attribute.graphs);
-                inner.for_each(|graph| self.collect(graph));
+                attribute
+                    .inner_graphs()
+                    .for_each(|graph| self.collect(graph));
             }
         }
     }
@@ -102,7 +103,7 @@ fn of_graph<'a>(
         let raw_attributes = fields(raw.payload).filter(|field| field.tag == 5);
         for (attribute, raw) in node.attribute.iter().zip(raw_attributes) {
             let inner = |tag: u64| fields(raw.payload).filter(move |field| field.tag == tag);
-            for (graph, raw) in attribute.g.iter().zip(inner(6)) {
+            for (graph, raw) in attribute.g.as_deref().into_iter().zip(inner(6)) {
                 if let Some(why) = of_graph(graph, raw.payload, uses, folder) {
                     return Some(why);
                 }
