@@ -15,6 +15,8 @@ mod config;
 mod engine;
 mod exchange;
 mod failure;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod infer;
 mod ledger;

@@ -6,6 +6,7 @@ mod bench;
 mod book;
 mod built_in;
 mod demo;
+mod fuzz;
 mod guests;
 mod process;
 mod python;
@@ -63,6 +64,17 @@ enum Command {
     Guests,
     /// Build the component that `samovar` holds, from examples/open-inference into host/assets, when that has changed
     BuiltIn,
+    /// Run the fuzz targets
+    Fuzz {
+        /// Minutes of all targets together
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// Only these targets
+        #[arg(long, value_name = "TARGET")]
+        only: Vec<String>,
+    },
+    /// Generate the Rust form of the ONNX schema, when that has changed
+    OnnxSchema,
     /// Check the book in docs/ and build it; needs mdbook
     Book,
 }
@@ -90,6 +102,8 @@ fn main() -> ExitCode {
         } => bench::run(seconds, &only, built),
         Command::Guests => guests::build(),
         Command::BuiltIn => built_in::build(),
+        Command::Fuzz { minutes, only } => fuzz::run(minutes, &only),
+        Command::OnnxSchema => onnx_schema(),
         Command::Book => book::build(),
     };
     match result {
@@ -99,6 +113,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Generates in a workspace of its own, whose dependencies nothing else needs.
+fn onnx_schema() -> anyhow::Result<()> {
+    let folder = repository().join("tools/onnx-schema");
+    process::run(
+        process::cargo()
+            .args(["run", "--quiet", "--manifest-path"])
+            .arg(folder.join("Cargo.toml"))
+            .env("CARGO_TARGET_DIR", repository().join("target/tools")),
+    )
 }
 
 /// The repository's folder.
