@@ -40,11 +40,11 @@ fn generated() -> Result<[(PathBuf, String); 2]> {
     let requests = schema
         .file
         .iter()
-        .map(|file| {
-            (
-                prost_build::Module::from_protobuf_package_name("onnx"),
-                file.clone(),
-            )
+        .cloned()
+        .map(|mut file| {
+            file.message_type.iter_mut().for_each(unpack);
+            let module = prost_build::Module::from_protobuf_package_name("onnx");
+            (module, file)
         })
         .collect();
     let modules = config.generate(requests)?;
@@ -61,6 +61,23 @@ fn generated() -> Result<[(PathBuf, String); 2]> {
             formatted(&tables(&schema, &digest))?,
         ),
     ])
+}
+
+/// Has lists of numbers written one by one where the schema does not say otherwise, as the standard's own proto2 form
+/// means it: not every reader of ONNX takes them packed.
+fn unpack(message: &mut DescriptorProto) {
+    message.nested_type.iter_mut().for_each(unpack);
+    let lists = message.field.iter_mut().filter(|field| {
+        let texts = [Type::String, Type::Bytes, Type::Message];
+        field.label() == Label::Repeated && !texts.contains(&field.r#type())
+    });
+    for field in lists {
+        field
+            .options
+            .get_or_insert_default()
+            .packed
+            .get_or_insert(false);
+    }
 }
 
 /// As `cargo fmt` leaves it.
