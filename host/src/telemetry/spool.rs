@@ -196,8 +196,9 @@ mod tests {
             let before = spool.batches.len();
             spool.push(vec![batch("c")]).unwrap();
             let spool = Spool::open(&path).unwrap();
-            proptest::prop_assert_eq!(ids(&spool).len(), before + 1);
-            proptest::prop_assert_eq!(ids(&spool).last(), Some(&"c"));
+            let found = ids(&spool);
+            proptest::prop_assert_eq!(found.len(), before + 1);
+            proptest::prop_assert_eq!(found.last(), Some(&"c"));
         }
     }
 
