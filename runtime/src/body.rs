@@ -85,6 +85,8 @@ pub struct BrokenBody(String);
 pub struct GuestBody {
     /// The whole of it, if its guest was done before the head was taken; else it is the exchange's.
     ended: Option<AnswerBody>,
+    /// It is about to break off.
+    breaks: bool,
     exchange: Arc<Exchange>,
     meter: Arc<Meter>,
 }
@@ -97,6 +99,7 @@ impl GuestBody {
     ) -> Self {
         Self {
             ended,
+            breaks: false,
             exchange,
             meter,
         }
@@ -122,6 +125,12 @@ impl Body for GuestBody {
             Some(body) => body.poll_frame(cx),
             None => self.exchange.poll_frame(cx),
         };
+        if matches!(polled, Poll::Ready(Some(Err(_)))) && !self.breaks {
+            // A connection that is told at once drops what it has not sent yet, the head among it.
+            self.breaks = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
