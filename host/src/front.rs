@@ -1,6 +1,12 @@
 //! The front door: gives each request its id, and takes it to whoever answers it. Inference goes straight to the
 //! gateway, everything else to the router of the management API.
 
+mod base_domain;
+mod browser_guard;
+mod cors;
+mod framing;
+mod host;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -8,14 +14,20 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::HOST;
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use hyper::body::{Body as _, Incoming};
 use tower::ServiceExt as _;
 
-use crate::api::error;
+use crate::api::error::{self, ApiError};
 use crate::api::request_id::RequestId;
+use crate::control::access::AuthMode;
+use crate::domain::origins::Origin;
 use crate::gateway::{Gateway, Place};
 use crate::unread::Unread;
+pub use base_domain::BaseDomain;
+use browser_guard::Purpose;
+use cors::Cors;
+use framing::Asked;
 
 /// Everything that a node answers.
 pub struct Front {
@@ -25,6 +37,8 @@ pub struct Front {
     pub management: Router,
     /// With it, `model-{id}.{base_domain}` is the address of a model.
     pub base_domain: Option<BaseDomain>,
+    /// The web pages that may call any model from a browser.
+    pub allowed_origins: Vec<Origin>,
 }
 
 impl Front {
@@ -37,26 +51,71 @@ impl Front {
         request: Request<Incoming>,
     ) -> Result<Response, Infallible> {
         let id = RequestId::new();
+        let asked = Asked::by(request.method(), request.version());
         let mut request = request.map(|body| match body.is_end_stream() {
             true => Body::empty(),
             false => Body::new(Unread::new(body)),
         });
         // Both are counted references, so that the place may borrow from them while the request moves on.
         let (uri, host) = (request.uri().clone(), request.headers().get(HOST).cloned());
-        let answer = match self.place(&uri, host.as_ref()) {
-            Some(place) => self
+        let place = self.place(&uri, host.as_ref());
+        let cors = place.and_then(|place| self.cors(place, request.headers()));
+        let checked = self.check(&request, place.is_some(), cors.as_ref());
+        let preflight = cors.as_ref().and_then(|cors| cors.preflight(&request));
+        let answer = match (checked, preflight, place) {
+            (Err(refused), ..) => refused.into_response(),
+            (Ok(()), Some(answer), _) => answer,
+            (Ok(()), None, Some(place)) => self
                 .gateway
                 .infer(place, request, &id)
                 .await
                 .into_response(),
-            None => {
+            (Ok(()), None, None) => {
                 request.extensions_mut().insert(id.clone());
                 // Apart, so that inference does not carry its size from place to place.
                 let Ok(answer) = Box::pin(self.management.clone().oneshot(request)).await;
                 answer
             }
         };
-        Ok(error::render(answer, &id))
+        let mut answer = error::render(answer, &id);
+        if let Some(cors) = cors {
+            cors.mark(answer.headers_mut());
+        }
+        asked.frame(&mut answer);
+        Ok(answer)
+    }
+
+    /// What the answer tells browsers; `None` where no web page may call a model.
+    fn cors(&self, place: Place<'_>, headers: &HeaderMap) -> Option<Cors> {
+        let serving = &self.gateway.serving;
+        if self.allowed_origins.is_empty() && !serving.allows_any_origin() {
+            return None;
+        }
+        let of_environment = match place.address() {
+            Some(address) => serving.allowed_origins(address.model, address.target),
+            None => Vec::new(),
+        };
+        Cors::of(headers, [&self.allowed_origins, &of_environment])
+    }
+
+    /// Refuses requests that are wrong whatever they ask for, or that a web page made which may not.
+    fn check(
+        &self,
+        request: &Request<Body>,
+        is_inference: bool,
+        cors: Option<&Cors>,
+    ) -> Result<(), ApiError> {
+        host::check(request.version(), request.headers())?;
+        if self.gateway.access.mode() == AuthMode::Keys {
+            return Ok(());
+        }
+        let purpose = match is_inference {
+            true => Purpose::Inference {
+                allowed: cors.is_some_and(Cors::is_allowed),
+            },
+            false => Purpose::Management,
+        };
+        browser_guard::check(request, purpose, self.base_domain.as_ref())
     }
 
     /// Where within the models a request goes; `None` for one that is about something else.
@@ -72,73 +131,5 @@ impl Front {
         };
         let model = domain.model(host)?;
         Some(Place { model, rest: path })
-    }
-}
-
-/// A domain whose names `model-{id}` are the addresses of models.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseDomain(String);
-
-/// Text that is no domain.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a domain: wanted a name such as models.example.com, without a scheme or a port"
-)]
-pub struct InvalidDomain(String);
-
-impl std::str::FromStr for BaseDomain {
-    type Err = InvalidDomain;
-
-    fn from_str(text: &str) -> Result<Self, InvalidDomain> {
-        let label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        };
-        if text.len() <= 200 && text.split('.').all(label) {
-            return Ok(Self(text.to_ascii_lowercase()));
-        }
-        Err(InvalidDomain(text.chars().take(80).collect()))
-    }
-}
-
-impl BaseDomain {
-    /// The model that a host name, with or without a port, is the address of.
-    fn model<'a>(&self, host: &'a str) -> Option<&'a str> {
-        let (host, _) = host.split_once(':').unwrap_or((host, ""));
-        let (first, domain) = host.split_once('.')?;
-        let (word, model) = first.split_once('-')?;
-        let ours = word.eq_ignore_ascii_case("model") && domain.eq_ignore_ascii_case(&self.0);
-        ours.then_some(model)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_names_of_models() {
-        let domain: BaseDomain = "Models.example.com".parse().unwrap();
-        for (host, model) in [
-            ("model-abcd1234.models.example.com", Some("abcd1234")),
-            ("MODEL-abcd1234.MODELS.example.com:8080", Some("abcd1234")),
-            ("models.example.com", None),
-            ("model-abcd1234.example.com", None),
-            ("x-abcd1234.models.example.com", None),
-            ("127.0.0.1:8080", None),
-            ("", None),
-        ] {
-            assert_eq!(domain.model(host), model, "{host}");
-        }
-    }
-
-    #[test]
-    fn domains_are_names() {
-        for wrong in ["", "a..b", "https://a.b", "a.b:80", ".a", "ä.de"] {
-            assert!(wrong.parse::<BaseDomain>().is_err(), "{wrong}");
-        }
-        assert!("localhost".parse::<BaseDomain>().is_ok());
     }
 }

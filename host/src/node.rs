@@ -36,12 +36,14 @@ use crate::control::webhook::Courier;
 use crate::data_folder::DataFolder;
 use crate::domain::api_key::{ApiKey, KeyType};
 use crate::domain::bundle::GraphBackend;
+pub use crate::domain::origins::Origin;
 pub use crate::front::BaseDomain;
 use crate::front::Front;
 use crate::gateway::Gateway;
 pub use crate::registry::LostSecrets;
 use crate::registry::{Registry, Secrets, UnreadableDocuments, WebhookSecrets, open_vault};
-use crate::server::Server;
+use crate::server::open_files::{MAX_CONNECTIONS, connections_within, raise_limit};
+use crate::server::{Server, Timeouts};
 use crate::state::blobs::Blobs;
 use crate::state::sqlite::SqliteStore;
 use crate::state::vault::KEY_FILE;
@@ -91,6 +93,12 @@ pub struct ServeOptions {
     pub max_replicas: Option<u32>,
     /// How long running requests may go on after the node was told to stop, or after their deployment has ended.
     pub drain_timeout: Duration,
+    /// The web pages that may call any model from a browser.
+    pub allowed_origins: Vec<Origin>,
+    /// Connections at once; from the limit of open files without it.
+    pub max_connections: Option<usize>,
+    /// How long connections may be silent.
+    pub timeouts: Timeouts,
     /// How it says what it does.
     pub output: Output,
 }
@@ -110,10 +118,19 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             options.addr
         );
     }
+    if options.auth == AuthMode::None && options.allowed_origins.iter().any(Origin::is_any) {
+        bail!(
+            "--allow-origin '*' lets every web page call the models of a server that asks for no keys: name the pages' \
+             origins, as https://app.example, or leave out --no-auth"
+        );
+    }
     ignore_file_size_signal();
     let mut folder = DataFolder::open(&options.data)?;
     let data = folder.path().to_owned();
-    let server = Server::bind(options.addr)
+    let open_files = raise_limit();
+    let max_connections = max_connections(&options, open_files)?;
+    tracing::info!(open_files, max_connections, "limits of the process");
+    let server = Server::bind(options.addr, max_connections, options.timeouts)
         .await
         .with_context(|| format!("cannot listen on {}", options.addr))?;
     let url = format!("http://{}", server.local_addr()?);
@@ -214,12 +231,15 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         reloader,
         garbage,
         readiness,
+        connections: server.connections(),
+        open_files,
         started: Instant::now(),
     });
     let front = Arc::new(Front {
         gateway,
         management,
         base_domain: options.base_domain.clone(),
+        allowed_origins: options.allowed_origins.clone(),
     });
     announce(&options, &url, &data, first_key.as_deref(), &runtime);
     let mut failure = None;
@@ -256,6 +276,19 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     match failure {
         None => Ok(()),
         Some(ended) => Err(ended.into()),
+    }
+}
+
+/// How many connections there may be: what was asked for, if the limit of open files has room for it.
+fn max_connections(options: &ServeOptions, open_files: Option<u64>) -> anyhow::Result<usize> {
+    let room = connections_within(open_files);
+    match (options.max_connections, open_files) {
+        (Some(wanted), Some(limit)) if wanted > room => bail!(
+            "--max-connections {wanted} does not fit the limit of {limit} open files, some of which are for other files: \
+             ask for at most {room}, or raise the limit (`ulimit -n`, or `LimitNOFILE=` of systemd)"
+        ),
+        (Some(wanted), _) => Ok(wanted),
+        (None, _) => Ok(room.min(MAX_CONNECTIONS)),
     }
 }
 

@@ -1,43 +1,69 @@
 //! The listening socket: accepts connections within a bound, serves HTTP/1.1 and HTTP/2, drains when told to.
 
 mod again;
+mod answer;
+mod drive;
 mod lazy;
+pub mod open_files;
 mod socket;
+mod state;
+pub mod table;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::front::Front;
 use again::again_at_once;
-use lazy::{LOOK_EVERY, LazyTimer, looking};
+use answer::{Answer, Running};
+use drive::Driven;
+use lazy::{LazyTimer, looking};
 use socket::Socket;
+pub use state::Timeouts;
+use state::{Order, Watch};
+use table::{Connections, Entry};
 
-/// Connections at once; one more waits to be accepted.
-pub const MAX_CONNECTIONS: usize = 10_000;
-/// A client that takes longer to send the head of a request is cut off, within [`lazy::LOOK_EVERY`].
+/// From the acceptance of a connection to the complete head of its first request.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the end of an answer to the complete head of the next request.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long connections may take to end after that.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client that has requests of HTTP/2 running is asked so often whether it is there, and has as long to answer.
+const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// A bound socket.
 pub struct Server {
     listener: TcpListener,
+    connections: Arc<Connections>,
+    timeouts: Timeouts,
 }
+
+type Builder = auto::Builder<TokioExecutor>;
 
 impl Server {
     /// Binds the address.
     ///
     /// # Errors
     /// When it is taken or not ours.
-    pub async fn bind(addr: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(addr).await?;
-        Ok(Self { listener })
+    pub async fn bind(
+        addr: SocketAddr,
+        max_connections: usize,
+        timeouts: Timeouts,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            listener: TcpListener::bind(addr).await?,
+            connections: Connections::new(max_connections),
+            timeouts,
+        })
     }
 
     /// The address in use, with the port that was chosen when 0 was asked for.
@@ -48,62 +74,102 @@ impl Server {
         self.listener.local_addr()
     }
 
+    /// Its connections, to tell how many there are.
+    pub fn connections(&self) -> Arc<Connections> {
+        self.connections.clone()
+    }
+
     /// Serves until `stop` is done, then lets running requests finish for up to `drain`.
     pub async fn serve(self, front: Arc<Front>, stop: impl Future<Output = ()>, drain: Duration) {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(LazyTimer)
-            // No `pipeline_flush`: with it, hyper buffers an answer without bound while its client does not read.
-            .header_read_timeout(HEADER_TIMEOUT);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(1000);
-        let builder = Arc::new(builder);
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let graceful = GracefulShutdown::new();
+        let builder = Arc::new(builder());
         let mut stop = std::pin::pin!(stop);
-        loop {
+        for number in 0.. {
             let accepted = async {
-                // The semaphore is never closed, so a permit always comes.
-                let permit = connections.clone().acquire_owned().await.ok();
-                (permit, self.listener.accept().await)
+                self.connections.room().await;
+                self.listener.accept().await
             };
-            let (permit, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 accepted = accepted => accepted,
                 () = &mut stop => break,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            match accepted {
+                Ok((stream, _)) => {
+                    let entry = self.connections.add(number);
+                    let connection =
+                        connection(stream, entry, builder.clone(), front.clone(), self.timeouts);
+                    tokio::spawn(connection);
+                }
                 Err(error) => {
-                    // Out of file descriptors, mostly: the ones in use come back.
+                    // Out of file descriptors, mostly: some of those in use are given back.
                     tracing::warn!(%error, "cannot accept a connection");
+                    self.connections.evict();
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
                 }
-            };
-            // Small chunks of a streamed answer must not wait for an acknowledgement.
-            let _ = stream.set_nodelay(true);
-            let front = front.clone();
-            let service = service_fn(move |request| front.clone().answer(request));
-            let watcher = graceful.watcher();
-            let builder = builder.clone();
-            tokio::spawn(async move {
-                let connection = builder.serve_connection(TokioIo::new(Socket(stream)), service);
-                let connection = again_at_once(watcher.watch(connection.into_owned()));
-                if let Err(error) = looking(LOOK_EVERY, connection).await {
-                    tracing::debug!(%error, "connection ended");
-                }
-                drop(permit);
-            });
+            }
         }
         drop(self.listener);
-        if tokio::time::timeout(drain, graceful.shutdown())
-            .await
-            .is_err()
-        {
-            tracing::warn!("stopping although requests still run");
+        if !self.connections.end(Order::Finish, drain).await {
+            tracing::warn!("closing connections although requests still run");
+            self.connections.end(Order::Close, CLOSE_TIMEOUT).await;
         }
     }
+}
+
+fn builder() -> Builder {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        // Which connections have been silent for too long is seen by `Watch`, from their acceptance on.
+        .header_read_timeout(None)
+        // A client that shut down its sending half gets its answer; `Driven` notices one that is gone.
+        .half_close(true);
+    // No `pipeline_flush`: with it, hyper buffers an answer without bound while its client does not read.
+    builder
+        .http2()
+        .timer(LazyTimer)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_EVERY)
+        .max_concurrent_streams(1000);
+    builder
+}
+
+/// Serves one connection to its end.
+async fn connection(
+    stream: TcpStream,
+    entry: Entry,
+    builder: Arc<Builder>,
+    front: Arc<Front>,
+    timeouts: Timeouts,
+) {
+    // Small chunks of a streamed answer must not wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let state = entry.state.clone();
+    let serving = state.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let running = Running::begin(serving.clone());
+        let answer = front.clone().answer(request);
+        async move {
+            let answer = answer.await?;
+            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, running)))
+        }
+    });
+    let socket = TokioIo::new(Socket::new(stream, state.clone()));
+    let connection = builder.serve_connection(socket, service).into_owned();
+    let driven = again_at_once(Driven::new(connection, state.clone()));
+    let mut watch = Watch::new(Instant::now());
+    let look = |now| {
+        if watch.look(&state, timeouts, now) {
+            state.tell(Order::Evict);
+        }
+    };
+    if let Err(error) = looking(look_every(timeouts), look, driven).await {
+        tracing::debug!(%error, "connection ended");
+    }
+    drop(entry);
+}
+
+/// How often a connection is looked at: timeouts end at most so much late.
+fn look_every(timeouts: Timeouts) -> Duration {
+    let shortest = timeouts.header.min(timeouts.idle);
+    (shortest / 4).clamp(Duration::from_millis(50), Duration::from_secs(5))
 }

@@ -56,24 +56,29 @@ impl Body for Unread {
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        let unread = self.0.take().filter(|body| !body.is_end_stream());
-        let Some(mut body) = unread.filter(|body| body.size_hint().lower() <= MAX_UNREAD_BYTES)
-        else {
-            return;
-        };
-        let rest = async move {
-            let mut left = MAX_UNREAD_BYTES;
-            while let Some(Ok(frame)) = body.frame().await {
-                let size = frame.data_ref().map_or(0, Bytes::len) as u64;
-                left = match left.checked_sub(size) {
-                    Some(left) => left,
-                    None => return,
-                };
-            }
-        };
-        // Without a runtime there is no connection either.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(UNREAD_TIMEOUT, rest));
+        if let Some(body) = self.0.take() {
+            read_rest(body);
         }
+    }
+}
+
+/// Reads a body to its end in the background, and drops it when that takes too long.
+pub fn read_rest<B: Body<Data = Bytes> + Send + Unpin + 'static>(mut body: B) {
+    if body.is_end_stream() || body.size_hint().lower() > MAX_UNREAD_BYTES {
+        return;
+    }
+    let rest = async move {
+        let mut left = MAX_UNREAD_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+            left = match left.checked_sub(size) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    };
+    // Without a runtime there is no connection either.
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(tokio::time::timeout(UNREAD_TIMEOUT, rest));
     }
 }

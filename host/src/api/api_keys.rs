@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
+use super::permission::{Action, Needs as _};
 use crate::control::access::Caller;
 use crate::domain::api_key::{ApiKey, KeyType, check_new};
 use crate::domain::organization;
@@ -21,8 +22,8 @@ use crate::ids::Id;
 /// The routes of API keys.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(remove))
+        .routes(routes!(list, create).needs(Action::ManageApiKeys))
+        .routes(routes!(remove).needs(Action::ManageApiKeys))
 }
 
 /// A key without its secret part.

@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Pairs, Path, State};
+use super::permission::{Action, Needs as _};
 use crate::domain::audit::{Actor, Entry, is_id};
 use crate::ids::Id;
 use crate::registry::{Page, RegistryError};
@@ -22,8 +23,8 @@ const DEFAULT_ENTRIES: usize = 20;
 /// The routes of the audit log.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(of_server))
-        .routes(routes!(of_model))
+        .routes(routes!(of_server).needs(Action::Manage))
+        .routes(routes!(of_model).needs(Action::Manage))
 }
 
 /// A page of the audit log.

@@ -10,13 +10,14 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Path, State};
+use super::permission::{Action, Needs as _};
 use crate::domain::bundle::MAX_BLOB_BYTES;
 use crate::domain::digest::Digest;
 use crate::state::blobs::{BlobError, PutOutcome};
 
 /// The routes of blobs.
 pub fn router() -> OpenApiRouter<super::Shared> {
-    OpenApiRouter::new().routes(routes!(head, get, put))
+    OpenApiRouter::new().routes(routes!(head, get, put).needs(Action::Manage))
 }
 
 /// Ask whether a blob is there, and how long it is.

@@ -14,6 +14,7 @@ use super::Api;
 use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
+use super::permission::{Action, Needs as _};
 use super::tar;
 use crate::domain::bundle::Bundle;
 use crate::domain::digest::Digest;
@@ -23,9 +24,9 @@ use crate::state::blobs::BlobError;
 /// The routes of bundles.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(config))
-        .routes(routes!(download))
-        .routes(routes!(bundle))
+        .routes(routes!(config).needs(Action::Manage))
+        .routes(routes!(download).needs(Action::Manage))
+        .routes(routes!(bundle).needs(Action::Manage))
 }
 
 /// What is asked of a manifest.

@@ -8,6 +8,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
+use super::permission::{Action, Needs as _};
 use super::shapes::DeploymentShape;
 use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target};
@@ -16,8 +17,8 @@ use crate::ids::Id;
 /// The routes of deployments.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(show, delete))
+        .routes(routes!(list).needs(Action::Manage))
+        .routes(routes!(show, delete).needs(Action::Manage))
 }
 
 /// Which deployments are listed.

@@ -13,6 +13,7 @@ use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
 use super::models::{PushRequest, Pushed};
+use super::permission::{Action, Needs as _};
 use super::shapes::{DeploymentShape, ModelShape};
 use crate::control::garbage::GarbageError;
 use crate::control::reloader::{ReloadError, Reloaded};
@@ -23,7 +24,7 @@ use crate::registry::{Push, PushTo, RegistryError};
 
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
-    OpenApiRouter::new().routes(routes!(reload))
+    OpenApiRouter::new().routes(routes!(reload).needs(Action::Manage))
 }
 
 /// A reload. The bundle's blobs have to be on the server already.

@@ -11,11 +11,13 @@ use super::error::ApiError;
 use super::extract::{Json, Path, State};
 use super::identity::InstanceType;
 use super::lifecycle::{BackpressureUpdate, Switched, Updated};
+use super::permission::{Action, Needs as _};
 use super::promotion_shape::PromotionShape;
 use super::shapes::{Backpressure, DeploymentShape};
 use crate::domain::changes::{Done, EnvironmentUpdate, Refusal};
 use crate::domain::environment::Environment;
 use crate::domain::model::ModelView;
+use crate::domain::origins::Origin;
 use crate::domain::promotion_settings::{PromotionSettings, PromotionSettingsUpdate};
 use crate::domain::settings::{AutoscalingSettings, AutoscalingUpdate};
 use crate::ids::Id;
@@ -23,10 +25,10 @@ use crate::ids::Id;
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(show, update, delete))
-        .routes(routes!(activate))
-        .routes(routes!(deactivate))
+        .routes(routes!(list, create).needs(Action::Manage))
+        .routes(routes!(show, update, delete).needs(Action::Manage))
+        .routes(routes!(activate).needs(Action::Manage))
+        .routes(routes!(deactivate).needs(Action::Manage))
 }
 
 /// An environment.
@@ -56,8 +58,27 @@ pub struct EnvironmentShape {
     pub promotion_settings: PromotionSettings,
     /// What happens to requests that find every replica busy.
     pub request_backpressure_settings: Backpressure,
+    /// The web pages that may call it from a browser.
+    pub cors_settings: Cors,
     /// What its deployment runs on.
     pub instance_type: InstanceType,
+}
+
+/// The web pages that may call an environment from a browser, beside those of `serve --allow-origin`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CorsSettings)]
+pub struct Cors {
+    /// Their origins; `*` for any page.
+    pub allowed_origins: Vec<Origin>,
+}
+
+/// Which web pages may call an environment; what is left out or null stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CorsUpdate {
+    /// All of their origins: `https://app.example`, or `*` for any page.
+    #[schema(max_items = 32)]
+    allowed_origins: Option<Vec<Origin>>,
 }
 
 /// All environments of a model.
@@ -79,6 +100,8 @@ pub struct NewEnvironment {
     promotion_settings: Option<PromotionSettingsUpdate>,
     /// What happens to requests that find every replica busy.
     request_backpressure_settings: Option<BackpressureUpdate>,
+    /// The web pages that may call it from a browser.
+    cors_settings: Option<CorsUpdate>,
 }
 
 /// What changes of an environment; what is left out or null stays.
@@ -91,6 +114,8 @@ pub struct EnvironmentPatch {
     promotion_settings: Option<PromotionSettingsUpdate>,
     /// What happens to requests that find every replica busy.
     request_backpressure_settings: Option<BackpressureUpdate>,
+    /// The web pages that may call it from a browser.
+    cors_settings: Option<CorsUpdate>,
     /// Taken for compatibility; anything but null is refused.
     #[schema(value_type = Option<Object>)]
     autoscaling_schedule_settings: Option<serde_json::Value>,
@@ -173,6 +198,9 @@ impl EnvironmentShape {
             request_backpressure_settings: Backpressure {
                 policy: environment.backpressure,
             },
+            cors_settings: Cors {
+                allowed_origins: environment.allowed_origins.clone(),
+            },
             instance_type: InstanceType::cpu(),
         }
     }
@@ -212,6 +240,10 @@ async fn create(
             .request_backpressure_settings
             .as_ref()
             .and_then(|one| one.policy),
+        allowed_origins: new
+            .cors_settings
+            .as_ref()
+            .and_then(|one| one.allowed_origins.as_deref()),
     };
     let now = Timestamp::now();
     let view = api
@@ -267,6 +299,10 @@ async fn update(
             .request_backpressure_settings
             .as_ref()
             .and_then(|one| one.policy),
+        allowed_origins: patch
+            .cors_settings
+            .as_ref()
+            .and_then(|one| one.allowed_origins.as_deref()),
     };
     let mut done = Done::Unchanged;
     let view = api

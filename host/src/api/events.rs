@@ -18,6 +18,7 @@ use super::Api;
 use super::audit::AuditEntryShape;
 use super::error::ApiError;
 use super::extract::{Query, State};
+use super::permission::{Action, Needs as _};
 use super::shapes::shown;
 use crate::control::access::Caller;
 use crate::control::feed::MAX_SUBSCRIBERS;
@@ -31,7 +32,7 @@ use crate::registry::RegistryError;
 
 /// The route of events.
 pub fn router() -> OpenApiRouter<super::Shared> {
-    OpenApiRouter::new().routes(routes!(events))
+    OpenApiRouter::new().routes(routes!(events).needs(Action::Manage))
 }
 
 /// What is told.

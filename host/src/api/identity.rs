@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
+use super::permission::{Action, Needs as _};
 use crate::control::access::Caller;
 use crate::domain::organization::{NAME, Organization};
 use crate::ids::Id;
@@ -17,11 +18,11 @@ use crate::ids::Id;
 /// The routes of who and what.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(user))
-        .routes(routes!(organization))
-        .routes(routes!(teams))
-        .routes(routes!(team))
-        .routes(routes!(instance_types))
+        .routes(routes!(user).needs(Action::Manage))
+        .routes(routes!(organization).needs(Action::Manage))
+        .routes(routes!(teams).needs(Action::Manage))
+        .routes(routes!(team).needs(Action::Manage))
+        .routes(routes!(instance_types).needs(Action::Manage))
 }
 
 /// Who calls. A server knows keys, and a user by each.

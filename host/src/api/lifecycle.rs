@@ -9,6 +9,7 @@ use super::Api;
 use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
+use super::permission::{Action, Needs as _};
 use super::shapes::{Backpressure, DeploymentShape};
 use crate::domain::changes::{Done, Refusal};
 use crate::domain::model::ModelView;
@@ -18,12 +19,12 @@ use crate::ids::Id;
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(update))
-        .routes(routes!(activate))
-        .routes(routes!(deactivate))
-        .routes(routes!(retry))
-        .routes(routes!(autoscaling))
-        .routes(routes!(backpressure))
+        .routes(routes!(update).needs(Action::Manage))
+        .routes(routes!(activate).needs(Action::Manage))
+        .routes(routes!(deactivate).needs(Action::Manage))
+        .routes(routes!(retry).needs(Action::Manage))
+        .routes(routes!(autoscaling).needs(Action::Manage))
+        .routes(routes!(backpressure).needs(Action::Manage))
 }
 
 /// What may be changed of a deployment.

@@ -11,6 +11,7 @@ use super::Api;
 use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Pairs, Path, State};
+use super::permission::{Action, Needs as _};
 use crate::ids::Id;
 use crate::telemetry::logs::{LogQuery, MAX_LINES, StoredLine};
 
@@ -27,8 +28,8 @@ const DEFAULT_LOG_LINES: usize = 500;
 /// The routes of logs.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(of_deployment))
-        .routes(routes!(of_environment))
+        .routes(routes!(of_deployment).needs(Action::Manage))
+        .routes(routes!(of_environment).needs(Action::Manage))
 }
 
 /// Lines of a log.

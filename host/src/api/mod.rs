@@ -21,6 +21,7 @@ mod metrics;
 mod models;
 mod openapi;
 mod openapi_inference;
+mod permission;
 mod promotion_shape;
 mod promotions;
 mod replicas;
@@ -36,17 +37,16 @@ mod webhook_secrets;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware;
 use axum::routing::get;
+use axum::{Extension, Router};
 use samovar_runtime::Runtime;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::control::access::{Access, action_of};
+use crate::control::access::Access;
 use crate::control::async_queue::AsyncQueue;
 use crate::control::builder::Builder;
 use crate::control::feed::Feed;
@@ -55,8 +55,8 @@ use crate::control::reloader::Reloader;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::Serving;
 use crate::domain::audit::Author;
-use crate::gateway::refused;
 use crate::registry::{Registry, Secrets, WebhookSecrets};
+use crate::server::table::Connections;
 use crate::state::blobs::Blobs;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::usage::Usage;
@@ -101,6 +101,10 @@ pub struct Api {
     pub reloader: Reloader,
     /// Whether requests should be sent to the node.
     pub readiness: health::Readiness,
+    /// Connections of clients.
+    pub connections: Arc<Connections>,
+    /// How many files the process may have open; `None` is no limit.
+    pub open_files: Option<u64>,
     /// When the node started.
     pub started: Instant,
 }
@@ -157,7 +161,7 @@ pub fn router(api: Api) -> Router {
             detached::Changes::default(),
             detached::run,
         ))
-        .route_layer(middleware::from_fn_with_state(api.access.clone(), admitted))
+        .layer(Extension(api.access.clone()))
         .with_state(Shared(api));
     Router::new()
         .merge(management)
@@ -168,23 +172,6 @@ pub fn router(api: Api) -> Router {
         .merge(health::router(readiness))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-}
-
-/// Lets in who may do what the route does, and tells the handler who it is.
-async fn admitted(
-    State(access): State<Arc<Access>>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let authorization = request.headers().get(header::AUTHORIZATION);
-    let caller = access
-        .admit(
-            authorization.map(header::HeaderValue::as_bytes),
-            action_of(request.method(), request.uri().path()),
-        )
-        .map_err(|refusal| refused(&refusal))?;
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
 }
 
 async fn unknown(request: Request) -> ApiError {

@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
+use super::permission::{Action, Needs as _};
 use super::shapes::{DeploymentShape, ModelShape};
 use crate::domain::bundle::Bundle;
 use crate::domain::deployment::DeploymentKind;
@@ -19,9 +20,9 @@ use crate::registry::{Push, PushTo};
 /// The routes of models.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(list, push))
-        .routes(routes!(show, rename, delete))
-        .routes(routes!(push_to))
+        .routes(routes!(list, push).needs(Action::Manage))
+        .routes(routes!(show, rename, delete).needs(Action::Manage))
+        .routes(routes!(push_to).needs(Action::Manage))
 }
 
 /// What a push sends. The bundle's blobs have to be on the server already.

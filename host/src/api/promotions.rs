@@ -10,6 +10,7 @@ use super::Api;
 use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
+use super::permission::{Action, Needs as _};
 use super::shapes::DeploymentShape;
 use crate::domain::changes::Promote;
 use crate::domain::environment::PRODUCTION;
@@ -18,13 +19,13 @@ use crate::ids::Id;
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(promote_to))
-        .routes(routes!(promote))
-        .routes(routes!(cancel))
-        .routes(routes!(pause))
-        .routes(routes!(resume))
-        .routes(routes!(force_cancel))
-        .routes(routes!(force_roll_forward))
+        .routes(routes!(promote_to).needs(Action::Manage))
+        .routes(routes!(promote).needs(Action::Manage))
+        .routes(routes!(cancel).needs(Action::Manage))
+        .routes(routes!(pause).needs(Action::Manage))
+        .routes(routes!(resume).needs(Action::Manage))
+        .routes(routes!(force_cancel).needs(Action::Manage))
+        .routes(routes!(force_roll_forward).needs(Action::Manage))
 }
 
 /// A promotion to an environment.

@@ -11,13 +11,14 @@ use super::Api;
 use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
+use super::permission::{Action, Needs as _};
 use crate::domain::audit::Act;
 
 /// The routes of replicas.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(terminate))
+        .routes(routes!(list).needs(Action::Manage))
+        .routes(routes!(terminate).needs(Action::Manage))
 }
 
 /// The replicas of a deployment.

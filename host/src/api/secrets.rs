@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
+use super::permission::{Action, Needs as _};
 use crate::domain::organization;
 use crate::domain::secret::Secret;
 use crate::ids::Id;
@@ -19,8 +20,8 @@ use crate::ids::Id;
 /// The routes of secrets.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(list, set))
-        .routes(routes!(remove))
+        .routes(routes!(list, set).needs(Action::Manage))
+        .routes(routes!(remove).needs(Action::Manage))
 }
 
 /// A secret without its value.

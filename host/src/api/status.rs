@@ -10,12 +10,13 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::extract::{Json, State};
+use super::permission::{Action, Needs as _};
 
 /// The routes of the node itself.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(backends))
-        .routes(routes!(status))
+        .routes(routes!(backends).needs(Action::Manage))
+        .routes(routes!(status).needs(Action::Manage))
 }
 
 /// What runs graphs.
@@ -102,6 +103,10 @@ pub struct Status {
     pub backends: Vec<Backend>,
     /// Stored documents that cannot be read and are passed over.
     pub unreadable_documents: Vec<UnreadableDocument>,
+    /// Connections of clients.
+    pub connections: Connections,
+    /// Files and sockets that the process may have open; null for no limit.
+    pub open_files_limit: Option<u64>,
 }
 
 /// A stored document that cannot be read.
@@ -111,6 +116,15 @@ pub struct UnreadableDocument {
     pub key: String,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// Connections of clients.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Connections {
+    /// Open now, this one included.
+    pub open: usize,
+    /// Open at most.
+    pub max: usize,
 }
 
 /// List what runs graphs on this node.
@@ -156,6 +170,11 @@ async fn status(State(api): State<Api>) -> Json<Status> {
         allocator: format!("{:?}", api.runtime.allocator()).to_lowercase(),
         backends: found(&api),
         unreadable_documents: unreadable_documents(&api),
+        connections: Connections {
+            open: api.connections.open(),
+            max: api.connections.max(),
+        },
+        open_files_limit: api.open_files,
     })
 }
 

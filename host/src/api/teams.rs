@@ -8,16 +8,17 @@ use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
 use super::identity::check_team;
+use super::permission::{Action, Needs as _};
 use super::{api_keys, models, secrets};
 use crate::control::access::Caller;
 
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(list_models, push))
-        .routes(routes!(list_secrets, set_secret))
-        .routes(routes!(delete_secret))
-        .routes(routes!(create_api_key))
+        .routes(routes!(list_models, push).needs(Action::Manage))
+        .routes(routes!(list_secrets, set_secret).needs(Action::Manage))
+        .routes(routes!(delete_secret).needs(Action::Manage))
+        .routes(routes!(create_api_key).needs(Action::ManageApiKeys))
 }
 
 /// List the models of the team.

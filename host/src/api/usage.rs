@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Query, State};
+use super::permission::{Action, Needs as _};
 use crate::domain::model::ModelView;
 use crate::domain::usage::{
     Counters, DeploymentUsage, Owner, Resolution, UsageBucket, by_deployment,
@@ -26,8 +27,8 @@ const MAX_FLUSH: Duration = Duration::from_secs(2);
 /// The routes of usage.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(usage_summary))
-        .routes(routes!(usage))
+        .routes(routes!(usage_summary).needs(Action::Manage))
+        .routes(routes!(usage).needs(Action::Manage))
 }
 
 /// Which days a summary is about: at most 31.

@@ -10,14 +10,15 @@ use utoipa_axum::routes;
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
+use super::permission::{Action, Needs as _};
 use crate::domain::webhook_secret::WebhookSecret;
 use crate::ids::Id;
 
 /// The routes of webhook secrets.
 pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new()
-        .routes(routes!(list, rotate))
-        .routes(routes!(remove))
+        .routes(routes!(list, rotate).needs(Action::Manage))
+        .routes(routes!(remove).needs(Action::Manage))
 }
 
 /// A webhook secret without its value.

@@ -213,6 +213,11 @@ fn properties(environment: &Value, now: Timestamp) -> Vec<(String, String)> {
     }
     let policy = &environment["request_backpressure_settings"]["policy"];
     lines.push(("backpressure".into(), cell(policy)));
+    let origins = environment["cors_settings"]["allowed_origins"].as_array();
+    let origins: Vec<String> = origins.into_iter().flatten().map(cell).collect();
+    if !origins.is_empty() {
+        lines.push(("allowed origins".into(), origins.join(", ")));
+    }
     lines
 }
 

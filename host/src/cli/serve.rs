@@ -9,7 +9,8 @@ use clap::ValueEnum;
 use super::output::Format;
 use crate::domain::bundle::GraphBackend;
 use crate::manifest::units;
-use crate::node::{self, AuthMode, BaseDomain, LostSecrets, Output, ServeOptions};
+use crate::node::{self, AuthMode, BaseDomain, LostSecrets, Origin, Output, ServeOptions};
+use crate::server::Timeouts;
 
 /// What it is given.
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,9 @@ pub struct Arguments {
     /// Domain whose names model-ID are the addresses of models, beside /models/MODEL
     #[arg(long, value_name = "DOMAIN")]
     base_domain: Option<BaseDomain>,
+    /// Origin of web pages that may call models from a browser, as https://app.example, or `*` for any; may be repeated
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    allow_origins: Vec<Origin>,
     /// File with the key of the secrets; `secrets.key` in the data folder without it
     #[arg(long, value_name = "FILE")]
     secrets_key: Option<PathBuf>,
@@ -56,6 +60,15 @@ pub struct Arguments {
     /// Replicas of all deployments together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_replicas: Option<u32>,
+    /// Connections at once; without it three quarters of the files that may be open, 10,000 at most
+    #[arg(long, value_name = "N")]
+    max_connections: Option<std::num::NonZeroUsize>,
+    /// Longest time from the acceptance of a connection to the head of its first request
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
+    header_timeout: Duration,
+    /// Longest time between an answer and the next request of a connection
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
+    idle_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -77,6 +90,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| format!("wanted {}", units::DURATION_WANTED))
 }
 
+/// A timeout of connections. Shorter ones would cut off clients that are far away.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let wanted = || "wanted 1s to 1h, as 500ms, 30s or 5m are written".to_owned();
+    let duration = Duration::from_millis(units::parse_duration_ms(text).ok_or_else(wanted)?);
+    let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+    range
+        .contains(&duration)
+        .then_some(duration)
+        .ok_or_else(wanted)
+}
+
 /// Runs until it is told to stop.
 pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     node::serve(options(arguments, format)).await
@@ -92,6 +116,7 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             AuthMode::Keys
         },
         base_domain: arguments.base_domain,
+        allowed_origins: arguments.allow_origins,
         secrets_key: arguments.secrets_key,
         lost_secrets: if arguments.discard_secrets {
             LostSecrets::Discard
@@ -110,6 +135,11 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
         max_requests_per_replica: arguments.max_requests_per_replica,
         max_replicas: arguments.max_replicas,
         drain_timeout: arguments.drain_timeout,
+        max_connections: arguments.max_connections.map(Into::into),
+        timeouts: Timeouts {
+            header: arguments.header_timeout,
+            idle: arguments.idle_timeout,
+        },
         output: match format {
             Format::Text => Output::Text,
             Format::Json => Output::Json,

@@ -35,6 +35,18 @@ pub struct Settings {
     #[arg(long, value_name = "POLICY", help_heading = "Autoscaling")]
     on_full: Option<OnFull>,
 
+    /// Origin of web pages that may call the environment from a browser, as https://app.example, or `*`; may be repeated
+    #[arg(
+        long = "allow-origin",
+        value_name = "ORIGIN",
+        overrides_with = "no_allow_origin",
+        help_heading = "Browsers"
+    )]
+    allow_origins: Vec<String>,
+    /// No web page may call it
+    #[arg(long, help_heading = "Browsers")]
+    no_allow_origin: bool,
+
     /// Move traffic in ten even stages
     #[arg(long, overrides_with = "no_ramp_up", help_heading = "Promotion")]
     ramp_up: bool,
@@ -195,6 +207,9 @@ impl Settings {
             "policy",
             policy.map(Value::from),
         );
+        let origins = (self.no_allow_origin || !self.allow_origins.is_empty())
+            .then(|| Value::from(self.allow_origins.clone()));
+        set("cors_settings", "allowed_origins", origins);
         body
     }
 }
@@ -253,6 +268,14 @@ mod tests {
         assert_eq!(
             body("--max-error-rate 0.05 --min-requests 20"),
             json!({ "promotion_settings": { "analysis": { "max_error_rate": 0.05, "min_requests": 20 } } })
+        );
+        assert_eq!(
+            body("--allow-origin https://a.example --allow-origin https://b.example"),
+            json!({ "cors_settings": { "allowed_origins": ["https://a.example", "https://b.example"] } })
+        );
+        assert_eq!(
+            body("--no-allow-origin"),
+            json!({ "cors_settings": { "allowed_origins": [] } })
         );
         assert_eq!(
             body("--no-analysis --shadow-percent 0"),

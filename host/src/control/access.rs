@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use http::Method;
-
 use crate::control::gone::Gone;
 use crate::domain::api_key::{AccessError, Action, ApiKey, KeyType, verify};
 use crate::domain::audit::Actor;
+use crate::ids::Id;
 
 /// Whether callers need a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,26 +52,20 @@ impl Caller {
         }
     }
 
+    /// Whether the caller, who may read metrics, may read those of this model.
+    pub fn may_read_metrics_of(&self, model: Id) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Key(key) => key.covers(model),
+        }
+    }
+
     /// Whether the caller may make and remove keys of that type.
     pub fn may_manage(&self, key_type: KeyType) -> bool {
         match self {
             Self::Anyone => true,
             Self::Key(key) => key.key_type.may_manage(key_type),
         }
-    }
-}
-
-/// What a call of the management API needs leave for, by its method and its path below `/v1`.
-///
-/// Whatever is not named here is for those who may manage everything.
-pub fn action_of(_method: &Method, path: &str) -> Action {
-    let path = path.strip_prefix("/v1").unwrap_or(path);
-    let mut parts = path.split('/').skip(1);
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some("api_keys"), ..) | (Some("teams"), Some(_), Some("api_keys")) => {
-            Action::ManageApiKeys
-        }
-        _ => Action::Manage,
     }
 }
 
@@ -134,6 +127,22 @@ impl Access {
         }
     }
 
+    /// Whether a call to this model, if there is one, goes through. To a key that is limited to some models, another model
+    /// is the same as none.
+    ///
+    /// # Errors
+    /// When the key is missing, unknown or not for calls to models.
+    pub fn may_invoke(
+        &self,
+        authorization: Option<&[u8]>,
+        model: Option<Id>,
+    ) -> Result<bool, Refusal> {
+        match self.admit(authorization, Action::Invoke)? {
+            Caller::Anyone => Ok(model.is_some()),
+            Caller::Key(key) => Ok(model.is_some_and(|model| key.covers(model))),
+        }
+    }
+
     /// Whether a caller who was let in would be let in again.
     pub fn knows(&self, caller: &Caller) -> bool {
         match caller {
@@ -172,7 +181,6 @@ impl Access {
 mod tests {
     use super::*;
     use crate::domain::api_key::KeyType;
-    use crate::ids::Id;
     use jiff::Timestamp;
 
     fn header(plain: &crate::domain::api_key::PlainKey) -> String {
@@ -203,24 +211,6 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_managed_by_those_who_may() {
-        let of = |path| action_of(&Method::GET, path);
-        for path in ["/v1/api_keys", "/api_keys/abcd1234", "/v1/teams/x/api_keys"] {
-            assert_eq!(of(path), Action::ManageApiKeys, "{path}");
-        }
-        for path in [
-            "",
-            "/",
-            "/v1/models",
-            "/v1/api_keysx",
-            "/v1/secrets/api_keys",
-            "//api_keys",
-        ] {
-            assert_eq!(of(path), Action::Manage, "{path}");
-        }
-    }
-
-    #[test]
     fn a_key_opens_what_it_is_for() {
         let model = Id::new();
         let (key, plain) = ApiKey::generate(
@@ -232,11 +222,10 @@ mod tests {
         let access = Access::new(AuthMode::Keys, [(key.prefix.clone(), key)].into());
         let header = header(&plain);
         let check = |action| access.check(Some(header.as_bytes()), action);
-        assert_eq!(check(Action::Invoke(model)), Ok(()));
-        assert!(matches!(
-            check(Action::Invoke(Id::new())),
-            Err(Refusal::Forbidden { .. })
-        ));
+        let invoke = |model| access.may_invoke(Some(header.as_bytes()), model);
+        assert_eq!(invoke(Some(model)), Ok(true));
+        assert_eq!(invoke(Some(Id::new())), Ok(false));
+        assert_eq!(invoke(None), Ok(false));
         assert!(matches!(
             check(Action::Manage),
             Err(Refusal::Forbidden { .. })

@@ -9,6 +9,7 @@ mod route;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::domain::bundle::Bundle;
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
 use crate::domain::model::{ModelView, Target, Unresolved};
+use crate::domain::origins::Origin;
 use crate::domain::settings::BackpressurePolicy;
 use crate::domain::usage::Owner;
 use crate::ids::Id;
@@ -125,6 +127,8 @@ pub struct Serving {
     folder: PathBuf,
     limits: NodeLimits,
     routes: RwLock<Routes>,
+    /// Whether an environment was seen that allows origins, so that servers without one look for none.
+    allows_origins: AtomicBool,
     rehearsals: Rehearsals,
     setting: tokio::sync::Mutex<()>,
     builds: Arc<Builds>,
@@ -151,6 +155,7 @@ impl Serving {
             folder,
             limits,
             routes: RwLock::default(),
+            allows_origins: AtomicBool::new(false),
             rehearsals: Rehearsals::default(),
             setting: tokio::sync::Mutex::default(),
             builds: Arc::default(),
@@ -226,6 +231,10 @@ impl Serving {
                 .names
                 .retain(|name, model| *model != id || *name == view.model.name);
             routes.names.insert(view.model.name.clone(), id);
+            let mut environments = view.environments.values();
+            if environments.any(|one| !one.allowed_origins.is_empty()) {
+                self.allows_origins.store(true, Ordering::Relaxed);
+            }
             let trials = routes.models.remove(&id).map(|model| model.trials);
             let model = ServedModel {
                 trials: trial::follow(trials.unwrap_or_default(), &view),
@@ -326,6 +335,23 @@ impl Serving {
             let model = routes.models.get(&model).ok_or_else(none)?;
             model.route(target, header)
         })
+    }
+
+    /// The web pages that may call a target from a browser.
+    pub fn allowed_origins(&self, model: &str, target: Target<'_>) -> Vec<Origin> {
+        let Target::Environment(name) = target else {
+            return Vec::new();
+        };
+        let found = self.with(|routes| {
+            let model = routes.models.get(&routes.model_id(model)?)?;
+            Some(model.view.environments.get(name)?.allowed_origins.clone())
+        });
+        found.unwrap_or_default()
+    }
+
+    /// Whether an environment of any model may be called by web pages.
+    pub fn allows_any_origin(&self) -> bool {
+        self.allows_origins.load(Ordering::Relaxed)
     }
 
     /// What this node has counted of a promotion that goes on to an environment.

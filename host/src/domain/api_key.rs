@@ -92,14 +92,14 @@ pub fn check_new(
 /// What somebody wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Call a model.
-    Invoke(Id),
+    /// Call models.
+    Invoke,
     /// See or change anything but keys.
     Manage,
     /// Make, list or remove keys.
     ManageApiKeys,
-    /// Read the metrics of a model, or of all.
-    ExportMetrics(Option<Id>),
+    /// Read the metrics of models.
+    ExportMetrics,
 }
 
 /// A key as it is stored. Fields may be added, so what is unknown is passed over.
@@ -165,20 +165,26 @@ impl ApiKey {
         (key, PlainKey(plain))
     }
 
-    /// Whether the key may do that.
+    /// Whether the key may do that, to the models that it [covers](Self::covers).
     pub fn permits(&self, action: Action) -> bool {
         use KeyType::{Personal, WorkspaceManageAll};
-        let covers = |model: &Id| self.model_ids.is_empty() || self.model_ids.contains(model);
         match (self.key_type, action) {
-            (Personal | WorkspaceManageAll, _) => true,
-            (KeyType::WorkspaceInvoke, Action::Invoke(model)) => covers(&model),
-            (KeyType::WorkspaceExportMetrics, Action::ExportMetrics(Some(model))) => covers(&model),
-            (KeyType::WorkspaceExportMetrics, Action::ExportMetrics(None)) => {
-                self.model_ids.is_empty()
-            }
-            (KeyType::WorkspaceManageApiKeys, Action::ManageApiKeys) => true,
-            _ => false,
+            (Personal | WorkspaceManageAll, _)
+            | (KeyType::WorkspaceInvoke, Action::Invoke)
+            | (KeyType::WorkspaceExportMetrics, Action::ExportMetrics)
+            | (KeyType::WorkspaceManageApiKeys, Action::ManageApiKeys) => true,
+            (
+                KeyType::WorkspaceInvoke
+                | KeyType::WorkspaceExportMetrics
+                | KeyType::WorkspaceManageApiKeys,
+                _,
+            ) => false,
         }
+    }
+
+    /// Whether the key is for this model, as far as it is for models.
+    pub fn covers(&self, model: Id) -> bool {
+        self.model_ids.is_empty() || self.model_ids.contains(&model)
     }
 }
 
@@ -305,55 +311,33 @@ mod tests {
 
     #[test]
     fn each_type_permits_its_own() {
+        use Action::{ExportMetrics, Invoke, Manage, ManageApiKeys};
+        let actions = [Invoke, Manage, ManageApiKeys, ExportMetrics];
+        for (key_type, permitted) in [
+            (KeyType::Personal, &actions[..]),
+            (KeyType::WorkspaceManageAll, &actions),
+            (KeyType::WorkspaceInvoke, &[Invoke]),
+            (KeyType::WorkspaceManageApiKeys, &[ManageApiKeys]),
+            (KeyType::WorkspaceExportMetrics, &[ExportMetrics]),
+        ] {
+            let (key, _) = generate(key_type, &[]);
+            for action in actions {
+                assert_eq!(
+                    key.permits(action),
+                    permitted.contains(&action),
+                    "{action:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_covers_the_models_that_it_names_or_all() {
         let (mine, other) = (Id::new(), Id::new());
-        let permits =
-            |key_type, models: &[Id], action| generate(key_type, models).0.permits(action);
-        assert!(permits(
-            KeyType::WorkspaceManageAll,
-            &[],
-            Action::ManageApiKeys
-        ));
-        assert!(permits(
-            KeyType::WorkspaceInvoke,
-            &[],
-            Action::Invoke(other)
-        ));
-        assert!(permits(
-            KeyType::WorkspaceInvoke,
-            &[mine],
-            Action::Invoke(mine)
-        ));
-        assert!(!permits(
-            KeyType::WorkspaceInvoke,
-            &[mine],
-            Action::Invoke(other)
-        ));
-        assert!(!permits(KeyType::WorkspaceInvoke, &[], Action::Manage));
-        assert!(!permits(
-            KeyType::WorkspaceExportMetrics,
-            &[],
-            Action::Invoke(mine)
-        ));
-        assert!(permits(
-            KeyType::WorkspaceExportMetrics,
-            &[mine],
-            Action::ExportMetrics(Some(mine))
-        ));
-        assert!(!permits(
-            KeyType::WorkspaceExportMetrics,
-            &[mine],
-            Action::ExportMetrics(None)
-        ));
-        assert!(permits(
-            KeyType::WorkspaceManageApiKeys,
-            &[],
-            Action::ManageApiKeys
-        ));
-        assert!(!permits(
-            KeyType::WorkspaceManageApiKeys,
-            &[],
-            Action::Manage
-        ));
+        let (limited, _) = generate(KeyType::WorkspaceInvoke, &[mine]);
+        assert!(limited.covers(mine) && !limited.covers(other));
+        let (unlimited, _) = generate(KeyType::WorkspaceInvoke, &[]);
+        assert!(unlimited.covers(mine) && unlimited.covers(other));
     }
 
     #[test]

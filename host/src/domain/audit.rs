@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::api_key::KeyType;
 use super::digest::Digest;
 use super::environment::Environment;
+use super::origins::Origin;
 use super::promotion::PromotionStatus;
 use super::promotion_settings::PromotionSettings;
 use super::settings::{AutoscalingSettings, BackpressurePolicy};
@@ -301,6 +302,7 @@ pub struct EnvironmentSettings {
     #[serde(flatten)]
     promotion: PromotionSettings,
     request_backpressure_policy: BackpressurePolicy,
+    allowed_origins: Vec<Origin>,
     rolling_deploy_strategy: (),
     max_unavailable_percent: (),
     max_surge_percent: (),
@@ -316,6 +318,7 @@ impl From<&Environment> for EnvironmentSettings {
             scaling: autoscaling.unwrap_or_default().into(),
             promotion: environment.promotion_settings.clone(),
             request_backpressure_policy: environment.backpressure,
+            allowed_origins: environment.allowed_origins.clone(),
             rolling_deploy_strategy: (),
             max_unavailable_percent: (),
             max_surge_percent: (),

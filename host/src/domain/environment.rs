@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::origins::Origin;
 use super::promotion::Promotion;
 use super::promotion_settings::PromotionSettings;
 use super::settings::{AutoscalingSettings, BackpressurePolicy};
@@ -34,6 +35,9 @@ pub struct Environment {
     /// What happens to requests that find every replica busy.
     #[serde(default)]
     pub backpressure: BackpressurePolicy,
+    /// The web pages that may call it from a browser.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_origins: Vec<Origin>,
     /// The move that goes on, or the last one.
     #[serde(default)]
     pub promotion: Option<Promotion>,
@@ -53,6 +57,7 @@ impl Environment {
             autoscaling_settings: None,
             promotion_settings: PromotionSettings::default(),
             backpressure: BackpressurePolicy::default(),
+            allowed_origins: Vec::new(),
             promotion: None,
             previous_deployment_id: None,
         }

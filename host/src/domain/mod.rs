@@ -15,6 +15,7 @@ pub mod model;
 pub mod names;
 pub mod observed;
 pub mod organization;
+pub mod origins;
 pub mod promotion;
 pub mod promotion_settings;
 pub mod secret;

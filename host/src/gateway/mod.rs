@@ -1,6 +1,7 @@
 //! Inference in: the address, the key, the deployment, its pool, and the stream back.
 
 mod async_requests;
+mod headers;
 mod target;
 mod trial;
 
@@ -17,7 +18,6 @@ use crate::api::request_id::RequestId;
 use crate::control::access::{Access, AuthMode, Refusal};
 use crate::control::async_queue::AsyncQueue;
 use crate::control::serving::{Routed, Serving};
-use crate::domain::api_key::Action;
 use crate::domain::environment::PRODUCTION;
 use crate::domain::model::{Target, Unresolved};
 use crate::ids::Id;
@@ -66,6 +66,8 @@ impl Gateway {
         let served = &routed.served;
         match address.route {
             Route::Component(path) => {
+                headers::remove_hop_by_hop(request.headers_mut());
+                headers::remove_platform(request.headers_mut());
                 name_environment(request.headers_mut(), address.target);
                 self.forward(routed, path, request, id).await
             }
@@ -115,21 +117,18 @@ impl Gateway {
         }
     }
 
-    /// The model, if the caller may call it. Callers without a key learn nothing of which models there are.
+    /// The model, if the caller may call it. Nobody else learns whether it is there.
     fn admit_to_model(&self, id_or_name: &str, request: &Request) -> Result<Id, ApiError> {
         let model = self.serving.model_id(id_or_name);
         let authorization = request.headers().get(header::AUTHORIZATION);
-        // A key for some model is not one for a model that is not there.
-        let action = model.map_or(Action::Manage, Action::Invoke);
-        let checked = self
-            .access
-            .check(authorization.map(HeaderValue::as_bytes), action);
-        let missing = || ApiError::no_model(format!("there is no model {:?}", short(id_or_name)));
-        match (checked, model) {
-            (Err(refusal @ Refusal::Unauthorized(_)), _) => Err(refused(&refusal)),
-            (Err(Refusal::Forbidden { .. }), None) | (Ok(()), None) => Err(missing()),
-            (Err(refusal), Some(_)) => Err(refused(&refusal)),
-            (Ok(()), Some(model)) => Ok(model),
+        let authorization = authorization.map(HeaderValue::as_bytes);
+        let may = self.access.may_invoke(authorization, model);
+        match (may.map_err(|refusal| refused(&refusal))?, model) {
+            (true, Some(model)) => Ok(model),
+            _ => Err(ApiError::no_model(format!(
+                "there is no model {:?}, or the key is not for it",
+                short(id_or_name)
+            ))),
         }
     }
 
@@ -153,6 +152,17 @@ impl Gateway {
             .handle(request, id.shared(), Traffic::Sync)
             .await;
         let (mut response, timings) = trial::leave(measured, answered)?;
+        if response.status().is_informational() {
+            return Err(ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "application_error",
+                format!(
+                    "the model answered with status {}, which cannot end a request: wanted 200 or more",
+                    response.status().as_u16()
+                ),
+            ));
+        }
+        headers::remove_hop_by_hop(response.headers_mut());
         if let Some(value) = server_timing(&timings) {
             response.headers_mut().append("server-timing", value);
         }
@@ -169,7 +179,7 @@ pub fn refused(refusal: &Refusal) -> ApiError {
     ApiError::new(status, code, refusal.to_string())
 }
 
-/// Sets the header for the environment; whoever calls has no say in it.
+/// Sets the header for the environment.
 fn name_environment(headers: &mut HeaderMap, target: Target<'_>) {
     let value = match target {
         Target::Environment(PRODUCTION) => Some(HeaderValue::from_static(PRODUCTION)),
@@ -177,10 +187,9 @@ fn name_environment(headers: &mut HeaderMap, target: Target<'_>) {
         Target::Environment(name) => HeaderValue::from_str(name).ok(),
         Target::Development | Target::Deployment(_) => None,
     };
-    match value {
-        Some(value) => headers.insert(ENVIRONMENT, value),
-        None => headers.remove(ENVIRONMENT),
-    };
+    if let Some(value) = value {
+        headers.insert(ENVIRONMENT, value);
+    }
 }
 
 fn rewritten(uri: &Uri, path: &str) -> Result<Uri, ApiError> {
@@ -234,6 +243,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(ENVIRONMENT, HeaderValue::from_static("mine"));
             headers.append(ENVIRONMENT, HeaderValue::from_static("mine too"));
+            headers::remove_platform(&mut headers);
             name_environment(&mut headers, target);
             let found: Vec<_> = headers.get_all(ENVIRONMENT).iter().collect();
             assert_eq!(found, wanted.into_iter().collect::<Vec<_>>());

@@ -221,5 +221,39 @@ mod tests {
                 prop_assert!(path.starts_with('/'));
             }
         }
+
+        #[test]
+        fn any_text_is_one_address_or_none(path in "(/|[a-z]{1,3}|production|deployment|environments|async_request|sync|wake|.){0,9}") {
+            let place = Place::below_models(&path);
+            prop_assert!(!place.model.contains('/'));
+            prop_assert!(place.rest.is_empty() || place.rest.starts_with('/'));
+            let whole = format!("{}{}", place.model, place.rest);
+            prop_assert_eq!(&whole, path.strip_prefix('/').unwrap_or(&path));
+            prop_assert!(place.address().is_none() || place.async_address().is_none());
+            if let Some(address) = place.address() {
+                prop_assert!(!address.model.is_empty());
+                let name = match address.target {
+                    Target::Environment(name) | Target::Deployment(name) => name,
+                    Target::Development => "development",
+                };
+                prop_assert!(!name.is_empty() && !name.contains('/'));
+            }
+            if let Some(address) = place.async_address() {
+                prop_assert!(!address.id.is_empty() && !address.id.contains('/'));
+            }
+        }
+
+        #[test]
+        fn a_path_below_sync_reaches_the_component_as_it_is(path in "(/[^/]{0,9}){1,4}", name in "[a-z0-9]{1,8}") {
+            for (kind, target) in [
+                ("production".to_owned(), Target::Environment("production")),
+                ("development".to_owned(), Target::Development),
+                (format!("environments/{name}"), Target::Environment(&name)),
+                (format!("deployment/{name}"), Target::Deployment(&name)),
+            ] {
+                let whole = format!("/models/m/{kind}/sync{path}");
+                prop_assert_eq!(seen(&whole), Some((target, Route::Component(&*path))));
+            }
+        }
     }
 }

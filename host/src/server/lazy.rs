@@ -7,13 +7,10 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
 
-/// How often a connection looks whether one of its timeouts is over.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
-
 /// A timer whose sleeps end when they are polled after their time. [`looking`] sees that they are.
 ///
-/// Hyper sets a timeout for the head of each request. In a real timer's wheel each is an entry that is made and taken out
-/// again a moment later, under a lock that all connections share.
+/// Hyper sets a timeout for each ping of HTTP/2. In a real timer's wheel each is an entry that is made and taken out again
+/// a moment later, under a lock that all connections share.
 #[derive(Clone, Copy, Debug)]
 pub struct LazyTimer;
 
@@ -42,13 +39,20 @@ impl Timer for LazyTimer {
     }
 }
 
-/// Drives a connection, and polls it at least once in each `every` so that its lazy timeouts end at most so much late.
-pub async fn looking<F: Future>(every: Duration, connection: F) -> F::Output {
+/// Drives a connection, looks at it and polls it at least once in each `every`, so that its lazy timeouts end at most so
+/// much late.
+pub async fn looking<F: Future>(
+    every: Duration,
+    mut look: impl FnMut(Instant),
+    connection: F,
+) -> F::Output {
     let mut connection = pin!(connection);
     let mut looks = tokio::time::interval(every);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     poll_fn(|cx| {
-        while looks.poll_tick(cx).is_ready() {}
+        while looks.poll_tick(cx).is_ready() {
+            look(Instant::now());
+        }
         connection.as_mut().poll(cx)
     })
     .await
@@ -61,7 +65,10 @@ mod tests {
     #[tokio::test]
     async fn a_sleep_ends_although_nobody_is_woken_for_it() {
         let end = Instant::now() + Duration::from_millis(5);
-        looking(Duration::from_millis(1), LazyTimer.sleep_until(end)).await;
+        let mut looks = 0;
+        let look = |_| looks += 1;
+        looking(Duration::from_millis(1), look, LazyTimer.sleep_until(end)).await;
+        assert!(looks > 1);
         assert!(Instant::now() >= end);
     }
 }

@@ -11,12 +11,16 @@ use samovar_runtime::Counts;
 use samovar_runtime::graphs::{Distribution, Totals as GraphTotals};
 use samovar_runtime::meter::{Outcome, Totals};
 
+use crate::ids::Id;
+
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What was counted of one deployment.
 #[derive(Debug)]
 pub struct Measured {
+    /// The model.
+    pub model_id: Id,
     /// The model's name.
     pub model: String,
     /// The deployment's name.
@@ -223,6 +227,7 @@ mod tests {
             queued: 7,
         };
         let measured = Measured {
+            model_id: Id::new(),
             model: "digits".into(),
             deployment: "deployment-1".into(),
             totals: Totals::default(),

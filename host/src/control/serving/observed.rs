@@ -91,23 +91,27 @@ impl Serving {
             let all = models.flat_map(|model| {
                 model.deployments.iter().filter_map(|(id, served)| {
                     let deployment = model.view.deployments.get(id)?;
-                    let names = (model.view.model.name.clone(), deployment.name.clone());
+                    let named = &model.view.model;
+                    let names = (named.id, named.name.clone(), deployment.name.clone());
                     Some((names, served.pool.clone()))
                 })
             });
             all.collect()
         });
-        let measured = pools.into_iter().map(|((model, deployment), pool)| {
-            let graphs = pool.graph_uses().iter();
-            let graphs = graphs.map(|usage| (usage.name().to_owned(), usage.totals()));
-            Measured {
-                model,
-                deployment,
-                totals: pool.meter().totals(now),
-                counts: pool.counts(),
-                graphs: graphs.collect(),
-            }
-        });
+        let measured = pools
+            .into_iter()
+            .map(|((model_id, model, deployment), pool)| {
+                let graphs = pool.graph_uses().iter();
+                let graphs = graphs.map(|usage| (usage.name().to_owned(), usage.totals()));
+                Measured {
+                    model_id,
+                    model,
+                    deployment,
+                    totals: pool.meter().totals(now),
+                    counts: pool.counts(),
+                    graphs: graphs.collect(),
+                }
+            });
         measured.collect()
     }
 

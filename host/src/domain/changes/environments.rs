@@ -7,6 +7,7 @@ use crate::domain::audit::Act;
 use crate::domain::environment::{Environment, MAX_ENVIRONMENTS, PRODUCTION};
 use crate::domain::model::ModelView;
 use crate::domain::names;
+use crate::domain::origins::{self, Origin};
 use crate::domain::promotion_settings::PromotionSettingsUpdate;
 use crate::domain::settings::{
     AutoscalingSettings, AutoscalingUpdate, BackpressurePolicy, InvalidSetting,
@@ -21,6 +22,8 @@ pub struct EnvironmentUpdate<'a> {
     pub promotion: Option<&'a PromotionSettingsUpdate>,
     /// What happens to requests that find every replica busy.
     pub backpressure: Option<BackpressurePolicy>,
+    /// The web pages that may call it from a browser.
+    pub allowed_origins: Option<&'a [Origin]>,
 }
 
 impl ModelView {
@@ -71,6 +74,10 @@ impl ModelView {
             environment.promotion_settings = environment.promotion_settings.updated(promotion)?;
         }
         environment.backpressure = update.backpressure.unwrap_or_default();
+        if let Some(allowed) = update.allowed_origins {
+            origins::check(allowed)?;
+            environment.allowed_origins = allowed.to_vec();
+        }
         let act = Act::EnvironmentCreated {
             settings: Box::new((&environment).into()),
             deployment_type: (),
@@ -108,6 +115,10 @@ impl ModelView {
         }
         if let Some(policy) = update.backpressure {
             after.backpressure = policy;
+        }
+        if let Some(allowed) = update.allowed_origins {
+            origins::check(allowed)?;
+            after.allowed_origins = allowed.to_vec();
         }
         if after == before {
             return Ok(Done::Unchanged);
