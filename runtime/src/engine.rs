@@ -19,6 +19,10 @@ use ticker::Ticker;
 
 /// Address space that one pool slot wants for a linear memory (4 GiB, so that bounds checks cost nothing).
 const MEMORY_RESERVATION: u64 = 4 << 30;
+/// The same where address space is limited (`ulimit -v`): what a memory needs now, and a little to grow into. Bounds are
+/// checked by the code then, and a memory that outgrows its place is moved.
+const SCARCE_RESERVATION: u64 = 0;
+const SCARCE_GROWTH: u64 = 1 << 20;
 /// 32 MiB of guard pages catch nearly all accesses that 4 GiB would, in far less address space.
 const MEMORY_GUARD: u64 = 32 << 20;
 /// The largest number of wasm bytes on a guest's stack before it traps.
@@ -64,9 +68,22 @@ impl Default for EngineOptions {
 
 /// One thousand, or fewer where memory is scarce: a warm replica of a small guest holds about a megabyte.
 fn default_max_replicas() -> u32 {
-    u32::try_from(machine_memory_bytes() >> 20)
-        .unwrap_or(1000)
-        .clamp(64, 1000)
+    let memory = match address_space_limit() {
+        Some(limit) => machine_memory_bytes().min(limit),
+        None => machine_memory_bytes(),
+    };
+    u32::try_from(memory >> 20).unwrap_or(1000).clamp(64, 1000)
+}
+
+/// How much address space the process may have; `None` for all that there is.
+fn address_space_limit() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a structure of ours, which lives as long as the call.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } == 0;
+    (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// The memory of this machine; 0 when the system does not say.
@@ -158,8 +175,14 @@ fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Confi
     config.max_wasm_stack(MAX_WASM_STACK);
     config.async_stack_size(ASYNC_STACK);
     config.memory_guaranteed_dense_image_size(DENSE_IMAGE);
-    config.memory_reservation(MEMORY_RESERVATION);
-    config.memory_guard_size(MEMORY_GUARD);
+    if allocator == Allocator::OnDemand && address_space_limit().is_some() {
+        config.memory_reservation(SCARCE_RESERVATION);
+        config.memory_reservation_for_growth(SCARCE_GROWTH);
+        config.memory_guard_size(0);
+    } else {
+        config.memory_reservation(MEMORY_RESERVATION);
+        config.memory_guard_size(MEMORY_GUARD);
+    }
     if allocator == Allocator::Pooling {
         let mut pool = PoolingAllocationConfig::new();
         // No component lacks what another has taken: each has as many of the node's slots as it needs (`slots_of`), and one at

@@ -236,6 +236,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the body of the request turned out to be longer than it may be.
+    pub fn is_too_large(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & TOO_LARGE != 0
+    }
+
     /// How many bytes of a body the connection will ask for, if the head says so.
     fn sent(&self, head: &http::response::Parts) -> Option<u64> {
         if self.head_only || !has_body(head.status) {

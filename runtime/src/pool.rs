@@ -221,6 +221,8 @@ impl Pool {
             }
         };
         match (head, stopped) {
+            // Whatever the guest made of a body that ended with an error: why it did is known here.
+            (Some(_), _) if exchange.is_too_large() => Err(self.too_large()),
             (Some(Ok(response)), _) => {
                 timings.run = begun.elapsed();
                 let response =
