@@ -47,6 +47,17 @@ impl Server {
         Self::start_in(folder, args, "127.0.0.1:0")
     }
 
+    /// A node that is started by a shell after commands that set limits.
+    pub fn start_under(limits: &str, args: &[&str]) -> Result<Self> {
+        let folder = Arc::new(tempfile::tempdir()?);
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut shell = Command::new("sh");
+        let script = format!("{limits} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(binary());
+        let command = configured(shell, folder.path());
+        Self::start_by(command, folder, args, "127.0.0.1:0")
+    }
+
     pub(crate) fn start_in(
         folder: Arc<tempfile::TempDir>,
         args: Vec<String>,
@@ -74,7 +85,7 @@ impl Server {
         let stderr = child.stderr.take().context("no stderr")?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let kept = log.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 kept.lock().expect("no panic holds it").push(line);
             }
@@ -83,6 +94,7 @@ impl Server {
         let mut lines = BufReader::new(stdout).lines();
         let Some(Ok(line)) = lines.next() else {
             let status = child.wait()?;
+            let _ = reader.join();
             bail!(
                 "samovar serve ended with {status}: {:?}",
                 log.lock().expect("no panic holds it")
@@ -319,7 +331,10 @@ pub fn binary() -> PathBuf {
 }
 
 pub(crate) fn samovar(folder: &Path) -> Command {
-    let mut command = Command::new(binary());
+    configured(Command::new(binary()), folder)
+}
+
+fn configured(mut command: Command, folder: &Path) -> Command {
     command
         .env_remove("SAMOVAR_API_KEY")
         .env("SAMOVAR_CONFIG", folder.join("config.toml"))

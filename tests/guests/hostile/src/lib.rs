@@ -70,6 +70,16 @@ impl wasip2::exports::http::incoming_handler::Guest for Hostile {
             },
             "/env" => std::env::var(query).unwrap_or_else(|_| "not set".into()),
             "/fetch" => fetch(query),
+            "/body" => {
+                // A status with a body and its length, whether it may have one or not.
+                let fields = Fields::new();
+                fields.set("content-length", &[b"4".to_vec()]).unwrap();
+                let response = OutgoingResponse::new(fields);
+                response.set_status_code(query.parse().unwrap()).unwrap();
+                return finish(response, out, |stream| {
+                    let _ = stream.blocking_write_and_flush(b"body");
+                });
+            }
             "/status" => {
                 let response = OutgoingResponse::new(Fields::new());
                 response.set_status_code(query.parse().unwrap()).unwrap();
