@@ -253,6 +253,47 @@ mod tests {
         }
     }
 
+    /// A component whose instances have so many memories and tables.
+    fn with(memories: u32, tables: u32) -> String {
+        let of = |what: &str, name: &str, count: u32| {
+            let module = format!("(core module ${name} ({what}))");
+            let instance = format!("(core instance (instantiate ${name}))");
+            format!("{module}{}", instance.repeat(count as usize))
+        };
+        let (memories, tables) = (
+            of("memory 1", "m", memories),
+            of("table 1 funcref", "t", tables),
+        );
+        format!("(component {memories} {tables})")
+    }
+
+    #[tokio::test]
+    async fn the_engine_has_room_for_as_many_instances_as_their_slots_allow() {
+        const SLOTS: u32 = 8;
+        let options = EngineOptions {
+            max_replicas: SLOTS,
+            allocator: Some(Allocator::Pooling),
+        };
+        let shared = SharedEngine::new(&options).unwrap();
+        let engine = shared.engine(Calls::Sequential);
+        for (memories, tables, slots) in [(1, 1, 1), (2, 4, 1), (3, 1, 2), (1, 9, 3), (8, 32, 8)] {
+            let component = wat::parse_str(with(memories, tables)).unwrap();
+            let component = Component::new(engine, component).unwrap();
+            let needs = component.resources_required().unwrap();
+            assert_eq!((needs.num_memories, needs.num_tables), (memories, tables));
+            assert_eq!(slots_of(memories, tables), slots);
+            let linker = Linker::new(engine);
+            let mut held = Vec::new();
+            for _ in 0..SLOTS / slots {
+                let mut store = Store::new(engine, ());
+                yield_at_epochs(&mut store);
+                let made = linker.instantiate_async(&mut store, &component).await;
+                made.unwrap_or_else(|e| panic!("{memories} memories, {tables} tables: {e:#}"));
+                held.push(store);
+            }
+        }
+    }
+
     #[tokio::test]
     async fn an_endless_loop_lets_others_run_on_its_thread() {
         const LOOP: &str = r#"(component

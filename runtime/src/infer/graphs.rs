@@ -407,3 +407,7 @@ impl LoadedGraph {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "graphs_tests.rs"]
+mod tests;

@@ -1,0 +1,45 @@
+//! Graphs are loaded once, also for those who come after the first has gone.
+
+use std::time::Duration;
+
+use super::*;
+use crate::infer::backend::testing::{backends, row_by_row};
+
+#[tokio::test]
+async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, row_by_row()).unwrap();
+    let store = GraphStore::sharing(backends());
+    let spec = GraphSpec {
+        name: "default".into(),
+        digest: "a graph that is let go while it loads".into(),
+        path: path.clone(),
+        data: Vec::new(),
+        backend: BackendChoice::Rten,
+        target: Target::Cpu,
+        threads: 1,
+        batching: None,
+    };
+    let mut first = Box::pin(store.acquire(&spec));
+    assert!(
+        futures::poll!(&mut first).is_pending(),
+        "it loads elsewhere"
+    );
+    drop(first);
+    let loaded = async {
+        while store.loaded().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), loaded)
+        .await
+        .expect("it loads although nobody waits");
+    // It is not read again.
+    std::fs::remove_file(&path).unwrap();
+    let graph = store.acquire(&spec).await.unwrap();
+    assert_eq!(store.loaded().len(), 1);
+    // Its next user is its last.
+    drop(graph);
+    assert!(store.loaded().is_empty());
+}
