@@ -32,6 +32,7 @@ pub struct Error {
     code: String,
     message: String,
     detail: Option<Value>,
+    headers: Vec<(String, String)>,
 }
 
 impl Error {
@@ -52,6 +53,7 @@ impl Error {
             code: code.into(),
             message: message.to_string(),
             detail: None,
+            headers: Vec::new(),
         }
     }
 
@@ -72,6 +74,18 @@ impl Error {
     /// ```
     pub fn not_found(message: impl fmt::Display) -> Self {
         Self::new(404, "not_found", message)
+    }
+
+    /// The path takes other methods: status 405, code `method_not_allowed`, with the header `allow` that the standard wants.
+    ///
+    /// ```
+    /// let error = samovar_sdk::Error::method_not_allowed("PUT", "GET, HEAD");
+    /// assert_eq!((error.status(), error.message()), (405, "found PUT, wanted GET, HEAD"));
+    /// assert_eq!(error.headers()[0], ("allow".to_owned(), "GET, HEAD".to_owned()));
+    /// ```
+    pub fn method_not_allowed(found: &str, allowed: &str) -> Self {
+        let message = format!("found {found}, wanted {allowed}");
+        Self::new(405, "method_not_allowed", message).with_header("allow", allowed)
     }
 
     /// The model failed: status 500, code `internal`.
@@ -95,6 +109,18 @@ impl Error {
         self
     }
 
+    /// Adds a header to the answer, such as `retry-after`.
+    ///
+    /// ```
+    /// let error = samovar_sdk::Error::new(429, "too_many", "ask again later").with_header("retry-after", "10");
+    /// assert_eq!(error.headers().len(), 1);
+    /// ```
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
     /// The HTTP status, 400 to 599.
     pub fn status(&self) -> u16 {
         self.status
@@ -113,6 +139,11 @@ impl Error {
     /// The facts for programs; `None` without [`with_detail`](Self::with_detail).
     pub fn detail(&self) -> Option<&Value> {
         self.detail.as_ref()
+    }
+
+    /// The headers that go with it.
+    pub fn headers(&self) -> &[(String, String)] {
+        &self.headers
     }
 
     /// The body of the response: `{"error", "error_code", "detail"}`.

@@ -9,6 +9,7 @@ pub mod files;
 pub mod graph;
 mod host_tensor;
 pub mod http;
+mod json;
 pub mod log;
 mod model;
 #[cfg(target_family = "wasm")]

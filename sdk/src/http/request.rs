@@ -9,7 +9,7 @@ use wasip2::http::types::{IncomingBody, IncomingRequest, Method};
 use wasip2::io::streams::{InputStream, StreamError};
 
 use super::{Json, TraceParent};
-use crate::Error;
+use crate::{Error, json};
 
 /// A request to the model.
 ///
@@ -197,7 +197,7 @@ impl Request {
         })
     }
 
-    /// The whole body, read as JSON.
+    /// The whole body, read as JSON. Floats are finite: a number outside the range of its type is refused.
     ///
     /// # Errors
     /// Status 400, the caller's fault: `invalid_json` for what does not fit `T`, with what was wanted and where; `bad_request`
@@ -208,10 +208,14 @@ impl Request {
     /// let error = request.json::<[f32; 4]>().unwrap_err();
     /// assert_eq!((error.status(), error.code()), (400, "invalid_json"));
     /// assert!(error.message().contains("expected an array of length 4"));
+    ///
+    /// let mut request = samovar_sdk::Request::new("POST", "/predict", "[1e39]");
+    /// let error = request.json::<Vec<f32>>().unwrap_err();
+    /// assert!(error.message().contains("expected a number within the range of f32"));
     /// ```
     pub fn json<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
         let bytes = self.bytes()?;
-        serde_json::from_slice(&bytes).map_err(|error| {
+        json::from_slice(&bytes).map_err(|error| {
             Error::new(
                 400,
                 "invalid_json",

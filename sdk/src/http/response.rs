@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::Json;
-use crate::Error;
+use crate::{Error, json};
 
 type Writer = Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<(), Error>>;
 
@@ -37,7 +37,8 @@ impl Response {
         Self::with_content(content_type, Content::Whole(body.into()))
     }
 
-    /// Status 200 with `value` as JSON.
+    /// Status 200 with `value` as JSON. JSON has no number for what is not finite: such a float is the string `"NaN"`,
+    /// `"Infinity"` or `"-Infinity"`.
     ///
     /// # Errors
     /// Status 500 and `internal` for what JSON cannot say, such as a map whose keys are no text.
@@ -45,10 +46,11 @@ impl Response {
     /// ```
     /// let answer = samovar_sdk::Response::json(&[("label", "tea"), ("unit", "cup")])?;
     /// assert_eq!(answer.into_bytes()?, br#"[["label","tea"],["unit","cup"]]"#);
+    /// assert_eq!(samovar_sdk::Response::json(&[0.5, f32::NAN])?.into_bytes()?, br#"[0.5,"NaN"]"#);
     /// # Ok::<(), samovar_sdk::Error>(())
     /// ```
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
-        let body = serde_json::to_vec(value).map_err(|error| {
+        let body = json::to_vec(value).map_err(|error| {
             Error::internal(format!("the output could not be written as JSON: {error}"))
         })?;
         Ok(Self::new("application/json", body))
@@ -140,7 +142,9 @@ impl Response {
     }
 
     pub(super) fn from_error(error: &Error) -> Self {
-        Self::new("application/json", error.to_body()).with_status(error.status())
+        let mut response = Self::new("application/json", error.to_body());
+        response.headers.extend_from_slice(error.headers());
+        response.with_status(error.status())
     }
 
     fn with_content(content_type: &str, content: Content) -> Self {

@@ -15,7 +15,7 @@ use crate::{Error, Model};
 /// The default routes: `POST /predict` goes to [`Model::predict`], other methods get 405, other paths 404.
 ///
 /// # Errors
-/// That of `predict`; status 404 and `not_found` for another path.
+/// That of `predict`; status 405 and `method_not_allowed` for another method, 404 and `not_found` for another path.
 ///
 /// ```
 /// use samovar_sdk::{Error, Model, Request, Response, http};
@@ -46,14 +46,7 @@ use crate::{Error, Model};
 pub fn route<M: Model>(model: &mut M, request: Request) -> Result<Response, Error> {
     match (request.path().trim_end_matches('/'), request.method()) {
         ("/predict", "POST") => model.predict(request),
-        ("/predict", method) => {
-            let error = Error::new(
-                405,
-                "method_not_allowed",
-                format!("{method} is not for /predict: send the input with POST"),
-            );
-            Ok(Response::from_error(&error).with_header("allow", "POST"))
-        }
+        ("/predict", method) => Err(Error::method_not_allowed(method, "POST")),
         _ => Err(Error::not_found(format!(
             "there is no {}: this model answers POST /predict",
             request.path()
