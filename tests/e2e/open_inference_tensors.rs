@@ -124,11 +124,23 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         ),
         (
             with("data", json!([1, "2"])),
-            "input \"b\": invalid type: string \"2\", expected numbers of FP32",
+            "input \"b\": data[1]: found \"2\", wanted a number of FP32",
         ),
         (
             with("data", json!([1, 2, 3])),
             "input \"b\": there are more numbers than the 2",
+        ),
+        (
+            with("data", json!([[1], [2]])),
+            "input \"b\": data[0][0]: there are more items than",
+        ),
+        (
+            with("data", json!([1e39, 2])),
+            "input \"b\": data[0]: 1e39 is outside the range of FP32",
+        ),
+        (
+            with("data", json!([[1, null]])),
+            "input \"b\": data[0][1]: found null, wanted a number of FP32, \"NaN\"",
         ),
         (
             with("data", json!(null)),
@@ -175,6 +187,82 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
     }
     let asked = json!({ "inputs": [good("a"), good("b")] });
     assert_eq!(infer(&server, "sum", &asked).await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_finite_goes_both_ways_as_a_word() -> Result<()> {
+    let server = Server::start()?;
+    let port = |name| Port {
+        name,
+        ty: F32,
+        dims: &[None],
+    };
+    let log = model(14, &[node("Log", &["x"], "y")], &[port("x")], &[port("y")]);
+    push_folder(
+        &server,
+        "floats",
+        &[("log", log), ("same", identity(F32)), ("whole", identity(I64))],
+        "",
+    )?;
+    let asked = |graph: &'static str, datatype: &str, shape: &str, data: &str| {
+        let url = at(&server, "floats", &format!("/v2/models/{graph}/infer"));
+        let body = format!(
+            r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{shape},"data":{data}}}]}}"#
+        );
+        let request = server.client().post(url).body(body);
+        async move {
+            let answer = request.send().await?;
+            let status = answer.status().as_u16();
+            anyhow::Ok((status, answer.text().await?))
+        }
+    };
+    let (status, told) = asked("log", "FP32", "[4]", "[-1, 0, 1, 3e38]").await?;
+    assert_eq!(status, 200, "{told}");
+    assert!(told.contains(r#""data":["NaN","-Infinity",0.0,"#), "{told}");
+    // What an answer says can be asked again.
+    let words = r#"["NaN","Infinity","-Infinity",0.5]"#;
+    let (status, told) = asked("same", "FP32", "[2,2]", words).await?;
+    assert_eq!(status, 200, "{told}");
+    assert!(told.contains(&format!(r#""data":{words}"#)), "{told}");
+
+    let (status, told) = asked("whole", "INT64", "[1,2]", "[1e9, -20.0e-1]").await?;
+    assert_eq!(status, 200, "{told}");
+    assert!(told.contains(r#""data":[1000000000,-2]"#), "{told}");
+    for (graph, datatype, data, wanted) in [
+        ("whole", "INT64", "[1e19, 1]", "1e19 is outside the range of INT64"),
+        ("whole", "INT64", "[0.5, 1]", "found 0.5, wanted a whole number"),
+        ("whole", "INT64", r#"["NaN", 1]"#, r#"found \"NaN\", wanted a whole"#),
+        ("same", "FP32", "[NaN, 1]", r#"write \"NaN\", \"Infinity\" or"#),
+        ("same", "FP32", "[-Infinity, 1]", r#"write \"NaN\", \"Infinity\" or"#),
+        ("same", "FP32", "[1e400, 1]", "1e400 is outside the range of FP32"),
+    ] {
+        let (status, told) = asked(graph, datatype, "[1,2]", data).await?;
+        assert_eq!(status, 400, "{data}: {told}");
+        assert!(told.contains(wanted), "{data}: {told}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() -> Result<()> {
+    let server = Server::start()?;
+    push(&server, "sum", &sum())?;
+    for (method, path, allowed) in [
+        ("GET", "/v2/models/sum/infer", "POST"),
+        ("POST", "/v2/models/sum", "GET, HEAD"),
+        ("DELETE", "/v2/models/sum/versions/1/ready", "GET, HEAD"),
+        ("PUT", "/v2/health/live", "GET, HEAD"),
+        ("POST", "/v2", "GET, HEAD"),
+    ] {
+        let url = at(&server, "sum", path);
+        let request = server.client().request(method.parse()?, url);
+        let answer = request.send().await?;
+        assert_eq!(answer.status(), 405, "{method} {path}");
+        assert_eq!(answer.headers()["allow"], allowed, "{method} {path}");
+        let told: Value = answer.json().await?;
+        assert_eq!(told["error_code"], "method_not_allowed", "{told}");
+    }
     Ok(())
 }
 

@@ -57,7 +57,11 @@ pub fn answer(
     let mut described = Vec::with_capacity(wanted.len());
     for (port, form) in wanted {
         let tensor = outputs.take(&port.name)?;
-        let shape = tensor.dimensions();
+        let mut shape = tensor.dimensions();
+        // wasi-nn says [1] for a tensor without dimensions.
+        if port.is_scalar() && shape == [1] {
+            shape.clear();
+        }
         let (parameters, data) = match form {
             Form::Binary => {
                 let elements: usize = shape.iter().map(|size| *size as usize).product();

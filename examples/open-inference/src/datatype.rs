@@ -51,4 +51,24 @@ impl Datatype {
             Self::Fp64 => "FP64",
         }
     }
+
+    /// Whether it has fractions, and values that are not finite.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
+    }
+
+    /// Its range, for people.
+    pub fn range(self) -> &'static str {
+        match self {
+            Self::Bool => "0 to 1",
+            Self::Uint8 => "0 to 255",
+            Self::Int8 => "-128 to 127",
+            Self::Int32 => "-2147483648 to 2147483647",
+            Self::Int64 => "-9223372036854775808 to 9223372036854775807",
+            Self::Fp16 => "-65504 to 65504",
+            Self::Bf16 => "-3.3895314e38 to 3.3895314e38",
+            Self::Fp32 => "-3.4028235e38 to 3.4028235e38",
+            Self::Fp64 => "-1.7976931348623157e308 to 1.7976931348623157e308",
+        }
+    }
 }

@@ -95,8 +95,10 @@ pub fn infer(served: &Served, mut request: Request) -> Result<Response, Error> {
     let header_length = request.header(HEADER_LENGTH).map(str::to_owned);
     let body = body(&mut request)?;
     let (json, mut binary) = split(&body, header_length.as_deref())?;
-    let asked: InferRequest<'_> = serde_json::from_slice(json)
-        .map_err(|e| invalid(format!("the body is no inference request: {e}")))?;
+    let asked: InferRequest<'_> = serde_json::from_slice(json).map_err(|e| {
+        let hint = not_json(json, &e);
+        invalid(format!("the body is no inference request: {e}{hint}"))
+    })?;
 
     let mut inputs = Vec::with_capacity(asked.inputs.len());
     for input in asked.inputs {
@@ -223,13 +225,7 @@ fn tensor<'b>(
             own.into()
         }
         (None, Some(data)) => {
-            let bytes = numbers::to_bytes(data, port.datatype, elements).map_err(wrong)?;
-            if bytes.len() != size {
-                return Err(wrong(format!(
-                    "there are {} numbers, its shape {shape:?} takes {elements}",
-                    bytes.len() / port.datatype.size()
-                )));
-            }
+            let bytes = numbers::to_bytes(data, port.datatype, &shape).map_err(wrong)?;
             bytes.into()
         }
     };
@@ -297,6 +293,19 @@ fn wanted(
         .collect()
 }
 
+/// What to write instead of a number that JSON does not have, if that is what is wrong.
+fn not_json(json: &[u8], error: &serde_json::Error) -> &'static str {
+    let line = json.split(|byte| *byte == b'\n').nth(error.line() - 1);
+    let before = error.column().saturating_sub(1);
+    let found = line.and_then(|line| line.get(before..)).unwrap_or_default();
+    let found = found.strip_prefix(b"-").unwrap_or(found);
+    let is_word = [&b"NaN"[..], b"aN", b"Inf", b"nan", b"inf"];
+    match is_word.iter().any(|word| found.starts_with(word)) {
+        true => ": JSON has no such number, write \"NaN\", \"Infinity\" or \"-Infinity\" with the quotes",
+        false => "",
+    }
+}
+
 fn names(ports: &[Port]) -> String {
     let names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
     names.join(", ")
@@ -305,3 +314,7 @@ fn names(ports: &[Port]) -> String {
 fn invalid(text: String) -> Error {
     Error::new(400, "invalid_request", text)
 }
+
+#[cfg(test)]
+#[path = "infer_tests.rs"]
+mod tests;

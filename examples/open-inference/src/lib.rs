@@ -6,10 +6,11 @@ mod answer;
 mod datatype;
 mod infer;
 mod metadata;
+mod nesting;
 mod numbers;
 
 use samovar_sdk::{Error, Model, Request, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use infer::infer;
 use metadata::{Repository, Served};
@@ -31,17 +32,19 @@ impl Model for OpenInference {
     }
 
     fn handle(&mut self, request: Request) -> Result<Response, Error> {
-        let (method, path) = (request.method().to_owned(), request.path().to_owned());
+        let path = request.path().to_owned();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        match (method.as_str(), parts.as_slice()) {
-            ("GET", ["v2"]) => Response::json(&json!({
-                "name": "samovar",
-                "version": env!("CARGO_PKG_VERSION"),
-                "extensions": ["binary_tensor_data"],
-            })),
-            ("GET", ["v2", "health", "live"]) => Response::json(&json!({ "live": true })),
-            ("GET", ["v2", "health", "ready"]) => Response::json(&json!({ "ready": true })),
-            (method, ["v2", "models", name, rest @ ..]) => {
+        match parts.as_slice() {
+            ["v2"] => get(&request, || {
+                json!({
+                    "name": "samovar",
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "extensions": ["binary_tensor_data"],
+                })
+            }),
+            ["v2", "health", "live"] => get(&request, || json!({ "live": true })),
+            ["v2", "health", "ready"] => get(&request, || json!({ "ready": true })),
+            ["v2", "models", name, rest @ ..] => {
                 let served = self.repository.find(name)?;
                 let rest = match rest {
                     ["versions", version, rest @ ..] => {
@@ -50,7 +53,7 @@ impl Model for OpenInference {
                     }
                     rest => rest,
                 };
-                answer(served, method, rest, request)
+                answer(served, rest, request)
             }
             _ => Err(Error::not_found(format!(
                 "{path} is no address of the Open Inference Protocol; wanted /v2, /v2/health/live, /v2/health/ready, \
@@ -61,21 +64,27 @@ impl Model for OpenInference {
     }
 }
 
-fn answer(
-    served: &Served,
-    method: &str,
-    rest: &[&str],
-    request: Request,
-) -> Result<Response, Error> {
-    match (method, rest) {
-        ("GET", []) => Response::json(&served.metadata()),
-        ("GET", ["ready"]) => Response::json(&json!({ "name": served.name(), "ready": true })),
-        ("POST", ["infer"]) => infer(served, request),
-        (_, ["infer"]) => Err(Error::new(405, "method_not_allowed", "infer takes POST")),
+fn answer(served: &Served, rest: &[&str], request: Request) -> Result<Response, Error> {
+    match rest {
+        [] => get(&request, || served.metadata()),
+        ["ready"] => get(
+            &request,
+            || json!({ "name": served.name(), "ready": true }),
+        ),
+        ["infer"] if request.method() == "POST" => infer(served, request),
+        ["infer"] => Err(Error::method_not_allowed(request.method(), "POST")),
         _ => Err(Error::not_found(format!(
-            "model {:?} has no {}; wanted nothing, ready or infer",
+            "model {0:?} has no /{1}; it has /v2/models/{0}, /v2/models/{0}/ready and /v2/models/{0}/infer",
             served.name(),
-            rest.join("/")
+            rest.join("/"),
         ))),
+    }
+}
+
+/// What an address tells that is only read.
+fn get(request: &Request, told: impl FnOnce() -> Value) -> Result<Response, Error> {
+    match request.method() {
+        "GET" | "HEAD" => Response::json(&told()),
+        method => Err(Error::method_not_allowed(method, "GET, HEAD")),
     }
 }

@@ -34,13 +34,31 @@ pub struct Port {
     pub datatype: Datatype,
     /// The size of each dimension, -1 where any will do; nothing when not even their number is known.
     pub shape: Option<Vec<i64>>,
+    /// Whether the graph has a default for this input.
+    #[serde(default)]
+    optional: bool,
+    /// What each column of this output stands for: the classes of a classifier.
+    #[serde(default)]
+    labels: Option<Value>,
 }
 
 impl Port {
     fn metadata(&self) -> Value {
         let any = [-1];
         let shape = self.shape.as_deref().unwrap_or(&any);
-        json!({ "name": self.name, "datatype": self.datatype, "shape": shape })
+        let mut told = json!({ "name": self.name, "datatype": self.datatype, "shape": shape });
+        if self.optional {
+            told["parameters"]["optional"] = true.into();
+        }
+        if let Some(labels) = &self.labels {
+            told["parameters"]["labels"] = labels.clone();
+        }
+        told
+    }
+
+    /// Whether it is known to have no dimensions.
+    pub fn is_scalar(&self) -> bool {
+        self.shape.as_ref().is_some_and(Vec::is_empty)
     }
 }
 
@@ -53,6 +71,24 @@ pub struct Served {
 }
 
 impl Served {
+    /// A graph that takes `x` and gives `y`, both of this type and shape.
+    #[cfg(test)]
+    pub fn same(graph: Graph, datatype: Datatype, shape: Option<Vec<i64>>) -> Self {
+        let port = |name: &str| Port {
+            name: name.to_owned(),
+            datatype,
+            shape: shape.clone(),
+            optional: false,
+            labels: None,
+        };
+        Self {
+            name: "same".to_owned(),
+            graph,
+            inputs: vec![port("x")],
+            outputs: vec![port("y")],
+        }
+    }
+
     /// The name it is asked for by.
     pub fn name(&self) -> &str {
         &self.name
