@@ -85,6 +85,37 @@ impl<'s> Project<'s> {
         assert_eq!(refused.status.code(), Some(1));
         Ok(())
     }
+
+    /// Bodies that are no four finite numbers are the caller's fault, and cost no replica. An answer is JSON, always.
+    async fn refuses_what_is_no_number(&self) -> Result<()> {
+        let url = format!("/models/{}/production/predict", self.name);
+        let url = self.server.at(&url);
+        let many = format!("[1{}, 1, 2, 3]", "0".repeat(400));
+        let deep = "[".repeat(100_000);
+        for body in [
+            "[NaN, 1, 2, 3]",
+            "[Infinity, 1, 2, 3]",
+            "[1e39, 1, 2, 3]",
+            "[1e400, 1, 2, 3]",
+            &many,
+            "[null, 1, 2, 3]",
+            "\u{feff}[1, 2",
+            &deep,
+            // Finite, but what the graph makes of them is not.
+            "[3e38, -3e38, 3e38, -3e38]",
+        ] {
+            let client = self.server.client();
+            let answer = client.post(&url).body(body.to_owned()).send().await?;
+            let status = answer.status();
+            let text = answer.text().await?;
+            let shown = body.get(..20).unwrap_or(body);
+            ensure!(status == 400, "{shown}: {status} {text}");
+            let told: Value = serde_json::from_str(&text).context(text)?;
+            // The component's own refusal, not the platform's.
+            ensure!(told["request_id"].is_null(), "{shown}: {told}");
+        }
+        self.tells_irises_apart()
+    }
 }
 
 fn samovar(server: &Server, folder: &Path, args: &[&str]) -> Command {
@@ -133,8 +164,8 @@ fn is_here(program: &str, args: &[&str]) -> bool {
     here
 }
 
-#[test]
-fn rust() -> Result<()> {
+#[tokio::test]
+async fn rust() -> Result<()> {
     let server = Server::start()?;
     let mut project = Project::init(&server, "flowers-rs", "rust")?;
     // The project works on every machine: nothing in it names a folder of this one.
@@ -152,11 +183,12 @@ fn rust() -> Result<()> {
     let built = "target/wasm32-wasip2/release/model.wasm";
     let size = std::fs::metadata(project.folder().join(built))?.len();
     assert!(size < MAX_RUST_BYTES, "{size} bytes");
-    project.tells_irises_apart()
+    project.tells_irises_apart()?;
+    project.refuses_what_is_no_number().await
 }
 
-#[test]
-fn python() -> Result<()> {
+#[tokio::test]
+async fn python() -> Result<()> {
     let Some(python) = Python::with("venv") else {
         return Ok(());
     };
@@ -170,11 +202,12 @@ fn python() -> Result<()> {
     project.variables = vec![("PATH".into(), std::env::join_paths(path)?)];
     project.test()?;
     project.push()?;
-    project.tells_irises_apart()
+    project.tells_irises_apart()?;
+    project.refuses_what_is_no_number().await
 }
 
-#[test]
-fn javascript() -> Result<()> {
+#[tokio::test]
+async fn javascript() -> Result<()> {
     if !is_here("npm", &["--version"]) {
         return Ok(());
     }
@@ -186,7 +219,8 @@ fn javascript() -> Result<()> {
         project.push()?;
         std::fs::remove_file(project.folder().join("app.wasm"))?;
     }
-    project.tells_irises_apart()
+    project.tells_irises_apart()?;
+    project.refuses_what_is_no_number().await
 }
 
 #[test]

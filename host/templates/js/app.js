@@ -42,14 +42,19 @@ function route(method, path, body) {
   } catch (error) {
     return [400, { error: `the body is no JSON: ${error.message}` }];
   }
-  if (!Array.isArray(measures) || measures.length !== 4 || !measures.every(Number.isFinite)) {
-    return [400, { error: "wanted a list of 4 numbers" }];
+  if (!Array.isArray(measures) || measures.length !== 4 || !measures.every(isFloat)) {
+    return [400, { error: "wanted a list of 4 numbers, each in the range of a 32-bit float" }];
   }
   try {
-    return [200, predict(measures)];
+    return predict(measures);
   } catch (error) {
     return [500, { error: `the graph did not compute: ${reason(error)}` }];
   }
+}
+
+// As a graph takes it: 1e39 would become infinite.
+function isFloat(value) {
+  return Number.isFinite(value) && Number.isFinite(Math.fround(value));
 }
 
 function predict(measures) {
@@ -57,8 +62,12 @@ function predict(measures) {
   const outputs = new Map(context.compute([["X", x]]));
   // A copy: a tensor's bytes may lie where floats may not.
   const probabilities = new Float32Array(outputs.get("probabilities").data().slice().buffer);
+  if (!probabilities.every(Number.isFinite)) {
+    // JSON has no number for it.
+    return [400, { error: "the measures are too large to compute with" }];
+  }
   const best = probabilities.indexOf(Math.max(...probabilities));
-  return { species: SPECIES[best], probability: probabilities[best] };
+  return [200, { species: SPECIES[best], probability: probabilities[best] }];
 }
 // ANCHOR_END: model
 

@@ -18,10 +18,17 @@ test("the likeliest species is the answer", () => {
 // ANCHOR_END: test
 
 test("what is no four numbers is refused", () => {
-  for (const body of ["[1, 2, 3]", '["a", "b", "c", "d"]', "{", "7"]) {
+  const deep = "[".repeat(100_000);
+  for (const body of ["[1, 2, 3]", '["a", "b", "c", "d"]', "{", "7", "[1e39, 1, 2, 3]", "[NaN, 1, 2, 3]", deep]) {
     const [status] = ask(incomingHandler, "post", "/predict", body);
-    assert.equal(status, 400, body);
+    assert.equal(status, 400, body.slice(0, 20));
   }
+});
+
+test("an answer that is no number is none", () => {
+  graph.probabilities = [NaN, 0, 0];
+  const [status] = ask(incomingHandler, "post", "/predict", "[3e38, 3e38, 3e38, 3e38]");
+  assert.equal(status, 400);
 });
 
 test("other addresses are refused", () => {

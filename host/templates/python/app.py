@@ -1,6 +1,7 @@
 """Tells which of three irises a flower is, from four measures of it."""
 
 import json
+import math
 from array import array
 
 from componentize_py_types import Err, Ok
@@ -19,6 +20,8 @@ from wit_world.imports.types import (
 SPECIES = ["setosa", "versicolor", "virginica"]
 # What wasi:io takes in one call.
 MAX_WRITE_BYTES = 4096
+# The parser calls itself for each list in a list, and has little stack to do so.
+MAX_BRACKETS = 64
 
 # ANCHOR: model
 context = None
@@ -38,7 +41,7 @@ class IncomingHandler:
     def handle(self, request: IncomingRequest, response_out: ResponseOutparam) -> None:
         """Called for each request."""
         status, answer = route(request)
-        send(response_out, status, json.dumps(answer).encode())
+        send(response_out, status, json.dumps(answer, allow_nan=False).encode())
 
 
 def route(request: IncomingRequest) -> tuple[int, object]:
@@ -48,21 +51,37 @@ def route(request: IncomingRequest) -> tuple[int, object]:
     if not isinstance(request.method(), Method_Post):
         return 405, {"error": "send the input with POST"}
     try:
-        measures = array("f", json.loads(read(request)))
-    except (TypeError, ValueError) as error:
+        measures = parse(read(request))
+    except (ArithmeticError, TypeError, ValueError) as error:
         return 400, {"error": f"the body is no JSON list of numbers: {error}"}
     if len(measures) != 4:
         return 400, {"error": f"found {len(measures)} measures, wanted 4"}
     try:
         return 200, predict(measures)
+    except ValueError as error:
+        return 400, {"error": str(error)}
     except Err as error:
         return 500, {"error": f"the graph did not compute: {error.value.data()}"}
+
+
+def parse(body: bytes) -> array:
+    """A list of numbers that a float of 32 bits can hold."""
+    text = body.decode()
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise ValueError(f"more than {MAX_BRACKETS} lists and objects")
+    numbers = array("f", json.loads(text))
+    # Python reads NaN, which is not JSON, and numbers that become infinite.
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a number is not finite, or too large for a float of 32 bits")
+    return numbers
 
 
 def predict(measures: array) -> dict[str, object]:
     x = Tensor([1, 4], TensorType.FP32, measures.tobytes())
     outputs = dict(context.compute([("X", x)]))
     probabilities = array("f", outputs["probabilities"].data())
+    if not all(map(math.isfinite, probabilities)):
+        raise ValueError("the measures are too large to compute with")
     best = max(range(len(SPECIES)), key=lambda at: probabilities[at])
     return {"species": SPECIES[best], "probability": probabilities[best]}
 # ANCHOR_END: model

@@ -67,9 +67,25 @@ class TheModel(unittest.TestCase):
 # ANCHOR_END: test
 
     def test_what_is_no_four_numbers_is_refused(self):
-        for body in [b"[1, 2, 3]", b'["a"]', b"{", b"\xff", b"7"]:
+        for body in [
+            b"[1, 2, 3]",
+            b'["a"]',
+            b"{",
+            b"\xff",
+            b"7",
+            b"[NaN, 1, 2, 3]",
+            b"[1e39, 1, 2, 3]",
+            b"[1e400, 1, 2, 3]",
+            b"[1" + b"0" * 400 + b", 1, 2, 3]",
+            b"\xef\xbb\xbf[1, 2, 3, 4]",
+            b"[" * 100_000,
+        ]:
             status, _ = ask(FakeContext([1, 0, 0]), body)
-            self.assertEqual(status, 400, body)
+            self.assertEqual(status, 400, body[:20])
+
+    def test_an_answer_that_is_no_number_is_none(self):
+        status, answer = ask(FakeContext([float("nan"), 0, 0]), b"[3e38, 3e38, 3e38, 3e38]")
+        self.assertEqual(status, 400, answer)
 
     def test_other_addresses_are_refused(self):
         self.assertEqual(ask(None, b"", path="/")[0], 404)

@@ -34,6 +34,11 @@ impl Model for Iris {
 }
 
 fn best(probabilities: &[f32]) -> Result<Answer, Error> {
+    if probabilities.iter().any(|one| !one.is_finite()) {
+        return Err(Error::bad_request(
+            "the measures are too large to compute with",
+        ));
+    }
     let named = SPECIES.into_iter().zip(probabilities.iter().copied());
     let (species, probability) = named
         .max_by(|(_, one), (_, other)| one.total_cmp(other))
@@ -71,9 +76,19 @@ mod tests {
     }
 
     #[test]
-    fn three_measures_are_refused() -> Result<(), Error> {
-        let request = Request::new("POST", "/predict", "[6.4, 3.2, 4.5]");
-        let error = model([1.0, 0.0, 0.0])?.handle(request).unwrap_err();
+    fn what_is_no_four_numbers_is_refused() -> Result<(), Error> {
+        for body in ["[6.4, 3.2, 4.5]", "[NaN, 1, 2, 3]", "[1e39, 1, 2, 3]"] {
+            let request = Request::new("POST", "/predict", body);
+            let error = model([1.0, 0.0, 0.0])?.handle(request).unwrap_err();
+            assert_eq!(error.status(), 400, "{body}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_answer_that_is_no_number_is_none() -> Result<(), Error> {
+        let request = Request::new("POST", "/predict", "[3e38, 3e38, 3e38, 3e38]");
+        let error = model([f32::NAN, 0.0, 0.0])?.handle(request).unwrap_err();
         assert_eq!(error.status(), 400);
         Ok(())
     }
