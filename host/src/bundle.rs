@@ -191,20 +191,42 @@ impl Collector<'_> {
     /// have its pusher upload a file of his own.
     fn below_root<T>(&self, place: &Located<T>, relative: &str) -> Result<PathBuf, ManifestError> {
         let path = self.manifest.root.join(relative);
-        let real = |path: &Path| {
-            path.canonicalize().map_err(|error| {
-                self.manifest
-                    .error_at(place, format!("{}: {error}", path.display()))
-            })
-        };
-        if !real(&path)?.starts_with(real(&self.manifest.root)?) {
+        if !self
+            .real(place, &path)?
+            .starts_with(self.real(place, &self.manifest.root)?)
+        {
             let problem = format!(
-                "{} is a link that leads out of the manifest's folder",
+                "{} is a link that leads out of the manifest's folder: put the file itself there",
                 path.display()
             );
             return Err(self.manifest.error_at(place, problem));
         }
         Ok(path)
+    }
+
+    /// The path of a weights file beside a model. Where the pushed model is itself a link, as in the cache of Hugging Face,
+    /// a weights file may be a link into the folder that the model's link leads to, and nowhere else.
+    fn beside_model(
+        &self,
+        place: &Located<String>,
+        relative: &str,
+    ) -> Result<PathBuf, ManifestError> {
+        let path = self.manifest.root.join(relative);
+        if place.line == 0 {
+            let model = self.real(place, &self.manifest.root.join(&place.value))?;
+            if self.real(place, &path)?.parent() == model.parent() {
+                return Ok(path);
+            }
+        }
+        self.below_root(place, relative)
+    }
+
+    /// The path with its links followed.
+    fn real<T>(&self, place: &Located<T>, path: &Path) -> Result<PathBuf, ManifestError> {
+        path.canonicalize().map_err(|error| {
+            self.manifest
+                .error_at(place, format!("{}: {error}", path.display()))
+        })
     }
 
     /// A model file, and the files beside it that hold weights of it.
@@ -246,7 +268,7 @@ impl Collector<'_> {
                 );
                 return Err(self.error_of_model(place, problem));
             }
-            let path = self.below_root(place, &relative)?;
+            let path = self.beside_model(place, &relative)?;
             let blob = self.hash(place, path)?;
             if blob.size < bytes {
                 let problem = format!(

@@ -127,6 +127,50 @@ fn weights_behind_a_link_out_of_the_folder_are_refused() {
     );
 }
 
+/// The cache of Hugging Face: links into a folder of blobs.
+#[cfg(unix)]
+#[test]
+fn a_pushed_link_may_have_its_weights_where_it_leads() {
+    use std::os::unix::fs::symlink;
+    let cache = project("", &[("blobs/1", ""), ("blobs/2", "1234"), ("secret", "1234")]);
+    let at = |path: &str| cache.path().join(path);
+    fs::write(at("blobs/1"), model("model.onnx_data")).unwrap();
+    fs::create_dir_all(at("snapshots/main/onnx")).unwrap();
+    let link = at("snapshots/main/onnx/model.onnx");
+    let data = at("snapshots/main/onnx/model.onnx_data");
+    symlink("../../../blobs/1", &link).unwrap();
+    symlink("../../../blobs/2", &data).unwrap();
+    // What the model takes and gives does not matter here.
+    let collect = || {
+        let manifest = Manifest::load(&link).unwrap();
+        let mut files = KnownFiles::default();
+        let mut collector = Collector {
+            manifest: &manifest,
+            files: &mut files,
+            blobs: BTreeMap::new(),
+        };
+        let graph = manifest.graphs.values().next().unwrap();
+        collector.graph_files(&graph.file)
+    };
+    let (_, weights) = collect().unwrap();
+    assert_eq!(weights["model.onnx_data"].digest, Digest::of(b"1234"));
+
+    // Anywhere else is as much outside as it is for a model that is no link.
+    fs::remove_file(&data).unwrap();
+    symlink("../../../secret", &data).unwrap();
+    let error = collect().unwrap_err().to_string();
+    assert!(error.contains("leads out of"), "{error}");
+
+    // A manifest comes with its project: what it names is no word of the pusher's.
+    fs::remove_file(&data).unwrap();
+    symlink("../../../blobs/2", &data).unwrap();
+    let manifest = "name = 'm'\n[graphs.default]\nfile = 'model.onnx'";
+    fs::write(at("snapshots/main/onnx/samovar.toml"), manifest).unwrap();
+    let folder = at("snapshots/main/onnx");
+    let error = LocalBundle::collect(&folder).unwrap_err().to_string();
+    assert!(error.contains("leads out of"), "{error}");
+}
+
 #[test]
 fn a_bare_component_is_a_bundle() {
     let folder = project("", &[("hello.wasm", "component")]);
