@@ -72,7 +72,9 @@ mod tests {
 
     #[test]
     fn a_number_outside_of_f32_is_an_error_wherever_it_is() {
-        for number in ["0.5", "1.0", "3.0", "5.0", "7.0", "8.0", "9.0", "1.5", "2.5"] {
+        for number in [
+            "0.5", "1.0", "3.0", "5.0", "7.0", "8.0", "9.0", "1.5", "2.5",
+        ] {
             // The first place with this number; the sign stays before it.
             let text = TEXT.replacen(number, "1e39", 1);
             let error = from_slice::<All>(text.as_bytes()).unwrap_err();

@@ -65,7 +65,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Finite<D> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_tuple_struct(name, length, Finite(visitor))
+        self.0
+            .deserialize_tuple_struct(name, length, Finite(visitor))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(

@@ -141,7 +141,9 @@ impl<S: Serializer> Serializer for Finite<S> {
         variant: &'static str,
         length: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
-        let fields = self.0.serialize_struct_variant(name, index, variant, length);
+        let fields = self
+            .0
+            .serialize_struct_variant(name, index, variant, length);
         fields.map(Finite)
     }
 
