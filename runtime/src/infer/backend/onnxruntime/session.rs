@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use memmap2::{Mmap, UncheckedAdvice};
 use ort::environment::Environment;
-use ort::logging::LogLevel;
+use ort::logging::{LogLevel, LoggerFunction};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
@@ -13,6 +14,8 @@ use crate::infer::backend::Source;
 
 /// From this size on, memory counts for more than the time to find pages again.
 const LARGE_BYTES: usize = 16 << 20;
+/// What the library says when a run gives an output of another shape than the graph declares.
+const SHAPE_NOT_KEPT: &str = "does not match actual shape of";
 
 /// Where the library looks for weights of a model that it gets as bytes; the working directory, when it is not told.
 const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -50,22 +53,46 @@ pub(super) fn onnx_builder(
     environment: &Environment,
     threads: usize,
 ) -> ort::Result<SessionBuilder> {
-    Ok(builder(environment, threads)?.with_config_entry("session.load_model_format", "ONNX")?)
+    Ok(builder(environment, threads, None)?
+        .with_config_entry("session.load_model_format", "ONNX")?)
 }
 
 /// Options that every session has, whatever it opens.
 ///
 /// # Errors
 /// In the library's words.
-fn builder(environment: &Environment, threads: usize) -> ort::Result<SessionBuilder> {
+fn builder(
+    environment: &Environment,
+    threads: usize,
+    held: Option<Arc<Mmap>>,
+) -> ort::Result<SessionBuilder> {
     // Spinning threads would burn the cores that other graphs need.
     let builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
-        .with_inter_op_spinning(false)?;
+        .with_inter_op_spinning(false)?
+        .with_logger(logger(held))?;
     Ok(builder)
+}
+
+/// What takes the messages of one session; `held` stays as long as the session does.
+fn logger(held: Option<Arc<Mmap>>) -> LoggerFunction {
+    let is_told = AtomicBool::new(false);
+    Arc::new(move |level, _: &str, _: &str, place: &str, text: &str| {
+        let _ = &held;
+        // A graph whose outputs are not as it declares them would say so for each output of each run.
+        let repeats = level == LogLevel::Warning
+            && text.contains(SHAPE_NOT_KEPT)
+            && is_told.swap(true, Ordering::Relaxed);
+        match level {
+            LogLevel::Verbose => tracing::trace!(place, "{text}"),
+            LogLevel::Warning if !repeats => tracing::warn!(place, "{text}"),
+            LogLevel::Info | LogLevel::Warning => tracing::debug!(place, "{text}"),
+            LogLevel::Error | LogLevel::Fatal => tracing::error!(place, "{text}"),
+        }
+    })
 }
 
 /// Writes a model as the library's optimizers leave it, in the library's own format.
@@ -94,22 +121,11 @@ pub(super) fn open_optimized(
     threads: usize,
 ) -> ort::Result<Session> {
     // Whoever holds anything of the session holds its logger, and with it the memory that its weights lie in.
-    let held = map.clone();
-    let logger = move |level: LogLevel, _: &str, _: &str, place: &str, text: &str| {
-        let _ = &held;
-        match level {
-            LogLevel::Verbose => tracing::trace!(place, "{text}"),
-            LogLevel::Info => tracing::debug!(place, "{text}"),
-            LogLevel::Warning => tracing::warn!(place, "{text}"),
-            LogLevel::Error | LogLevel::Fatal => tracing::error!(place, "{text}"),
-        }
-    };
-    let mut builder = builder(environment, threads)?
+    let mut builder = builder(environment, threads, Some(map.clone()))?
         .with_optimization_level(GraphOptimizationLevel::Disable)?
         .with_config_entry("session.load_model_format", "ORT")?
         .with_config_entry("session.use_ort_model_bytes_directly", "1")?
-        .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?
-        .with_logger(Arc::new(logger))?;
+        .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?;
     let session = builder.commit_from_memory(map)?;
     if map.len() >= LARGE_BYTES {
         // Loading read all of it, and most weights are in copies now that are laid out for the processor.
