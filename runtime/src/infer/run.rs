@@ -133,6 +133,13 @@ impl LoadedGraph {
         self.joinable.as_ref().map_err(String::as_str).copied()
     }
 
+    /// Whether a call gives more than the inputs that it must.
+    pub(crate) fn has_optional(&self, inputs: &[Tensor]) -> bool {
+        let last = inputs.len().checked_sub(1);
+        last.and_then(|last| self.loaded.inputs.get(last))
+            .is_some_and(|port| port.optional)
+    }
+
     /// Whether the next run may happen on the thread that asks for it.
     pub(crate) fn is_short(&self, inputs: &[Tensor]) -> bool {
         self.loaded.runs == Runs::Anywhere

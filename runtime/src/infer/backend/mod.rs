@@ -23,7 +23,7 @@ use devices::Driver;
 pub use discovery::newest_library;
 pub use onnx::external::{DataFile, DataNeed};
 use onnx::external::{Laid, needs};
-use onnx::{ModelProto, Onnx};
+use onnx::{ModelProto, Onnx, classes};
 pub use onnxruntime::disable_telemetry;
 use port::Port;
 use tensor::{Place, Tensor};
@@ -135,7 +135,14 @@ impl GuestModel {
                 reference.label()
             )));
         }
-        Ok(Self { bytes, onnx })
+        let without_maps = classes::without_maps(&onnx.model, &bytes).map_err(LoadError)?;
+        Ok(match without_maps {
+            None => Self { bytes, onnx },
+            Some(bytes) => Self {
+                onnx: Onnx::read_within(&bytes, max_bytes).map_err(LoadError)?,
+                bytes,
+            },
+        })
     }
 
     /// Memory that it takes once it is loaded.
@@ -347,17 +354,19 @@ impl Backends {
         let bytes = map(path)?;
         let onnx = self.read(&bytes, wanted.digest).map_err(LoadError)?;
         let needs = needs(&onnx.references).map_err(LoadError)?;
-        if needs.is_empty() {
+        let without_maps = classes::without_maps(&onnx.model, &bytes).map_err(LoadError)?;
+        if needs.is_empty() && without_maps.is_none() {
             return self.load_whole(&onnx.model, &bytes, source, None, wanted);
         }
-        let laid = Laid::out(&self.scratch, &bytes, &needs, wanted.data).map_err(LoadError)?;
+        let bytes = without_maps.as_deref().unwrap_or(&bytes);
+        let laid = Laid::out(&self.scratch, bytes, &needs, wanted.data).map_err(LoadError)?;
         let path = laid.model();
         let bytes = map(&path)?;
         let onnx = Onnx::read(&bytes).map_err(LoadError)?;
         let source = Source::File(&path);
         // An optimized copy would hold the weights once more.
         let wanted = Wanted {
-            digest: None,
+            digest: wanted.digest.filter(|_| needs.is_empty()),
             ..wanted
         };
         self.load_whole(&onnx.model, &bytes, &source, Some(Arc::new(laid)), wanted)

@@ -1,5 +1,6 @@
 //! The ONNX format: what a file says of its graph's inputs, outputs, operators and opset. Weights are not copied.
 
+pub(crate) mod classes;
 pub(crate) mod external;
 mod inlined;
 pub(crate) mod known;
@@ -20,12 +21,12 @@ use scan::scan;
 pub(crate) use schema::messages::tensor_shape_proto::{Dimension, dimension};
 pub(crate) use schema::messages::type_proto::{self, Tensor as TensorType};
 pub(crate) use schema::messages::{
-    AttributeProto as Attribute, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto,
-    ValueInfoProto as ValueInfo,
+    AttributeProto as Attribute, GraphProto, ModelProto, NodeProto, TensorProto,
+    TensorShapeProto as Shape, TypeProto, ValueInfoProto as ValueInfo,
 };
 #[cfg(test)]
 pub(crate) use schema::messages::{
-    OperatorSetIdProto as OperatorSetId, StringStringEntryProto as Entry, TensorShapeProto as Shape,
+    OperatorSetIdProto as OperatorSetId, StringStringEntryProto as Entry,
 };
 pub(crate) use schema::tables;
 
@@ -200,27 +201,49 @@ impl ModelProto {
             .map_or(1, |set| set.version)
     }
 
-    /// Inputs that a run must give: those without a default of their own.
+    /// Inputs that a run must give, then those that it may give because they have a default.
     pub fn inputs(&self) -> Result<Vec<Port>, String> {
+        /// Before this version of the format each weight had to be listed as an input, and none could be replaced.
+        const DEFAULTS_CAN_BE_REPLACED: i64 = 4;
         let Some(graph) = &self.graph else {
             return Ok(Vec::new());
         };
-        let defaults: HashSet<&str> = graph
-            .initializer
+        let sparse = graph.sparse_initializer.iter();
+        let sparse = sparse.filter_map(|weight| weight.values.as_ref());
+        let weights = graph.initializer.iter().chain(sparse);
+        let defaults: HashSet<&str> = weights.map(|weight| weight.name.as_str()).collect();
+        let (optional, needed): (Vec<_>, Vec<_>) = graph
+            .input
             .iter()
-            .map(|weight| weight.name.as_str())
-            .collect();
-        let inputs = graph.input.iter();
-        inputs
-            .filter(|info| !defaults.contains(info.name.as_str()))
-            .map(|info| port("input", info))
-            .collect()
+            .partition(|info| defaults.contains(info.name.as_str()));
+        let needed = needed.into_iter().map(|info| port("input", info));
+        let mut inputs = needed.collect::<Result<Vec<_>, _>>()?;
+        if self.ir_version >= DEFAULTS_CAN_BE_REPLACED {
+            // One of a type that cannot be carried is left to its default.
+            let optional = optional
+                .into_iter()
+                .filter_map(|info| port("input", info).ok());
+            inputs.extend(optional.map(|port| Port {
+                optional: true,
+                ..port
+            }));
+        }
+        Ok(inputs)
     }
 
     /// What a run gives.
     pub fn outputs(&self) -> Result<Vec<Port>, String> {
-        let outputs = self.graph.iter().flat_map(|graph| &graph.output);
-        outputs.map(|info| port("output", info)).collect()
+        let Some(graph) = &self.graph else {
+            return Ok(Vec::new());
+        };
+        let mut zipped = classes::zipped(graph);
+        let outputs = graph.output.iter();
+        outputs
+            .map(|info| match zipped.remove(info.name.as_str()) {
+                Some(labels) => Ok(classes::port(&info.name, labels)),
+                None => port("output", info),
+            })
+            .collect()
     }
 }
 
@@ -229,13 +252,18 @@ fn port(kind: &str, info: &ValueInfo) -> Result<Port, String> {
         .r#type
         .as_ref()
         .and_then(TypeProto::tensor)
-        .ok_or_else(|| format!("{kind} `{}` is not a tensor", info.name))?;
+        .ok_or_else(|| {
+            let cure = classes::cure(kind, false);
+            format!("{kind} `{}` is not a tensor{cure}", info.name)
+        })?;
     let ty = PortType::from_onnx(tensor.elem_type).ok_or_else(|| {
+        let is_text = tensor.elem_type == known::STRING;
         format!(
-            "{kind} `{}` has the ONNX type {} ({}), which wasi-nn cannot carry: it carries bool, int8, uint8, int32, int64, float16, bfloat16, float and double",
+            "{kind} `{}` has the ONNX type {} ({}), which wasi-nn cannot carry: it carries bool, int8, uint8, int32, int64, float16, bfloat16, float and double{}",
             info.name,
             PortType::onnx_name(tensor.elem_type),
-            tensor.elem_type
+            tensor.elem_type,
+            if is_text { classes::cure(kind, true) } else { "" }
         )
     })?;
     let dims = tensor
@@ -246,6 +274,8 @@ fn port(kind: &str, info: &ValueInfo) -> Result<Port, String> {
         name: info.name.clone(),
         ty,
         dims,
+        optional: false,
+        labels: None,
     })
 }
 

@@ -101,6 +101,29 @@ pub struct Port {
     pub ty: PortType,
     /// Its sizes, `None` where variable; `None` altogether when the graph does not say.
     pub dims: Option<Vec<Option<u32>>>,
+    /// Whether a run may leave this input out, because the graph has a default for it.
+    pub optional: bool,
+    /// What each column of this output stands for, when it is a classifier's.
+    pub labels: Option<Labels>,
+}
+
+/// The classes that a classifier tells apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// By number.
+    Numbers(Vec<i64>),
+    /// By name.
+    Names(Vec<String>),
+}
+
+impl Labels {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Numbers(numbers) => numbers.len(),
+            Self::Names(names) => names.len(),
+        }
+    }
 }
 
 impl fmt::Display for Port {
@@ -119,7 +142,8 @@ impl fmt::Display for Port {
     }
 }
 
-/// Puts a run's tensors in the order of the graph's inputs.
+/// Puts a run's tensors in the order of the graph's inputs, of which the optional ones come last. One that is left out before
+/// one that is given is [`Data::Absent`]; those after the last are not there.
 ///
 /// # Errors
 /// Names the first tensor that is missing, unknown, given twice, or of another type or shape, with what came and
@@ -138,23 +162,47 @@ pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Ten
         }
         places[at] = Some(fit(&ports[at], tensor)?);
     }
-    let missing = places.iter().position(Option::is_none);
-    if let Some(at) = missing {
+    let given = places.iter().rposition(Option::is_some);
+    let missing = places
+        .iter()
+        .zip(ports)
+        .find(|(place, port)| place.is_none() && !port.optional);
+    if let Some((_, port)) = missing {
         return Err(format!(
             "input `{}` is missing; the graph wants {}",
-            ports[at].name,
+            port.name,
             list(ports)
         ));
     }
-    Ok(places.into_iter().flatten().collect())
+    let places = places
+        .into_iter()
+        .zip(ports)
+        .take(given.map_or(0, |at| at + 1));
+    let tensors =
+        places.map(|(place, port)| place.unwrap_or_else(|| Tensor::absent(port.ty.carrier())));
+    Ok(tensors.collect())
 }
 
+/// Inputs for people: all that a run must give, and the first that it may.
 fn list(ports: &[Port]) -> String {
-    let shown: Vec<String> = ports
-        .iter()
-        .map(|port| format!("`{}` {port}", port.name))
+    /// Some graphs list each of a thousand weights.
+    const MAX_OPTIONAL: usize = 8;
+    let mut optional = 0;
+    let shown = ports.iter().filter(|port| {
+        optional += usize::from(port.optional);
+        !port.optional || optional <= MAX_OPTIONAL
+    });
+    let shown: Vec<String> = shown
+        .map(|port| match port.optional {
+            false => format!("`{}` {port}", port.name),
+            true => format!("`{}` {port} (optional)", port.name),
+        })
         .collect();
-    shown.join(", ")
+    let rest = optional.saturating_sub(MAX_OPTIONAL);
+    match rest {
+        0 => shown.join(", "),
+        _ => format!("{} and {rest} more that are optional", shown.join(", ")),
+    }
 }
 
 fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
@@ -208,6 +256,15 @@ mod tests {
             name: name.into(),
             ty: PortType::F32,
             dims: Some(dims.to_vec()),
+            optional: false,
+            labels: None,
+        }
+    }
+
+    fn optional(name: &str) -> Port {
+        Port {
+            optional: true,
+            ..port(name, &[Some(1)])
         }
     }
 
@@ -256,6 +313,33 @@ mod tests {
         assert_eq!(
             error(&ports, vec![("x", short)]),
             "input `x`: f32 [1, 4] has 3 bytes of data, wanted 16"
+        );
+    }
+
+    #[test]
+    fn optional_inputs_may_be_left_out() {
+        let ports = [port("x", &[None]), optional("a"), optional("b")];
+        let arranged = |names: &[&str]| {
+            let named = names.iter().map(|name| ((*name).to_owned(), tensor(&[1])));
+            let tensors = arrange(&ports, named.collect()).unwrap();
+            let given = tensors.iter().map(|tensor| !tensor.is_absent());
+            given.collect::<Vec<_>>()
+        };
+        assert_eq!(arranged(&["x"]), [true]);
+        assert_eq!(arranged(&["a", "x"]), [true, true]);
+        assert_eq!(arranged(&["b", "x"]), [true, false, true]);
+        assert_eq!(
+            error(&ports, vec![("a", tensor(&[1]))]),
+            "input `x` is missing; the graph wants `x` f32 [?], `a` f32 [1] (optional), `b` f32 [1] (optional)"
+        );
+        assert!(error(&ports, vec![("x", tensor(&[1])), ("a", tensor(&[2]))]).contains("`a`"));
+        let many: Vec<Port> = (0..20)
+            .map(|number| optional(&number.to_string()))
+            .collect();
+        let error = error(&many, vec![("x", tensor(&[1]))]);
+        assert!(
+            error.ends_with("`7` f32 [1] (optional) and 12 more that are optional"),
+            "{error}"
         );
     }
 

@@ -3,6 +3,7 @@
 //! It computes i64 and bool as i32, so values are converted at the border and refused where they do not fit.
 
 mod adapted;
+mod overflow;
 mod refusals;
 mod rewrites;
 mod wide;
@@ -38,6 +39,10 @@ struct Loadable {
     model: RtenModel,
     inputs: Vec<(NodeId, Port)>,
     outputs: Vec<(NodeId, Port)>,
+    /// Names of the inputs after those, which have a default.
+    optional: Vec<String>,
+    /// What counts elements that do not fit into 32 bits, and where.
+    guards: Vec<(NodeId, String)>,
 }
 
 /// rten, with the models that were adapted to it before.
@@ -81,7 +86,9 @@ impl Rten {
     ) -> Result<Loaded, String> {
         let inputs = onnx.inputs()?;
         let outputs = onnx.outputs()?;
-        for port in inputs.iter().chain(&outputs) {
+        let needed = inputs.iter().filter(|port| !port.optional);
+        let needed: Vec<Port> = needed.cloned().collect();
+        for port in needed.iter().chain(&outputs) {
             if matches!(port.ty, PortType::F16 | PortType::Bf16 | PortType::F64) {
                 return Err(format!(
                     "`{}` is {}, which rten does not compute",
@@ -105,8 +112,15 @@ impl Rten {
                 })
                 .collect()
         };
+        let guards = model.output_ids().iter().filter_map(|id| {
+            let info = model.node_info(*id)?;
+            Some((*id, overflow::guarded(info.name()?)?.to_owned()))
+        });
+        let optional = inputs.iter().filter(|port| port.optional);
         let loadable = Loadable {
-            inputs: placed(&inputs)?,
+            guards: guards.collect(),
+            optional: optional.map(|port| port.name.clone()).collect(),
+            inputs: placed(&needed)?,
             outputs: placed(&outputs)?,
             model,
         };
@@ -172,6 +186,13 @@ fn mapped(model: Vec<u8>, folder: &Path) -> Result<RtenModel, String> {
 
 impl Model for Loadable {
     fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, String> {
+        let optional = inputs.iter().skip(self.inputs.len()).zip(&self.optional);
+        let given = optional.filter(|(tensor, _)| !tensor.is_absent());
+        if let Some((_, name)) = given.last() {
+            return Err(format!(
+                "input `{name}` has a default, which is part of the graph on rten: leave it out, or use `backend = \"onnxruntime\"`"
+            ));
+        }
         let mut values = Vec::with_capacity(inputs.len());
         // What came as a guest's bytes is lent to the run, which ends before this does.
         let mut lent = Vec::with_capacity(inputs.len());
@@ -185,18 +206,36 @@ impl Model for Loadable {
             let wanted = self.model.node_info(*id).and_then(|info| info.dtype());
             values.push((*id, input(port, tensor, wanted)?));
         }
-        let ids: Vec<NodeId> = self.outputs.iter().map(|(id, _)| *id).collect();
+        let outputs = self.outputs.iter().map(|(id, _)| *id);
+        let guards = self.guards.iter().map(|(id, _)| *id);
+        let ids: Vec<NodeId> = outputs.chain(guards).collect();
         let mut options = RunOptions::default();
         options.thread_pool = worker.rten_pool();
-        let outputs = self
+        let mut outputs = self
             .model
             .run(values, &ids, Some(options))
             .map_err(|e| e.to_string())?;
+        let counts = outputs.split_off(self.outputs.len());
+        for ((_, what), count) in self.guards.iter().zip(counts) {
+            if !is_zero(&count) {
+                return Err(format!(
+                    "{what} gives i64 values beyond the 32 bits that rten computes with; use `backend = \"onnxruntime\"`"
+                ));
+            }
+        }
         self.outputs
             .iter()
             .zip(outputs)
             .map(|((_, port), value)| output(port, value))
             .collect()
+    }
+}
+
+fn is_zero(count: &Value) -> bool {
+    use rten_tensor::AsView;
+    match count {
+        Value::Int32Tensor(count) => count.iter().all(|count| *count == 0),
+        _ => false,
     }
 }
 
@@ -240,7 +279,9 @@ fn input<'a>(
         PortType::I64 => {
             let wide = tensor.data.elements::<i64>()?;
             let narrow = wide.iter().map(|value| {
-                i32::try_from(*value).map_err(|_| {
+                // The least of all has no opposite, and so none of its own in 32 bits.
+                let narrow = i32::try_from(*value).ok().filter(|value| *value != i32::MIN);
+                narrow.ok_or_else(|| {
                     failed(&format_args!(
                         "{value} does not fit into the 32 bits that rten computes with; use `backend = \"onnxruntime\"`"
                     ))

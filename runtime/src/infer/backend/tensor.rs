@@ -88,6 +88,8 @@ pub enum Data {
     I32(Vec<i32>),
     I64(Vec<i64>),
     Kept(Arc<dyn Kept>),
+    /// None: an optional input that a run leaves to the graph's default.
+    Absent,
 }
 
 impl Data {
@@ -102,6 +104,7 @@ impl Data {
             Self::I32(data) => size_of_val(&data[..]),
             Self::I64(data) => size_of_val(&data[..]),
             Self::Kept(data) => data.bytes(),
+            Self::Absent => 0,
         }
     }
 
@@ -127,6 +130,7 @@ impl Data {
             Self::I32(data) => bytemuck::cast_slice(data),
             Self::I64(data) => bytemuck::cast_slice(data),
             Self::Kept(data) => return data.read(),
+            Self::Absent => &[],
         }))
     }
 
@@ -163,6 +167,20 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// Stands for an optional input that is left out.
+    pub fn absent(ty: ElementType) -> Self {
+        Self {
+            ty,
+            dims: Vec::new(),
+            data: Data::Absent,
+        }
+    }
+
+    /// Whether it stands for an optional input that is left out.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.data, Data::Absent)
+    }
+
     /// Bytes that the type and the dimensions ask for; `None` when no memory could hold them.
     ///
     /// A dimension of zero does not hide an overflow of the others, which a backend would multiply all the same.

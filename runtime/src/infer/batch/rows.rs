@@ -10,7 +10,7 @@ use crate::infer::backend::tensor::{Data, Tensor};
 /// Names the first input or output whose first dimension is none or fixed, with what is there.
 pub(crate) fn joinable(inputs: &[Port], outputs: &[Port]) -> Result<(), String> {
     for (side, ports) in [("input", inputs), ("output", outputs)] {
-        for port in ports {
+        for port in ports.iter().filter(|port| !port.optional) {
             let varies = port
                 .dims
                 .as_ref()
@@ -23,9 +23,9 @@ pub(crate) fn joinable(inputs: &[Port], outputs: &[Port]) -> Result<(), String> 
             }
         }
     }
-    match inputs {
-        [] => Err("it has no inputs".into()),
-        _ => Ok(()),
+    match inputs.iter().any(|port| !port.optional) {
+        false => Err("it has no inputs".into()),
+        true => Ok(()),
     }
 }
 
@@ -116,6 +116,8 @@ mod tests {
             name: name.into(),
             ty: PortType::U8,
             dims: dims.map(<[_]>::to_vec),
+            optional: false,
+            labels: None,
         }
     }
 

@@ -13,6 +13,7 @@ pub(crate) const UINT8: i32 = 2;
 pub(crate) const INT8: i32 = 3;
 pub(crate) const INT32: i32 = 6;
 pub(crate) const INT64: i32 = 7;
+pub(crate) const STRING: i32 = 8;
 pub(crate) const BOOL: i32 = 9;
 pub(crate) const DOUBLE: i32 = 11;
 

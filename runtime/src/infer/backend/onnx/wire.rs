@@ -98,13 +98,21 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// Number of the field of a graph that lists its outputs.
+pub(crate) const GRAPH_OUTPUT: u64 = 12;
+
 /// What is changed on the way.
 pub(crate) trait Edit {
     /// A graph begins, the outermost first.
     fn enter(&mut self, _graph: &[u8]) {}
 
-    /// It ends.
-    fn leave(&mut self) {}
+    /// It ends. What is appended here are more fields of it.
+    fn leave(&mut self, _graph: &mut Vec<u8>) {}
+
+    /// What stands for this output of a graph, or nothing when it stays as it is.
+    fn output(&mut self, _info: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
 
     /// What stands for this node: encoded nodes, or nothing when it stays as it is.
     fn node(&mut self, _node: &[u8]) -> Result<Option<Vec<Vec<u8>>>, String> {
@@ -160,6 +168,10 @@ fn copy(message: &Message, bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit)
     for field in fields(bytes) {
         match message.inner(field.tag) {
             Some(inner) if is_graph && inner.is(&NODE_PROTO) => node(&field, out, edit)?,
+            Some(_) if is_graph && field.tag == GRAPH_OUTPUT => match edit.output(field.payload)? {
+                Some(info) => put(out, field.tag, &info),
+                None => out.extend_from_slice(field.whole),
+            },
             Some(_) if is_entry(message, field.tag) => {
                 nested(out, &field, |bytes, out| entry(bytes, out, edit))?;
             }
@@ -174,7 +186,7 @@ fn copy(message: &Message, bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit)
         }
     }
     if is_graph {
-        edit.leave();
+        edit.leave(out);
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Runs of an ONNX Runtime session: tensors in, tensors out.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::Arc;
 
@@ -37,14 +37,20 @@ struct OffHost {
 
 impl Model for SharedSession {
     fn run(&self, tensors: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, String> {
-        let inputs = self.inputs.iter().zip(&tensors);
-        let inputs: Vec<Input<'_>> = inputs
-            .map(|(port, tensor)| input(port, tensor))
-            .collect::<Result<_, _>>()?;
+        let ports = self.inputs.iter().zip(&self.input_names);
+        let given = ports
+            .zip(&tensors)
+            .filter(|(_, tensor)| !tensor.is_absent());
+        let mut names = Vec::with_capacity(tensors.len());
+        let mut inputs = Vec::with_capacity(tensors.len());
+        for ((port, name), tensor) in given {
+            names.push(name.as_ptr());
+            inputs.push(input(port, tensor)?);
+        }
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
         let outputs = match &self.device {
-            None => self.run_plain(&values),
-            Some(memories) => self.run_bound(&values, memories),
+            None => self.run_plain(&names, &values),
+            Some(memories) => self.run_bound(&names, &values, memories),
         };
         let outputs = outputs.map_err(|e| e.to_string())?;
         let outputs = self.outputs.iter().zip(outputs).enumerate();
@@ -108,9 +114,12 @@ impl SharedSession {
     }
 
     /// The library's `Run`, which the binding offers only for exclusive sessions.
-    fn run_plain(&self, inputs: &[*const ort::sys::OrtValue]) -> ort::Result<Vec<DynValue>> {
-        let names = |names: &[CString]| names.iter().map(|name| name.as_ptr()).collect::<Vec<_>>();
-        let (input_names, output_names) = (names(&self.input_names), names(&self.output_names));
+    fn run_plain(
+        &self,
+        input_names: &[*const c_char],
+        inputs: &[*const ort::sys::OrtValue],
+    ) -> ort::Result<Vec<DynValue>> {
+        let output_names: Vec<_> = self.output_names.iter().map(|name| name.as_ptr()).collect();
         let mut outputs = vec![null_mut(); output_names.len()];
         // SAFETY: names, inputs and outputs are arrays of the lengths given, alive until the call returns. ONNX
         // Runtime documents `OrtApi::Run` as callable from several threads on one session; one session per caller would
@@ -133,14 +142,15 @@ impl SharedSession {
     /// Runs with outputs where they are wanted, by the library's IO binding: `Run` would bring all to the host.
     fn run_bound(
         &self,
+        input_names: &[*const c_char],
         inputs: &[*const ort::sys::OrtValue],
         memories: &OffHost,
     ) -> ort::Result<Vec<DynValue>> {
         let api = ort::api();
         let binding = Binding::new(&self.session)?;
-        for (name, value) in self.input_names.iter().zip(inputs) {
+        for (name, value) in input_names.iter().zip(inputs) {
             // SAFETY: binding, name and value are alive; the value stays so until the run is over.
-            let status = unsafe { (api.BindInput)(binding.0.as_ptr(), name.as_ptr(), *value) };
+            let status = unsafe { (api.BindInput)(binding.0.as_ptr(), *name, *value) };
             // SAFETY: the status that the call gave, read once.
             unsafe { ort::Error::result_from_status(status)? };
         }

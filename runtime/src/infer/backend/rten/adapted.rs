@@ -5,16 +5,20 @@ use std::rc::Rc;
 
 use prost::Message;
 
+use super::overflow::Ranges;
 use super::{refusals, rewrites, wide};
-use crate::infer::backend::onnx::known::Known;
-use crate::infer::backend::onnx::wire::{Edit, edited, put};
-use crate::infer::backend::onnx::{ModelProto, NodeProto, light, tables};
+use crate::infer::backend::onnx::known::{INT32, Known};
+use crate::infer::backend::onnx::wire::{Edit, GRAPH_OUTPUT, edited, fields, put};
+use crate::infer::backend::onnx::{
+    ModelProto, NodeProto, Shape, TensorType, TypeProto, ValueInfo, light, tables, type_proto,
+};
 
 /// What [`adapted`] makes of a model depends on this alone: what here was written, and for which rten.
 pub(super) fn key() -> String {
     [
         super::VERSION,
         include_str!("adapted.rs"),
+        include_str!("overflow.rs"),
         include_str!("refusals.rs"),
         include_str!("rewrites.rs"),
         include_str!("wide.rs"),
@@ -40,44 +44,93 @@ pub(super) fn adapted(
     let mut adapt = Adapt {
         opset: model.opset(),
         scopes: Vec::new(),
+        ranges: Ranges::default(),
     };
     edited(bytes, &mut adapt)
 }
 
+/// Number of the field of a graph that lists its inputs.
+const GRAPH_INPUT: u64 = 11;
+
 struct Adapt {
     opset: i64,
     scopes: Vec<Rc<Known>>,
+    ranges: Ranges,
 }
 
 impl Edit for Adapt {
     fn enter(&mut self, graph: &[u8]) {
         let inside = Known::inside(self.scopes.last().cloned(), graph);
         self.scopes.push(Rc::new(inside));
+        let inputs = fields(graph).filter(|field| field.tag == GRAPH_INPUT);
+        let names = inputs.filter_map(|info| {
+            let name = fields(info.payload).find(|field| field.tag == 1)?;
+            std::str::from_utf8(name.payload).ok()
+        });
+        self.ranges.enter(names);
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, graph: &mut Vec<u8>) {
         self.scopes.pop();
+        self.ranges.leave();
+        if self.scopes.is_empty() {
+            for guard in self.ranges.guards.drain(..) {
+                put(graph, GRAPH_OUTPUT, &count(guard).encode_to_vec());
+            }
+        }
     }
 
     fn node(&mut self, bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, String> {
         let node = light::<NodeProto>(&tables::NODE_PROTO, bytes)
             .map_err(|e| format!("not a valid ONNX model: {e}"))?;
-        if node.is_standard() {
-            let known = self.scopes.last().cloned().unwrap_or_default();
-            if let Some(why) = refusals::of_node(&node, &known, self.opset) {
-                let (operator, label) = (&node.op_type, node.label());
-                return Err(format!("operator {operator} of node `{label}`: {why}"));
+        let known = self.scopes.last().cloned().unwrap_or_default();
+        let refused = |why: &str| {
+            let (operator, label) = (&node.op_type, node.label());
+            format!("operator {operator} of node `{label}`: {why}")
+        };
+        let rewritten = match node.is_standard() {
+            true => {
+                if let Some(why) = refusals::of_node(&node, &known, self.opset) {
+                    return Err(refused(why));
+                }
+                rewrites::of_node(&node, &known, self.opset)
             }
-            if let Some(nodes) = rewrites::of_node(&node, &known, self.opset) {
-                return Ok(Some(nodes.iter().map(Message::encode_to_vec).collect()));
+            false => rewrites::of_contributed(&node),
+        };
+        let guards = self.ranges.node(&node, bytes, &known).map_err(refused)?;
+        let encoded = |nodes: &[NodeProto]| -> Vec<Vec<u8>> {
+            nodes.iter().map(Message::encode_to_vec).collect()
+        };
+        let mut nodes = match rewritten {
+            Some(nodes) => encoded(&nodes),
+            None if !node.name.is_empty() && guards.is_empty() => return Ok(None),
+            // rten names nodes in its errors, where they have names.
+            None => {
+                let mut named = bytes.to_vec();
+                if node.name.is_empty() {
+                    put(&mut named, 3, rewrites::node_name(&node).as_bytes());
+                }
+                vec![named]
             }
-        }
-        // rten names nodes in its errors, where they have names.
-        Ok(node.name.is_empty().then(|| {
-            let mut named = bytes.to_vec();
-            put(&mut named, 3, rewrites::node_name(&node).as_bytes());
-            vec![named]
-        }))
+        };
+        nodes.extend(encoded(&guards));
+        Ok(Some(nodes))
+    }
+}
+
+/// The output of a guard.
+fn count(guard: String) -> ValueInfo {
+    let tensor = TensorType {
+        elem_type: INT32,
+        shape: Some(Shape::default()),
+    };
+    ValueInfo {
+        name: guard,
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }
 

@@ -153,6 +153,26 @@ pub(super) fn of_node(node: &NodeProto, known: &Known, opset: i64) -> Option<Vec
     Some(made.nodes)
 }
 
+/// The same for an operator that is not the standard's.
+pub(super) fn of_contributed(node: &NodeProto) -> Option<Vec<NodeProto>> {
+    if node.domain != "com.microsoft" || node.op_type != "DynamicQuantizeLSTM" {
+        return None;
+    }
+    // rten infers the shape of what it gives from the weights, which it takes to be in the order of those of LSTM, and puts
+    // the wrong result in place of `Shape`. It infers nothing when it does not know the input's shape, as that of an
+    // element of a sequence.
+    let mut made = Made::of(node)?;
+    let x = node.input.first()?;
+    let sequence = made.op("SequenceConstruct", &[x], &[]);
+    let first = made.int(0);
+    let x = made.op("SequenceAt", &[&sequence, &first], &[]);
+    let mut lstm = node.clone();
+    lstm.name = node_name(node);
+    *lstm.input.first_mut()? = x;
+    made.nodes.push(lstm);
+    Some(made.nodes)
+}
+
 /// The name that rten's errors shall say. Values and nodes have their names in one room there.
 pub(super) fn node_name(node: &NodeProto) -> String {
     if node.name.is_empty() {
@@ -163,15 +183,15 @@ pub(super) fn node_name(node: &NodeProto) -> String {
 }
 
 /// Nodes that are made for one node.
-struct Made {
+pub(super) struct Made {
     label: String,
     output: String,
-    nodes: Vec<NodeProto>,
+    pub(super) nodes: Vec<NodeProto>,
     values: usize,
 }
 
 impl Made {
-    fn of(node: &NodeProto) -> Option<Self> {
+    pub(super) fn of(node: &NodeProto) -> Option<Self> {
         Some(Self {
             label: node_name(node),
             output: node.output.first()?.to_owned(),
@@ -197,12 +217,18 @@ impl Made {
     }
 
     /// A node whose output has this name.
-    fn named(&mut self, op: &str, inputs: &[&str], attributes: &[Attribute], output: &str) {
+    pub(super) fn named(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        attributes: &[Attribute],
+        output: &str,
+    ) {
         self.push(op, inputs, attributes, vec![output.to_owned()]);
     }
 
     /// A node in between.
-    fn op(&mut self, op: &str, inputs: &[&str], attributes: &[Attribute]) -> String {
+    pub(super) fn op(&mut self, op: &str, inputs: &[&str], attributes: &[Attribute]) -> String {
         let output = self.output(op);
         self.named(op, inputs, attributes, &output);
         output
@@ -235,7 +261,7 @@ impl Made {
         self.op("Constant", &[], &[attribute])
     }
 
-    fn float(&mut self, f: f32) -> String {
+    pub(super) fn float(&mut self, f: f32) -> String {
         self.constant(Attribute {
             name: "value_float".into(),
             f,
@@ -253,7 +279,7 @@ impl Made {
         })
     }
 
-    fn int(&mut self, i: i64) -> String {
+    pub(super) fn int(&mut self, i: i64) -> String {
         self.constant(int("value_int", i))
     }
 
@@ -329,7 +355,7 @@ fn ints(name: &str, values: Vec<i64>) -> Attribute {
     }
 }
 
-fn int(name: &str, i: i64) -> Attribute {
+pub(super) fn int(name: &str, i: i64) -> Attribute {
     Attribute {
         name: name.into(),
         i,
