@@ -132,7 +132,10 @@ fn weights_behind_a_link_out_of_the_folder_are_refused() {
 #[test]
 fn a_pushed_link_may_have_its_weights_where_it_leads() {
     use std::os::unix::fs::symlink;
-    let cache = project("", &[("blobs/1", ""), ("blobs/2", "1234"), ("secret", "1234")]);
+    let cache = project(
+        "",
+        &[("blobs/1", ""), ("blobs/2", "1234"), ("secret", "1234")],
+    );
     let at = |path: &str| cache.path().join(path);
     fs::write(at("blobs/1"), model("model.onnx_data")).unwrap();
     fs::create_dir_all(at("snapshots/main/onnx")).unwrap();

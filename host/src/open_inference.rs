@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use samovar_runtime::backend::Ports;
-use samovar_runtime::backend::port::{Port, PortType};
+use samovar_runtime::backend::port::{Labels, Port, PortType};
 use serde::Serialize;
+use serde_json::Value;
 
 /// The component. `cargo xtask built-in` makes it of `examples/open-inference`: whoever builds this program needs no
 /// toolchain for guests, and whoever pushes a graph has nothing but this program.
@@ -37,6 +38,12 @@ struct Tensor {
     datatype: &'static str,
     /// -1 where any size will do; `None` when not even the number of dimensions is known.
     shape: Option<Vec<i64>>,
+    /// Whether a request may leave it out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    optional: bool,
+    /// What each column stands for, of the output of a classifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Value>,
 }
 
 impl Description {
@@ -78,7 +85,8 @@ impl Description {
             Some(graph) => graph,
             None => self.graphs.get("default").or(self.graphs.values().next())?,
         };
-        let inputs: Option<Vec<String>> = graph.inputs.iter().map(zeros).collect();
+        let needed = graph.inputs.iter().filter(|input| !input.optional);
+        let inputs: Option<Vec<String>> = needed.map(zeros).collect();
         let example = format!(r#"{{"inputs": [{}]}}"#, inputs?.join(", "));
         (example.len() <= EXAMPLE_BYTES).then_some(example)
     }
@@ -90,6 +98,11 @@ fn tensor(port: Port) -> Tensor {
         name: port.name,
         datatype: datatype(port.ty),
         shape: port.dims.map(|dims| sizes(dims).collect()),
+        optional: port.optional,
+        labels: port.labels.map(|labels| match labels {
+            Labels::Numbers(numbers) => numbers.into(),
+            Labels::Names(names) => names.into(),
+        }),
     }
 }
 
@@ -119,7 +132,7 @@ fn zeros(tensor: &Tensor) -> Option<String> {
     let list = |items: Vec<String>| items.join(", ");
     Some(format!(
         r#"{{"name": {}, "datatype": "{}", "shape": [{}], "data": [{}]}}"#,
-        serde_json::Value::from(tensor.name.clone()),
+        Value::from(tensor.name.clone()),
         tensor.datatype,
         list(shape.iter().map(u64::to_string).collect()),
         list((0..elements).map(|_| "0".to_owned()).collect()),
@@ -136,6 +149,8 @@ mod tests {
             name: name.into(),
             ty,
             dims: dims.map(<[_]>::to_vec),
+            optional: false,
+            labels: None,
         }
     }
 
@@ -151,7 +166,7 @@ mod tests {
         let x = port("x", PortType::F32, Some(&[None, Some(4)]));
         let graphs = BTreeMap::from([("default".to_owned(), ports(vec![x]))]);
         let description = Description::new("iris", graphs);
-        let written: serde_json::Value = serde_json::from_slice(&description.to_json()).unwrap();
+        let written: Value = serde_json::from_slice(&description.to_json()).unwrap();
         assert_eq!(
             written,
             json!({ "name": "iris", "graphs": { "default": {
@@ -163,6 +178,31 @@ mod tests {
             description.example().unwrap(),
             r#"{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0]}]}"#
         );
+    }
+
+    #[test]
+    fn what_may_be_left_out_and_classes_are_told() {
+        let optional = Port {
+            optional: true,
+            ..port("scale", PortType::F32, Some(&[]))
+        };
+        let labels = Labels::Names(vec!["cat".into(), "dog".into()]);
+        let probabilities = Port {
+            labels: Some(labels),
+            ..port("p", PortType::F32, Some(&[None, Some(2)]))
+        };
+        let graph = Ports {
+            inputs: vec![port("x", PortType::I32, Some(&[Some(1)])), optional],
+            outputs: vec![probabilities],
+        };
+        let description = Description::new("m", BTreeMap::from([("default".to_owned(), graph)]));
+        let written: Value = serde_json::from_slice(&description.to_json()).unwrap();
+        let graph = &written["graphs"]["default"];
+        assert_eq!(graph["inputs"][0].get("optional"), None);
+        assert_eq!(graph["inputs"][1]["optional"], true);
+        assert_eq!(graph["outputs"][0]["labels"], json!(["cat", "dog"]));
+        let example = description.example().unwrap();
+        assert!(!example.contains("scale"), "{example}");
     }
 
     #[test]

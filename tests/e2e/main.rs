@@ -33,6 +33,7 @@ mod keys;
 mod kills;
 mod lifecycle;
 mod magika;
+mod numbers;
 mod ocr;
 mod onnx_attacks;
 mod open_inference;

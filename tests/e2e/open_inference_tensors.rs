@@ -202,7 +202,11 @@ async fn what_is_not_finite_goes_both_ways_as_a_word() -> Result<()> {
     push_folder(
         &server,
         "floats",
-        &[("log", log), ("same", identity(F32)), ("whole", identity(I64))],
+        &[
+            ("log", log),
+            ("same", identity(F32)),
+            ("whole", identity(I64)),
+        ],
         "",
     )?;
     let asked = |graph: &'static str, datatype: &str, shape: &str, data: &str| {
@@ -230,12 +234,42 @@ async fn what_is_not_finite_goes_both_ways_as_a_word() -> Result<()> {
     assert_eq!(status, 200, "{told}");
     assert!(told.contains(r#""data":[1000000000,-2]"#), "{told}");
     for (graph, datatype, data, wanted) in [
-        ("whole", "INT64", "[1e19, 1]", "1e19 is outside the range of INT64"),
-        ("whole", "INT64", "[0.5, 1]", "found 0.5, wanted a whole number"),
-        ("whole", "INT64", r#"["NaN", 1]"#, r#"found \"NaN\", wanted a whole"#),
-        ("same", "FP32", "[NaN, 1]", r#"write \"NaN\", \"Infinity\" or"#),
-        ("same", "FP32", "[-Infinity, 1]", r#"write \"NaN\", \"Infinity\" or"#),
-        ("same", "FP32", "[1e400, 1]", "1e400 is outside the range of FP32"),
+        (
+            "whole",
+            "INT64",
+            "[1e19, 1]",
+            "1e19 is outside the range of INT64",
+        ),
+        (
+            "whole",
+            "INT64",
+            "[0.5, 1]",
+            "found 0.5, wanted a whole number",
+        ),
+        (
+            "whole",
+            "INT64",
+            r#"["NaN", 1]"#,
+            r#"found \"NaN\", wanted a whole"#,
+        ),
+        (
+            "same",
+            "FP32",
+            "[NaN, 1]",
+            r#"write \"NaN\", \"Infinity\" or"#,
+        ),
+        (
+            "same",
+            "FP32",
+            "[-Infinity, 1]",
+            r#"write \"NaN\", \"Infinity\" or"#,
+        ),
+        (
+            "same",
+            "FP32",
+            "[1e400, 1]",
+            "1e400 is outside the range of FP32",
+        ),
     ] {
         let (status, told) = asked(graph, datatype, "[1,2]", data).await?;
         assert_eq!(status, 400, "{data}: {told}");

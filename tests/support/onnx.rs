@@ -179,6 +179,139 @@ fn operators(domain: &str, version: u64) -> Vec<u8> {
     set
 }
 
+/// An operator of any domain with any number of outputs and attributes.
+pub struct Operator<'a> {
+    /// `""` for the standard's.
+    pub domain: &'a str,
+    /// As `ZipMap`.
+    pub op: &'a str,
+    /// Names of its inputs; an empty one is left out.
+    pub inputs: &'a [&'a str],
+    /// Names of its outputs.
+    pub outputs: &'a [&'a str],
+    /// Each with its name.
+    pub attributes: &'a [(&'a str, Attribute<'a>)],
+}
+
+/// The value of an attribute.
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Attribute<'a> {
+    Int(i64),
+    Ints(&'a [i64]),
+    Floats(&'a [f32]),
+    Text(&'a str),
+    Texts(&'a [&'a str]),
+}
+
+/// The bytes of a model of any operators. `sets` are the versions of the domains; inputs and outputs come from [`port`] and
+/// [`maps`].
+pub fn model_of(
+    sets: &[(&str, u64)],
+    operators: &[Operator<'_>],
+    weights: &[Weight<'_>],
+    inputs: &[Vec<u8>],
+    outputs: &[Vec<u8>],
+) -> Vec<u8> {
+    let mut graph = Vec::new();
+    for operator in operators {
+        field(&mut graph, 1, &operator_bytes(operator));
+    }
+    field(&mut graph, 2, b"test");
+    for weight in weights {
+        field(&mut graph, 5, &inside(weight));
+    }
+    for input in inputs {
+        field(&mut graph, 11, input);
+    }
+    for output in outputs {
+        field(&mut graph, 12, output);
+    }
+    let mut model = Vec::new();
+    number(&mut model, 1, 8);
+    field(&mut model, 7, &graph);
+    for (domain, version) in sets {
+        let mut set = Vec::new();
+        field(&mut set, 1, domain.as_bytes());
+        number(&mut set, 2, *version);
+        field(&mut model, 8, &set);
+    }
+    model
+}
+
+fn operator_bytes(operator: &Operator<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for input in operator.inputs {
+        field(&mut bytes, 1, input.as_bytes());
+    }
+    for output in operator.outputs {
+        field(&mut bytes, 2, output.as_bytes());
+    }
+    let name = format!("the-{}", operator.op);
+    field(&mut bytes, 3, name.as_bytes());
+    field(&mut bytes, 4, operator.op.as_bytes());
+    for (name, value) in operator.attributes {
+        let mut attribute = Vec::new();
+        field(&mut attribute, 1, name.as_bytes());
+        let kind = match value {
+            Attribute::Int(value) => {
+                number(&mut attribute, 3, value.cast_unsigned());
+                2
+            }
+            Attribute::Text(text) => {
+                field(&mut attribute, 4, text.as_bytes());
+                3
+            }
+            Attribute::Floats(values) => {
+                let bytes: Vec<u8> = values.iter().flat_map(|one| one.to_le_bytes()).collect();
+                field(&mut attribute, 7, &bytes);
+                6
+            }
+            Attribute::Ints(values) => {
+                values
+                    .iter()
+                    .for_each(|one| number(&mut attribute, 8, one.cast_unsigned()));
+                7
+            }
+            Attribute::Texts(texts) => {
+                texts
+                    .iter()
+                    .for_each(|text| field(&mut attribute, 9, text.as_bytes()));
+                8
+            }
+        };
+        number(&mut attribute, 20, kind);
+        field(&mut bytes, 5, &attribute);
+    }
+    field(&mut bytes, 7, operator.domain.as_bytes());
+    bytes
+}
+
+/// A tensor of a graph's surface.
+pub fn port(name: &str, ty: u64, dims: &[Option<u64>]) -> Vec<u8> {
+    value(&Value { name, ty, dims })
+}
+
+/// An output that is a list of maps from keys of this type to f32, as ZipMap gives.
+pub fn maps(name: &str, key: u64) -> Vec<u8> {
+    let mut tensor = Vec::new();
+    number(&mut tensor, 1, 1);
+    let mut float = Vec::new();
+    field(&mut float, 1, &tensor);
+    let mut map = Vec::new();
+    number(&mut map, 1, key);
+    field(&mut map, 2, &float);
+    let mut item = Vec::new();
+    field(&mut item, 5, &map);
+    let mut sequence = Vec::new();
+    field(&mut sequence, 1, &item);
+    let mut ty = Vec::new();
+    field(&mut ty, 4, &sequence);
+    let mut info = Vec::new();
+    field(&mut info, 1, name.as_bytes());
+    field(&mut info, 2, &ty);
+    info
+}
+
 fn inside(weight: &Weight<'_>) -> Vec<u8> {
     let mut tensor = Vec::with_capacity(weight.data.len() + 64);
     for dim in weight.dims {

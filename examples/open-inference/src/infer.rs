@@ -301,7 +301,9 @@ fn not_json(json: &[u8], error: &serde_json::Error) -> &'static str {
     let found = found.strip_prefix(b"-").unwrap_or(found);
     let is_word = [&b"NaN"[..], b"aN", b"Inf", b"nan", b"inf"];
     match is_word.iter().any(|word| found.starts_with(word)) {
-        true => ": JSON has no such number, write \"NaN\", \"Infinity\" or \"-Infinity\" with the quotes",
+        true => {
+            ": JSON has no such number, write \"NaN\", \"Infinity\" or \"-Infinity\" with the quotes"
+        }
         false => "",
     }
 }

@@ -67,10 +67,7 @@ impl Model for OpenInference {
 fn answer(served: &Served, rest: &[&str], request: Request) -> Result<Response, Error> {
     match rest {
         [] => get(&request, || served.metadata()),
-        ["ready"] => get(
-            &request,
-            || json!({ "name": served.name(), "ready": true }),
-        ),
+        ["ready"] => get(&request, || json!({ "name": served.name(), "ready": true })),
         ["infer"] if request.method() == "POST" => infer(served, request),
         ["infer"] => Err(Error::method_not_allowed(request.method(), "POST")),
         _ => Err(Error::not_found(format!(

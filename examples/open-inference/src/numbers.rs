@@ -113,18 +113,16 @@ fn push(bytes: &mut Vec<u8>, token: &[u8], datatype: Datatype) -> Result<(), Str
         }
         _ => {
             let value = integer(token, datatype)?;
-            let fits = match datatype {
-                Datatype::Uint8 => u8::try_from(value).map(|value| bytes.push(value)),
-                Datatype::Int8 => {
-                    i8::try_from(value).map(|value| bytes.extend_from_slice(&value.to_le_bytes()))
-                }
-                Datatype::Int32 => {
-                    i32::try_from(value).map(|value| bytes.extend_from_slice(&value.to_le_bytes()))
-                }
-                _ => {
-                    i64::try_from(value).map(|value| bytes.extend_from_slice(&value.to_le_bytes()))
-                }
-            };
+            let fits =
+                match datatype {
+                    Datatype::Uint8 => u8::try_from(value).map(|value| bytes.push(value)),
+                    Datatype::Int8 => i8::try_from(value)
+                        .map(|value| bytes.extend_from_slice(&value.to_le_bytes())),
+                    Datatype::Int32 => i32::try_from(value)
+                        .map(|value| bytes.extend_from_slice(&value.to_le_bytes())),
+                    _ => i64::try_from(value)
+                        .map(|value| bytes.extend_from_slice(&value.to_le_bytes())),
+                };
             fits.map_err(|_| outside(token, datatype))?;
         }
     }
@@ -186,7 +184,11 @@ fn integer(token: &str, datatype: Datatype) -> Result<i128, String> {
         .and_then(|scale| 10i128.checked_pow(scale))
         .and_then(|scale| significant.parse::<i128>().ok()?.checked_mul(scale))
         .ok_or_else(|| outside(token, datatype))?;
-    Ok(if token.starts_with('-') { -value } else { value })
+    Ok(if token.starts_with('-') {
+        -value
+    } else {
+        value
+    })
 }
 
 fn wrong(token: &str, datatype: Datatype) -> String {
@@ -197,7 +199,10 @@ fn wrong(token: &str, datatype: Datatype) -> String {
             "found {shown}, wanted a number of {}, \"NaN\", \"Infinity\" or \"-Infinity\"",
             datatype.name()
         ),
-        _ => format!("found {shown}, wanted a whole number of {}", datatype.name()),
+        _ => format!(
+            "found {shown}, wanted a whole number of {}",
+            datatype.name()
+        ),
     }
 }
 

@@ -51,7 +51,10 @@ fn every_type_goes_both_ways() {
         (Datatype::Uint8, "[0,255]"),
         (Datatype::Int8, "[-128,127]"),
         (Datatype::Int32, "[-2147483648,2147483647]"),
-        (Datatype::Int64, "[-9223372036854775808,9223372036854775807]"),
+        (
+            Datatype::Int64,
+            "[-9223372036854775808,9223372036854775807]",
+        ),
         (Datatype::Fp16, "[0.5,-65504.0]"),
         (Datatype::Bf16, "[0.5,-2.0]"),
         (Datatype::Fp32, "[0.1,-2.0]"),
@@ -87,11 +90,21 @@ fn integers_are_exact_in_every_notation_or_refused() {
     ] {
         assert_eq!(there_and_back(text, Datatype::Int64, 1), wanted, "{text}");
     }
-    for text in ["[0.5]", "[15e-1]", "[1e-1]", "[9007199254740993.5]", "[1e-99999999999999999999]"] {
+    for text in [
+        "[0.5]",
+        "[15e-1]",
+        "[1e-1]",
+        "[9007199254740993.5]",
+        "[1e-99999999999999999999]",
+    ] {
         let error = bytes(text, Datatype::Int64, &[1]).unwrap_err();
         assert!(error.contains("wanted a whole number of INT64"), "{error}");
     }
-    for text in ["[9223372036854775808]", "[1e19]", "[1e99999999999999999999]"] {
+    for text in [
+        "[9223372036854775808]",
+        "[1e19]",
+        "[1e99999999999999999999]",
+    ] {
         let error = bytes(text, Datatype::Int64, &[1]).unwrap_err();
         assert!(error.contains("is outside the range of INT64"), "{error}");
     }
@@ -108,30 +121,128 @@ fn numbers_are_rounded_once() {
 #[test]
 fn what_does_not_fit_is_refused_with_its_place() {
     for (text, datatype, shape, wanted) in [
-        ("[256]", Datatype::Uint8, &[1][..], "data[0]: 256 is outside the range of UINT8"),
-        ("[1,1e39]", Datatype::Fp32, &[2], "data[1]: 1e39 is outside the range of FP32"),
-        ("[[1],[-1e39]]", Datatype::Fp32, &[2, 1], "data[1][0]: -1e39 is outside"),
-        ("[70000]", Datatype::Fp16, &[1], "70000 is outside the range of FP16"),
-        ("[3.4e38]", Datatype::Bf16, &[1], "3.4e38 is outside the range of BF16"),
-        ("[1e309]", Datatype::Fp64, &[1], "1e309 is outside the range of FP64"),
-        ("[1.5]", Datatype::Int64, &[1], "data[0]: found 1.5, wanted a whole number of INT64"),
-        ("[\"a\"]", Datatype::Fp32, &[1], "data[0]: found \"a\", wanted a number of FP32"),
-        ("[null]", Datatype::Fp32, &[1], "data[0]: found null, wanted a number of FP32, \"NaN\""),
-        ("[{\"a\":[1]}]", Datatype::Fp32, &[1], "data[0]: found an object"),
-        ("[2]", Datatype::Bool, &[1], "data[0]: found 2, wanted true, false, 0 or 1"),
-        ("[true]", Datatype::Fp32, &[1], "data[0]: found true, wanted a number of FP32"),
+        (
+            "[256]",
+            Datatype::Uint8,
+            &[1][..],
+            "data[0]: 256 is outside the range of UINT8",
+        ),
+        (
+            "[1,1e39]",
+            Datatype::Fp32,
+            &[2],
+            "data[1]: 1e39 is outside the range of FP32",
+        ),
+        (
+            "[[1],[-1e39]]",
+            Datatype::Fp32,
+            &[2, 1],
+            "data[1][0]: -1e39 is outside",
+        ),
+        (
+            "[70000]",
+            Datatype::Fp16,
+            &[1],
+            "70000 is outside the range of FP16",
+        ),
+        (
+            "[3.4e38]",
+            Datatype::Bf16,
+            &[1],
+            "3.4e38 is outside the range of BF16",
+        ),
+        (
+            "[1e309]",
+            Datatype::Fp64,
+            &[1],
+            "1e309 is outside the range of FP64",
+        ),
+        (
+            "[1.5]",
+            Datatype::Int64,
+            &[1],
+            "data[0]: found 1.5, wanted a whole number of INT64",
+        ),
+        (
+            "[\"a\"]",
+            Datatype::Fp32,
+            &[1],
+            "data[0]: found \"a\", wanted a number of FP32",
+        ),
+        (
+            "[null]",
+            Datatype::Fp32,
+            &[1],
+            "data[0]: found null, wanted a number of FP32, \"NaN\"",
+        ),
+        (
+            "[{\"a\":[1]}]",
+            Datatype::Fp32,
+            &[1],
+            "data[0]: found an object",
+        ),
+        (
+            "[2]",
+            Datatype::Bool,
+            &[1],
+            "data[0]: found 2, wanted true, false, 0 or 1",
+        ),
+        (
+            "[true]",
+            Datatype::Fp32,
+            &[1],
+            "data[0]: found true, wanted a number of FP32",
+        ),
         ("[1,2,3]", Datatype::Fp32, &[2], "more numbers than the 2"),
-        ("[1,2]", Datatype::Fp32, &[3], "there are 2 numbers, its shape [3] takes 3"),
+        (
+            "[1,2]",
+            Datatype::Fp32,
+            &[3],
+            "there are 2 numbers, its shape [3] takes 3",
+        ),
         ("7", Datatype::Fp32, &[2], "there are 1 numbers"),
-        ("[[1,2],[3]]", Datatype::Fp32, &[2, 2], "data[1]: this list has 1 items"),
-        ("[[1,2],[3]]", Datatype::Fp32, &[3], "data[0]: found lists in 1 lists"),
-        ("[[1,2,3],[4]]", Datatype::Fp32, &[2, 2], "data[0][2]: there are more items than the 2"),
-        ("[[1],2]", Datatype::Fp32, &[2, 1], "data[1]: found a number in 1 lists"),
-        ("[1,[2]]", Datatype::Fp32, &[2], "data[1]: found a list among numbers"),
-        ("[[1,2]]", Datatype::Fp32, &[2], "data[0]: found lists in 1 lists"),
+        (
+            "[[1,2],[3]]",
+            Datatype::Fp32,
+            &[2, 2],
+            "data[1]: this list has 1 items",
+        ),
+        (
+            "[[1,2],[3]]",
+            Datatype::Fp32,
+            &[3],
+            "data[0]: found lists in 1 lists",
+        ),
+        (
+            "[[1,2,3],[4]]",
+            Datatype::Fp32,
+            &[2, 2],
+            "data[0][2]: there are more items than the 2",
+        ),
+        (
+            "[[1],2]",
+            Datatype::Fp32,
+            &[2, 1],
+            "data[1]: found a number in 1 lists",
+        ),
+        (
+            "[1,[2]]",
+            Datatype::Fp32,
+            &[2],
+            "data[1]: found a list among numbers",
+        ),
+        (
+            "[[1,2]]",
+            Datatype::Fp32,
+            &[2],
+            "data[0]: found lists in 1 lists",
+        ),
     ] {
         let error = bytes(text, datatype, shape).unwrap_err();
-        assert!(error.contains(wanted), "{text}\nfound  {error}\nwanted {wanted}");
+        assert!(
+            error.contains(wanted),
+            "{text}\nfound  {error}\nwanted {wanted}"
+        );
     }
 }
 

@@ -280,6 +280,8 @@ mod tests {
             name: "it's".into(),
             ty: PortType::F32,
             dims: Some(dims.to_vec()),
+            optional: false,
+            labels: None,
         };
         let ports = |dims| Ports {
             inputs: vec![port(dims)],
