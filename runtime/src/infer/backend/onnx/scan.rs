@@ -120,6 +120,9 @@ impl Scanner {
             }
             seen |= bit;
             if is_left_out(message, field) {
+                if let Kind::Message(inner) = field.kind {
+                    self.left_out(inner, raw.payload, depth + 1)?;
+                }
                 continue;
             }
             match field.kind {
@@ -136,6 +139,19 @@ impl Scanner {
         if message.is(&TENSOR_PROTO) || message.is(&NODE_PROTO) {
             self.references.extend(found.reference(message));
         }
+        Ok(())
+    }
+
+    /// Checks a message that nothing is decoded of.
+    fn left_out(
+        &mut self,
+        message: &'static Message,
+        bytes: &[u8],
+        depth: usize,
+    ) -> Result<(), String> {
+        let before = self.decoded_bytes;
+        self.message(message, bytes, &mut Vec::new(), depth)?;
+        self.decoded_bytes = before;
         Ok(())
     }
 

@@ -144,6 +144,10 @@ fn what_the_schema_does_not_know_is_refused() {
     let mut other = Vec::new();
     put_number(&mut other, 2, 7);
     assert!(graph(&other).contains("wire type 0"));
+    // Also in what is not decoded.
+    let mut metadata = Vec::new();
+    put(&mut metadata, 16, &[0x00, 0x00]);
+    assert!(graph(&metadata).contains("StringStringEntryProto has field 0"));
     // A group, which older parsers skip with all that is in it.
     assert!(graph(&[0x2b, 0x2c]).contains("damaged"));
     assert!(graph(&[0x0a, 0x7f]).contains("cut off at its byte 0"));
