@@ -11,7 +11,7 @@ mod starting;
 mod upkeep;
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ use crate::meter::{Counted, Meter, Outcome};
 use crate::replica::{Call, Replica, Served, StartTimings};
 use crate::roster::Roster;
 use crate::sandbox::Capabilities;
-use crate::slots::{IdleHolder, Slots};
+use crate::slots::{Share, Slots};
 use crate::snapshot::Setting;
 pub use error::RunError;
 use gate::Gate;
@@ -110,6 +110,7 @@ type PoolLease = Lease<Pool>;
 /// The replicas of one deployment.
 pub struct Pool {
     machine: Arc<Machine>,
+    share: Share,
     spec: DeploymentSpec,
     ledger: Mutex<Ledger<Box<Replica>, Waiter<Self>>>,
     changed: Notify,
@@ -129,8 +130,10 @@ impl Pool {
             .graphs
             .iter()
             .map(|graph| GraphUse::new(graph.name.clone(), graph.batching, meter.clone()));
-        let pool = Arc::new(Self {
-            uses: uses.collect(),
+        let uses = uses.collect();
+        Arc::new_cyclic(|pool: &Weak<Self>| Self {
+            uses,
+            share: machine.slots.share(pool.clone()),
             machine,
             spec,
             ledger: Mutex::default(),
@@ -140,10 +143,7 @@ impl Pool {
             settings: RwLock::new(settings),
             meter,
             seen: Mutex::default(),
-        });
-        let holder: Arc<dyn IdleHolder> = pool.clone();
-        pool.machine.slots.register(Arc::downgrade(&holder));
-        pool
+        })
     }
 
     /// Runs one request: on a warm replica, on a new one, or after waiting for one.
@@ -318,7 +318,7 @@ impl Pool {
     fn give_back(&self, lease: PoolLease, replica: Box<Replica>) {
         let max_requests = self.settings().max_requests_per_replica;
         let worn = max_requests.is_some_and(|max| replica.card().served() >= max);
-        if worn || self.is_spent(&replica) {
+        if worn || self.is_spent(&replica) || self.share.must_yield() {
             // Before the place is free for another.
             drop(replica);
             return drop(lease);
@@ -365,6 +365,7 @@ impl Places for Pool {
     }
 
     fn place_came_free(&self) {
+        self.share.became_idle();
         self.changed.notify_waiters();
     }
 }

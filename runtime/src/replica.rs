@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
@@ -26,6 +25,7 @@ use crate::log::{Level, LogSink, ReplicaLog};
 use crate::meter::{Alive, Meter, Outcome};
 use crate::roster::{Card, Listed};
 use crate::sandbox::{Capabilities, Sandbox};
+use crate::slots::Slot;
 use crate::stop::stop;
 
 /// Why a replica did not start.
@@ -99,7 +99,7 @@ pub(crate) struct Replica {
     proxy: Proxy,
     listed: Listed,
     alive: Alive,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Replica {
@@ -108,7 +108,7 @@ impl Replica {
         artifact: &Artifact,
         blueprint: Blueprint<'_>,
         nn: NnCtx,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         timings: &mut StartTimings,
     ) -> Result<Self, StartError> {
         let made = Instant::now();

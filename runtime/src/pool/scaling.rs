@@ -47,7 +47,7 @@ impl Pool {
     }
 
     async fn warm_one_by_one(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
-        while self.machine.slots.has_free() && self.lock().prewarm(count, &self.settings()) {
+        while self.share.has_room() && self.lock().prewarm(count, &self.settings()) {
             let lease = Lease::new(self.clone(), None, None);
             let replica = self.start(&mut StartTimings::default()).await?;
             self.give_back(lease, replica);

@@ -180,7 +180,7 @@ impl Pool {
         let begun = Instant::now();
         let artifact = self.artifact().await.map_err(StartError::Artifact)?;
         timings.artifact = begun.elapsed();
-        let slot = machine.slots.take().await;
+        let slot = self.share.take(artifact.slots).await;
         let nn = NnCtx::new(
             graphs.clone(),
             self.uses.clone(),

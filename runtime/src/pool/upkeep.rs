@@ -156,6 +156,10 @@ impl Pool {
 }
 
 impl IdleHolder for Pool {
+    fn idle(&self) -> usize {
+        self.counts().idle
+    }
+
     fn oldest_idle(&self) -> Option<Instant> {
         self.lock().oldest_idle()
     }
