@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::infer::backend::port::Port;
+use crate::infer::backend::tensor::Place;
 use crate::infer::backend::{
     BackendChoice, BackendInfo, Backends, Cards, DataFile, Device, GuestModel, LoadError, Loaded,
     SharedBackends, Source, Target, Wanted,
 };
 pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
-use crate::infer::compute::{Compute, guarded};
+use crate::infer::compute::{Compute, Computes, guarded};
 use crate::infer::run::Pace;
 pub use crate::infer::tally::{Distribution, Totals};
 use crate::infer::unloading::Unloading;
@@ -200,7 +201,7 @@ impl Drop for Claim {
 /// The graphs of a node.
 pub struct GraphStore {
     backends: SharedBackends,
-    compute: Arc<Compute>,
+    compute: Computes,
     slots: Mutex<HashMap<Key, Slot>>,
     /// Loading takes a core and much memory, so no more graphs load at once than there are cores.
     loads: Arc<tokio::sync::Semaphore>,
@@ -220,7 +221,7 @@ impl GraphStore {
     pub(crate) fn sharing(backends: SharedBackends) -> Arc<Self> {
         Arc::new(Self {
             backends,
-            compute: Arc::default(),
+            compute: Computes::default(),
             slots: Mutex::default(),
             loads: Arc::new(tokio::sync::Semaphore::new(loads_at_once())),
         })
@@ -382,13 +383,8 @@ impl GraphStore {
 }
 
 impl LoadedGraph {
-    fn new(
-        loaded: Loaded,
-        compute: Arc<Compute>,
-        name: String,
-        threads: usize,
-        bytes: u64,
-    ) -> Self {
+    fn new(loaded: Loaded, computes: Computes, name: String, threads: usize, bytes: u64) -> Self {
+        let place = loaded.model.place();
         Self {
             joinable: joinable(&loaded.inputs, &loaded.outputs).and_then(|()| {
                 match &loaded.mixes_rows {
@@ -399,9 +395,13 @@ impl LoadedGraph {
                 }
             }),
             loaded: Unloading::new(loaded, bytes),
-            compute,
+            compute: computes.at(place),
             name,
-            threads: threads.max(1),
+            // A run on a card needs one thread, to wait.
+            threads: match place {
+                Place::Host => threads.max(1),
+                Place::Cuda(_) => 1,
+            },
             bytes,
             pace: Arc::default(),
         }

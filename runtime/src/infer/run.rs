@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::infer::backend::port::arrange;
 use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{Loaded, Runs};
-use crate::infer::compute::{ComputeError, Worker, guarded};
+use crate::infer::compute::{ComputeError, Owner, Worker, guarded};
 use crate::infer::graphs::LoadedGraph;
 use crate::infer::tally::Queued;
 
@@ -96,11 +96,14 @@ impl LoadedGraph {
         names.zip(outputs).collect()
     }
 
-    /// Runs it once, alone. The inputs are the run's until it has ended, also when nobody waits for it any more.
+    /// Runs it once for a deployment, alone. The inputs are the run's until it has ended, also when its caller goes meanwhile;
+    /// `unclaimed` gets then what it gave. When the caller goes before it began, it does not begin.
     pub(crate) async fn run(
         &self,
+        owner: Owner,
         inputs: Vec<Tensor>,
         queued: Queued,
+        unclaimed: impl FnOnce(Result<Ran, ComputeFailure>) + Send + 'static,
     ) -> Result<Ran, ComputeFailure> {
         let asked = Instant::now();
         if self.is_short(&inputs) {
@@ -112,7 +115,9 @@ impl LoadedGraph {
             drop(queued);
             run_on(&loaded, &pace, worker, inputs, asked)
         };
-        self.compute.run(self.threads, job).await?
+        self.compute
+            .run(owner, self.threads, job, unclaimed)
+            .await?
     }
 
     /// Runs it once on this thread. A panic of the backend is an error of this run.
@@ -160,12 +165,13 @@ impl LoadedGraph {
         self.compute.delivered(result).await
     }
 
-    /// Runs `job` on one of the threads for this graph when its turn comes.
+    /// Runs `job` for a deployment on one of the threads for this graph when its turn comes.
     pub(crate) fn start(
         &self,
+        owner: Owner,
         job: impl FnOnce(&Worker) + Send + 'static,
     ) -> Result<(), ComputeError> {
-        self.compute.start(self.threads, job)
+        self.compute.start(owner, self.threads, job)
     }
 }
 

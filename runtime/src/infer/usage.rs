@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::infer::backend::tensor::Tensor;
 use crate::infer::batch::{Act, Batching, Kin, Queue, Waiting, rows};
-use crate::infer::compute::Worker;
+use crate::infer::compute::{Owner, Worker};
 use crate::infer::graphs::LoadedGraph;
 use crate::infer::run::{ComputeFailure, Ran, bytes};
 use crate::infer::tally::{Queued, Tally, Totals};
@@ -18,7 +18,10 @@ use crate::meter::Meter;
 /// The calls of one deployment to one graph, on this node.
 pub struct GraphUse {
     name: String,
+    owner: Owner,
     tally: Arc<Tally>,
+    /// Counts the requests that may call, and what runs took.
+    meter: Arc<Meter>,
     joint: Option<Joint>,
 }
 
@@ -28,8 +31,6 @@ struct Joint {
     queue: Mutex<Queue<Call>>,
     /// Set when a joined run gave other rows than it was given: the graph mixes them.
     lies: AtomicBool,
-    /// Requests in guests that may call.
-    meter: Arc<Meter>,
 }
 
 /// A call that waits to be joined.
@@ -39,17 +40,18 @@ struct Call {
 }
 
 impl GraphUse {
-    /// Nothing used yet. `meter` counts the requests that may call.
+    /// Nothing used yet. `meter` is the deployment's: runs of graphs that share it take turns with those of others.
     pub fn new(name: String, batching: Option<Batching>, meter: Arc<Meter>) -> Arc<Self> {
         let joint = batching.map(|rules| Joint {
             rules,
             queue: Mutex::new(Queue::new(rules)),
             lies: AtomicBool::new(false),
-            meter,
         });
         Arc::new(Self {
             name,
+            owner: Owner::of(&meter),
             tally: Arc::default(),
+            meter,
             joint,
         })
     }
@@ -77,13 +79,31 @@ impl GraphUse {
             None => {
                 let rows = inputs.first().and_then(|first| first.dims.first());
                 let rows = rows.map_or(1, |rows| u64::from(*rows));
-                let ran = graph.run(inputs, Queued::new(&self.tally)).await?;
+                let ran = self.alone(graph, inputs, rows).await?;
                 self.tally.ran(ran.took, rows);
                 self.tally.waited(ran.waited);
                 Ok(ran)
             }
         }?;
         Ok((graph.name(ran.outputs), ran.took))
+    }
+
+    async fn alone(
+        self: &Arc<Self>,
+        graph: &LoadedGraph,
+        inputs: Vec<Tensor>,
+        rows: u64,
+    ) -> Result<Ran, ComputeFailure> {
+        let (queued, usage) = (Queued::new(&self.tally), self.clone());
+        // It was computed although nobody takes it.
+        let unclaimed = move |ran: Result<Ran, ComputeFailure>| {
+            if let Ok(ran) = ran {
+                usage.tally.ran(ran.took, rows);
+                usage.tally.waited(ran.waited);
+                usage.meter.add_inference(ran.took);
+            }
+        };
+        graph.run(self.owner, inputs, queued, unclaimed).await
     }
 
     /// What the call has in common with others; `None` when it is to run alone.
@@ -105,7 +125,7 @@ impl GraphUse {
         rows: usize,
     ) -> Result<Ran, ComputeFailure> {
         let Some(joint) = &self.joint else {
-            return graph.run(inputs, Queued::new(&self.tally)).await;
+            return self.alone(graph, inputs, rows as u64).await;
         };
         // Dropped after the receiver, by whose absence the call is known.
         let _forget = Forget(joint);
@@ -121,7 +141,7 @@ impl GraphUse {
         };
         let act = joint
             .queue()
-            .push(waiting, graph.lanes(), joint.active(), arrived);
+            .push(waiting, graph.lanes(), self.active(), arrived);
         self.obey(act, graph);
         // Each call asks again when its own wait is over, so that whoever is left finds a run.
         let gone = || ComputeFailure::Backend("no thread ran it".into());
@@ -132,7 +152,7 @@ impl GraphUse {
         }
         let act = joint
             .queue()
-            .decide(graph.lanes(), joint.active(), Instant::now());
+            .decide(graph.lanes(), self.active(), Instant::now());
         self.obey(act, graph);
         result.await.unwrap_or_else(|_| Err(gone()))
     }
@@ -149,7 +169,7 @@ impl GraphUse {
             graph: graph.clone(),
         };
         // A lane that finds no thread is dropped, which tells those who wait.
-        let _ = graph.start(move |worker| lane.run(worker));
+        let _ = graph.start(self.owner, move |worker| lane.run(worker));
     }
 
     /// Runs calls of one kin as one, and each alone if that fails.
@@ -159,7 +179,7 @@ impl GraphUse {
             match self.run_joined(graph, &calls, &rows, worker) {
                 Ok(parts) => {
                     for (waiting, ran) in calls.into_iter().zip(parts) {
-                        let _ = waiting.call.done.send(Ok(ran));
+                        self.answer(waiting.call.done, Ok(ran));
                     }
                     return;
                 }
@@ -179,8 +199,24 @@ impl GraphUse {
                 self.learn(rows, input_bytes, ran.took);
                 self.tally.waited(ran.waited);
             }
-            let _ = call.done.send(ran);
+            self.answer(call.done, ran);
         }
+    }
+
+    /// Gives a call what it was run for. What nobody takes any more is counted here, and by the caller otherwise.
+    fn answer(
+        &self,
+        done: oneshot::Sender<Result<Ran, ComputeFailure>>,
+        ran: Result<Ran, ComputeFailure>,
+    ) {
+        if let Err(Ok(unclaimed)) = done.send(ran) {
+            self.meter.add_inference(unclaimed.took);
+        }
+    }
+
+    /// Requests in guests that may call.
+    fn active(&self) -> usize {
+        self.meter.serving()
     }
 
     fn run_joined(
@@ -238,10 +274,6 @@ impl Joint {
         // Nothing runs under the lock but decisions.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn active(&self) -> usize {
-        self.meter.serving()
-    }
 }
 
 /// A run that was begun, until it has ended, one way or another.
@@ -276,7 +308,7 @@ impl Drop for Lane {
                 // Nothing waits then, so nothing begins from here, where the lock of the threads is held.
                 queue.give_up();
             }
-            queue.decide(self.graph.lanes(), joint.active(), Instant::now())
+            queue.decide(self.graph.lanes(), self.usage.active(), Instant::now())
         };
         self.usage.obey(act, &self.graph);
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod classes;
 pub(crate) mod external;
+pub(crate) mod fixed_cost;
 mod inlined;
 pub(crate) mod known;
 mod mistaken;

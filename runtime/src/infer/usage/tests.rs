@@ -111,7 +111,11 @@ fn rows_are_what_they_are_alone() {
                 let found = join_all(together).await;
                 for (call, found) in asked.into_iter().zip(found) {
                     let queued = Queued::new(&Arc::default());
-                    let wanted = graph.run(call, queued).await.unwrap().outputs;
+                    let wanted = graph
+                        .run(Owner::NONE, call, queued, drop)
+                        .await
+                        .unwrap()
+                        .outputs;
                     let (found, _) = found.unwrap();
                     prop_assert_eq!(&found[0].0, "sum");
                     for ((_, found), wanted) in found.iter().zip(&wanted) {

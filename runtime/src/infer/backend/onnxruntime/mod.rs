@@ -19,6 +19,7 @@ use ort::environment::Environment;
 
 use super::devices::{Card, Driver};
 use super::onnx::external::Laid;
+use super::onnx::fixed_cost::has_fixed_cost;
 use super::onnx::{ModelProto, mixing};
 use super::tensor::Place;
 use super::{BackendInfo, Device, Loaded, Model, Runs, Source, Wanted};
@@ -191,8 +192,9 @@ impl Onnxruntime {
             backend: NAME,
             device: Device::Cpu,
             // With one thread a run happens entirely on the thread that calls it. Control flow nests the library's
-            // calls, and a guest's stack has no room for that.
-            runs: if threads == 1 && !onnx.has_inner_graphs() {
+            // calls, and a guest's stack has no room for that. What one run took says nothing of the next where that
+            // depends on values.
+            runs: if threads == 1 && !onnx.has_inner_graphs() && has_fixed_cost(onnx) {
                 Runs::Anywhere
             } else {
                 Runs::OnWorkers
