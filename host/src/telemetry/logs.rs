@@ -1,16 +1,14 @@
 //! The logs of deployments: lines from guests, the newest few megabytes of each on disk.
 //!
 //! A deployment's log is two files of JSON Lines. Lines are appended to the current one; when it is full it becomes
-//! the previous one, whose predecessor goes. Guests hand lines over through a bounded channel and never wait: what
-//! does not fit is counted, and the count is a line of the log itself.
+//! the previous one, whose predecessor goes. Guests put lines into their deployment's queue (`log_queue.rs`) and never wait:
+//! what does not fit is counted, and the count is a line of the log itself.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,14 +17,16 @@ use samovar_runtime::log::{LogLine, LogSink};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::log_queue::{LogQueue, Step};
+
 /// The newest log of one deployment that is kept, in bytes on disk.
 pub const MAX_LOG_BYTES: u64 = 16 << 20;
-/// Lines on their way to disk, of all deployments together.
-const MAX_PENDING: usize = 8192;
 /// Most lines in one answer.
 pub const MAX_LINES: usize = 1000;
 /// Log files held open; beyond this the writer opens them anew.
 const MAX_OPEN: usize = 64;
+/// Lines that were written are readable after a pause of so long.
+const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// A line as stored and as answered.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -68,17 +68,28 @@ pub struct LogQuery {
     pub limit: usize,
 }
 
-enum Message {
-    Line(Arc<str>, StoredLine),
-    Flush(oneshot::Sender<()>),
-    Delete(Arc<str>),
-}
-
 /// The logs of a node.
 #[derive(Clone)]
 pub struct Logs {
     folder: PathBuf,
-    sender: SyncSender<Message>,
+    inlet: Arc<Inlet>,
+}
+
+/// The way to the writer, which ends with it.
+struct Inlet(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: LogQueue,
+    /// The writer sleeps until it is called.
+    asleep: bool,
+    closed: bool,
 }
 
 impl Logs {
@@ -88,17 +99,18 @@ impl Logs {
     /// When the folder or the thread cannot be made.
     pub fn open(folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let (sender, receiver) = sync_channel(MAX_PENDING);
+        let shared = Arc::<Shared>::default();
         let writer = Writer {
             folder: folder.to_owned(),
             open: HashMap::new(),
+            shared: shared.clone(),
         };
         std::thread::Builder::new()
             .name("log-writer".into())
-            .spawn(move || writer.run(&receiver))?;
+            .spawn(move || writer.run())?;
         Ok(Self {
             folder: folder.to_owned(),
-            sender,
+            inlet: Arc::new(Inlet(shared)),
         })
     }
 
@@ -106,8 +118,7 @@ impl Logs {
     pub fn of(&self, deployment: &str) -> Arc<DeploymentLog> {
         Arc::new(DeploymentLog {
             deployment: deployment.into(),
-            sender: self.sender.clone(),
-            dropped: AtomicU64::new(0),
+            inlet: self.inlet.clone(),
         })
     }
 
@@ -121,47 +132,87 @@ impl Logs {
         query: LogQuery,
     ) -> std::io::Result<Vec<StoredLine>> {
         let (done, flushed) = oneshot::channel();
-        let sender = self.sender.clone();
         let folder = self.folder.join(deployment);
-        // The channel may be full, and the files are large: neither belongs on an executor thread.
-        let read = tokio::task::spawn_blocking(move || {
-            let _ = sender.send(Message::Flush(done));
-            let _ = flushed.blocking_recv();
-            read_lines(&folder, &query)
-        });
+        let deployment: Arc<str> = deployment.into();
+        self.inlet.push(|queue| queue.push_flush(&deployment, done));
+        let _ = flushed.await;
+        // The files are large.
+        let read = tokio::task::spawn_blocking(move || read_lines(&folder, &query));
         read.await.map_err(std::io::Error::other)?
     }
 
     /// Deletes the log of a deployment.
     pub fn delete(&self, deployment: &str) {
-        let _ = self.sender.try_send(Message::Delete(deployment.into()));
+        let deployment: Arc<str> = deployment.into();
+        self.inlet.push(|queue| queue.push_delete(&deployment));
     }
+}
+
+impl Inlet {
+    fn push(&self, change: impl FnOnce(&mut LogQueue)) {
+        let mut state = self.0.lock();
+        change(&mut state.queue);
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        if asleep {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Shared {
+    /// The next steps of a deployment; `None` when there are none for `patience`, or for good.
+    fn next(&self, patience: Option<Duration>) -> Result<(Arc<str>, Vec<Step>), Idle> {
+        let mut state = self.lock();
+        loop {
+            if let Some(next) = state.queue.next() {
+                return Ok(next);
+            }
+            if state.closed {
+                return Err(Idle::Closed);
+            }
+            state.asleep = true;
+            let Some(patience) = patience else {
+                let woken = self.changed.wait(state);
+                state = woken.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let woken = self.changed.wait_timeout(state, patience);
+            let (woken, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            if waited.timed_out() && state.asleep {
+                return Err(Idle::Pause);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every method of the queue leaves it whole, also when a later one panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why the writer has nothing to write.
+enum Idle {
+    Pause,
+    Closed,
 }
 
 /// Takes the lines of one deployment.
 pub struct DeploymentLog {
     deployment: Arc<str>,
-    sender: SyncSender<Message>,
-    dropped: AtomicU64,
+    inlet: Arc<Inlet>,
 }
 
 impl LogSink for DeploymentLog {
     fn write(&self, line: LogLine) {
-        let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let note = StoredLine {
-                timestamp: Timestamp::now(),
-                level: "WARNING".into(),
-                message: format!(
-                    "{dropped} lines were dropped: they came faster than the disk takes them"
-                ),
-                replica: line.replica.clone(),
-                request_id: None,
-            };
-            if !self.send(note) {
-                self.dropped.fetch_add(dropped, Ordering::Relaxed);
-            }
-        }
         let stored = StoredLine {
             timestamp: Timestamp::try_from(line.time).unwrap_or_else(|_| Timestamp::now()),
             level: line.level.name().into(),
@@ -169,27 +220,15 @@ impl LogSink for DeploymentLog {
             replica: line.replica,
             request_id: line.request_id.map(|id| id.to_string()),
         };
-        if !self.send(stored) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl DeploymentLog {
-    fn send(&self, line: StoredLine) -> bool {
-        match self
-            .sender
-            .try_send(Message::Line(self.deployment.clone(), line))
-        {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
+        self.inlet
+            .push(|queue| queue.push_line(&self.deployment, stored));
     }
 }
 
 struct Writer {
     folder: PathBuf,
     open: HashMap<Arc<str>, OpenLog>,
+    shared: Arc<Shared>,
 }
 
 struct OpenLog {
@@ -198,34 +237,45 @@ struct OpenLog {
 }
 
 impl Writer {
-    fn run(mut self, messages: &Receiver<Message>) {
+    fn run(mut self) {
+        let mut flushed = true;
         loop {
-            let message = match messages.recv_timeout(Duration::from_millis(200)) {
-                Ok(message) => message,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.flush();
-                    match messages.recv() {
-                        Ok(message) => message,
-                        Err(_) => return,
+            let patience = (!flushed).then_some(FLUSH_AFTER);
+            match self.shared.next(patience) {
+                Ok((deployment, steps)) => {
+                    flushed = false;
+                    for step in steps {
+                        self.take(&deployment, step);
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => return self.flush(),
-            };
-            match message {
-                Message::Line(deployment, line) => {
-                    if let Err(error) = self.append(&deployment, &line) {
-                        tracing::warn!(%deployment, %error, "a log line could not be written");
-                        self.open.remove(&deployment);
-                    }
-                }
-                Message::Flush(done) => {
+                Err(Idle::Pause) => {
                     self.flush();
-                    let _ = done.send(());
+                    flushed = true;
                 }
-                Message::Delete(deployment) => {
-                    self.open.remove(&deployment);
-                    let _ = std::fs::remove_dir_all(self.folder.join(&*deployment));
+                Err(Idle::Closed) => return self.flush(),
+            }
+        }
+    }
+
+    fn take(&mut self, deployment: &Arc<str>, step: Step) {
+        match step {
+            Step::Write(line) | Step::Note(line) => {
+                if let Err(error) = self.append(deployment, &line) {
+                    tracing::warn!(%deployment, %error, "a log line could not be written");
+                    self.open.remove(deployment);
                 }
+            }
+            Step::Flush(done) => {
+                if let Some(log) = self.open.get_mut(deployment)
+                    && let Err(error) = log.file.flush()
+                {
+                    tracing::warn!(%deployment, %error, "a log could not be written");
+                }
+                let _ = done.send(());
+            }
+            Step::Delete => {
+                self.open.remove(deployment);
+                let _ = std::fs::remove_dir_all(self.folder.join(&**deployment));
             }
         }
     }
@@ -387,6 +437,19 @@ mod tests {
         };
         assert!(logs.read("d1", errors).await.unwrap().is_empty());
         assert!(logs.read("other", all()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_deleted_log_is_gone_with_what_was_on_its_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::open(folder.path()).unwrap();
+        let log = logs.of("d1");
+        log.write(line("kept".into()));
+        assert_eq!(logs.read("d1", all()).await.unwrap().len(), 1);
+        log.write(line("on its way".into()));
+        logs.delete("d1");
+        assert!(logs.read("d1", all()).await.unwrap().is_empty());
+        assert!(!folder.path().join("d1").exists());
     }
 
     #[tokio::test]
