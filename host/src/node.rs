@@ -37,6 +37,7 @@ use crate::data_folder::DataFolder;
 use crate::domain::api_key::{ApiKey, KeyType};
 use crate::domain::bundle::GraphBackend;
 pub use crate::domain::origins::Origin;
+use crate::domain::webhook_address::{Allowance, WebhookAddresses};
 pub use crate::front::BaseDomain;
 use crate::front::Front;
 use crate::gateway::Gateway;
@@ -99,6 +100,8 @@ pub struct ServeOptions {
     pub max_connections: Option<usize>,
     /// How long connections may be silent.
     pub timeouts: Timeouts,
+    /// Where webhooks may go besides public addresses.
+    pub webhook_allow: Vec<Allowance>,
     /// How it says what it does.
     pub output: Output,
 }
@@ -143,7 +146,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     registry.make_organization(Timestamp::now()).await?;
     let secrets = Secrets::new(store.clone(), vault.clone()).reporting_to(&unreadable);
     let guest_secrets = Arc::new(GuestSecrets::new(secrets.clone()));
-    let async_queue = AsyncQueue::new(sqlite.clone());
+    let webhooks = WebhookAddresses::new(options.webhook_allow.clone());
+    let async_queue = AsyncQueue::new(sqlite.clone(), webhooks);
     let webhook_secrets = WebhookSecrets::new(store.clone(), vault);
     let blobs = Blobs::open(&data.join("blobs")).await?;
     let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
@@ -197,8 +201,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         reloader.clone(),
     );
     tasks.spawn("audit log", registry.audit_log().keep_short());
-    let courier =
-        Courier::new(Arc::new(webhook_secrets.clone())).context("cannot send webhooks")?;
+    let courier = Courier::new(
+        Arc::new(webhook_secrets.clone()),
+        async_queue.webhooks().clone(),
+    )
+    .context("cannot send webhooks")?;
     let worker = async_worker::start(async_queue.clone(), serving.clone(), courier, stop.clone());
     let (worked, worker_done) = tokio::sync::oneshot::channel();
     let (worker, stopped) = (worker.await?, stop.clone());

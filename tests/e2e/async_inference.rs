@@ -62,6 +62,8 @@ async fn occupy(server: &Server) -> Result<reqwest::Response> {
     Ok(answer)
 }
 
+/// The receivers of these tests are on this machine.
+const LOCAL_WEBHOOKS: &[&str] = &["--webhook-allow", "loopback"];
 const ONE: &str = "[autoscaling]\nmax_replica = 1\n";
 
 #[tokio::test]
@@ -109,6 +111,14 @@ async fn what_is_wrong_with_a_request_is_said_at_once() -> Result<()> {
         (
             json!({"model_input": 1, "webhook_endpoint": "http://example.com"}),
             "https",
+        ),
+        (
+            json!({"model_input": 1, "webhook_endpoint": "http://127.0.0.1:22/"}),
+            "--webhook-allow loopback",
+        ),
+        (
+            json!({"model_input": 1, "webhook_endpoint": "https://169.254.169.254/latest"}),
+            "no public address",
         ),
     ] {
         let (code, error) = post(body.to_string()).await?;
@@ -210,7 +220,7 @@ async fn others_go_first_and_then_priority_and_age_decide() -> Result<()> {
 
 #[tokio::test]
 async fn a_request_that_nobody_has_time_for_expires() -> Result<()> {
-    let server = Server::start()?;
+    let server = Server::start_with(LOCAL_WEBHOOKS)?;
     let receiver = Receiver::start(&[200]).await?;
     server.push("routes", ONE)?;
     let occupied = occupy(&server).await?;
@@ -232,7 +242,7 @@ async fn a_request_that_nobody_has_time_for_expires() -> Result<()> {
 
 #[tokio::test]
 async fn a_webhook_tells_the_answer_and_its_loss_is_told() -> Result<()> {
-    let server = Server::start()?;
+    let server = Server::start_with(LOCAL_WEBHOOKS)?;
     let pushed = server.push("routes", "")?;
     let receiver = Receiver::start(&[503, 200]).await?;
     let body = json!({ "model_input": [1, 2.5], "webhook_endpoint": receiver.url });
@@ -257,8 +267,34 @@ async fn a_webhook_tells_the_answer_and_its_loss_is_told() -> Result<()> {
     let id = hand_in(&server, "routes", body).await?;
     let lost = until(&server, "routes", &id, "WEBHOOK_FAILED").await?;
     assert_eq!(lost["webhook_status"], "FAILED");
+    assert_eq!(lost["webhook"]["attempts"], 1);
+    let why = lost["webhook"]["last_error"].as_str().context("why")?;
+    assert!(why.contains("400"), "{why}");
     // The answer is not lost with it.
     assert_eq!(result(&server, "routes", &id).await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_answers_holds_up_no_other() -> Result<()> {
+    let server = Server::start_with(LOCAL_WEBHOOKS)?;
+    server.push("echo", "")?;
+    let (silent, good) = (Receiver::silent().await?, Receiver::start(&[]).await?);
+    let mut held_up = Vec::new();
+    for number in 0..60 {
+        let body = json!({ "model_input": number, "webhook_endpoint": silent.url });
+        held_up.push(hand_in(&server, "echo", body).await?);
+    }
+    for id in &held_up {
+        until(&server, "echo", id, "SUCCEEDED").await?;
+    }
+    let body = json!({ "model_input": "good", "webhook_endpoint": good.url });
+    hand_in(&server, "echo", body).await?;
+    assert_eq!(good.next().await?.json["data"], "good");
+    // One that has never answered is tried once at a time.
+    assert!(silent.count().await < 10, "{}", silent.count().await);
+    let last = status(&server, "echo", &held_up[59]).await?;
+    assert_eq!(last["webhook_status"], "PENDING");
     Ok(())
 }
 
@@ -294,7 +330,7 @@ async fn what_was_accepted_is_answered_although_the_server_is_killed() -> Result
 
 #[tokio::test]
 async fn a_webhook_that_was_due_at_a_stop_is_sent_after_it() -> Result<()> {
-    let server = Server::start()?;
+    let server = Server::start_with(LOCAL_WEBHOOKS)?;
     server.push("echo", "")?;
     // It takes the first one and never answers.
     let receiver = Receiver::start(&[0, 200]).await?;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::domain::async_request::{AsyncErrorCode, AsyncStatus, WebhookStatus};
 use crate::domain::async_submission as submission;
+use crate::domain::webhook_address::MAX_WEBHOOK_BYTES;
 
 /// Every way to say which deployment is meant.
 const TARGETS: [(&str, Option<&str>); 4] = [
@@ -153,8 +154,8 @@ fn async_predict() -> Value {
             "model_input": { "description": "Any JSON; the component gets it byte by byte" },
             "webhook_endpoint": {
                 "type": ["string", "null"],
-                "maxLength": submission::MAX_WEBHOOK_BYTES,
-                "description": "Where the answer is sent: an https address, or one of this machine",
+                "maxLength": MAX_WEBHOOK_BYTES,
+                "description": "Where the answer is sent: an https address that is public, or one that the server allows",
             },
             "priority": number(&submission::PRIORITY),
             "max_time_in_queue_seconds": number(&submission::TIME_IN_QUEUE_SECONDS),
@@ -204,13 +205,21 @@ fn async_request() -> Value {
     });
     let schema = json!({
         "type": "object",
-        "required": ["request_id", "model_id", "deployment_id", "status", "webhook_status", "created_at", "status_at", "errors"],
+        "required": ["request_id", "model_id", "deployment_id", "status", "webhook_status", "webhook", "created_at", "status_at", "errors"],
         "properties": {
             "request_id": { "type": "string" },
             "model_id": id,
             "deployment_id": id,
             "status": status,
             "webhook_status": webhook,
+            "webhook": {
+                "type": ["object", "null"],
+                "required": ["attempts", "last_error"],
+                "properties": {
+                    "attempts": { "type": "integer", "minimum": 0 },
+                    "last_error": { "type": ["string", "null"] },
+                },
+            },
             "created_at": time,
             "status_at": time,
             "errors": { "type": "array", "items": error },

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 
 use super::output::Format;
 use crate::domain::bundle::GraphBackend;
+use crate::domain::webhook_address::Allowance;
 use crate::manifest::units;
 use crate::node::{self, AuthMode, BaseDomain, LostSecrets, Origin, Output, ServeOptions};
 use crate::server::Timeouts;
@@ -69,6 +70,9 @@ pub struct Arguments {
     /// Longest time between an answer and the next request of a connection
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
     idle_timeout: Duration,
+    /// Where webhooks may go besides public addresses: loopback, private, or a network as 10.1.0.0/16; may be given again
+    #[arg(long, value_name = "NETWORK")]
+    webhook_allow: Vec<Allowance>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -140,6 +144,7 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             header: arguments.header_timeout,
             idle: arguments.idle_timeout,
         },
+        webhook_allow: arguments.webhook_allow,
         output: match format {
             Format::Text => Output::Text,
             Format::Json => Output::Json,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use crate::domain::async_request::{AsyncRequest, AsyncRequestId, AsyncResult, NewAsyncRequest};
+use crate::domain::webhook_address::WebhookAddresses;
 use crate::ids::Id;
 use crate::state::StoreError;
 use crate::state::async_requests::{
@@ -22,6 +23,7 @@ pub const CAPACITY: Capacity = Capacity {
 #[derive(Clone)]
 pub struct AsyncQueue {
     store: Arc<dyn AsyncRequests>,
+    webhooks: Arc<WebhookAddresses>,
     bell: Arc<Bell>,
 }
 
@@ -33,10 +35,11 @@ struct Bell {
 }
 
 impl AsyncQueue {
-    /// The queue in a store.
-    pub fn new(store: Arc<dyn AsyncRequests>) -> Self {
+    /// The queue in a store, whose webhooks go to these addresses alone.
+    pub fn new(store: Arc<dyn AsyncRequests>, webhooks: WebhookAddresses) -> Self {
         Self {
             store,
+            webhooks: Arc::new(webhooks),
             bell: Arc::default(),
         }
     }
@@ -76,6 +79,11 @@ impl AsyncQueue {
     /// Takes a request back that still waits.
     pub async fn cancel(&self, id: &AsyncRequestId) -> Result<Cancellation, StoreError> {
         self.store.cancel(id).await
+    }
+
+    /// Where webhooks may go.
+    pub fn webhooks(&self) -> &Arc<WebhookAddresses> {
+        &self.webhooks
     }
 
     pub(super) fn store(&self) -> &dyn AsyncRequests {

@@ -12,13 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::async_attempt::{VISIBILITY, attempt, free};
 use super::async_notices;
 use super::async_queue::AsyncQueue;
+use super::async_turns::{Candidate, MAX_IN_FLIGHT, Turns};
 use super::serving::Serving;
 use super::webhook::Courier;
 use crate::state::StoreError;
 use crate::state::async_requests::{Place, Prediction};
 
-/// Async requests that run on a node at once, of all deployments together.
-pub const MAX_IN_FLIGHT: usize = 64;
 /// How long a request and its result can be read after it is done.
 pub const RETENTION: SignedDuration = SignedDuration::from_hours(1);
 /// The store is asked this often which deployments have work, besides being told.
@@ -71,6 +70,7 @@ struct Desk<'a> {
     /// Answers when the request is due again.
     running: JoinSet<Option<Duration>>,
     places: HashMap<TaskId, Place>,
+    turns: Turns,
     timers: JoinSet<Place>,
     look_at: Instant,
 }
@@ -84,6 +84,7 @@ impl<'a> Desk<'a> {
             ready: BTreeSet::new(),
             running: JoinSet::new(),
             places: HashMap::new(),
+            turns: Turns::default(),
             timers: JoinSet::new(),
             look_at: Instant::now(),
         }
@@ -119,6 +120,9 @@ impl<'a> Desk<'a> {
             return;
         }
         self.look_at = Instant::now() + LOOK_EVERY;
+        let (ready, places) = (&self.ready, &self.places);
+        self.turns
+            .forget(|place| ready.contains(place) || places.values().any(|one| one == place));
         match self.queue.store().due().await {
             Ok(due) => self.ready.extend(due),
             Err(error) => tracing::warn!(%error, "cannot read the queue of async requests"),
@@ -127,10 +131,10 @@ impl<'a> Desk<'a> {
 
     /// Begins as many requests as there is room for.
     async fn begin(&mut self) {
-        let ready: Vec<Place> = self.ready.iter().copied().collect();
-        let rooms: Vec<usize> = ready.iter().map(|place| self.room(*place)).collect();
-        let shares = shares(MAX_IN_FLIGHT - self.running.len(), &rooms);
-        for (place, share) in ready.into_iter().zip(shares) {
+        let ready = self.ready.iter().map(|place| self.candidate(*place));
+        let ready: Vec<Candidate> = ready.collect();
+        let shares = self.turns.divide(self.running.len(), &ready);
+        for (Candidate { place, .. }, share) in ready.into_iter().zip(shares) {
             if share == 0 {
                 continue;
             }
@@ -152,16 +156,21 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn room(&self, place: Place) -> usize {
-        let begun = self
+    fn candidate(&self, place: Place) -> Candidate {
+        let running = self
             .places
             .values()
             .filter(|begun| **begun == place)
             .count();
-        match self.serving.room(place.model_id, place.deployment_id) {
-            Ok(room) => free(&room, begun),
+        let room = match self.serving.room(place.model_id, place.deployment_id) {
+            Ok(room) => free(&room, running),
             // They end at once.
             Err(_) => MAX_IN_FLIGHT,
+        };
+        Candidate {
+            place,
+            running,
+            room,
         }
     }
 
@@ -191,27 +200,6 @@ impl<'a> Desk<'a> {
             });
         }
     }
-}
-
-/// Divides free places among deployments, as evenly as what each has room for allows.
-fn shares(free: usize, rooms: &[usize]) -> Vec<usize> {
-    let mut shares = vec![0; rooms.len()];
-    let mut left = free;
-    while left > 0 {
-        let open: Vec<usize> = (0..rooms.len())
-            .filter(|at| shares[*at] < rooms[*at])
-            .collect();
-        if open.is_empty() {
-            break;
-        }
-        let each = (left / open.len()).max(1);
-        for at in open {
-            let more = each.min(rooms[at] - shares[at]).min(left);
-            shares[at] += more;
-            left -= more;
-        }
-    }
-    shares
 }
 
 /// Ends requests that waited too long, and forgets old ones.
@@ -244,31 +232,6 @@ async fn purge(queue: &AsyncQueue, stop: &CancellationToken) {
                 tracing::warn!(%error, "cannot forget old async requests");
                 return;
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn places_are_divided_evenly() {
-        assert_eq!(shares(64, &[10, 10]), [10, 10]);
-        assert_eq!(shares(10, &[100, 100]), [5, 5]);
-        assert_eq!(shares(10, &[1, 100]), [1, 9]);
-        assert_eq!(shares(2, &[5, 5, 5]), [1, 1, 0]);
-        assert_eq!(shares(5, &[]), [0; 0]);
-        assert_eq!(shares(0, &[3]), [0]);
-    }
-
-    proptest! {
-        #[test]
-        fn no_place_is_given_twice_or_wasted(free in 0..100usize, rooms in proptest::collection::vec(0..50usize, 0..20)) {
-            let given = shares(free, &rooms);
-            prop_assert_eq!(given.iter().sum::<usize>(), free.min(rooms.iter().sum()));
-            prop_assert!(given.iter().zip(&rooms).all(|(given, room)| given <= room));
         }
     }
 }

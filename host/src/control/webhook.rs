@@ -1,4 +1,4 @@
-//! Webhooks: the signed message that an async request is done, and its delivery.
+//! Webhooks: the signed message that an async request is done, and one attempt to deliver it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,9 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::Sha256;
 
-use crate::domain::async_request::{AsyncError, AsyncResult, WebhookStatus};
-use crate::domain::async_submission::is_loopback;
+use super::webhook_resolver::{CheckedResolver, proxy_hosts};
+use crate::domain::async_request::{AsyncError, AsyncResult};
+use crate::domain::webhook_address::{ForbiddenAddress, WebhookAddresses, is_loopback};
 use crate::registry::{RegistryError, WebhookSecrets};
 use crate::state::async_requests::Notice;
 
@@ -23,6 +24,8 @@ use crate::state::async_requests::Notice;
 pub const ATTEMPTS: u32 = 2;
 /// The wait between them.
 pub const DELAY: Duration = Duration::from_secs(2);
+/// How long the connection for it may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long each may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_IDS: [&str; 2] = ["x-samovar-request-id", "x-baseten-request-id"];
@@ -49,14 +52,20 @@ pub struct Courier {
     /// A proxy that the environment names has a loopback of its own.
     local: Client,
     secrets: Arc<dyn SigningSecrets>,
+    addresses: Arc<WebhookAddresses>,
 }
 
 /// What one attempt came to.
-enum Sent {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// The receiver has it.
     Taken,
+    /// Another attempt would go no better.
     Refused(String),
-    /// Another attempt may go better.
-    Lost(String),
+    /// The receiver is not there, or has trouble of its own: another attempt may go better.
+    Unreachable(String),
+    /// It was not sent: something here is wrong.
+    NotSent(String),
 }
 
 #[derive(Serialize)]
@@ -72,87 +81,108 @@ struct Message<'a> {
 }
 
 impl Courier {
-    /// One that signs with these secrets.
+    /// One that signs with these secrets and sends to these addresses alone.
     ///
     /// # Errors
     /// When the HTTP client cannot be set up.
-    pub fn new(secrets: Arc<dyn SigningSecrets>) -> reqwest::Result<Self> {
-        let builder = || {
+    pub fn new(
+        secrets: Arc<dyn SigningSecrets>,
+        addresses: Arc<WebhookAddresses>,
+    ) -> reqwest::Result<Self> {
+        let builder = |proxies| {
             Client::builder()
                 .user_agent(concat!("samovar/", env!("CARGO_PKG_VERSION")))
                 // The address was checked; where it leads on to was not.
                 .redirect(reqwest::redirect::Policy::none())
+                .dns_resolver(CheckedResolver::new(addresses.clone(), proxies))
+                .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(TIMEOUT)
         };
         Ok(Self {
-            outward: builder().build()?,
-            local: builder().no_proxy().build()?,
+            outward: builder(proxy_hosts()).build()?,
+            local: builder(Vec::new()).no_proxy().build()?,
             secrets,
+            addresses,
         })
     }
 
-    /// Sends a webhook, again if that may help.
-    pub async fn deliver(&self, notice: &Notice, now: Timestamp) -> WebhookStatus {
-        let id = &notice.request.id;
+    /// Sends a webhook once.
+    pub async fn deliver(&self, notice: &Notice, now: Timestamp) -> Delivery {
         let body = match message(notice, now) {
             Ok(body) => Bytes::from(body),
-            Err(error) => {
-                tracing::error!(request = %id, %error, "its webhook cannot be written");
-                return WebhookStatus::Failed;
-            }
+            Err(error) => return Delivery::Refused(format!("it cannot be written: {error}")),
         };
         let secrets = match self.secrets.live(now).await {
             Ok(secrets) => secrets,
-            Err(error) => {
-                // Never unsigned only because the store is away: the receiver could not tell it from a forged one.
-                tracing::error!(request = %id, %error, "its webhook cannot be signed");
-                return WebhookStatus::Failed;
-            }
+            // Never unsigned only because the store is away: the receiver could not tell it from a forged one.
+            Err(error) => return Delivery::NotSent(format!("it cannot be signed: {error}")),
         };
-        let headers = headers(id.as_str(), &secrets, &body);
-        for attempt in 1..=ATTEMPTS {
-            match self.send(&notice.endpoint, &headers, &body).await {
-                Sent::Taken => return WebhookStatus::Succeeded,
-                Sent::Lost(reason) if attempt < ATTEMPTS => {
-                    tracing::debug!(request = %id, reason, "its webhook is sent again");
-                    tokio::time::sleep(DELAY).await;
-                }
-                Sent::Lost(reason) | Sent::Refused(reason) => {
-                    tracing::warn!(request = %id, reason, "its webhook is not taken");
-                    break;
-                }
-            }
-        }
-        WebhookStatus::Failed
+        let headers = headers(notice.request.id.as_str(), &secrets, &body);
+        self.send(&notice.endpoint, headers, body).await
     }
 
-    async fn send(&self, endpoint: &str, headers: &HeaderMap, body: &Bytes) -> Sent {
+    async fn send(&self, endpoint: &str, headers: HeaderMap, body: Bytes) -> Delivery {
+        // Again, because the server may have been started with other options since.
+        if let Err(error) = self.addresses.check_endpoint(endpoint) {
+            return Delivery::Refused(error.to_string());
+        }
         let url = match Url::parse(endpoint) {
             Ok(url) => url,
-            Err(error) => return Sent::Refused(error.to_string()),
+            Err(error) => return Delivery::Refused(error.to_string()),
         };
         let client = if is_loopback(&url) {
             &self.local
         } else {
             &self.outward
         };
-        let request = client.post(url).headers(headers.clone()).body(body.clone());
+        let request = client.post(url).headers(headers).body(body);
         match request.send().await {
-            Ok(response) if response.status().is_success() => Sent::Taken,
+            Ok(response) if response.status().is_success() => Delivery::Taken,
             Ok(response) => {
                 let reason = format!("the receiver answered {}", response.status());
                 match response.status() {
                     StatusCode::INTERNAL_SERVER_ERROR
                     | StatusCode::BAD_GATEWAY
                     | StatusCode::SERVICE_UNAVAILABLE
-                    | StatusCode::GATEWAY_TIMEOUT => Sent::Lost(reason),
-                    _ => Sent::Refused(reason),
+                    | StatusCode::GATEWAY_TIMEOUT => Delivery::Unreachable(reason),
+                    _ => Delivery::Refused(reason),
                 }
             }
-            // Without the address: its query may hold what the receiver keeps secret.
-            Err(error) => Sent::Lost(error.without_url().to_string()),
+            Err(error) => {
+                let reason = explain(&error);
+                match forbidden(&error) {
+                    true => Delivery::Refused(reason),
+                    false => Delivery::Unreachable(reason),
+                }
+            }
         }
     }
+}
+
+/// An error with its causes, and without the address: its query may hold what the receiver keeps secret.
+fn explain(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return format!("the receiver did not answer within {TIMEOUT:?}");
+    }
+    let mut text = String::from("the request failed");
+    let mut cause = std::error::Error::source(error);
+    while let Some(one) = cause {
+        text = format!("{text}: {one}");
+        cause = one.source();
+    }
+    text
+}
+
+/// Whether a name leads to an address that no webhook may go to.
+fn forbidden(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(one) = cause {
+        if one.is::<ForbiddenAddress>() {
+            return true;
+        }
+        cause = one.source();
+    }
+    false
 }
 
 fn headers(request_id: &str, secrets: &[SecretString], body: &[u8]) -> HeaderMap {

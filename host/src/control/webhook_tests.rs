@@ -8,7 +8,9 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::async_request::{AsyncErrorCode, AsyncRequest, AsyncRequestId, AsyncStatus};
+use crate::domain::async_request::{
+    AsyncErrorCode, AsyncRequest, AsyncRequestId, AsyncStatus, WebhookStatus,
+};
 use crate::state::async_requests::Claim;
 
 /// Answers with these statuses in turn, and keeps what it got.
@@ -51,6 +53,7 @@ fn notice(endpoint: String, body: &'static [u8]) -> Notice {
             deployment_id: "deploy00".parse().unwrap(),
             status: AsyncStatus::Succeeded,
             webhook_status: WebhookStatus::Pending,
+            webhook: None,
             created_at: Timestamp::UNIX_EPOCH,
             status_at: Timestamp::UNIX_EPOCH,
             errors: vec![AsyncError::new(AsyncErrorCode::ModelPredictError, "once")],
@@ -63,21 +66,28 @@ fn notice(endpoint: String, body: &'static [u8]) -> Notice {
     }
 }
 
-/// What became of a webhook whose receiver answers so, and what the receiver got.
+fn courier(allowed: &[&str], secrets: impl SigningSecrets) -> Courier {
+    let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
+    Courier::new(Arc::new(secrets), Arc::new(WebhookAddresses::new(allowed))).unwrap()
+}
+
+/// What became of a webhook whose receiver answers so, sent twice, and what the receiver got.
 async fn deliver(
     statuses: &[u16],
     secrets: impl SigningSecrets,
-) -> (WebhookStatus, Vec<(HeaderMap, Bytes)>) {
+) -> (Vec<Delivery>, Vec<(HeaderMap, Bytes)>) {
     let receiver = Arc::new(Receiver::default());
     *receiver.statuses.lock().unwrap() = statuses.to_vec();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let router = Router::new().fallback(receive).with_state(receiver.clone());
     let serving = tokio::spawn(async move { axum::serve(listener, router).await });
-    let courier = Courier::new(Arc::new(secrets)).unwrap();
-    let told = courier
-        .deliver(&notice(url, br#"{"sum":1.50}"#), Timestamp::UNIX_EPOCH)
-        .await;
+    let courier = courier(&["loopback"], secrets);
+    let notice = notice(url, br#"{"sum":1.50}"#);
+    let mut told = Vec::new();
+    for _ in statuses {
+        told.push(courier.deliver(&notice, Timestamp::UNIX_EPOCH).await);
+    }
     serving.abort();
     let got = std::mem::take(&mut *receiver.got.lock().unwrap());
     (told, got)
@@ -85,8 +95,8 @@ async fn deliver(
 
 #[tokio::test]
 async fn a_receiver_gets_what_it_can_check() {
-    let (status, got) = deliver(&[204], Live(&["whsec_new", "whsec_old"])).await;
-    assert_eq!(status, WebhookStatus::Succeeded);
+    let (told, got) = deliver(&[204], Live(&["whsec_new", "whsec_old"])).await;
+    assert_eq!(told, [Delivery::Taken]);
     let (headers, body) = &got[0];
     assert_eq!(headers["content-type"], "application/json");
     for name in REQUEST_IDS {
@@ -115,23 +125,58 @@ async fn a_receiver_gets_what_it_can_check() {
 }
 
 #[tokio::test]
-async fn a_lost_webhook_is_sent_once_more() {
-    let begun = std::time::Instant::now();
-    let (status, got) = deliver(&[503, 200], Live(&[])).await;
-    assert_eq!((status, got.len()), (WebhookStatus::Succeeded, 2));
-    assert!(begun.elapsed() >= DELAY);
-    assert_eq!(got[0].1, got[1].1);
+async fn an_answer_says_whether_another_attempt_is_worth_it() {
+    let (told, got) = deliver(&[503, 500, 504, 200], Live(&[])).await;
+    for (told, status) in told.iter().zip(["503", "500", "504"]) {
+        assert!(
+            matches!(told, Delivery::Unreachable(reason) if reason.contains(status)),
+            "{told:?}"
+        );
+    }
+    assert_eq!(told[3], Delivery::Taken);
+    assert_eq!(got[0].1, got[3].1);
     assert!(!got[0].0.contains_key("x-samovar-signature"));
-    let (status, got) = deliver(&[500, 504, 200], Live(&[])).await;
-    assert_eq!((status, got.len()), (WebhookStatus::Failed, 2));
+    // A redirect is a refusal.
+    let (told, got) = deliver(&[400, 404, 307, 302], Live(&[])).await;
+    assert_eq!(got.len(), 4);
+    for told in told {
+        assert!(matches!(told, Delivery::Refused(_)), "{told:?}");
+    }
 }
 
 #[tokio::test]
-async fn a_refusal_is_final_and_a_redirect_is_one() {
-    for status in [400, 404, 307, 302] {
-        let (told, got) = deliver(&[status, 200], Live(&[])).await;
-        assert_eq!((told, got.len()), (WebhookStatus::Failed, 1), "{status}");
+async fn a_receiver_that_is_not_there_is_told_without_its_address() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook?secret=1", listener.local_addr().unwrap());
+    drop(listener);
+    let courier = courier(&["loopback"], Live(&[]));
+    let notice = notice(url, b"1");
+    match courier.deliver(&notice, Timestamp::UNIX_EPOCH).await {
+        Delivery::Unreachable(reason) => {
+            assert!(
+                reason.contains("refused") && !reason.contains("secret"),
+                "{reason}"
+            );
+        }
+        told => panic!("{told:?}"),
     }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_this_machine_unless_that_is_allowed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let courier = courier(&["private"], Live(&[]));
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let url = format!("https://{host}:{port}/");
+        let notice = notice(url, b"1");
+        match courier.deliver(&notice, Timestamp::UNIX_EPOCH).await {
+            Delivery::Refused(reason) => assert!(reason.contains("--webhook-allow"), "{reason}"),
+            told => panic!("{host}: {told:?}"),
+        }
+    }
+    let reached = futures::FutureExt::now_or_never(listener.accept());
+    assert!(reached.is_none());
 }
 
 #[test]

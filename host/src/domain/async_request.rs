@@ -190,13 +190,21 @@ pub struct AsyncError {
 impl AsyncError {
     /// An error with as much of the text as is kept.
     pub fn new(code: AsyncErrorCode, message: impl fmt::Display) -> Self {
-        let mut message = message.to_string();
-        if message.len() > MAX_ERROR_BYTES {
-            message.truncate(message.floor_char_boundary(MAX_ERROR_BYTES - '…'.len_utf8()));
-            message.push('…');
+        Self {
+            code,
+            message: shortened(message),
         }
-        Self { code, message }
     }
+}
+
+/// As much of a text as is kept of an error.
+pub fn shortened(text: impl fmt::Display) -> String {
+    let mut text = text.to_string();
+    if text.len() > MAX_ERROR_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
 }
 
 /// How often and when an attempt is repeated.
@@ -260,6 +268,15 @@ pub struct NewAsyncRequest {
     pub submission: Submission,
 }
 
+/// What became of a webhook so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WebhookAttempts {
+    /// How often it was sent.
+    pub attempts: u32,
+    /// Why it was not taken the last time, if it was not.
+    pub last_error: Option<String>,
+}
+
 /// A request as its sender may see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AsyncRequest {
@@ -273,6 +290,8 @@ pub struct AsyncRequest {
     pub status: AsyncStatus,
     /// Where its webhook stands.
     pub webhook_status: WebhookStatus,
+    /// How its webhook was sent, if one was asked for.
+    pub webhook: Option<WebhookAttempts>,
     /// When it was handed in.
     pub created_at: Timestamp,
     /// Since when it stands there.

@@ -25,4 +25,5 @@ mod stored_tests;
 pub mod strict;
 pub mod usage;
 pub mod usage_window;
+pub mod webhook_address;
 pub mod webhook_secret;

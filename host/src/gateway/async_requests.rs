@@ -36,8 +36,8 @@ impl Gateway {
     ) -> Result<Response, ApiError> {
         wanted(request.method(), &[Method::POST])?;
         let body = read(request).await?;
-        let submission =
-            Submission::parse(&body).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let submission = Submission::parse(&body, self.async_queue.webhooks())
+            .map_err(|error| ApiError::bad_request(error.to_string()))?;
         let new = NewAsyncRequest {
             // The call's own id, so that one id leads from the answer to the logs.
             id: id.as_str().parse().map_err(ApiError::internal)?,
@@ -147,6 +147,10 @@ fn status(request: &AsyncRequest) -> Json<serde_json::Value> {
         "deployment_id": request.deployment_id,
         "status": request.status,
         "webhook_status": request.webhook_status,
+        "webhook": request.webhook.as_ref().map(|webhook| json!({
+            "attempts": webhook.attempts,
+            "last_error": webhook.last_error,
+        })),
         "created_at": request.created_at,
         "status_at": request.status_at,
         "errors": request.errors,

@@ -36,6 +36,7 @@ macro_rules! suite {
             a_request_waits_for_its_next_attempt
             who_waits_too_long_expires
             a_webhook_is_due_until_it_is_noted
+            webhooks_are_claimed_by_receiver_and_tell_why_they_failed
             capacity_is_kept_and_comes_back
         );
     };
@@ -55,6 +56,9 @@ const BOUNDLESS: Capacity = Capacity {
     open: u64::MAX,
     bytes: u64::MAX,
 };
+
+/// Whose webhooks the tests send.
+const RECEIVER: &str = "https://example.com";
 
 fn place() -> Place {
     Place {
@@ -160,7 +164,13 @@ pub async fn a_request_is_accepted_claimed_answered_and_purged(open: Open, folde
     assert_eq!(stands(&*store, &id).await, done);
     assert_eq!(store.result(&id).await.unwrap(), outcome.result);
     assert!(claim(&*store, 9, LONG).await.is_empty());
-    assert!(store.claim_notices(9, LONG).await.unwrap().is_empty());
+    assert!(
+        store
+            .claim_notices(RECEIVER, 9, LONG)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let counts = store.counts(place().deployment_id).await.unwrap();
     assert_eq!(counts, AsyncCounts::default());
 
@@ -277,7 +287,8 @@ pub async fn a_lost_claim_changes_nothing(open: Open, folder: &Path) {
     store.finish(&second, &outcome).await.unwrap();
     lost(store.finish(&second, &success("again")).await);
     lost(store.requeue(&second, Duration::ZERO, &[]).await);
-    lost(store.finish_notice(&second, WebhookStatus::Failed).await);
+    lost(store.finish_notice(&second, Err("lost")).await);
+    lost(store.requeue_notice(&second, Duration::ZERO, "lost").await);
     assert_eq!(store.result(&id).await.unwrap(), outcome.result);
     // What was given back is nobody's, also before somebody else has it.
     accept(&*store, &request(2)).await;
@@ -360,10 +371,15 @@ pub async fn who_waits_too_long_expires(open: Open, folder: &Path) {
     assert_eq!(expired.errors[0].code, AsyncErrorCode::ModelUnavailable);
     assert_eq!(stands(&*store, &told).await.1, WebhookStatus::Pending);
     assert!(claim(&*store, 9, LONG).await.is_empty());
-    let notice = store.claim_notices(9, LONG).await.unwrap().pop().unwrap();
+    let notice = store
+        .claim_notices(RECEIVER, 9, LONG)
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
     assert_eq!((&notice.claim.id, &notice.result), (&told, &None));
     store
-        .finish_notice(&notice.claim, WebhookStatus::Failed)
+        .finish_notice(&notice.claim, Err("gone"))
         .await
         .unwrap();
     let kept = (AsyncStatus::Expired, WebhookStatus::Failed);
@@ -378,7 +394,13 @@ pub async fn a_webhook_is_due_until_it_is_noted(open: Open, folder: &Path) {
         new.submission.webhook_endpoint = Some(format!("https://example.com/{number}"));
         ids.push(accept(&*store, &new).await);
     }
-    assert!(store.claim_notices(9, LONG).await.unwrap().is_empty());
+    assert!(
+        store
+            .claim_notices(RECEIVER, 9, LONG)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     for one in claim(&*store, 9, LONG).await {
         store.finish(&one.claim, &success("told")).await.unwrap();
     }
@@ -387,27 +409,116 @@ pub async fn a_webhook_is_due_until_it_is_noted(open: Open, folder: &Path) {
     let hour = SignedDuration::from_hours(1);
     let purged = store.purge(Timestamp::now() + hour, 9).await.unwrap();
     assert_eq!(purged, 0, "nobody was told yet");
-    assert_eq!(store.claim_notices(9, LONG).await.unwrap().len(), 2);
-    assert!(store.claim_notices(9, LONG).await.unwrap().is_empty());
+    assert_eq!(
+        store.claim_notices(RECEIVER, 9, LONG).await.unwrap().len(),
+        2
+    );
+    assert!(
+        store
+            .claim_notices(RECEIVER, 9, LONG)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     drop(store);
 
     let store = open(folder.to_owned()).await;
     assert_eq!(store.take_up().await.unwrap(), 2);
-    let mut notices = store.claim_notices(9, LONG).await.unwrap();
+    let mut notices = store.claim_notices(RECEIVER, 9, LONG).await.unwrap();
     notices.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
     assert_eq!(notices[1].endpoint, "https://example.com/1");
     assert_eq!(notices[1].result, success("told").result);
-    for (notice, webhook) in notices
-        .iter()
-        .zip([WebhookStatus::Succeeded, WebhookStatus::Failed])
-    {
+    for (notice, webhook) in notices.iter().zip([Ok(()), Err("not there")]) {
         store.finish_notice(&notice.claim, webhook).await.unwrap();
         lost(store.finish_notice(&notice.claim, webhook).await);
     }
+    let attempts =
+        async |id: &AsyncRequestId| store.get(id).await.unwrap().unwrap().webhook.unwrap();
+    assert_eq!(
+        (
+            attempts(&ids[0]).await.attempts,
+            attempts(&ids[0]).await.last_error
+        ),
+        (1, None)
+    );
+    assert_eq!(
+        attempts(&ids[1]).await.last_error.as_deref(),
+        Some("not there")
+    );
     let good = (AsyncStatus::Succeeded, WebhookStatus::Succeeded);
     let bad = (AsyncStatus::WebhookFailed, WebhookStatus::Failed);
     assert_eq!(stands(&*store, &ids[0]).await, good);
     assert_eq!(stands(&*store, &ids[1]).await, bad);
+}
+
+pub async fn webhooks_are_claimed_by_receiver_and_tell_why_they_failed(open: Open, folder: &Path) {
+    let store = open(folder.to_owned()).await;
+    let mut ids = Vec::new();
+    for (number, endpoint) in [
+        "https://a.example/1",
+        "https://b.example/2",
+        "https://a.example/3",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut new = request(u32::try_from(number).unwrap());
+        new.submission.webhook_endpoint = Some(endpoint.into());
+        ids.push(accept(&*store, &new).await);
+    }
+    assert!(store.due_receivers().await.unwrap().is_empty());
+    for one in claim(&*store, 9, LONG).await {
+        store.finish(&one.claim, &success("told")).await.unwrap();
+    }
+    let mut due = store.due_receivers().await.unwrap();
+    due.sort();
+    assert_eq!(due, ["https://a.example", "https://b.example"]);
+    let claimed = store
+        .claim_notices("https://b.example", 9, LONG)
+        .await
+        .unwrap();
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(store.due_receivers().await.unwrap(), ["https://a.example"]);
+    let long = "x".repeat(5000);
+    store
+        .requeue_notice(&claimed[0].claim, Duration::ZERO, &long)
+        .await
+        .unwrap();
+    lost(store.finish_notice(&claimed[0].claim, Ok(())).await);
+    let again = store
+        .claim_notices("https://b.example", 9, LONG)
+        .await
+        .unwrap();
+    let webhook = again[0].request.webhook.clone().unwrap();
+    assert_eq!(webhook.attempts, 1);
+    assert!(webhook.last_error.unwrap().len() <= 1024);
+    store.finish_notice(&again[0].claim, Ok(())).await.unwrap();
+    let told = store.get(&ids[1]).await.unwrap().unwrap().webhook.unwrap();
+    assert_eq!((told.attempts, told.last_error), (2, None));
+
+    // Nothing is given up that is claimed, or not old enough.
+    let held = store
+        .claim_notices("https://a.example", 1, LONG)
+        .await
+        .unwrap();
+    let now = Timestamp::now();
+    let give_up = async |before| {
+        store
+            .give_up_notices("https://a.example", before, "too old")
+            .await
+            .unwrap()
+    };
+    let hour = SignedDuration::from_hours(1);
+    assert_eq!(give_up(now - hour).await, 0);
+    assert_eq!(give_up(now + hour).await, 1);
+    let given_up = ids
+        .iter()
+        .find(|id| **id == ids[0] && held[0].claim.id != **id)
+        .unwrap_or(&ids[2]);
+    let told = store.get(given_up).await.unwrap().unwrap();
+    assert_eq!(told.status, AsyncStatus::WebhookFailed);
+    assert_eq!(told.webhook.unwrap().last_error.as_deref(), Some("too old"));
+    store.finish_notice(&held[0].claim, Ok(())).await.unwrap();
 }
 
 pub async fn capacity_is_kept_and_comes_back(open: Open, folder: &Path) {

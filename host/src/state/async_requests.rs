@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::StoreError;
 use crate::domain::async_request::{
     AsyncError, AsyncRequest, AsyncRequestId, AsyncResult, AsyncStatus, InferenceRetryConfig,
-    NewAsyncRequest, WebhookStatus,
+    NewAsyncRequest,
 };
 use crate::ids::Id;
 
@@ -154,9 +154,15 @@ pub trait AsyncRequests: Send + Sync + 'static {
         visibility: Duration,
     ) -> Result<Vec<Prediction>, StoreError>;
 
-    /// Claims requests whose webhooks are to be sent, longest due first.
+    /// The receivers whose webhooks can be claimed now, as [`webhook_address::receiver`] names them.
+    ///
+    /// [`webhook_address::receiver`]: crate::domain::webhook_address::receiver
+    async fn due_receivers(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Claims requests whose webhooks are to be sent to a receiver, longest due first.
     async fn claim_notices(
         &self,
+        receiver: &str,
         max: usize,
         visibility: Duration,
     ) -> Result<Vec<Notice>, StoreError>;
@@ -175,8 +181,28 @@ pub trait AsyncRequests: Send + Sync + 'static {
     /// Ends the work on a request. Its webhook, if it has one, is due now.
     async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<(), StoreError>;
 
-    /// Notes that a webhook was delivered or not.
-    async fn finish_notice(&self, claim: &Claim, webhook: WebhookStatus) -> Result<(), StoreError>;
+    /// Notes why an attempt at a webhook failed; it is due again after a while.
+    async fn requeue_notice(
+        &self,
+        claim: &Claim,
+        delay: Duration,
+        error: &str,
+    ) -> Result<(), StoreError>;
+
+    /// Notes that a webhook was delivered with this attempt, or why it was not and will not be.
+    async fn finish_notice(
+        &self,
+        claim: &Claim,
+        outcome: Result<(), &str>,
+    ) -> Result<(), StoreError>;
+
+    /// Gives up the webhooks to a receiver that are due and whose requests were done before a time. Answers how many.
+    async fn give_up_notices(
+        &self,
+        receiver: &str,
+        before: Timestamp,
+        error: &str,
+    ) -> Result<u64, StoreError>;
 
     /// Ends every claim: the process that held them is dead. Answers how many there were.
     async fn take_up(&self) -> Result<u64, StoreError>;

@@ -12,8 +12,9 @@ use super::async_rows::{column, notice, number, place, prediction, request, resu
 use super::{SqliteStore, unavailable};
 use crate::domain::async_request::{
     AsyncError, AsyncErrorCode, AsyncRequest, AsyncRequestId, AsyncResult, AsyncStatus,
-    NewAsyncRequest, WebhookStatus,
+    NewAsyncRequest, WebhookStatus, shortened,
 };
+use crate::domain::webhook_address::receiver;
 use crate::ids::Id;
 use crate::state::StoreError;
 use crate::state::async_requests::{
@@ -30,11 +31,11 @@ macro_rules! now {
 
 const ACCEPT: &str = concat!(
     "INSERT INTO async_requests (id, model_id, deployment_id, status, webhook_status, work, priority, created_at_ms, \
-     status_at_ms, expires_at_ms, claimable_at_ms, retry, webhook_endpoint, input, errors) \
+     status_at_ms, expires_at_ms, claimable_at_ms, retry, webhook_endpoint, input, errors, webhook_host) \
      SELECT ?1, ?2, ?3, 'QUEUED', CASE WHEN ?8 IS NULL THEN 'NO_WEBHOOK_PROVIDED' ELSE 'PENDING' END, 'PREDICT', ?4, ?5, \
      ?5, ?6, ",
     now!(),
-    ", ?7, ?8, ?9, '[]' FROM async_totals WHERE open < ?10 AND bytes + length(?9) <= ?11"
+    ", ?7, ?8, ?9, '[]', ?12 FROM async_totals WHERE open < ?10 AND bytes + length(?9) <= ?11"
 );
 
 const CLAIM: &str = concat!(
@@ -53,7 +54,8 @@ const CLAIM: &str = concat!(
 const CLAIM_NOTICES: &str = concat!(
     "UPDATE async_requests SET token = token + 1, claimable_at_ms = ",
     now!(),
-    " + ?2 WHERE seq IN (SELECT seq FROM async_requests WHERE work = 'WEBHOOK' AND claimable_at_ms <= ",
+    " + ?2 WHERE seq IN (SELECT seq FROM async_requests WHERE work = 'WEBHOOK' AND webhook_host = ?3 \
+     AND claimable_at_ms <= ",
     now!(),
     " ORDER BY claimable_at_ms LIMIT ?1) RETURNING *"
 );
@@ -74,11 +76,27 @@ const FINISH: &str = concat!(
      WHERE id = ?1 AND token = ?2 AND work = 'PREDICT'"
 );
 
+const REQUEUE_NOTICE: &str = concat!(
+    "UPDATE async_requests SET token = token + 1, webhook_attempts = webhook_attempts + 1, webhook_error = ?4, \
+     claimable_at_ms = ",
+    now!(),
+    " + ?3 WHERE id = ?1 AND token = ?2 AND work = 'WEBHOOK'"
+);
+
 const FINISH_NOTICE: &str = concat!(
-    "UPDATE async_requests SET work = NULL, webhook_status = ?3, \
-     status = CASE WHEN status = ?4 THEN ?5 ELSE status END, status_at_ms = ",
+    "UPDATE async_requests SET work = NULL, webhook_status = ?3, webhook_attempts = webhook_attempts + 1, \
+     webhook_error = ?6, status = CASE WHEN status = ?4 THEN ?5 ELSE status END, status_at_ms = ",
     now!(),
     " WHERE id = ?1 AND token = ?2 AND work = 'WEBHOOK'"
+);
+
+const GIVE_UP_NOTICES: &str = concat!(
+    "UPDATE async_requests SET work = NULL, webhook_status = 'FAILED', token = token + 1, webhook_error = \
+     CASE WHEN webhook_error IS NULL THEN ?3 ELSE ?3 || ': ' || webhook_error END, \
+     status = CASE WHEN status = ?4 THEN ?5 ELSE status END, status_at_ms = ",
+    now!(),
+    " WHERE work = 'WEBHOOK' AND webhook_host = ?1 AND status_at_ms < ?2 AND claimable_at_ms <= ",
+    now!()
 );
 
 const CANCEL: &str = concat!(
@@ -165,7 +183,8 @@ impl AsyncRequests for SqliteStore {
                     .bind(submission.webhook_endpoint.clone())
                     .bind(submission.model_input.to_vec())
                     .bind(signed(capacity.open))
-                    .bind(signed(capacity.bytes)),
+                    .bind(signed(capacity.bytes))
+                    .bind(submission.webhook_endpoint.as_deref().map(receiver)),
             )
             .await?;
         if accepted > 0 {
@@ -184,8 +203,8 @@ impl AsyncRequests for SqliteStore {
 
     async fn get(&self, id: &AsyncRequestId) -> Result<Option<AsyncRequest>, StoreError> {
         let row = sqlx::query(
-            "SELECT id, model_id, deployment_id, status, webhook_status, created_at_ms, status_at_ms, errors \
-             FROM async_requests WHERE id = ?1",
+            "SELECT id, model_id, deployment_id, status, webhook_status, webhook_attempts, webhook_error, created_at_ms, \
+             status_at_ms, errors FROM async_requests WHERE id = ?1",
         )
         .bind(id.as_str())
         .fetch_optional(&self.readers)
@@ -272,14 +291,27 @@ impl AsyncRequests for SqliteStore {
         Ok(claimed.into_iter().map(|(_, one)| one).collect())
     }
 
+    async fn due_receivers(&self) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(concat!(
+            "SELECT DISTINCT webhook_host FROM async_requests WHERE work = 'WEBHOOK' AND webhook_host IS NOT NULL \
+             AND claimable_at_ms <= ",
+            now!()
+        ))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)
+    }
+
     async fn claim_notices(
         &self,
+        receiver: &str,
         max: usize,
         visibility: Duration,
     ) -> Result<Vec<Notice>, StoreError> {
         let statement = sqlx::query(CLAIM_NOTICES)
             .bind(signed(max.min(MAX_CLAIMS)))
-            .bind(millis(visibility));
+            .bind(millis(visibility))
+            .bind(receiver.to_owned());
         let rows = self.changed(statement).await?;
         rows.iter().map(notice).collect()
     }
@@ -317,14 +349,53 @@ impl AsyncRequests for SqliteStore {
         self.under(claim, statement).await
     }
 
-    async fn finish_notice(&self, claim: &Claim, webhook: WebhookStatus) -> Result<(), StoreError> {
+    async fn requeue_notice(
+        &self,
+        claim: &Claim,
+        delay: Duration,
+        error: &str,
+    ) -> Result<(), StoreError> {
+        let statement = bound(sqlx::query(REQUEUE_NOTICE), claim)
+            .bind(millis(delay))
+            .bind(shortened(error));
+        self.under(claim, statement).await
+    }
+
+    async fn finish_notice(
+        &self,
+        claim: &Claim,
+        outcome: Result<(), &str>,
+    ) -> Result<(), StoreError> {
+        let webhook = match outcome {
+            Ok(()) => WebhookStatus::Succeeded,
+            Err(_) => WebhookStatus::Failed,
+        };
         // Of all statuses, only this one changes with the webhook.
         let before = AsyncStatus::Succeeded;
         let statement = bound(sqlx::query(FINISH_NOTICE), claim)
             .bind(webhook.as_str())
             .bind(before.as_str())
-            .bind(before.after_webhook(webhook).as_str());
+            .bind(before.after_webhook(webhook).as_str())
+            .bind(outcome.err().map(shortened));
         self.under(claim, statement).await
+    }
+
+    async fn give_up_notices(
+        &self,
+        receiver: &str,
+        before: Timestamp,
+        error: &str,
+    ) -> Result<u64, StoreError> {
+        let succeeded = AsyncStatus::Succeeded;
+        self.change(
+            sqlx::query(GIVE_UP_NOTICES)
+                .bind(receiver.to_owned())
+                .bind(before.as_millisecond())
+                .bind(error.to_owned())
+                .bind(succeeded.as_str())
+                .bind(succeeded.after_webhook(WebhookStatus::Failed).as_str()),
+        )
+        .await
     }
 
     async fn take_up(&self) -> Result<u64, StoreError> {

@@ -6,7 +6,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite};
 
 use super::unavailable;
-use crate::domain::async_request::{AsyncRequest, AsyncResult, AsyncStatus, WebhookStatus};
+use crate::domain::async_request::{
+    AsyncRequest, AsyncResult, AsyncStatus, WebhookAttempts, WebhookStatus,
+};
 use crate::state::StoreError;
 use crate::state::async_requests::{Claim, Notice, Place, Prediction};
 
@@ -50,12 +52,19 @@ pub fn request(row: &SqliteRow) -> Result<AsyncRequest, StoreError> {
     let time = |name| {
         Timestamp::from_millisecond(column(row, name)?).map_err(|error| unreadable(name, &error))
     };
+    let webhook_status = parsed(row, "webhook_status", WebhookStatus::named)?;
+    let attempts: i64 = column(row, "webhook_attempts")?;
+    let webhook = WebhookAttempts {
+        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+        last_error: column(row, "webhook_error")?,
+    };
     Ok(AsyncRequest {
         id: parsed(row, "id", |text| text.parse().ok())?,
         model_id: place.model_id,
         deployment_id: place.deployment_id,
         status: parsed(row, "status", AsyncStatus::named)?,
-        webhook_status: parsed(row, "webhook_status", WebhookStatus::named)?,
+        webhook_status,
+        webhook: (webhook_status != WebhookStatus::NoWebhookProvided).then_some(webhook),
         created_at: time("created_at_ms")?,
         status_at: time("status_at_ms")?,
         errors: json(row, "errors")?,
