@@ -25,6 +25,7 @@ mod embeddings;
 mod environments;
 mod events;
 mod external_data;
+mod fairness;
 mod hang_ups;
 mod hostile;
 mod inference;

@@ -119,10 +119,14 @@ fn assembled(
     for output in outputs {
         field(&mut graph, 12, &value(output));
     }
+    finished(opset, &graph)
+}
+
+fn finished(opset: u64, graph: &[u8]) -> Vec<u8> {
     let set = operators("", opset);
     let mut model = Vec::new();
     number(&mut model, 1, 8);
-    field(&mut model, 7, &graph);
+    field(&mut model, 7, graph);
     field(&mut model, 8, &set);
     model
 }
@@ -310,6 +314,48 @@ pub fn maps(name: &str, key: u64) -> Vec<u8> {
     field(&mut info, 1, name.as_bytes());
     field(&mut info, 2, &ty);
     info
+}
+
+/// A model that computes for as long as its caller likes: `y` is `x` (one f32) after `n` (one i64) rounds of a loop.
+pub fn looping() -> Vec<u8> {
+    let value_of = |name, ty, dims| value(&Value { name, ty, dims });
+    let node = |op: &str, inputs: &[&str], output: &str, body: Option<&[u8]>| {
+        let mut bytes = Vec::new();
+        for input in inputs {
+            field(&mut bytes, 1, input.as_bytes());
+        }
+        field(&mut bytes, 2, output.as_bytes());
+        field(&mut bytes, 3, output.as_bytes());
+        field(&mut bytes, 4, op.as_bytes());
+        if let Some(body) = body {
+            let mut attribute = Vec::new();
+            field(&mut attribute, 1, b"body");
+            field(&mut attribute, 6, body);
+            number(&mut attribute, 20, 5);
+            field(&mut bytes, 5, &attribute);
+        }
+        bytes
+    };
+    let (float, long, boolean) = (1, 7, 9);
+    let mut body = Vec::new();
+    field(&mut body, 1, &node("Identity", &["go"], "goes", None));
+    field(&mut body, 1, &node("Neg", &["v"], "w", None));
+    field(&mut body, 2, b"round");
+    field(&mut body, 11, &value_of("round", long, &[]));
+    field(&mut body, 11, &value_of("go", boolean, &[]));
+    field(&mut body, 11, &value_of("v", float, &[Some(1)]));
+    field(&mut body, 12, &value_of("goes", boolean, &[]));
+    field(&mut body, 12, &value_of("w", float, &[Some(1)]));
+
+    let mut graph = Vec::new();
+    field(&mut graph, 1, &node("Squeeze", &["n"], "count", None));
+    let inputs = ["count", "", "x"];
+    field(&mut graph, 1, &node("Loop", &inputs, "y", Some(&body)));
+    field(&mut graph, 2, b"test");
+    field(&mut graph, 11, &value_of("n", long, &[Some(1)]));
+    field(&mut graph, 11, &value_of("x", float, &[Some(1)]));
+    field(&mut graph, 12, &value_of("y", float, &[Some(1)]));
+    finished(14, &graph)
 }
 
 fn inside(weight: &Weight<'_>) -> Vec<u8> {

@@ -4,6 +4,7 @@ mod bare;
 mod bundles;
 mod cold;
 mod decode;
+mod fairness;
 mod gpu;
 mod http;
 mod inference;
@@ -59,6 +60,8 @@ pub enum Part {
     Decode,
     /// Latencies at 1, 16 and 256 clients
     Latency,
+    /// A small model beside deployments that do their worst
+    Fairness,
     /// Models on a GPU, where there is one
     Gpu,
 }
@@ -113,6 +116,7 @@ pub fn run(seconds: u64, only: &[Part], built: Option<PathBuf>) -> Result<()> {
             Part::OcrRec => inference::recogniser(&bench)?,
             Part::Decode => decode::rows(&bench)?,
             Part::Latency => latency::rows(&bench)?,
+            Part::Fairness => fairness::rows(&bench)?,
             Part::Gpu => gpu::rows(&bench)?,
         };
         for row in &found {

@@ -45,6 +45,37 @@ pub fn tiny() -> Vec<u8> {
     )
 }
 
+/// The same surface with so much to compute that a run takes long.
+pub fn slow() -> Vec<u8> {
+    const LAYERS: usize = 8;
+    const WIDTH: u64 = 1000;
+    let (wide, square, narrow) = (
+        floats(FEATURES * WIDTH),
+        floats(WIDTH * WIDTH),
+        floats(WIDTH * CLASSES),
+    );
+    let names: Vec<String> = (0..=LAYERS).map(|layer| format!("h{layer}")).collect();
+    let inputs: Vec<[&str; 2]> = names.iter().map(|name| [name.as_str(), "W2"]).collect();
+    let mut nodes = vec![node("MatMul", &["X", "W1"], &names[0], None)];
+    for layer in 0..LAYERS {
+        nodes.push(node("MatMul", &inputs[layer], &names[layer + 1], None));
+    }
+    let last = [names[LAYERS].as_str(), "W3"];
+    nodes.push(node("MatMul", &last, "narrow", None));
+    nodes.push(node("Softmax", &["narrow"], "probabilities", None));
+    model_with(
+        OPSET,
+        &nodes,
+        &[
+            weight_of("W1", &[FEATURES, WIDTH], &wide),
+            weight_of("W2", &[WIDTH, WIDTH], &square),
+            weight_of("W3", &[WIDTH, CLASSES], &narrow),
+        ],
+        &[value("X", &[None, Some(FEATURES)])],
+        &[value("probabilities", &[None, Some(CLASSES)])],
+    )
+}
+
 /// The same surface around 100 MB of weights.
 pub fn shared() -> Vec<u8> {
     let (wide, square, narrow) = (

@@ -49,6 +49,11 @@ impl wasip2::exports::http::incoming_handler::Guest for Hostile {
                 std::thread::sleep(std::time::Duration::from_millis(ms));
                 "slept".into()
             }
+            "/predict" => {
+                let ms = std::env::var("SLEEP_MS").map_or(0, |ms| ms.parse().unwrap_or(0));
+                std::thread::sleep(std::time::Duration::from_millis(ms));
+                "slept".into()
+            }
             "/stderr" => {
                 eprintln!("{query}");
                 "printed".into()

@@ -1,0 +1,168 @@
+//! While one deployment does its worst, its neighbours are served: they wait for a run of it at most, never for all.
+
+use anyhow::{Context, Result};
+use samovar_tests::onnx::looping;
+use samovar_tests::{Server, eventually};
+use serde_json::{Value, json};
+
+use crate::open_inference::{infer, push_folder, sum};
+
+/// Limits of a model whose requests may take long.
+const PATIENT: &str = "[limits]\ntimeout = \"60s\"\n[autoscaling]\nmax_replica = 64\n";
+/// Limits of a neighbour, which is not to wait until the other's requests have ended.
+const NEIGHBOUR: &str = "[limits]\ntimeout = \"10s\"\n";
+
+async fn get(server: &Server, model: &str, path: &str) -> Result<(u16, String)> {
+    let url = server.at(&format!("/models/{model}/production{path}"));
+    let answer = server.client().get(url).send().await?;
+    Ok((answer.status().as_u16(), answer.text().await?))
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_loses_no_line_of_a_neighbour() -> Result<()> {
+    let server = Server::start()?;
+    server.push_as("loud", "hostile", PATIENT)?;
+    let quiet = server.push_as("quiet", "hostile", NEIGHBOUR)?;
+    let id = quiet["deployment"]["id"].as_str().context("id")?;
+    let client = server.client();
+    let floods: Vec<_> = (0..4)
+        .map(|_| {
+            let url = server.at("/models/loud/production/flood?100000");
+            let flood = client.get(url).send();
+            tokio::spawn(async move { flood.await?.error_for_status() })
+        })
+        .collect();
+    // In the middle of it.
+    eventually("the flood has begun", async || {
+        let url = server.at("/v1/models/loud/environments/production/logs?limit=1");
+        match client.get(url).send().await {
+            Ok(answer) => answer.text().await.is_ok_and(|text| text.contains("xxx")),
+            Err(_) => false,
+        }
+    })
+    .await?;
+    for number in 0..40 {
+        let path = format!("/stderr?line-{number}-of-quiet");
+        assert_eq!(get(&server, "quiet", &path).await?.0, 200);
+    }
+    let url = format!("/v1/models/quiet/deployments/{id}/logs?includes=of-quiet&limit=1000");
+    let answer = server.client().get(server.at(&url)).send().await?;
+    let found: Value = answer.json().await?;
+    let lines = found["logs"].as_array().context("logs")?;
+    let found: Vec<&str> = lines.iter().filter_map(|l| l["message"].as_str()).collect();
+    let wanted: Vec<String> = (0..40).map(|n| format!("line-{n}-of-quiet")).collect();
+    assert_eq!(found, wanted);
+    for flood in floods {
+        flood.await??;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn requests_that_sleep_leave_a_replica_for_others() -> Result<()> {
+    let server = Server::start_with(&["--max-replicas", "8"])?;
+    let sleeper = server.push_as("sleeper", "hostile", PATIENT)?;
+    let id = sleeper["deployment"]["id"].as_str().context("id")?;
+    server.push_as("neighbour", "hostile", NEIGHBOUR)?;
+    let client = server.client();
+    let sleeping: Vec<_> = (0..32)
+        .map(|_| {
+            let url = server.at("/models/sleeper/production/sleep?50000");
+            let sleep = client.get(url).send();
+            tokio::spawn(async move { sleep.await.map(|answer| answer.status()) })
+        })
+        .collect();
+    eventually("as many sleep as may", async || {
+        let url = server.at(&format!("/v1/models/sleeper/deployments/{id}/replicas"));
+        let Ok(answer) = client.get(url).send().await else {
+            return false;
+        };
+        let list = answer.text().await.unwrap_or_default();
+        list.matches("\"BUSY\"").count() >= 7
+    })
+    .await?;
+    for _ in 0..3 {
+        assert_eq!(get(&server, "neighbour", "/").await?, (200, "ok".into()));
+    }
+    assert!(sleeping.iter().all(|one| !one.is_finished()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn endless_runs_hold_up_no_other_model() -> Result<()> {
+    let server = Server::start()?;
+    let short = "[limits]\ntimeout = \"2s\"\n";
+    push_folder(&server, "endless", &[("endless", looping())], short)?;
+    push_folder(&server, "sum", &[("sum", sum())], NEIGHBOUR)?;
+    let rounds = |rounds: u64| {
+        json!({ "inputs": [
+            {"name": "n", "shape": [1], "datatype": "INT64", "data": [rounds]},
+            {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]},
+        ]})
+    };
+    let (status, told) = infer(&server, "endless", &rounds(3)).await?;
+    assert_eq!((status, &told["outputs"][0]["data"]), (200, &json!([-1.0])));
+    // More of them than there are cores, and of their callers none is there any more.
+    let cores = std::thread::available_parallelism()?.get();
+    let endless = rounds(2_000_000_000);
+    let runs = (0..cores + 2).map(|_| infer(&server, "endless", &endless));
+    for run in futures::future::join_all(runs).await {
+        assert_eq!(run?.0, 504);
+    }
+    let asked = json!({ "inputs": [
+        {"name": "a", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]},
+        {"name": "b", "shape": [1, 2], "datatype": "FP32", "data": [3, 4]},
+    ]});
+    for _ in 0..3 {
+        let (status, told) = infer(&server, "sum", &asked).await?;
+        assert_eq!(
+            (status, &told["outputs"][0]["data"]),
+            (200, &json!([4.0, 6.0]))
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn slow_async_requests_leave_places_for_others() -> Result<()> {
+    let server = Server::start_with(&["--max-replicas", "200"])?;
+    let slow = format!("{PATIENT}[environment_variables]\nSLEEP_MS = \"50000\"\n");
+    server.push_as("slow", "hostile", &slow)?;
+    server.push_as("quick", "hostile", NEIGHBOUR)?;
+    let client = server.client();
+    let hand_in = async |model: &str| -> Result<String> {
+        let url = server.at(&format!("/models/{model}/production/async_predict"));
+        let body = json!({ "model_input": 1 });
+        let told: Value = client.post(url).json(&body).send().await?.json().await?;
+        Ok(told["request_id"].as_str().context("id")?.to_owned())
+    };
+    for _ in 0..80 {
+        hand_in("slow").await?;
+    }
+    let queue = async || -> Result<(u64, u64)> {
+        let url = server.at("/models/slow/production/async_queue_status");
+        let status: Value = client.get(url).send().await?.json().await?;
+        let count = |name: &str| status[name].as_u64().context("a count");
+        Ok((
+            count("num_queued_requests")?,
+            count("num_in_progress_requests")?,
+        ))
+    };
+    eventually("as many run as may", async || {
+        queue().await.is_ok_and(|(_, running)| running >= 56)
+    })
+    .await?;
+    let id = hand_in("quick").await?;
+    eventually("the other's is done", async || {
+        let url = server.at(&format!("/models/quick/async_request/{id}"));
+        let answer = client.get(url).send().await;
+        let text = match answer {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(_) => return false,
+        };
+        text.contains("\"SUCCEEDED\"")
+    })
+    .await?;
+    assert_eq!(queue().await?, (24, 56), "none of the slow ones has ended");
+    Ok(())
+}
