@@ -78,6 +78,70 @@ fn anonymous_bytes() -> u64 {
     kilobytes * 1024
 }
 
+/// `out` of 1 GiB, made of a constant of 16 bytes.
+fn swelling() -> Vec<u8> {
+    let side: i64 = 16 << 10;
+    let shape = TensorProto {
+        dims: vec![2],
+        data_type: 7,
+        name: "shape".into(),
+        raw_data: [side, side].map(i64::to_le_bytes).concat(),
+        ..Default::default()
+    };
+    let fill = NodeProto {
+        input: vec!["shape".into()],
+        output: vec!["out".into()],
+        op_type: "ConstantOfShape".into(),
+        ..Default::default()
+    };
+    let out = ValueInfo {
+        name: "out".into(),
+        r#type: Some(tensor(
+            1,
+            Some(Shape {
+                dim: vec![sized(side); 2],
+            }),
+        )),
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        node: vec![fill],
+        initializer: vec![shape],
+        output: vec![out],
+        ..Default::default()
+    };
+    let model = ModelProto {
+        ir_version: 8,
+        graph: Some(graph),
+        opset_import: vec![OperatorSetId {
+            domain: String::new(),
+            version: 14,
+        }],
+        ..Default::default()
+    };
+    model.encode_to_vec()
+}
+
+#[test]
+fn a_guest_s_constants_are_not_folded_when_they_load() {
+    for choice in testing::choices() {
+        let model = GuestModel::read(swelling(), u64::MAX).unwrap();
+        assert!(model.loaded_bytes() < 1 << 20);
+        let before = anonymous_bytes();
+        let wanted = Wanted {
+            choice,
+            target: Target::Cpu,
+            threads: 1,
+            ..Wanted::default()
+        };
+        let backends = testing::backends();
+        let loaded = backends.load(&Source::Bytes(&model), wanted).unwrap();
+        let grown = anonymous_bytes().saturating_sub(before);
+        assert_eq!(loaded.outputs[0].name, "out");
+        assert!(grown < 512 << 20, "{choice:?}: {grown} bytes");
+    }
+}
+
 fn last_row_is_found(backend: BackendChoice) {
     let folder = tempfile::tempdir().unwrap();
     let (path, data) = (folder.path().join("model"), folder.path().join("weights"));
