@@ -33,6 +33,7 @@ mod sandbox;
 mod slots;
 mod snapshot;
 mod stop;
+mod text;
 
 pub use artifact::{ArtifactError, ComponentFile};
 pub use body::{BrokenBody, GuestBody};

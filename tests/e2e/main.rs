@@ -27,6 +27,7 @@ mod events;
 mod external_data;
 mod fairness;
 mod hang_ups;
+mod host_memory;
 mod hostile;
 mod inference;
 mod init;

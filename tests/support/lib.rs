@@ -185,6 +185,34 @@ impl Server {
         self.child.id()
     }
 
+    /// Bounds its data segment, so that a server which takes too much fails instead of the machine.
+    pub fn limit_memory(&self, bytes: u64) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).expect("a pid fits");
+        let limit = libc::rlimit {
+            rlim_cur: bytes,
+            rlim_max: bytes,
+        };
+        // SAFETY: the child is ours and not yet waited for; the limit outlives the call.
+        let done = unsafe { libc::prlimit(pid, libc::RLIMIT_DATA, &limit, std::ptr::null_mut()) };
+        ensure!(done == 0, "prlimit: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+
+    /// Begins to measure its peak memory anew.
+    pub fn forget_peak_memory(&self) -> Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.pid());
+        std::fs::write(&path, "5").with_context(|| path)
+    }
+
+    /// The most memory that it had since, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.context("no VmHWM")?.parse()?;
+        Ok(kib << 10)
+    }
+
     /// The admin key that the first start wrote.
     pub fn key(&self) -> String {
         let text =

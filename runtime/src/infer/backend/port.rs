@@ -3,6 +3,12 @@
 use std::fmt;
 
 use super::tensor::{ElementType, Tensor};
+use crate::text::{Quoted, bounded_format};
+
+/// Most dimensions that a tensor of a guest may have when it is computed with; numpy has the same limit.
+pub const MAX_RANK: usize = 64;
+/// Dimensions that errors show.
+const SHOWN_DIMS: usize = 8;
 
 /// Type of an input or output as the graph declares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,14 +137,38 @@ impl fmt::Display for Port {
         write!(f, "{} ", self.ty)?;
         match &self.dims {
             None => f.write_str("[…]"),
-            Some(dims) => {
-                let sizes: Vec<String> = dims
-                    .iter()
-                    .map(|dim| dim.map_or("?".into(), |size| size.to_string()))
-                    .collect();
-                write!(f, "[{}]", sizes.join(", "))
-            }
+            Some(dims) => sizes(f, dims.len(), dims.iter().copied()),
         }
+    }
+}
+
+/// Writes sizes as `[2, ?]`, the first of them when there are many.
+fn sizes(
+    f: &mut fmt::Formatter<'_>,
+    rank: usize,
+    dims: impl Iterator<Item = Option<u32>>,
+) -> fmt::Result {
+    f.write_str("[")?;
+    for (at, dim) in dims.take(SHOWN_DIMS).enumerate() {
+        let comma = if at > 0 { ", " } else { "" };
+        match dim {
+            Some(size) => write!(f, "{comma}{size}")?,
+            None => write!(f, "{comma}?")?,
+        }
+    }
+    if rank > SHOWN_DIMS {
+        write!(f, ", … {} more", rank - SHOWN_DIMS)?;
+    }
+    f.write_str("]")
+}
+
+/// Type and sizes of a tensor as errors show them. Nothing is formatted unless there is an error.
+struct Shape<'a>(ElementType, &'a [u32]);
+
+impl fmt::Display for Shape<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.0)?;
+        sizes(f, self.1.len(), self.1.iter().copied().map(Some))
     }
 }
 
@@ -152,13 +182,14 @@ pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Ten
     let mut places: Vec<Option<Tensor>> = ports.iter().map(|_| None).collect();
     for (name, tensor) in tensors {
         let Some(at) = ports.iter().position(|port| port.name == name) else {
-            return Err(format!(
-                "the graph has no input `{name}`; it has {}",
-                list(ports)
+            return Err(bounded_format!(
+                "the graph has no input {}; it has {}",
+                Quoted(&name),
+                List(ports)
             ));
         };
         if places[at].is_some() {
-            return Err(format!("input `{name}` is given twice"));
+            return Err(bounded_format!("input `{name}` is given twice"));
         }
         places[at] = Some(fit(&ports[at], tensor)?);
     }
@@ -168,10 +199,10 @@ pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Ten
         .zip(ports)
         .find(|(place, port)| place.is_none() && !port.optional);
     if let Some((_, port)) = missing {
-        return Err(format!(
+        return Err(bounded_format!(
             "input `{}` is missing; the graph wants {}",
             port.name,
-            list(ports)
+            List(ports)
         ));
     }
     let places = places
@@ -184,45 +215,57 @@ pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Ten
 }
 
 /// Inputs for people: all that a run must give, and the first that it may.
-fn list(ports: &[Port]) -> String {
-    /// Some graphs list each of a thousand weights.
-    const MAX_OPTIONAL: usize = 8;
-    let mut optional = 0;
-    let shown = ports.iter().filter(|port| {
-        optional += usize::from(port.optional);
-        !port.optional || optional <= MAX_OPTIONAL
-    });
-    let shown: Vec<String> = shown
-        .map(|port| match port.optional {
-            false => format!("`{}` {port}", port.name),
-            true => format!("`{}` {port} (optional)", port.name),
-        })
-        .collect();
-    let rest = optional.saturating_sub(MAX_OPTIONAL);
-    match rest {
-        0 => shown.join(", "),
-        _ => format!("{} and {rest} more that are optional", shown.join(", ")),
+struct List<'a>(&'a [Port]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Some graphs list each of a thousand weights.
+        const MAX_OPTIONAL: usize = 8;
+        let (mut optional, mut comma) = (0, "");
+        for port in self.0 {
+            optional += usize::from(port.optional);
+            if !port.optional {
+                write!(f, "{comma}`{}` {port}", port.name)?;
+            } else if optional <= MAX_OPTIONAL {
+                write!(f, "{comma}`{}` {port} (optional)", port.name)?;
+            }
+            comma = ", ";
+        }
+        match optional.saturating_sub(MAX_OPTIONAL) {
+            0 => Ok(()),
+            rest => write!(f, " and {rest} more that are optional"),
+        }
     }
 }
 
 fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
-    let came = format!("{} {:?}", tensor.ty, tensor.dims);
-    let found_bytes = tensor.data.bytes();
-    if tensor.wanted_bytes() != Some(found_bytes) {
-        return Err(format!(
-            "input `{}`: {came} has {found_bytes} bytes of data, wanted {}",
+    let came = Shape(tensor.ty, &tensor.dims);
+    if tensor.dims.len() > MAX_RANK {
+        return Err(bounded_format!(
+            "input `{}`: found {} dimensions, at most {MAX_RANK} are allowed",
             port.name,
-            tensor
-                .wanted_bytes()
-                .map_or("more than there is memory".into(), |bytes| bytes
-                    .to_string()),
+            tensor.dims.len(),
         ));
     }
+    let found_bytes = tensor.data.bytes();
+    match tensor.wanted_bytes() {
+        Some(wanted) if wanted == found_bytes => {}
+        Some(wanted) => {
+            return Err(bounded_format!(
+                "input `{}`: {came} has {found_bytes} bytes of data, wanted {wanted}",
+                port.name,
+            ));
+        }
+        None => {
+            return Err(bounded_format!(
+                "input `{}`: {came} has {found_bytes} bytes of data, wanted more than there is memory",
+                port.name,
+            ));
+        }
+    }
+    let wrong = || bounded_format!("input `{}`: found {came}, wanted {port}", port.name);
     if tensor.ty != port.ty.carrier() {
-        return Err(format!(
-            "input `{}`: found {came}, wanted {port}",
-            port.name
-        ));
+        return Err(wrong());
     }
     let Some(wanted) = &port.dims else {
         return Ok(tensor);
@@ -230,6 +273,7 @@ fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
     // wasi-nn says [1] where a graph says that there are no dimensions.
     if wanted.is_empty() && tensor.dims == [1] {
         tensor.dims.clear();
+        return Ok(tensor);
     }
     let fits = wanted.len() == tensor.dims.len()
         && wanted
@@ -237,10 +281,7 @@ fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
             .zip(&tensor.dims)
             .all(|(wanted, found)| wanted.is_none_or(|wanted| wanted == *found));
     if !fits {
-        return Err(format!(
-            "input `{}`: found {came}, wanted {port}",
-            port.name
-        ));
+        return Err(wrong());
     }
     Ok(tensor)
 }
@@ -340,6 +381,32 @@ mod tests {
         assert!(
             error.ends_with("`7` f32 [1] (optional) and 12 more that are optional"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn errors_stay_short_whatever_a_guest_sends() {
+        let ports = [port("x", &[None])];
+        let short = |text: String| assert!(text.len() <= crate::text::MAX_TEXT_BYTES, "{text}");
+        let mut deep = tensor(&[1]);
+        deep.dims = vec![1; 100_000];
+        let text = error(&ports, vec![("x", deep)]);
+        assert_eq!(
+            text,
+            "input `x`: found 100000 dimensions, at most 64 are allowed"
+        );
+        let long = "y".repeat(100_000);
+        short(error(&ports, vec![(&long, tensor(&[1]))]));
+        let named = [port(&long, &[Some(1)])];
+        short(error(&named, vec![]));
+        short(error(&named, vec![(&long, tensor(&[2]))]));
+        short(error(
+            &named,
+            vec![(&long, tensor(&[1])), (&long, tensor(&[1]))],
+        ));
+        assert_eq!(
+            error(&ports, vec![("x", tensor(&[1; 12]))]),
+            "input `x`: found f32 [1, 1, 1, 1, 1, 1, 1, 1, … 4 more], wanted f32 [?]"
         );
     }
 

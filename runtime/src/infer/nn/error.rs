@@ -1,26 +1,37 @@
 //! The errors that guests see.
 
+use std::fmt::Display;
+
 use wasmtime::component::Resource;
 
 use super::NnView;
 use super::bindings::errors::{ErrorCode, Host, HostError};
+use crate::text::bounded;
 
-/// An error of wasi-nn: its code and its explanation.
+/// An error of wasi-nn: its code and its explanation, which is never long.
 #[derive(Clone, Debug)]
 pub struct NnError {
     pub(super) code: ErrorCode,
     pub(super) data: String,
 }
 
+impl NnError {
+    /// What it counts for in its replica's limit.
+    fn weight(&self) -> u64 {
+        (size_of::<Self>() + self.data.capacity()) as u64
+    }
+}
+
 /// What a call gives that can fail in the guest's eyes.
 pub(super) type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
 
 impl NnView<'_> {
-    pub(super) fn error<T>(&mut self, code: ErrorCode, data: impl ToString) -> Answer<T> {
+    pub(super) fn error<T>(&mut self, code: ErrorCode, data: impl Display) -> Answer<T> {
         let error = NnError {
             code,
-            data: data.to_string(),
+            data: bounded(data),
         };
+        self.ctx.hold(error.weight())?;
         Ok(Err(self.table.push(error)?))
     }
 }
@@ -37,7 +48,8 @@ impl HostError for NnView<'_> {
     }
 
     fn drop(&mut self, error: Resource<NnError>) -> wasmtime::Result<()> {
-        self.table.delete(error)?;
+        let error = self.table.delete(error)?;
+        self.ctx.release(error.weight());
         Ok(())
     }
 }

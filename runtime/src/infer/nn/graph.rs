@@ -10,6 +10,7 @@ use super::bindings::graph::{ExecutionTarget, GraphEncoding, Host, HostGraph};
 use super::error::Answer;
 use super::inference::Context;
 use crate::infer::graphs::{GraphUse, LoadedGraph};
+use crate::text::Quoted;
 
 /// A graph that a guest holds.
 pub struct GuestGraph {
@@ -49,7 +50,7 @@ impl Host for NnView<'_> {
         let Ok([bytes]) = <[Vec<u8>; 1]>::try_from(builder) else {
             return self.error(
                 ErrorCode::InvalidArgument,
-                format!("found {count} builders, wanted 1: an onnx model is one file"),
+                format_args!("found {count} builders, wanted 1: an onnx model is one file"),
             );
         };
         let store = self.ctx.store.clone();
@@ -97,14 +98,12 @@ impl Host for NnView<'_> {
             }
             None => {
                 let names: Vec<&str> = graphs.keys().map(String::as_str).collect();
-                let text = format!(
-                    "no graph `{name}` in samovar.toml; it has {}",
-                    if names.is_empty() {
-                        "none".into()
-                    } else {
-                        names.join(", ")
-                    }
-                );
+                let names = match &names[..] {
+                    [] => "none".to_owned(),
+                    names => names.join(", "),
+                };
+                let name = Quoted(&name);
+                let text = format_args!("no graph {name} in samovar.toml; it has {names}");
                 self.error(ErrorCode::NotFound, text)
             }
         }

@@ -1,5 +1,8 @@
 //! Does what no model should, chosen by the path; any other path is answered well.
 
+mod allocate;
+mod nn;
+
 use wasip2::http::types::{
     Fields, IncomingRequest, Method, OutgoingBody, OutgoingRequest, OutgoingResponse,
     ResponseOutparam, Scheme,
@@ -23,6 +26,8 @@ impl wasip2::exports::http::incoming_handler::Guest for Hostile {
                 }
             }
             "/memory" => memory(),
+            "/hold" => allocate::hold(query),
+            "/call" => allocate::call(query),
             "/stack" => recurse(0).to_string(),
             "/trap" => std::arch::wasm32::unreachable(),
             "/exit" => std::process::exit(1),

@@ -1,0 +1,91 @@
+//! Texts of bounded length: a guest chooses what errors quote, so no error holds more than a little of it.
+
+use std::fmt::{self, Write};
+
+/// Longest error text that the host keeps for a guest, in bytes.
+pub(crate) const MAX_TEXT_BYTES: usize = 1 << 10;
+
+/// What a text shows of a name that a guest chose, in bytes.
+const MAX_QUOTED_BYTES: usize = 200;
+
+/// The end of a text that was cut.
+const CUT: &str = "…";
+
+/// Formats at most [`MAX_TEXT_BYTES`]. Formatting stops there, so that a long value costs no more than a short one.
+pub(crate) fn bounded(text: impl fmt::Display) -> String {
+    let mut bounded = Bounded(String::new());
+    // The only error is that of `write_str`: the text is full.
+    let _ = write!(bounded, "{text}");
+    bounded.0
+}
+
+/// Formats like `format!`, but no more than [`MAX_TEXT_BYTES`].
+macro_rules! bounded_format {
+    ($($arg:tt)*) => {
+        $crate::text::bounded(format_args!($($arg)*))
+    };
+}
+pub(crate) use bounded_format;
+
+/// A name that somebody else chose, in backquotes, of a long one the beginning: what follows it still has its place.
+pub(crate) struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.floor_char_boundary(MAX_QUOTED_BYTES);
+        let cut = if shown < self.0.len() { CUT } else { "" };
+        write!(f, "`{}{cut}`", &self.0[..shown])
+    }
+}
+
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let room = MAX_TEXT_BYTES - self.0.len();
+        if part.len() <= room {
+            self.0.push_str(part);
+            return Ok(());
+        }
+        self.0.push_str(&part[..part.floor_char_boundary(room)]);
+        let end = self.0.floor_char_boundary(MAX_TEXT_BYTES - CUT.len());
+        self.0.truncate(end);
+        self.0.push_str(CUT);
+        Err(fmt::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Endless;
+    impl fmt::Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            loop {
+                f.write_str("and on ")?;
+            }
+        }
+    }
+
+    #[test]
+    fn formatting_stops_at_the_limit() {
+        let text = bounded(Endless);
+        assert!(text.len() <= MAX_TEXT_BYTES);
+        assert!(text.starts_with("and on and on") && text.ends_with(CUT));
+    }
+
+    proptest! {
+        #[test]
+        fn short_texts_stay_and_long_ones_are_cut_at_a_character(parts: Vec<String>, times in 1usize..50) {
+            let whole = parts.concat().repeat(times);
+            let text = bounded(&whole);
+            prop_assert!(text.len() <= MAX_TEXT_BYTES);
+            match text.strip_suffix(CUT) {
+                Some(start) if whole.len() > MAX_TEXT_BYTES => prop_assert!(whole.starts_with(start)),
+                _ => prop_assert_eq!(text, whole),
+            }
+        }
+    }
+}
