@@ -10,8 +10,10 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// A longer line is cut here.
+/// A longer line is cut here, and says so.
 pub const MAX_LINE_BYTES: usize = 16 << 10;
+/// The end of a line that was cut.
+const CUT: &str = "… [cut: a line may have 16 KiB]";
 
 /// How serious a line is; what a guest prints to stdout is `Info`, to stderr `Warning`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,12 +99,69 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// A line as it is kept: cut, with a mark, if it is too long or its end was lost before.
+pub(crate) fn line(mut text: String, lost: bool) -> String {
+    if lost || text.len() > MAX_LINE_BYTES {
+        let end = MAX_LINE_BYTES - CUT.len();
+        text.truncate(text.floor_char_boundary(end));
+        // The rest of it may have been megabytes, which are not kept with the line.
+        text.shrink_to(MAX_LINE_BYTES);
+        text.push_str(CUT);
+    }
+    text
+}
+
 /// A guest's stdout or stderr.
 #[derive(Clone)]
 pub struct LogStream {
     log: Arc<ReplicaLog>,
     level: Level,
-    partial: Arc<Mutex<Vec<u8>>>,
+    partial: Arc<Mutex<Partial>>,
+}
+
+/// A line whose end has not come yet. Of one that is written over (`\r`, as progress bars do) it is the last state.
+#[derive(Debug, Default)]
+struct Partial {
+    bytes: Vec<u8>,
+    /// What comes next is written over the line.
+    returned: bool,
+    /// The line was longer than is kept.
+    lost: bool,
+}
+
+impl Partial {
+    /// Adds bytes without a line end.
+    fn push(&mut self, mut bytes: &[u8]) {
+        let shown = bytes
+            .iter()
+            .rposition(|b| *b != b'\r')
+            .map_or(0, |at| at + 1);
+        let returns = shown < bytes.len();
+        bytes = &bytes[..shown];
+        if !bytes.is_empty() {
+            let over = bytes.iter().rposition(|b| *b == b'\r');
+            if self.returned || over.is_some() {
+                self.bytes.clear();
+                self.lost = false;
+            }
+            bytes = &bytes[over.map_or(0, |at| at + 1)..];
+            let room = MAX_LINE_BYTES - self.bytes.len();
+            self.lost |= bytes.len() > room;
+            self.bytes
+                .extend_from_slice(&bytes[..bytes.len().min(room)]);
+            self.returned = false;
+        }
+        self.returned |= returns;
+    }
+
+    /// The line, which ends here.
+    fn take(&mut self) -> String {
+        let text = String::from_utf8_lossy(&self.bytes).into_owned();
+        let text = line(text, self.lost);
+        self.bytes.clear();
+        (self.returned, self.lost) = (false, false);
+        text
+    }
 }
 
 impl LogStream {
@@ -118,28 +177,18 @@ impl LogStream {
     fn push(&self, mut bytes: &[u8]) {
         let mut partial = lock(&self.partial);
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
-            let room = MAX_LINE_BYTES.saturating_sub(partial.len());
-            partial.extend_from_slice(&bytes[..end.min(room)]);
-            self.emit(&mut partial);
+            partial.push(&bytes[..end]);
+            self.log.write(self.level, partial.take());
             bytes = &bytes[end + 1..];
         }
-        let room = MAX_LINE_BYTES.saturating_sub(partial.len());
-        partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
-
-    fn emit(&self, partial: &mut Vec<u8>) {
-        let text = String::from_utf8_lossy(partial)
-            .trim_end_matches('\r')
-            .to_owned();
-        partial.clear();
-        self.log.write(self.level, text);
+        partial.push(bytes);
     }
 
     /// Writes out a line that has no end yet: a request is over, or the replica is.
     pub fn finish_line(&self) {
         let mut partial = lock(&self.partial);
-        if !partial.is_empty() {
-            self.emit(&mut partial);
+        if !partial.bytes.is_empty() {
+            self.log.write(self.level, partial.take());
         }
     }
 }
@@ -204,6 +253,7 @@ impl OutputStream for LogStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[derive(Default)]
     struct Kept(Mutex<Vec<String>>);
@@ -213,20 +263,67 @@ mod tests {
         }
     }
 
-    #[test]
-    fn lines_are_joined_cut_and_finished() {
+    fn lines<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         let kept = Arc::new(Kept::default());
         let log = Arc::new(ReplicaLog::new(kept.clone(), "r".into()));
         let stream = LogStream::new(log, Level::Info);
-        stream.push(b"one\ntw");
-        stream.push(b"o\r\n");
-        stream.push(&vec![b'x'; 3 * MAX_LINE_BYTES]);
-        stream.push(b"\nlast");
+        for part in parts {
+            stream.push(part);
+        }
         stream.finish_line();
         let lines = lock(&kept.0);
+        lines.clone()
+    }
+
+    #[test]
+    fn lines_are_joined_cut_and_finished() {
+        let long = vec![b'x'; 3 * MAX_LINE_BYTES];
+        let lines = lines([&b"one\ntw"[..], &b"o\r\n"[..], &long[..], &b"\nlast"[..]]);
         assert_eq!(lines[0], "one");
         assert_eq!(lines[1], "two");
         assert_eq!(lines[2].len(), MAX_LINE_BYTES);
+        assert!(lines[2].starts_with("xxx") && lines[2].ends_with(CUT));
         assert_eq!(lines[3], "last");
+    }
+
+    #[test]
+    fn a_line_of_the_longest_kind_is_whole() {
+        let whole = vec![b'x'; MAX_LINE_BYTES];
+        assert_eq!(lines([&whole[..], &b"\n"[..]])[0].as_bytes(), whole);
+    }
+
+    #[test]
+    fn a_progress_bar_is_its_last_state() {
+        let mut bar = Vec::new();
+        for percent in 0..=100 {
+            bar.extend(format!("\r{percent:>3} % {}", "#".repeat(1000)).bytes());
+        }
+        bar.extend(b"\rdone\r\n");
+        assert_eq!(lines([&bar[..]]), ["done"]);
+        assert_eq!(lines([&b"1 %\r"[..], &b"2 %\r"[..], &b"3 %"[..]]), ["3 %"]);
+        assert_eq!(lines([&b"50 %\r"[..], &b"\n"[..]]), ["50 %"]);
+        assert_eq!(lines([&b"50 %\r\r"[..]]), ["50 %"]);
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_the_same_however_their_bytes_come(
+            text in "[a-c\r\n]{0,60}",
+            cuts in prop::collection::vec(0usize..60, 0..8),
+        ) {
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let parts = cuts.windows(2).map(|ends| &bytes[ends[0]..ends[1]]);
+            prop_assert_eq!(lines(parts), lines([bytes]));
+        }
+
+        #[test]
+        fn no_line_is_longer_than_it_may_be(parts: Vec<Vec<u8>>, times in 1usize..2000) {
+            let all = parts.concat().repeat(times);
+            let kept = lines([&all[..]]);
+            prop_assert!(kept.iter().all(|line| line.len() <= MAX_LINE_BYTES));
+        }
     }
 }

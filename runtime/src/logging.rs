@@ -2,7 +2,8 @@
 
 use wasmtime::component::{HasData, Linker};
 
-use crate::log::{Level, MAX_LINE_BYTES, ReplicaLog};
+use crate::log::{Level, MAX_LINE_BYTES, ReplicaLog, line};
+use crate::text::bounded_to;
 
 mod generated {
     #![allow(missing_docs, reason = "generated from the standard's WIT")]
@@ -25,15 +26,13 @@ impl logging::Host for LoggingView<'_> {
             logging::Level::Warn => Level::Warning,
             logging::Level::Error | logging::Level::Critical => Level::Error,
         };
-        let mut line = if context.is_empty() {
+        let text = if context.is_empty() {
             message
         } else {
-            format!("{context}: {message}")
+            // One byte too many shows that there was more.
+            bounded_to(MAX_LINE_BYTES + 1, format_args!("{context}: {message}"))
         };
-        if line.len() > MAX_LINE_BYTES {
-            line.truncate(line.floor_char_boundary(MAX_LINE_BYTES));
-        }
-        self.0.write(level, line);
+        self.0.write(level, line(text, false));
     }
 }
 

@@ -13,10 +13,18 @@ const CUT: &str = "…";
 
 /// Formats at most [`MAX_TEXT_BYTES`]. Formatting stops there, so that a long value costs no more than a short one.
 pub(crate) fn bounded(text: impl fmt::Display) -> String {
-    let mut bounded = Bounded(String::new());
+    bounded_to(MAX_TEXT_BYTES, text)
+}
+
+/// Formats at most so many bytes.
+pub(crate) fn bounded_to(max_bytes: usize, text: impl fmt::Display) -> String {
+    let mut bounded = Bounded {
+        text: String::new(),
+        max_bytes,
+    };
     // The only error is that of `write_str`: the text is full.
     let _ = write!(bounded, "{text}");
-    bounded.0
+    bounded.text
 }
 
 /// Formats like `format!`, but no more than [`MAX_TEXT_BYTES`].
@@ -38,19 +46,22 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-struct Bounded(String);
+struct Bounded {
+    text: String,
+    max_bytes: usize,
+}
 
 impl Write for Bounded {
     fn write_str(&mut self, part: &str) -> fmt::Result {
-        let room = MAX_TEXT_BYTES - self.0.len();
+        let room = self.max_bytes - self.text.len();
         if part.len() <= room {
-            self.0.push_str(part);
+            self.text.push_str(part);
             return Ok(());
         }
-        self.0.push_str(&part[..part.floor_char_boundary(room)]);
-        let end = self.0.floor_char_boundary(MAX_TEXT_BYTES - CUT.len());
-        self.0.truncate(end);
-        self.0.push_str(CUT);
+        self.text.push_str(&part[..part.floor_char_boundary(room)]);
+        let end = self.max_bytes.saturating_sub(CUT.len());
+        self.text.truncate(self.text.floor_char_boundary(end));
+        self.text.push_str(CUT);
         Err(fmt::Error)
     }
 }
