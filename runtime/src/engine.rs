@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, MemoryTypeBuilder,
-    PoolingAllocationConfig, Store, UpdateDeadline,
+    PoolingAllocationConfig, Store, StoreContextMut, UpdateDeadline,
 };
 
 pub use calls::Calls;
@@ -156,11 +156,15 @@ pub(crate) fn slots_of(memories: u32, tables: u32) -> u32 {
     memories.max(tables).max(1)
 }
 
-/// Lets other tasks of its thread run whenever epochs advance while its guest computes.
-pub fn yield_at_epochs<T>(store: &mut Store<T>) {
+/// Lets other tasks of its thread run whenever epochs advance while its guest computes, after `first` was done.
+pub fn yield_at_epochs<T: 'static>(
+    store: &mut Store<T>,
+    first: impl Fn(StoreContextMut<'_, T>) + Send + Sync + 'static,
+) {
     store.set_epoch_deadline(1);
     // A plain yield would requeue the guest at the head of its thread's queue and starve the neighbours.
-    store.epoch_deadline_callback(|_| {
+    store.epoch_deadline_callback(move |store| {
+        first(store);
         let turn = Box::pin(tokio::task::yield_now());
         Ok(UpdateDeadline::YieldCustom(1, turn))
     });
@@ -309,7 +313,7 @@ mod tests {
             let engine = shared.engine(calls);
             let component = Component::new(engine, wat::parse_str(LOOP).unwrap()).unwrap();
             let mut store = Store::new(engine, ());
-            yield_at_epochs(&mut store);
+            yield_at_epochs(&mut store, |_| {});
             let linker = Linker::new(engine);
             let instance = linker.instantiate_async(&mut store, &component).await;
             let instance = instance.unwrap();

@@ -20,7 +20,7 @@ pub enum GuestFailure {
     /// It trapped; the text names the trap.
     #[error("the model crashed: {0}")]
     Trap(String),
-    /// It asked for more memory than its deployment allows and could not go on.
+    /// It asked for more memory than its deployment allows, for itself or for what the host holds for it, and could not go on.
     #[error(
         "the model ran out of memory: it asked for {wanted_bytes} bytes, its limit is {limit_bytes}; raise `limits.memory` in samovar.toml"
     )]

@@ -6,6 +6,7 @@
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod account;
 pub mod admission;
 mod answer;
 pub mod artifact;
@@ -35,6 +36,7 @@ mod snapshot;
 mod stop;
 mod text;
 
+pub use account::{Account, OverLimit};
 pub use artifact::{ArtifactError, ComponentFile};
 pub use body::{BrokenBody, GuestBody};
 pub use config::{Config, WeakConfig};

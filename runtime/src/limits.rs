@@ -1,8 +1,11 @@
 //! Every bound of a replica in one struct, and the limiter that holds a whole store to them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
+
+use crate::account::Account;
 
 /// Core instances that one component may consist of.
 pub const MAX_CORE_INSTANCES: u32 = 64;
@@ -12,17 +15,25 @@ pub const MAX_MEMORIES: u32 = 8;
 pub const MAX_TABLES: u32 = 32;
 /// Elements of one table.
 pub const MAX_TABLE_ELEMENTS: usize = 100_000;
+/// Bytes that one element of a table counts for.
+const TABLE_ELEMENT_BYTES: u64 = 16;
 /// Resource handles (streams, headers, tensors, …) that one replica may hold at once.
 pub const MAX_HANDLES: usize = 10_000;
+/// Handles of a component's own resources, tasks and waits, in all its instances together.
+pub const MAX_COMPONENT_HANDLES: usize = 100_000;
+/// Tasks, streams and futures of WASI 0.3 that one replica may have at once.
+pub const MAX_CONCURRENT: usize = 1_000;
 /// Bytes of all names and values of one set of headers that a guest makes.
-pub const MAX_HEADER_BYTES: usize = 128 << 10;
-/// Bytes that one host call may take out of a guest beyond its memory limit.
-pub const HOSTCALL_SLACK_BYTES: u64 = 1 << 20;
+pub const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Bytes of random numbers that one call gives.
+pub const MAX_RANDOM_BYTES: u64 = 1 << 20;
+/// Bytes that one host call may take out of a guest beyond what its memory limit leaves.
+pub const HOSTCALL_SLACK_BYTES: u64 = 4 << 20;
 
 /// The bounds of one deployment's replicas, from its manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Sum of all linear memories of a replica, in bytes; tensors held on the host for it are bounded by the same number.
+    /// What a replica may hold, in bytes: its linear memories and tables, and what the host holds for it, together.
     pub memory_bytes: u64,
     /// Longest time from the first byte of a request to the last of its answer.
     pub timeout: Duration,
@@ -40,25 +51,28 @@ impl Default for Limits {
     }
 }
 
-/// Sums the memories of a store, because wasmtime's own limiter bounds each memory by itself.
+/// Charges a store's memories and tables to its replica, because wasmtime's own limiter bounds each by itself.
 #[derive(Debug)]
 pub struct StoreLimiter {
-    memory_limit_bytes: u64,
+    account: Arc<Account>,
     memory_bytes: u64,
+    /// What was charged last, which is given back if it turns out that it cannot be had.
+    last_bytes: u64,
     denied_bytes: Option<u64>,
 }
 
 impl StoreLimiter {
-    /// A limiter that lets a store's memories grow to `memory_limit_bytes` together.
-    pub fn new(memory_limit_bytes: u64) -> Self {
+    /// A limiter that charges this account.
+    pub fn new(account: Arc<Account>) -> Self {
         Self {
-            memory_limit_bytes,
+            account,
             memory_bytes: 0,
+            last_bytes: 0,
             denied_bytes: None,
         }
     }
 
-    /// Bytes of linear memory the store holds now.
+    /// Bytes of linear memory and tables the store holds now.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_bytes
     }
@@ -66,6 +80,27 @@ impl StoreLimiter {
     /// What the guest asked for when it was last refused, since the last call.
     pub fn take_denied(&mut self) -> Option<u64> {
         self.denied_bytes.take()
+    }
+
+    fn grow(&mut self, bytes: u64) -> bool {
+        self.last_bytes = 0;
+        match self.account.charge(bytes) {
+            Ok(()) => {
+                self.last_bytes = bytes;
+                self.memory_bytes += bytes;
+                true
+            }
+            Err(over) => {
+                self.denied_bytes = Some(over.wanted_bytes);
+                false
+            }
+        }
+    }
+
+    fn undo(&mut self) {
+        let bytes = std::mem::take(&mut self.last_bytes);
+        self.account.refund(bytes);
+        self.memory_bytes -= bytes;
     }
 }
 
@@ -76,23 +111,27 @@ impl ResourceLimiter for StoreLimiter {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let others = self.memory_bytes.saturating_sub(current as u64);
-        let wanted = others.saturating_add(desired as u64);
-        if wanted > self.memory_limit_bytes {
-            self.denied_bytes = Some(wanted);
-            return Ok(false);
-        }
-        self.memory_bytes = wanted;
-        Ok(true)
+        Ok(self.grow(desired.saturating_sub(current) as u64))
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= MAX_TABLE_ELEMENTS)
+        let more = desired.saturating_sub(current) as u64;
+        Ok(desired <= MAX_TABLE_ELEMENTS && self.grow(more * TABLE_ELEMENT_BYTES))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
     }
 
     fn instances(&self) -> usize {
@@ -115,18 +154,33 @@ mod tests {
 
     #[test]
     fn two_memories_share_one_limit() {
-        let mut limiter = StoreLimiter::new(100);
+        let mut limiter = StoreLimiter::new(Account::new(100));
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 60, None).unwrap());
         assert_eq!(limiter.take_denied(), Some(120));
         assert!(limiter.memory_growing(0, 40, None).unwrap());
         assert_eq!(limiter.memory_bytes(), 100);
+        assert!(!limiter.table_growing(0, 1, None).unwrap());
+    }
+
+    #[test]
+    fn memory_that_was_not_to_be_had_is_given_back() {
+        let account = Account::new(1000);
+        let mut limiter = StoreLimiter::new(account.clone());
+        assert!(limiter.memory_growing(0, 600, None).unwrap());
+        assert!(limiter.table_growing(0, 20, None).unwrap());
+        let failed = || wasmtime::Error::msg("no memory");
+        limiter.table_grow_failed(failed()).unwrap();
+        assert_eq!(account.used_bytes(), 600);
+        assert!(!limiter.memory_growing(600, 1100, None).unwrap());
+        limiter.memory_grow_failed(failed()).unwrap();
+        assert_eq!((account.used_bytes(), limiter.memory_bytes()), (600, 600));
     }
 
     proptest! {
         #[test]
         fn never_above_the_limit(steps in prop::collection::vec((0usize..4, 0usize..5000), 0..100)) {
-            let mut limiter = StoreLimiter::new(10_000);
+            let mut limiter = StoreLimiter::new(Account::new(10_000));
             let mut memories = [0usize; 4];
             for (which, more) in steps {
                 let desired = memories[which] + more;

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
+use crate::account::OverLimit;
 use crate::admission::LIFECYCLE;
 use crate::answer::AnswerBody;
 use crate::artifact::{Artifact, HandlerPre};
@@ -27,6 +28,7 @@ use crate::roster::{Card, Listed};
 use crate::sandbox::{Capabilities, Sandbox};
 use crate::slots::Slot;
 use crate::stop::stop;
+use crate::text::bounded_format;
 
 /// Why a replica did not start.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -122,7 +124,6 @@ impl Replica {
         let mut store = Sandbox::store(
             artifact.instance_pre().component().engine(),
             blueprint.capabilities,
-            blueprint.limits,
             nn,
             log,
         )
@@ -201,6 +202,8 @@ impl Replica {
         self.listed.count_request();
         // While it was idle epochs went by, and with the deadline behind it the guest would yield at its first step.
         self.store.set_epoch_deadline(1);
+        let fuel = self.store.data().hostcall_fuel();
+        self.store.set_hostcall_fuel(fuel);
         let ended = {
             let run = pin!(run(&mut self.store, &self.proxy, request, &exchange));
             let _serving = self.alive.meter().serve();
@@ -243,6 +246,7 @@ impl Replica {
             Ok(outcome) => {
                 // A refusal that the guest survived must not be blamed on a later trap.
                 self.store.data_mut().limiter.take_denied();
+                self.store.data_mut().finish_bodies(&exchange);
                 log.set_request(None);
                 // It is settled.
                 std::mem::forget(cut);
@@ -312,7 +316,7 @@ async fn run(
                     Ok(response) => {
                         Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
                     }
-                    Err(code) => Err(GuestFailure::ErrorCode(format!("{code:?}"))),
+                    Err(code) => Err(GuestFailure::ErrorCode(bounded_format!("{code:?}"))),
                 });
             })?;
             guest
@@ -386,7 +390,12 @@ fn failure(error: &wasmtime::Error, store: &mut Store<Sandbox>, limits: &Limits)
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return GuestFailure::Exit(exit.0);
     }
-    if let Some(wanted_bytes) = store.data_mut().limiter.take_denied() {
+    if let Some(excess) = store.data().excess() {
+        return GuestFailure::Trap(excess.to_string());
+    }
+    let over = error.downcast_ref::<OverLimit>();
+    let over = over.map(|over| over.wanted_bytes);
+    if let Some(wanted_bytes) = over.or_else(|| store.data_mut().limiter.take_denied()) {
         return GuestFailure::Memory {
             wanted_bytes,
             limit_bytes: limits.memory_bytes,

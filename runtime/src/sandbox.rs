@@ -1,25 +1,32 @@
 //! What one store holds: the WASI views of a replica, with exactly the capabilities its manifest names.
 
-use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+mod bodies;
+mod holdings;
+mod outgoing;
 
-use http::HeaderName;
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
-use wasmtime_wasi_http::{
-    Error as HttpError, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx,
-    WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
-};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::config::Config;
 use crate::engine::{Calls, SharedEngine, yield_at_epochs};
+use crate::exchange::Exchange;
 use crate::infer::nn::{NnCtx, NnView};
-use crate::limits::{HOSTCALL_SLACK_BYTES, Limits, MAX_HANDLES, MAX_HEADER_BYTES, StoreLimiter};
+use crate::limits::{
+    HOSTCALL_SLACK_BYTES, MAX_COMPONENT_HANDLES, MAX_CONCURRENT, MAX_HANDLES, MAX_HEADER_BYTES,
+    MAX_RANDOM_BYTES, StoreLimiter,
+};
 use crate::log::{Level, LogStream, ReplicaLog};
 use crate::logging::LoggingView;
 use crate::snapshot::Watch;
+pub use holdings::Excess;
+use holdings::{CALLS_BETWEEN_COUNTS, Holdings};
+use outgoing::{Outgoing, bound_requests};
 
 /// What a deployment's replicas may see and do beyond computing.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +46,10 @@ pub struct Capabilities {
 /// The data of a replica's store.
 pub struct Sandbox {
     table: ResourceTable,
+    /// What is given for the table once the guest holds too much: nothing can be found or made in it, so the guest traps.
+    refusing: ResourceTable,
+    excess: Option<Excess>,
+    calls: u32,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
@@ -57,14 +68,13 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Makes the store of a new replica.
+    /// Makes the store of a new replica. What it holds is charged to the account that `nn` has.
     ///
     /// # Errors
     /// When the folder of the bundle's files cannot be opened.
     pub fn store(
         engine: &Engine,
         capabilities: &Capabilities,
-        limits: &Limits,
         nn: NnCtx,
         log: Arc<ReplicaLog>,
     ) -> wasmtime::Result<Store<Self>> {
@@ -76,25 +86,30 @@ impl Sandbox {
         wasi.envs(&capabilities.environment);
         wasi.allow_tcp(false);
         wasi.allow_udp(false);
+        wasi.max_random_size(MAX_RANDOM_BYTES);
         if let Some(files) = &capabilities.files {
             wasi.preopened_dir(files, "/", FsPerms::ReadOnly)?;
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
+        let mut refusing = ResourceTable::new();
+        refusing.set_max_capacity(0);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_HEADER_BYTES);
         let (config_generation, config) = capabilities.config.snapshot();
+        let limiter = StoreLimiter::new(nn.account().clone());
         let sandbox = Self {
             table,
+            refusing,
+            excess: None,
+            calls: 0,
             wasi: wasi.build(),
             http,
-            outgoing: Outgoing {
-                allow: capabilities.network_allow.clone(),
-            },
+            outgoing: Outgoing::new(capabilities.network_allow.clone()),
             config,
             config_generation,
             nn,
-            limiter: StoreLimiter::new(limits.memory_bytes),
+            limiter,
             log,
             stdout,
             stderr,
@@ -102,10 +117,25 @@ impl Sandbox {
         };
         let mut store = Store::new(engine, sandbox);
         store.limiter(|sandbox| &mut sandbox.limiter);
-        let fuel = limits.memory_bytes.saturating_add(HOSTCALL_SLACK_BYTES);
-        store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));
-        yield_at_epochs(&mut store);
+        store.set_max_component_handles(MAX_COMPONENT_HANDLES);
+        if let Some(concurrent) = store.concurrent_resource_table() {
+            concurrent.set_max_capacity(MAX_CONCURRENT);
+        }
+        let fuel = store.data().hostcall_fuel();
+        store.set_hostcall_fuel(fuel);
+        yield_at_epochs(&mut store, |mut store| {
+            let fuel = store.data().hostcall_fuel();
+            store.set_hostcall_fuel(fuel);
+        });
         Ok(store)
+    }
+
+    /// Bytes that one call may hand to the host: what is left beside the guest's own memory, because the host copies them.
+    /// Asked for at the start of a request and while a guest computes; in between its memory can only have grown.
+    pub fn hostcall_fuel(&self) -> usize {
+        let limit = self.nn.account().limit_bytes();
+        let left = limit.saturating_sub(self.limiter.memory_bytes());
+        usize::try_from(left.saturating_add(HOSTCALL_SLACK_BYTES)).unwrap_or(usize::MAX)
     }
 
     /// Its values for `wasi:config/store`.
@@ -121,6 +151,20 @@ impl Sandbox {
         }
     }
 
+    /// What the guest holds too much of, for which it was stopped.
+    pub fn excess(&self) -> Option<Excess> {
+        self.excess
+    }
+
+    /// Looks, every few calls, at what the guest holds.
+    fn count_call(&mut self) {
+        self.calls += 1;
+        if self.calls >= CALLS_BETWEEN_COUNTS {
+            self.calls = 0;
+            self.excess = Holdings::of(&mut self.table).excess();
+        }
+    }
+
     /// Handles of the host that the guest holds.
     pub fn open_handles(&mut self) -> usize {
         self.table.iter_mut().count()
@@ -131,22 +175,44 @@ impl Sandbox {
         self.stdout.finish_line();
         self.stderr.finish_line();
     }
+
+    /// The request of this exchange is over.
+    pub(crate) fn finish_bodies(&mut self, exchange: &Arc<Exchange>) {
+        let table = &mut self.table;
+        self.outgoing
+            .bodies
+            .finish(exchange, || Holdings::of(table).has_bodies());
+    }
+}
+
+/// The table, or one that refuses everything once the guest holds too much.
+fn allowed<'a>(
+    excess: Option<Excess>,
+    table: &'a mut ResourceTable,
+    refusing: &'a mut ResourceTable,
+) -> &'a mut ResourceTable {
+    match excess {
+        None => table,
+        Some(_) => refusing,
+    }
 }
 
 impl WasiView for Sandbox {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.count_call();
         WasiCtxView {
             ctx: &mut self.wasi,
-            table: &mut self.table,
+            table: allowed(self.excess, &mut self.table, &mut self.refusing),
         }
     }
 }
 
 impl WasiHttpView for Sandbox {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.count_call();
         WasiHttpCtxView {
             ctx: &mut self.http,
-            table: &mut self.table,
+            table: allowed(self.excess, &mut self.table, &mut self.refusing),
             hooks: &mut self.outgoing,
         }
     }
@@ -164,6 +230,7 @@ pub fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sa
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
+    bound_requests(&mut linker, calls)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
         WasiConfig::from(sandbox.config())
     })?;
@@ -172,117 +239,4 @@ pub fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sa
     })?;
     crate::infer::nn::add_to_linker(&mut linker, Sandbox::nn)?;
     Ok(linker)
-}
-
-/// Outgoing requests, to the hosts that the manifest allows and no others.
-struct Outgoing {
-    allow: Arc<[String]>,
-}
-
-impl WasiHttpHooks for Outgoing {
-    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
-        is_forbidden(name)
-    }
-
-    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
-        static FILTER: LazyLock<ForbiddenHeaderFilter> = LazyLock::new(|| Arc::new(is_forbidden));
-        FILTER.clone()
-    }
-
-    // Room for a short answer as a whole, so that its guest is done without waiting for the client.
-    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
-        8
-    }
-
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        256 << 10
-    }
-
-    fn send_request(
-        &mut self,
-        request: http::Request<WasiBody>,
-        options: Option<RequestOptions>,
-        _sent: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
-    ) -> Box<
-        dyn Future<
-                Output = Result<
-                    (
-                        http::Response<WasiBody>,
-                        Box<dyn Future<Output = Result<(), HttpError>> + Send>,
-                    ),
-                    HttpError,
-                >,
-            > + Send,
-    > {
-        let allowed = is_allowed(&self.allow, request.uri());
-        Box::new(async move {
-            if !allowed {
-                return Err(HttpError::HttpRequestDenied);
-            }
-            let (response, io) = wasmtime_wasi_http::default_send_request(request, options).await?;
-            Ok((
-                response.map(http_body_util::BodyExt::boxed_unsync),
-                Box::new(io) as Box<dyn Future<Output = Result<(), HttpError>> + Send>,
-            ))
-        })
-    }
-}
-
-/// Whether a header belongs to a connection and not to a request: those of `DEFAULT_FORBIDDEN_HEADERS`, which is asked for
-/// each header of each request and makes its nine names anew each time.
-fn is_forbidden(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "transfer-encoding"
-            | "upgrade"
-            | "host"
-            | "http2-settings"
-    )
-}
-
-/// Whether the list of `host:port` pairs names where this request goes.
-fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
-    let Some(host) = uri.host() else { return false };
-    let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
-        Some("http") => 80,
-        _ => 443,
-    });
-    allow.iter().any(|entry| match entry.rsplit_once(':') {
-        Some((name, wanted)) => name.eq_ignore_ascii_case(host) && wanted.parse() == Ok(port),
-        None => entry.eq_ignore_ascii_case(host) && port == 443,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_of_the_connection_are_those_of_wasmtime() {
-        let ours = wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS;
-        assert_eq!(ours.len(), 9);
-        assert!(ours.iter().all(is_forbidden));
-        assert!(!is_forbidden(&http::header::ACCEPT));
-    }
-
-    #[test]
-    fn outgoing_requests_reach_named_hosts_only() {
-        let allow = [
-            "api.example.com:443".to_owned(),
-            "localhost:8080".to_owned(),
-        ];
-        let to = |uri: &str| is_allowed(&allow, &uri.parse().unwrap());
-        assert!(to("https://api.example.com/x"));
-        assert!(to("https://API.example.com:443/x"));
-        assert!(to("http://localhost:8080/"));
-        assert!(!to("http://api.example.com/x"));
-        assert!(!to("https://example.com/"));
-        assert!(!to("http://localhost:80/"));
-        assert!(!to("/relative"));
-    }
 }

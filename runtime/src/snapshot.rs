@@ -14,6 +14,7 @@ use wasmtime::Store;
 use wasmtime::component::{Component, Instance, Lift, WasmList};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
+use crate::account::Account;
 use crate::engine::{Calls, SharedEngine};
 use crate::infer::graphs::GraphStore;
 use crate::infer::loading::Loading;
@@ -121,14 +122,13 @@ async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, I
         Arc::default(),
         setting.graphs.clone(),
         NnLimits {
-            max_bytes: 0,
+            account: Account::new(setting.limits.memory_bytes),
             load_from_bytes: false,
         },
         Arc::default(),
     );
     let log = Arc::new(ReplicaLog::new(setting.log.clone(), REPLICA.into()));
-    let mut store =
-        Sandbox::store(engine, &capabilities, &setting.limits, nn, log).map_err(failed)?;
+    let mut store = Sandbox::store(engine, &capabilities, nn, log).map_err(failed)?;
     store.data_mut().watch = Some(Watch::default());
     let linker = watch::linker(&setting.engine, calls).map_err(failed)?;
     let instance = {

@@ -92,9 +92,9 @@ fn close(found: &Value, wanted: &[f32]) {
     );
 }
 
-/// The whole state would fit into neither the guest's memory beside the guest itself, nor twice into what it may hold.
+/// The state fits once into what the replica may hold, beside the guest itself: neither twice, nor once more into the guest.
 async fn loops_without_room_for_the_state(backend: &str, args: &[&str]) -> Result<()> {
-    let server = pushed(backend, "48MiB", args)?;
+    let server = pushed(backend, "64MiB", args)?;
     for _ in 0..2 {
         let (status, answer) = ask(&server, json!({ "elements": ELEMENTS, "steps": 6 })).await?;
         assert_eq!(status, 200, "{answer}");

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 
 use super::replica_id::replica_id;
 use super::{Pool, PoolLease, RunError};
+use crate::account::Account;
 use crate::artifact::{Artifact, ArtifactError};
 use crate::infer::loading::Loading;
 use crate::infer::nn::{NnCtx, NnLimits};
@@ -186,7 +187,7 @@ impl Pool {
             self.uses.clone(),
             machine.graphs.clone(),
             NnLimits {
-                max_bytes: self.spec.limits.memory_bytes,
+                account: Account::new(self.spec.limits.memory_bytes),
                 load_from_bytes: self.spec.capabilities.load_graphs_from_bytes,
             },
             self.meter.clone(),

@@ -422,5 +422,32 @@ mod tests {
             let tensor = Tensor { ty: ElementType::Fp64, dims, data: Data::Bytes(vec![0; bytes]) };
             let _ = arrange(&[port("x", &[None])], vec![(named, tensor)]);
         }
+
+        #[test]
+        fn what_is_arranged_fits_and_what_is_refused_is_told_briefly(
+            ty in prop::sample::select(vec![ElementType::Fp32, ElementType::Fp64, ElementType::U8]),
+            dims in prop::collection::vec(0u32..3, 0..70),
+            fitting: bool,
+            wanted in prop::option::of(prop::collection::vec(prop::option::of(0u32..3), 0..4)),
+        ) {
+            let mut tensor = Tensor { ty, dims, data: Data::Bytes(Vec::new()) };
+            let bytes = tensor.wanted_bytes().filter(|bytes| fitting && *bytes < 1 << 16);
+            tensor.data = Data::Bytes(vec![0; bytes.unwrap_or(3)]);
+            let ports = [Port { dims: wanted.clone(), ..port("x", &[]) }];
+            match arrange(&ports, vec![("x".into(), tensor)]) {
+                Ok(fitted) => {
+                    let [tensor] = &fitted[..] else { panic!("one came") };
+                    prop_assert_eq!(tensor.ty, ElementType::Fp32);
+                    prop_assert_eq!(tensor.wanted_bytes(), Some(tensor.data.bytes()));
+                    prop_assert!(tensor.dims.len() <= MAX_RANK);
+                    if let Some(wanted) = wanted {
+                        let same = |(wanted, found): (&Option<u32>, &u32)| wanted.is_none_or(|wanted| wanted == *found);
+                        prop_assert!(wanted.len() == tensor.dims.len());
+                        prop_assert!(wanted.iter().zip(&tensor.dims).all(same));
+                    }
+                }
+                Err(text) => prop_assert!(text.len() <= crate::text::MAX_TEXT_BYTES),
+            }
+        }
     }
 }

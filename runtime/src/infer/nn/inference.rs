@@ -31,13 +31,17 @@ impl HostGraphExecutionContext for NnView<'_> {
         let context = self.table.get(&context)?;
         let (graph, usage) = (context.graph.clone(), context.usage.clone());
         let mut tensors = Vec::with_capacity(inputs.len());
+        let mut held = 0;
         for (name, tensor) in inputs {
             // The guest gave the tensor away: it is moved, never copied.
             let tensor = self.table.delete(tensor)?;
-            self.ctx.release(tensor.weight());
+            held += tensor.weight();
             tensors.push((name, tensor.into_inner()));
         }
-        let (outputs, took) = match usage.run(&graph, tensors).await {
+        let ran = usage.run(&graph, tensors).await;
+        // Not before: they belong to the run until it has ended.
+        self.ctx.release(held);
+        let (mut outputs, took) = match ran {
             Ok(ran) => ran,
             Err(ComputeFailure::Inputs(text)) => {
                 return self.error(ErrorCode::InvalidArgument, text);
@@ -45,19 +49,18 @@ impl HostGraphExecutionContext for NnView<'_> {
             Err(ComputeFailure::Backend(text)) => return self.error(ErrorCode::RuntimeError, text),
         };
         self.ctx.meter.add_inference(took);
-        let total: u64 = outputs
-            .iter()
-            .map(|(_, tensor)| weight(tensor).max(4))
-            .sum();
-        if let Err(over) = self.ctx.hold(total) {
-            return self.error(ErrorCode::TooLarge, over);
-        }
-        let mut named = Vec::with_capacity(outputs.len());
-        for (name, mut tensor) in outputs {
+        for (_, tensor) in &mut outputs {
             // The standard says [1] for a single value.
             if tensor.dims.is_empty() {
                 tensor.dims.push(1);
             }
+        }
+        let total: u64 = outputs.iter().map(|(_, tensor)| weight(tensor)).sum();
+        if let Err(over) = self.ctx.hold(total) {
+            return self.error(ErrorCode::TooLarge, over);
+        }
+        let mut named = Vec::with_capacity(outputs.len());
+        for (name, tensor) in outputs {
             named.push((name, self.table.push(GuestTensor::new(tensor))?));
         }
         Ok(Ok(named))

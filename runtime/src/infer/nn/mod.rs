@@ -10,15 +10,16 @@ use std::sync::Arc;
 
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
+use crate::account::{Account, OverLimit};
 use crate::infer::graphs::{GraphStore, GraphUse};
 use crate::infer::loading::Loading;
 use crate::meter::Meter;
 
 /// What a replica may hold on the host through wasi-nn.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NnLimits {
-    /// Bytes of tensors and of graphs loaded from bytes, together.
-    pub max_bytes: u64,
+    /// The account of its replica, to which what it holds is charged.
+    pub account: Arc<Account>,
     /// Whether it may load graphs from bytes of its own.
     pub load_from_bytes: bool,
 }
@@ -29,12 +30,12 @@ pub struct NnCtx {
     uses: Arc<[Arc<GraphUse>]>,
     store: Arc<GraphStore>,
     limits: NnLimits,
-    held_bytes: u64,
     meter: Arc<Meter>,
 }
 
 impl NnCtx {
-    /// State that finds these graphs and no others; `uses` are the deployment's, of the same names.
+    /// State that finds these graphs and no others; `uses` are the deployment's, of the same names. What it holds is charged
+    /// to the replica's account.
     pub fn new(
         graphs: Loading,
         uses: Arc<[Arc<GraphUse>]>,
@@ -47,7 +48,6 @@ impl NnCtx {
             uses,
             store,
             limits,
-            held_bytes: 0,
             meter,
         }
     }
@@ -60,37 +60,25 @@ impl NnCtx {
             .unwrap_or_else(|| GraphUse::new(name.to_owned(), None, self.meter.clone()))
     }
 
+    /// The account of its replica.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.limits.account
+    }
+
     /// Counts bytes as held, if there is room for them.
-    fn hold(&mut self, bytes: u64) -> Result<(), OverLimit> {
-        let wanted = self.held_bytes.saturating_add(bytes);
-        if wanted > self.limits.max_bytes {
-            return Err(OverLimit {
-                wanted,
-                limit: self.limits.max_bytes,
-            });
-        }
-        self.held_bytes = wanted;
-        Ok(())
+    fn hold(&self, bytes: u64) -> Result<(), OverLimit> {
+        self.account().charge(bytes)
     }
 
     /// Bytes that it may still hold.
     fn room(&self) -> u64 {
-        self.limits.max_bytes.saturating_sub(self.held_bytes)
+        let account = self.account();
+        account.limit_bytes().saturating_sub(account.used_bytes())
     }
 
-    fn release(&mut self, bytes: u64) {
-        self.held_bytes = self.held_bytes.saturating_sub(bytes);
+    fn release(&self, bytes: u64) {
+        self.account().refund(bytes);
     }
-}
-
-/// More than the replica may hold.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "tensors and graphs of this replica would take {wanted} bytes, its limit is {limit}; drop some, or raise `limits.memory`"
-)]
-struct OverLimit {
-    wanted: u64,
-    limit: u64,
 }
 
 /// The state of the replica that calls, with its table of resources.

@@ -2,6 +2,7 @@
 
 mod allocate;
 mod nn;
+mod wasi;
 
 use wasip2::http::types::{
     Fields, IncomingRequest, Method, OutgoingBody, OutgoingRequest, OutgoingResponse,
