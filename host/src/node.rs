@@ -140,6 +140,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 
     let sqlite = open_store(&folder, options.new_store).await?;
     let store: Arc<dyn DocStore> = sqlite.clone();
+    let closing = store.clone();
     let registry = Registry::new(store.clone());
     let unreadable = registry.unreadable().clone();
     let vault = vault(&*store, &options, &data, &unreadable).await?;
@@ -278,6 +279,10 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     }
     if timeout(CLOSE_TIMEOUT, usage.close()).await.is_err() {
         tracing::warn!("usage of the last moments is counted after the next start");
+    }
+    // So that `state.db` alone is the whole database, and can be copied.
+    if timeout(CLOSE_TIMEOUT, closing.close()).await.is_err() {
+        tracing::warn!("state.db-wal holds the newest changes: copy it together with state.db");
     }
     folder.close();
     match failure {
