@@ -43,3 +43,44 @@ async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
     drop(graph);
     assert!(store.loaded().is_empty());
 }
+
+#[tokio::test]
+async fn a_load_keeps_its_turn_until_it_ends_though_its_caller_goes() {
+    let store = GraphStore::sharing(backends());
+    let turns = store.loads.available_permits();
+    let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Arc::new(Mutex::new(released));
+    let load = |number: usize| {
+        let (started, released) = (started.clone(), released.clone());
+        Box::pin(store.load(move || {
+            let _ = started.send(number);
+            let _ = released.lock().unwrap().recv();
+            Ok(())
+        }))
+    };
+    let mut loading: Vec<_> = (0..turns).map(load).collect();
+    for one in &mut loading {
+        assert!(futures::poll!(one).is_pending());
+    }
+    for _ in 0..turns {
+        starts.recv().await.unwrap();
+    }
+    let mut late = load(turns);
+    assert!(futures::poll!(&mut late).is_pending());
+    drop(loading);
+    assert!(futures::poll!(&mut late).is_pending());
+    assert_eq!(store.loads.available_permits(), 0);
+    release.send(()).unwrap();
+    let next = async {
+        tokio::select! {
+            number = starts.recv() => assert_eq!(number, Some(turns)),
+            _ = &mut late => panic!("it ended before it was let go"),
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), next)
+        .await
+        .expect("its turn comes when another's load has ended");
+    drop(release);
+    late.await.unwrap();
+}
