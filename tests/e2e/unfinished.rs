@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use samovar_tests::skip::{Need, skip};
 use samovar_tests::{Server, eventually, guest, http2};
 use serde_json::Value;
 
@@ -111,7 +112,8 @@ async fn python_and_javascript_leave_nobody_waiting() -> Result<()> {
     let server = Server::start()?;
     for model in ["python-hello", "js-hello"] {
         if !guest(model).exists() {
-            eprintln!("skipped: `cargo xtask guests` made no {model}, for want of its language");
+            let reason = format!("`cargo xtask guests` made no {model}, for want of its language");
+            skip(Need::Guest, &reason);
             continue;
         }
         // Their start is no part of a request's time here.

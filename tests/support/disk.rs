@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 
 use crate::Server;
+use crate::skip::{Need, skip};
 
 /// A small file system mounted as the data folder of a node.
 pub struct Disk {
@@ -29,7 +30,7 @@ impl Disk {
         std::fs::File::create(&image)?.set_len(mib << 20)?;
         let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
         if !made.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: mkfs.ext4 does not work here");
+            skip(Need::Mounts, "mkfs.ext4 does not work here");
             return Ok(None);
         }
         let disk = Self::new(Some(folder.keep().join("image")))?;
@@ -48,7 +49,8 @@ impl Disk {
         if mount.as_ref().is_ok_and(|output| output.status.success()) {
             return Some(self);
         }
-        eprintln!("skipped: mount {args:?} does not work here: {mount:?}");
+        let reason = format!("mount {args:?} does not work here: {mount:?}");
+        skip(Need::Mounts, &reason);
         None
     }
 

@@ -15,8 +15,10 @@ pub enum Need {
     Npm,
     /// A guest in a language whose tools may be missing.
     Guest,
-    /// An NVIDIA card, which few machines have: such a test may be skipped in CI too.
+    /// An NVIDIA card, which few machines have.
     Card,
+    /// The right to mount file systems.
+    Mounts,
 }
 
 /// The file that `cargo xtask test` counts skipped tests in.
@@ -25,14 +27,14 @@ pub const FILE: &str = "SAMOVAR_TEST_SKIPS";
 /// Says that the test which calls this is skipped, or one of its parts. The test returns afterwards.
 ///
 /// # Panics
-/// In CI, unless it is for want of a card.
+/// In CI, unless it is for want of a card or of the right to mount, which no set-up can provide.
 pub fn skip(need: Need, reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     eprintln!("skipped: {test} needs {need:?}: {reason}");
     let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(
-        !in_ci || need == Need::Card,
+        !in_ci || matches!(need, Need::Card | Need::Mounts),
         "{test} needs {need:?}, which the set-up of CI provides: {reason}"
     );
     let Some(path) = std::env::var_os(FILE) else {

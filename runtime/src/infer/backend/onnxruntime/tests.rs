@@ -160,7 +160,7 @@ fn the_library_s_log_tells_which_nodes_are_on_the_cpu() {
 fn what_was_checked_as_onnx_is_read_as_onnx() {
     let backends = backends();
     let Ok(onnxruntime) = &backends.onnxruntime else {
-        eprintln!("skipped: no onnxruntime");
+        skip(Need::Onnxruntime, "no library was found");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
