@@ -50,6 +50,7 @@ mod refusals;
 mod scaling;
 mod sdk;
 mod secrets;
+mod shown_calls;
 mod snapshots;
 mod standard;
 mod starts;
