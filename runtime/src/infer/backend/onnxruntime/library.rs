@@ -20,19 +20,54 @@ pub unsafe fn disable_telemetry() {
 /// # Errors
 /// When the library must not be opened.
 pub(super) fn check(path: &Path) -> Result<(), String> {
-    if std::env::var_os(SWITCH).is_none_or(|value| value != "1") {
-        return Err(format!(
+    let switch = std::env::var(SWITCH).ok();
+    check_telemetry(switch.as_deref())?;
+    // What it is instead, opening it tells.
+    ort::util::probe(path).map_or(Ok(()), check_version)
+}
+
+fn check_telemetry(switch: Option<&str>) -> Result<(), String> {
+    match switch {
+        Some("1") => Ok(()),
+        _ => Err(format!(
             "its telemetry is on: {SWITCH} must be 1 when the process starts"
-        ));
-    }
-    let minor = ort::util::probe(path);
-    let oldest = u32::try_from(OLDEST.minor).unwrap_or(u32::MAX);
-    match minor {
-        Some(minor) if minor < oldest => Err(format!(
-            "it is version 1.{minor}, and the oldest that is used is {}.{oldest}, because older ones read files that a model names: `samovar backends install onnxruntime`, or pip install -U onnxruntime",
-            OLDEST.major
         )),
-        // What it is instead, opening it tells.
-        _ => Ok(()),
+    }
+}
+
+/// Takes the minor version; the major one is 1.
+fn check_version(minor: u32) -> Result<(), String> {
+    if u64::from(minor) >= OLDEST.minor {
+        return Ok(());
+    }
+    Err(format!(
+        "it is version 1.{minor}, and the oldest that is used is {}.{}, because older ones read files that a model names: `samovar backends install onnxruntime`, or pip install -U onnxruntime",
+        OLDEST.major, OLDEST.minor
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_versions_are_refused_with_what_to_do() {
+        assert_eq!(check_version(24), Ok(()));
+        assert_eq!(check_version(32), Ok(()));
+        for old in [9, 23] {
+            let error = check_version(old).unwrap_err();
+            assert!(
+                error.contains(&format!("version 1.{old}")) && error.contains("1.24"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_library_is_not_opened_while_its_telemetry_is_on() {
+        assert_eq!(check_telemetry(Some("1")), Ok(()));
+        for on in [None, Some("0"), Some("")] {
+            assert!(check_telemetry(on).unwrap_err().contains(SWITCH));
+        }
     }
 }
