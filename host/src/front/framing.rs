@@ -46,6 +46,8 @@ impl Asked {
             let headers = response.headers_mut();
             if length.is_none() && !headers.contains_key(CONTENT_LENGTH) {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                // Else hyper would add that it is kept.
+                *response.version_mut() = Version::HTTP_10;
             }
         }
     }
