@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use reqwest::Method;
-use samovar_tests::Server;
+use samovar_tests::{Server, eventually};
 use serde_json::Value;
 
 /// Asks without a key, and answers the status and the error's text.
@@ -217,7 +217,7 @@ async fn a_page_that_is_allowed_calls_any_model_and_others_do_not() -> Result<()
 #[tokio::test]
 async fn an_environment_has_pages_of_its_own_and_preflights_wake_nothing() -> Result<()> {
     let server = Server::start()?;
-    let scale = "[autoscaling]\nautoscaling_window = \"10s\"\nscale_down_delay = \"0s\"\n";
+    let scale = "[autoscaling]\nautoscaling_window = 10\nscale_down_delay = 0\n";
     server.push("echo", scale)?;
     let output = server.cli(&[
         "environment",
@@ -238,7 +238,10 @@ async fn an_environment_has_pages_of_its_own_and_preflights_wake_nothing() -> Re
         serde_json::json!([APP])
     );
     let server = server.restart()?;
-    assert_eq!(replicas(&server)?, 0, "a restart starts no replica");
+    eventually("it is scaled to zero", async || {
+        replicas(&server).is_ok_and(|count| count == 0)
+    })
+    .await?;
 
     let path = "/models/echo/environments/production/predict";
     let (status, headers) = page(&server, Method::OPTIONS, path, &PREFLIGHT).await?;

@@ -252,9 +252,9 @@ async fn refusals_tell_nothing_of_a_model() -> Result<()> {
     };
     for rest in [
         "production/predict",
-        "environments/nosuch/x",
-        "async_request/nosuch",
-        "nosuch",
+        "environments/none/x",
+        "async_request/none",
+        "none",
     ] {
         let there = refusal("count", rest).await?;
         assert_eq!(there, refusal("nosuch", rest).await?, "{rest}");
