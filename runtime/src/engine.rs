@@ -290,7 +290,7 @@ mod tests {
             let mut held = Vec::new();
             for _ in 0..SLOTS / slots {
                 let mut store = Store::new(engine, ());
-                yield_at_epochs(&mut store);
+                yield_at_epochs(&mut store, |_| {});
                 let made = linker.instantiate_async(&mut store, &component).await;
                 made.unwrap_or_else(|e| panic!("{memories} memories, {tables} tables: {e:#}"));
                 held.push(store);
