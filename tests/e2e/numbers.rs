@@ -313,7 +313,9 @@ async fn integers_beyond_32_bits_are_right_or_an_error() -> Result<()> {
         if backend == "rten" {
             let error = told["error"].as_str().context("an error")?;
             assert!(status >= 400, "{told}");
-            assert!(error.contains("operator Mul of node `the-Mul`"), "{error}");
+            // In a debug build rten's own check of the product comes first.
+            let words = ["operator Mul of node `the-Mul`", "multiply with overflow"];
+            assert!(words.iter().any(|words| error.contains(words)), "{error}");
         } else {
             assert_eq!(told["outputs"][0]["data"], json!([74114]), "{told}");
         }
@@ -360,11 +362,15 @@ async fn the_shape_of_a_quantized_lstm_is_right() -> Result<()> {
     };
     let model = model_of(
         &[("", 17), ("com.microsoft", 1)],
-        &[lstm, operator("Shape", &["y"], &["shape"])],
+        &[
+            lstm,
+            operator("Shape", &["y"], &["shape"]),
+            operator("Identity", &["y"], &["same"]),
+        ],
         &weights,
         &[port("x", F32, &[None, Some(1), Some(2)])],
         &[
-            port("y", F32, &[None, None, None, None]),
+            port("same", F32, &[None, Some(1), Some(1), Some(3)]),
             port("shape", I64, &[Some(4)]),
         ],
     );

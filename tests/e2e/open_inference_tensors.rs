@@ -132,7 +132,7 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         ),
         (
             with("data", json!([[1], [2]])),
-            "input \"b\": data[0][0]: there are more items than",
+            "input \"b\": data[0]: this list has 1 items, the shape [1, 2] wants 2",
         ),
         (
             with("data", json!([1e39, 2])),

@@ -59,7 +59,7 @@ mod tests {
         large: u64,
     }
 
-    const TEXT: &str = r#"{"float":0.5,"double":1e300,"list":[1.0,-2.5],"array":[3.0,4.0],"pair":[5.0,"six"],"maybe":7.0,"none":null,"map":{"a":8.0},"kinds":["plain",{"new":9.0},{"pair":[1.5,-1]},{"named":{"x":2.5}}],"unit":null,"flag":true,"letter":"l","large":18446744073709551615}"#;
+    const TEXT: &str = r#"{"float":0.5,"double":1e+300,"list":[1.0,-2.5],"array":[3.0,4.0],"pair":[5.0,"six"],"maybe":7.0,"none":null,"map":{"a":8.0},"kinds":["plain",{"new":9.0},{"pair":[1.5,-1]},{"named":{"x":2.5}}],"unit":null,"flag":true,"letter":"l","large":18446744073709551615}"#;
 
     #[test]
     fn everything_goes_both_ways_as_serde_json_has_it() {
