@@ -265,7 +265,7 @@ fn stdout_line() -> Option<Box<dyn Any>> {
 fn stderr_lines() -> Option<Box<dyn Any>> {
     let stream = stderr::get_stderr();
     stream.check_write().ok()?;
-    stream.write(&[b"x\n"; 2000].concat()).ok()?;
+    stream.write(&b"x\n".repeat(2000)).ok()?;
     held(stream)
 }
 
