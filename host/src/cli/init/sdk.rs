@@ -86,7 +86,7 @@ mod tests {
             .collect();
         assert_eq!(texts.len(), 2);
         for text in texts {
-            assert!(!text.contains("workspace"), "{text}");
+            assert!(!text.contains("workspace = true"), "{text}");
             let version = concat!("version = \"", env!("CARGO_PKG_VERSION"), "\"");
             assert!(text.contains(version), "{text}");
         }
