@@ -147,7 +147,7 @@ async fn answers_without_a_body_have_none_in_either_version() -> Result<()> {
             None,
         ),
         (Method::GET, at("/body?204"), 204, None),
-        (Method::GET, at("/body?304"), 304, Some("4")),
+        (Method::GET, at("/body?304"), 304, None),
     ] {
         let answer = both(&server, method.clone(), &path, &[]).await?;
         assert_eq!(answer.status, status, "{method} {path}");
@@ -164,7 +164,7 @@ async fn answers_without_a_body_have_none_in_either_version() -> Result<()> {
                 "{method} {path}"
             );
         }
-        if status == 204 {
+        if [204, 304].contains(&status) {
             assert_eq!(answer.header("content-length"), None);
         }
     }

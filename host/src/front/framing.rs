@@ -34,9 +34,10 @@ impl Asked {
             let length = response.body().size_hint().exact();
             let body = std::mem::take(response.body_mut());
             let headers = response.headers_mut();
-            if no_content {
+            if no_content || not_modified {
+                // On HTTP/1, hyper leaves it out of a 304 as well.
                 headers.remove(CONTENT_LENGTH);
-            } else if let Some(length) = length.filter(|_| self.is_head && !not_modified) {
+            } else if let Some(length) = length {
                 headers.entry(CONTENT_LENGTH).or_insert(length.into());
             }
             // A component that writes its body is not cut off, which would cost its replica.
