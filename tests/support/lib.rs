@@ -185,12 +185,14 @@ impl Server {
         self.child.id()
     }
 
-    /// Bounds its data segment, so that a server which takes too much fails instead of the machine.
+    /// Lets its data segment grow by so much beyond what it has reserved, so that a server which takes too much fails instead
+    /// of the machine.
     pub fn limit_memory(&self, bytes: u64) -> Result<()> {
         let pid = i32::try_from(self.child.id()).expect("a pid fits");
+        let most = self.status_bytes("VmData:")? + bytes;
         let limit = libc::rlimit {
-            rlim_cur: bytes,
-            rlim_max: bytes,
+            rlim_cur: most,
+            rlim_max: most,
         };
         // SAFETY: the child is ours and not yet waited for; the limit outlives the call.
         let done = unsafe { libc::prlimit(pid, libc::RLIMIT_DATA, &limit, std::ptr::null_mut()) };
@@ -206,10 +208,15 @@ impl Server {
 
     /// The most memory that it had since, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// A size that the kernel tells of it.
+    fn status_bytes(&self, name: &str) -> Result<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: u64 = kib.context("no VmHWM")?.parse()?;
+        let kib: u64 = kib.with_context(|| format!("no {name}"))?.parse()?;
         Ok(kib << 10)
     }
 

@@ -65,9 +65,7 @@ pub const CALLS: &[(&str, Call)] = &[
     ("io-pollable", || {
         held(monotonic_clock::subscribe_duration(3600 * 1_000_000_000))
     }),
-    ("io-pollable-of-a-stream", || {
-        held(stdin::get_stdin().subscribe())
-    }),
+    ("io-pollable-of-a-stream", pollable_of_a_stream),
     ("io-write-zeroes", write_zeroes),
     ("io-splice", splice),
     ("cli-environment", || {
@@ -129,7 +127,10 @@ fn full_fields() -> Fields {
 
 fn fields_append() -> Option<Box<dyn Any>> {
     let fields = Fields::new();
-    while fields.append("x", &[b'y'; 4000]).is_ok() {}
+    // One more than fits traps.
+    for _ in 0..15 {
+        fields.append("x", &[b'y'; 4000]).ok()?;
+    }
     held(fields)
 }
 
@@ -234,6 +235,12 @@ fn handle() -> Option<Box<dyn Any>> {
 
 fn handle_denied() -> Option<Box<dyn Any>> {
     sent("elsewhere.example")
+}
+
+fn pollable_of_a_stream() -> Option<Box<dyn Any>> {
+    let stream = stdin::get_stdin();
+    // Dropped before its stream.
+    held((stream.subscribe(), stream))
 }
 
 fn poll_many() -> Option<Box<dyn Any>> {
