@@ -372,7 +372,7 @@ fn example(field: &Field<'_>) -> Result<String, ManifestError> {
     let text = field.text()?;
     if text.len() > MAX_EXAMPLE_BYTES {
         let found = text.len();
-        return Err(field.error(&format!(
+        return Err(field.error(format!(
             "found {found} bytes, wanted a body of at most {MAX_EXAMPLE_BYTES}"
         )));
     }

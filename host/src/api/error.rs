@@ -214,7 +214,7 @@ impl From<&Refusal> for ApiError {
         let text = refusal.to_string();
         match refusal {
             Refusal::NotFound(_) => Self::not_found(text),
-            Refusal::Conflict { code, .. } => Self::conflict(*code, text),
+            Refusal::Conflict { code, .. } => Self::conflict(code, text),
             Refusal::Invalid(_) => Self::bad_request(text),
         }
     }

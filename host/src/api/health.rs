@@ -18,6 +18,9 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long its answer holds: anybody may ask, and must not keep the store busy.
 const STORE_HOLDS: Duration = Duration::from_secs(1);
 
+/// When the store was asked last, and why it did not answer, if so.
+type Probe = (Instant, Option<String>);
+
 /// Whether a node is ready for requests.
 #[derive(Clone)]
 pub struct Readiness {
@@ -25,7 +28,7 @@ pub struct Readiness {
     store: Arc<dyn DocStore>,
     failure: Arc<Mutex<Option<String>>>,
     /// When the store was asked last, and what it said.
-    probed: Arc<tokio::sync::Mutex<Option<(Instant, Option<String>)>>>,
+    probed: Arc<tokio::sync::Mutex<Option<Probe>>>,
 }
 
 /// Why a node is not ready.

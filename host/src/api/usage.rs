@@ -249,7 +249,7 @@ async fn read(api: &Api, query: &UsageQuery) -> Result<Vec<UsageBucket>, ApiErro
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "the answer lacks the newest usage"),
         Err(_) => {
-            tracing::debug!("the disk or the store is slow: the answer lacks the newest usage")
+            tracing::debug!("the disk or the store is slow: the answer lacks the newest usage");
         }
     }
     Ok(api.usage.log().query(query).await?)

@@ -252,7 +252,7 @@ mod tests {
                 (format!("deployment/{name}"), Target::Deployment(&name)),
             ] {
                 let whole = format!("/models/m/{kind}/sync{path}");
-                prop_assert_eq!(seen(&whole), Some((target, Route::Component(&*path))));
+                prop_assert_eq!(seen(&whole), Some((target, Route::Component(&path))));
             }
         }
     }

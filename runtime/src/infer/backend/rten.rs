@@ -187,8 +187,8 @@ fn mapped(model: Vec<u8>, folder: &Path) -> Result<RtenModel, String> {
 impl Model for Loadable {
     fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, String> {
         let optional = inputs.iter().skip(self.inputs.len()).zip(&self.optional);
-        let given = optional.filter(|(tensor, _)| !tensor.is_absent());
-        if let Some((_, name)) = given.last() {
+        let mut given = optional.filter(|(tensor, _)| !tensor.is_absent());
+        if let Some((_, name)) = given.next_back() {
             return Err(format!(
                 "input `{name}` has a default, which is part of the graph on rten: leave it out, or use `backend = \"onnxruntime\"`"
             ));
