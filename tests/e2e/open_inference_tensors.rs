@@ -136,7 +136,7 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         ),
         (
             with("data", json!([1e39, 2])),
-            "input \"b\": data[0]: 1e39 is outside the range of FP32",
+            "input \"b\": data[0]: 1e+39 is outside the range of FP32",
         ),
         (
             with("data", json!([[1, null]])),
