@@ -208,7 +208,7 @@ async fn what_runs_and_what_waits_finishes_on_the_old_code() -> Result<()> {
         let request = server.client().get(url);
         tokio::spawn(async move { anyhow::Ok(request.send().await?.text().await?) })
     };
-    let runs = ask("/sleep?1500");
+    let runs = ask("/sleep?8000");
     eventually("it runs", async || {
         show(&server).await.unwrap()["active_replica_count"] == 1
     })
