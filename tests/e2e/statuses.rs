@@ -102,10 +102,10 @@ async fn a_build_tells_how_far_it_is_and_can_be_stopped_anywhere() -> Result<()>
     assert!(shown["status_reason"].as_str().unwrap().contains("retry"));
     withheld.give()?;
 
-    // Its graph.
+    // Its graph, which is compared with its digest before anything is made of the bundle's files.
     let withheld = Withheld::new(&server, graph.clone())?;
     let building = post(&server, &id, "tensors", "retry");
-    becomes(&server, "tensors", "LOADING_MODEL").await?;
+    becomes(&server, "tensors", "BUILDING").await?;
     done(&server, &id, "tensors", "deactivate").await?;
     assert_eq!(building.await??.0, 409);
     assert_eq!(status(&server, "tensors").await, "BUILD_STOPPED");
