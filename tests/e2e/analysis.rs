@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use samovar_tests::canary::Canary;
-use samovar_tests::onnx::{Node, Value as Port, model};
+use samovar_tests::onnx::relu;
 use samovar_tests::{PATIENCE, Server, eventually};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -152,18 +152,7 @@ async fn a_candidate_that_stops_starting_never_takes_over() -> Result<()> {
     let folder = server.bundle("starts", "echo", "")?;
     let path = folder.to_str().context("path")?;
     server.cli_json(&["push", path])?;
-    let port = |name| Port {
-        name,
-        ty: 1,
-        dims: &[None],
-    };
-    let node = Node {
-        op: "Relu",
-        inputs: &["x"],
-        output: "y",
-        attribute: None,
-    };
-    let graph = model(14, &[node], &[port("x")], &[port("y")]);
+    let graph = relu();
     let manifest = "[graphs.default]\nfile = \"m.onnx\"\nbackend = \"rten\"\n";
     server.bundle("starts", "tensors", manifest)?;
     std::fs::write(folder.join("m.onnx"), &graph)?;

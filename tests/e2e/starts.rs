@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use samovar_tests::onnx::{Node, Value as Port, model};
+use samovar_tests::onnx::relu;
 use samovar_tests::withheld::Withheld;
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
@@ -43,22 +43,6 @@ async fn status(server: &Server, model: &str) -> Result<Value> {
     let url = server.at(&format!("/v1/models/{model}/deployments"));
     let answer: Value = server.client().get(url).send().await?.json().await?;
     Ok(answer["deployments"][0]["status"].clone())
-}
-
-/// The bytes of a graph that takes and gives a row of numbers.
-fn relu() -> Vec<u8> {
-    let port = |name| Port {
-        name,
-        ty: 1,
-        dims: &[None],
-    };
-    let node = Node {
-        op: "Relu",
-        inputs: &["x"],
-        output: "y",
-        attribute: None,
-    };
-    model(14, &[node], &[port("x")], &[port("y")])
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Where a deployment stands is told while it is built, while it serves, while it is ill, and when it is off.
 
 use anyhow::{Context, Result, ensure};
-use samovar_tests::onnx::{Node, Value as Port, model};
+use samovar_tests::onnx::relu;
 use samovar_tests::withheld::{Withheld, blob, put_file};
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
@@ -49,18 +49,7 @@ async fn done(server: &Server, id: &str, model: &str, what: &str) -> Result<Valu
 
 /// A model with a graph, pushed and at zero: its id, and the graph's bytes.
 fn with_graph(server: &Server) -> Result<(String, Vec<u8>)> {
-    let port = |name| Port {
-        name,
-        ty: 1,
-        dims: &[None],
-    };
-    let node = Node {
-        op: "Relu",
-        inputs: &["x"],
-        output: "y",
-        attribute: None,
-    };
-    let graph = model(14, &[node], &[port("x")], &[port("y")]);
+    let graph = relu();
     let manifest = "[graphs.default]\nfile = \"m.onnx\"\nbackend = \"rten\"\n";
     let folder = server.bundle("tensors", "tensors", manifest)?;
     std::fs::write(folder.join("m.onnx"), &graph)?;

@@ -445,3 +445,19 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
         out.push(low | 0x80);
     }
 }
+
+/// A graph that takes `x` and gives `y`, a row of numbers whose negative ones are zero.
+pub fn relu() -> Vec<u8> {
+    let port = |name| Value {
+        name,
+        ty: 1,
+        dims: &[None],
+    };
+    let node = Node {
+        op: "Relu",
+        inputs: &["x"],
+        output: "y",
+        attribute: None,
+    };
+    model(14, &[node], &[port("x")], &[port("y")])
+}
