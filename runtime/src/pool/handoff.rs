@@ -20,7 +20,8 @@ pub(super) trait Places: Send + Sync + Sized + 'static {
     /// Looks at the ledger, or changes it, alone.
     fn ledger<T>(&self, act: impl FnOnce(&mut Ledger<Box<Self::Replica>, Waiter<Self>>) -> T) -> T;
 
-    /// The bounds that the pool keeps to.
+    /// The bounds that the pool keeps to. Read with the ledger in hand: who changes them looks at the ledger afterwards, and
+    /// what was decided by the old ones is put right then.
     fn bounds(&self) -> PoolSettings;
 
     /// Those that hold for new replicas just now.
@@ -34,8 +35,8 @@ pub(super) trait Places: Send + Sync + Sized + 'static {
 
     /// A place, or one in the queue.
     fn ask(self: &Arc<Self>, traffic: Traffic, now: Instant) -> Asked<Self> {
-        let bounds = self.bounds_now(now);
         let asked = self.ledger(|ledger| {
+            let bounds = self.bounds_now(now);
             let next = match ledger.next(traffic, &bounds, now) {
                 Next::Full => {
                     // Places of clients that hung up while waiting are free again.
@@ -73,28 +74,46 @@ pub(super) trait Places: Send + Sync + Sized + 'static {
 
     /// Lets the first in the queue start replicas, as far as there is room. For whenever there may be more than before.
     fn promote(self: &Arc<Self>) {
-        let bounds = self.bounds_now(Instant::now());
-        while let Some(waiter) = self.ledger(|ledger| ledger.promote(&bounds)) {
+        let promoted = || self.ledger(|ledger| ledger.promote(&self.bounds_now(Instant::now())));
+        while let Some(waiter) = promoted() {
             // One that has gone gives its place to the next, with the lease that comes back.
             drop(waiter.send(Lease::new(self.clone(), None, None)));
         }
     }
 
+    /// Drops idle replicas beyond the most that there may be. For whenever there may be fewer than before.
+    fn trim(&self) {
+        let beyond = || {
+            self.ledger(|ledger| {
+                let counts = ledger.counts();
+                let is_beyond = counts.idle + counts.busy > self.bounds().max_replica;
+                is_beyond.then(|| ledger.take_oldest()).flatten()
+            })
+        };
+        // Dropped outside the lock.
+        while let Some(replica) = beyond() {
+            drop(replica);
+        }
+    }
+
     /// A replica came back, from a request unless it only started.
     fn put_back(self: &Arc<Self>, replica: Box<Self::Replica>, mut from: Option<Traffic>) {
-        let (bounds, now) = (self.bounds(), Instant::now());
+        let now = Instant::now();
         let mut replica = Some(replica);
         while let Some(one) = replica.take() {
             let mut dropped = None;
-            let waiter = self.ledger(|ledger| match ledger.freed(from.take(), &bounds, now) {
-                Freed::To(waiter) => Some((waiter, one)),
-                Freed::Kept => {
-                    // Whoever tells it to stop from now on finds it idle.
-                    dropped = match Self::is_stopped(&one) {
-                        true => Some(one),
-                        false => ledger.keep(one, &bounds, now),
-                    };
-                    None
+            let waiter = self.ledger(|ledger| {
+                let bounds = self.bounds();
+                match ledger.freed(from.take(), &bounds, now) {
+                    Freed::To(waiter) => Some((waiter, one)),
+                    Freed::Kept => {
+                        // Whoever tells it to stop from now on finds it idle.
+                        dropped = match Self::is_stopped(&one) {
+                            true => Some(one),
+                            false => ledger.keep(one, &bounds, now),
+                        };
+                        None
+                    }
                 }
             });
             // Outside the lock.
@@ -108,9 +127,9 @@ pub(super) trait Places: Send + Sync + Sized + 'static {
 
     /// A replica is gone: whoever waits may start another in its place.
     fn lost(self: &Arc<Self>, mut from: Option<Traffic>) {
-        let bounds = self.bounds();
         loop {
-            let freed = self.ledger(|ledger| ledger.freed(from.take(), &bounds, Instant::now()));
+            let freed =
+                self.ledger(|ledger| ledger.freed(from.take(), &self.bounds(), Instant::now()));
             let Freed::To(waiter) = freed else {
                 return self.place_came_free();
             };

@@ -52,6 +52,7 @@ impl Pool {
 
     fn set_max(self: &Arc<Self>, max_replica: usize) {
         self.bounds.lock().unwrap().max_replica = max_replica;
+        self.trim();
         self.promote();
     }
 
@@ -103,6 +104,8 @@ fn together(max: usize, fates: &'static [Fate], changes: &'static [usize]) {
     }
     let counts = pool.ledger(|ledger| ledger.counts());
     assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
+    let max = pool.bounds().max_replica;
+    assert!(counts.idle <= max, "{counts:?}, but {max} at most");
     let patient = fates.iter().filter(|fate| !matches!(fate, GivesUp)).count();
     assert!(pool.served.load(Ordering::SeqCst) >= patient);
 }
@@ -144,6 +147,34 @@ fn who_waits_has_new_room_at_once_and_not_only_when_another_ends() {
         drop(first);
         second.join().unwrap();
         changed.join().unwrap();
+        let counts = pool.ledger(|ledger| ledger.counts());
+        assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
+    };
+    shuttle::check_random(round, 2_000);
+    shuttle::check_pct(round, 2_000, 3);
+}
+
+#[test]
+fn a_replica_that_comes_back_while_the_maximum_grows_is_not_taken_for_one_too_many() {
+    let round = || {
+        let pool = Pool::new(1);
+        let Asked::Place(first) = pool.ask(Traffic::Sync, Instant::now()) else {
+            panic!("there is room for the first")
+        };
+        let queued = || match pool.ask(Traffic::Sync, Instant::now()) {
+            Asked::Queued(queued) => queued,
+            _ => panic!("there is room for one"),
+        };
+        let (second, third) = (queued(), queued());
+        let changed = pool.clone();
+        let changed = thread::spawn(move || changed.set_max(2));
+        let ends = thread::spawn(move || first.give_back(Box::new(1)));
+        // The second keeps its place: the third has the other one, whichever comes first.
+        let second = block_on(second.turn()).expect("the pool is open");
+        let third = block_on(third.turn()).expect("the pool is open");
+        drop((second, third));
+        changed.join().unwrap();
+        ends.join().unwrap();
         let counts = pool.ledger(|ledger| ledger.counts());
         assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
     };

@@ -132,23 +132,6 @@ impl Pool {
         });
     }
 
-    /// Drops idle replicas beyond the most that there may be.
-    fn trim(&self) {
-        loop {
-            let max = self.settings().max_replica;
-            let beyond = {
-                let mut ledger = self.lock();
-                let counts = ledger.counts();
-                (counts.idle + counts.busy > max)
-                    .then(|| ledger.take_oldest())
-                    .flatten()
-            };
-            if beyond.is_none() {
-                return;
-            }
-        }
-    }
-
     /// How many replicas and waiting requests there are.
     pub fn counts(&self) -> Counts {
         self.lock().counts()
