@@ -1,15 +1,25 @@
 //! Epochs, by which long-running guests yield. They advance only while a guest has computed for a while: guests that are
 //! quick, or wait for inference, are never looked after.
 
+#[cfg(test)]
+mod interleavings;
+mod turns;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
 use thread_local::ThreadLocal;
 use wasmtime::{Engine, EngineWeak};
+
+use turns::{Look, Parking, Turn, TurnGuard};
+
+/// The atomics that `turns` runs on; `interleavings` runs it on loom's.
+mod sync {
+    pub use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+}
 
 /// How often a guest that computes lets other tasks of its executor thread run.
 ///
@@ -28,31 +38,10 @@ const QUIET_LOOKS: u32 = 25;
 /// would a count of running guests that all executor threads share.
 #[derive(Default)]
 pub(super) struct Ticker {
+    /// Those of each executor thread.
     turns: ThreadLocal<Turn>,
-    parked: AtomicBool,
-    stopped: AtomicBool,
+    parking: Parking,
     thread: OnceLock<Thread>,
-}
-
-/// The turns of guests on one executor thread. On a cache line of its own, and beside it the one that is fetched with it.
-#[derive(Default)]
-#[repr(align(128))]
-struct Turn {
-    /// How many began and ended: odd while one goes on.
-    changes: AtomicU64,
-    /// What the ticker saw last.
-    seen: AtomicU64,
-}
-
-/// What a look at all turns found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Look {
-    /// No guest has run since the last one.
-    Quiet,
-    /// Guests ran, and each let go of its thread.
-    Brisk,
-    /// A guest has computed since the last one, and still does.
-    Long,
 }
 
 impl Ticker {
@@ -74,8 +63,7 @@ impl Ticker {
 
     /// Ends its thread.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        self.wake();
+        self.parking.stop(|| self.wake());
     }
 
     /// Runs what may run guest code, each poll a turn.
@@ -89,10 +77,10 @@ impl Ticker {
 
     fn run(&self, engines: &[EngineWeak]) {
         let mut pace = Pace::default();
-        while !self.stopped.load(Ordering::Relaxed) {
+        while !self.parking.is_stopped() {
             match pace.next() {
                 Some(pause) => std::thread::sleep(pause),
-                None => self.park(),
+                None => self.parking.park(|| self.look(), std::thread::park),
             }
             let look = self.look();
             pace.saw(look);
@@ -105,42 +93,13 @@ impl Ticker {
     }
 
     fn look(&self) -> Look {
-        let one = |turn: &Turn| {
-            let now = turn.changes.load(Ordering::Acquire);
-            let before = turn.seen.swap(now, Ordering::Relaxed);
-            match (now == before, now % 2) {
-                (true, 1) => Look::Long,
-                (true, _) => Look::Quiet,
-                (false, _) => Look::Brisk,
-            }
-        };
-        self.turns.iter().map(one).max().unwrap_or(Look::Quiet)
+        let looks = self.turns.iter().map(Turn::look);
+        looks.max().unwrap_or(Look::Quiet)
     }
 
     fn turn(&self) -> TurnGuard<'_> {
         let turn = self.turns.get_or_default();
-        // Only this thread writes it.
-        let before = turn.changes.load(Ordering::Relaxed);
-        if before % 2 == 1 {
-            return TurnGuard(None);
-        }
-        turn.changes.store(before + 1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if self.parked.load(Ordering::Relaxed) {
-            self.wake();
-        }
-        TurnGuard(Some((turn, before + 2)))
-    }
-
-    /// Sleeps until a guest runs. Whoever begins to run one says so first and looks at the flag then; this sets the flag
-    /// first and looks at the turns then: one of the two always sees the other.
-    fn park(&self) {
-        self.parked.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        if self.look() == Look::Quiet && !self.stopped.load(Ordering::SeqCst) {
-            std::thread::park();
-        }
-        self.parked.store(false, Ordering::SeqCst);
+        turn.begin(&self.parking, || self.wake())
     }
 
     fn wake(&self) {
@@ -176,17 +135,6 @@ impl Pace {
             return None;
         }
         Some(if self.alert > 0 { EPOCH_TICK } else { LOOK })
-    }
-}
-
-/// A turn, or what happens within one.
-struct TurnGuard<'a>(Option<(&'a Turn, u64)>);
-
-impl Drop for TurnGuard<'_> {
-    fn drop(&mut self) {
-        if let Some((turn, after)) = self.0 {
-            turn.changes.store(after, Ordering::Release);
-        }
     }
 }
 
