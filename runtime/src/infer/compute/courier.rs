@@ -4,20 +4,29 @@
 //! others. Where every core runs a graph, each of them takes a core from a run. A byte in a pipe that the executor watches
 //! anyway wakes one alone, which finds the task at hand.
 
+#[cfg(test)]
+mod interleavings;
+mod wakes;
+
 use std::io::{self, PipeWriter, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+use sync::{AtomicBool, Ordering};
+use wakes::Wakes;
+
+/// The primitives that `wakes` runs on; `interleavings` runs it on loom's.
+mod sync {
+    pub use std::sync::atomic::{AtomicBool, Ordering};
+    pub use std::sync::{Mutex, MutexGuard};
+}
+
 /// Wakes tasks of the executor that it was started on.
 pub(super) struct Courier {
-    waiting: Mutex<Vec<Waker>>,
-    rung: AtomicBool,
-    /// Its executor has ended.
-    gone: AtomicBool,
+    wakes: Wakes,
     bell: PipeWriter,
 }
 
@@ -30,9 +39,7 @@ impl Courier {
         let (heard, bell) = io::pipe()?;
         let mut heard = pipe::Receiver::from_owned_fd(heard.into())?;
         let courier = Arc::new(Self {
-            waiting: Mutex::default(),
-            rung: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
+            wakes: Wakes::default(),
             bell,
         });
         let round = Round(Arc::downgrade(&courier));
@@ -41,7 +48,7 @@ impl Courier {
             // Room for more than there can be: a read that fills it would be followed by another in vain.
             while let Ok(1..) = heard.read(&mut [0; 8]).await {
                 if let Some(courier) = round.0.upgrade() {
-                    courier.deliver();
+                    courier.wakes.deliver();
                 }
             }
         });
@@ -59,25 +66,8 @@ impl Courier {
     }
 
     fn send(&self, task: Waker) {
-        self.waiting().push(task);
-        // One byte at most is in the pipe, so that writing it never waits.
-        let is_told = !self.gone.load(Ordering::SeqCst)
-            && (self.rung.swap(true, Ordering::AcqRel) || (&self.bell).write_all(&[1]).is_ok());
-        if !is_told {
-            self.deliver();
-        }
-    }
-
-    fn deliver(&self) {
-        // First, so that whoever comes after the list was taken rings again. A swap, and no store, which a processor might
-        // put off until after it took the list: whoever found the bell rung is then in the list for certain.
-        self.rung.swap(false, Ordering::AcqRel);
-        let waiting = std::mem::take(&mut *self.waiting());
-        waiting.into_iter().for_each(Waker::wake);
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wakes
+            .send(task, || (&self.bell).write_all(&[1]).is_ok());
     }
 }
 
@@ -87,8 +77,7 @@ struct Round(Weak<Courier>);
 impl Drop for Round {
     fn drop(&mut self) {
         if let Some(courier) = self.0.upgrade() {
-            courier.gone.store(true, Ordering::SeqCst);
-            courier.deliver();
+            courier.wakes.close();
         }
     }
 }
@@ -155,8 +144,9 @@ mod tests {
                 assert_eq!(task.await.unwrap(), Ok(number));
             }
         }
-        assert!(courier.waiting().is_empty());
+        assert!(courier.wakes.waiting().is_empty());
     }
+
     #[test]
     fn news_arrive_also_after_the_executor_has_ended() {
         let executor = || {
