@@ -365,7 +365,7 @@ impl Places for Pool {
     }
 
     fn place_came_free(&self) {
-        self.share.became_idle();
+        self.share.place_came_free();
         self.changed.notify_waiters();
     }
 }

@@ -141,15 +141,18 @@ impl<W> Queue<W> {
         let Some(next) = self.next_member() else {
             return false;
         };
-        let (mut gained, mut emptied) = (0, 0);
+        let (mut gained, mut own, mut emptied) = (0, 0, 0);
         for one in idle {
             let weight = self.weight(one.member);
             gained += weight * one.replicas;
-            if one.member != next && self.held(one.member) <= weight * one.replicas {
+            if one.member == next {
+                own += weight * one.replicas;
+            } else if self.held(one.member) <= weight * one.replicas {
                 emptied += weight;
             }
         }
-        let reserved = match self.held(next) {
+        // Nothing is reserved for others before one that has none, be it that its own idle replicas went for it.
+        let reserved = match self.held(next).saturating_sub(own) {
             0 => 0,
             _ => self.reserve().min(self.reserved(next) + emptied),
         };
@@ -287,6 +290,26 @@ mod tests {
         queue.ask(new, "n");
         assert_eq!(queue.next_member(), Some(new));
         assert!(queue.can_be_helped(&[last]));
+    }
+
+    #[test]
+    fn a_replica_that_needs_every_slot_follows_an_idle_one_of_its_own() {
+        let mut queue = Queue::new(3);
+        let (heavy, other) = (join(&mut queue, 3), join(&mut queue, 1));
+        queue.ask(heavy, "first");
+        assert_eq!(started(&mut queue), ["first"]);
+        queue.ask(heavy, "second");
+        assert!(!queue.can_be_helped(&[]));
+        let idle = Idle {
+            member: heavy,
+            replicas: 1,
+        };
+        // One slot is reserved for the other as long as this one has a replica.
+        assert_eq!(queue.reserved(heavy), 1);
+        assert!(queue.can_be_helped(&[idle]));
+        queue.release(heavy, 3);
+        assert_eq!(started(&mut queue), ["second"]);
+        queue.leave(other);
     }
 
     #[derive(Clone, Debug)]
