@@ -6,27 +6,32 @@
 
 mod budget;
 mod courier;
+mod dispatch;
+#[cfg(test)]
+mod interleavings;
 
-use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::Context;
-use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 use crate::infer::backend::tensor::Place;
 pub(crate) use budget::Owner;
-use budget::{Budget, Ticket};
 use courier::Courier;
+use dispatch::Dispatch;
 
-type Job = Box<dyn FnOnce(&Worker) + Send>;
+/// The primitives that `dispatch` runs on; `interleavings` runs it on shuttle's.
+mod sync {
+    pub use std::sync::atomic::{AtomicBool, Ordering};
+    pub use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// While runs wait, it is looked this often whether others have begun to take long.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+    /// Runs `body` on a new thread.
+    pub fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(name);
+        thread.spawn(body).map(drop)
+    }
+}
 
 /// The thread that runs a graph, as seen by a backend.
 pub(crate) struct Worker {
@@ -41,47 +46,21 @@ impl Worker {
     pub fn rten_pool(&self) -> Option<Arc<rten::ThreadPool>> {
         self.rten_pool.clone()
     }
+
+    /// Runs `work` on the calling thread as one of a pool of `threads`.
+    fn run(threads: usize, work: impl FnOnce(&Self) + Send) {
+        let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
+        let worker = Self {
+            rten_pool: Some(pool.clone()),
+        };
+        pool.run(|| work(&worker));
+    }
 }
 
 /// The compute threads of a node, each started when there is a run that no idle one can take.
 pub(crate) struct Compute {
-    shared: Arc<Shared>,
+    dispatch: Arc<Dispatch>,
     courier: OnceLock<Option<Arc<Courier>>>,
-}
-
-struct Shared {
-    cores: usize,
-    /// Whether runs wait for permits.
-    crowded: Arc<AtomicBool>,
-    state: Mutex<State>,
-    /// Calls the thread that notices which runs take long.
-    waited_for: Condvar,
-}
-
-struct State {
-    budget: Budget<Job>,
-    crews: HashMap<usize, Crew>,
-    lookout: Lookout,
-}
-
-/// The thread that notices which runs take long, while others wait.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lookout {
-    Missing,
-    Asleep,
-    Awake,
-}
-
-/// The threads for graphs of one `threads`. There are never more than runs of that kind fit into the budget at once.
-#[derive(Default)]
-struct Crew {
-    /// Runs that have their permits and no thread yet, with their numbers.
-    ready: VecDeque<(u64, Job)>,
-    /// Threads without a run, also those that are on their way to one of these or start for one.
-    idle: usize,
-    /// Those of them that sleep until they are called.
-    asleep: usize,
-    called: Arc<Condvar>,
 }
 
 /// A run that did not come to an end.
@@ -119,18 +98,8 @@ impl Default for Compute {
 
 impl Compute {
     fn new(cores: usize) -> Self {
-        let state = State {
-            budget: Budget::new(cores),
-            crews: HashMap::new(),
-            lookout: Lookout::Missing,
-        };
         Self {
-            shared: Arc::new(Shared {
-                cores,
-                crowded: Arc::default(),
-                state: Mutex::new(state),
-                waited_for: Condvar::new(),
-            }),
+            dispatch: Dispatch::new(cores),
             courier: OnceLock::new(),
         }
     }
@@ -144,21 +113,9 @@ impl Compute {
         job: impl FnOnce(&Worker) -> R + Send + 'static,
         unclaimed: impl FnOnce(R) + Send + 'static,
     ) -> Result<R, ComputeError> {
-        let (done, result) = oneshot::channel();
-        let ticket = self.ask(owner, threads, move |worker| {
-            if done.is_closed() {
-                return;
-            }
-            if let Err(Ok(given)) = done.send(guarded(|| job(worker))) {
-                unclaimed(given);
-            }
-        })?;
-        let mut asked = Asked {
-            shared: &self.shared,
-            ticket: Some(ticket),
-        };
+        let (mut asked, result) = self.dispatch.ask_for(owner, threads, job, unclaimed)?;
         let result = self.delivered(result).await;
-        asked.ticket = None;
+        asked.over();
         result.unwrap_or_else(|_| Err(ComputeError::Panicked("its thread is gone".into())))
     }
 
@@ -169,7 +126,7 @@ impl Compute {
         let courier = self.courier.get_or_init(|| Courier::start().ok());
         poll_fn(|cx| match courier {
             Some(courier) => {
-                let waker = courier.waker(cx.waker(), &self.shared.crowded);
+                let waker = courier.waker(cx.waker(), self.dispatch.crowded());
                 result.as_mut().poll(&mut Context::from_waker(&waker))
             }
             None => result.as_mut().poll(cx),
@@ -187,56 +144,12 @@ impl Compute {
         threads: usize,
         job: impl FnOnce(&Worker) + Send + 'static,
     ) -> Result<(), ComputeError> {
-        self.ask(owner, threads, job).map(drop)
-    }
-
-    fn ask(
-        &self,
-        owner: Owner,
-        threads: usize,
-        job: impl FnOnce(&Worker) + Send + 'static,
-    ) -> Result<Ticket, ComputeError> {
-        let threads = self.kind(threads);
-        let mut state = self.shared.lock();
-        let ticket = state.budget.ask(owner, threads, Box::new(job));
-        if let Err(error) = Shared::hand_out(&self.shared, &mut state) {
-            let job = state.budget.forget(ticket);
-            drop(state);
-            drop(job);
-            return Err(ComputeError::NoThread(error.to_string()));
-        }
-        Ok(ticket)
+        self.dispatch.ask(owner, threads, job).map(drop)
     }
 
     /// How many runs of graphs of `threads` can go on at once.
     pub fn lanes(&self, threads: usize) -> usize {
-        self.shared.cores / self.kind(threads)
-    }
-
-    /// No run has more threads than there are cores.
-    fn kind(&self, threads: usize) -> usize {
-        threads.clamp(1, self.shared.cores)
-    }
-}
-
-/// A run that its caller waits for.
-struct Asked<'a> {
-    shared: &'a Arc<Shared>,
-    ticket: Option<Ticket>,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        let Some(ticket) = self.ticket else {
-            return;
-        };
-        let mut state = self.shared.lock();
-        let job = state.budget.forget(ticket);
-        // It may have stood before others that can begin.
-        self.shared.hand_out_or_log(&mut state);
-        drop(state);
-        // Its inputs are large, and their end may run anything.
-        drop(job);
+        self.dispatch.lanes(threads)
     }
 }
 
@@ -251,131 +164,12 @@ pub(crate) fn guarded<R>(job: impl FnOnce() -> R) -> Result<R, ComputeError> {
     })
 }
 
-impl Shared {
-    /// Gives a thread to every run that has its permits by now.
-    fn hand_out(self: &Arc<Self>, state: &mut State) -> std::io::Result<()> {
-        let mut result = Ok(());
-        let now = Instant::now();
-        while let Some(begun) = state.budget.next(now) {
-            let threads = begun.permits;
-            let crew = state.crews.entry(threads).or_default();
-            crew.ready.push_back((begun.run, begun.job));
-            if crew.idle >= crew.ready.len() {
-                // Those that are awake look before they sleep.
-                if crew.asleep > 0 {
-                    crew.called.notify_one();
-                }
-                continue;
-            }
-            match self.spawn(threads) {
-                Ok(()) => crew.idle += 1,
-                Err(error) => {
-                    // Without a thread it would keep its permits for ever.
-                    drop(crew.ready.pop_back());
-                    state.budget.give_back(begun.run);
-                    result = Err(error);
-                }
-            }
-        }
-        let crowded = state.budget.is_waited_for();
-        self.crowded.store(crowded, Ordering::Relaxed);
-        if crowded {
-            self.wake_lookout(state);
-        }
-        result
-    }
-
-    fn hand_out_or_log(self: &Arc<Self>, state: &mut State) {
-        if let Err(error) = self.hand_out(state) {
-            tracing::error!(%error, "no compute thread can be started");
-        }
-    }
-
-    fn spawn(self: &Arc<Self>, threads: usize) -> std::io::Result<()> {
-        let shared = self.clone();
-        std::thread::Builder::new()
-            .name(format!("compute-{threads}"))
-            .spawn(move || {
-                let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
-                let worker = Worker {
-                    rten_pool: Some(pool.clone()),
-                };
-                pool.run(|| shared.work(threads, &worker));
-            })
-            .map(drop)
-    }
-
-    /// Runs what there is. The thread counts as idle when it begins.
-    fn work(self: &Arc<Self>, threads: usize, worker: &Worker) {
-        let mut state = self.lock();
-        loop {
-            let (run, job) = loop {
-                let crew = state.crews.entry(threads).or_default();
-                if let Some(ready) = crew.ready.pop_front() {
-                    crew.idle -= 1;
-                    break ready;
-                }
-                crew.asleep += 1;
-                let called = crew.called.clone();
-                state = called.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.crews.entry(threads).or_default().asleep -= 1;
-            };
-            drop(state);
-            let _ = guarded(|| job(worker));
-            state = self.lock();
-            state.budget.give_back(run);
-            state.crews.entry(threads).or_default().idle += 1;
-            self.hand_out_or_log(&mut state);
-        }
-    }
-
-    fn wake_lookout(self: &Arc<Self>, state: &mut State) {
-        match state.lookout {
-            Lookout::Awake => return,
-            Lookout::Asleep => self.waited_for.notify_one(),
-            Lookout::Missing => {
-                let shared = self.clone();
-                let started = std::thread::Builder::new()
-                    .name("compute-lookout".into())
-                    .spawn(move || shared.look_out());
-                if let Err(error) = started {
-                    tracing::error!(%error, "long runs are not noticed");
-                    return;
-                }
-            }
-        }
-        state.lookout = Lookout::Awake;
-    }
-
-    /// Notices which runs take long, as long as others wait.
-    fn look_out(self: &Arc<Self>) {
-        let mut state = self.lock();
-        loop {
-            let woken = if state.budget.is_waited_for() {
-                let woken = self.waited_for.wait_timeout(state, LOOK_EVERY);
-                woken.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state)
-            } else {
-                state.lookout = Lookout::Asleep;
-                let woken = self.waited_for.wait(state);
-                woken.unwrap_or_else(PoisonError::into_inner)
-            };
-            state = woken;
-            if state.budget.is_waited_for() && state.budget.notice_long(Instant::now()) {
-                self.hand_out_or_log(&mut state);
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Jobs never run while the lock is held, so a panic cannot leave it half-changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
+
+    use tokio::sync::oneshot;
 
     use super::*;
 
@@ -421,7 +215,7 @@ mod tests {
             run.await.unwrap();
         }
         assert_eq!(most.load(Ordering::SeqCst), 4);
-        let state = compute.shared.lock();
+        let state = compute.dispatch.lock();
         for (threads, crew) in &state.crews {
             assert!(crew.idle <= 4 / threads, "{} of {threads}", crew.idle);
         }
@@ -441,7 +235,7 @@ mod tests {
         drop(second);
         // The first still runs.
         assert_eq!(Arc::strong_count(&input), 1);
-        assert!(!compute.shared.lock().budget.is_waited_for());
+        assert!(!compute.dispatch.lock().budget.is_waited_for());
         open.send(()).unwrap();
         first.await.unwrap().unwrap();
     }
@@ -496,6 +290,6 @@ mod tests {
             let runs = (0..3).map(|_| run(&compute, 1, |_| ()));
             futures::future::join_all(runs).await;
         }
-        assert!(compute.shared.lock().crews[&1].idle <= 2);
+        assert!(compute.dispatch.lock().crews[&1].idle <= 2);
     }
 }

@@ -45,6 +45,13 @@ pub(super) struct Ticket {
     id: u64,
 }
 
+impl Ticket {
+    /// Whether it is for the run of this number.
+    pub fn is_of(self, run: u64) -> bool {
+        self.id == run
+    }
+}
+
 /// A run that may begin, with its permits.
 #[derive(Debug)]
 pub(super) struct Begun<J> {
