@@ -1,5 +1,7 @@
 //! The replicas of one deployment, and the way of a request through them: acquire, wait, run, give back.
 
+#[cfg(test)]
+mod change_tests;
 mod error;
 mod gate;
 mod handoff;
