@@ -11,6 +11,7 @@ use super::*;
 use crate::domain::async_request::{
     AsyncErrorCode, AsyncRequest, AsyncRequestId, AsyncStatus, WebhookStatus,
 };
+use crate::state::StoreError;
 use crate::state::async_requests::Claim;
 
 /// Answers with these statuses in turn, and keeps what it got.
@@ -36,6 +37,16 @@ struct Live(&'static [&'static str]);
 impl SigningSecrets for Live {
     async fn live(&self, _: Timestamp) -> Result<Vec<SecretString>, RegistryError> {
         Ok(self.0.iter().map(|text| (*text).into()).collect())
+    }
+}
+
+/// Secrets of a store that is away.
+struct Away;
+
+#[async_trait]
+impl SigningSecrets for Away {
+    async fn live(&self, _: Timestamp) -> Result<Vec<SecretString>, RegistryError> {
+        Err(StoreError::Unavailable("as in a test".into()).into())
     }
 }
 
@@ -142,6 +153,16 @@ async fn an_answer_says_whether_another_attempt_is_worth_it() {
     for told in told {
         assert!(matches!(told, Delivery::Refused(_)), "{told:?}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_when_the_secrets_cannot_be_read() {
+    let (told, got) = deliver(&[204], Away).await;
+    assert!(
+        matches!(&told[..], [Delivery::NotSent(reason)] if reason.contains("as in a test")),
+        "{told:?}"
+    );
+    assert!(got.is_empty());
 }
 
 #[tokio::test]
