@@ -62,6 +62,30 @@ async fn upload(server: &Server, bytes: &[u8]) -> Result<(String, StatusCode, St
     Ok((digest, answer.status(), answer.text().await?))
 }
 
+/// Waits until `/readyz` answers so, and gives what it says.
+async fn readiness(server: &Server, wanted: u16) -> Result<Value> {
+    let ask = async || -> Result<(StatusCode, Value)> {
+        let answer = server.client().get(server.at("/readyz")).send().await?;
+        Ok((answer.status(), answer.json().await?))
+    };
+    eventually("readiness follows the disk", async || {
+        ask().await.is_ok_and(|(status, _)| status == wanted)
+    })
+    .await?;
+    let (status, told) = ask().await?;
+    assert_eq!(status, wanted, "{told}");
+    Ok(told)
+}
+
+/// `/readyz` says that the store takes no writes.
+async fn is_not_ready(server: &Server) -> Result<()> {
+    let told = readiness(server, 503).await?;
+    assert_eq!(told["reasons"][0]["code"], "store_unavailable", "{told}");
+    let reason = told["reasons"][0]["reason"].to_string();
+    assert!(reason.contains("disk of the data folder"), "{told}");
+    Ok(())
+}
+
 /// Refused while the disk is broken; all of it works again right after `heal`.
 async fn survives(
     server: &Server,
@@ -78,6 +102,7 @@ async fn survives(
         refused_write(server).await?;
         reads_work(server).await?;
     }
+    is_not_ready(server).await?;
     let large = vec![7; 9 << 20];
     let (digest, code, text) = upload(server, &large).await?;
     assert_eq!(code, 503, "{text}");
@@ -92,8 +117,11 @@ async fn survives(
     let pushed = server.cli(&["push", folder.to_str().unwrap()])?;
     ensure!(!pushed.status.success(), "pushed to a broken disk");
     reads_work(server).await?;
+    is_not_ready(server).await?;
 
     heals()?;
+    // Nobody else writes: a server that waited for that would never get requests again.
+    readiness(server, 200).await?;
     let (code, answer) = set_secret(server, "later").await?;
     assert_eq!(code, 200, "{answer}");
     let (_, code, text) = upload(server, &large).await?;
@@ -148,7 +176,7 @@ async fn a_disk_that_turned_read_only_serves_on() -> Result<()> {
         );
         reads_work(&server).await?;
     }
-    Ok(())
+    is_not_ready(&server).await
 }
 
 #[tokio::test]

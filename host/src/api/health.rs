@@ -1,6 +1,6 @@
 //! Whether the process lives, and whether requests should be sent to it: `/healthz` and `/readyz`, which ask for no key.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -10,7 +10,6 @@ use axum::routing::get;
 use serde::Serialize;
 
 use crate::control::feed::Feed;
-use crate::domain::keys;
 use crate::state::DocStore;
 
 /// How long the store may take to answer.
@@ -26,7 +25,6 @@ type Probe = (Instant, Option<String>);
 pub struct Readiness {
     feed: Arc<Feed>,
     store: Arc<dyn DocStore>,
-    failure: Arc<Mutex<Option<String>>>,
     /// When the store was asked last, and what it said.
     probed: Arc<tokio::sync::Mutex<Option<Probe>>>,
 }
@@ -46,14 +44,8 @@ impl Readiness {
         Self {
             feed,
             store,
-            failure: Arc::default(),
             probed: Arc::default(),
         }
-    }
-
-    /// The store fails, as somebody who uses it has found out; nothing when it works again.
-    pub fn store_fails(&self, reason: Option<String>) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     /// What keeps the node from being ready.
@@ -72,12 +64,7 @@ impl Readiness {
                 reason: "the models in the store have not been read yet".to_owned(),
             });
         }
-        let failure = self.failure.lock();
-        let failure = failure.unwrap_or_else(PoisonError::into_inner).clone();
-        let failure = match failure {
-            Some(reason) => Some(reason),
-            None => self.probe().await,
-        };
+        let failure = self.probe().await;
         reasons.extend(failure.map(|reason| NotReady {
             code: "store_unavailable",
             reason,
@@ -92,7 +79,7 @@ impl Readiness {
         {
             return answer.clone();
         }
-        let asked = self.store.get(keys::ORGANIZATION);
+        let asked = self.store.check();
         let answer = match tokio::time::timeout(STORE_TIMEOUT, asked).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -133,7 +120,7 @@ mod tests {
         let store: Arc<dyn DocStore> = Arc::new(store.unwrap());
         let stop = CancellationToken::new();
         let feed = Arc::new(Feed::new(store.clone(), stop.clone()));
-        let readiness = Readiness::new(feed.clone(), store);
+        let readiness = Readiness::new(feed.clone(), store.clone());
         let codes = async || -> Vec<&'static str> {
             let reasons = readiness.reasons().await;
             reasons.iter().map(|one| one.code).collect()
@@ -141,12 +128,17 @@ mod tests {
         assert_eq!(codes().await, ["starting"]);
         feed.synced(1);
         assert_eq!(codes().await, [""; 0]);
-        readiness.store_fails(Some("the disk is full".to_owned()));
-        let reasons = readiness.reasons().await;
-        assert_eq!(reasons[0].reason, "the disk is full");
         stop.cancel();
-        assert_eq!(codes().await, ["draining", "store_unavailable"]);
-        readiness.store_fails(None);
         assert_eq!(codes().await, ["draining"]);
+        store.close().await;
+        // Not asked again before its last answer is too old.
+        assert_eq!(codes().await, ["draining"]);
+        tokio::time::sleep(STORE_HOLDS).await;
+        let reasons = readiness.reasons().await;
+        assert_eq!(reasons[1].code, "store_unavailable");
+        assert_eq!(
+            reasons[1].reason,
+            "the store is unavailable: the store was closed"
+        );
     }
 }

@@ -276,6 +276,9 @@ pub trait DocStore: Send + Sync + 'static {
     /// Gives a lease back. Nothing happens if it is no longer held.
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
+    /// Whether it answers, and takes writes if one has failed: after a failed write each check writes, until one succeeds.
+    async fn check(&self) -> Result<(), StoreError>;
+
     /// Ends the connections, after the commits that are under way. Later calls are [`StoreError::Unavailable`].
     async fn close(&self);
 }

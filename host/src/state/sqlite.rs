@@ -5,9 +5,11 @@ mod async_rows;
 mod transaction;
 mod usage;
 mod watcher;
+mod write_probe;
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,6 +28,7 @@ use super::{
 };
 use transaction::WriteTransaction;
 use watcher::Watcher;
+use write_probe::WriteProbe;
 
 /// Revisions whose changes are kept for watches that come back.
 const KEPT_REVISIONS: Rev = 4096;
@@ -41,6 +44,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     /// The newest revision that this process has written: a hint that there is something to read.
     newest: watch::Sender<Rev>,
+    probe: Arc<WriteProbe>,
 }
 
 impl SqliteStore {
@@ -84,6 +88,7 @@ impl SqliteStore {
             writer,
             readers,
             newest: watch::Sender::new(to_rev(rev)),
+            probe: Arc::new(WriteProbe::new(file)),
         })
     }
 
@@ -101,7 +106,18 @@ impl SqliteStore {
 
     /// Begins a transaction that writes: the only way to write to this store.
     async fn begin(&self) -> Result<WriteTransaction, StoreError> {
-        WriteTransaction::begin(&self.writer).await
+        WriteTransaction::begin(&self.writer, self.probe.clone()).await
+    }
+
+    /// Writes as much as a disk in order has room for, and changes nothing.
+    async fn probe_writes(&self) -> Result<(), StoreError> {
+        self.probe.write_file().await?;
+        let mut transaction = self.begin().await?;
+        sqlx::query("UPDATE revision SET rev = rev")
+            .execute(&mut *transaction)
+            .await
+            .map_err(unavailable)?;
+        self.end(transaction, 0).await
     }
 
     /// Commits, and hints to watches that revision `rev` can be read.
@@ -306,6 +322,18 @@ impl DocStore for SqliteStore {
         self.end(transaction, rev).await
     }
 
+    async fn check(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT rev FROM revision")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        if let Some(failures) = self.probe.suspicion() {
+            self.probe_writes().await?;
+            self.probe.settle(failures);
+        }
+        Ok(())
+    }
+
     async fn close(&self) {
         self.readers.close().await;
         // Last, because closing the last connection folds the log of SQLite into its file.
@@ -498,8 +526,6 @@ fn explain(error: sqlx::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     async fn open(folder: &Path) -> Arc<dyn DocStore> {

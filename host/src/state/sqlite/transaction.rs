@@ -6,11 +6,13 @@
 //! which ends its transaction, and the pool opens a new one. This covers callers that are dropped in the middle, too.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use sqlx::Sqlite;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
+use super::write_probe::WriteProbe;
 use super::{explain, is_full, unavailable};
 use crate::state::StoreError;
 
@@ -18,16 +20,24 @@ use crate::state::StoreError;
 pub(super) struct WriteTransaction {
     connection: PoolConnection<Sqlite>,
     settled: bool,
+    probe: Arc<WriteProbe>,
 }
 
 impl WriteTransaction {
     /// IMMEDIATE, because a transaction that reads first and then finds another writer could not continue.
-    pub async fn begin(writer: &SqlitePool) -> Result<Self, StoreError> {
-        let connection = writer.acquire().await.map_err(unavailable)?;
+    ///
+    /// A transaction that does not settle makes `probe` look whether the store takes writes.
+    pub async fn begin(writer: &SqlitePool, probe: Arc<WriteProbe>) -> Result<Self, StoreError> {
+        let acquired = writer.acquire().await;
+        let connection = acquired.map_err(|error| {
+            probe.suspect();
+            unavailable(error)
+        })?;
         // Made before the statement runs, so that a caller who leaves meanwhile leaves no open transaction.
         let mut transaction = Self {
             connection,
             settled: false,
+            probe,
         };
         let begun = transaction.statement("BEGIN IMMEDIATE").await;
         begun.map_err(unavailable)?;
@@ -75,6 +85,7 @@ impl WriteTransaction {
 impl Drop for WriteTransaction {
     fn drop(&mut self) {
         if !self.settled {
+            self.probe.suspect();
             self.connection.close_on_drop();
         }
     }
@@ -154,6 +165,32 @@ mod tests {
             let _ = tokio::time::timeout(Duration::from_micros(round * 200), writes).await;
             put(&store, "after").await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_refused_a_write_is_not_in_order_until_it_takes_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        store.check().await.unwrap();
+        // Where the probe's file would be.
+        std::fs::create_dir(folder.path().join("state.probe")).unwrap();
+        store.check().await.unwrap();
+        spoil(&store, "PRAGMA query_only = on").await;
+        put(&store, "during").await.unwrap_err();
+        for _ in 0..2 {
+            let error = store.check().await.unwrap_err().to_string();
+            assert!(error.contains("takes no writes"), "{error}");
+        }
+        std::fs::remove_dir(folder.path().join("state.probe")).unwrap();
+        store.check().await.unwrap();
+        assert!(!folder.path().join("state.probe").exists());
+        assert_eq!(store.probe.suspicion(), None);
+        // The probe writes to the database, too.
+        store.probe.suspect();
+        spoil(&store, "PRAGMA query_only = on").await;
+        let error = store.check().await.unwrap_err().to_string();
+        assert!(error.contains("read-only"), "{error}");
+        store.check().await.unwrap();
     }
 
     #[tokio::test]
