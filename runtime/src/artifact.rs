@@ -17,10 +17,12 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::admission::{self, AdmissionError, Handler, LIFECYCLE};
+use crate::budget::Owner;
 use crate::checked::{self, Checked};
 use crate::engine::{Calls, SharedEngine, slots_of};
 use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
+use crate::turns::Turns;
 
 /// A larger component is refused: compiling takes time and memory in proportion.
 pub const MAX_COMPONENT_BYTES: u64 = 256 << 20;
@@ -36,6 +38,8 @@ pub struct ComponentFile {
     pub digest: String,
     /// The file.
     pub path: PathBuf,
+    /// Whose turn it is when it is compiled.
+    pub owner: Owner,
 }
 
 /// A component linked against the sandbox, ready to be instantiated.
@@ -109,7 +113,7 @@ pub struct ArtifactStore {
     ready: moka::future::Cache<String, Arc<Artifact>>,
     checked: Checked,
     /// Compiling takes every core and much memory, so few components compile at once.
-    compiles: Arc<tokio::sync::Semaphore>,
+    compiles: Turns,
 }
 
 /// So many components compile at once: a second one, so that a slow one does not hold up all others.
@@ -132,7 +136,7 @@ impl ArtifactStore {
                 .time_to_idle(CACHED_IDLE)
                 .build(),
             checked: Checked::default(),
-            compiles: Arc::new(tokio::sync::Semaphore::new(COMPILES_AT_ONCE)),
+            compiles: Turns::new(COMPILES_AT_ONCE),
         })
     }
 
@@ -186,7 +190,7 @@ impl ArtifactStore {
         self: &Arc<Self>,
         file: ComponentFile,
     ) -> Result<Artifact, ArtifactError> {
-        let (store, digest) = (self.clone(), file.digest.clone());
+        let (store, digest, owner) = (self.clone(), file.digest.clone(), file.owner);
         if let Some(artifact) = blocking(move || store.load(&digest, None)).await? {
             return Ok(artifact);
         }
@@ -195,16 +199,16 @@ impl ArtifactStore {
             let (shelf, component) = store.compile(&file)?;
             shelf.link(&component, None)
         };
-        self.compiling(compiled).await
+        self.compiling(owner, compiled).await
     }
 
     /// Work that compiles, once its turn has come. It ends even if its caller goes, and keeps its permit until then.
     async fn compiling<R: Send + 'static>(
         &self,
+        owner: Owner,
         work: impl FnOnce() -> Result<R, ArtifactError> + Send + 'static,
     ) -> Result<R, ArtifactError> {
-        let permit = self.compiles.clone().acquire_owned().await;
-        let permit = permit.map_err(|e| ArtifactError::Stopped(e.to_string()))?;
+        let permit = self.compiles.take(owner).await;
         blocking(move || {
             let _permit = permit;
             work()

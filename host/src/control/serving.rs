@@ -499,13 +499,16 @@ impl Serving {
         deployment: &Deployment,
     ) -> Result<(DeploymentSpec, Option<Arc<Layout>>), ServeError> {
         let (id, bundle) = (deployment.id, &deployment.bundle);
+        // Of the model, because each push is a deployment of its own.
+        let owner = samovar_runtime::Owner::named(view.model.id.as_str());
         let component = ComponentFile {
             digest: bundle.component.digest.to_string(),
             path: self.blobs.local_path(bundle.component.digest).await?,
+            owner,
         };
         let mut specs = Vec::with_capacity(bundle.graphs.len());
         for (name, graph) in &bundle.graphs {
-            specs.push(graphs::spec(name, graph, &self.blobs).await?);
+            specs.push(graphs::spec(owner, name, graph, &self.blobs).await?);
         }
         let mut environment: Vec<(String, String)> = bundle
             .environment_variables

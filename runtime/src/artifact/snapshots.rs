@@ -89,7 +89,7 @@ impl ArtifactStore {
             },
         };
         let (store, name) = (self.clone(), name.to_owned());
-        self.compiling(move || {
+        self.compiling(file.owner, move || {
             let compiled = taken.and_then(|bytes| {
                 let size = bytes.len() as u64;
                 if size > MAX_COMPONENT_BYTES {

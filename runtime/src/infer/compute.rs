@@ -4,7 +4,6 @@
 //! are free and it is its deployment's turn. It runs on one of the threads kept for graphs of n, which brings a pool of n
 //! along. A run whose caller goes before it began leaves the queue at once, with all that it holds.
 
-mod budget;
 mod courier;
 mod dispatch;
 #[cfg(test)]
@@ -16,8 +15,8 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::Context;
 
+pub(crate) use crate::budget::Owner;
 use crate::infer::backend::tensor::Place;
-pub(crate) use budget::Owner;
 use courier::Courier;
 use dispatch::Dispatch;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use crate::budget::Owner;
 use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::Place;
 use crate::infer::backend::{
@@ -20,6 +21,7 @@ use crate::infer::run::Pace;
 pub use crate::infer::tally::{Distribution, Totals};
 use crate::infer::unloading::Unloading;
 pub use crate::infer::usage::GraphUse;
+use crate::turns::Turns;
 
 /// A graph of a deployment.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct GraphSpec {
     pub threads: usize,
     /// How calls of the deployment's replicas are joined, if they are.
     pub batching: Option<Batching>,
+    /// Whose turn it is when it is loaded.
+    pub owner: Owner,
 }
 
 impl GraphSpec {
@@ -204,7 +208,7 @@ pub struct GraphStore {
     compute: Computes,
     slots: Mutex<HashMap<Key, Slot>>,
     /// Loading takes a core and much memory, so no more graphs load at once than there are cores.
-    loads: Arc<tokio::sync::Semaphore>,
+    loads: Turns,
 }
 
 /// So many graphs load at once: one of them may wait for room on a card.
@@ -223,7 +227,7 @@ impl GraphStore {
             backends,
             compute: Computes::default(),
             slots: Mutex::default(),
-            loads: Arc::new(tokio::sync::Semaphore::new(loads_at_once())),
+            loads: Turns::new(loads_at_once()),
         })
     }
 
@@ -246,7 +250,7 @@ impl GraphStore {
         let spec = spec.clone();
         let backends = self.backends.clone();
         let compute = self.compute.clone();
-        let permit = self.load_permit().await?;
+        let permit = self.loads.take(spec.owner).await;
         // Loaded in any case: should those go who wait for it, it is there for those who come next.
         let claim = Claim { slot: Some(slot) };
         let loading = tokio::task::spawn_blocking(move || {
@@ -260,6 +264,7 @@ impl GraphStore {
                     threads: spec.threads,
                     data: &spec.data,
                     digest: Some(&spec.digest),
+                    ..Wanted::default()
                 };
                 let loaded = backends.load(&source, wanted)?;
                 Ok(Arc::new(LoadedGraph::new(
@@ -295,10 +300,12 @@ impl GraphStore {
     /// Says why they are no model that can be loaded.
     pub(crate) async fn read_bytes(
         &self,
+        owner: Owner,
         bytes: Vec<u8>,
         max_bytes: u64,
     ) -> Result<GuestModel, GraphError> {
-        self.load(move || GuestModel::read(bytes, max_bytes)).await
+        self.load(owner, move || GuestModel::read(bytes, max_bytes))
+            .await
     }
 
     /// A graph from a guest's own bytes; nobody else shares it.
@@ -307,11 +314,12 @@ impl GraphStore {
     /// What the backends say of it.
     pub(crate) async fn load_guest_model(
         &self,
+        owner: Owner,
         model: GuestModel,
     ) -> Result<Arc<LoadedGraph>, GraphError> {
         let backends = self.backends.clone();
         let compute = self.compute.clone();
-        self.load(move || {
+        self.load(owner, move || {
             let wanted = Wanted {
                 target: Target::Cpu,
                 threads: 1,
@@ -325,20 +333,15 @@ impl GraphStore {
         .await
     }
 
-    /// Waits for its turn to load. Whatever loads holds the permit until it has ended.
-    async fn load_permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, GraphError> {
-        let permit = self.loads.clone().acquire_owned().await;
-        permit.map_err(|e| GraphError::Stopped(e.to_string()))
-    }
-
     /// Does something that loads, on a thread that may block, when its turn has come. It ends even if its caller goes, and
     /// keeps its permit until then.
     async fn load<T: Send + 'static>(
         &self,
+        owner: Owner,
         work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
     ) -> Result<T, GraphError> {
         let stopped = |why: &dyn std::fmt::Display| GraphError::Stopped(why.to_string());
-        let permit = self.load_permit().await?;
+        let permit = self.loads.take(owner).await;
         let loaded = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             guarded(work)

@@ -81,6 +81,7 @@ impl Loading {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Owner;
     use crate::infer::backend::{BackendChoice, BackendOptions, Backends, Target};
 
     fn spec(name: &str) -> GraphSpec {
@@ -93,6 +94,7 @@ mod tests {
             target: Target::Cpu,
             threads: 1,
             batching: None,
+            owner: Owner::named("tests"),
         }
     }
 

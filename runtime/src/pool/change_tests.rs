@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::{DeploymentSpec, Pool, RunError};
 use crate::artifact::ComponentFile;
+use crate::budget::Owner;
 use crate::engine::EngineOptions;
 use crate::infer::backend::BackendOptions;
 use crate::ledger::PoolSettings;
@@ -72,6 +73,7 @@ impl Node {
             component: ComponentFile {
                 digest: "guest".into(),
                 path: self.folder.path().join("guest.wasm"),
+                owner: Owner::named("tests"),
             },
             snapshot: None,
             graphs: Vec::new(),

@@ -2,17 +2,23 @@
 
 use std::time::Duration;
 
+use samovar_runtime::Owner;
 use samovar_runtime::backend::{BackendChoice, DataFile, Target};
 use samovar_runtime::graphs::{Batching, GraphSpec};
 
 use crate::domain::bundle::{Graph, GraphBackend, GraphTarget};
 use crate::state::blobs::{BlobError, Blobs};
 
-/// A graph whose files are among these blobs.
+/// A graph whose files are among these blobs, loaded when its owner's turn has come.
 ///
 /// # Errors
 /// When a blob is gone.
-pub async fn spec(name: &str, graph: &Graph, blobs: &Blobs) -> Result<GraphSpec, BlobError> {
+pub async fn spec(
+    owner: Owner,
+    name: &str,
+    graph: &Graph,
+    blobs: &Blobs,
+) -> Result<GraphSpec, BlobError> {
     let mut data = Vec::with_capacity(graph.data.len());
     for (location, blob) in &graph.data {
         data.push(DataFile {
@@ -32,6 +38,7 @@ pub async fn spec(name: &str, graph: &Graph, blobs: &Blobs) -> Result<GraphSpec,
             GraphTarget::Gpu => Target::Gpu,
         },
         threads: graph.threads as usize,
+        owner,
         batching: graph.batch.map(|batch| Batching {
             max_size: batch.max_size as usize,
             max_delay: Duration::from_millis(batch.max_delay_ms.into()),

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::budget::{Budget, Owner, Ticket};
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, spawn};
 use super::{ComputeError, Worker, guarded};
+use crate::budget::{Budget, Owner, Ticket};
 
 type Job = Box<dyn FnOnce(&Worker) + Send>;
 

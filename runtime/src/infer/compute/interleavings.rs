@@ -13,8 +13,8 @@ use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::thread;
 
-use super::budget::Owner;
-use super::{ComputeError, budget, guarded};
+use super::{ComputeError, guarded};
+use crate::budget::Owner;
 use dispatch::Dispatch;
 
 mod sync {

@@ -9,6 +9,7 @@ use super::bindings::errors::ErrorCode;
 use super::bindings::graph::{ExecutionTarget, GraphEncoding, Host, HostGraph};
 use super::error::Answer;
 use super::inference::Context;
+use crate::budget::Owner;
 use crate::infer::graphs::{GraphUse, LoadedGraph};
 use crate::text::Quoted;
 
@@ -54,7 +55,8 @@ impl Host for NnView<'_> {
             );
         };
         let store = self.ctx.store.clone();
-        let read = store.read_bytes(bytes, self.ctx.room()).await;
+        let owner = Owner::of(&self.ctx.meter);
+        let read = store.read_bytes(owner, bytes, self.ctx.room()).await;
         let model = match read {
             Ok(model) => model,
             Err(error) => return self.error(ErrorCode::InvalidEncoding, error),
@@ -63,7 +65,7 @@ impl Host for NnView<'_> {
         if let Err(over) = self.ctx.hold(weight) {
             return self.error(ErrorCode::TooLarge, over);
         }
-        match store.load_guest_model(model).await {
+        match store.load_guest_model(owner, model).await {
             Ok(graph) => {
                 let weight = Arc::new(Weight(weight));
                 let usage = GraphUse::new(String::new(), None, self.ctx.meter.clone());

@@ -30,6 +30,7 @@ async fn graph(bytes: Vec<u8>, backend: BackendChoice, name: &str) -> Arc<Loaded
         // With one thread a short run would not wait for others at all.
         threads: 2,
         batching: Some(RULES),
+        owner: Owner::named("tests"),
     };
     let graph = GraphStore::sharing(backends())
         .acquire(&spec)

@@ -1,4 +1,5 @@
-//! Which run begins next: permits for the cores, shared fairly by deployments. Decisions only: the time is an argument.
+//! Who begins next: permits, of the cores for runs or of few for loads and compiles, shared fairly by deployments. Decisions
+//! only: the time is an argument.
 //!
 //! Runs of a deployment begin in the order of asking. Of several deployments that wait, the one goes next that holds fewest
 //! permits, and of equals the one that was served longest ago. Nobody passes it while it waits for more permits than are
@@ -8,39 +9,47 @@
 //! oversubscribed then, which the system's scheduler shares out.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A run that has gone on for so long lends its permits.
-pub(super) const LONG: Duration = Duration::from_secs(1);
+pub(crate) const LONG: Duration = Duration::from_secs(1);
 /// Permits that may be lent, per core.
 const LENT_PER_CORE: usize = 2;
 /// Deployments of which it is remembered when they were served.
 const REMEMBERED: usize = 1024;
 
-/// A deployment, as those who share permits see it.
+/// A deployment or a model, as those who share permits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Owner(usize);
+pub struct Owner(usize);
 
 impl Owner {
     /// The deployment that this belongs to, and to no other as long as it is there.
-    pub fn of<T>(of_deployment: &Arc<T>) -> Self {
+    pub(crate) fn of<T>(of_deployment: &Arc<T>) -> Self {
         Self(Arc::as_ptr(of_deployment).addr())
+    }
+
+    /// Whoever has this name. Two names that are taken for one by chance share a turn.
+    pub fn named(name: &str) -> Self {
+        let hashed = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+        // Of the low bits where an address has fewer.
+        Self(hashed as usize)
     }
 
     /// No deployment.
     #[cfg(test)]
-    pub const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
 
     #[cfg(test)]
-    pub fn numbered(number: usize) -> Self {
+    pub(crate) fn numbered(number: usize) -> Self {
         Self(number)
     }
 }
 
 /// A run that waits, for [`Budget::forget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket {
+pub(crate) struct Ticket {
     owner: Owner,
     id: u64,
 }
@@ -54,7 +63,7 @@ impl Ticket {
 
 /// A run that may begin, with its permits.
 #[derive(Debug)]
-pub(super) struct Begun<J> {
+pub(crate) struct Begun<J> {
     /// For [`Budget::give_back`].
     pub run: u64,
     pub permits: usize,
@@ -62,7 +71,7 @@ pub(super) struct Begun<J> {
 }
 
 /// Permits, who holds some, and who waits for some.
-pub(super) struct Budget<J> {
+pub(crate) struct Budget<J> {
     cores: usize,
     held: usize,
     running: Vec<Running>,

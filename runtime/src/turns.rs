@@ -1,0 +1,132 @@
+//! Permits for work of which a node does little at once, given to models in turns: a hundred pushes of one model wait for
+//! each other, and no other model waits for more than what has begun.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::budget::{Budget, Owner, Ticket};
+
+/// So many permits, and who waits for one.
+#[derive(Clone)]
+pub(crate) struct Turns(Arc<Mutex<Waiting>>);
+
+type Waiting = Budget<oneshot::Sender<Permit>>;
+
+/// A permit, given back when this is dropped.
+pub(crate) struct Permit {
+    turns: Turns,
+    run: u64,
+}
+
+/// One that waits, and does no more when this is dropped.
+struct Asked<'a> {
+    turns: &'a Turns,
+    ticket: Ticket,
+}
+
+impl Turns {
+    pub fn new(permits: usize) -> Self {
+        Self(Arc::new(Mutex::new(Budget::new(permits))))
+    }
+
+    /// A permit, when it is this one's turn.
+    pub async fn take(&self, owner: Owner) -> Permit {
+        let (given, permit) = oneshot::channel();
+        let ticket = self.lock().ask(owner, 1, given);
+        let _asked = Asked {
+            turns: self,
+            ticket,
+        };
+        self.give();
+        match permit.await {
+            Ok(permit) => permit,
+            // Only `Asked` takes what waits out of the queue, and it is here yet.
+            Err(_) => unreachable!("a permit that is waited for was dropped"),
+        }
+    }
+
+    /// Gives permits to those whose turn it is. None is given with the lock held: where nobody takes it, it comes back here.
+    fn give(&self) {
+        loop {
+            let begun = self.lock().next(Instant::now());
+            let Some(begun) = begun else {
+                return;
+            };
+            let permit = Permit {
+                turns: self.clone(),
+                run: begun.run,
+            };
+            // Who has gone meanwhile leaves it to the next.
+            let _ = begun.job.send(permit);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Each change of the budget is whole or panics before it begins.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.turns.lock().give_back(self.run);
+        self.turns.give();
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        // Dropped after the lock: with the sender goes a permit that was sent and not taken.
+        let gone = self.turns.lock().forget(self.ticket);
+        drop(gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    const BUSY: Owner = Owner::NONE;
+
+    #[tokio::test]
+    async fn one_that_comes_late_passes_what_others_have_waiting() {
+        let turns = Turns::new(1);
+        let other = Owner::named("other");
+        let held = turns.take(BUSY).await;
+        let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(turns.take(BUSY))).collect();
+        for one in &mut waiting {
+            assert!(one.as_mut().now_or_never().is_none());
+        }
+        let mut late = Box::pin(turns.take(other));
+        assert!(late.as_mut().now_or_never().is_none());
+        drop(held);
+        let permit = late.await;
+        assert!(waiting[0].as_mut().now_or_never().is_none());
+        drop(permit);
+        // The rest come in their order.
+        drop(waiting.remove(0).await);
+        drop(waiting.remove(0).await);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_costs_no_permit() {
+        let turns = Turns::new(2);
+        for _ in 0..50 {
+            let held = [turns.take(BUSY).await, turns.take(BUSY).await];
+            let mut left = Box::pin(turns.take(BUSY));
+            assert!(left.as_mut().now_or_never().is_none());
+            let mut given = Box::pin(turns.take(BUSY));
+            assert!(given.as_mut().now_or_never().is_none());
+            drop(left);
+            drop(held);
+            // It was given a permit and goes without having looked.
+            drop(given);
+        }
+        let _both = [turns.take(BUSY).await, turns.take(BUSY).await];
+        assert!(turns.take(BUSY).now_or_never().is_none());
+    }
+}
