@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::infer::backend::port::arrange;
 use crate::infer::backend::tensor::{Place, Tensor};
-use crate::infer::backend::{Loaded, Runs};
+use crate::infer::backend::{Loaded, RunError, Runs};
 use crate::infer::compute::{ComputeError, Owner, Worker, guarded};
 use crate::infer::graphs::LoadedGraph;
 use crate::infer::tally::Queued;
@@ -21,10 +21,19 @@ const SMALL_BYTES: u64 = 4 << 20;
 /// Why a run gave nothing.
 #[derive(Clone, Debug)]
 pub(crate) enum ComputeFailure {
-    /// The inputs do not fit.
+    /// The inputs do not fit, or the backend does not take their values.
     Inputs(String),
     /// The backend failed.
     Backend(String),
+}
+
+impl From<RunError> for ComputeFailure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Inputs(text) => Self::Inputs(text),
+            RunError::Failed(text) => Self::Backend(text),
+        }
+    }
 }
 
 impl From<ComputeError> for ComputeFailure {
@@ -188,7 +197,7 @@ fn run_on(
     let took = begun.elapsed();
     pace.remember(took, input_bytes);
     Ok(Ran {
-        outputs: outputs.map_err(ComputeFailure::Backend)?,
+        outputs: outputs?,
         took,
         waited: begun.saturating_duration_since(asked),
     })

@@ -4,7 +4,8 @@ use prost::Message;
 
 use super::onnx::testing::{sized, tensor};
 use super::onnx::{
-    Entry, GraphProto, ModelProto, NodeProto, OperatorSetId, Shape, TensorProto, ValueInfo,
+    Dimension, Entry, GraphProto, ModelProto, NodeProto, OperatorSetId, Shape, TensorProto,
+    ValueInfo,
 };
 use super::tensor::{Data, ElementType, Tensor};
 use super::testing::skip::{Need, skip};
@@ -78,8 +79,9 @@ fn anonymous_bytes() -> u64 {
     kilobytes * 1024
 }
 
-/// `out` of 1 GiB, made of a constant of 16 bytes.
-fn swelling() -> Vec<u8> {
+/// `out` of 1 GiB, made of a constant of 16 bytes: as it is, or as the shape of what an input is given, which a backend alone
+/// can tell.
+fn swelling(by_shape: bool) -> Vec<u8> {
     let side: i64 = 16 << 10;
     let shape = TensorProto {
         dims: vec![2],
@@ -88,10 +90,28 @@ fn swelling() -> Vec<u8> {
         raw_data: [side, side].map(i64::to_le_bytes).concat(),
         ..Default::default()
     };
-    let fill = NodeProto {
-        input: vec!["shape".into()],
-        output: vec!["out".into()],
-        op_type: "ConstantOfShape".into(),
+    let node = |op: &str, inputs: &[&str], output: &str| NodeProto {
+        input: inputs.iter().map(ToString::to_string).collect(),
+        output: vec![output.into()],
+        op_type: op.into(),
+        ..Default::default()
+    };
+    let nodes = match by_shape {
+        false => vec![node("ConstantOfShape", &["shape"], "out")],
+        true => vec![
+            node("Reshape", &["x", "shape"], "square"),
+            node("Shape", &["square"], "found"),
+            node("ConstantOfShape", &["found"], "out"),
+        ],
+    };
+    let x = ValueInfo {
+        name: "x".into(),
+        r#type: Some(tensor(
+            1,
+            Some(Shape {
+                dim: vec![Dimension::default()],
+            }),
+        )),
         ..Default::default()
     };
     let out = ValueInfo {
@@ -105,8 +125,9 @@ fn swelling() -> Vec<u8> {
         ..Default::default()
     };
     let graph = GraphProto {
-        node: vec![fill],
+        node: nodes,
         initializer: vec![shape],
+        input: by_shape.then_some(x).into_iter().collect(),
         output: vec![out],
         ..Default::default()
     };
@@ -125,7 +146,7 @@ fn swelling() -> Vec<u8> {
 #[test]
 fn a_guest_s_constants_are_not_folded_when_they_load() {
     for choice in testing::choices() {
-        let model = GuestModel::read(swelling(), u64::MAX).unwrap();
+        let model = GuestModel::read(swelling(false), u64::MAX).unwrap();
         assert!(model.loaded_bytes() < 1 << 20);
         let before = anonymous_bytes();
         let wanted = Wanted {
@@ -139,6 +160,30 @@ fn a_guest_s_constants_are_not_folded_when_they_load() {
         let grown = anonymous_bytes().saturating_sub(before);
         assert_eq!(loaded.outputs[0].name, "out");
         assert!(grown < 512 << 20, "{choice:?}: {grown} bytes");
+    }
+}
+
+#[test]
+fn a_pushed_model_s_constants_are_not_folded_beyond_a_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.onnx");
+    for (by_shape, digest) in [(false, "swelling"), (true, "swelling by shape")] {
+        std::fs::write(&path, swelling(by_shape)).unwrap();
+        for choice in testing::choices() {
+            let before = anonymous_bytes();
+            let wanted = Wanted {
+                choice,
+                target: Target::Cpu,
+                threads: 1,
+                digest: Some(digest),
+                ..Wanted::default()
+            };
+            let backends = testing::backends();
+            let loaded = backends.load(&Source::File(&path), wanted).unwrap();
+            let grown = anonymous_bytes().saturating_sub(before);
+            assert_eq!(loaded.outputs[0].name, "out");
+            assert!(grown < 512 << 20, "{choice:?} {digest}: {grown} bytes");
+        }
     }
 }
 
@@ -164,7 +209,7 @@ fn last_row_is_found(backend: BackendChoice) {
         target: Target::Cpu,
         threads: 1,
         data: &data,
-        digest: None,
+        ..Wanted::default()
     };
     let loaded = backends.load(&Source::File(&path), wanted).unwrap();
     let rows = Tensor {

@@ -23,6 +23,7 @@ use devices::Driver;
 pub use discovery::newest_library;
 pub use onnx::external::{DataFile, DataNeed};
 use onnx::external::{Laid, needs};
+use onnx::folding::Folding;
 use onnx::{ModelProto, Onnx, classes};
 pub use onnxruntime::disable_telemetry;
 use port::Port;
@@ -106,6 +107,8 @@ pub(crate) struct Wanted<'a> {
     pub data: &'a [DataFile],
     /// What is kept of it on disk has this name.
     pub digest: Option<&'a str>,
+    /// How far its constants may be folded: found out when it is read.
+    pub folding: Folding,
 }
 
 /// Where a model's bytes are.
@@ -154,11 +157,28 @@ impl GuestModel {
 /// A model that a backend has loaded. Runs of it may happen at once.
 pub(crate) trait Model: Send + Sync {
     /// Runs it. `inputs` are in the order of the graph's inputs and fit them; outputs come in its order.
-    fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, String>;
+    fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, RunError>;
 
     /// Where it leaves its outputs.
     fn place(&self) -> Place {
         Place::Host
+    }
+}
+
+/// Why a run gave nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The backend does not take these values, though their types and shapes fit: the caller's to mend.
+    #[error("{0}")]
+    Inputs(String),
+    /// The backend failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for RunError {
+    fn from(text: String) -> Self {
+        Self::Failed(text)
     }
 }
 
@@ -355,6 +375,19 @@ impl Backends {
         let onnx = self.read(&bytes, wanted.digest).map_err(LoadError)?;
         let needs = needs(&onnx.references).map_err(LoadError)?;
         let without_maps = classes::without_maps(&onnx.model, &bytes).map_err(LoadError)?;
+        let wanted = Wanted {
+            folding: onnx.folding,
+            ..wanted
+        };
+        if wanted.folding != Folding::On {
+            let graph = onnx.model.graph.as_ref().map_or("", |graph| &graph.name);
+            let how_far = wanted.folding;
+            tracing::info!(
+                graph,
+                ?how_far,
+                "constants of a graph are not folded without bounds"
+            );
+        }
         if needs.is_empty() && without_maps.is_none() {
             return self.load_whole(&onnx.model, &bytes, source, None, wanted);
         }
@@ -405,7 +438,7 @@ impl Backends {
             (Some(_), Source::File(path)) => path.parent(),
             _ => None,
         };
-        let with_rten = || match guarded(|| self.rten.load(onnx, bytes, folder, wanted.digest)) {
+        let with_rten = || match guarded(|| self.rten.load(onnx, bytes, folder, wanted)) {
             Ok(loaded) => loaded,
             Err(panic) => Err(onnx.explain(&panic.to_string())),
         };
@@ -415,7 +448,7 @@ impl Backends {
                 Err(format!("onnxruntime: {}", reason(missing)))
             }
             (_, Ok(onnxruntime)) => {
-                let loaded = onnxruntime.load(onnx, source, wanted.digest, wanted.threads);
+                let loaded = onnxruntime.load(onnx, source, wanted);
                 match loaded.map_err(|e| onnx.explain(&e)) {
                     Err(first) if choice == BackendChoice::Auto => with_rten()
                         .map_err(|second| format!("onnxruntime: {first}; rten: {second}")),

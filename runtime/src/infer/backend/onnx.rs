@@ -3,6 +3,7 @@
 pub(crate) mod classes;
 pub(crate) mod external;
 pub(crate) mod fixed_cost;
+pub(crate) mod folding;
 mod inlined;
 pub(crate) mod known;
 mod mistaken;
@@ -17,6 +18,7 @@ use std::collections::HashSet;
 use prost::Message;
 
 use super::port::{Port, PortType};
+use folding::Folding;
 use outside::Reference;
 use scan::scan;
 pub(crate) use schema::messages::tensor_shape_proto::{Dimension, dimension};
@@ -41,6 +43,8 @@ pub(crate) struct Onnx {
     pub decoded_bytes: u64,
     /// How many operators it has, with its functions inlined.
     pub operators: u64,
+    /// How far its constants may be folded.
+    pub folding: Folding,
 }
 
 /// What a backend's session takes besides what a model holds: measured 70 KiB, and 2.5 KiB for each operator.
@@ -53,10 +57,15 @@ impl Onnx {
     /// # Errors
     /// Says what the bytes are, when they are not an ONNX model, or which limit they exceed.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        Self::read_within(bytes, scan::MAX_DECODED_BYTES)
+        let read = Self::read_within(bytes, scan::MAX_DECODED_BYTES)?;
+        Ok(Self {
+            folding: folding::folding(&read.model, bytes),
+            ..read
+        })
     }
 
-    /// Reads a file's bytes, and takes no more memory for that than `max_bytes`.
+    /// Reads a file's bytes, and takes no more memory for that than `max_bytes`. Constants of it are not folded, because
+    /// who pays for a model by its size does not pay for them.
     ///
     /// # Errors
     /// As [`Self::read`] does.
@@ -84,6 +93,7 @@ impl Onnx {
             references: scan.references,
             decoded_bytes: scan.decoded_bytes,
             operators,
+            folding: Folding::Off,
         })
     }
 

@@ -16,10 +16,11 @@ use rten::{
 };
 
 use super::keep::{Keep, MAX_KEPT_BYTES};
+use super::onnx::folding::Folding;
 use super::onnx::{ModelProto, mixing};
 use super::port::{Port, PortType};
 use super::tensor::{Data, ElementType, Tensor};
-use super::{BackendInfo, Device, Loaded, Model, Runs};
+use super::{BackendInfo, Device, Loaded, Model, RunError, Runs, Wanted};
 use crate::infer::compute::Worker;
 
 const NAME: &str = "rten";
@@ -72,8 +73,7 @@ impl Rten {
         }
     }
 
-    /// Loads a model from its bytes; what of it lies in other files is in `folder`, which may go afterwards. What is kept
-    /// of it on disk has its `digest` for a name.
+    /// Loads a model from its bytes; what of it lies in other files is in `folder`, which may go afterwards.
     ///
     /// # Errors
     /// In words, when rten cannot run the model or would run it wrongly.
@@ -82,7 +82,7 @@ impl Rten {
         onnx: &ModelProto,
         bytes: &[u8],
         folder: Option<&Path>,
-        digest: Option<&str>,
+        wanted: Wanted<'_>,
     ) -> Result<Loaded, String> {
         let inputs = onnx.inputs()?;
         let outputs = onnx.outputs()?;
@@ -96,12 +96,14 @@ impl Rten {
                 ));
             }
         }
-        let model = match (folder, digest, &self.adapted) {
-            (Some(folder), ..) => mapped(adapted::adapted(onnx, bytes, Some(folder))?, folder)?,
-            (None, Some(digest), Some(keep)) => kept(keep, digest, onnx, bytes)?,
-            // Folding a constant can make gigabytes of a hundred bytes, and a guest pays for its graphs by their size.
-            (None, None, _) => opened(adapted::adapted(onnx, bytes, None)?, Folding::Off)?,
-            (None, ..) => opened(adapted::adapted(onnx, bytes, None)?, Folding::On)?,
+        let options = options(wanted.folding);
+        let model = match (folder, wanted.digest, &self.adapted) {
+            (Some(folder), ..) => {
+                let adapted = adapted::adapted(onnx, bytes, Some(folder))?;
+                mapped(adapted, folder, &options)?
+            }
+            (None, Some(digest), Some(keep)) => kept(keep, digest, onnx, bytes, &options)?,
+            (None, ..) => opened(adapted::adapted(onnx, bytes, None)?, &options)?,
         };
         let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
             ports
@@ -136,25 +138,29 @@ impl Rten {
     }
 }
 
-/// Whether what is constant is computed when a model is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Folding {
-    On,
-    Off,
-}
-
-fn opened(model: Vec<u8>, folding: Folding) -> Result<RtenModel, String> {
+/// rten folds all constants or none, and with none of them it optimizes nothing.
+fn options(folding: Folding) -> ModelOptions {
     let mut options = ModelOptions::with_all_ops();
     options.enable_optimization(folding == Folding::On);
+    options
+}
+
+fn opened(model: Vec<u8>, options: &ModelOptions) -> Result<RtenModel, String> {
     options.load(model).map_err(|e| e.to_string())
 }
 
 /// Opens a model as it was adapted before, or adapts it and keeps that.
-fn kept(keep: &Keep, digest: &str, onnx: &ModelProto, bytes: &[u8]) -> Result<RtenModel, String> {
+fn kept(
+    keep: &Keep,
+    digest: &str,
+    onnx: &ModelProto,
+    bytes: &[u8],
+    options: &ModelOptions,
+) -> Result<RtenModel, String> {
     if let Some(path) = keep.find(digest) {
         // SAFETY: the file is our own, lies in a folder that only this node writes to, and is replaced by rename, never
         // changed in place.
-        match unsafe { ModelOptions::with_all_ops().load_mmap(path) } {
+        match unsafe { options.load_mmap(path) } {
             Ok(model) => return Ok(model),
             Err(error) => tracing::warn!(digest, %error, "an adapted model does not load"),
         }
@@ -169,14 +175,13 @@ fn kept(keep: &Keep, digest: &str, onnx: &ModelProto, bytes: &[u8]) -> Result<Rt
             tracing::warn!(digest, %error, "an adapted model cannot be kept");
         }
     }
-    opened(adapted, Folding::On)
+    opened(adapted, options)
 }
 
 /// Opens a model whose weights lie in `folder`, and maps them.
-fn mapped(model: Vec<u8>, folder: &Path) -> Result<RtenModel, String> {
+fn mapped(model: Vec<u8>, folder: &Path, options: &ModelOptions) -> Result<RtenModel, String> {
     let path = folder.join("rten.onnx");
     std::fs::write(&path, model).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-    let options = ModelOptions::with_all_ops();
     // SAFETY: the files are links to blobs, which nobody changes once they are stored under their digest.
     unsafe { options.load_mmap(&path) }.or_else(|_| {
         // Weights that do not lie at a multiple of their size cannot be used where they are.
@@ -185,13 +190,13 @@ fn mapped(model: Vec<u8>, folder: &Path) -> Result<RtenModel, String> {
 }
 
 impl Model for Loadable {
-    fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, String> {
+    fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, RunError> {
         let optional = inputs.iter().skip(self.inputs.len()).zip(&self.optional);
         let mut given = optional.filter(|(tensor, _)| !tensor.is_absent());
         if let Some((_, name)) = given.next_back() {
-            return Err(format!(
+            return Err(RunError::Inputs(format!(
                 "input `{name}` has a default, which is part of the graph on rten: leave it out, or use `backend = \"onnxruntime\"`"
-            ));
+            )));
         }
         let mut values = Vec::with_capacity(inputs.len());
         // What came as a guest's bytes is lent to the run, which ends before this does.
@@ -214,20 +219,38 @@ impl Model for Loadable {
         let mut outputs = self
             .model
             .run(values, &ids, Some(options))
-            .map_err(|e| e.to_string())?;
+            .map_err(|error| refusal_or_failure(&error))?;
         let counts = outputs.split_off(self.outputs.len());
         for ((_, what), count) in self.guards.iter().zip(counts) {
             if !is_zero(&count) {
-                return Err(format!(
-                    "{what} gives i64 values beyond the 32 bits that rten computes with; use `backend = \"onnxruntime\"`"
-                ));
+                return Err(RunError::Inputs(format!(
+                    "{what} makes of these inputs i64 values beyond the 32 bits that rten computes with: send smaller ones, or use `backend = \"onnxruntime\"`"
+                )));
             }
         }
         self.outputs
             .iter()
             .zip(outputs)
-            .map(|((_, port), value)| output(port, value))
+            .map(|((_, port), value)| Ok(output(port, value)?))
             .collect()
+    }
+}
+
+/// How rten's errors say that an operator cannot compute with the values or the shapes that it was given. Types and what
+/// else does not depend on the caller was checked when the model was loaded.
+const OF_VALUES: [&str; 2] = [
+    "input or attribute has invalid value",
+    "incompatible input shapes",
+];
+
+fn refusal_or_failure(error: &rten::RunError) -> RunError {
+    let text = error.to_string();
+    match error.kind() {
+        rten::RunErrorKind::InvalidInput => RunError::Inputs(text),
+        rten::RunErrorKind::OperatorError if OF_VALUES.iter().any(|words| text.contains(words)) => {
+            RunError::Inputs(text)
+        }
+        _ => RunError::Failed(text),
     }
 }
 
@@ -263,7 +286,7 @@ fn input<'a>(
     port: &Port,
     tensor: &'a Tensor,
     wanted: Option<ValueType>,
-) -> Result<ValueOrView<'a>, String> {
+) -> Result<ValueOrView<'a>, RunError> {
     let shape = tensor.shape();
     let failed = |e: &dyn std::fmt::Display| format!("input `{}`: {e}", port.name);
     let i32s = |values: Vec<i32>| {
@@ -271,23 +294,22 @@ fn input<'a>(
             .map(ValueOrView::Value)
             .map_err(|e| failed(&e))
     };
-    match port.ty {
+    let value = match port.ty {
         PortType::F32 => view::<f32>(&shape, tensor, &failed),
         PortType::I32 => view::<i32>(&shape, tensor, &failed),
         PortType::U8 => view::<u8>(&shape, tensor, &failed),
         PortType::I8 => view::<i8>(&shape, tensor, &failed),
         PortType::I64 => {
             let wide = tensor.data.elements::<i64>()?;
-            let narrow = wide.iter().map(|value| {
-                // The least of all has no opposite, and so none of its own in 32 bits.
-                let narrow = i32::try_from(*value).ok().filter(|value| *value != i32::MIN);
-                narrow.ok_or_else(|| {
-                    failed(&format_args!(
-                        "{value} does not fit into the 32 bits that rten computes with; use `backend = \"onnxruntime\"`"
-                    ))
+            let narrow = wide.iter().enumerate().map(|(at, value)| {
+                narrow(*value).ok_or_else(|| {
+                    RunError::Inputs(failed(&format_args!(
+                        "element {at} is {value}, wanted -{MOST} to {MOST}, the 32 bits that rten computes with: send a smaller one, or use `backend = \"onnxruntime\"`",
+                        MOST = i32::MAX
+                    )))
                 })
             });
-            i32s(narrow.collect::<Result<_, _>>()?)
+            i32s(narrow.collect::<Result<_, RunError>>()?)
         }
         PortType::Bool => match wanted {
             Some(ValueType::Tensor(DataType::UInt8)) => view::<u8>(&shape, tensor, &failed),
@@ -299,7 +321,13 @@ fn input<'a>(
         PortType::F16 | PortType::Bf16 | PortType::F64 => {
             Err(failed(&"of a type that rten does not compute"))
         }
-    }
+    };
+    Ok(value?)
+}
+
+/// A number in 32 bits. The least of all has no opposite, and so is none that rten could compute with.
+fn narrow(wide: i64) -> Option<i32> {
+    i32::try_from(wide).ok().filter(|value| *value != i32::MIN)
 }
 
 fn view<'a, T>(

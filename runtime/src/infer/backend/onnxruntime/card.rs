@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::infer::backend::Model;
 use crate::infer::backend::devices::{Card, Driver};
 use crate::infer::backend::tensor::{self, Tensor};
+use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;
 use crate::infer::residency::{Ledger, Room, Tenant};
 
@@ -284,16 +284,18 @@ impl Drop for OnCard {
 pub(super) struct OnTenancy(Arc<OnCard>);
 
 impl Model for OnTenancy {
-    fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, String> {
+    fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, RunError> {
         let run = self.0.enter()?;
         let ran = run.model.run(inputs, worker);
         drop(run);
         ran.map_err(|error| {
-            if is_out_of_memory(&error) {
-                // For the next run: this one's inputs are gone.
-                self.0.place.take_off_idle();
+            let text = error.to_string();
+            if !is_out_of_memory(&text) {
+                return error;
             }
-            self.0.explain(error)
+            // For the next run: this one's inputs are gone.
+            self.0.place.take_off_idle();
+            RunError::Failed(self.0.explain(text))
         })
     }
 

@@ -25,7 +25,7 @@ impl Drop for Weights {
 }
 
 impl Model for Weights {
-    fn run(&self, inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, String> {
+    fn run(&self, inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
         drop(lock(&self.gate));
         Ok(inputs)
     }

@@ -12,6 +12,7 @@ use ort::session::builder::SessionBuilder;
 
 use super::placement::Placements;
 use super::session;
+use crate::infer::backend::onnx::folding::Folding;
 
 /// What becomes of operators that the card has no kernel for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub(super) fn missing(
         Err(error) => return Some(format!("{library} does not tell what it can use: {error}")),
     }
     // Only now does the library look for CUDA's own.
-    let registered = session::onnx_builder(environment, 1)
+    let registered = session::onnx_builder(environment, 1, Folding::Off)
         .and_then(|mut builder| CUDA::default().register(&mut builder));
     let error = registered.err()?;
     Some(format!("{library} cannot use CUDA: {error}"))
@@ -59,12 +60,12 @@ pub(super) fn missing(
 pub(super) fn open(
     environment: &Environment,
     model: &Path,
-    threads: usize,
+    (threads, folding): (usize, Folding),
     card: u32,
     limit_bytes: u64,
     rest: Rest,
 ) -> ort::Result<Session> {
-    let builder = || on_card(environment, threads, card, limit_bytes);
+    let builder = || on_card(environment, (threads, folding), card, limit_bytes);
     if rest == Rest::OnCpu {
         return builder()?.commit_from_file(model);
     }
@@ -104,7 +105,7 @@ pub(super) fn listening(
 
 fn on_card(
     environment: &Environment,
-    threads: usize,
+    (threads, folding): (usize, Folding),
     card: u32,
     limit_bytes: u64,
 ) -> ort::Result<SessionBuilder> {
@@ -117,6 +118,6 @@ fn on_card(
         .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
         .build()
         .error_on_failure();
-    let builder = session::onnx_builder(environment, threads)?;
+    let builder = session::onnx_builder(environment, threads, folding)?;
     Ok(builder.with_execution_providers([provider])?)
 }

@@ -1,6 +1,7 @@
 //! Whether a library may be used: its version, and that it sends nobody a report of its start.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::infer::backend::discovery::OLDEST;
 
@@ -23,7 +24,22 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
     let switch = std::env::var(SWITCH).ok();
     check_telemetry(switch.as_deref())?;
     // What it is instead, opening it tells.
-    ort::util::probe(path).map_or(Ok(()), check_version)
+    ort::util::probe(path).map_or(Ok(()), |minor| {
+        MINOR.store(minor, Ordering::Relaxed);
+        check_version(minor)
+    })
+}
+
+/// The minor version of the library that was checked last: a process opens one. 0 when it is not known.
+static MINOR: AtomicU32 = AtomicU32::new(0);
+
+/// From this version on, the library can be told how much of a model's constants it may compute when it loads it. The change
+/// was made in spring 2026; older releases take the setting and do nothing with it.
+const BOUNDS_FOLDING: u32 = 27;
+
+/// Whether the library can bound what it makes of constants.
+pub(super) fn bounds_folding() -> bool {
+    MINOR.load(Ordering::Relaxed) >= BOUNDS_FOLDING
 }
 
 fn check_telemetry(switch: Option<&str>) -> Result<(), String> {

@@ -129,7 +129,7 @@ impl Onnxruntime {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
         let data: u64 = wanted.data.iter().map(|file| size(&file.path)).sum();
         let bytes = size(path) + data;
-        let threads = wanted.threads;
+        let (threads, folding) = (wanted.threads, wanted.folding);
         let (environment, path) = (self.environment.clone(), path.to_owned());
         let ports = (inputs.clone(), outputs.clone());
         let (proven, digest) = (self.proven.clone(), wanted.digest.map(str::to_owned));
@@ -142,7 +142,14 @@ impl Onnxruntime {
                 true => Rest::OnCpu,
                 false => rest,
             };
-            let opened = cuda::open(&environment, &path, threads, card, limit_bytes, rest);
+            let opened = cuda::open(
+                &environment,
+                &path,
+                (threads, folding),
+                card,
+                limit_bytes,
+                rest,
+            );
             let session = opened.map_err(|e| e.to_string())?;
             if rest == Rest::Refused {
                 known.store(true, Ordering::Relaxed);
@@ -167,7 +174,7 @@ impl Onnxruntime {
         })
     }
 
-    /// Loads a model on the CPU. What is kept of it on disk has its `digest` for a name.
+    /// Loads a model on the CPU.
     ///
     /// # Errors
     /// In the library's words, when it cannot run the model.
@@ -175,15 +182,20 @@ impl Onnxruntime {
         &self,
         onnx: &ModelProto,
         source: &Source<'_>,
-        digest: Option<&str>,
-        threads: usize,
+        wanted: Wanted<'_>,
     ) -> Result<Loaded, String> {
+        let Wanted {
+            digest,
+            threads,
+            folding,
+            ..
+        } = wanted;
         let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
         let session = match (source, digest, &self.optimized) {
             (Source::File(path), Some(digest), Some(optimized)) => {
-                optimized.session(&self.environment, digest, path, threads)
+                optimized.session(&self.environment, digest, path, threads, folding)
             }
-            _ => session::open(&self.environment, source, threads),
+            _ => session::open(&self.environment, source, threads, folding),
         };
         let session = session.map_err(|e| e.to_string())?;
         let shared = SharedSession::new(session, inputs.clone(), outputs.clone(), Place::Host)?;

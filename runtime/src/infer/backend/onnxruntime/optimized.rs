@@ -16,9 +16,10 @@ use ort::session::Session;
 use super::session;
 use crate::infer::backend::Source;
 use crate::infer::backend::keep::{Keep, MAX_KEPT_BYTES};
+use crate::infer::backend::onnx::folding::Folding;
 
 /// Changes whenever what is kept does.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// A load that takes less is quick enough as it is.
 const WORTH: Duration = Duration::from_millis(4);
 
@@ -45,6 +46,7 @@ impl Optimized {
         digest: &str,
         model: &Path,
         threads: usize,
+        folding: Folding,
     ) -> ort::Result<Session> {
         if let Some(kept) = self.0.find(digest) {
             let opened = map(&kept).map_err(|e| e.to_string()).and_then(|map| {
@@ -62,13 +64,13 @@ impl Optimized {
             }
         }
         let begun = Instant::now();
-        let session = session::open(environment, &Source::File(model), threads)?;
+        let session = session::open(environment, &Source::File(model), threads, folding)?;
         let took = begun.elapsed();
         let size = std::fs::metadata(model).map_or(u64::MAX, |meta| meta.len());
         if took < WORTH || size > MAX_KEPT_BYTES || self.0.is_declined(digest) {
             return Ok(session);
         }
-        match self.make(environment, digest, model, threads, took) {
+        match self.make(environment, digest, model, (threads, folding), took) {
             Ok(Some(optimized)) => Ok(optimized),
             Ok(None) => Ok(session),
             Err(error) => {
@@ -89,11 +91,12 @@ impl Optimized {
         environment: &Environment,
         digest: &str,
         model: &Path,
-        threads: usize,
+        (threads, folding): (usize, Folding),
         plain: Duration,
     ) -> Result<Option<Session>, String> {
         let made = self.0.fresh().map_err(|e| e.to_string())?;
-        session::save_optimized(environment, model, threads, &made).map_err(|e| e.to_string())?;
+        session::save_optimized(environment, model, threads, folding, &made)
+            .map_err(|e| e.to_string())?;
         // Folding constants can make much of little.
         if std::fs::metadata(&made).map_err(|e| e.to_string())?.len() > MAX_KEPT_BYTES {
             self.0.decline(digest);

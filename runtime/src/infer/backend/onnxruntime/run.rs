@@ -5,14 +5,15 @@ use std::ptr::{NonNull, null, null_mut};
 use std::sync::Arc;
 
 use ort::AsPointer;
+use ort::error::ErrorCode;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::value::DynValue;
 
 use super::value::{Input, Wish, input, output};
-use crate::infer::backend::Model;
 use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::{Place, Tensor};
+use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;
 
 /// A session that runs from many threads at once.
@@ -36,7 +37,7 @@ struct OffHost {
 }
 
 impl Model for SharedSession {
-    fn run(&self, tensors: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, String> {
+    fn run(&self, tensors: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
         let ports = self.inputs.iter().zip(&self.input_names);
         let given = ports
             .zip(&tensors)
@@ -45,20 +46,24 @@ impl Model for SharedSession {
         let mut inputs = Vec::with_capacity(tensors.len());
         for ((port, name), tensor) in given {
             names.push(name.as_ptr());
-            inputs.push(input(port, tensor)?);
+            inputs.push(input(port, tensor).map_err(RunError::Inputs)?);
         }
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
         let outputs = match &self.device {
             None => self.run_plain(&names, &values),
             Some(memories) => self.run_bound(&names, &values, memories),
         };
-        let outputs = outputs.map_err(|e| e.to_string())?;
+        let outputs = outputs.map_err(|error| match error.code() {
+            // What an operator says of values that it cannot compute with, such as an index beyond a tensor's end.
+            ErrorCode::InvalidArgument => RunError::Inputs(error.to_string()),
+            _ => RunError::Failed(error.to_string()),
+        })?;
         let outputs = self.outputs.iter().zip(outputs).enumerate();
         outputs
             .map(|(at, (port, value))| {
                 let wishes = self.device.as_ref().map(|memories| &memories.wishes);
                 let wish = wishes.and_then(|wishes| wishes.get(at)).cloned();
-                output(port, value, &inputs, self.session.inner(), wish)
+                Ok(output(port, value, &inputs, self.session.inner(), wish)?)
             })
             .collect()
     }

@@ -10,7 +10,9 @@ use ort::logging::{LogLevel, LoggerFunction};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use super::library;
 use crate::infer::backend::Source;
+use crate::infer::backend::onnx::folding::Folding;
 
 /// From this size on, memory counts for more than the time to find pages again.
 const LARGE_BYTES: usize = 16 << 20;
@@ -23,23 +25,24 @@ const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_fol
 /// before, and this holds should the library know of places that the check does not.
 const NOWHERE: &str = "/dev/null/no-weights";
 
+/// What the library calls the step that computes what is constant.
+const FOLDING: &str = "ConstantFolding";
+/// Bytes that one node may give that is computed then; one that would give more is left as it is.
+const MOST_FOLDED: &str = "optimization.constant_folding_max_output_size_in_bytes";
+
 /// # Errors
 /// In the library's words, when it cannot run the model.
 pub(super) fn open(
     environment: &Environment,
     source: &Source<'_>,
     threads: usize,
+    folding: Folding,
 ) -> ort::Result<Session> {
-    let mut builder = onnx_builder(environment, threads)?;
+    let mut builder = onnx_builder(environment, threads, folding)?;
     match source {
         Source::File(path) => builder.commit_from_file(path),
         Source::Bytes(model) => builder
             .with_config_entry(EXTERNAL_DATA_FOLDER, NOWHERE)?
-            // Folding a constant can make gigabytes of a hundred bytes, and a guest pays for its graphs by their size.
-            .with_config_entry(
-                "optimization.disable_specified_optimizers",
-                "ConstantFolding",
-            )?
             .commit_from_memory(&model.bytes),
     }
 }
@@ -52,9 +55,19 @@ pub(super) fn open(
 pub(super) fn onnx_builder(
     environment: &Environment,
     threads: usize,
+    folding: Folding,
 ) -> ort::Result<SessionBuilder> {
-    Ok(builder(environment, threads, None)?
-        .with_config_entry("session.load_model_format", "ONNX")?)
+    let builder = builder(environment, threads, None)?
+        .with_config_entry("session.load_model_format", "ONNX")?;
+    Ok(match folding {
+        Folding::On => builder,
+        Folding::Within { node_bytes } if library::bounds_folding() => {
+            builder.with_config_entry(MOST_FOLDED, node_bytes.to_string())?
+        }
+        Folding::Off | Folding::Within { .. } => {
+            builder.with_config_entry("optimization.disable_specified_optimizers", FOLDING)?
+        }
+    })
 }
 
 /// Options that every session has, whatever it opens.
@@ -103,9 +116,10 @@ pub(super) fn save_optimized(
     environment: &Environment,
     model: &Path,
     threads: usize,
+    folding: Folding,
     to: &Path,
 ) -> ort::Result<()> {
-    let mut builder = onnx_builder(environment, threads)?
+    let mut builder = onnx_builder(environment, threads, folding)?
         .with_config_entry("session.save_model_format", "ORT")?
         .with_optimized_model_path(to)?;
     builder.commit_from_file(model).map(drop)

@@ -5,6 +5,7 @@ use ort::memory::AllocationDevice;
 use super::run::SharedSession;
 use super::*;
 use crate::infer::backend::onnx::Onnx;
+use crate::infer::backend::onnx::folding::Folding;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::skip::{Need, skip};
 use crate::infer::backend::testing::{backends, passing_on, row_by_row};
@@ -29,7 +30,13 @@ fn read(tensor: &Tensor) -> Vec<f32> {
 
 fn session(onnxruntime: &Onnxruntime, bytes: &[u8]) -> SharedSession {
     let model = GuestModel::read(bytes.to_vec(), u64::MAX).unwrap();
-    let opened = session::open(&onnxruntime.environment, &Source::Bytes(&model), 1).unwrap();
+    let opened = session::open(
+        &onnxruntime.environment,
+        &Source::Bytes(&model),
+        1,
+        Folding::Off,
+    )
+    .unwrap();
     SharedSession::new(
         opened,
         model.onnx.model.inputs().unwrap(),
@@ -148,7 +155,7 @@ fn the_library_s_log_tells_which_nodes_are_on_the_cpu() {
         return;
     };
     let bytes = row_by_row();
-    let builder = session::onnx_builder(&onnxruntime.environment, 1).unwrap();
+    let builder = session::onnx_builder(&onnxruntime.environment, 1, Folding::On).unwrap();
     let (builder, placements) = cuda::listening(builder).unwrap();
     let mut builder = builder;
     builder.commit_from_memory(&bytes).unwrap();
@@ -167,16 +174,16 @@ fn what_was_checked_as_onnx_is_read_as_onnx() {
     let (onnx, ort) = (folder.path().join("m.onnx"), folder.path().join("m.ort"));
     std::fs::write(&onnx, row_by_row()).unwrap();
     let environment = &onnxruntime.environment;
-    session::save_optimized(environment, &onnx, 1, &ort).unwrap();
+    session::save_optimized(environment, &onnx, 1, Folding::On, &ort).unwrap();
     let bytes = std::fs::read(&ort).unwrap();
     // As if the check had been passed by bytes that the library takes for a model in its own format.
     let other = GuestModel {
         bytes: bytes.clone(),
         onnx: Onnx::read(&row_by_row()).unwrap(),
     };
-    let opened = session::open(environment, &Source::Bytes(&other), 1);
+    let opened = session::open(environment, &Source::Bytes(&other), 1, Folding::Off);
     assert!(opened.is_err(), "the library read its own format");
-    let opened = session::open(environment, &Source::File(&ort), 1);
+    let opened = session::open(environment, &Source::File(&ort), 1, Folding::On);
     assert!(opened.is_err(), "the library read its own format");
     let error = Onnx::read(&bytes).unwrap_err();
     assert!(error.contains("ONNX Runtime's own format"), "{error}");
