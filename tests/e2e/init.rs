@@ -86,8 +86,24 @@ impl<'s> Project<'s> {
         Ok(())
     }
 
+    /// The wrong method is told the right one.
+    async fn refuses_other_methods(&self) -> Result<()> {
+        let url = format!("/models/{}/production/predict", self.name);
+        let answer = self
+            .server
+            .client()
+            .get(self.server.at(&url))
+            .send()
+            .await?;
+        assert_eq!(answer.status(), 405);
+        let allow = answer.headers().get("allow").context("no Allow")?;
+        assert_eq!(allow, "POST");
+        Ok(())
+    }
+
     /// Bodies that are no four finite numbers are the caller's fault, and cost no replica. An answer is JSON, always.
     async fn refuses_what_is_no_number(&self) -> Result<()> {
+        self.refuses_other_methods().await?;
         let url = format!("/models/{}/production/predict", self.name);
         let url = self.server.at(&url);
         let many = format!("[1{}, 1, 2, 3]", "0".repeat(400));

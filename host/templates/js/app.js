@@ -98,7 +98,12 @@ function read(request) {
 }
 
 function send(responseOut, status, text) {
-  const response = new OutgoingResponse(Fields.fromList([["content-type", new TextEncoder().encode("application/json")]]));
+  const headers = [["content-type", new TextEncoder().encode("application/json")]];
+  if (status === 405) {
+    // HTTP wants the methods that would be taken.
+    headers.push(["allow", new TextEncoder().encode("POST")]);
+  }
+  const response = new OutgoingResponse(Fields.fromList(headers));
   response.setStatusCode(status);
   const body = response.body();
   ResponseOutparam.set(responseOut, { tag: "ok", val: response });

@@ -100,7 +100,11 @@ def read(request: IncomingRequest) -> bytes:
 
 
 def send(response_out: ResponseOutparam, status: int, text: bytes) -> None:
-    response = OutgoingResponse(Fields.from_list([("content-type", b"application/json")]))
+    headers = [("content-type", b"application/json")]
+    if status == 405:
+        # HTTP wants the methods that would be taken.
+        headers.append(("allow", b"POST"))
+    response = OutgoingResponse(Fields.from_list(headers))
     response.set_status_code(status)
     body = response.body()
     ResponseOutparam.set(response_out, Ok(response))

@@ -11,6 +11,8 @@ pub struct Refusal {
     param: Option<&'static str>,
     code: Option<String>,
     message: String,
+    /// The methods that a path takes, where another was used.
+    allow: Option<&'static str>,
 }
 
 impl Refusal {
@@ -22,6 +24,7 @@ impl Refusal {
             param: param.into(),
             code: None,
             message: message.into(),
+            allow: None,
         }
     }
 
@@ -62,10 +65,11 @@ impl Refusal {
         }
     }
 
-    /// A path with another method than its own: status 405.
-    pub fn method(wanted: &str) -> Self {
+    /// A path with another method than its own: status 405, with the header `allow` that the standard wants.
+    pub fn method(wanted: &'static str) -> Self {
         Self {
             status: 405,
+            allow: Some(wanted),
             ..Self::invalid(None, format!("this path wants {wanted}"))
         }
     }
@@ -83,6 +87,7 @@ impl From<Error> for Refusal {
             param: None,
             code: Some(error.code().to_owned()),
             message: error.message().to_owned(),
+            allow: None,
         }
     }
 }
@@ -97,6 +102,23 @@ impl From<Refusal> for Response {
                 "code": refusal.code,
             }
         });
-        Self::new("application/json", error.to_string()).with_status(refusal.status)
+        let response = Self::new("application/json", error.to_string()).with_status(refusal.status);
+        match refusal.allow {
+            Some(methods) => response.with_header("allow", methods),
+            None => response,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_one() {
+        let response = Response::from(Refusal::method("GET"));
+        assert_eq!(response.status(), 405);
+        let headers = response.headers();
+        assert!(headers.contains(&("allow".to_owned(), "GET".to_owned())), "{headers:?}");
     }
 }
