@@ -1,11 +1,12 @@
 //! Changes outlive their callers: a request that may change something runs in a task of its own, so that when its client
 //! hangs up it has either not begun or is carried out to its end.
 //!
-//! This holds for every route at once. Uploads of blobs are the exception: without their client there is nothing to store.
+//! This holds for every route at once, because each runs through the check of its permission (`permission.rs`), which lets
+//! nobody begin a change who may not. Uploads of blobs are the exception: without their client there is nothing to store.
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::sync::Semaphore;
@@ -25,23 +26,28 @@ impl Default for Changes {
     }
 }
 
-/// Runs a request that may change something to its end, whether its client waits or not.
-pub async fn run(
-    State(changes): State<Changes>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    if request.method().is_safe() || request.uri().path().starts_with("/v1/blobs/") {
-        return Ok(next.run(request).await);
+impl Changes {
+    /// Runs a request whose caller may make it: to its end if it may change something, whether its client waits or not.
+    pub async fn run(&self, request: Request, next: Next) -> Result<Response, ApiError> {
+        if request.method().is_safe() || request.uri().path().starts_with("/v1/blobs/") {
+            return Ok(next.run(request).await);
+        }
+        let permit = self.0.clone().acquire_owned().await;
+        let permit = permit.map_err(ApiError::internal)?;
+        let change = tokio::spawn(async move {
+            let response = next.run(request).await;
+            drop(permit);
+            response
+        });
+        change.await.map_err(ApiError::internal)
     }
-    let permit = changes.0.acquire_owned().await;
-    let permit = permit.map_err(ApiError::internal)?;
-    let change = tokio::spawn(async move {
-        let response = next.run(request).await;
-        drop(permit);
-        response
-    });
-    change.await.map_err(ApiError::internal)
+
+    /// Takes every place, as that many changes would.
+    #[cfg(test)]
+    pub async fn fill(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let places = u32::try_from(MAX_CHANGES).unwrap();
+        self.0.clone().acquire_many_owned(places).await.unwrap()
+    }
 }
 
 #[cfg(test)]
@@ -76,9 +82,14 @@ mod tests {
                     "done"
                 }
             });
+            let changes = Changes::default();
+            let run = move |request: Request, next: Next| {
+                let changes = changes.clone();
+                async move { changes.run(request, next).await }
+            };
             Router::new()
                 .fallback_service(route)
-                .layer(middleware::from_fn_with_state(Changes::default(), run))
+                .layer(middleware::from_fn(run))
         }
     }
 

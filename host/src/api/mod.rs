@@ -39,7 +39,6 @@ use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware;
 use axum::routing::get;
 use axum::{Extension, Router};
 use samovar_runtime::Runtime;
@@ -157,10 +156,7 @@ pub fn router(api: Api) -> Router {
     let management = management
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_JSON_BYTES))
-        .route_layer(middleware::from_fn_with_state(
-            detached::Changes::default(),
-            detached::run,
-        ))
+        .layer(Extension(detached::Changes::default()))
         .layer(Extension(api.access.clone()))
         .with_state(Shared(api));
     Router::new()

@@ -1,6 +1,7 @@
 //! What a caller of a route must be allowed to do, stated where the route is declared.
 //!
-//! A route that states nothing lets nobody in: its handler finds no caller. `tests/e2e/permissions.rs` compares every route
+//! A route that states nothing lets nobody in: its handler finds no caller. Only who is let in begins a change, which goes on
+//! without its caller (`detached.rs`). `tests/e2e/permissions.rs` compares every route
 //! with one table.
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use axum::response::Response;
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::Shared;
+use super::detached::Changes;
 use super::error::ApiError;
 use crate::control::access::Access;
 pub use crate::domain::api_key::Action;
@@ -43,5 +45,47 @@ async fn admit(action: Action, mut request: Request, next: Next) -> Result<Respo
         .admit(authorization.map(HeaderValue::as_bytes), action)
         .map_err(|refusal| refused(&refusal))?;
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    let changes = request.extensions().get::<Changes>().cloned();
+    let changes =
+        changes.ok_or_else(|| ApiError::internal("a route finds no place for changes"))?;
+    changes.run(request, next).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use axum::routing::post;
+    use axum::{Extension, Router};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::control::access::AuthMode;
+
+    #[tokio::test]
+    async fn who_may_not_make_a_change_takes_no_place_of_those_that_are_carried_out() {
+        let changes = Changes::default();
+        // Who got so far would wait.
+        let _all = changes.fill().await;
+        let admit = |request: Request, next: Next| admit(Action::Invoke, request, next);
+        let router = Router::new()
+            .route("/", post(|| std::future::ready("made")))
+            .route_layer(middleware::from_fn(admit))
+            .layer(Extension(changes))
+            .layer(Extension(Arc::new(Access::new(
+                AuthMode::Keys,
+                BTreeMap::new(),
+            ))));
+        for key in [None, Some("Bearer abcdefgh.unknown")] {
+            let mut request = axum::http::Request::post("/");
+            if let Some(key) = key {
+                request = request.header(AUTHORIZATION, key);
+            }
+            let request = request.body(Body::empty()).unwrap();
+            let answer = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{key:?}");
+        }
+    }
 }
