@@ -6,6 +6,7 @@ mod bench;
 mod book;
 mod built_in;
 mod demo;
+mod deny;
 mod fuzz;
 mod guests;
 mod process;

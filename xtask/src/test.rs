@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{guests, process, python};
+use crate::{deny, guests, process, python};
 
 /// What tests compare with, are driven by, or are walked by.
 const PACKAGES: [&str; 12] = [
@@ -29,7 +29,7 @@ const PACKAGES: [&str; 12] = [
 /// Which part of the tests to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
-    /// Format and clippy.
+    /// Format, clippy and dependencies.
     Lint,
     /// Unit, documentation and end-to-end tests.
     Test,
@@ -62,6 +62,8 @@ pub fn run(parts: &[Part]) -> Result<()> {
                 "warnings",
             ]),
         )?;
+        eprintln!("==> dependencies");
+        deny::run()?;
     }
     if wants(Part::Test) {
         guests::build()?;
