@@ -52,12 +52,13 @@ impl Gateway {
                 Ok((StatusCode::CREATED, Json(answer)).into_response())
             }
             Acceptance::TooManyOpen => Err(full(format!(
-                "{} async requests wait or run already, which is the most: try again when some are done",
+                "too many async requests of this deployment wait or run already: all deployments together have places for \
+                 {}, of which one takes no more than it leaves free; try again when some are done",
                 CAPACITY.open
             ))),
             Acceptance::TooManyBytes => Err(full(format!(
-                "async requests and their results take {} bytes already, which is the most: results go an hour after \
-                 their request is done",
+                "async requests of this deployment and their results take too many bytes already: all deployments together \
+                 have {}, of which one takes no more than it leaves free; results go an hour after their request is done",
                 CAPACITY.bytes
             ))),
         }

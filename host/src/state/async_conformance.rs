@@ -38,6 +38,7 @@ macro_rules! suite {
             a_webhook_is_due_until_it_is_noted
             webhooks_are_claimed_by_receiver_and_tell_why_they_failed
             capacity_is_kept_and_comes_back
+            what_one_deployment_hands_in_leaves_room_for_others
         );
     };
     (@tests $($name:ident)*) => {$(
@@ -524,29 +525,61 @@ pub async fn webhooks_are_claimed_by_receiver_and_tell_why_they_failed(open: Ope
 pub async fn capacity_is_kept_and_comes_back(open: Open, folder: &Path) {
     let store = open(folder.to_owned()).await;
     let take = async |number, capacity| store.accept(&request(number), capacity).await.unwrap();
-    let two = Capacity {
-        open: 2,
+    // Half of it is for one deployment alone.
+    let four = Capacity {
+        open: 4,
         ..BOUNDLESS
     };
-    assert_eq!(take(1, two).await, Acceptance::Accepted);
-    assert_eq!(take(2, two).await, Acceptance::Accepted);
-    assert_eq!(take(3, two).await, Acceptance::TooManyOpen);
+    assert_eq!(take(1, four).await, Acceptance::Accepted);
+    assert_eq!(take(2, four).await, Acceptance::Accepted);
+    assert_eq!(take(3, four).await, Acceptance::TooManyOpen);
     assert_eq!(store.get(&request(3).id).await.unwrap(), None);
     let claimed = claim(&*store, 1, LONG).await.pop().unwrap();
-    assert_eq!(take(3, two).await, Acceptance::TooManyOpen);
+    assert_eq!(take(3, four).await, Acceptance::TooManyOpen);
     store
         .finish(&claimed.claim, &success("0123456789"))
         .await
         .unwrap();
-    assert_eq!(take(3, two).await, Acceptance::Accepted);
+    assert_eq!(take(3, four).await, Acceptance::Accepted);
     store.cancel(&request(3).id).await.unwrap();
 
     // Kept are one input of 3 bytes and a result of 10.
     let bytes = |bytes| Capacity { bytes, ..BOUNDLESS };
-    assert_eq!(take(4, bytes(15)).await, Acceptance::TooManyBytes);
-    assert_eq!(take(4, bytes(16)).await, Acceptance::Accepted);
+    assert_eq!(take(4, bytes(28)).await, Acceptance::TooManyBytes);
+    assert_eq!(take(4, bytes(29)).await, Acceptance::Accepted);
     let later = Timestamp::now() + SignedDuration::from_hours(1);
     assert_eq!(store.purge(later, 9).await.unwrap(), 2);
-    assert_eq!(take(5, bytes(8)).await, Acceptance::TooManyBytes);
-    assert_eq!(take(5, bytes(9)).await, Acceptance::Accepted);
+    assert_eq!(take(5, bytes(14)).await, Acceptance::TooManyBytes);
+    assert_eq!(take(5, bytes(15)).await, Acceptance::Accepted);
+}
+
+pub async fn what_one_deployment_hands_in_leaves_room_for_others(open: Open, folder: &Path) {
+    let store = open(folder.to_owned()).await;
+    let capacity = Capacity {
+        open: 12,
+        bytes: u64::MAX,
+    };
+    let mut last = 0;
+    let mut fill = async |deployment: &str| {
+        let mut taken = 0;
+        loop {
+            last += 1;
+            let new = NewAsyncRequest {
+                deployment_id: deployment.parse().unwrap(),
+                ..request(last)
+            };
+            match store.accept(&new, capacity).await.unwrap() {
+                Acceptance::Accepted => taken += 1,
+                refused => {
+                    assert_eq!(refused, Acceptance::TooManyOpen);
+                    return taken;
+                }
+            }
+        }
+    };
+    assert_eq!(fill("deploy01").await, 6);
+    assert_eq!(fill("deploy02").await, 3);
+    assert_eq!(fill("deploy01").await, 0);
+    assert_eq!(fill("deploy03").await, 2);
+    assert_eq!(fill("deploy04").await, 1);
 }

@@ -19,7 +19,8 @@ use crate::ids::Id;
 /// Requests claimed by one call.
 pub const MAX_CLAIMS: usize = 64;
 
-/// How much a store of requests takes.
+/// How much a store of requests takes. No deployment takes more of it than it leaves free, so that there is room for others
+/// whatever one hands in: half of it alone, a third beside another that takes what it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// Requests that wait or run.
@@ -33,9 +34,9 @@ pub struct Capacity {
 pub enum Acceptance {
     /// It is on disk and will be worked on.
     Accepted,
-    /// Nothing: so many wait or run already.
+    /// Nothing: of the deployment wait or run as many already as there is room for more.
     TooManyOpen,
-    /// Nothing: so many bytes are kept already.
+    /// Nothing: of the deployment are kept as many bytes already as there is room for more.
     TooManyBytes,
 }
 

@@ -35,7 +35,8 @@ const ACCEPT: &str = concat!(
      SELECT ?1, ?2, ?3, 'QUEUED', CASE WHEN ?8 IS NULL THEN 'NO_WEBHOOK_PROVIDED' ELSE 'PENDING' END, 'PREDICT', ?4, ?5, \
      ?5, ?6, ",
     now!(),
-    ", ?7, ?8, ?9, '[]', ?12 FROM async_totals WHERE open < ?10 AND bytes + length(?9) <= ?11"
+    ", ?7, ?8, ?9, '[]', ?12 FROM async_totals AS whole LEFT JOIN async_shares AS own ON own.deployment_id = ?3 \
+     WHERE coalesce(own.open, 0) < ?10 - whole.open AND coalesce(own.bytes, 0) + length(?9) <= ?11 - whole.bytes"
 );
 
 const CLAIM: &str = concat!(
@@ -190,15 +191,19 @@ impl AsyncRequests for SqliteStore {
         if accepted > 0 {
             return Ok(Acceptance::Accepted);
         }
-        let open: i64 = sqlx::query_scalar("SELECT open FROM async_totals")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(unavailable)?;
-        if number(open) >= capacity.open {
-            Ok(Acceptance::TooManyOpen)
-        } else {
-            Ok(Acceptance::TooManyBytes)
-        }
+        let has_room: bool = sqlx::query_scalar(
+            "SELECT coalesce(own.open, 0) < ?2 - whole.open FROM async_totals AS whole \
+             LEFT JOIN async_shares AS own ON own.deployment_id = ?1",
+        )
+        .bind(request.deployment_id.to_string())
+        .bind(signed(capacity.open))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(match has_room {
+            true => Acceptance::TooManyBytes,
+            false => Acceptance::TooManyOpen,
+        })
     }
 
     async fn get(&self, id: &AsyncRequestId) -> Result<Option<AsyncRequest>, StoreError> {
