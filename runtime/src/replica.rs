@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
+use wasmtime::component::ResourceTableError;
 use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
@@ -273,7 +274,7 @@ impl Drop for CutOff<'_> {
 
 /// Runs a part of a start for no longer than `timeout` after `begin`. Like [`stop`], it sees the time also when the guest
 /// uses up the budget of its task in each poll.
-async fn within<F: Future>(
+pub(crate) async fn within<F: Future>(
     timeout: Duration,
     begin: impl Future<Output = ()>,
     part: Pin<&mut F>,
@@ -400,6 +401,9 @@ fn failure(error: &wasmtime::Error, store: &mut Store<Sandbox>, limits: &Limits)
             wanted_bytes,
             limit_bytes: limits.memory_bytes,
         };
+    }
+    if let Some(ResourceTableError::Full) = error.root_cause().downcast_ref() {
+        return GuestFailure::Trap(store.data_mut().full_table());
     }
     match error.downcast_ref::<Trap>() {
         Some(trap) => GuestFailure::Trap(trap.to_string()),

@@ -170,6 +170,19 @@ impl Sandbox {
         self.table.iter_mut().count()
     }
 
+    /// Which limit a guest has reached that can have no more handles.
+    pub fn full_table(&mut self) -> String {
+        let held = self.open_handles();
+        if held < MAX_HANDLES {
+            return format!(
+                "it has {MAX_CONCURRENT} tasks, streams and futures of WASI 0.3 at once, which is the limit of a replica; end or drop what is not needed any more"
+            );
+        }
+        format!(
+            "it holds {held} handles of the host (streams, tensors, headers, pollables and others), which is the limit of a replica; drop what is not needed any more"
+        )
+    }
+
     /// Ends the lines that a finished request left open.
     pub fn finish_lines(&self) {
         self.stdout.finish_line();

@@ -131,10 +131,16 @@ async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, I
     let mut store = Sandbox::store(engine, &capabilities, nn, log).map_err(failed)?;
     store.data_mut().watch = Some(Watch::default());
     let linker = watch::linker(&setting.engine, calls).map_err(failed)?;
-    let instance = {
+    let timeout = setting.limits.timeout;
+    let made = {
         let made = pin!(linker.instantiate_async(&mut store, &component));
-        setting.engine.watch(made).await.map_err(failed)?
+        let made = pin!(setting.engine.watch(made));
+        replica::within(timeout, std::future::ready(()), made).await
     };
+    let instance = made.map_err(|_| {
+        format!("making an instance took longer than the request timeout of {timeout:?}")
+    })?;
+    let instance = instance.map_err(failed)?;
     Ok((store, instance))
 }
 

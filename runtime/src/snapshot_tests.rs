@@ -106,6 +106,22 @@ fn alone(program: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_component_that_does_not_come_up_holds_up_its_push_for_the_timeout_alone() {
+    let mut bench = Bench::new();
+    bench.limits.timeout = Duration::from_millis(200);
+    let endless = alone(
+        r"(func $endless (loop $again (br $again)))
+        (start $endless)
+        (func $init (result i32) i32.const 0)",
+    );
+    let why = bench.take(&endless).await.unwrap_err();
+    assert!(
+        why.contains("making an instance took longer than the request timeout of 200ms"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
 async fn what_init_wrote_is_in_the_component_and_constructors_run_no_more() {
     let bench = Bench::new();
     let program = r#"

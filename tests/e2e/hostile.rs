@@ -52,6 +52,24 @@ async fn each_failure_has_its_answer_and_the_next_request_is_served() -> Result<
 }
 
 #[tokio::test]
+async fn a_guest_that_keeps_its_handles_is_told_which_limit_it_reached() -> Result<()> {
+    let server = Server::start()?;
+    server.push("hostile", "")?;
+    let (status, body) = ask(&server, "/hold?io-pollable").await?;
+    assert_eq!(status.as_u16(), 500, "{body}");
+    let words = "it holds 10000 handles of the host";
+    let error = body["error"].as_str().unwrap();
+    assert!(
+        error.contains(words) && error.contains("limit of a replica"),
+        "{body}"
+    );
+    let logs = server.cli(&["logs", "hostile"])?;
+    let logs = String::from_utf8(logs.stdout)?;
+    assert!(logs.contains(words), "{logs}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_trap_after_the_head_cuts_the_answer_off() -> Result<()> {
     let server = Server::start()?;
     server.push("hostile", MANIFEST)?;
