@@ -143,6 +143,37 @@ async fn a_damaged_weight_is_named_and_repaired_by_the_next_push() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_deployment_whose_blob_is_found_damaged_is_unhealthy_until_it_is_pushed_again()
+-> Result<()> {
+    use sha2::{Digest as _, Sha256};
+    let server = Server::start()?;
+    let bytes = scaled(2.0);
+    let digest = hex::encode(Sha256::digest(&bytes));
+    push(&server, "twice", &bytes)?;
+    flip_a_bit(&blob(&server, &digest))?;
+    // Nobody calls it: the node looks by itself, shortly after its start.
+    let server = server.restart()?;
+    let shown = || server.cli_json(&["deployment", "show", "twice", "production"]);
+    eventually("the deployment shows the damage", async || {
+        shown().is_ok_and(|shown| shown["status"] == "UNHEALTHY")
+    })
+    .await?;
+    let reason = shown()?["status_reason"].to_string();
+    for part in [&*digest, "damaged", "push the model again"] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+    let listed = server.cli(&["deployment", "list", "twice"])?;
+    let listed = String::from_utf8(listed.stdout)?;
+    assert!(listed.contains("UNHEALTHY"), "{listed}");
+
+    push(&server, "twice", &bytes)?;
+    assert_ne!(shown()?["status"], "UNHEALTHY");
+    let (status, answer) = twice(&server).await?;
+    assert_eq!(status, 200, "{answer}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_file_of_a_bundle_that_was_repaired_is_seen_by_new_replicas() -> Result<()> {
     let server = Server::start()?;
     let folder = server.bundle("echo", "echo", "files = [\"a.txt\"]\n")?;

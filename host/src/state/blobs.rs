@@ -188,6 +188,11 @@ impl Blobs {
         self.path(digest).ok().and_then(known).is_some()
     }
 
+    /// The first of these blobs that was found damaged or gone, and not sound since.
+    pub fn first_damaged(&self, digests: impl IntoIterator<Item = Digest>) -> Option<Digest> {
+        self.integrity.first_damaged(digests)
+    }
+
     fn unreadable(&self, digest: Digest, error: &io::Error) -> BlobError {
         match error.kind() {
             io::ErrorKind::NotFound => BlobError::NotFound { digest },

@@ -4,7 +4,7 @@
 //! A verdict belongs to one version of a file (inode, size, time of change), so a file that is replaced or written to is
 //! hashed anew, and to ask again costs one `stat`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -73,6 +73,8 @@ pub struct Integrity(Arc<Shared>);
 
 struct Shared {
     known: Mutex<HashMap<Digest, (FileVersion, Verdict)>>,
+    /// Blobs that hold other bytes, or are gone, as far as somebody has looked since.
+    damaged: Mutex<HashSet<Digest>>,
     /// Held while hashing, so that those who ask at once hash once.
     turns: [Mutex<()>; STRIPES],
 }
@@ -81,6 +83,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             known: Mutex::default(),
+            damaged: Mutex::default(),
             turns: std::array::from_fn(|_| Mutex::default()),
         }
     }
@@ -117,8 +120,12 @@ impl Integrity {
     /// # Errors
     /// When it cannot be read.
     pub fn hash(&self, digest: Digest, path: &Path, pace: Pace) -> io::Result<Verdict> {
-        let before = FileVersion::of(path)?;
-        let found = digest_of(path, pace)?;
+        let hashed = FileVersion::of(path).and_then(|before| Ok((before, digest_of(path, pace)?)));
+        let (before, found) = hashed.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                self.damaged().insert(digest);
+            }
+        })?;
         let verdict = if found == digest {
             Verdict::Sound
         } else {
@@ -126,7 +133,7 @@ impl Integrity {
         };
         // One that changed meanwhile is asked about again.
         if FileVersion::of(path)? == before {
-            self.lock().insert(digest, (before, verdict));
+            self.note(digest, before, verdict);
         }
         Ok(verdict)
     }
@@ -134,13 +141,39 @@ impl Integrity {
     /// Notes that the file was just written with the bytes of the digest.
     pub fn written(&self, digest: Digest, path: &Path) {
         if let Ok(version) = FileVersion::of(path) {
-            self.lock().insert(digest, (version, Verdict::Sound));
+            self.note(digest, version, Verdict::Sound);
         }
     }
 
     /// Forgets a blob that is deleted.
     pub fn forget(&self, digest: Digest) {
         self.lock().remove(&digest);
+        self.damaged().remove(&digest);
+    }
+
+    /// The first of these that was found damaged or gone, and not sound since. Looks at no file.
+    pub fn first_damaged(&self, digests: impl IntoIterator<Item = Digest>) -> Option<Digest> {
+        let damaged = self.damaged();
+        if damaged.is_empty() {
+            return None;
+        }
+        digests.into_iter().find(|digest| damaged.contains(digest))
+    }
+
+    fn note(&self, digest: Digest, version: FileVersion, verdict: Verdict) {
+        self.lock().insert(digest, (version, verdict));
+        match verdict {
+            Verdict::Sound => self.damaged().remove(&digest),
+            Verdict::Damaged { .. } => self.damaged().insert(digest),
+        };
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        // Single insertions and removals: a panic leaves it whole.
+        self.0
+            .damaged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, (FileVersion, Verdict)>> {
@@ -196,6 +229,9 @@ mod tests {
         let damaged = Verdict::Damaged { found };
         assert_eq!(integrity.check(digest, &path).unwrap(), damaged);
         assert_eq!(integrity.known(digest, &path).unwrap(), Some(damaged));
+        let other = Digest::of(b"other");
+        assert_eq!(integrity.first_damaged([other, digest]), Some(digest));
+        assert_eq!(integrity.first_damaged([other]), None);
 
         std::fs::write(folder.path().join("other"), &bytes).unwrap();
         std::fs::rename(folder.path().join("other"), &path).unwrap();
@@ -203,6 +239,15 @@ mod tests {
             integrity.hash(digest, &path, Pace::Gentle).unwrap(),
             Verdict::Sound
         );
+        assert_eq!(integrity.first_damaged([digest]), None);
+        std::fs::remove_file(&path).unwrap();
+        assert!(integrity.hash(digest, &path, Pace::Gentle).is_err());
+        assert_eq!(integrity.first_damaged([digest]), Some(digest));
+        integrity.written(digest, &folder.path().join("none"));
+        assert_eq!(integrity.first_damaged([digest]), Some(digest));
+        std::fs::write(&path, &bytes).unwrap();
+        integrity.written(digest, &path);
+        assert_eq!(integrity.first_damaged([digest]), None);
         integrity.forget(digest);
         assert_eq!(integrity.known(digest, &path).unwrap(), None);
     }

@@ -74,13 +74,29 @@ impl Serving {
             };
         };
         let presence = served.pool.presence();
+        let trouble = served.pool.trouble().map(|trouble| trouble.reason);
         Observed {
             build,
             broken,
             ready: presence.ready,
             starting: presence.starting,
-            trouble: served.pool.trouble().map(|trouble| trouble.reason),
+            // A start that fails because of it says so itself.
+            trouble: trouble.or_else(|| self.damage(model, deployment)),
         }
+    }
+
+    /// What of a deployment's bundle was found damaged on disk: its replicas serve on, and no other starts.
+    fn damage(&self, model: Id, deployment: Id) -> Option<String> {
+        let digests = self.with(|routes| {
+            let view = &routes.models.get(&model)?.view;
+            let bundle = &view.deployments.get(&deployment)?.bundle;
+            self.blobs.first_damaged(bundle.blobs().into_keys())
+        });
+        let digest = digests?;
+        Some(format!(
+            "blob {digest} of its bundle is damaged on disk or gone: replicas that are up serve on, and no other starts; push \
+             the model again, which repairs it"
+        ))
     }
 
     /// What was counted of each deployment that is served here.
