@@ -166,3 +166,60 @@ async fn slow_async_requests_leave_places_for_others() -> Result<()> {
     assert_eq!(queue().await?, (24, 56), "none of the slow ones has ended");
     Ok(())
 }
+
+/// A component with as many tables as there may be, which answers nothing: each replica takes eight slots.
+fn heavy() -> Result<Vec<u8>> {
+    let tables = "(table 1 funcref)".repeat(32);
+    let text = format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $out))
+            (core module $heavy {tables} (func (export "handle") (param i32 i32)))
+            (core instance $heavy (instantiate $heavy))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+                (canon lift (core func $heavy "handle")))
+            (instance $handler (export "handle" (func $handle)))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+    );
+    Ok(wat::parse_str(text)?)
+}
+
+#[tokio::test]
+async fn components_at_their_maxima_take_their_slots_and_make_nobody_unhealthy() -> Result<()> {
+    let server = Server::start_with(&["--max-replicas", "16"])?;
+    let component = heavy()?;
+    let heavy = ["heavy1", "heavy2", "heavy3"];
+    for model in heavy {
+        // They want more than there is, all together.
+        let folder = server.bundle(
+            model,
+            "count",
+            "[autoscaling]\nmin_replica = 2\nmax_replica = 4\n",
+        )?;
+        std::fs::write(folder.join("guest.wasm"), &component)?;
+        server.cli_json(&["push", folder.to_str().context("a path")?])?;
+    }
+    for model in ["light1", "light2", "light3", "light4"] {
+        server.push_as(model, "count", "")?;
+    }
+    for round in 0..10 {
+        for model in ["light1", "light2", "light3", "light4"] {
+            let (status, text) = get(&server, model, "/").await?;
+            assert_eq!(status, 200, "round {round}, {model}: {text}");
+        }
+        for model in heavy {
+            // It runs, and ends without an answer.
+            let (status, text) = get(&server, model, "/").await?;
+            assert_eq!(status, 500, "round {round}, {model}: {text}");
+            assert!(text.contains("without an answer"), "{text}");
+        }
+    }
+    for model in heavy.into_iter().chain(["light1", "light4"]) {
+        let shown = server.cli_json(&["deployment", "show", model, "production"])?;
+        assert_ne!(shown["status"], "UNHEALTHY", "{shown}");
+    }
+    Ok(())
+}

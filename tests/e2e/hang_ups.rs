@@ -377,3 +377,22 @@ async fn many_clients_that_hang_up_at_once_leave_nothing_unfinished() -> Result<
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn more_changes_at_once_than_are_carried_out_at_once_are_all_made() -> Result<()> {
+    const CHANGES: usize = 300;
+    let server = Server::start()?;
+    let set = |number: usize| {
+        let body = json!({ "name": format!("secret{number}"), "value": "x" });
+        let request = server.client().post(server.at("/v1/secrets")).json(&body);
+        tokio::spawn(async move { Ok::<_, reqwest::Error>(request.send().await?.status()) })
+    };
+    let all: Vec<_> = (0..CHANGES).map(set).collect();
+    for (number, one) in all.into_iter().enumerate() {
+        assert_eq!(one.await??, 200, "change {number}");
+    }
+    let (_, listed) = get(&server, "/v1/secrets").await?;
+    let secrets = listed["secrets"].as_array().context("no secrets")?;
+    assert_eq!(secrets.len(), CHANGES);
+    Ok(())
+}

@@ -7,6 +7,7 @@ use samovar_tests::dice::Dice;
 use samovar_tests::{Server, eventually, guest};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 /// What came back: an answer, or nothing because the server was killed before.
 type Heard = Option<(u16, Value)>;
@@ -325,7 +326,9 @@ async fn async_requests_that_were_accepted_are_answered_or_stay_cancelled() -> R
     let mut accepted: Vec<(String, u64)> = Vec::new();
     let mut cancelled = Vec::new();
     for round in 0..16u64 {
-        let (back, heard) = kill_during(server, &mut dice, 250, async |server| {
+        // Killed shortly after so many are known to be accepted, however long that takes.
+        let (enough, reached) = (dice.below(12), Notify::new());
+        let work = async |server: &Server| {
             let (mut accepted, mut cancelled) = (Vec::new(), Vec::new());
             for number in 0..100 {
                 let numbers: Vec<u64> = (0..500).chain([round * 100 + number]).collect();
@@ -335,6 +338,9 @@ async fn async_requests_that_were_accepted_are_answered_or_stay_cancelled() -> R
                 let Some((201, answer)) = call(server, Method::POST, path, &body).await else {
                     break;
                 };
+                if number == enough {
+                    reached.notify_one();
+                }
                 let id = answer["request_id"].as_str().unwrap().to_owned();
                 if number % 7 == 3 {
                     let path = format!("/models/routes/async_request/{id}");
@@ -350,9 +356,17 @@ async fn async_requests_that_were_accepted_are_answered_or_stay_cancelled() -> R
                 }
                 accepted.push((id, sum));
             }
+            // Also when something else ended it.
+            reached.notify_one();
             (accepted, cancelled)
-        })
-        .await?;
+        };
+        let delay = dice.within_ms(50);
+        let kill = async {
+            reached.notified().await;
+            server.kill_after(delay).await;
+        };
+        let (heard, ()) = tokio::join!(work(&server), kill);
+        let back = server.restart()?;
         server = back;
         accepted.extend(heard.0);
         cancelled.extend(heard.1);

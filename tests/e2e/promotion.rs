@@ -91,6 +91,62 @@ async fn without_a_canary_all_traffic_moves_at_once() -> Result<()> {
 }
 
 #[tokio::test]
+async fn two_admins_who_promote_at_once_get_one_outcome() -> Result<()> {
+    let server = Server::start()?;
+    let (old, new) = two_versions(&server)?;
+    let promote = |id: &str| {
+        let (path, body) = (
+            format!("{PRODUCTION}/promote"),
+            json!({ "deployment_id": id }),
+        );
+        let request = server.client().post(server.at(&path)).json(&body);
+        tokio::spawn(async move {
+            let answer = request.send().await?;
+            let status = answer.status().as_u16();
+            anyhow::Ok((status, answer.json::<Value>().await?))
+        })
+    };
+    let serving = async || -> Result<String> {
+        let answer = server.client().get(server.at(PRODUCTION)).send().await?;
+        let shown: Value = answer.json().await?;
+        let current = shown["current_deployment"]["id"].as_str();
+        Ok(current.context(shown.to_string())?.to_owned())
+    };
+    for round in 0..10 {
+        let (one, other) = tokio::join!(promote(&new), promote(&old));
+        let mut taken = Vec::new();
+        for (id, answer) in [(&new, one??), (&old, other??)] {
+            match answer {
+                (200, _) => taken.push(id.clone()),
+                // Told that it came second, or that it is promoted already.
+                (400 | 409, answer) => assert!(answer["error"].is_string(), "{answer}"),
+                (status, answer) => anyhow::bail!("round {round}: {status} {answer}"),
+            }
+        }
+        assert!(!taken.is_empty(), "round {round}: neither was taken");
+        eventually("the one that was taken last serves", async || {
+            let shown: Value = match server.client().get(server.at(PRODUCTION)).send().await {
+                Ok(answer) => answer.json().await.unwrap_or_default(),
+                Err(_) => return false,
+            };
+            shown["in_progress_promotion"].is_null()
+                && taken
+                    .iter()
+                    .any(|id| shown["current_deployment"]["id"] == **id)
+        })
+        .await?;
+        let id = serving().await?;
+        // What the environment says is what answers.
+        let url = server.at("/models/canary/production/predict");
+        let answer = server.client().post(url).body("echoed").send().await?;
+        assert_eq!(answer.status(), 200);
+        let echoes = answer.text().await? == "echoed";
+        assert_eq!(echoes, id == old, "round {round}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_server_killed_in_a_canary_comes_back_in_the_stage_of_the_clock() -> Result<()> {
     let mut server = Server::start()?;
     let (_, new) = two_versions(&server)?;

@@ -100,6 +100,23 @@ async fn a_manifest_error_names_line_and_key() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_manifest_with_more_than_there_may_be_is_refused() -> Result<()> {
+    let server = Server::start()?;
+    let variables = |count: usize| {
+        let lines = (0..count).map(|number| format!("V{number} = \"x\"\n"));
+        format!("[environment_variables]\n{}", lines.collect::<String>())
+    };
+    server.push("count", &variables(256))?;
+    let folder = server.bundle("count", "count", &variables(257))?;
+    let error = failed_push(&server, &folder)?;
+    assert!(
+        error.contains("at most 256 environment variables"),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn only_what_changed_travels() -> Result<()> {
     let server = Server::start()?;
     let folder = server.bundle("hostile", "hostile", "files = [\"big.bin\"]\n")?;

@@ -122,6 +122,71 @@ async fn a_build_tells_how_far_it_is_and_can_be_stopped_anywhere() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_build_whose_graphs_load_says_so() -> Result<()> {
+    let server = Server::start()?;
+    let (id, _) = with_graph(&server)?;
+    done(&server, &id, "tensors", "deactivate").await?;
+    becomes(&server, "tensors", "INACTIVE").await?;
+    // What rten makes of a graph is kept, and read when the graph is loaded again.
+    let kept = kept_models(&server.folder().join("data/optimized/rten"))?;
+    let [kept] = &kept[..] else {
+        anyhow::bail!("{kept:?} are kept, wanted one");
+    };
+    let bytes = std::fs::read(kept)?;
+    let withheld = Withheld::file(kept.clone(), bytes)?;
+    let building = post(&server, &id, "tensors", "activate");
+    becomes(&server, "tensors", "LOADING_MODEL").await?;
+    let url = server.at("/models/tensors/production/predict");
+    assert_eq!(server.client().post(&url).send().await?.status(), 503);
+    withheld.give()?;
+    assert_eq!(building.await??.0, 200);
+    becomes(&server, "tensors", "ACTIVE").await
+}
+
+/// The models below a folder.
+fn kept_models(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(kept_models(&path)?);
+        } else if path.extension().is_some_and(|ending| ending == "onnx") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+#[tokio::test]
+async fn a_retry_lets_an_unhealthy_deployment_start_again() -> Result<()> {
+    let server = Server::start()?;
+    let (id, graph) = with_graph(&server)?;
+    let path = blob(&server, &graph);
+    std::fs::remove_file(&path)?;
+    let listed = server.cli_json(&["deployment", "replicas", "tensors", &id])?;
+    let replica = listed["replicas"][0]["id"].as_str().context("a replica")?;
+    server.cli_json(&["deployment", "replicas", "tensors", &id, "--kill", replica])?;
+    // The pauses between starts grow to a minute: by then it is on its third.
+    let url = server.at("/models/tensors/production/predict");
+    eventually("starts have failed", async || {
+        let _ = server.client().post(&url).send().await;
+        status(&server, "tensors").await == "UNHEALTHY"
+    })
+    .await?;
+    put_file(&path, &graph)?;
+    let answer = done(&server, &id, "tensors", "retry").await?;
+    assert_eq!(answer["retried"], true, "{answer}");
+    assert_ne!(answer["deployment"]["status"], "UNHEALTHY", "{answer}");
+    // With the first request, and no pause before it.
+    let tensor = json!({ "name": "x", "ty": "f32", "dims": [1], "data": [0, 0, 0, 0] });
+    let asked = json!({ "graph": "default", "inputs": [tensor] });
+    let answer = server.client().post(&url).json(&asked).send().await?;
+    assert_eq!(answer.status(), 200, "{}", answer.text().await?);
+    assert_eq!(status(&server, "tensors").await, "ACTIVE");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_first_replica_on_its_way_is_told_and_goes_with_its_deployment() -> Result<()> {
     let server = Server::start()?;
     server.push("count", "")?;

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Server;
 
-/// A blob in the place of which there is a pipe.
+/// A blob, or another file, in the place of which there is a pipe.
 pub struct Withheld {
     path: PathBuf,
     bytes: Vec<u8>,
@@ -22,7 +22,14 @@ impl Withheld {
     /// # Errors
     /// When there is none, or no pipe can take its place.
     pub fn new(server: &Server, bytes: Vec<u8>) -> Result<Self> {
-        let path = blob(server, &bytes);
+        Self::file(blob(server, &bytes), bytes)
+    }
+
+    /// Withholds a file that is there, and gives these bytes in its place.
+    ///
+    /// # Errors
+    /// When it is not there, or no pipe can take its place.
+    pub fn file(path: PathBuf, bytes: Vec<u8>) -> Result<Self> {
         std::fs::remove_file(&path)?;
         let name = std::ffi::CString::new(path.to_str().context("path")?)?;
         // SAFETY: the name is a string that ends with a zero.
