@@ -249,6 +249,17 @@ impl Bundle {
             for location in graph.data.keys() {
                 named(&data, location, names::check_path)?;
             }
+            // They lie beside the model.
+            let model = graph.file.rsplit('/').next().unwrap_or_default();
+            let own = graph.data.get(model);
+            if own.is_some_and(|own| (own.digest, own.size) != (graph.digest, graph.size)) {
+                return Err(InvalidSetting::new(
+                    data,
+                    format_args!("{model:?} with a digest or a size of its own"),
+                    "those of the model, which has that path",
+                ));
+            }
+            files_or_folders(&data, graph.data.keys().map(String::as_str).chain([model]))?;
             if !GRAPH_THREADS.contains(&graph.threads) {
                 return Err(InvalidSetting::new(
                     format!("graphs.{name}.threads"),
@@ -267,18 +278,8 @@ impl Bundle {
         at_most("files", self.files.len(), MAX_FILES)?;
         for path in self.files.keys() {
             named("files", path, names::check_path)?;
-            // `a` beside `a/b` would have to be a file and a folder at once.
-            for (at, _) in path.match_indices('/') {
-                if self.files.contains_key(&path[..at]) {
-                    return Err(InvalidSetting::new(
-                        "files",
-                        format_args!("{:?} beside {path:?}", &path[..at]),
-                        "a path that is either a file or a folder",
-                    ));
-                }
-            }
         }
-        Ok(())
+        files_or_folders("files", self.files.keys().map(String::as_str))
     }
 
     fn validate_sizes(&self) -> Result<(), InvalidSetting> {
@@ -348,6 +349,25 @@ fn named(
         let shown: String = found.chars().take(80).collect();
         InvalidSetting::new(field, format_args!("{shown:?}"), wanted)
     })
+}
+
+/// Refuses `a` beside `a/b`, which would have to be a file and a folder at once.
+fn files_or_folders<'a>(
+    field: &str,
+    paths: impl Iterator<Item = &'a str>,
+) -> Result<(), InvalidSetting> {
+    let paths: BTreeSet<&str> = paths.collect();
+    for path in &paths {
+        let mut parents = path.match_indices('/').map(|(at, _)| &path[..at]);
+        if let Some(parent) = parents.find(|parent| paths.contains(parent)) {
+            return Err(InvalidSetting::new(
+                field,
+                format_args!("{parent:?} beside {path:?}"),
+                "a path that is either a file or a folder",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn at_most(field: &str, found: usize, limit: usize) -> Result<(), InvalidSetting> {

@@ -222,7 +222,20 @@ fn a_graphs_files_are_blobs_and_tell_it_apart() {
     assert!(alone != first && first != second);
     assert!(bundle.blobs().contains_key(&Digest::of(b"two")));
     bundle.validate().unwrap();
-    let graph = bundle.graphs.values_mut().next().unwrap();
-    graph.data.insert("../m.data".into(), blob("two"));
-    assert!(bundle.validate().unwrap_err().to_string().contains(".data"));
+    let graph = bundle.graphs.values().next().unwrap();
+    let (name, file) = (graph.file.rsplit('/').next().unwrap(), blob("two"));
+    let refused = |location: &str| {
+        let mut bundle = bundle.clone();
+        let graph = bundle.graphs.values_mut().next().unwrap();
+        graph.data.insert(location.into(), file);
+        bundle.validate().unwrap_err().to_string()
+    };
+    for wrong in [
+        "../m.data".to_owned(),
+        "m.data/x".to_owned(),
+        name.to_owned(),
+        format!("{name}/x"),
+    ] {
+        assert!(refused(&wrong).contains(".data: found "), "{wrong}");
+    }
 }

@@ -32,7 +32,7 @@ pub fn folder(bundle: &Bundle) -> Folder {
         .collect();
     let component = place(&mut blobs, "component.wasm", bundle.component);
     let mut name = FILE_NAME.to_owned();
-    while blobs.contains_key(&name) {
+    while !is_free(&blobs, &name, None) {
         name.insert_str(0, "bundle-");
     }
     let text = text(bundle, component, graphs);
@@ -42,11 +42,24 @@ pub fn folder(bundle: &Bundle) -> Folder {
     }
 }
 
-/// The path itself, or the next one that no other blob has.
+/// Whether a file may lie at this path: no other one does, none is a folder on the way to it, and none lies below it.
+fn is_free(blobs: &BTreeMap<String, Blob>, path: &str, blob: Option<&Blob>) -> bool {
+    let is_other = blobs.get(path).is_some_and(|there| Some(there) != blob);
+    let mut parents = path.match_indices('/').map(|(at, _)| &path[..at]);
+    let folder = format!("{path}/");
+    let mut below = blobs.range(folder.clone()..);
+    !is_other
+        && !parents.any(|parent| blobs.contains_key(parent))
+        && !below
+            .next()
+            .is_some_and(|(next, _)| next.starts_with(&folder))
+}
+
+/// The path itself, or the next one that is free.
 fn place(blobs: &mut BTreeMap<String, Blob>, wanted: &str, blob: Blob) -> String {
     let mut path = wanted.to_owned();
-    // Ends after one more step than there are blobs.
-    while blobs.get(&path).is_some_and(|there| *there != blob) {
+    // Ends, because each blob is in the way of a few paths only.
+    while !is_free(blobs, &path, Some(&blob)) {
         path.insert(0, '_');
     }
     blobs.insert(path.clone(), blob);
@@ -70,9 +83,8 @@ fn place_graph(blobs: &mut BTreeMap<String, Blob>, graph: &Graph) -> String {
             .map(|(location, blob)| (format!("{beside}{location}"), *blob))
             .collect();
         wanted.push((file.clone(), model));
-        let taken =
-            |(path, blob): &(String, Blob)| blobs.get(path).is_some_and(|there| there != blob);
-        if !wanted.iter().any(taken) {
+        let free = |(path, blob): &(String, Blob)| is_free(blobs, path, Some(blob));
+        if wanted.iter().all(free) {
             blobs.extend(wanted);
             return file;
         }
@@ -244,5 +256,20 @@ mod tests {
             "{}",
             manifest.1
         );
+    }
+
+    #[test]
+    fn no_file_takes_the_place_of_a_folder() {
+        let mut bundle = bundle(&mut BTreeMap::new());
+        for path in ["component.wasm/x", "samovar.toml/x", "a/model.onnx/x"] {
+            bundle.files.insert(path.into(), blob("x"));
+        }
+        bundle.files.insert("_a".into(), blob("y"));
+        bundle.validate().unwrap();
+        let Folder { manifest, blobs } = folder(&bundle);
+        assert_eq!(manifest.0, "bundle-samovar.toml");
+        assert_eq!(blobs["_component.wasm"], bundle.component);
+        assert_eq!(blobs["__a/model.onnx"], blob("graph"));
+        assert!(!blobs.contains_key("component.wasm"));
     }
 }
