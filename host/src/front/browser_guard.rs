@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use super::base_domain::BaseDomain;
 use super::host::{is_loopback, named, without_port};
 use crate::api::error::ApiError;
+use crate::domain::origins::Origin;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// All that a form sends.
@@ -77,7 +78,10 @@ fn check_origin(headers: &HeaderMap, ours: impl Fn(&str) -> bool) -> Result<(), 
     // A client that is no browser sends neither header.
     if let Some(origin) = headers.get(ORIGIN) {
         let origin = origin.to_str().unwrap_or("?");
+        // What is no origin, as with a path, ends in whatever its sender likes.
+        let is_origin = origin.parse::<Origin>().is_ok();
         let host = origin.split_once("://").map(|(_, host)| host);
+        let host = host.filter(|_| is_origin);
         if !host.is_some_and(ours) {
             return Err(refused(format!(
                 "the request comes from the web page {:?}, and a server that asks for no keys takes none from pages of \
@@ -167,6 +171,8 @@ mod tests {
             (&[("sec-fetch-site", "none")], None),
             (&[("origin", "https://evil.example")], Some(403)),
             (&[("origin", "http://localhost.evil.example")], Some(403)),
+            (&[("origin", "http://evil.example/.localhost")], Some(403)),
+            (&[("origin", "http:http://localhost:3000")], Some(403)),
             (&[("origin", "null")], Some(403)),
             (&[("origin", "")], Some(403)),
             (&[("sec-fetch-site", "cross-site")], Some(403)),

@@ -126,12 +126,22 @@ fn is_forbidden(name: &HeaderName) -> bool {
 }
 
 /// Whether the list of `host:port` pairs names where this request goes.
-fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
-    let Some(host) = uri.host() else { return false };
-    let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
-        Some("http") => 80,
-        _ => 443,
-    });
+pub(crate) fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
+    let Some(authority) = uri.authority() else {
+        return false;
+    };
+    let host = authority.host();
+    let host_and_port = authority.as_str().rsplit('@').next();
+    let after_host = host_and_port.and_then(|text| text.strip_prefix(host));
+    let port = match (authority.port_u16(), after_host) {
+        (Some(port), _) => port,
+        (None, Some("" | ":")) => match uri.scheme_str() {
+            Some("http") => 80,
+            _ => 443,
+        },
+        // `http` reads a port such as 99999 as none at all.
+        (None, _) => return false,
+    };
     allow.iter().any(|entry| match entry.rsplit_once(':') {
         Some((name, wanted)) => name.eq_ignore_ascii_case(host) && wanted.parse() == Ok(port),
         None => entry.eq_ignore_ascii_case(host) && port == 443,
@@ -228,5 +238,7 @@ mod tests {
         assert!(!to("https://example.com/"));
         assert!(!to("http://localhost:80/"));
         assert!(!to("/relative"));
+        assert!(to("https://user@api.example.com/x"));
+        assert!(!to("https://api.example.com:99999/x"));
     }
 }
