@@ -101,15 +101,26 @@ impl Inputs {
     /// # Errors
     /// Status 400 and `invalid_tensor`, as on the host, if it is not there or its elements are of another type.
     pub fn get<T: Element>(&self, name: &str) -> Result<Tensor<T>, Error> {
-        let wrong = |why: String| Error::new(400, "invalid_tensor", why);
+        let typed = self.raw(name)?.into_typed();
+        typed.map_err(|error| invalid(format!("input {name:?}: {error}")))
+    }
+
+    /// A copy of the input `name`, whatever its elements are.
+    ///
+    /// # Errors
+    /// Status 400 and `invalid_tensor`, as on the host, if it is not there.
+    pub fn raw(&self, name: &str) -> Result<RawTensor, Error> {
         let found = self.0.iter().find(|(found, _)| found == name);
         let (_, tensor) = found.ok_or_else(|| {
             let names: Vec<&str> = self.names().collect();
-            wrong(format!("input {name:?} is missing, there is {names:?}"))
+            invalid(format!("input {name:?} is missing, there is {names:?}"))
         })?;
-        let typed = tensor.clone().into_typed();
-        typed.map_err(|error| wrong(format!("input {name:?}: {error}")))
+        Ok(tensor.clone())
     }
+}
+
+fn invalid(why: String) -> Error {
+    Error::new(400, "invalid_tensor", why)
 }
 
 /// What a graph gives; see [`graph`].

@@ -19,6 +19,20 @@ pub enum Datatype {
 }
 
 impl Datatype {
+    /// All of them.
+    #[cfg(not(target_family = "wasm"))]
+    pub const ALL: [Self; 9] = [
+        Self::Bool,
+        Self::Uint8,
+        Self::Int8,
+        Self::Int32,
+        Self::Int64,
+        Self::Fp16,
+        Self::Bf16,
+        Self::Fp32,
+        Self::Fp64,
+    ];
+
     /// What carries it to a graph: bools and signed bytes go as bytes.
     pub fn element_type(self) -> ElementType {
         match self {

@@ -11,7 +11,8 @@ fn same() -> Served {
         let y = Tensor::from_slice(x.dimensions().to_vec(), x.as_slice())?;
         Ok(Outputs::new().with("y", &y))
     });
-    Served::same(graph, Datatype::Fp32, Some(vec![-1, 2]))
+    let port = |name| Port::new(name, Datatype::Fp32, Some(vec![-1, 2]));
+    Served::new(graph, vec![port("x")], vec![port("y")])
 }
 
 fn ask(body: Vec<u8>, header_length: Option<&str>) -> Result<Vec<u8>, Error> {

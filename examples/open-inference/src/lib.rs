@@ -4,6 +4,9 @@
 
 mod answer;
 mod datatype;
+#[cfg(not(target_family = "wasm"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod infer;
 mod metadata;
 mod nesting;

@@ -43,6 +43,18 @@ pub struct Port {
 }
 
 impl Port {
+    /// A port that must be given, for graphs outside of a component.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn new(name: &str, datatype: Datatype, shape: Option<Vec<i64>>) -> Self {
+        Self {
+            name: name.to_owned(),
+            datatype,
+            shape,
+            optional: false,
+            labels: None,
+        }
+    }
+
     fn metadata(&self) -> Value {
         let any = [-1];
         let shape = self.shape.as_deref().unwrap_or(&any);
@@ -71,21 +83,14 @@ pub struct Served {
 }
 
 impl Served {
-    /// A graph that takes `x` and gives `y`, both of this type and shape.
-    #[cfg(test)]
-    pub fn same(graph: Graph, datatype: Datatype, shape: Option<Vec<i64>>) -> Self {
-        let port = |name: &str| Port {
-            name: name.to_owned(),
-            datatype,
-            shape: shape.clone(),
-            optional: false,
-            labels: None,
-        };
+    /// A graph under its own name, with these inputs and outputs, outside of a component.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn new(graph: Graph, inputs: Vec<Port>, outputs: Vec<Port>) -> Self {
         Self {
-            name: "same".to_owned(),
+            name: graph.name().to_owned(),
             graph,
-            inputs: vec![port("x")],
-            outputs: vec![port("y")],
+            inputs,
+            outputs,
         }
     }
 

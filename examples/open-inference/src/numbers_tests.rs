@@ -2,17 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ALL: [Datatype; 9] = [
-    Datatype::Bool,
-    Datatype::Uint8,
-    Datatype::Int8,
-    Datatype::Int32,
-    Datatype::Int64,
-    Datatype::Fp16,
-    Datatype::Bf16,
-    Datatype::Fp32,
-    Datatype::Fp64,
-];
+const ALL: [Datatype; 9] = Datatype::ALL;
 
 fn bytes(text: &str, datatype: Datatype, shape: &[u32]) -> Result<Vec<u8>, String> {
     to_bytes(serde_json::from_str(text).unwrap(), datatype, shape)
