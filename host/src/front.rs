@@ -2,10 +2,10 @@
 //! gateway, everything else to the router of the management API.
 
 mod base_domain;
-mod browser_guard;
+pub(crate) mod browser_guard;
 mod cors;
 mod framing;
-mod host;
+pub(crate) mod host;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -11,6 +11,8 @@ pub mod control;
 pub mod data_folder;
 pub mod domain;
 pub mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod ids;
 pub mod known_files;

@@ -1,6 +1,17 @@
 //! What fuzz targets call; not for use by anybody else.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use wasmtime_wasi::cli::StdoutStream as _;
+
 use crate::infer::backend::onnx;
+use crate::infer::backend::tensor::Tensor;
+use crate::infer::batch::rows;
+use crate::log::{Level, LogLine, LogSink, LogStream, ReplicaLog};
+
+/// Longest error that a guest's tensors can cause.
+pub const MAX_ERROR_BYTES: usize = crate::text::MAX_TEXT_BYTES;
 
 /// The names of tensors and nodes of a model that want something outside of it.
 ///
@@ -27,4 +38,50 @@ pub fn onnx_renamed(bytes: &[u8], name: &str) -> Vec<u8> {
         }
     }
     onnx::wire::edited(bytes, &mut Renamed(name)).unwrap_or_default()
+}
+
+/// Whether a guest with this `network.allow` may send a request there.
+pub fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
+    crate::sandbox::outgoing::is_allowed(allow, uri)
+}
+
+/// The lines that a log gets when a guest prints these parts one after the other.
+pub fn log_lines<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<String>>);
+    impl Lines {
+        fn get(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+    impl LogSink for Lines {
+        fn write(&self, line: LogLine) {
+            self.get().push(line.message);
+        }
+    }
+    let lines = Arc::new(Lines::default());
+    let log = Arc::new(ReplicaLog::new(lines.clone(), "replica".to_owned()));
+    let stream = LogStream::new(log, Level::Info);
+    let mut guest = stream.p2_stream();
+    for part in parts {
+        // The stream takes whatever it is given.
+        let _ = guest.write(Bytes::copy_from_slice(part));
+    }
+    stream.finish_line();
+    std::mem::take(&mut lines.get())
+}
+
+/// The tensors of a call after it was joined with `copies` calls like it and the result was split again: one call's tensors
+/// for each. `None` when calls like it are not joined.
+///
+/// # Errors
+/// Those of joining and splitting.
+pub fn joined_and_split(
+    call: &[Tensor],
+    copies: usize,
+) -> Option<Result<Vec<Vec<Tensor>>, String>> {
+    let (_, rows) = rows::kin(call)?;
+    let calls = vec![call; copies];
+    let joined = rows::join(&calls);
+    Some(joined.and_then(|joined| rows::split(&joined, &vec![rows; copies])))
 }

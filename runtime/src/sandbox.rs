@@ -2,7 +2,7 @@
 
 mod bodies;
 mod holdings;
-mod outgoing;
+pub(crate) mod outgoing;
 
 use std::path::PathBuf;
 use std::sync::Arc;

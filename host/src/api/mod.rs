@@ -18,7 +18,7 @@ mod identity;
 mod lifecycle;
 mod logs;
 mod metrics;
-mod models;
+pub(crate) mod models;
 mod openapi;
 mod openapi_inference;
 mod permission;

@@ -33,7 +33,7 @@ pub struct PushRequest {
     name: Option<String>,
     /// What is deployed.
     #[serde(deserialize_with = "crate::domain::strict::deserialize")]
-    pub(super) bundle: Bundle,
+    pub bundle: Bundle,
     /// The deployment's name; `deployment-N` without it.
     pub(super) deployment_name: Option<String>,
     /// Whether this is for the development deployment, which is made with the first such push and reloaded by the others.

@@ -2,7 +2,7 @@
 
 mod async_requests;
 mod headers;
-mod target;
+pub(crate) mod target;
 mod trial;
 
 use std::sync::Arc;
