@@ -67,7 +67,7 @@ enum Command {
     BuiltIn,
     /// Run the fuzz targets
     Fuzz {
-        /// Minutes of all targets together
+        /// Minutes of all targets together, by the clock
         #[arg(long, default_value_t = 10.0)]
         minutes: f64,
         /// Only these targets

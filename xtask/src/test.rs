@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::fuzz::{self, Time};
 use crate::{deny, guests, process, python};
 
 /// What tests compare with, are driven by, or are walked by.
@@ -33,7 +34,12 @@ pub enum Part {
     Lint,
     /// Unit, documentation and end-to-end tests.
     Test,
+    /// The fuzz targets, each for 20 s.
+    Fuzz,
 }
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u64 = 20;
 
 #[derive(Clone, Copy, Default)]
 struct Counts {
@@ -93,6 +99,15 @@ pub fn run(parts: &[Part]) -> Result<()> {
             crate::repository().join("target/examples"),
         );
         counts.add(count(examples)?);
+    }
+    if wants(Part::Fuzz) {
+        let fuzz::Counts { passed, failed } =
+            fuzz::run_targets(Time::SecondsEach(FUZZ_SECONDS), &[])?;
+        counts.add(Counts {
+            passed,
+            failed,
+            skipped: 0,
+        });
     }
     println!(
         "{} passed, {} failed, {} skipped",
