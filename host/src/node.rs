@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
-use samovar_runtime::backend::BackendOptions;
-use samovar_runtime::{EngineOptions, Runtime, RuntimeOptions};
+use samovar_runtime::backend::{BackendOptions, Libraries};
+use samovar_runtime::{Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,8 @@ pub enum Output {
     Json,
 }
 
+pub use crate::control::serving::EngineMode;
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
@@ -86,6 +88,8 @@ pub struct ServeOptions {
     pub default_backend: GraphBackend,
     /// Bytes of each card that graphs may take; what is free of it without it.
     pub gpu_memory_bytes: Option<u64>,
+    /// Where graphs run.
+    pub engines: EngineMode,
     /// Requests of one deployment that may wait for a replica.
     pub max_queued_requests: usize,
     /// Requests after which a replica is replaced.
@@ -162,6 +166,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         max_queued_requests: options.max_queued_requests,
         max_requests_per_replica: options.max_requests_per_replica,
         drain_timeout: options.drain_timeout,
+        engines: options.engines,
     };
     let serving = Serving::new(
         runtime.clone(),
@@ -370,6 +375,19 @@ fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
             installed: Some(installed_backends(data)),
             scratch: Some(data.join("graphs")),
             gpu_memory_bytes: options.gpu_memory_bytes,
+            libraries: Libraries::All,
+        },
+        engines: match options.engines {
+            EngineMode::InProcess => Engines::InProcess,
+            EngineMode::Shared | EngineMode::PerDeployment => Engines::Processes {
+                // The program that runs, also after another was put in its place.
+                program: Program::Process("/proc/self/exe".into()),
+                confinement: Confinement {
+                    read: vec![data.join("blobs")],
+                    write: vec![data.join("optimized"), data.join("graphs")],
+                    memory_bytes: None,
+                },
+            },
         },
     }
 }
@@ -449,10 +467,17 @@ fn announce(options: &ServeOptions, url: &str, data: &Path, key: Option<&Path>, 
             ),
         }
     }
+    if let Some(confined_by) = runtime.engines_confined_by() {
+        eprintln!(
+            "  graphs run in engines of their own, confined by {}",
+            confined_by.join(", ")
+        );
+    }
     eprintln!("try: samovar push PATH");
 }
 
-fn start_logging() {
+/// Has this process say what it does on standard error.
+pub fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SAMOVAR_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,samovar=info,ort=off"));
     // A second node in one process keeps the first one's logging.

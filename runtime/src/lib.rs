@@ -46,6 +46,7 @@ pub use config::{Config, WeakConfig};
 pub use engine::{Allocator, EngineOptions, machine_memory_bytes};
 pub use failure::GuestFailure;
 pub use health::Trouble;
+pub use infer::engines::{Confinement, EngineInfo, Engines, Program, serve as serve_engine};
 pub use infer::loading::NotLoaded;
 pub use infer::{backend, graphs, nn};
 pub use ledger::{Counts, PoolSettings};

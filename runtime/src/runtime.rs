@@ -7,7 +7,9 @@ use crate::admission::AdmissionError;
 use crate::artifact::{ArtifactError, ArtifactStore, ComponentFile};
 use crate::engine::{Allocator, EngineOptions, SharedEngine};
 use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
+use crate::infer::engines::{EngineInfo, Engines, Fleet};
 use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
+use crate::infer::loader::Loader;
 use crate::pool::{DeploymentSpec, Machine, Pool};
 use crate::slots::Slots;
 use crate::snapshot::Snapshot;
@@ -21,6 +23,18 @@ pub struct RuntimeOptions {
     pub engine: EngineOptions,
     /// Where to find inference libraries.
     pub backends: BackendOptions,
+    /// Where graphs are loaded and run.
+    pub engines: Engines,
+}
+
+fn loader(engines: Engines, options: BackendOptions) -> Result<Loader, String> {
+    Ok(match engines {
+        Engines::InProcess => Loader::from(Backends::discover(options)),
+        Engines::Processes {
+            program,
+            confinement,
+        } => Loader::Engines(Fleet::open(program, confinement, options)?),
+    })
 }
 
 /// Runs the models of a node.
@@ -36,9 +50,10 @@ impl Runtime {
     pub fn new(options: RuntimeOptions) -> Result<Self, AdmissionError> {
         let built = || -> wasmtime::Result<Machine> {
             let engine = Arc::new(SharedEngine::new(&options.engine)?);
+            let loader = loader(options.engines, options.backends).map_err(wasmtime::Error::msg)?;
             Ok(Machine {
                 artifacts: Arc::new(ArtifactStore::new(&engine, &options.artifacts)?),
-                graphs: GraphStore::new(Backends::discover(options.backends)),
+                graphs: GraphStore::new(loader),
                 slots: Slots::new(options.engine.max_replicas),
                 engine,
             })
@@ -108,6 +123,16 @@ impl Runtime {
     /// The inference backends of this machine.
     pub fn backends(&self) -> Vec<BackendInfo> {
         self.machine.graphs.backends()
+    }
+
+    /// The engines that run.
+    pub fn engines(&self) -> Vec<EngineInfo> {
+        self.machine.graphs.engines()
+    }
+
+    /// What confines the engines that run graphs; nothing when they run in this process.
+    pub fn engines_confined_by(&self) -> Option<Vec<String>> {
+        self.machine.graphs.confined_by()
     }
 
     /// The graphs in memory now.

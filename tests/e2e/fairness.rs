@@ -169,7 +169,7 @@ async fn slow_async_requests_leave_places_for_others() -> Result<()> {
 
 /// A component with as many tables as there may be, which answers nothing: each replica takes eight slots.
 fn heavy() -> Result<Vec<u8>> {
-    let tables = "(table 1 funcref)".repeat(32);
+    let tables = "(core instance (instantiate $table))".repeat(31);
     let text = format!(
         r#"(component
             (import "wasi:http/types@0.2.0" (instance $types
@@ -177,7 +177,9 @@ fn heavy() -> Result<Vec<u8>> {
                 (export "response-outparam" (type (sub resource)))))
             (alias export $types "incoming-request" (type $request))
             (alias export $types "response-outparam" (type $out))
-            (core module $heavy {tables} (func (export "handle") (param i32 i32)))
+            (core module $table (table 1 funcref))
+            {tables}
+            (core module $heavy (table 1 funcref) (func (export "handle") (param i32 i32)))
             (core instance $heavy (instantiate $heavy))
             (func $handle (param "request" (own $request)) (param "response-out" (own $out))
                 (canon lift (core func $heavy "handle")))

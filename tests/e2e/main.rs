@@ -22,6 +22,7 @@ mod development;
 mod devices;
 mod disk;
 mod embeddings;
+mod engines;
 mod environments;
 mod events;
 mod external_data;

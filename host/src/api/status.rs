@@ -82,6 +82,21 @@ pub struct LoadedGraph {
     pub size: u64,
 }
 
+/// A process that runs graphs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Engine {
+    /// The backend that it was started for.
+    pub name: &'static str,
+    /// The deployment's id or the graph's SHA-256 that has it for itself; null when it is shared.
+    pub own: Option<String>,
+    /// Its process.
+    pub process: Option<u32>,
+    /// How many graphs it has loaded.
+    pub graphs: usize,
+    /// What confines it: `rlimits`, `landlock` with its version, `seccomp`.
+    pub confined_by: Vec<String>,
+}
+
 /// How a node is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
@@ -97,6 +112,8 @@ pub struct Status {
     pub active_replicas: usize,
     /// Graphs in memory.
     pub loaded_graphs: Vec<LoadedGraph>,
+    /// The processes that run graphs; none when graphs run in the server's own, or when none is loaded.
+    pub engines: Vec<Engine>,
     /// `pooling` or `ondemand`.
     pub allocator: String,
     /// What runs graphs.
@@ -167,6 +184,7 @@ async fn status(State(api): State<Api>) -> Json<Status> {
                 size: graph.bytes,
             })
             .collect(),
+        engines: engines(&api),
         allocator: format!("{:?}", api.runtime.allocator()).to_lowercase(),
         backends: found(&api),
         unreadable_documents: unreadable_documents(&api),
@@ -176,6 +194,18 @@ async fn status(State(api): State<Api>) -> Json<Status> {
         },
         open_files_limit: api.open_files,
     })
+}
+
+fn engines(api: &Api) -> Vec<Engine> {
+    let engines = api.runtime.engines().into_iter();
+    let shown = |one: samovar_runtime::EngineInfo| Engine {
+        name: one.backend,
+        own: one.own,
+        process: one.process,
+        graphs: one.graphs,
+        confined_by: one.confined_by,
+    };
+    engines.map(shown).collect()
 }
 
 fn unreadable_documents(api: &Api) -> Vec<UnreadableDocument> {

@@ -8,6 +8,7 @@ mod client;
 mod completions;
 mod confirm;
 mod deployment;
+mod engine;
 mod environment;
 mod events;
 mod failure;
@@ -108,6 +109,9 @@ enum Command {
     Login(login::Arguments),
     /// Print a script that completes commands in a shell
     Completions(completions::Arguments),
+    /// Run graphs for a server, which starts this itself
+    #[command(hide = true)]
+    Engine,
 }
 
 /// Runs the command that the process was started with.
@@ -121,6 +125,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Engine = &cli.command {
+        return engine::run();
+    }
     let format = if cli.json { Format::Json } else { Format::Text };
     let mut builder = match &cli.command {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -160,6 +167,8 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Audit(arguments) => audit::run(&client()?, arguments, format).await,
         Command::Events(arguments) => events::run(&client()?, arguments, format).await,
         Command::Login(arguments) => login::run(arguments, format).await,
+        // Before there is an executor.
+        Command::Engine => Ok(()),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

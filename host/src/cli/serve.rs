@@ -10,7 +10,9 @@ use super::output::Format;
 use crate::domain::bundle::GraphBackend;
 use crate::domain::webhook_address::Allowance;
 use crate::manifest::units;
-use crate::node::{self, AuthMode, BaseDomain, LostSecrets, Origin, Output, ServeOptions};
+use crate::node::{
+    self, AuthMode, BaseDomain, EngineMode, LostSecrets, Origin, Output, ServeOptions,
+};
 use crate::server::Timeouts;
 
 /// What it is given.
@@ -49,6 +51,9 @@ pub struct Arguments {
     /// Memory of each GPU that graphs may take, as 8GiB; all that is free without it
     #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
     gpu_memory: Option<u64>,
+    /// Where graphs run
+    #[arg(long, value_name = "WHERE", value_enum, default_value = "shared")]
+    engines: Engines,
     /// Requests of one deployment that may wait for a replica
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_queued_requests: usize,
@@ -83,6 +88,16 @@ enum Backend {
     Onnxruntime,
     /// rten, which is always there
     Rten,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Engines {
+    /// In one process for each backend, beside the server's
+    Shared,
+    /// In processes of each deployment's own
+    PerDeployment,
+    /// In the server's own process, which a model can end then
+    InProcess,
 }
 
 fn size_bytes(text: &str) -> Result<u64, String> {
@@ -135,6 +150,11 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             Backend::Rten => GraphBackend::Rten,
         },
         gpu_memory_bytes: arguments.gpu_memory,
+        engines: match arguments.engines {
+            Engines::Shared => EngineMode::Shared,
+            Engines::PerDeployment => EngineMode::PerDeployment,
+            Engines::InProcess => EngineMode::InProcess,
+        },
         max_queued_requests: arguments.max_queued_requests,
         max_requests_per_replica: arguments.max_requests_per_replica,
         max_replicas: arguments.max_replicas,

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use samovar_runtime::backend::BackendOptions;
-use samovar_runtime::{EngineOptions, Runtime, RuntimeOptions};
+use samovar_runtime::{EngineOptions, Engines, Runtime, RuntimeOptions};
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::control::access::AuthMode;
 use crate::control::builder::Builder;
 use crate::control::secrets::GuestSecrets;
-use crate::control::serving::{NodeLimits, Serving};
+use crate::control::serving::{EngineMode, NodeLimits, Serving};
 use crate::control::subscriber::{self, Begin, Outlet, Told};
 use crate::domain::api_key::{Action, ApiKey, KeyType};
 use crate::domain::changes::Promote;
@@ -59,8 +59,10 @@ impl Node {
             artifacts: path.join("artifacts"),
             engine: EngineOptions::default(),
             backends: BackendOptions::default(),
+            engines: Engines::InProcess,
         };
         let limits = NodeLimits {
+            engines: EngineMode::InProcess,
             max_queued_requests: 10,
             max_requests_per_replica: None,
             drain_timeout: Duration::from_secs(60),

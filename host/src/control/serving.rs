@@ -84,6 +84,19 @@ pub struct NodeLimits {
     pub max_requests_per_replica: Option<u64>,
     /// How long requests may go on whose deployment has ended, or whose replica was told to stop.
     pub drain_timeout: Duration,
+    /// Where graphs run.
+    pub engines: EngineMode,
+}
+
+/// Where graphs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineMode {
+    /// In one process for each backend.
+    Shared,
+    /// In processes of each deployment's own.
+    PerDeployment,
+    /// In the node's own process.
+    InProcess,
 }
 
 /// A deployment with its replicas. Every request holds it until the head of its answer is there; once it is routed to no
@@ -508,7 +521,11 @@ impl Serving {
         };
         let mut specs = Vec::with_capacity(bundle.graphs.len());
         for (name, graph) in &bundle.graphs {
-            specs.push(graphs::spec(owner, name, graph, &self.blobs).await?);
+            let mut spec = graphs::spec(owner, name, graph, &self.blobs).await?;
+            if self.limits.engines == EngineMode::PerDeployment {
+                spec.own_engine = Some(id.to_string());
+            }
+            specs.push(spec);
         }
         let mut environment: Vec<(String, String)> = bundle
             .environment_variables

@@ -17,8 +17,10 @@ use std::task::Context;
 
 pub(crate) use crate::budget::Owner;
 use crate::infer::backend::tensor::Place;
+use crate::infer::stop::Stop;
 use courier::Courier;
 use dispatch::Dispatch;
+pub(crate) use dispatch::Permit;
 
 /// The primitives that `dispatch` runs on; `interleavings` runs it on shuttle's.
 mod sync {
@@ -35,11 +37,28 @@ mod sync {
 /// The thread that runs a graph, as seen by a backend.
 pub(crate) struct Worker {
     rten_pool: Option<Arc<rten::ThreadPool>>,
+    stop: Option<Arc<Stop>>,
 }
 
 impl Worker {
     /// The thread that asks, for runs too short to be worth a hop.
-    pub const CALLER: Self = Self { rten_pool: None };
+    pub const CALLER: Self = Self {
+        rten_pool: None,
+        stop: None,
+    };
+
+    /// A thread of an engine, for one run.
+    pub fn of_engine(rten_pool: Arc<rten::ThreadPool>, stop: Arc<Stop>) -> Self {
+        Self {
+            rten_pool: Some(rten_pool),
+            stop: Some(stop),
+        }
+    }
+
+    /// What ends its run, if anything does.
+    pub fn stop(&self) -> Option<&Arc<Stop>> {
+        self.stop.as_ref()
+    }
 
     /// The threads that rten shall use; a compute thread is one of them, so that a run starts without another hop.
     pub fn rten_pool(&self) -> Option<Arc<rten::ThreadPool>> {
@@ -51,6 +70,7 @@ impl Worker {
         let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
         let worker = Self {
             rten_pool: Some(pool.clone()),
+            stop: None,
         };
         pool.run(|| work(&worker));
     }
@@ -116,6 +136,17 @@ impl Compute {
         let result = self.delivered(result).await;
         asked.over();
         result.unwrap_or_else(|_| Err(ComputeError::Panicked("its thread is gone".into())))
+    }
+
+    /// Permits for a run elsewhere of so many threads, when it is the deployment's turn. Whoever goes before leaves the queue.
+    ///
+    /// # Errors
+    /// When the queue is gone.
+    pub async fn permit(&self, owner: Owner, threads: usize) -> Result<Permit, ComputeError> {
+        let (mut asked, permit) = self.dispatch.ask_for_permit(owner, threads)?;
+        let permit = self.delivered(permit).await;
+        asked.over();
+        permit.map_err(|_| ComputeError::Panicked("the queue is gone".into()))
     }
 
     /// Waits for what a compute thread sends.

@@ -11,12 +11,14 @@ use crate::budget::Owner;
 use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::Place;
 use crate::infer::backend::{
-    BackendChoice, BackendInfo, Backends, Cards, DataFile, Device, GuestModel, LoadError, Loaded,
-    SharedBackends, Source, Target, Wanted,
+    BackendChoice, BackendInfo, Cards, DataFile, Device, GuestModel, LoadError, Loaded, Source,
+    Target, Wanted,
 };
 pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
 use crate::infer::compute::{Compute, Computes, guarded};
+use crate::infer::engines::EngineInfo;
+use crate::infer::loader::Loader;
 use crate::infer::run::Pace;
 pub use crate::infer::tally::{Distribution, Totals};
 use crate::infer::unloading::Unloading;
@@ -42,6 +44,8 @@ pub struct GraphSpec {
     pub threads: usize,
     /// How calls of the deployment's replicas are joined, if they are.
     pub batching: Option<Batching>,
+    /// Who has an engine for itself that it belongs in: its deployment, or nobody.
+    pub own_engine: Option<String>,
     /// Whose turn it is when it is loaded.
     pub owner: Owner,
 }
@@ -148,6 +152,7 @@ struct Key {
     backend: BackendChoice,
     target: Target,
     threads: usize,
+    own_engine: Option<String>,
 }
 
 /// How long a graph stays in memory whose users had gone before it was loaded.
@@ -204,7 +209,7 @@ impl Drop for Claim {
 
 /// The graphs of a node.
 pub struct GraphStore {
-    backends: SharedBackends,
+    loader: Loader,
     compute: Computes,
     slots: Mutex<HashMap<Key, Slot>>,
     /// Loading takes a core and much memory, so no more graphs load at once than there are cores.
@@ -218,13 +223,9 @@ fn loads_at_once() -> usize {
 
 impl GraphStore {
     /// A store that loads with these backends.
-    pub fn new(backends: Backends) -> Arc<Self> {
-        Self::sharing(Arc::new(backends))
-    }
-
-    pub(crate) fn sharing(backends: SharedBackends) -> Arc<Self> {
+    pub(crate) fn new(loader: impl Into<Loader>) -> Arc<Self> {
         Arc::new(Self {
-            backends,
+            loader: loader.into(),
             compute: Computes::default(),
             slots: Mutex::default(),
             loads: Turns::new(loads_at_once()),
@@ -241,6 +242,7 @@ impl GraphStore {
             backend: spec.backend,
             target: spec.target,
             threads: spec.threads,
+            own_engine: spec.own_engine.clone(),
         };
         let slot = self.lock().entry(key).or_default().clone();
         let mut shared = slot.clone().lock_owned().await;
@@ -248,7 +250,7 @@ impl GraphStore {
             return Ok(graph);
         }
         let spec = spec.clone();
-        let backends = self.backends.clone();
+        let loader = self.loader.clone();
         let compute = self.compute.clone();
         let permit = self.loads.take(spec.owner).await;
         // Loaded in any case: should those go who wait for it, it is there for those who come next.
@@ -264,9 +266,11 @@ impl GraphStore {
                     threads: spec.threads,
                     data: &spec.data,
                     digest: Some(&spec.digest),
+                    name: &spec.name,
+                    own_engine: spec.own_engine.as_deref(),
                     ..Wanted::default()
                 };
-                let loaded = backends.load(&source, wanted)?;
+                let loaded = loader.load(&source, wanted)?;
                 Ok(Arc::new(LoadedGraph::new(
                     loaded,
                     compute,
@@ -317,15 +321,16 @@ impl GraphStore {
         owner: Owner,
         model: GuestModel,
     ) -> Result<Arc<LoadedGraph>, GraphError> {
-        let backends = self.backends.clone();
+        let loader = self.loader.clone();
         let compute = self.compute.clone();
         self.load(owner, move || {
             let wanted = Wanted {
                 target: Target::Cpu,
                 threads: 1,
+                name: "from bytes",
                 ..Wanted::default()
             };
-            let loaded = backends.load(&Source::Bytes(&model), wanted)?;
+            let loaded = loader.load(&Source::Bytes(&model), wanted)?;
             let bytes = model.loaded_bytes();
             let graph = LoadedGraph::new(loaded, compute, String::new(), 1, bytes);
             Ok(Arc::new(graph))
@@ -364,17 +369,27 @@ impl GraphStore {
 
     /// The cards of this machine.
     pub fn cards(&self) -> Cards {
-        self.backends.cards()
+        self.loader.cards()
+    }
+
+    /// The engines that run.
+    pub fn engines(&self) -> Vec<EngineInfo> {
+        self.loader.engines()
+    }
+
+    /// What confines the engines; nothing when there are none.
+    pub fn confined_by(&self) -> Option<Vec<String>> {
+        self.loader.confined_by()
     }
 
     /// Forgets what is kept of a model on disk. Whoever has it loaded goes on with it.
     pub fn forget(&self, digest: &str) {
-        self.backends.forget(digest);
+        self.loader.forget(digest);
     }
 
     /// The backends of this machine.
     pub fn backends(&self) -> Vec<BackendInfo> {
-        self.backends.info()
+        self.loader.info()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Slot>> {

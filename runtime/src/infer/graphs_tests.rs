@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::*;
 use crate::infer::backend::testing::{backends, row_by_row};
+use crate::infer::loader::Loader;
 
 #[tokio::test]
 async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, row_by_row()).unwrap();
-    let store = GraphStore::sharing(backends());
+    let store = GraphStore::new(Loader::InProcess(backends()));
     let spec = GraphSpec {
         name: "default".into(),
         digest: "a graph that is let go while it loads".into(),
@@ -20,6 +21,7 @@ async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
         target: Target::Cpu,
         threads: 1,
         batching: None,
+        own_engine: None,
         owner: Owner::named("tests"),
     };
     let mut first = Box::pin(store.acquire(&spec));
@@ -47,7 +49,7 @@ async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
 
 #[tokio::test]
 async fn a_load_keeps_its_turn_until_it_ends_though_its_caller_goes() {
-    let store = GraphStore::sharing(backends());
+    let store = GraphStore::new(Loader::InProcess(backends()));
     let turns = loads_at_once();
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
     let (release, released) = std::sync::mpsc::channel::<()>();

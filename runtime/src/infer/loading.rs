@@ -94,6 +94,7 @@ mod tests {
             target: Target::Cpu,
             threads: 1,
             batching: None,
+            own_engine: None,
             owner: Owner::named("tests"),
         }
     }

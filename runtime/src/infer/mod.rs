@@ -3,11 +3,14 @@
 pub mod backend;
 pub(crate) mod batch;
 pub(crate) mod compute;
+pub mod engines;
 pub mod graphs;
+pub(crate) mod loader;
 pub mod loading;
 pub mod nn;
 pub(crate) mod residency;
 pub(crate) mod run;
+pub(crate) mod stop;
 pub(crate) mod tally;
 mod unloading;
 pub(crate) mod usage;

@@ -8,6 +8,7 @@ use crate::infer::backend::port::arrange;
 use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{Loaded, RunError, Runs};
 use crate::infer::compute::{ComputeError, Owner, Worker, guarded};
+use crate::infer::engines::Remote;
 use crate::infer::graphs::LoadedGraph;
 use crate::infer::tally::Queued;
 
@@ -115,6 +116,11 @@ impl LoadedGraph {
         unclaimed: impl FnOnce(Result<Ran, ComputeFailure>) + Send + 'static,
     ) -> Result<Ran, ComputeFailure> {
         let asked = Instant::now();
+        if let Some(remote) = self.loaded.model.remote() {
+            return self
+                .run_remote(remote, owner, inputs, queued, asked, unclaimed)
+                .await;
+        }
         if self.is_short(&inputs) {
             drop(queued);
             return self.run_on(&Worker::CALLER, inputs, asked);
@@ -127,6 +133,41 @@ impl LoadedGraph {
         self.compute
             .run(owner, self.threads, job, unclaimed)
             .await?
+    }
+
+    /// The same in an engine: it gets its permits here, so that deployments share the cores there as they do here.
+    async fn run_remote(
+        &self,
+        remote: &Remote,
+        owner: Owner,
+        inputs: Vec<Tensor>,
+        queued: Queued,
+        asked: Instant,
+        unclaimed: impl FnOnce(Result<Ran, ComputeFailure>) + Send + 'static,
+    ) -> Result<Ran, ComputeFailure> {
+        let permit = match self.is_short(&inputs) {
+            true => None,
+            false => Some(self.compute.permit(owner, self.threads).await?),
+        };
+        drop(queued);
+        let input_bytes = bytes(&inputs);
+        let begun = Instant::now();
+        let waited = begun.saturating_duration_since(asked);
+        let pace = self.pace.clone();
+        let ran = move |outputs| {
+            let took = begun.elapsed();
+            pace.remember(took, input_bytes);
+            Ran {
+                outputs,
+                took,
+                waited,
+            }
+        };
+        let lost = ran.clone();
+        let outputs = remote
+            .compute(inputs, permit, move || unclaimed(Ok(lost(Vec::new()))))
+            .await?;
+        Ok(ran(outputs))
     }
 
     /// Runs it once on this thread. A panic of the backend is an error of this run.

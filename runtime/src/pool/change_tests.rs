@@ -49,6 +49,7 @@ impl Node {
         let guest = wat::parse_str(include_str!("guest.wat")).unwrap();
         std::fs::write(folder.path().join("guest.wasm"), guest).unwrap();
         let runtime = Runtime::new(RuntimeOptions {
+            engines: crate::Engines::InProcess,
             artifacts: folder.path().join("artifacts"),
             engine: EngineOptions {
                 max_replicas: SLOTS,

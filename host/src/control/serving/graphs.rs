@@ -43,6 +43,7 @@ pub async fn spec(
             max_size: batch.max_size as usize,
             max_delay: Duration::from_millis(batch.max_delay_ms.into()),
         }),
+        own_engine: None,
     })
 }
 

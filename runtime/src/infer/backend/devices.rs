@@ -26,7 +26,7 @@ pub struct Card {
 }
 
 /// The driver, or why there is none.
-pub(super) struct Driver(Result<Nvml, String>);
+pub(crate) struct Driver(Result<Nvml, String>);
 
 impl Driver {
     /// Looks for it.

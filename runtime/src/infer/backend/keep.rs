@@ -131,6 +131,22 @@ impl Keep {
     }
 }
 
+/// Forgets a model in every folder of forms below `root`, for those who do not know which libraries made them.
+pub(crate) fn forget_kept(root: &Path, digest: &str) {
+    let folders = |of: &Path| std::fs::read_dir(of).into_iter().flatten().flatten();
+    for backend in folders(root) {
+        for made_under in folders(&backend.path()) {
+            for file in folders(&made_under.path()) {
+                let name = file.file_name();
+                let rest = name.to_str().and_then(|name| name.strip_prefix(digest));
+                if rest.is_some_and(|rest| rest.starts_with('.')) {
+                    let _ = std::fs::remove_file(file.path());
+                }
+            }
+        }
+    }
+}
+
 /// Which of these go so that the rest fit: the oldest.
 fn too_much(mut kept: Vec<(SystemTime, String, u64)>, limit: u64) -> Vec<String> {
     kept.sort();

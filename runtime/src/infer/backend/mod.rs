@@ -16,21 +16,27 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::infer::compute::{Worker, guarded};
+use crate::infer::engines::Remote;
 pub use device::Device;
 pub use devices::Card;
-use devices::Driver;
+pub(crate) use devices::Driver;
 pub use discovery::newest_library;
+pub(crate) use keep::forget_kept;
+pub(crate) use onnx::external::Laid;
+use onnx::external::needs;
 pub use onnx::external::{DataFile, DataNeed};
-use onnx::external::{Laid, needs};
 use onnx::folding::Folding;
 use onnx::{ModelProto, Onnx, classes};
 pub use onnxruntime::disable_telemetry;
 use port::Port;
+pub(crate) use rten::info as rten_info;
 use tensor::{Place, Tensor};
 
 /// Which backend a graph is meant for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BackendChoice {
     /// onnxruntime where there is one and it can run the graph, else rten.
     #[default]
@@ -42,7 +48,7 @@ pub enum BackendChoice {
 }
 
 /// Where a graph is meant to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Target {
     /// Whatever there is.
     #[default]
@@ -68,8 +74,18 @@ pub struct BackendInfo {
     pub reason: Option<String>,
 }
 
+/// Which libraries are opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Libraries {
+    /// All that are found.
+    #[default]
+    All,
+    /// None but rten, which is part of this program.
+    OnlyRten,
+}
+
 /// Where to look for inference libraries.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct BackendOptions {
     /// The file of ONNX Runtime's library; searched for when `None`.
     pub onnxruntime: Option<PathBuf>,
@@ -83,6 +99,8 @@ pub struct BackendOptions {
     pub scratch: Option<PathBuf>,
     /// Bytes of each card that graphs may take, all together; what is free of it when `None`.
     pub gpu_memory_bytes: Option<u64>,
+    /// Which libraries are opened.
+    pub libraries: Libraries,
 }
 
 /// The cards of this machine, for people and programs that ask.
@@ -107,6 +125,10 @@ pub(crate) struct Wanted<'a> {
     pub data: &'a [DataFile],
     /// What is kept of it on disk has this name.
     pub digest: Option<&'a str>,
+    /// Its name in the manifest, for people.
+    pub name: &'a str,
+    /// Who has an engine for itself that it belongs in.
+    pub own_engine: Option<&'a str>,
     /// How far its constants may be folded: found out when it is read.
     pub folding: Folding,
 }
@@ -148,6 +170,11 @@ impl GuestModel {
         })
     }
 
+    /// As the guest gave it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Memory that it takes once it is loaded.
     pub fn loaded_bytes(&self) -> u64 {
         self.onnx.loaded_bytes(self.bytes.len() as u64)
@@ -162,6 +189,11 @@ pub(crate) trait Model: Send + Sync {
     /// Where it leaves its outputs.
     fn place(&self) -> Place {
         Place::Host
+    }
+
+    /// The graph in an engine that it is, if it is one.
+    fn remote(&self) -> Option<&Remote> {
+        None
     }
 }
 
@@ -183,7 +215,7 @@ impl From<String> for RunError {
 }
 
 /// Where runs of a model belong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Runs {
     /// On the calling thread, when they are known to be short.
     Anywhere,
@@ -226,13 +258,26 @@ const MAX_MODEL_BYTES: u64 = 2 << 30;
 const KNOWN_BYTES: u64 = 64 << 20;
 
 impl Backends {
-    /// Looks for the libraries.
+    /// Looks for the libraries, and sweeps the folder for models whose weights lie in other files.
     pub fn discover(options: BackendOptions) -> Self {
+        if let Some(scratch) = &options.scratch {
+            let _ = std::fs::remove_dir_all(scratch);
+        }
+        Self::beside_others(options)
+    }
+
+    /// Looks for the libraries. Other processes use the same folders.
+    pub(crate) fn beside_others(options: BackendOptions) -> Self {
         let driver = Arc::new(Driver::find());
         let installed = options
             .installed
             .map(|folder| folder.join(onnxruntime::NAME));
-        let found = discovery::onnxruntime(options.onnxruntime.as_deref(), installed.as_deref());
+        let found = match options.libraries {
+            Libraries::All => {
+                discovery::onnxruntime(options.onnxruntime.as_deref(), installed.as_deref())
+            }
+            Libraries::OnlyRten => Err((None, "it is not opened here".into())),
+        };
         let onnxruntime = found.and_then(|path| {
             let optimized = options.optimized.as_ref();
             let optimized = optimized.map(|folder| folder.join(onnxruntime::NAME));
@@ -245,9 +290,6 @@ impl Backends {
         {
             // It takes a second or two, for which no request shall wait.
             onnxruntime.no_cuda();
-        }
-        if let Some(scratch) = &options.scratch {
-            let _ = std::fs::remove_dir_all(scratch);
         }
         Self {
             driver,
@@ -405,6 +447,18 @@ impl Backends {
         self.load_whole(&onnx.model, &bytes, &source, Some(Arc::new(laid)), wanted)
     }
 
+    /// Loads a model that [`lay_out`] has laid out.
+    pub(crate) fn load_laid(&self, model: &Path, wanted: Wanted<'_>) -> Result<Loaded, LoadError> {
+        let bytes = map(model)?;
+        let onnx = Onnx::read(&bytes).map_err(LoadError)?;
+        let laid = Some(Arc::new(Laid::lent(model)));
+        let wanted = Wanted {
+            folding: onnx.folding,
+            ..wanted
+        };
+        self.load_whole(&onnx.model, &bytes, &Source::File(model), laid, wanted)
+    }
+
     /// Loads a model whose weights are in it or laid out beside it.
     fn load_whole(
         &self,
@@ -462,6 +516,16 @@ impl Backends {
         };
         loaded.map_err(LoadError)
     }
+}
+
+/// Lays a model out whose weights lie in these files, below `scratch`: for another process to load.
+pub(crate) fn lay_out(path: &Path, data: &[DataFile], scratch: &Path) -> Result<Laid, LoadError> {
+    let bytes = map(path)?;
+    let onnx = Onnx::read(&bytes).map_err(LoadError)?;
+    let needs = needs(&onnx.references).map_err(LoadError)?;
+    let without_maps = classes::without_maps(&onnx.model, &bytes).map_err(LoadError)?;
+    let bytes = without_maps.as_deref().unwrap_or(&bytes);
+    Laid::out(scratch, bytes, &needs, data).map_err(LoadError)
 }
 
 fn reason(missing: &BackendInfo) -> &str {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::tensor::{ElementType, Tensor};
 use crate::text::{Quoted, bounded_format};
 
@@ -11,7 +13,7 @@ pub const MAX_RANK: usize = 64;
 const SHOWN_DIMS: usize = 8;
 
 /// Type of an input or output as the graph declares it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum PortType {
     F32,
@@ -99,7 +101,7 @@ impl fmt::Display for PortType {
 }
 
 /// An input or output of a graph.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// Its name in the graph.
     pub name: String,
@@ -114,7 +116,7 @@ pub struct Port {
 }
 
 /// The classes that a classifier tells apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Labels {
     /// By number.
     Numbers(Vec<i64>),

@@ -26,7 +26,7 @@ use crate::infer::compute::Worker;
 const NAME: &str = "rten";
 const VERSION: &str = "0.27";
 
-pub(super) fn info() -> BackendInfo {
+pub(crate) fn info() -> BackendInfo {
     BackendInfo {
         name: NAME,
         version: Some(VERSION.into()),

@@ -5,10 +5,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
 /// Types of elements that travel through wasi-nn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum ElementType {
     Fp16,
@@ -52,7 +54,7 @@ impl fmt::Display for ElementType {
 }
 
 /// The memory that a tensor lies in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Place {
     /// The machine's own.
     #[default]
@@ -74,6 +76,11 @@ pub trait Kept: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// In the backend's words, when they cannot be brought to the host.
     fn read(&self) -> Result<Cow<'_, [u8]>, String>;
+
+    /// The same for those who may not wait on their thread: nothing when `read` does not wait.
+    fn fetched(&self) -> Option<BoxFuture<'static, Result<Vec<u8>, String>>> {
+        None
+    }
 }
 
 /// Elements, in whatever form they came: a guest's bytes, or a backend's output taken over as it is.

@@ -10,7 +10,35 @@ use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, spawn};
 use super::{ComputeError, Worker, guarded};
 use crate::budget::{Budget, Owner, Ticket};
 
-type Job = Box<dyn FnOnce(&Worker) + Send>;
+type Work = Box<dyn FnOnce(&Worker) + Send>;
+
+/// What begins when it has its permits.
+pub(super) enum Job {
+    /// On a thread of this process.
+    Here(Work),
+    /// Elsewhere: whoever waits gets the permits.
+    Elsewhere(oneshot::Sender<Permit>),
+}
+
+/// Permits of a run that goes on elsewhere, until this is dropped.
+pub(crate) struct Permit {
+    /// Nothing when somebody else has given them back.
+    dispatch: Option<Arc<Dispatch>>,
+    run: u64,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(dispatch) = self.dispatch.take() else {
+            return;
+        };
+        let mut state = dispatch.lock();
+        state.budget.give_back(self.run);
+        let failed = dispatch.hand_out(&mut state);
+        drop(state);
+        failed.log();
+    }
+}
 
 /// While runs wait, it is looked this often whether others have begun to take long.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -44,7 +72,7 @@ enum Lookout {
 #[derive(Default)]
 pub(super) struct Crew {
     /// Runs that have their permits and no thread yet, with their numbers.
-    ready: VecDeque<(u64, Job)>,
+    ready: VecDeque<(u64, Work)>,
     /// Threads without a run, also those that are on their way to one of these or start for one.
     pub idle: usize,
     /// Those of them that sleep until they are called.
@@ -56,7 +84,7 @@ pub(super) struct Crew {
 #[must_use]
 #[derive(Default)]
 struct Failed {
-    jobs: Vec<(u64, Job)>,
+    jobs: Vec<(u64, Work)>,
     error: Option<std::io::Error>,
 }
 
@@ -138,6 +166,21 @@ impl Dispatch {
         Ok((asked, result))
     }
 
+    /// Has somebody get the permits for a run elsewhere when its turn comes.
+    pub fn ask_for_permit(
+        self: &Arc<Self>,
+        owner: Owner,
+        threads: usize,
+    ) -> Result<(Asked<'_>, oneshot::Receiver<Permit>), ComputeError> {
+        let (sender, permit) = oneshot::channel();
+        let ticket = self.queue(owner, threads, Job::Elsewhere(sender))?;
+        let asked = Asked {
+            dispatch: self,
+            ticket: Some(ticket),
+        };
+        Ok((asked, permit))
+    }
+
     /// Has `job` run when its turn comes.
     pub fn ask(
         self: &Arc<Self>,
@@ -145,12 +188,21 @@ impl Dispatch {
         threads: usize,
         job: impl FnOnce(&Worker) + Send + 'static,
     ) -> Result<Ticket, ComputeError> {
+        self.queue(owner, threads, Job::Here(Box::new(job)))
+    }
+
+    fn queue(
+        self: &Arc<Self>,
+        owner: Owner,
+        threads: usize,
+        job: Job,
+    ) -> Result<Ticket, ComputeError> {
         let threads = self.kind(threads);
         let mut state = self.lock();
-        let ticket = state.budget.ask(owner, threads, Box::new(job));
+        let ticket = state.budget.ask(owner, threads, job);
         let failed = self.hand_out(&mut state);
         drop(state);
-        let is_own = |(run, _): &(u64, Job)| ticket.is_of(*run);
+        let is_own = |(run, _): &(u64, Work)| ticket.is_of(*run);
         match &failed.error {
             Some(error) if failed.jobs.iter().any(is_own) => {
                 Err(ComputeError::NoThread(error.to_string()))
@@ -183,8 +235,23 @@ impl Dispatch {
         let now = Instant::now();
         while let Some(begun) = state.budget.next(now) {
             let threads = begun.permits;
+            let job = match begun.job {
+                Job::Here(job) => job,
+                Job::Elsewhere(sender) => {
+                    let permit = Permit {
+                        dispatch: Some(self.clone()),
+                        run: begun.run,
+                    };
+                    if let Err(mut unwanted) = sender.send(permit) {
+                        // Not by dropping it: the lock is held.
+                        unwanted.dispatch = None;
+                        state.budget.give_back(begun.run);
+                    }
+                    continue;
+                }
+            };
             let crew = state.crews.entry(threads).or_default();
-            crew.ready.push_back((begun.run, begun.job));
+            crew.ready.push_back((begun.run, job));
             if crew.idle >= crew.ready.len() {
                 // Those that are awake look before they sleep.
                 if crew.asleep > 0 {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use wasmtime::component::{Linker, Resource, ResourceType};
 
 use super::NnView;
@@ -65,6 +66,12 @@ pub(super) fn weight(tensor: &Tensor) -> u64 {
     (tensor.data.bytes() + 4 * tensor.dims.len()) as u64
 }
 
+/// A tensor's elements: at hand, or on their way from elsewhere.
+enum Read {
+    Here(Bytes),
+    Away(BoxFuture<'static, Result<Vec<u8>, String>>),
+}
+
 /// A tensor's elements on their way into a guest, held by their tensor until they are there.
 struct Lent(Arc<Tensor>);
 
@@ -103,13 +110,18 @@ impl NnView<'_> {
     }
 
     /// The elements: copied once, from where the backend left them into the guest.
-    fn data(&self, tensor: &Resource<GuestTensor>) -> wasmtime::Result<Bytes> {
+    fn data(&self, tensor: &Resource<GuestTensor>) -> wasmtime::Result<Read> {
         let tensor = &self.table.get(tensor)?.0;
+        if let Data::Kept(kept) = &tensor.data
+            && let Some(fetched) = kept.fetched()
+        {
+            return Ok(Read::Away(fetched));
+        }
         let read = tensor.data.read();
-        Ok(match read.map_err(wasmtime::Error::msg)? {
+        Ok(Read::Here(match read.map_err(wasmtime::Error::msg)? {
             Cow::Borrowed(_) => Bytes::from_owner(Lent(tensor.clone())),
             Cow::Owned(bytes) => bytes.into(),
-        })
+        }))
     }
 
     fn drop_tensor(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<()> {
@@ -145,8 +157,16 @@ pub(super) fn add_to_linker<T: Send + 'static>(
         "[method]tensor.ty",
         move |mut store, (tensor,): (Tensors,)| Ok((view(store.data_mut()).ty(&tensor)?,)),
     )?;
-    tensors.func_wrap(
+    tensors.func_wrap_async(
         "[method]tensor.data",
-        move |mut store, (tensor,): (Tensors,)| Ok((view(store.data_mut()).data(&tensor)?,)),
+        move |mut store, (tensor,): (Tensors,)| {
+            let read = view(store.data_mut()).data(&tensor);
+            Box::new(async move {
+                Ok((match read? {
+                    Read::Here(bytes) => bytes,
+                    Read::Away(fetched) => fetched.await.map_err(wasmtime::Error::msg)?.into(),
+                },))
+            })
+        },
     )
 }

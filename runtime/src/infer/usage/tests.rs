@@ -9,6 +9,7 @@ use crate::infer::backend::tensor::{Data, ElementType};
 use crate::infer::backend::testing::{backends, choices, liar, row_by_row};
 use crate::infer::backend::{BackendChoice, Target};
 use crate::infer::graphs::{GraphSpec, GraphStore};
+use crate::infer::loader::Loader;
 use crate::infer::tally::Queued;
 
 const RULES: Batching = Batching {
@@ -30,9 +31,10 @@ async fn graph(bytes: Vec<u8>, backend: BackendChoice, name: &str) -> Arc<Loaded
         // With one thread a short run would not wait for others at all.
         threads: 2,
         batching: Some(RULES),
+        own_engine: None,
         owner: Owner::named("tests"),
     };
-    let graph = GraphStore::sharing(backends())
+    let graph = GraphStore::new(Loader::InProcess(backends()))
         .acquire(&spec)
         .await
         .unwrap();

@@ -99,7 +99,14 @@ fn checked(location: &str) -> Option<String> {
 
 /// A folder with a model and its files, which goes when this is dropped. What a backend has mapped stays mapped.
 pub(crate) struct Laid {
-    folder: tempfile::TempDir,
+    folder: Folder,
+}
+
+enum Folder {
+    /// Goes with this.
+    Own(tempfile::TempDir),
+    /// Somebody else lets it go.
+    Lent(PathBuf),
 }
 
 impl Laid {
@@ -148,7 +155,9 @@ impl Laid {
                 .map_err(failed)?;
             names.insert(location.clone(), name);
         }
-        let laid = Self { folder };
+        let laid = Self {
+            folder: Folder::Own(folder),
+        };
         let copy = edited(model, &mut Rename(names))?;
         std::fs::write(laid.model(), copy).map_err(failed)?;
         Ok(laid)
@@ -156,7 +165,19 @@ impl Laid {
 
     /// The model.
     pub fn model(&self) -> PathBuf {
-        self.folder.path().join("model.onnx")
+        let folder = match &self.folder {
+            Folder::Own(folder) => folder.path(),
+            Folder::Lent(folder) => folder,
+        };
+        folder.join("model.onnx")
+    }
+
+    /// What another process has laid out, whose model this is.
+    pub fn lent(model: &Path) -> Self {
+        let folder = model.parent().unwrap_or(Path::new("")).to_owned();
+        Self {
+            folder: Folder::Lent(folder),
+        }
     }
 }
 

@@ -37,7 +37,7 @@ struct OffHost {
 }
 
 impl Model for SharedSession {
-    fn run(&self, tensors: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
+    fn run(&self, tensors: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, RunError> {
         let ports = self.inputs.iter().zip(&self.input_names);
         let given = ports
             .zip(&tensors)
@@ -49,10 +49,16 @@ impl Model for SharedSession {
             inputs.push(input(port, tensor).map_err(RunError::Inputs)?);
         }
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
+        let options = worker.stop().map(|_| Options::new()).transpose();
+        let options = options.map_err(|e| e.to_string())?.map(Arc::new);
+        let ending = worker.stop().zip(options.clone());
+        let ending = ending.map(|(stop, options)| stop.by(move || options.terminate()));
+        let options = options.as_deref();
         let outputs = match &self.device {
-            None => self.run_plain(&names, &values),
-            Some(memories) => self.run_bound(&names, &values, memories),
+            None => self.run_plain(&names, &values, options),
+            Some(memories) => self.run_bound(&names, &values, memories, options),
         };
+        drop(ending);
         let outputs = outputs.map_err(|error| match error.code() {
             // What an operator says of values that it cannot compute with, such as an index beyond a tensor's end.
             ErrorCode::InvalidArgument => RunError::Inputs(error.to_string()),
@@ -123,6 +129,7 @@ impl SharedSession {
         &self,
         input_names: &[*const c_char],
         inputs: &[*const ort::sys::OrtValue],
+        options: Option<&Options>,
     ) -> ort::Result<Vec<DynValue>> {
         let output_names: Vec<_> = self.output_names.iter().map(|name| name.as_ptr()).collect();
         let mut outputs = vec![null_mut(); output_names.len()];
@@ -132,7 +139,7 @@ impl SharedSession {
         unsafe {
             ort::Error::result_from_status((ort::api().Run)(
                 self.session.ptr().cast_mut(),
-                null(),
+                options.map_or(null(), Options::ptr),
                 input_names.as_ptr(),
                 inputs.as_ptr(),
                 inputs.len(),
@@ -150,6 +157,7 @@ impl SharedSession {
         input_names: &[*const c_char],
         inputs: &[*const ort::sys::OrtValue],
         memories: &OffHost,
+        options: Option<&Options>,
     ) -> ort::Result<Vec<DynValue>> {
         let api = ort::api();
         let binding = Binding::new(&self.session)?;
@@ -175,7 +183,7 @@ impl SharedSession {
         let status = unsafe {
             (api.RunWithBinding)(
                 self.session.ptr().cast_mut(),
-                null(),
+                options.map_or(null(), Options::ptr),
                 binding.0.as_ptr().cast_const(),
             )
         };
@@ -230,6 +238,48 @@ fn memory_of(device: AllocationDevice<'_>, id: i32) -> Result<MemoryInfo<'static
     MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
         .map(|memory| memory.to_owned())
         .map_err(|e| e.to_string())
+}
+
+/// Options of one run, by which it can be ended.
+struct Options(NonNull<ort::sys::OrtRunOptions>);
+
+// SAFETY: the library documents `RunOptionsSetTerminate` as callable while a run goes on, and nothing else is done to them.
+unsafe impl Send for Options {}
+// SAFETY: as above.
+unsafe impl Sync for Options {}
+
+impl Options {
+    fn new() -> ort::Result<Self> {
+        let mut options = null_mut();
+        // SAFETY: the new options are written.
+        let status = unsafe { (ort::api().CreateRunOptions)(&mut options) };
+        // SAFETY: the status that the call gave, read once.
+        unsafe { ort::Error::result_from_status(status)? };
+        NonNull::new(options)
+            .map(Self)
+            .ok_or_else(|| ort::Error::new("no options were made"))
+    }
+
+    fn ptr(&self) -> *const ort::sys::OrtRunOptions {
+        self.0.as_ptr().cast_const()
+    }
+
+    /// Ends the run before its next operator.
+    fn terminate(&self) {
+        // SAFETY: the options are alive.
+        let status = unsafe { (ort::api().RunOptionsSetTerminate)(self.0.as_ptr()) };
+        // SAFETY: the status that the call gave, read once.
+        if let Err(error) = unsafe { ort::Error::result_from_status(status) } {
+            tracing::warn!(%error, "a run cannot be ended");
+        }
+    }
+}
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        // SAFETY: made by `CreateRunOptions`, dropped once, and no run has them.
+        unsafe { (ort::api().ReleaseRunOptions)(self.0.as_ptr()) };
+    }
 }
 
 /// What one run reads and where its outputs go.

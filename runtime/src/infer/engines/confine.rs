@@ -1,0 +1,288 @@
+//! What an engine may not do, as far as the system can see to it: it reads models and writes its caches, and nothing else.
+//!
+//! Each of these is asked for; what the kernel does not have is left out, and the node is told what there is.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope, path_beneath_rules,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::infer::backend::Backends;
+
+/// What an engine may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Folders and files that it may read.
+    pub read: Vec<PathBuf>,
+    /// Folders that it may also write to.
+    pub write: Vec<PathBuf>,
+    /// Bytes of memory of its own that it may have; without a limit when `None`.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What of the system every engine reads: about the processor, the memory and itself.
+const SYSTEM: [&str; 5] = [
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self",
+    "/sys/devices/system",
+    "/sys/fs/cgroup",
+];
+/// Opened instead of files that are not to be there, and written to by libraries that have nothing to say.
+const NOTHING: &str = "/dev/null";
+
+/// What a graph on a card wants besides: the driver's libraries are opened when the first one is loaded.
+const CARD_LIBRARIES: [&str; 7] = ["/usr", "/lib", "/lib64", "/opt", "/etc", "/proc", "/sys"];
+const CARD_DEVICES: &str = "/dev";
+
+/// Lets an engine also read what its libraries open later: those beside them, and the drivers of a card if there is one.
+pub(super) fn with_libraries(mut confinement: Confinement, backends: &Backends) -> Confinement {
+    let infos = backends.info();
+    let found = infos.iter().filter_map(|info| info.path.as_deref());
+    let found = found.filter_map(Path::parent).map(Path::to_path_buf);
+    confinement.read.extend(found);
+    if !backends.cards().cards.is_empty() {
+        confinement
+            .read
+            .extend(CARD_LIBRARIES.iter().map(PathBuf::from));
+        confinement.write.push(CARD_DEVICES.into());
+    }
+    confinement
+}
+
+/// Confines this process; answers with what confines it now.
+///
+/// # Errors
+/// When something that the kernel has cannot be turned on.
+pub(super) fn confine(confinement: &Confinement) -> io::Result<Vec<String>> {
+    let mut active = vec!["rlimits".to_owned()];
+    limit(confinement)?;
+    if let Some(landlock) = confine_files(confinement).map_err(io::Error::other)? {
+        active.push(landlock);
+    }
+    // Last: it forbids what the others need.
+    if let Some(seccomp) = confine_calls().map_err(io::Error::other)? {
+        active.push(seccomp);
+    }
+    Ok(active)
+}
+
+fn limit(confinement: &Confinement) -> io::Result<()> {
+    let at_most = |resource, most: u64| {
+        let limit = getrlimit(resource);
+        let most = limit.maximum.map_or(most, |maximum| maximum.min(most));
+        setrlimit(
+            resource,
+            Rlimit {
+                current: Some(most),
+                maximum: Some(most),
+            },
+        )
+    };
+    // A core of an engine has what callers sent.
+    at_most(Resource::Core, 0)?;
+    if let Some(bytes) = confinement.memory_bytes {
+        // Of private memory: what an engine maps of models and shares with the node does not count.
+        at_most(Resource::Data, bytes)?;
+    }
+    Ok(())
+}
+
+/// Files, the network and other processes, by Landlock. Nothing where the kernel has none.
+fn confine_files(confinement: &Confinement) -> Result<Option<String>, landlock::RulesetError> {
+    let abi = ABI::V6;
+    let read = AccessFs::from_read(abi);
+    let system = SYSTEM.iter().map(PathBuf::from);
+    let readable = confinement.read.iter().cloned().chain(system);
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?
+        .add_rules(path_beneath_rules(readable, read))?
+        .add_rules(path_beneath_rules([NOTHING], AccessFs::from_file(abi)))?
+        .add_rules(path_beneath_rules(
+            &confinement.write,
+            AccessFs::from_all(abi),
+        ))?
+        .restrict_self()?;
+    Ok(match (status.ruleset, status.landlock) {
+        (RulesetStatus::NotEnforced, _) => None,
+        (_, LandlockStatus::Available { effective_abi, .. }) => {
+            Some(format!("landlock {}", effective_abi as i32))
+        }
+        _ => Some("landlock".into()),
+    })
+}
+
+/// System calls, by a filter that holds for all threads. Nothing where the kernel has none.
+fn confine_calls() -> Result<Option<String>, seccompiler::Error> {
+    let Ok(arch) = std::env::consts::ARCH.try_into() else {
+        return Ok(None);
+    };
+    let action = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
+    let refused = SeccompFilter::new(
+        refused_calls()?,
+        SeccompAction::Allow,
+        action(libc::EPERM),
+        arch,
+    )?;
+    // `clone3` keeps its flags where no filter can look, so that it is said not to be there: the C library takes `clone` then.
+    let absent = SeccompFilter::new(
+        BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
+        SeccompAction::Allow,
+        action(libc::ENOSYS),
+        arch,
+    )?;
+    for filter in [absent, refused] {
+        let program: BpfProgram = filter.try_into()?;
+        match seccompiler::apply_filter_all_threads(&program) {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the kernel takes no filter of system calls");
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some("seccomp".into()))
+}
+
+/// Calls that an engine has no use for: other programs and processes, the network, and ways around the other walls.
+fn refused_calls() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Error> {
+    let mut calls = vec![
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_socket,
+        libc::SYS_connect,
+        libc::SYS_bind,
+        libc::SYS_listen,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_kill,
+        libc::SYS_pidfd_open,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_io_uring_setup,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_name_to_handle_at,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_kexec_load,
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+    ];
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([libc::SYS_fork, libc::SYS_vfork]);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+    let no_thread = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Qword,
+        SeccompCmpOp::MaskedEq(thread),
+        0,
+    )?;
+    let another_process = SeccompRule::new(vec![no_thread])?;
+    rules.insert(libc::SYS_clone, vec![another_process]);
+    Ok(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Set in the process that confines itself: the folder that it is given.
+    const CONFINED: &str = "SAMOVAR_TEST_CONFINED";
+
+    /// Tries what an engine may do and what it may not, in a process of its own, because there is no way back.
+    #[test]
+    fn a_confined_process_reads_its_models_writes_its_caches_and_nothing_else() {
+        if let Some(folder) = std::env::var_os(CONFINED) {
+            return confine_and_try(Path::new(&folder));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["models", "caches", "secrets"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name).join("file"), name).unwrap();
+        }
+        let test = concat!(
+            module_path!(),
+            "::a_confined_process_reads_its_models_writes_its_caches_and_nothing_else"
+        );
+        let (_, test) = test.split_once("::").unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(CONFINED, folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("tried everything"),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn confine_and_try(folder: &Path) {
+        let confinement = Confinement {
+            read: vec![folder.join("models")],
+            write: vec![folder.join("caches")],
+            memory_bytes: Some(1 << 30),
+        };
+        let active = confine(&confinement).unwrap();
+        println!("confined by {active:?}");
+        let has = |name: &str| active.iter().any(|one| one.starts_with(name));
+        if has("landlock") {
+            std::fs::read(folder.join("models/file")).unwrap();
+            std::fs::write(folder.join("models/file"), "changed").unwrap_err();
+            std::fs::write(folder.join("caches/new"), "made").unwrap();
+            std::fs::rename(folder.join("caches/new"), folder.join("caches/old")).unwrap();
+            std::fs::read(folder.join("secrets/file")).unwrap_err();
+            std::fs::read("/etc/passwd").unwrap_err();
+            std::fs::hard_link(folder.join("models/file"), folder.join("caches/link")).unwrap_err();
+        }
+        if has("seccomp") {
+            std::net::TcpStream::connect("127.0.0.1:9").unwrap_err();
+            let refused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+            let program = Command::new("/proc/self/exe").spawn().unwrap_err();
+            assert_eq!(program.raw_os_error(), Some(libc::EPERM));
+        }
+        // What it needs goes on: threads, memory within the limit.
+        let thread = std::thread::spawn(|| vec![1u8; 64 << 20].len());
+        assert_eq!(thread.join().unwrap(), 64 << 20);
+        let mut beyond: Vec<u8> = Vec::new();
+        beyond.try_reserve_exact(2 << 30).unwrap_err();
+        println!("tried everything");
+    }
+}

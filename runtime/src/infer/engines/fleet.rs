@@ -1,0 +1,604 @@
+//! The engines of a node: started when a graph needs one, ended when none does, and which graph is loaded in which.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+
+use super::blame::{Blame, Verdict, Whose};
+use super::remote::Remote;
+use super::running::{Ended, LoadFailure, Opened, Running};
+use super::wire::{Load, LoadSource, LoadedHead, Open, backend_name};
+use super::{Confinement, EngineInfo, Program};
+use crate::infer::backend::tensor::Place;
+use crate::infer::backend::{
+    BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Laid, Libraries,
+    LoadError, Loaded, Model, Source, Target, Wanted, lay_out, rten_info,
+};
+
+/// How long an engine without a graph stays, for the next one.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long to wait before an engine is started whose last one ended at once, and the most.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// An engine that ran for so long did not end at once.
+const SETTLED: Duration = Duration::from_secs(10);
+/// How long an engine may take to say what it takes of the cards.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Which graphs share an engine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Group {
+    backend: Backend,
+    /// The graph or the deployment that has it for itself.
+    own: Option<String>,
+}
+
+/// The backend of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Backend {
+    Rten,
+    Onnxruntime,
+}
+
+impl Backend {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rten => "rten",
+            Self::Onnxruntime => "onnxruntime",
+        }
+    }
+}
+
+/// The engine of a group, and how it went so far.
+#[derive(Default)]
+struct Berth {
+    engine: Option<Arc<Running>>,
+    started: Option<Instant>,
+    /// Ends in a row that came soon after the start.
+    quick_ends: u32,
+}
+
+/// A graph, as it is loaded and loaded again.
+pub(super) struct Spec {
+    /// Its name, for people.
+    pub name: String,
+    /// What is held against it is held under this.
+    key: String,
+    pub threads: usize,
+    backend: Backend,
+    target: Target,
+    digest: Option<String>,
+    source: OwnedSource,
+    /// Who has an engine for itself.
+    own_engine: Option<String>,
+}
+
+#[derive(Clone)]
+enum OwnedSource {
+    File { path: PathBuf, data: Vec<DataFile> },
+    Bytes(Arc<[u8]>),
+}
+
+/// Where a graph is loaded. It is unloaded when this is dropped.
+pub(super) struct At {
+    pub engine: Arc<Running>,
+    pub graph: u32,
+    pub executor: Handle,
+    /// The files that it is loaded from again.
+    _laid: Option<Laid>,
+    _counted: Counted,
+}
+
+/// Keeps the engine of a group from ending for want of graphs.
+struct Counted {
+    fleet: Arc<Fleet>,
+    group: Group,
+}
+
+/// The engines.
+pub(crate) struct Fleet {
+    program: Program,
+    confinement: Confinement,
+    options: BackendOptions,
+    executor: Handle,
+    driver: Driver,
+    berths: Mutex<HashMap<Group, Arc<Mutex<Berth>>>>,
+    /// How many graphs are loaded in the engine of each group.
+    counts: Mutex<HashMap<Group, Arc<AtomicUsize>>>,
+    blame: Mutex<Blame>,
+    next: AtomicU32,
+    /// What the first engine with ONNX Runtime said of itself.
+    opened: OnceLock<Opened>,
+}
+
+impl Fleet {
+    /// Engines that find their libraries by these options. Starts one to learn what there is.
+    ///
+    /// # Errors
+    /// When no engine can be started, or the caller is on no executor.
+    pub fn open(
+        program: Program,
+        confinement: Confinement,
+        options: BackendOptions,
+    ) -> Result<Arc<Self>, String> {
+        let executor = Handle::try_current().map_err(|e| e.to_string())?;
+        if let Some(scratch) = &options.scratch {
+            let _ = std::fs::remove_dir_all(scratch);
+        }
+        let fleet = Arc::new(Self {
+            program,
+            confinement,
+            options,
+            executor,
+            driver: Driver::find(),
+            berths: Mutex::default(),
+            counts: Mutex::default(),
+            blame: Mutex::default(),
+            next: AtomicU32::new(1),
+            opened: OnceLock::new(),
+        });
+        let group = Group {
+            backend: Backend::Onnxruntime,
+            own: None,
+        };
+        let engine = fleet
+            .engine(&group)
+            .map_err(|e| format!("no engine starts: {e}"))?;
+        let _ = fleet.opened.set(engine.opened().clone());
+        fleet.let_linger(group);
+        Ok(fleet)
+    }
+
+    fn scratch(&self) -> PathBuf {
+        let scratch = self.options.scratch.clone();
+        scratch.unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// Where models are kept in the forms that load quickest.
+    pub fn optimized(&self) -> Option<&Path> {
+        self.options.optimized.as_deref()
+    }
+
+    /// Ends every engine.
+    #[cfg(test)]
+    pub async fn kill_all(&self, why: &str) {
+        let engines: Vec<_> = lock(&self.berths)
+            .values()
+            .filter_map(|berth| lock(berth).engine.clone())
+            .collect();
+        for engine in engines {
+            engine.kill(why.into(), None);
+            while engine.is_there() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    /// The engines that run.
+    pub fn engines(&self) -> Vec<EngineInfo> {
+        let berths: Vec<_> = lock(&self.berths)
+            .iter()
+            .map(|(group, berth)| (group.clone(), berth.clone()))
+            .collect();
+        let running = berths.into_iter().filter_map(|(group, berth)| {
+            // One that just starts is no engine yet.
+            let engine = berth.try_lock().ok()?.engine.clone()?;
+            engine.is_there().then(|| EngineInfo {
+                backend: group.backend.name(),
+                graphs: self.count(&group).load(Ordering::Relaxed),
+                own: group.own,
+                process: engine.process(),
+                confined_by: engine.opened().confined_by.clone(),
+            })
+        });
+        running.collect()
+    }
+
+    /// What confines engines here.
+    pub fn confined_by(&self) -> &[String] {
+        self.opened.get().map_or(&[], |opened| &opened.confined_by)
+    }
+
+    /// Every backend, also those that cannot be used.
+    pub fn info(&self) -> Vec<BackendInfo> {
+        let opened = self.opened.get().into_iter();
+        let found = opened.flat_map(|opened| opened.backends.iter().cloned());
+        let mut found: Vec<_> = found.filter_map(super::wire::BackendHead::info).collect();
+        if !found.iter().any(|info| info.name == rten_info().name) {
+            found.push(rten_info());
+        }
+        found
+    }
+
+    /// The cards of this machine. May wait for an engine.
+    pub fn cards(&self) -> Cards {
+        let reason = match self.opened.get() {
+            Some(opened) => opened.no_cards.clone(),
+            None => Some("no engine has started".into()),
+        };
+        match self.driver.cards() {
+            Err(reason) => Cards {
+                cards: Vec::new(),
+                reason: Some(reason),
+            },
+            Ok(cards) => {
+                let used = self.used_of_cards();
+                let used = |card: &Card| used.get(&card.number).copied().unwrap_or(0);
+                let cards = cards.into_iter().map(|card| {
+                    let used = used(&card);
+                    (card, used)
+                });
+                Cards {
+                    cards: cards.collect(),
+                    reason,
+                }
+            }
+        }
+    }
+
+    fn used_of_cards(&self) -> HashMap<u32, u64> {
+        let engines: Vec<Arc<Running>> = lock(&self.berths)
+            .values()
+            .filter_map(|berth| berth.try_lock().ok()?.engine.clone())
+            .collect();
+        let mut used = HashMap::new();
+        for engine in engines {
+            let answer = engine.used_of_cards();
+            let timeout = tokio::time::timeout(ASK_TIMEOUT, answer);
+            let _entered = self.executor.enter();
+            if let Ok(Ok(bytes)) = futures::executor::block_on(timeout) {
+                for (card, bytes) in bytes {
+                    *used.entry(card).or_default() += bytes;
+                }
+            }
+        }
+        used
+    }
+
+    /// Loads a model. For threads that may block.
+    ///
+    /// # Errors
+    /// What the backends say of it, or how their engines ended.
+    pub fn load(
+        self: &Arc<Self>,
+        source: &Source<'_>,
+        wanted: Wanted<'_>,
+    ) -> Result<Loaded, LoadError> {
+        let choice = match wanted.choice {
+            BackendChoice::Auto => self.options.default,
+            chosen => chosen,
+        };
+        let load = |backend| self.load_with(backend, source, wanted);
+        let missing = self.missing_onnxruntime();
+        let loaded = match (choice, missing, wanted.target) {
+            // It says itself that it has no card.
+            (BackendChoice::Rten, _, Target::Cpu | Target::Auto) => load(Backend::Rten),
+            (BackendChoice::Auto, Some(why), Target::Cpu | Target::Auto) => load(Backend::Rten)
+                .map_err(|e| format!("{e}; onnxruntime, which could perhaps run it: {why}")),
+            (BackendChoice::Auto, None, Target::Cpu | Target::Auto) => load(Backend::Onnxruntime)
+                .or_else(|first| {
+                    load(Backend::Rten).map_err(|second| format!("{first}; {second}"))
+                }),
+            _ => load(Backend::Onnxruntime),
+        };
+        loaded.map_err(LoadError)
+    }
+
+    /// Why ONNX Runtime cannot be used, if it cannot.
+    fn missing_onnxruntime(&self) -> Option<String> {
+        let info = self.info();
+        let found = info.iter().find(|info| info.name != rten_info().name)?;
+        match (&found.version, &found.reason) {
+            (Some(_), None) => None,
+            (_, reason) => Some(reason.clone().unwrap_or_else(|| "not found".into())),
+        }
+    }
+
+    fn load_with(
+        self: &Arc<Self>,
+        backend: Backend,
+        source: &Source<'_>,
+        wanted: Wanted<'_>,
+    ) -> Result<Loaded, String> {
+        let (source, key) = match source {
+            Source::File(path) => {
+                let key = wanted
+                    .digest
+                    .map_or_else(|| path.display().to_string(), str::to_owned);
+                let source = OwnedSource::File {
+                    path: path.to_path_buf(),
+                    data: wanted.data.to_vec(),
+                };
+                (source, key)
+            }
+            Source::Bytes(model) => {
+                let bytes = model.bytes();
+                (
+                    OwnedSource::Bytes(bytes.into()),
+                    hex::encode(Sha256::digest(bytes)),
+                )
+            }
+        };
+        let spec = Arc::new(Spec {
+            name: wanted.name.to_owned(),
+            key,
+            threads: wanted.threads,
+            backend,
+            target: wanted.target,
+            // An optimized copy would hold the weights once more.
+            digest: wanted
+                .digest
+                .filter(|_| wanted.data.is_empty())
+                .map(str::to_owned),
+            source,
+            own_engine: wanted.own_engine.map(str::to_owned),
+        });
+        let (at, head) = self.load_spec(&spec)?;
+        let backend = backend_name(&head.backend)
+            .ok_or_else(|| format!("an engine has a backend `{}`", head.backend))?;
+        let model: Box<dyn Model> = Box::new(Remote::new(self.clone(), spec, head.place, at));
+        Ok(Loaded {
+            model,
+            backend,
+            device: head.device,
+            runs: head.runs,
+            inputs: head.inputs,
+            outputs: head.outputs,
+            mixes_rows: head.mixes_rows,
+        })
+    }
+
+    /// Loads a graph whose engine has ended.
+    ///
+    /// # Errors
+    /// What the backend says of it now, or why it is not loaded.
+    pub(super) async fn load_again(self: &Arc<Self>, spec: &Arc<Spec>) -> Result<At, String> {
+        let (fleet, spec) = (self.clone(), spec.clone());
+        let loading = self.executor.spawn_blocking(move || {
+            fleet
+                .load_spec(&spec)
+                .map(|(at, _)| at)
+                .map_err(|e| format!("graph `{}` cannot be loaded again: {e}", spec.name))
+        });
+        loading
+            .await
+            .unwrap_or_else(|e| Err(format!("loading stopped unexpectedly: {e}")))
+    }
+
+    fn load_spec(self: &Arc<Self>, spec: &Spec) -> Result<(At, LoadedHead), String> {
+        let now = Instant::now();
+        let own = match lock(&self.blame).verdict(&spec.key, now) {
+            Verdict::Shared => spec.own_engine.clone(),
+            Verdict::Alone => Some(spec.key.clone()),
+            Verdict::Quarantined { until, ends } => {
+                let seconds = until.saturating_duration_since(now).as_secs() + 1;
+                return Err(format!(
+                    "it ended its engine {ends} times, so it is not run for another {seconds} s: look in the server's log for what was sent, and mend the model or refuse such inputs"
+                ));
+            }
+        };
+        let group = Group {
+            backend: spec.backend,
+            own,
+        };
+        // Before the engine is looked for, so that it does not end meanwhile.
+        let counted = Counted::new(self, group);
+        let engine = self.engine(&counted.group)?;
+        let graph = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut at = At {
+            engine: engine.clone(),
+            graph,
+            executor: self.executor.clone(),
+            _laid: None,
+            _counted: counted,
+        };
+        engine.name(graph, &spec.name, &spec.key);
+        let (mut part, mut laid) = (None, None);
+        let source = match &spec.source {
+            OwnedSource::File { path, data } if data.is_empty() => LoadSource::File(path.clone()),
+            // Here, because an engine that could link blobs could also write to them.
+            OwnedSource::File { path, data } => {
+                let made = lay_out(path, data, &self.scratch()).map_err(|e| e.0)?;
+                let model = made.model();
+                laid = Some(made);
+                LoadSource::Laid(model)
+            }
+            OwnedSource::Bytes(bytes) => {
+                let placed = engine.arena().part_of(bytes)?;
+                let span = placed.span();
+                part = Some(placed);
+                LoadSource::Bytes(span)
+            }
+        };
+        let loading = engine.load(Load {
+            graph,
+            choice: match spec.backend {
+                Backend::Rten => BackendChoice::Rten,
+                Backend::Onnxruntime => BackendChoice::Onnxruntime,
+            },
+            target: spec.target,
+            threads: spec.threads,
+            digest: spec.digest.clone(),
+            source,
+        });
+        let loaded = futures::executor::block_on(loading);
+        drop(part);
+        match loaded {
+            Ok(Ok(head)) => {
+                // On a card it is loaded from these files again after others took its room.
+                at._laid = laid.filter(|_| head.place != Place::Host);
+                Ok((at, head))
+            }
+            Ok(Err(LoadFailure::Refused(error))) => Err(error),
+            Ok(Err(LoadFailure::Ended(ended))) => {
+                Err(format!("the engine that loaded it ended: {}", ended.why))
+            }
+            Err(_) => Err("its engine is gone".into()),
+        }
+    }
+
+    /// The engine of a group, started now if there is none.
+    fn engine(self: &Arc<Self>, group: &Group) -> Result<Arc<Running>, String> {
+        let berth = lock(&self.berths).entry(group.clone()).or_default().clone();
+        let mut berth = lock(&berth);
+        if let Some(engine) = &berth.engine {
+            if engine.is_there() {
+                return Ok(engine.clone());
+            }
+            let was_quick = berth.started.is_some_and(|at| at.elapsed() < SETTLED);
+            berth.quick_ends = if was_quick { berth.quick_ends + 1 } else { 0 };
+            berth.engine = None;
+        }
+        std::thread::sleep(backoff(berth.quick_ends));
+        let mut options = self.options.clone();
+        if group.backend == Backend::Rten {
+            options.libraries = Libraries::OnlyRten;
+        }
+        let open = Open {
+            backends: options,
+            confinement: match self.program {
+                Program::Process(_) => Some(self.confinement.clone()),
+                #[cfg(test)]
+                Program::Thread => None,
+            },
+        };
+        let (fleet, its) = (Arc::downgrade(self), group.clone());
+        let told = Box::new(move |ended: &Ended, names: &[(String, String)]| {
+            if let Some(fleet) = fleet.upgrade() {
+                fleet.note_end(&its, ended, names);
+            }
+        });
+        let engine = Running::start(&self.executor, &self.program, open, told)
+            .map_err(|e| format!("an engine cannot be started: {e}"))?;
+        tracing::info!(
+            process = engine.process(),
+            backend = group.backend.name(),
+            own = group.own,
+            confined_by = engine.opened().confined_by.join(", "),
+            "an engine has started"
+        );
+        berth.started = Some(Instant::now());
+        berth.engine = Some(engine.clone());
+        Ok(engine)
+    }
+
+    /// Notes which graphs an engine ended with.
+    fn note_end(&self, group: &Group, ended: &Ended, suspects: &[(String, String)]) {
+        let whose = match &group.own {
+            Some(_) => Whose::Own,
+            None => Whose::Shared,
+        };
+        let now = Instant::now();
+        let mut blame = lock(&self.blame);
+        for (_, key) in suspects {
+            blame.ended(key, whose, now);
+        }
+        drop(blame);
+        let names: Vec<&str> = suspects.iter().map(|(name, _)| name.as_str()).collect();
+        tracing::warn!(
+            process = ended.process,
+            why = ended.why,
+            graphs = names.join(", "),
+            "an engine ended"
+        );
+    }
+
+    fn count(&self, group: &Group) -> Arc<AtomicUsize> {
+        lock(&self.counts).entry(group.clone()).or_default().clone()
+    }
+
+    /// Ends the engine of a group when it has had no graph for a while.
+    fn let_linger(self: &Arc<Self>, group: Group) {
+        let fleet = Arc::downgrade(self);
+        self.executor.spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            let Some(fleet) = fleet.upgrade() else { return };
+            let Some(berth) = lock(&fleet.berths).get(&group).cloned() else {
+                return;
+            };
+            // While somebody starts one there is a graph for it.
+            let Ok(mut berth) = berth.try_lock() else {
+                return;
+            };
+            if fleet.count(&group).load(Ordering::Relaxed) > 0 {
+                return;
+            }
+            if let Some(engine) = berth.engine.take() {
+                engine.close();
+            }
+            drop(berth);
+            if group.own.is_some() {
+                lock(&fleet.berths).remove(&group);
+                lock(&fleet.counts).remove(&group);
+            }
+        });
+    }
+}
+
+impl Counted {
+    fn new(fleet: &Arc<Fleet>, group: Group) -> Self {
+        fleet.count(&group).fetch_add(1, Ordering::Relaxed);
+        Self {
+            fleet: fleet.clone(),
+            group,
+        }
+    }
+}
+
+impl Drop for At {
+    fn drop(&mut self) {
+        self.engine.unload(self.graph);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let count = self.fleet.count(&self.group);
+        if count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.fleet.let_linger(self.group.clone());
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for berth in lock(&self.berths).values() {
+            if let Some(engine) = lock(berth).engine.take() {
+                engine.close();
+            }
+        }
+    }
+}
+
+/// How long to wait before the next start after so many ends that came at once.
+fn backoff(quick_ends: u32) -> Duration {
+    match quick_ends {
+        0 => Duration::ZERO,
+        ends => FIRST_BACKOFF
+            .saturating_mul(2u32.saturating_pow(ends - 1))
+            .min(LONGEST_BACKOFF),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps and records, whole at every instant; a start that panics leaves no engine behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_that_end_at_once_are_started_later_each_time() {
+        assert_eq!(backoff(0), Duration::ZERO);
+        assert_eq!(backoff(1), FIRST_BACKOFF);
+        assert_eq!(backoff(2), FIRST_BACKOFF * 2);
+        assert_eq!(backoff(u32::MAX), LONGEST_BACKOFF);
+    }
+}

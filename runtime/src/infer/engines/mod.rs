@@ -1,0 +1,68 @@
+//! Engines: processes that load graphs and run them, so that native code which crashes, hangs or takes all memory harms its
+//! own process and not the node.
+//!
+//! The node starts `samovar engine`, hands it two sockets and shared memory (`socket.rs`, `arena.rs`, `wire.rs`), and has it
+//! confined (`confine.rs`). `serve.rs` is what the engine does; `running.rs` is one engine as the node sees it; `fleet.rs`
+//! starts them and decides which graph is loaded where, with `blame.rs`; `remote.rs` is a graph in an engine, for those who
+//! run it.
+
+mod arena;
+mod blame;
+mod confine;
+mod fleet;
+mod kept;
+mod remote;
+mod running;
+mod serve;
+mod socket;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::path::PathBuf;
+
+pub use confine::Confinement;
+pub(crate) use fleet::Fleet;
+pub(crate) use remote::Remote;
+pub use serve::serve;
+
+/// What is run as an engine.
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// A program that calls [`serve`] when its first argument is `engine`.
+    Process(PathBuf),
+    /// A thread of this process, which is confined by nothing.
+    #[cfg(test)]
+    Thread,
+}
+
+/// An engine that runs, for people and programs that ask.
+#[derive(Clone, Debug)]
+pub struct EngineInfo {
+    /// The backend that it was started for.
+    pub backend: &'static str,
+    /// The graph's digest or the deployment's id that has it for itself; nothing when it is shared.
+    pub own: Option<String>,
+    /// Its process.
+    pub process: Option<u32>,
+    /// How many graphs it has loaded.
+    pub graphs: usize,
+    /// What confines it.
+    pub confined_by: Vec<String>,
+}
+
+/// Where graphs are loaded and run.
+#[derive(Clone, Debug, Default)]
+pub enum Engines {
+    /// In this process.
+    #[default]
+    InProcess,
+    /// In processes of their own.
+    Processes {
+        /// What they run.
+        program: Program,
+        /// What they may use.
+        confinement: Confinement,
+    },
+}

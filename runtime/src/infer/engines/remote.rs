@@ -1,0 +1,197 @@
+//! A graph in an engine, for those who run it. It is loaded again when its engine has ended.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::fleet::{At, Fleet, Spec};
+use super::kept::KeptAway;
+use super::running::{RunEnd, Running};
+use crate::infer::backend::tensor::{Data, Place, Tensor};
+use crate::infer::backend::{Model, RunError};
+use crate::infer::compute::Worker;
+
+/// How long a run may go on that nobody waits for any more. Its engine is killed then.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often a run is begun whose engine ended on account of another graph.
+const MAX_ATTEMPTS: usize = 3;
+
+/// The graph.
+pub(crate) struct Remote {
+    fleet: Arc<Fleet>,
+    spec: Arc<Spec>,
+    place: Place,
+    at: Mutex<Arc<At>>,
+    /// One caller loads it again, and the others wait.
+    again: tokio::sync::Mutex<()>,
+}
+
+impl Remote {
+    /// A graph that was loaded there.
+    pub(super) fn new(fleet: Arc<Fleet>, spec: Arc<Spec>, place: Place, at: At) -> Self {
+        Self {
+            fleet,
+            spec,
+            place,
+            at: Mutex::new(Arc::new(at)),
+            again: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Runs it. Should the future be dropped, the run is ended, and `unclaimed` gets what it gave all the same. `held` is
+    /// dropped when the run has ended.
+    ///
+    /// # Errors
+    /// In the backend's words; or how the engine ended, if this graph may have brought that about.
+    pub async fn compute<H, U>(
+        &self,
+        mut inputs: Vec<Tensor>,
+        mut held: H,
+        mut unclaimed: U,
+    ) -> Result<Vec<Tensor>, RunError>
+    where
+        H: Send + 'static,
+        U: FnOnce() + Send + 'static,
+    {
+        let mut last = String::new();
+        for _ in 0..MAX_ATTEMPTS {
+            let at = self.loaded().await?;
+            bring(&at.engine, &mut inputs).await?;
+            let (sender, receiver) = oneshot::channel();
+            let done = move |end| {
+                let Err((end, held, unclaimed)) = sender.send((end, held, unclaimed)) else {
+                    return;
+                };
+                if let RunEnd::Ran(_) = end {
+                    unclaimed();
+                }
+                drop(held);
+            };
+            let run = at
+                .engine
+                .run(at.graph, self.spec.threads, inputs, Box::new(done));
+            let stop = StopOnDrop {
+                at: &at,
+                name: &self.spec.name,
+                run: Some(run),
+            };
+            let ended = receiver.await;
+            stop.is_over();
+            let Ok((end, held_on, unclaimed_on)) = ended else {
+                return Err(RunError::Failed("its engine is gone".into()));
+            };
+            match end {
+                RunEnd::Ran(outputs) => return Ok(outputs),
+                RunEnd::Failed(error) => return Err(error),
+                RunEnd::Lost { ended, .. } if ended.suspects.contains(&at.graph) => {
+                    return Err(RunError::Failed(format!(
+                        "the engine that ran graph `{}` ended: {}",
+                        self.spec.name, ended.why
+                    )));
+                }
+                RunEnd::Lost {
+                    ended,
+                    inputs: unused,
+                } => {
+                    tracing::debug!(graph = self.spec.name, why = ended.why, "run again");
+                    last.clone_from(&ended.why);
+                    (inputs, held, unclaimed) = (unused, held_on, unclaimed_on);
+                }
+            }
+        }
+        Err(RunError::Failed(format!(
+            "the engine that ran graph `{}` ended {MAX_ATTEMPTS} times in a row on account of others; the last time {last}",
+            self.spec.name
+        )))
+    }
+
+    /// Where it is loaded: now, if the engine has ended that it was in.
+    async fn loaded(&self) -> Result<Arc<At>, RunError> {
+        if let Some(at) = self.at() {
+            return Ok(at);
+        }
+        let _turn = self.again.lock().await;
+        if let Some(at) = self.at() {
+            return Ok(at);
+        }
+        let at = self.fleet.load_again(&self.spec).await;
+        let at = Arc::new(at.map_err(RunError::Failed)?);
+        *self.lock() = at.clone();
+        Ok(at)
+    }
+
+    /// Where it is loaded, if its engine is there.
+    fn at(&self) -> Option<Arc<At>> {
+        let at = self.lock().clone();
+        at.engine.is_there().then_some(at)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<At>> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Model for Remote {
+    /// For threads that may block.
+    fn run(&self, inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
+        futures::executor::block_on(self.compute(inputs, (), || ()))
+    }
+
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn remote(&self) -> Option<&Remote> {
+        Some(self)
+    }
+}
+
+/// Brings to the host what stays in other engines than the one that is to run.
+async fn bring(engine: &Arc<Running>, inputs: &mut [Tensor]) -> Result<(), RunError> {
+    for tensor in inputs {
+        if KeptAway::of(&tensor.data).is_some_and(|kept| kept.is_in(engine)) {
+            continue;
+        }
+        let Data::Kept(kept) = &tensor.data else {
+            continue;
+        };
+        if let Some(fetched) = kept.fetched() {
+            tensor.data = Data::Bytes(fetched.await.map_err(RunError::Failed)?);
+        }
+    }
+    Ok(())
+}
+
+/// Ends the run when nobody waits for it any more.
+struct StopOnDrop<'a> {
+    at: &'a Arc<At>,
+    name: &'a str,
+    run: Option<u64>,
+}
+
+impl StopOnDrop<'_> {
+    fn is_over(mut self) {
+        self.run = None;
+    }
+}
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        let Some(run) = self.run else { return };
+        if !self.at.engine.is_running(run) {
+            return;
+        }
+        self.at.engine.stop(run);
+        let (at, name) = (self.at.clone(), self.name.to_owned());
+        self.at.executor.spawn(async move {
+            tokio::time::sleep(GRACE).await;
+            if at.engine.is_running(run) {
+                let why = format!(
+                    "a run of graph `{name}` went on for {GRACE:?} after nobody waited for it any more"
+                );
+                at.engine.kill(why, Some(at.graph));
+            }
+        });
+    }
+}

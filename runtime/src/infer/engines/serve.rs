@@ -1,0 +1,472 @@
+//! The engine's side: loads graphs and runs them, for the node that started it and for as long as that is there.
+//!
+//! One thread reads orders; each load has a thread of its own. Runs are taken out of their socket by as many threads as there
+//! are cores. Where those are all taken by long runs, and more wait, a watchman adds some.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::RecvFlags;
+
+use super::arena::Shared;
+use super::confine;
+use super::socket;
+use super::tensors::{self, Outgoing, Tensors};
+use super::wire::{
+    self, Answer, BackendHead, Failure, Load, LoadSource, LoadedHead, MAX_MESSAGE_BYTES, Open,
+    Order, Reply, Request, Span,
+};
+use crate::infer::backend::tensor::Tensor;
+use crate::infer::backend::{Backends, GuestModel, LoadError, Loaded, RunError, Source, Wanted};
+use crate::infer::compute::{Worker, guarded};
+use crate::infer::stop::Stop;
+
+/// The stack of a thread that loads: libraries recurse over the operators of a model.
+const LOAD_STACK_BYTES: usize = 64 << 20;
+/// Threads that run graphs, for each core, at most.
+const MAX_THREADS_PER_CORE: usize = 4;
+/// How long runs wait for a thread before there is one more.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Runs that were stopped before they came.
+const MAX_STOPPED: usize = 1024;
+
+struct Engine {
+    backends: Arc<Backends>,
+    control: UnixStream,
+    /// Frames go out whole.
+    answering: Mutex<()>,
+    runs: OwnedFd,
+    arena: Shared,
+    graphs: RwLock<HashMap<u32, Arc<Loaded>>>,
+    tensors: Tensors,
+    stops: Mutex<Stops>,
+    crew: Crew,
+}
+
+#[derive(Default)]
+struct Stops {
+    running: HashMap<u64, Arc<Stop>>,
+    /// Stopped before they came.
+    early: Vec<u64>,
+}
+
+/// The threads that run graphs.
+#[derive(Default)]
+struct Crew {
+    threads: AtomicUsize,
+    idle: AtomicUsize,
+    number: AtomicU64,
+    /// Whether the watchman sleeps.
+    unwatched: AtomicBool,
+    watch: Mutex<()>,
+    called: Condvar,
+}
+
+/// Runs an engine until its node is gone. `control` is its end of the stream that the node made.
+///
+/// # Errors
+/// When the node does not begin as a node does.
+pub fn serve(control: UnixStream) -> io::Result<()> {
+    let [runs, arena] = socket::receive_files(&control)?;
+    let arena = Shared::open(&arena)?;
+    let Some(Order::Open(open)) = socket::read_frame(&control)? else {
+        return Err(io::Error::other("the first order is none to open"));
+    };
+    let Open {
+        backends: options,
+        confinement,
+    } = *open;
+    for folder in [&options.optimized, &options.scratch].into_iter().flatten() {
+        // What is not there cannot be opened later.
+        std::fs::create_dir_all(folder)?;
+    }
+    let backends = Arc::new(Backends::beside_others(options));
+    // After the libraries are open, which lie anywhere; before anything of a pusher is read.
+    let is_process = confinement.is_some();
+    let confined_by = match confinement {
+        Some(confinement) => confine::confine(&confine::with_libraries(confinement, &backends))?,
+        None => Vec::new(),
+    };
+    let opened = Answer::Opened {
+        backends: backends.info().iter().map(BackendHead::of).collect(),
+        no_cards: backends.cards().reason,
+        confined_by,
+    };
+    socket::write_frame(&control, &opened)?;
+    let engine = Arc::new(Engine {
+        backends,
+        control,
+        answering: Mutex::default(),
+        runs,
+        arena,
+        graphs: RwLock::default(),
+        tensors: Tensors::default(),
+        stops: Mutex::default(),
+        crew: Crew::default(),
+    });
+    for _ in 0..cores() {
+        engine.hire()?;
+    }
+    let watchman = engine.clone();
+    std::thread::Builder::new()
+        .name("watchman".into())
+        .spawn(move || watchman.watch())?;
+    let followed = engine.follow();
+    if is_process {
+        // At once: what runs yet is not waited for, and libraries are not taken down under it.
+        // SAFETY: ends the process, and nothing after it.
+        unsafe { libc::_exit(i32::from(followed.is_err())) };
+    }
+    followed
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+impl Engine {
+    /// Obeys until the node is gone.
+    fn follow(self: &Arc<Self>) -> io::Result<()> {
+        while let Some(order) = socket::read_frame(&self.control)? {
+            self.obey(order)?;
+        }
+        Ok(())
+    }
+
+    fn obey(self: &Arc<Self>, order: Order) -> io::Result<()> {
+        match order {
+            Order::Open(_) => {}
+            Order::Load(load) => {
+                let (graph, engine) = (load.graph, self.clone());
+                let started = std::thread::Builder::new()
+                    .name("load".into())
+                    .stack_size(LOAD_STACK_BYTES)
+                    .spawn(move || engine.load(load));
+                if let Err(error) = started {
+                    let error = format!("no thread can be started to load it: {error}");
+                    self.answer(&Answer::NotLoaded { graph, error })?;
+                }
+            }
+            Order::UsedOfCards { asked } => {
+                let cards = self.backends.cards().cards;
+                let bytes = cards.into_iter().map(|(card, used)| (card.number, used));
+                let bytes = bytes.collect();
+                self.answer(&Answer::UsedOfCards { asked, bytes })?;
+            }
+            Order::Ping { asked } => self.answer(&Answer::Pong { asked })?,
+        }
+        Ok(())
+    }
+
+    fn answer(&self, answer: &Answer) -> io::Result<()> {
+        let _whole = lock(&self.answering);
+        socket::write_frame(&self.control, answer)
+    }
+
+    fn load(&self, load: Load) {
+        let graph = load.graph;
+        let loaded = guarded(|| self.loaded(load))
+            .map_err(|e| LoadError(e.to_string()))
+            .flatten();
+        let answer = match loaded {
+            Ok(loaded) => {
+                let head = Box::new(LoadedHead {
+                    backend: loaded.backend.into(),
+                    device: loaded.device,
+                    place: loaded.model.place(),
+                    runs: loaded.runs,
+                    inputs: loaded.inputs.clone(),
+                    outputs: loaded.outputs.clone(),
+                    mixes_rows: loaded.mixes_rows.clone(),
+                });
+                let mut graphs = self.graphs.write().unwrap_or_else(PoisonError::into_inner);
+                graphs.insert(graph, Arc::new(loaded));
+                Answer::Loaded {
+                    graph,
+                    loaded: head,
+                }
+            }
+            Err(LoadError(error)) => Answer::NotLoaded { graph, error },
+        };
+        if let Err(error) = self.answer(&answer) {
+            let error = format!("its description cannot be sent: {error}");
+            let _ = self.answer(&Answer::NotLoaded { graph, error });
+        }
+    }
+
+    fn loaded(&self, load: Load) -> Result<Loaded, LoadError> {
+        let wanted = Wanted {
+            choice: load.choice,
+            target: load.target,
+            threads: load.threads,
+            data: &[],
+            digest: load.digest.as_deref(),
+            ..Wanted::default()
+        };
+        match load.source {
+            LoadSource::File(path) => self.backends.load(&Source::File(&path), wanted),
+            LoadSource::Laid(path) => self.backends.load_laid(&path, wanted),
+            LoadSource::Bytes(span) => {
+                let bytes = self.arena.copy(span).map_err(LoadError)?;
+                // The node has read it within the limits of its guest.
+                let model = GuestModel::read(bytes, u64::MAX)?;
+                self.backends.load(&Source::Bytes(&model), wanted)
+            }
+        }
+    }
+
+    /// Starts one more thread that runs graphs.
+    fn hire(self: &Arc<Self>) -> io::Result<()> {
+        self.crew.threads.fetch_add(1, Ordering::Relaxed);
+        self.crew.idle.fetch_add(1, Ordering::Relaxed);
+        let number = self.crew.number.fetch_add(1, Ordering::Relaxed);
+        let engine = self.clone();
+        let started = std::thread::Builder::new()
+            .name(format!("run-{number}"))
+            .spawn(move || {
+                let pool = Arc::new(rten::ThreadPool::with_num_threads(1));
+                let mut pools = Pools(vec![(1, pool.clone())]);
+                pool.run(|| engine.work(&mut pools));
+                engine.crew.threads.fetch_sub(1, Ordering::Relaxed);
+            });
+        if started.is_err() {
+            self.crew.threads.fetch_sub(1, Ordering::Relaxed);
+            self.crew.idle.fetch_sub(1, Ordering::Relaxed);
+        }
+        started.map(drop)
+    }
+
+    /// Takes runs until the node is gone, or there are more threads that wait than cores.
+    fn work(&self, pools: &mut Pools) {
+        let mut buffer = Box::new([0; MAX_MESSAGE_BYTES]);
+        loop {
+            let message = match socket::receive(&self.runs, &mut buffer, RecvFlags::empty()) {
+                Ok([]) | Err(_) => return,
+                Ok(message) => message,
+            };
+            if self.crew.idle.fetch_sub(1, Ordering::Relaxed) == 1 {
+                self.call_watchman();
+            }
+            self.take(message, pools);
+            let idle = self.crew.idle.fetch_add(1, Ordering::Relaxed);
+            if idle >= cores() && self.crew.threads.load(Ordering::Relaxed) > cores() {
+                self.crew.idle.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    fn call_watchman(&self) {
+        if self.crew.unwatched.swap(false, Ordering::AcqRel) {
+            let _awake = lock(&self.crew.watch);
+            self.crew.called.notify_one();
+        }
+    }
+
+    /// Adds threads where runs wait for those that take long.
+    fn watch(self: Arc<Self>) {
+        let most = cores() * MAX_THREADS_PER_CORE;
+        loop {
+            let mut asleep = lock(&self.crew.watch);
+            self.crew.unwatched.store(true, Ordering::Release);
+            while self.crew.unwatched.load(Ordering::Acquire)
+                && self.crew.idle.load(Ordering::Relaxed) > 0
+            {
+                asleep = self
+                    .crew
+                    .called
+                    .wait(asleep)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            drop(asleep);
+            std::thread::sleep(PATIENCE);
+            if self.crew.idle.load(Ordering::Relaxed) == 0
+                && self.crew.threads.load(Ordering::Relaxed) < most
+                && has_waiting(&self.runs)
+                && let Err(error) = self.hire()
+            {
+                tracing::warn!(%error, "no thread can be started for runs that wait");
+            }
+        }
+    }
+
+    fn take(&self, message: &[u8], pools: &mut Pools) {
+        let (request, behind) = match wire::decode::<Request>(message) {
+            Ok(read) => read,
+            Err(error) => return tracing::error!(error, "a message of the node is left out"),
+        };
+        match request {
+            Request::Run {
+                run,
+                graph,
+                threads,
+                inputs,
+            } => {
+                let stop = self.begin(run);
+                let ran = match &stop {
+                    None => Err(Failure::Backend("it was stopped before it began".into())),
+                    Some(stop) => {
+                        let worker = Worker::of_engine(pools.of(threads as usize), stop.clone());
+                        let inputs = self.tensors.arrived(inputs, behind, &self.arena);
+                        guarded(|| self.run(graph, inputs?, &worker))
+                            .map_err(|e| Failure::Backend(e.to_string()))
+                            .flatten()
+                    }
+                };
+                lock(&self.stops).running.remove(&run);
+                self.reply(run, ran);
+            }
+            Request::Read { read, tensor, to } => {
+                let error = self.read(tensor, to).err();
+                self.send(&Reply::Read { read, error }, &[]);
+            }
+            Request::Drop { tensors } => self.tensors.forget(&tensors),
+            Request::Stop { run } => self.stop(run),
+            Request::Unload { graph } => {
+                let mut graphs = self.graphs.write().unwrap_or_else(PoisonError::into_inner);
+                let gone = graphs.remove(&graph);
+                drop(graphs);
+                drop(gone);
+            }
+            Request::Long(span) => match self.arena.copy(span) {
+                Ok(message) => self.take(&message, pools),
+                Err(error) => tracing::error!(error, "a message of the node is left out"),
+            },
+        }
+    }
+
+    fn run(
+        &self,
+        graph: u32,
+        inputs: Vec<Tensor>,
+        worker: &Worker,
+    ) -> Result<Vec<Outgoing>, Failure> {
+        let graphs = self.graphs.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded = graphs.get(&graph).cloned();
+        drop(graphs);
+        let loaded =
+            loaded.ok_or_else(|| Failure::Backend(format!("there is no graph {graph}")))?;
+        let outputs = loaded
+            .model
+            .run(inputs, worker)
+            .map_err(|error| match error {
+                RunError::Inputs(text) => Failure::Inputs(text),
+                RunError::Failed(text) => Failure::Backend(text),
+            })?;
+        tensors::departing(outputs, &self.tensors).map_err(Failure::Backend)
+    }
+
+    fn reply(&self, run: u64, ran: Result<Vec<Outgoing>, Failure>) {
+        match ran {
+            Ok(outputs) => {
+                let (heads, elements): (Vec<_>, Vec<_>) = outputs
+                    .into_iter()
+                    .map(|one| (one.head, one.inline))
+                    .unzip();
+                let reply = Reply::Ran {
+                    run,
+                    outputs: heads,
+                };
+                self.send(&reply, &elements);
+            }
+            Err(failure) => self.send(&Reply::Failed { run, failure }, &[]),
+        }
+    }
+
+    fn send(&self, reply: &Reply, behind: &[Vec<u8>]) {
+        let head = match wire::encode(reply) {
+            Ok(head) => head,
+            Err(error) => return tracing::error!(error, "a reply cannot be written"),
+        };
+        let total = head.len() + behind.iter().map(Vec::len).sum::<usize>();
+        if total > MAX_MESSAGE_BYTES {
+            if let Reply::Ran { run, outputs } = reply {
+                self.tensors.forget_all(outputs);
+                let error = format!(
+                    "what {} outputs say of themselves takes {total} bytes, at most {MAX_MESSAGE_BYTES} are sent",
+                    outputs.len()
+                );
+                self.reply(*run, Err(Failure::Backend(error)));
+            }
+            return;
+        }
+        let mut parts = Vec::with_capacity(1 + behind.len());
+        parts.push(IoSlice::new(&head));
+        parts.extend(behind.iter().map(|bytes| IoSlice::new(bytes)));
+        // Without a node there is nobody to tell, and the stream of orders ends the engine.
+        let _ = socket::send(&self.runs, &parts);
+    }
+
+    fn read(&self, tensor: u64, to: Span) -> Result<(), String> {
+        let tensor = self
+            .tensors
+            .get(tensor)
+            .ok_or_else(|| format!("there is no tensor {tensor}"))?;
+        let bytes = tensor.data.read()?;
+        self.arena.write(to, &bytes)
+    }
+
+    /// Notes that a run begins; nothing when it was stopped before.
+    fn begin(&self, run: u64) -> Option<Arc<Stop>> {
+        let mut stops = lock(&self.stops);
+        if let Some(at) = stops.early.iter().position(|early| *early == run) {
+            stops.early.swap_remove(at);
+            return None;
+        }
+        let stop = Arc::new(Stop::default());
+        stops.running.insert(run, stop.clone());
+        Some(stop)
+    }
+
+    fn stop(&self, run: u64) {
+        let mut stops = lock(&self.stops);
+        let running = stops.running.get(&run).cloned();
+        match running {
+            Some(stop) => {
+                drop(stops);
+                stop.ask();
+            }
+            None => {
+                if stops.early.len() >= MAX_STOPPED {
+                    stops.early.remove(0);
+                }
+                stops.early.push(run);
+            }
+        }
+    }
+}
+
+/// rten's pools of one thread that runs graphs, by their threads.
+struct Pools(Vec<(usize, Arc<rten::ThreadPool>)>);
+
+impl Pools {
+    fn of(&mut self, threads: usize) -> Arc<rten::ThreadPool> {
+        let threads = threads.clamp(1, cores());
+        if let Some((_, pool)) = self.0.iter().find(|(of, _)| *of == threads) {
+            return pool.clone();
+        }
+        let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
+        self.0.push((threads, pool.clone()));
+        pool
+    }
+}
+
+fn has_waiting(socket: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&socket, PollFlags::IN)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change under these locks is a single one.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

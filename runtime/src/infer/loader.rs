@@ -1,0 +1,80 @@
+//! Who loads graphs for a node: the backends in its own process, or engines in theirs.
+
+use std::sync::Arc;
+
+use super::backend::{
+    BackendInfo, Backends, Cards, LoadError, Loaded, SharedBackends, Source, Wanted, forget_kept,
+};
+use super::engines::{EngineInfo, Fleet};
+
+/// Loads graphs.
+#[derive(Clone)]
+pub(crate) enum Loader {
+    /// In this process.
+    InProcess(SharedBackends),
+    /// In engines.
+    Engines(Arc<Fleet>),
+}
+
+impl Loader {
+    /// Loads a model, for threads that may block.
+    ///
+    /// # Errors
+    /// What the backends say of it.
+    pub fn load(&self, source: &Source<'_>, wanted: Wanted<'_>) -> Result<Loaded, LoadError> {
+        match self {
+            Self::InProcess(backends) => backends.load(source, wanted),
+            Self::Engines(fleet) => fleet.load(source, wanted),
+        }
+    }
+
+    /// The cards of this machine. May wait for engines.
+    pub fn cards(&self) -> Cards {
+        match self {
+            Self::InProcess(backends) => backends.cards(),
+            Self::Engines(fleet) => fleet.cards(),
+        }
+    }
+
+    /// Every backend, also those that cannot be used.
+    pub fn info(&self) -> Vec<BackendInfo> {
+        match self {
+            Self::InProcess(backends) => backends.info(),
+            Self::Engines(fleet) => fleet.info(),
+        }
+    }
+
+    /// Forgets what is kept of a model on disk.
+    pub fn forget(&self, digest: &str) {
+        match self {
+            Self::InProcess(backends) => backends.forget(digest),
+            Self::Engines(fleet) => {
+                if let Some(folder) = fleet.optimized() {
+                    forget_kept(folder, digest);
+                }
+            }
+        }
+    }
+
+    /// The engines that run.
+    pub fn engines(&self) -> Vec<EngineInfo> {
+        match self {
+            Self::InProcess(_) => Vec::new(),
+            Self::Engines(fleet) => fleet.engines(),
+        }
+    }
+
+    /// What confines the engines; nothing when there are none.
+    pub fn confined_by(&self) -> Option<Vec<String>> {
+        match self {
+            Self::InProcess(_) => None,
+            Self::Engines(fleet) => Some(fleet.confined_by().to_vec()),
+        }
+    }
+}
+
+impl From<Backends> for Loader {
+    fn from(backends: Backends) -> Self {
+        Self::InProcess(Arc::new(backends))
+    }
+}

@@ -1,0 +1,336 @@
+//! Graphs run in engines: what ends an engine ends neither the node nor what other models are asked.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use samovar_tests::onnx::{Node, Value as Port, Weight, looping, model, model_with};
+use samovar_tests::python::onnxruntime;
+use samovar_tests::{Server, eventually};
+use serde_json::{Value, json};
+
+use crate::open_inference::{F32, I64, infer, node, push_folder, sum};
+
+const RTEN: [&str; 2] = ["--default-backend", "rten"];
+
+/// `y` of as many zeros as `shape` says: whoever calls decides how much memory that takes.
+fn zeros() -> Vec<u8> {
+    let shape = Port {
+        name: "shape",
+        ty: I64,
+        dims: &[None],
+    };
+    let y = Port {
+        name: "y",
+        ty: F32,
+        dims: &[None, None],
+    };
+    model(
+        14,
+        &[node("ConstantOfShape", &["shape"], "y")],
+        &[shape],
+        &[y],
+    )
+}
+
+fn shape(rows: u64, columns: u64) -> Value {
+    json!({ "inputs": [
+        {"name": "shape", "shape": [2], "datatype": "INT64", "data": [rows, columns]},
+    ]})
+}
+
+fn pair() -> Value {
+    json!({ "inputs": [
+        {"name": "a", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]},
+        {"name": "b", "shape": [1, 2], "datatype": "FP32", "data": [3, 4]},
+    ]})
+}
+
+/// Processes that this server has started and that run.
+fn engines(server: &Server) -> Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // Processes come and go.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
+        let Ok(command) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
+            continue;
+        };
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
+        let [state, parent, ..] = fields[..] else {
+            continue;
+        };
+        let is_engine = command
+            .split(|byte| *byte == 0)
+            .any(|word| word == b"engine");
+        if is_engine && state != "Z" && parent.parse() == Ok(server.pid()) {
+            found.insert(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is there");
+}
+
+/// Waits until no engine computes any more.
+async fn become_idle(server: &Server) -> Result<()> {
+    eventually("the cores are idle", async || {
+        let busy = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = stat.rsplit(')').next().unwrap_or("");
+            let times = fields.split_whitespace().skip(11).take(2);
+            times
+                .filter_map(|ticks| ticks.parse::<u64>().ok())
+                .sum::<u64>()
+        };
+        let total = || -> u64 { engines(server).unwrap_or_default().iter().map(busy).sum() };
+        let before = total();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        total() <= before + 2
+    })
+    .await
+}
+
+async fn sums(server: &Server) -> Result<()> {
+    let (status, told) = infer(server, "sum", &pair()).await?;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(told["outputs"][0]["data"], json!([4.0, 6.0]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_engine_is_started_again_by_the_next_request() -> Result<()> {
+    let server = Server::start_with(&RTEN)?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    for _ in 0..5 {
+        sums(&server).await?;
+        let running = engines(&server)?;
+        assert!(!running.is_empty());
+        running.iter().copied().for_each(kill);
+        eventually("they have ended", async || {
+            engines(&server).is_ok_and(|now| now.is_disjoint(&running))
+        })
+        .await?;
+    }
+    sums(&server).await
+}
+
+#[tokio::test]
+async fn a_request_that_ends_an_engine_costs_nobody_else_anything() -> Result<()> {
+    let server = Server::start_with(&RTEN)?;
+    push_folder(&server, "zeros", &[("zeros", zeros())], "")?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    let (status, told) = infer(&server, "zeros", &shape(2, 3)).await?;
+    assert_eq!(
+        (status, &told["outputs"][0]["shape"]),
+        (200, &json!([2, 3]))
+    );
+    sums(&server).await?;
+    // More than there are addresses: the backend's allocation aborts its process.
+    let (status, told) = infer(&server, "zeros", &shape(1 << 30, 1 << 17)).await?;
+    assert_eq!(status, 500, "{told}");
+    let error = told.to_string();
+    assert!(
+        error.contains("graph `zeros`") && error.contains("SIGABRT"),
+        "{error}"
+    );
+    sums(&server).await?;
+    let (status, told) = infer(&server, "zeros", &shape(1, 1)).await?;
+    assert_eq!(status, 200, "{told}");
+    // Again and again: it has an engine of its own by now, and then none for a while.
+    let before = engines(&server)?;
+    let mut refused = false;
+    for _ in 0..6 {
+        let (status, told) = infer(&server, "zeros", &shape(1 << 30, 1 << 17)).await?;
+        assert_eq!(status, 500, "{told}");
+        refused |= told.to_string().contains("it is not run for another");
+        sums(&server).await?;
+    }
+    assert!(refused, "it ended its engine each time, and went on");
+    let (status, told) = infer(&server, "zeros", &shape(1, 1)).await?;
+    assert_eq!(status, 500, "{told}");
+    // The engine of the neighbours is the one that it was.
+    assert!(!before.is_disjoint(&engines(&server)?));
+    sums(&server).await
+}
+
+#[tokio::test]
+async fn runs_that_never_end_end_with_their_callers() -> Result<()> {
+    let server = Server::start_with(&RTEN)?;
+    let short = "[limits]\ntimeout = \"1s\"\n";
+    push_folder(&server, "endless", &[("endless", looping())], short)?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    sums(&server).await?;
+    let endless = json!({ "inputs": [
+        {"name": "n", "shape": [1], "datatype": "INT64", "data": [2_000_000_000]},
+        {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]},
+    ]});
+    let begun = Instant::now();
+    let (first, second) = tokio::join!(
+        infer(&server, "endless", &endless),
+        infer(&server, "endless", &endless)
+    );
+    assert_eq!((first?.0, second?.0), (504, 504));
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    sums(&server).await?;
+    become_idle(&server).await?;
+    sums(&server).await
+}
+
+/// `y` of an LSTM over `x`, whose number of sequences the caller chooses. ONNX Runtime divides by it.
+fn lstm() -> Vec<u8> {
+    let x = Port {
+        name: "x",
+        ty: F32,
+        dims: &[None, None, Some(5)],
+    };
+    let y = Port {
+        name: "y",
+        ty: F32,
+        dims: &[None, None, None, None],
+    };
+    let weight = |name, dims| Weight {
+        name,
+        ty: F32,
+        dims,
+        data: &[0; 4 * 8 * 5],
+    };
+    let mut recurrent = weight("r", &[1, 8, 2]);
+    recurrent.data = &recurrent.data[..4 * 8 * 2];
+    let node = Node {
+        op: "LSTM",
+        inputs: &["x", "w", "r"],
+        output: "y",
+        attribute: Some(("hidden_size", 2)),
+    };
+    let weights = [weight("w", &[1, 8, 5]), recurrent];
+    model_with(14, &[node], &weights, &[x], &[y])
+}
+
+fn sequences(shape: [usize; 3]) -> Value {
+    let data = vec![0.5; shape.iter().product()];
+    json!({ "inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": data}] })
+}
+
+#[tokio::test]
+async fn a_shape_that_ends_onnxruntime_does_not_end_the_server() -> Result<()> {
+    let Some(library) = onnxruntime()? else {
+        return Ok(());
+    };
+    let server = Server::start_with(&["--onnxruntime", &library])?;
+    push_folder(&server, "lstm", &[("lstm", lstm())], "")?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    sums(&server).await?;
+    let (status, told) = infer(&server, "lstm", &sequences([3, 2, 5])).await?;
+    assert_eq!(status, 200, "{told}");
+    let (status, told) = infer(&server, "lstm", &sequences([3, 0, 5])).await?;
+    assert_eq!(status, 500, "{told}");
+    let error = told.to_string();
+    assert!(
+        error.contains("graph `lstm`") && error.contains("SIG"),
+        "{error}"
+    );
+    sums(&server).await?;
+    let (status, told) = infer(&server, "lstm", &sequences([3, 2, 5])).await?;
+    assert_eq!(status, 200, "{told}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn onnxruntime_ends_a_run_without_a_caller_and_goes_on() -> Result<()> {
+    let Some(library) = onnxruntime()? else {
+        return Ok(());
+    };
+    let server = Server::start_with(&["--onnxruntime", &library])?;
+    let short = "[limits]\ntimeout = \"1s\"\n";
+    push_folder(&server, "endless", &[("endless", looping())], short)?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    sums(&server).await?;
+    let before = engines(&server)?;
+    let endless = json!({ "inputs": [
+        {"name": "n", "shape": [1], "datatype": "INT64", "data": [2_000_000_000]},
+        {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]},
+    ]});
+    for _ in 0..3 {
+        let (status, told) = infer(&server, "endless", &endless).await?;
+        assert_eq!(status, 504, "{told}");
+    }
+    become_idle(&server).await?;
+    assert_eq!(engines(&server)?, before);
+    sums(&server).await
+}
+
+#[tokio::test]
+async fn no_engine_stays_without_a_graph() -> Result<()> {
+    let server = Server::start_with(&RTEN)?;
+    eventually("none stays after the start", async || {
+        engines(&server).is_ok_and(|now| now.is_empty())
+    })
+    .await?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    sums(&server).await?;
+    assert_eq!(engines(&server)?.len(), 1);
+    server.cli(&["model", "delete", "sum", "--yes"])?;
+    eventually("none stays after the model", async || {
+        engines(&server).is_ok_and(|now| now.is_empty())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_engine_is_confined_by_what_the_kernel_has() -> Result<()> {
+    let server = Server::start_with(&RTEN)?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    sums(&server).await?;
+    let pid = *engines(&server)?.first().context("an engine")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.map(|value| value.trim_start_matches(':').trim().to_owned())
+    };
+    assert_eq!(field("NoNewPrivs").as_deref(), Some("1"));
+    assert_eq!(field("Seccomp").as_deref(), Some("2"), "a filter");
+    let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(!environment.contains("SAMOVAR_CONFIG"), "{environment}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn graphs_run_in_the_servers_own_process_when_that_is_asked_for() -> Result<()> {
+    let server = Server::start_with(&["--engines", "in-process"])?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    sums(&server).await?;
+    assert!(engines(&server)?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_deployment_has_its_own_engine_when_that_is_asked_for() -> Result<()> {
+    let server = Server::start_with(&["--engines", "per-deployment", "--default-backend", "rten"])?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    push_folder(&server, "zeros", &[("zeros", zeros())], "")?;
+    sums(&server).await?;
+    infer(&server, "zeros", &shape(1, 1)).await?;
+    // Beside the one in which it looked for libraries, for a while.
+    eventually("two of them stay", async || {
+        engines(&server).is_ok_and(|now| now.len() == 2)
+    })
+    .await
+}
