@@ -1,20 +1,21 @@
 //! One engine that runs, as the node sees it: what was asked of it, and what becomes of that when it answers or ends.
 
+mod follow;
+mod packing;
+mod spawn;
+
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{Interest, Ready};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
@@ -22,38 +23,16 @@ use super::Program;
 use super::arena::{Arena, Part};
 use super::kept::KeptAway;
 use super::socket::{self, Sent};
-use super::wire::{
-    self, Answer, BackendHead, Elements, Failure, Head, Load, LoadedHead, MAX_INLINE_BYTES,
-    MAX_INLINE_TOTAL_BYTES, MAX_MESSAGE_BYTES, Open, Order, Reply, Request,
-};
+use super::wire::{self, Answer, BackendHead, Load, LoadedHead, Open, Order, Request};
 use crate::infer::backend::RunError;
-use crate::infer::backend::tensor::{Data, Tensor};
-use crate::text::bounded;
+use crate::infer::backend::tensor::Tensor;
+use packing::message;
+use spawn::start;
 
 /// How long an engine may take until it has found its backends.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long an engine whose socket is closed has until it is killed.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is asked for a sign of life, and how long it may be without one.
-const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Variables that an engine gets: none that could hold a secret.
-const VARIABLES: [&str; 8] = [
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "SAMOVAR_LOG",
-    "RUST_BACKTRACE",
-    "HOME",
-    "TZ",
-    "LANG",
-    "ORT_DISABLE_TELEMETRY",
-];
-
 /// Inputs of a run, and dimensions of each, that the log shows.
 const MAX_LOGGED_INPUTS: usize = 16;
-
-/// Variables of the graphics drivers begin so.
-const CARD_VARIABLES: [&str; 2] = ["CUDA_", "NVIDIA_"];
 
 /// An engine, from its start to its end.
 pub(super) struct Running {
@@ -484,50 +463,6 @@ impl Running {
         }
     }
 
-    fn pack(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Packed, String> {
-        let mut room = MAX_INLINE_TOTAL_BYTES;
-        let mut packed = Packed::default();
-        for (at, tensor) in inputs.iter().enumerate() {
-            let elements = match KeptAway::of(&tensor.data) {
-                Some(kept) if kept.is_in(self) => Elements::Held {
-                    tensor: kept.number(),
-                    then: kept.then(&tensor.data),
-                },
-                _ if tensor.is_absent() => Elements::Absent,
-                _ => {
-                    let bytes = tensor.data.read()?;
-                    if bytes.len() <= MAX_INLINE_BYTES.min(room) {
-                        room -= bytes.len();
-                        packed.inline.push(at);
-                        Elements::Inline(bytes.len() as u32)
-                    } else {
-                        let part = self.arena.part_of(&bytes)?;
-                        let span = part.span();
-                        packed.parts.push(part);
-                        Elements::Arena(span)
-                    }
-                }
-            };
-            packed.heads.push(Head {
-                ty: tensor.ty,
-                dims: tensor.dims.clone(),
-                elements,
-            });
-        }
-        Ok(packed)
-    }
-
-    /// The message, or, when it is too long for the socket, one that says where in the arena it is.
-    fn shortened(&self, message: Vec<u8>, parts: &mut Vec<Part>) -> Result<Vec<u8>, String> {
-        if message.len() <= MAX_MESSAGE_BYTES {
-            return Ok(message);
-        }
-        let part = self.arena.part_of(&message)?;
-        let short = wire::encode(&Request::Long(part.span()));
-        parts.push(part);
-        short
-    }
-
     /// Hears what the engine says in frames.
     fn hear(&self, answer: Answer) {
         let mut state = self.lock();
@@ -552,257 +487,6 @@ impl Running {
         }
     }
 
-    /// Follows the engine to its end, and tells everybody who waits.
-    async fn follow(self: Arc<Self>, mut child: Option<Child>) {
-        let mut pings = tokio::time::interval(PING_EVERY);
-        self.lock().sign_of_life = Some(Instant::now());
-        let killed = loop {
-            tokio::select! {
-                went = self.serve_socket() => match went {
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "an engine's socket is closed");
-                        break None;
-                    }
-                },
-                () = self.kill.notified() => break self.lock().sentence.clone(),
-                _ = pings.tick() => {
-                    if let Some(why) = self.check_life() {
-                        break Some(Sentence { why, graph: None });
-                    }
-                }
-            }
-        };
-        if killed.is_some() {
-            self.hang_up();
-            if let Some(child) = &mut child {
-                let _ = child.start_kill();
-            }
-        }
-        let status = match &mut child {
-            None => None,
-            Some(child) => match tokio::time::timeout(EXIT_TIMEOUT, child.wait()).await {
-                Ok(status) => status.ok(),
-                Err(_) => {
-                    let _ = child.kill().await;
-                    child.wait().await.ok()
-                }
-            },
-        };
-        self.end(killed, status);
-    }
-
-    /// Notes the end, and tells everybody who waits.
-    fn end(&self, killed: Option<Sentence>, status: Option<std::process::ExitStatus>) {
-        let (ended, state) = {
-            let mut state = self.lock();
-            let suspects = match &killed {
-                Some(Sentence {
-                    graph: Some(graph), ..
-                }) => vec![*graph],
-                _ => state.busy(),
-            };
-            let why = match (killed, status) {
-                (Some(sentence), _) => sentence.why,
-                (None, Some(status)) => match status.signal() {
-                    Some(signal) => format!("it was killed by {}", signal_name(signal)),
-                    None => format!("it ended with {status}"),
-                },
-                (None, None) => "it ended".into(),
-            };
-            let ended = Arc::new(Ended {
-                why,
-                suspects,
-                process: self.process,
-            });
-            let after = State {
-                ended: Some(ended.clone()),
-                ..State::default()
-            };
-            (ended, std::mem::replace(&mut *state, after))
-        };
-        if let Some(told) = self.lock_told().take() {
-            let names = self.lock_names();
-            let suspects = ended.suspects.iter().filter_map(|graph| names.get(graph));
-            let suspects: Vec<_> = suspects.cloned().collect();
-            drop(names);
-            told(&ended, &suspects);
-        }
-        for (_, run) in state.runs {
-            if ended.suspects.contains(&run.graph) {
-                run.log_shapes();
-            }
-            (run.done)(RunEnd::Lost {
-                ended: ended.clone(),
-                inputs: run.inputs,
-            });
-        }
-        for (_, sender) in state.loads {
-            let _ = sender.send(Err(LoadFailure::Ended(ended.clone())));
-        }
-        for (_, (_, sender)) in state.reads {
-            let _ = sender.send(Err(ended.why.clone()));
-        }
-    }
-
-    /// Why the engine counts as dead though its process is there, if it does; asks for the next sign of life otherwise.
-    fn check_life(&self) -> Option<String> {
-        let last = self.lock().sign_of_life;
-        if last.is_some_and(|last| last.elapsed() > PING_TIMEOUT) {
-            return Some(format!("it gave no sign of life for {PING_TIMEOUT:?}"));
-        }
-        let asked = self.number();
-        // Never waits: so few bytes are on their way, unless nobody reads them, which is noticed above.
-        if let Ok(control) = self.control.try_lock() {
-            let _ = socket::write_frame(&control, &Order::Ping { asked });
-        }
-        None
-    }
-
-    /// Takes the replies that have come and sends what waits, once.
-    async fn serve_socket(self: &Arc<Self>) -> io::Result<()> {
-        let wants_to_write = !self.lock().outbox.is_empty();
-        let interest = match wants_to_write {
-            true => Interest::READABLE | Interest::WRITABLE,
-            false => Interest::READABLE,
-        };
-        let mut guard = tokio::select! {
-            guard = self.runs.ready(interest) => guard?,
-            () = self.posted.notified(), if !wants_to_write => return Ok(()),
-        };
-        let ready = guard.ready();
-        if ready.is_readable() && !self.take_replies()? {
-            guard.clear_ready_matching(Ready::READABLE);
-        }
-        if wants_to_write && ready.is_writable() && !self.flush()? {
-            guard.clear_ready_matching(Ready::WRITABLE);
-        }
-        Ok(())
-    }
-
-    /// Takes replies; whether there may be more.
-    fn take_replies(self: &Arc<Self>) -> io::Result<bool> {
-        // So that a busy engine does not keep the executor's thread.
-        const AT_ONCE: usize = 64;
-        thread_local! {
-            static BUFFER: std::cell::RefCell<Box<[u8; MAX_MESSAGE_BYTES]>> =
-                std::cell::RefCell::new(Box::new([0; MAX_MESSAGE_BYTES]));
-        }
-        BUFFER.with_borrow_mut(|buffer| {
-            for _ in 0..AT_ONCE {
-                match socket::receive(self.runs.get_ref(), buffer, RecvFlags::DONTWAIT) {
-                    Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(message) => self.take_reply(message),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(true)
-        })
-    }
-
-    fn take_reply(self: &Arc<Self>, message: &[u8]) {
-        let (reply, behind) = match wire::decode::<Reply>(message) {
-            Ok(read) => read,
-            Err(error) => return tracing::error!(error, "a reply of an engine is left out"),
-        };
-        match reply {
-            Reply::Ran { run, outputs } => {
-                let Some(in_flight) = self.lock().runs.remove(&run) else {
-                    return;
-                };
-                let end = match self.unpack(outputs, behind) {
-                    Ok(outputs) => RunEnd::Ran(outputs),
-                    Err(error) => RunEnd::Failed(RunError::Failed(error)),
-                };
-                (in_flight.done)(end);
-            }
-            Reply::Failed { run, failure } => {
-                let Some(in_flight) = self.lock().runs.remove(&run) else {
-                    return;
-                };
-                let error = match failure {
-                    Failure::Inputs(text) => RunError::Inputs(bounded(text)),
-                    Failure::Backend(text) => RunError::Failed(bounded(text)),
-                };
-                (in_flight.done)(RunEnd::Failed(error));
-            }
-            Reply::Read { read, error } => {
-                let Some((part, sender)) = self.lock().reads.remove(&read) else {
-                    return;
-                };
-                let read = match error {
-                    None => part.copy(),
-                    Some(error) => Err(bounded(error)),
-                };
-                let _ = sender.send(read);
-            }
-        }
-    }
-
-    /// Outputs as the node has them, checked: an engine may say anything.
-    fn unpack(
-        self: &Arc<Self>,
-        heads: Vec<Head>,
-        mut behind: &[u8],
-    ) -> Result<Vec<Tensor>, String> {
-        let mut outputs = Vec::with_capacity(heads.len());
-        for (at, head) in heads.into_iter().enumerate() {
-            let wrong = |what: &dyn fmt::Display| format!("output {at} of an engine: {what}");
-            let mut tensor = Tensor {
-                ty: head.ty,
-                dims: head.dims,
-                data: Data::Absent,
-            };
-            let wanted = tensor
-                .wanted_bytes()
-                .ok_or_else(|| wrong(&"larger than memory"))?;
-            let found = match &head.elements {
-                Elements::Inline(bytes) => *bytes as usize,
-                Elements::Stays { bytes, .. } => usize::try_from(*bytes).unwrap_or(usize::MAX),
-                _ => usize::MAX,
-            };
-            if found != wanted {
-                return Err(wrong(&format_args!(
-                    "found {found} bytes, its shape wants {wanted}"
-                )));
-            }
-            tensor.data = match head.elements {
-                Elements::Stays {
-                    tensor,
-                    bytes,
-                    place,
-                } => Data::Kept(Arc::new(KeptAway::new(
-                    self.clone(),
-                    tensor,
-                    usize::try_from(bytes).unwrap_or(usize::MAX),
-                    place,
-                ))),
-                _ => {
-                    let (own, rest) = behind
-                        .split_at_checked(wanted)
-                        .ok_or_else(|| wrong(&"its elements are missing"))?;
-                    behind = rest;
-                    Data::Bytes(own.to_vec())
-                }
-            };
-            outputs.push(tensor);
-        }
-        Ok(outputs)
-    }
-
-    /// Sends what waits; whether there may be room for more.
-    fn flush(&self) -> io::Result<bool> {
-        let mut state = self.lock();
-        while let Some(message) = state.outbox.front() {
-            match socket::try_send(self.runs.get_ref(), &[IoSlice::new(message)])? {
-                Sent::Sent => drop(state.outbox.pop_front()),
-                Sent::Full => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // What waits is put in and taken out in single steps.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -811,66 +495,4 @@ impl Running {
     fn lock_control(&self) -> MutexGuard<'_, UnixStream> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-#[derive(Default)]
-struct Packed {
-    heads: Vec<Head>,
-    /// The inputs whose elements go behind the message.
-    inline: Vec<usize>,
-    parts: Vec<Part>,
-}
-
-fn message(request: &Request, inputs: &[Tensor], inline: &[usize]) -> Result<Vec<u8>, String> {
-    let mut message = wire::encode(request)?;
-    for at in inline {
-        if let Some(tensor) = inputs.get(*at) {
-            message.extend_from_slice(&tensor.data.read()?);
-        }
-    }
-    Ok(message)
-}
-
-/// Starts the program with its end of the stream as standard input.
-fn start(program: &Program, theirs: UnixStream) -> io::Result<Option<Child>> {
-    match program {
-        Program::Process(path) => {
-            let mut command = Command::new(path);
-            command
-                .arg("engine")
-                .env_clear()
-                .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)))
-                .stdin(Stdio::from(OwnedFd::from(theirs)))
-                .stdout(Stdio::null())
-                // Ctrl-C is for the node, which lets runs end first.
-                .process_group(0)
-                .kill_on_drop(true);
-            command.spawn().map(Some)
-        }
-        #[cfg(test)]
-        Program::Thread => {
-            std::thread::Builder::new().spawn(move || super::serve::serve(theirs))?;
-            Ok(None)
-        }
-    }
-}
-
-/// Whether an engine gets this variable.
-fn is_passed_on(name: &std::ffi::OsStr) -> bool {
-    let name = name.to_string_lossy();
-    VARIABLES.contains(&&*name) || CARD_VARIABLES.iter().any(|begin| name.starts_with(begin))
-}
-
-fn signal_name(signal: i32) -> String {
-    let name = match signal {
-        libc::SIGSEGV => "SIGSEGV",
-        libc::SIGABRT => "SIGABRT",
-        libc::SIGFPE => "SIGFPE",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGILL => "SIGILL",
-        libc::SIGKILL => "SIGKILL",
-        libc::SIGTERM => "SIGTERM",
-        _ => return format!("signal {signal}"),
-    };
-    name.into()
 }

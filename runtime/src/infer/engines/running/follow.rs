@@ -1,0 +1,238 @@
+//! The task that follows an engine: takes its replies, sends what waits, asks for signs of life, and tells its end.
+
+use std::io::{self, IoSlice};
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::RecvFlags;
+use tokio::io::{Interest, Ready};
+use tokio::process::Child;
+
+use super::{Ended, LoadFailure, RunEnd, Running, Sentence, State};
+use crate::infer::backend::RunError;
+use crate::infer::engines::socket::{self, Sent};
+use crate::infer::engines::wire::{self, Failure, MAX_MESSAGE_BYTES, Order, Reply};
+use crate::text::bounded;
+
+/// How long an engine whose socket is closed has until it is killed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is asked for a sign of life, and how long it may be without one.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Running {
+    /// Follows the engine to its end, and tells everybody who waits.
+    pub(super) async fn follow(self: Arc<Self>, mut child: Option<Child>) {
+        let mut pings = tokio::time::interval(PING_EVERY);
+        self.lock().sign_of_life = Some(Instant::now());
+        let killed = loop {
+            tokio::select! {
+                went = self.serve_socket() => match went {
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "an engine's socket is closed");
+                        break None;
+                    }
+                },
+                () = self.kill.notified() => break self.lock().sentence.clone(),
+                _ = pings.tick() => {
+                    if let Some(why) = self.check_life() {
+                        break Some(Sentence { why, graph: None });
+                    }
+                }
+            }
+        };
+        if killed.is_some() {
+            self.hang_up();
+            if let Some(child) = &mut child {
+                let _ = child.start_kill();
+            }
+        }
+        let status = match &mut child {
+            None => None,
+            Some(child) => match tokio::time::timeout(EXIT_TIMEOUT, child.wait()).await {
+                Ok(status) => status.ok(),
+                Err(_) => {
+                    let _ = child.kill().await;
+                    child.wait().await.ok()
+                }
+            },
+        };
+        self.end(killed, status);
+    }
+
+    /// Notes the end, and tells everybody who waits.
+    fn end(&self, killed: Option<Sentence>, status: Option<std::process::ExitStatus>) {
+        let (ended, state) = {
+            let mut state = self.lock();
+            let suspects = match &killed {
+                Some(Sentence {
+                    graph: Some(graph), ..
+                }) => vec![*graph],
+                _ => state.busy(),
+            };
+            let why = match (killed, status) {
+                (Some(sentence), _) => sentence.why,
+                (None, Some(status)) => match status.signal() {
+                    Some(signal) => format!("it was killed by {}", signal_name(signal)),
+                    None => format!("it ended with {status}"),
+                },
+                (None, None) => "it ended".into(),
+            };
+            let ended = Arc::new(Ended {
+                why,
+                suspects,
+                process: self.process,
+            });
+            let after = State {
+                ended: Some(ended.clone()),
+                ..State::default()
+            };
+            (ended, std::mem::replace(&mut *state, after))
+        };
+        if let Some(told) = self.lock_told().take() {
+            let names = self.lock_names();
+            let suspects = ended.suspects.iter().filter_map(|graph| names.get(graph));
+            let suspects: Vec<_> = suspects.cloned().collect();
+            drop(names);
+            told(&ended, &suspects);
+        }
+        for (_, run) in state.runs {
+            if ended.suspects.contains(&run.graph) {
+                run.log_shapes();
+            }
+            (run.done)(RunEnd::Lost {
+                ended: ended.clone(),
+                inputs: run.inputs,
+            });
+        }
+        for (_, sender) in state.loads {
+            let _ = sender.send(Err(LoadFailure::Ended(ended.clone())));
+        }
+        for (_, (_, sender)) in state.reads {
+            let _ = sender.send(Err(ended.why.clone()));
+        }
+    }
+
+    /// Why the engine counts as dead though its process is there, if it does; asks for the next sign of life otherwise.
+    fn check_life(&self) -> Option<String> {
+        let last = self.lock().sign_of_life;
+        if last.is_some_and(|last| last.elapsed() > PING_TIMEOUT) {
+            return Some(format!("it gave no sign of life for {PING_TIMEOUT:?}"));
+        }
+        let asked = self.number();
+        // Never waits: so few bytes are on their way, unless nobody reads them, which is noticed above.
+        if let Ok(control) = self.control.try_lock() {
+            let _ = socket::write_frame(&control, &Order::Ping { asked });
+        }
+        None
+    }
+
+    /// Takes the replies that have come and sends what waits, once.
+    async fn serve_socket(self: &Arc<Self>) -> io::Result<()> {
+        let wants_to_write = !self.lock().outbox.is_empty();
+        let interest = match wants_to_write {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let mut guard = tokio::select! {
+            guard = self.runs.ready(interest) => guard?,
+            () = self.posted.notified(), if !wants_to_write => return Ok(()),
+        };
+        let ready = guard.ready();
+        if ready.is_readable() && !self.take_replies()? {
+            guard.clear_ready_matching(Ready::READABLE);
+        }
+        if wants_to_write && ready.is_writable() && !self.flush()? {
+            guard.clear_ready_matching(Ready::WRITABLE);
+        }
+        Ok(())
+    }
+
+    /// Takes replies; whether there may be more.
+    fn take_replies(self: &Arc<Self>) -> io::Result<bool> {
+        // So that a busy engine does not keep the executor's thread.
+        const AT_ONCE: usize = 64;
+        thread_local! {
+            static BUFFER: std::cell::RefCell<Box<[u8; MAX_MESSAGE_BYTES]>> =
+                std::cell::RefCell::new(Box::new([0; MAX_MESSAGE_BYTES]));
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            for _ in 0..AT_ONCE {
+                match socket::receive(self.runs.get_ref(), buffer, RecvFlags::DONTWAIT) {
+                    Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(message) => self.take_reply(message),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    fn take_reply(self: &Arc<Self>, message: &[u8]) {
+        let (reply, behind) = match wire::decode::<Reply>(message) {
+            Ok(read) => read,
+            Err(error) => return tracing::error!(error, "a reply of an engine is left out"),
+        };
+        match reply {
+            Reply::Ran { run, outputs } => {
+                let Some(in_flight) = self.lock().runs.remove(&run) else {
+                    return;
+                };
+                let end = match self.unpack(outputs, behind) {
+                    Ok(outputs) => RunEnd::Ran(outputs),
+                    Err(error) => RunEnd::Failed(RunError::Failed(error)),
+                };
+                (in_flight.done)(end);
+            }
+            Reply::Failed { run, failure } => {
+                let Some(in_flight) = self.lock().runs.remove(&run) else {
+                    return;
+                };
+                let error = match failure {
+                    Failure::Inputs(text) => RunError::Inputs(bounded(text)),
+                    Failure::Backend(text) => RunError::Failed(bounded(text)),
+                };
+                (in_flight.done)(RunEnd::Failed(error));
+            }
+            Reply::Read { read, error } => {
+                let Some((part, sender)) = self.lock().reads.remove(&read) else {
+                    return;
+                };
+                let read = match error {
+                    None => part.copy(),
+                    Some(error) => Err(bounded(error)),
+                };
+                let _ = sender.send(read);
+            }
+        }
+    }
+
+    /// Sends what waits; whether there may be room for more.
+    fn flush(&self) -> io::Result<bool> {
+        let mut state = self.lock();
+        while let Some(message) = state.outbox.front() {
+            match socket::try_send(self.runs.get_ref(), &[IoSlice::new(message)])? {
+                Sent::Sent => drop(state.outbox.pop_front()),
+                Sent::Full => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGILL => "SIGILL",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGTERM => "SIGTERM",
+        _ => return format!("signal {signal}"),
+    };
+    name.into()
+}
