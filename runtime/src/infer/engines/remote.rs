@@ -77,7 +77,7 @@ impl Remote {
                 run: Some(run),
             };
             let ended = receiver.await;
-            stop.is_over();
+            stop.over();
             let Ok((end, held_on, unclaimed_on)) = ended else {
                 return Err(RunError::Failed("its engine is gone".into()));
             };
@@ -171,7 +171,7 @@ struct StopOnDrop<'a> {
 }
 
 impl StopOnDrop<'_> {
-    fn is_over(mut self) {
+    fn over(mut self) {
         self.run = None;
     }
 }

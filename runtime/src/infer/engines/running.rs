@@ -69,13 +69,16 @@ struct State {
     /// Why it is being killed, and on account of which graph.
     sentence: Option<Sentence>,
     runs: HashMap<u64, InFlight>,
-    reads: HashMap<u64, (Part, oneshot::Sender<Result<Vec<u8>, String>>)>,
+    reads: HashMap<u64, Reading>,
     loads: HashMap<u32, oneshot::Sender<Result<LoadedHead, LoadFailure>>>,
     asked: HashMap<u64, oneshot::Sender<Vec<(u32, u64)>>>,
     /// Messages that the socket had no room for.
     outbox: VecDeque<Vec<u8>>,
     sign_of_life: Option<Instant>,
 }
+
+/// Elements that are to be copied into a part of the arena, and who waits for them.
+type Reading = (Part, oneshot::Sender<Result<Vec<u8>, String>>);
 
 /// Why an engine is killed, and on account of which graph.
 #[derive(Clone, Debug)]

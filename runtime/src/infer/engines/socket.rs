@@ -71,11 +71,11 @@ pub(super) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<()> {
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] when there is none now and the caller would not wait.
-pub(super) fn receive<'a>(
+pub(super) fn receive(
     socket: impl AsFd,
-    buffer: &'a mut [u8; MAX_MESSAGE_BYTES],
+    buffer: &mut [u8; MAX_MESSAGE_BYTES],
     flags: RecvFlags,
-) -> io::Result<&'a [u8]> {
+) -> io::Result<&[u8]> {
     loop {
         match rustix::net::recv(&socket, &mut buffer[..], flags) {
             Err(rustix::io::Errno::INTR) => {}

@@ -83,7 +83,7 @@ fn what_swells_is_not_folded() {
         let from = format!("y{step}");
         nodes.push(node("Concat", &[&from, &from], &format!("y{}", step + 1)));
     }
-    assert_eq!(of(&[row.clone()], &nodes), Folding::Off);
+    assert_eq!(of(std::slice::from_ref(&row), &nodes), Folding::Off);
     let nodes = [node("Tile", &["row", "times"], "y")];
     let times = integers_of("times", &[1 << 20, 1 << 20]);
     assert_eq!(of(&[row.clone(), times], &nodes), Folding::Off);
@@ -130,7 +130,7 @@ fn what_follows_from_an_open_shape_is_no_constant() {
         gather("one", "columns"),
         node("ConstantOfShape", &["columns"], "y"),
     ];
-    assert_eq!(of(&[one.clone()], &columns), Folding::On);
+    assert_eq!(of(std::slice::from_ref(&one), &columns), Folding::On);
     // What it is cannot be told.
     let hidden = [
         node("Reshape", &["x", "one"], "r"),
@@ -148,9 +148,9 @@ fn unknown_operators_graphs_within_and_functions_are_not_trusted() {
     foreign.domain = "com.example".into();
     let node_bytes = (ELEMENTS + 4 * PER_WEIGHT) * ELEMENT_BYTES;
     let limited = Folding::Within { node_bytes };
-    assert_eq!(of(&[small.clone()], &[foreign]), limited);
+    assert_eq!(of(std::slice::from_ref(&small), &[foreign]), limited);
     let resized = [node("Resize", &["w", "", "w"], "y")];
-    assert_eq!(of(&[small.clone()], &resized), limited);
+    assert_eq!(of(std::slice::from_ref(&small), &resized), limited);
     let mut inner = GraphProto::default();
     inner.node.push(node("MatMul", &["column", "row"], "z"));
     let mut branch = node("If", &["x"], "y");
