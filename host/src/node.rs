@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use samovar_runtime::backend::{BackendOptions, Libraries};
-use samovar_runtime::{Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions};
+use samovar_runtime::{
+    Compilation, Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions,
+    WorkerOptions,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +68,17 @@ pub enum Output {
 
 pub use crate::control::serving::EngineMode;
 
+/// What compiling components may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// Components at once.
+    pub workers: usize,
+    /// Memory for each of them.
+    pub memory_bytes: u64,
+    /// Processor time for each of them.
+    pub processor_time: Duration,
+}
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
@@ -90,6 +104,8 @@ pub struct ServeOptions {
     pub gpu_memory_bytes: Option<u64>,
     /// Where graphs run.
     pub engines: EngineMode,
+    /// What compiling components may take.
+    pub compile_limits: CompileLimits,
     /// Requests of one deployment that may wait for a replica.
     pub max_queued_requests: usize,
     /// Requests after which a replica is replaced.
@@ -159,9 +175,10 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let meters = Arc::new(Meters::default());
     let usage = Usage::open(&data.join("usage.spool"), sqlite, meters.clone())
         .context("cannot keep usage")?;
-    let runtime = Arc::new(Runtime::new(runtime_options(&options, &data))?);
     let bundles = data.join("bundles");
     layout::sweep(&bundles);
+    let runtime = runtime_options(&options, &data, &bundles);
+    let runtime = Arc::new(Runtime::new(runtime)?);
     let limits = NodeLimits {
         max_queued_requests: options.max_queued_requests,
         max_requests_per_replica: options.max_requests_per_replica,
@@ -360,7 +377,10 @@ fn follow_changes(
     });
 }
 
-fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
+/// The program that runs, also after another was put in its place.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+fn runtime_options(options: &ServeOptions, data: &Path, bundles: &Path) -> RuntimeOptions {
     let mut engine = EngineOptions::default();
     if let Some(max_replicas) = options.max_replicas {
         engine.max_replicas = max_replicas;
@@ -380,8 +400,7 @@ fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
         engines: match options.engines {
             EngineMode::InProcess => Engines::InProcess,
             EngineMode::Shared | EngineMode::PerDeployment => Engines::Processes {
-                // The program that runs, also after another was put in its place.
-                program: Program::Process("/proc/self/exe".into()),
+                program: Program::Process(OWN_PROGRAM.into()),
                 confinement: Confinement {
                     read: vec![data.join("blobs")],
                     write: vec![data.join("optimized"), data.join("graphs")],
@@ -389,6 +408,13 @@ fn runtime_options(options: &ServeOptions, data: &Path) -> RuntimeOptions {
                 },
             },
         },
+        compilation: Compilation::Workers(WorkerOptions {
+            program: OWN_PROGRAM.into(),
+            max_workers: options.compile_limits.workers,
+            memory_bytes: options.compile_limits.memory_bytes,
+            processor_time: options.compile_limits.processor_time,
+            files: bundles.to_owned(),
+        }),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Components compiled to native code: on disk by digest and engine settings, memory-mapped, cached.
 //!
-//! This is the only place that loads native code, and it loads only what it compiled itself: a client can upload
-//! a component, never an artifact. Beside each artifact lies the SHA-256 of its bytes, checked the first time a
+//! This is the only place that loads native code, and it loads only what this node compiled (`compile/`): a client can
+//! upload a component, never an artifact. Beside each artifact lies the SHA-256 of its bytes, checked the first time a
 //! process maps the file, so that a damaged one is compiled again instead of run.
 
 mod snapshots;
 mod sweep;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,30 +17,18 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::admission::{self, AdmissionError, Handler, LIFECYCLE};
-use crate::budget::Owner;
 use crate::checked::{self, Checked};
+use crate::compile::{
+    Compilation, CompileError, Compiler, ComponentFile, MAX_COMPONENT_BYTES, Native,
+};
 use crate::engine::{Calls, SharedEngine, slots_of};
 use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
-use crate::turns::Turns;
 
-/// A larger component is refused: compiling takes time and memory in proportion.
-pub const MAX_COMPONENT_BYTES: u64 = 256 << 20;
 /// Components kept linked and ready beyond those that running replicas hold.
 const CACHED: u64 = 256;
 /// A component that nobody started for this long is unmapped.
 const CACHED_IDLE: Duration = Duration::from_secs(10 * 60);
-
-/// Where a component's bytes lie.
-#[derive(Clone, Debug)]
-pub struct ComponentFile {
-    /// SHA-256 of the file, 64 hex digits.
-    pub digest: String,
-    /// The file.
-    pub path: PathBuf,
-    /// Whose turn it is when it is compiled.
-    pub owner: Owner,
-}
 
 /// A component linked against the sandbox, ready to be instantiated.
 pub struct Artifact {
@@ -101,9 +89,24 @@ pub enum ArtifactError {
     /// What somebody else was told who asked at once.
     #[error(transparent)]
     Shared(Arc<ArtifactError>),
-    /// A bug: a task that compiles must not panic.
-    #[error("compiling stopped unexpectedly: {0}")]
+    /// It was neither compiled nor refused.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// A bug: a task that reads or links artifacts must not panic.
+    #[error("making a component ready stopped unexpectedly: {0}")]
     Stopped(String),
+}
+
+impl ArtifactError {
+    /// Whether the component is at fault: refused, or beyond the limits of compiling.
+    pub fn blames_component(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::Compile(error) => error.blames_component(),
+            Self::Shared(error) => error.blames_component(),
+            Self::Io { .. } | Self::Stopped(_) => false,
+        }
+    }
 }
 
 /// The artifacts of a node.
@@ -112,19 +115,19 @@ pub struct ArtifactStore {
     concurrent: Shelf,
     ready: moka::future::Cache<String, Arc<Artifact>>,
     checked: Checked,
-    /// Compiling takes every core and much memory, so few components compile at once.
-    compiles: Turns,
+    compiler: Compiler,
 }
-
-/// So many components compile at once: a second one, so that a slow one does not hold up all others.
-const COMPILES_AT_ONCE: usize = 2;
 
 impl ArtifactStore {
     /// Keeps artifacts under `folder`, in subfolders for the settings of the engines.
     ///
     /// # Errors
     /// When a folder cannot be made or a linker cannot be built.
-    pub fn new(engine: &SharedEngine, folder: &Path) -> wasmtime::Result<Self> {
+    pub fn new(
+        engine: &Arc<SharedEngine>,
+        compilation: Compilation,
+        folder: &Path,
+    ) -> wasmtime::Result<Self> {
         let sequential = Shelf::new(engine, Calls::Sequential, folder)?;
         let concurrent = Shelf::new(engine, Calls::Concurrent, folder)?;
         sweep::begin(folder, &[&sequential.folder, &concurrent.folder]);
@@ -136,7 +139,7 @@ impl ArtifactStore {
                 .time_to_idle(CACHED_IDLE)
                 .build(),
             checked: Checked::default(),
-            compiles: Turns::new(COMPILES_AT_ONCE),
+            compiler: Compiler::new(compilation, engine.clone()),
         })
     }
 
@@ -190,28 +193,18 @@ impl ArtifactStore {
         self: &Arc<Self>,
         file: ComponentFile,
     ) -> Result<Artifact, ArtifactError> {
-        let (store, digest, owner) = (self.clone(), file.digest.clone(), file.owner);
+        let (store, digest) = (self.clone(), file.digest.clone());
         if let Some(artifact) = blocking(move || store.load(&digest, None)).await? {
             return Ok(artifact);
         }
+        let path = file.path.clone();
+        blocking(move || check_form(&path)).await?;
+        let native = self.compiler.compile(&file).await?;
+        let native = native.map_err(AdmissionError::Invalid)?;
         let store = self.clone();
-        let compiled = move || {
-            let (shelf, component) = store.compile(&file)?;
-            shelf.link(&component, None)
-        };
-        self.compiling(owner, compiled).await
-    }
-
-    /// Work that compiles, once its turn has come. It ends even if its caller goes, and keeps its permit until then.
-    async fn compiling<R: Send + 'static>(
-        &self,
-        owner: Owner,
-        work: impl FnOnce() -> Result<R, ArtifactError> + Send + 'static,
-    ) -> Result<R, ArtifactError> {
-        let permit = self.compiles.take(owner).await;
         blocking(move || {
-            let _permit = permit;
-            work()
+            let (shelf, component) = store.keep(&file.digest, &native)?;
+            shelf.link(&component, None)
         })
         .await
     }
@@ -237,45 +230,11 @@ impl ArtifactStore {
         Ok(None)
     }
 
-    fn compile(&self, file: &ComponentFile) -> Result<(&Shelf, Component), ArtifactError> {
-        let io_error = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| ArtifactError::Io {
-                action,
-                path,
-                source,
-            }
-        };
-        let size = std::fs::metadata(&file.path)
-            .map_err(io_error("read", &file.path))?
-            .len();
-        if size > MAX_COMPONENT_BYTES {
-            return Err(AdmissionError::Invalid(format!(
-                "it is {size} bytes long; at most {MAX_COMPONENT_BYTES} are compiled"
-            ))
-            .into());
-        }
-        let bytes = std::fs::read(&file.path).map_err(io_error("read", &file.path))?;
-        if !wasmtime_is_component(&bytes) {
-            return Err(AdmissionError::Invalid(describe_foreign(&bytes)).into());
-        }
-        self.compile_bytes(&file.digest, &bytes)
-    }
-
-    /// Compiles a component and keeps it on disk. Where the disk does not take it, it is there in memory all the same.
-    fn compile_bytes(
-        &self,
-        name: &str,
-        bytes: &[u8],
-    ) -> Result<(&Shelf, Component), ArtifactError> {
-        let (shelf, native) = Calls::fit(bytes, |calls| {
-            let shelf = self.shelf(calls);
-            let native = shelf.engine.precompile_component(bytes);
-            native.map(|native| (shelf, native))
-        })
-        .map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
+    /// Keeps native code on disk and maps it. Where the disk does not take it, it is in memory alone.
+    fn keep(&self, name: &str, native: &Native) -> Result<(&Shelf, Component), ArtifactError> {
+        let shelf = self.shelf(native.calls);
         let path = shelf.path(name);
-        let component = match checked::write(&path, &native) {
+        let component = match checked::write(&path, &native.code) {
             Ok(()) => shelf.map(&path),
             Err(error) => {
                 tracing::warn!(
@@ -283,13 +242,37 @@ impl ArtifactStore {
                     %error,
                     "a compiled component cannot be kept on disk; it is compiled again when it is needed next"
                 );
-                // SAFETY: these bytes are what this engine compiled just now.
-                unsafe { Component::deserialize(&shelf.engine, &native) }
+                // SAFETY: these bytes are what this node's compiler made just now for this engine.
+                unsafe { Component::deserialize(&shelf.engine, &native.code) }
             }
         };
         let component = component.map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
         Ok((shelf, component))
     }
+}
+
+/// Refuses a file that is too large or not a component, before a compiler sees it.
+fn check_form(path: &Path) -> Result<(), ArtifactError> {
+    let io_error = |source| ArtifactError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = File::open(path).map_err(io_error)?;
+    let size = file.metadata().map_err(io_error)?.len();
+    if size > MAX_COMPONENT_BYTES {
+        return Err(AdmissionError::Invalid(format!(
+            "it is {size} bytes long; at most {MAX_COMPONENT_BYTES} are compiled"
+        ))
+        .into());
+    }
+    let mut head = Vec::new();
+    let read = (&mut file).take(PREAMBLE_BYTES).read_to_end(&mut head);
+    read.map_err(io_error)?;
+    if !wasmtime_is_component(&head) {
+        return Err(AdmissionError::Invalid(describe_foreign(&head)).into());
+    }
+    Ok(())
 }
 
 /// The artifacts of components of one kind, and what they are linked with.
@@ -302,14 +285,13 @@ struct Shelf {
 impl Shelf {
     fn new(engine: &SharedEngine, calls: Calls, folder: &Path) -> wasmtime::Result<Self> {
         let linker = crate::sandbox::linker(engine, calls)?;
+        let [sequential, concurrent] = engine.compatibility();
         let engine = engine.engine(calls).clone();
-        let mut hasher = DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        let kind = match calls {
-            Calls::Sequential => "sequential",
-            Calls::Concurrent => "concurrent",
+        let (kind, hash) = match calls {
+            Calls::Sequential => ("sequential", sequential),
+            Calls::Concurrent => ("concurrent", concurrent),
         };
-        let folder = folder.join(format!("{kind}-{:016x}", hasher.finish()));
+        let folder = folder.join(format!("{kind}-{hash:016x}"));
         std::fs::create_dir_all(&folder)?;
         Ok(Self {
             engine,
@@ -368,6 +350,9 @@ async fn blocking<R: Send + 'static>(
         .await
         .map_err(|e| ArtifactError::Stopped(e.to_string()))?
 }
+
+/// Bytes of a file that say what it is.
+const PREAMBLE_BYTES: u64 = 8;
 
 /// The preamble of a component: magic, version 13, layer 1.
 fn wasmtime_is_component(bytes: &[u8]) -> bool {

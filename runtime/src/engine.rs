@@ -5,9 +5,11 @@ mod calls;
 mod functions;
 mod ticker;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, MemoryTypeBuilder,
     PoolingAllocationConfig, Store, StoreContextMut, UpdateDeadline,
@@ -40,7 +42,7 @@ const MEMORIES_PER_SLOT: u32 = 2;
 const TABLES_PER_SLOT: u32 = 4;
 
 /// How instances get their memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Allocator {
     /// Slots reserved once; an instance takes microseconds.
     Pooling,
@@ -135,6 +137,16 @@ impl SharedEngine {
             Calls::Sequential => &self.sequential,
             Calls::Concurrent => &self.concurrent,
         }
+    }
+
+    /// What the engines compile for, as hashes: code of one engine runs in another of the same hash.
+    pub fn compatibility(&self) -> [u64; 2] {
+        [Calls::Sequential, Calls::Concurrent].map(|calls| {
+            let mut hasher = DefaultHasher::new();
+            let engine = self.engine(calls);
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+            hasher.finish()
+        })
     }
 
     /// The allocator in use.

@@ -24,8 +24,9 @@ use http_body_util::{BodyExt, Empty};
 use tokio::sync::Notify;
 use wasmtime_wasi_http::WasiBody;
 
-use crate::artifact::{ArtifactStore, ComponentFile};
+use crate::artifact::ArtifactStore;
 use crate::body::{GuestBody, LimitedBody};
+use crate::compile::ComponentFile;
 use crate::engine::SharedEngine;
 use crate::exchange::{Exchange, Stop};
 use crate::failure::GuestFailure;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::admission::AdmissionError;
-use crate::artifact::{ArtifactError, ArtifactStore, ComponentFile};
+use crate::artifact::{ArtifactError, ArtifactStore};
+use crate::compile::{Compilation, ComponentFile};
 use crate::engine::{Allocator, EngineOptions, SharedEngine};
 use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
 use crate::infer::engines::{EngineInfo, Engines, Fleet};
@@ -25,6 +26,8 @@ pub struct RuntimeOptions {
     pub backends: BackendOptions,
     /// Where graphs are loaded and run.
     pub engines: Engines,
+    /// Where components are compiled.
+    pub compilation: Compilation,
 }
 
 fn loader(engines: Engines, options: BackendOptions) -> Result<Loader, String> {
@@ -52,7 +55,11 @@ impl Runtime {
             let engine = Arc::new(SharedEngine::new(&options.engine)?);
             let loader = loader(options.engines, options.backends).map_err(wasmtime::Error::msg)?;
             Ok(Machine {
-                artifacts: Arc::new(ArtifactStore::new(&engine, &options.artifacts)?),
+                artifacts: Arc::new(ArtifactStore::new(
+                    &engine,
+                    options.compilation,
+                    &options.artifacts,
+                )?),
                 graphs: GraphStore::new(loader),
                 slots: Slots::new(options.engine.max_replicas),
                 engine,

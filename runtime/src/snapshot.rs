@@ -26,7 +26,7 @@ use crate::sandbox::{Capabilities, Sandbox};
 pub(crate) use watch::Watch;
 
 /// Who prints what `init` prints while its memory is taken.
-const REPLICA: &str = "snapshot";
+pub(crate) const REPLICA: &str = "snapshot";
 
 /// What a deployment wants of the memory after `init`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use samovar_tests::children::{self, children};
 use samovar_tests::onnx::{Node, Value as Port, Weight, looping, model, model_with};
 use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, eventually};
@@ -46,46 +47,12 @@ fn pair() -> Value {
     ]})
 }
 
-/// Processes that this server has started and that run.
 fn engines(server: &Server) -> Result<BTreeSet<u32>> {
-    let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let Some(pid) = entry?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        // Processes come and go.
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            continue;
-        };
-        let Ok(command) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
-            continue;
-        };
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or("")
-            .split_whitespace()
-            .collect();
-        let [state, parent, ..] = fields[..] else {
-            continue;
-        };
-        let is_engine = command
-            .split(|byte| *byte == 0)
-            .any(|word| word == b"engine");
-        if is_engine && state != "Z" && parent.parse() == Ok(server.pid()) {
-            found.insert(pid);
-        }
-    }
-    Ok(found)
+    children(server, "engine")
 }
 
 fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is there");
+    children::kill(pid).expect("it is there");
 }
 
 /// Waits until no engine computes any more.

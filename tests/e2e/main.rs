@@ -13,6 +13,7 @@ mod browsers;
 mod bundles;
 mod chat;
 mod cli;
+mod compile_limits;
 mod conformance;
 mod connections;
 mod data_folder;

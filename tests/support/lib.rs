@@ -1,6 +1,8 @@
 //! Starts the real `samovar` binary on a free port in a temporary folder, and drives it as users do.
 
+pub mod bombs;
 pub mod canary;
+pub mod children;
 pub mod dice;
 pub mod disk;
 pub mod http2;

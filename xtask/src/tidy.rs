@@ -43,6 +43,14 @@ mod tests {
         ),
         ("host/src", &["wasmtime"]),
         (
+            "runtime/src/process",
+            &["crate::compile", "crate::infer", "wasmtime"],
+        ),
+        (
+            "runtime/src/compile",
+            &["crate::artifact", "crate::pool", "crate::infer::engines"],
+        ),
+        (
             "runtime/src/infer/backend",
             &[
                 "crate::infer::nn",

@@ -164,7 +164,7 @@ impl From<ReloadError> for ApiError {
     fn from(error: ReloadError) -> Self {
         let text = error.to_string();
         match error {
-            ReloadError::NoDevelopment(_) => Self::not_found(text),
+            ReloadError::NoDevelopment(_) | ReloadError::Deleted => Self::not_found(text),
             ReloadError::Blobs(error) => error.into(),
             ReloadError::Refused { source, .. } => {
                 let mut answer = Self::from(source);

@@ -228,9 +228,7 @@ impl From<&crate::control::serving::ServeError> for ApiError {
             E::Blob(blob) => blob.into(),
             E::Files { .. } => Self::internal(text),
             E::Secrets(cause) => cause.into(),
-            E::Component(cause)
-                if matches!(**cause, samovar_runtime::ArtifactError::Refused(_)) =>
-            {
+            E::Component(cause) if cause.blames_component() => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "component_refused", text)
             }
             E::Component(_) => Self::internal(text),

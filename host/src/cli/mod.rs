@@ -5,6 +5,7 @@ mod audit;
 mod backends;
 mod build;
 mod client;
+mod compile_worker;
 mod completions;
 mod confirm;
 mod deployment;
@@ -112,6 +113,9 @@ enum Command {
     /// Run graphs for a server, which starts this itself
     #[command(hide = true)]
     Engine,
+    /// Compile components for a server, which starts this itself
+    #[command(hide = true)]
+    CompileWorker,
 }
 
 /// Runs the command that the process was started with.
@@ -125,8 +129,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    if let Command::Engine = &cli.command {
-        return engine::run();
+    match &cli.command {
+        Command::Engine => return engine::run(),
+        Command::CompileWorker => return compile_worker::run(),
+        _ => {}
     }
     let format = if cli.json { Format::Json } else { Format::Text };
     let mut builder = match &cli.command {
@@ -168,7 +174,7 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Events(arguments) => events::run(&client()?, arguments, format).await,
         Command::Login(arguments) => login::run(arguments, format).await,
         // Before there is an executor.
-        Command::Engine => Ok(()),
+        Command::Engine | Command::CompileWorker => Ok(()),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

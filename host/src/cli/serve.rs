@@ -11,7 +11,8 @@ use crate::domain::bundle::GraphBackend;
 use crate::domain::webhook_address::Allowance;
 use crate::manifest::units;
 use crate::node::{
-    self, AuthMode, BaseDomain, EngineMode, LostSecrets, Origin, Output, ServeOptions,
+    self, AuthMode, BaseDomain, CompileLimits, EngineMode, LostSecrets, Origin, Output,
+    ServeOptions,
 };
 use crate::server::Timeouts;
 
@@ -54,6 +55,15 @@ pub struct Arguments {
     /// Where graphs run
     #[arg(long, value_name = "WHERE", value_enum, default_value = "shared")]
     engines: Engines,
+    /// Components that compile at once, each in a process of its own
+    #[arg(long, value_name = "N", default_value = "2")]
+    compile_workers: std::num::NonZeroUsize,
+    /// Memory that compiling one component may take
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = compile_memory_bytes)]
+    compile_memory: u64,
+    /// Processor time that compiling one component may take, of all cores together
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = timeout)]
+    compile_time: Duration,
     /// Requests of one deployment that may wait for a replica
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_queued_requests: usize,
@@ -104,12 +114,23 @@ fn size_bytes(text: &str) -> Result<u64, String> {
     units::parse_size_bytes(text).ok_or_else(|| format!("wanted {}", units::SIZE_WANTED))
 }
 
+/// With less, a worker does not compile the smallest component.
+const MIN_COMPILE_BYTES: u64 = 128 << 20;
+
+fn compile_memory_bytes(text: &str) -> Result<u64, String> {
+    let bytes = size_bytes(text)?;
+    match bytes < MIN_COMPILE_BYTES {
+        true => Err(format!("wanted at least {}MiB", MIN_COMPILE_BYTES >> 20)),
+        false => Ok(bytes),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let time = units::parse_duration_ms(text).map(Duration::from_millis);
     time.ok_or_else(|| format!("wanted {}", units::DURATION_WANTED))
 }
 
-/// A timeout of connections. Shorter ones would cut off clients that are far away.
+/// A timeout of connections, or of compiling. Shorter ones would cut off clients that are far away.
 fn timeout(text: &str) -> Result<Duration, String> {
     let wanted = || "wanted 1s to 1h, as 500ms, 30s or 5m are written".to_owned();
     let duration = Duration::from_millis(units::parse_duration_ms(text).ok_or_else(wanted)?);
@@ -154,6 +175,11 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             Engines::Shared => EngineMode::Shared,
             Engines::PerDeployment => EngineMode::PerDeployment,
             Engines::InProcess => EngineMode::InProcess,
+        },
+        compile_limits: CompileLimits {
+            workers: arguments.compile_workers.into(),
+            memory_bytes: arguments.compile_memory,
+            processor_time: arguments.compile_time,
         },
         max_queued_requests: arguments.max_queued_requests,
         max_requests_per_replica: arguments.max_requests_per_replica,

@@ -298,7 +298,8 @@ fn passes(error: &RegistryError) -> bool {
 /// Whether the component or its start is to blame.
 fn failed_status(error: &ServeError) -> DeploymentStatus {
     match error {
-        ServeError::Component(_) => DeploymentStatus::BuildFailed,
+        ServeError::Component(error) if error.blames_component() => DeploymentStatus::BuildFailed,
+        ServeError::Component(_) => DeploymentStatus::Failed,
         ServeError::Graph { .. } | ServeError::Start(_) | ServeError::Secrets(_) => {
             DeploymentStatus::DeployFailed
         }

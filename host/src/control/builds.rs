@@ -46,6 +46,14 @@ pub struct Builds {
 struct Going {
     begun: u64,
     builds: HashMap<Id, Entry>,
+    /// Reloads of development deployments, of which each has one at a time.
+    reloads: HashMap<Id, ReloadEntry>,
+}
+
+#[derive(Debug)]
+struct ReloadEntry {
+    model: Id,
+    stop: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -120,14 +128,36 @@ impl Builds {
         })
     }
 
+    /// Notes that a deployment is reloaded until the result is dropped, so that its deletion stops that.
+    pub fn begin_reload(self: &Arc<Self>, model: Id, deployment: Id) -> Reloading {
+        let stop = CancellationToken::new();
+        let entry = ReloadEntry {
+            model,
+            stop: stop.clone(),
+        };
+        self.lock().reloads.insert(deployment, entry);
+        Reloading {
+            builds: self.clone(),
+            deployment,
+            stop,
+        }
+    }
+
     /// How far the build of a deployment has come.
     pub fn phase(&self, deployment: Id) -> Option<BuildPhase> {
         self.lock().builds.get(&deployment).map(|entry| entry.phase)
     }
 
-    /// Stops the builds of a model's deployments that are deleted or switched off as it is now.
+    /// Stops the builds of a model's deployments that are deleted or switched off as it is now, and the reloads of those that
+    /// are deleted: a reload switches on what is off.
     pub fn stop_unwanted(&self, view: &ModelView) {
-        for (deployment, entry) in &self.lock().builds {
+        let going = self.lock();
+        for (deployment, entry) in &going.reloads {
+            if entry.model == view.model.id && !view.deployments.contains_key(deployment) {
+                entry.stop.cancel();
+            }
+        }
+        for (deployment, entry) in &going.builds {
             if entry.model != view.model.id || entry.generation > view.model.generation {
                 continue;
             }
@@ -138,11 +168,14 @@ impl Builds {
         }
     }
 
-    /// Stops the builds of a model that is deleted.
+    /// Stops the builds and reloads of a model that is deleted.
     pub fn stop_all(&self, model: Id) {
-        for entry in self.lock().builds.values() {
-            if entry.model == model {
-                entry.stop.cancel();
+        let going = self.lock();
+        let builds = going.builds.values().map(|one| (one.model, &one.stop));
+        let reloads = going.reloads.values().map(|one| (one.model, &one.stop));
+        for (of, stop) in builds.chain(reloads) {
+            if of == model {
+                stop.cancel();
             }
         }
     }
@@ -150,6 +183,27 @@ impl Builds {
     fn lock(&self) -> MutexGuard<'_, Going> {
         // A map of entries is whole at every instant.
         self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reload that goes on until this is dropped.
+#[derive(Debug)]
+pub struct Reloading {
+    builds: Arc<Builds>,
+    deployment: Id,
+    stop: CancellationToken,
+}
+
+impl Reloading {
+    /// Waits until the deployment is deleted.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+}
+
+impl Drop for Reloading {
+    fn drop(&mut self) {
+        self.builds.lock().reloads.remove(&self.deployment);
     }
 }
 
@@ -315,5 +369,25 @@ mod tests {
         let build = begin(&builds, &building, id);
         builds.stop_all(building.model.id);
         assert!(build.stop.is_cancelled());
+    }
+
+    #[test]
+    fn a_reload_is_stopped_when_its_deployment_is_deleted_and_not_when_it_is_off() {
+        let builds = Arc::new(Builds::default());
+        let (off, id) = view(1, DeploymentStatus::Inactive);
+        let model = off.model.id;
+        let reload = builds.begin_reload(model, id);
+        builds.stop_unwanted(&off);
+        assert!(!reload.stop.is_cancelled());
+        let mut deleted = off;
+        deleted.deployments.clear();
+        builds.stop_unwanted(&deleted);
+        assert!(reload.stop.is_cancelled());
+        drop(reload);
+        let reload = builds.begin_reload(model, id);
+        builds.stop_all(model);
+        assert!(reload.stop.is_cancelled());
+        drop(reload);
+        assert!(builds.lock().reloads.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use samovar_runtime::backend::BackendOptions;
-use samovar_runtime::{EngineOptions, Engines, Runtime, RuntimeOptions};
+use samovar_runtime::{Compilation, EngineOptions, Engines, Runtime, RuntimeOptions};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -60,6 +60,7 @@ impl Node {
             engine: EngineOptions::default(),
             backends: BackendOptions::default(),
             engines: Engines::InProcess,
+            compilation: Compilation::InProcess,
         };
         let limits = NodeLimits {
             engines: EngineMode::InProcess,

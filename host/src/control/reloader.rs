@@ -48,6 +48,9 @@ pub enum ReloadError {
     /// What is stored cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The deployment was deleted meanwhile.
+    #[error("the reload was stopped: the deployment was deleted meanwhile")]
+    Deleted,
     /// Others came first.
     #[error("{MAX_WAITING} reloads of this deployment wait already: try again when they are done")]
     TooMany,
@@ -144,7 +147,14 @@ impl Reloader {
         if next.bundle_digest == before.bundle_digest && begun.serves() {
             return self.relabel(&view, id, begun, reload).await;
         }
-        let rehearsed = self.builder.serving.rehearse(&view, &next).await;
+        let serving = &self.builder.serving;
+        let reloading = serving.builds().begin_reload(model, id);
+        let rehearsed = tokio::select! {
+            biased;
+            () = reloading.stopped() => return Err(ReloadError::Deleted),
+            rehearsed = serving.rehearse(&view, &next) => rehearsed,
+        };
+        drop(reloading);
         let rehearsed = rehearsed.map_err(|source| ReloadError::Refused {
             source,
             before: match begun.serves() {

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Artifact, ArtifactError, ArtifactStore, ComponentFile, MAX_COMPONENT_BYTES, blocking};
+use super::{Artifact, ArtifactError, ArtifactStore, blocking};
 use crate::checked;
+use crate::compile::ComponentFile;
 use crate::snapshot::{self, Setting, Snapshot};
 
 impl ArtifactStore {
@@ -77,34 +78,16 @@ impl ArtifactStore {
         let log = setting.log.clone();
         let taken = match plain.has_lifecycle() {
             false => Err("the component exports no `init`".to_owned()),
-            true => match tokio::fs::read(&file.path).await {
-                Ok(bytes) => snapshot::take(setting, bytes).await,
-                Err(source) => {
-                    return Err(ArtifactError::Io {
-                        action: "read",
-                        path: file.path.clone(),
-                        source,
-                    });
-                }
-            },
+            true => self.compiler.snapshot(file, setting).await?,
         };
         let (store, name) = (self.clone(), name.to_owned());
-        self.compiling(file.owner, move || {
-            let compiled = taken.and_then(|bytes| {
-                let size = bytes.len() as u64;
-                if size > MAX_COMPONENT_BYTES {
-                    return Err(format!(
-                        "with its memory it is {size} bytes long; at most {MAX_COMPONENT_BYTES} are compiled"
-                    ));
-                }
-                store
-                    .compile_bytes(&name, &bytes)
-                    .map_err(|e| e.to_string())
+        blocking(move || {
+            let kept = taken.and_then(|native| {
+                let kept = store.keep(&name, &native);
+                kept.map_err(|e| e.to_string())
             });
-            match compiled {
-                Ok((shelf, component)) => {
-                    shelf.link(&component, Some(Snapshot::Taken)).map(Ok)
-                }
+            match kept {
+                Ok((shelf, component)) => shelf.link(&component, Some(Snapshot::Taken)).map(Ok),
                 Err(why) => {
                     snapshot::tell_refusal(log, &why);
                     let path = store.refusal_path(&name);

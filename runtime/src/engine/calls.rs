@@ -1,9 +1,10 @@
 //! What a component asks of the engine: whether its functions may be asynchronous.
 
+use serde::{Deserialize, Serialize};
 use wasmparser::{Parser, Payload};
 
 /// How a component's functions call each other and the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Calls {
     /// One after the other, as all do up to WASI 0.2. Such calls need no account of who waits for whom, which would take
     /// longer than most of them do themselves.

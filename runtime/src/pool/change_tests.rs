@@ -12,8 +12,8 @@ use proptest::sample::Index;
 use tokio::task::JoinSet;
 
 use super::{DeploymentSpec, Pool, RunError};
-use crate::artifact::ComponentFile;
 use crate::budget::Owner;
+use crate::compile::{Compilation, ComponentFile};
 use crate::engine::EngineOptions;
 use crate::infer::backend::BackendOptions;
 use crate::ledger::PoolSettings;
@@ -60,6 +60,7 @@ impl Node {
                 onnxruntime: Some("/nowhere".into()),
                 ..BackendOptions::default()
             },
+            compilation: Compilation::InProcess,
         });
         let runtime = runtime.unwrap();
         Self { runtime, folder }

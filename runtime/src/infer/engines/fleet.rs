@@ -13,12 +13,13 @@ use super::blame::{Blame, Verdict, Whose};
 use super::remote::Remote;
 use super::running::{Ended, LoadFailure, Opened, Running};
 use super::wire::{Load, LoadSource, LoadedHead, Open, backend_name};
-use super::{Confinement, EngineInfo, Program};
+use super::{EngineInfo, Program};
 use crate::infer::backend::tensor::Place;
 use crate::infer::backend::{
     BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Laid, Libraries,
     LoadError, Loaded, Model, Source, Target, Wanted, lay_out, rten_info,
 };
+use crate::process::confine::Confinement;
 
 /// How long an engine without a graph stays, for the next one.
 const LINGER: Duration = Duration::from_secs(10);

@@ -2,15 +2,15 @@
 //! own process and not the node.
 //!
 //! The node starts `samovar engine`, hands it two sockets and shared memory (`socket.rs`, `arena.rs`, `wire.rs`), and has it
-//! confined (`confine.rs`). `serve.rs` is what the engine does; `running.rs` is one engine as the node sees it; `fleet.rs`
+//! confined (`process/confine.rs`). `serve.rs` is what the engine does; `running.rs` is one engine as the node sees it; `fleet.rs`
 //! starts them and decides which graph is loaded where, with `blame.rs`; `remote.rs` is a graph in an engine, for those who
 //! run it.
 
 mod arena;
 mod blame;
-mod confine;
 mod fleet;
 mod kept;
+mod libraries;
 mod remote;
 mod running;
 mod serve;
@@ -22,7 +22,7 @@ mod wire;
 
 use std::path::PathBuf;
 
-pub use confine::Confinement;
+use crate::process::confine::Confinement;
 pub(crate) use fleet::Fleet;
 pub(crate) use remote::Remote;
 pub use serve::serve;

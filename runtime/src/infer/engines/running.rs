@@ -26,6 +26,7 @@ use super::socket::{self, Sent};
 use super::wire::{self, Answer, BackendHead, Load, LoadedHead, Open, Order, Request};
 use crate::infer::backend::RunError;
 use crate::infer::backend::tensor::Tensor;
+use crate::process::frames;
 use packing::message;
 use spawn::start;
 
@@ -179,11 +180,11 @@ impl Running {
         let arena = Arena::create()?;
         let child = start(program, theirs)?;
         let process = child.as_ref().and_then(Child::id);
-        socket::send_files(&control, [their_runs.as_fd(), arena.fd()])?;
+        frames::send_files(&control, [their_runs.as_fd(), arena.fd()])?;
         drop(their_runs);
-        socket::write_frame(&control, &Order::Open(Box::new(open)))?;
+        frames::write_frame(&control, &Order::Open(Box::new(open)))?;
         control.set_read_timeout(Some(OPEN_TIMEOUT))?;
-        let opened = match socket::read_frame::<Answer>(&control)? {
+        let opened = match frames::read_frame::<Answer>(&control)? {
             Some(Answer::Opened {
                 backends,
                 no_cards,
@@ -219,7 +220,7 @@ impl Running {
         std::thread::Builder::new()
             .name("engine-answers".into())
             .spawn(move || {
-                while let Ok(Some(answer)) = socket::read_frame::<Answer>(&answers) {
+                while let Ok(Some(answer)) = frames::read_frame::<Answer>(&answers) {
                     let Some(running) = weak.upgrade() else {
                         return;
                     };
@@ -430,7 +431,7 @@ impl Running {
     }
 
     fn order(&self, order: &Order) -> io::Result<()> {
-        socket::write_frame(&self.lock_control(), order)
+        frames::write_frame(&self.lock_control(), order)
     }
 
     fn post(&self, request: &Request, behind: &[u8]) {

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 
 use super::arena::Shared;
-use super::confine;
+use super::libraries;
 use super::socket;
 use super::tensors::{self, Outgoing, Tensors};
 use super::wire::{
@@ -26,6 +26,7 @@ use crate::infer::backend::tensor::Tensor;
 use crate::infer::backend::{Backends, GuestModel, LoadError, Loaded, RunError, Source, Wanted};
 use crate::infer::compute::{Worker, guarded};
 use crate::infer::stop::Stop;
+use crate::process::{confine, frames};
 
 /// The stack of a thread that loads: libraries recurse over the operators of a model.
 const LOAD_STACK_BYTES: usize = 64 << 20;
@@ -73,9 +74,9 @@ struct Crew {
 /// # Errors
 /// When the node does not begin as a node does.
 pub fn serve(control: UnixStream) -> io::Result<()> {
-    let [runs, arena] = socket::receive_files(&control)?;
+    let [runs, arena] = frames::receive_files(&control)?;
     let arena = Shared::open(&arena)?;
-    let Some(Order::Open(open)) = socket::read_frame(&control)? else {
+    let Some(Order::Open(open)) = frames::read_frame(&control)? else {
         return Err(io::Error::other("the first order is none to open"));
     };
     let Open {
@@ -90,7 +91,7 @@ pub fn serve(control: UnixStream) -> io::Result<()> {
     // After the libraries are open, which lie anywhere; before anything of a pusher is read.
     let is_process = confinement.is_some();
     let confined_by = match confinement {
-        Some(confinement) => confine::confine(&confine::with_libraries(confinement, &backends))?,
+        Some(confinement) => confine::confine(&libraries::with_libraries(confinement, &backends))?,
         None => Vec::new(),
     };
     let opened = Answer::Opened {
@@ -98,7 +99,7 @@ pub fn serve(control: UnixStream) -> io::Result<()> {
         no_cards: backends.cards().reason,
         confined_by,
     };
-    socket::write_frame(&control, &opened)?;
+    frames::write_frame(&control, &opened)?;
     let engine = Arc::new(Engine {
         backends,
         control,
@@ -133,7 +134,7 @@ fn cores() -> usize {
 impl Engine {
     /// Obeys until the node is gone.
     fn follow(self: &Arc<Self>) -> io::Result<()> {
-        while let Some(order) = socket::read_frame(&self.control)? {
+        while let Some(order) = frames::read_frame(&self.control)? {
             self.obey(order)?;
         }
         Ok(())
@@ -166,7 +167,7 @@ impl Engine {
 
     fn answer(&self, answer: &Answer) -> io::Result<()> {
         let _whole = lock(&self.answering);
-        socket::write_frame(&self.control, answer)
+        frames::write_frame(&self.control, answer)
     }
 
     fn load(&self, load: Load) {

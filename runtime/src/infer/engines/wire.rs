@@ -3,13 +3,13 @@
 //! Loads and everything else that is rare goes through a stream, in frames. Runs go through a socket that keeps messages
 //! apart, from which each thread of the engine takes the next one.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::confine::Confinement;
 use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::{ElementType, Place};
 use crate::infer::backend::{BackendChoice, BackendInfo, BackendOptions, Device, Runs, Target};
+use crate::process::confine::Confinement;
+pub(super) use crate::process::frames::{decode, encode};
 
 /// The longest message about a run. Longer ones go through the arena.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 10;
@@ -17,8 +17,6 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 10;
 pub(super) const MAX_INLINE_BYTES: usize = 8 << 10;
 /// All elements in one message.
 pub(super) const MAX_INLINE_TOTAL_BYTES: usize = 32 << 10;
-/// The longest frame: what a graph of many inputs and outputs says of them.
-pub(super) const MAX_FRAME_BYTES: usize = 16 << 20;
 
 /// A part of the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,19 +223,6 @@ pub(super) struct LoadedHead {
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
     pub mixes_rows: Option<String>,
-}
-
-/// A message of bytes, as what sends it has them.
-pub(super) fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, String> {
-    postcard::to_extend(message, Vec::with_capacity(256)).map_err(|e| e.to_string())
-}
-
-/// A message, and the bytes behind it.
-///
-/// # Errors
-/// When these bytes are none.
-pub(super) fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<(M, &[u8]), String> {
-    postcard::take_from_bytes(bytes).map_err(|e| format!("a message cannot be read: {e}"))
 }
 
 #[cfg(test)]

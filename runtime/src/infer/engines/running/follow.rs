@@ -13,6 +13,7 @@ use super::{Ended, LoadFailure, RunEnd, Running, Sentence, State};
 use crate::infer::backend::RunError;
 use crate::infer::engines::socket::{self, Sent};
 use crate::infer::engines::wire::{self, Failure, MAX_MESSAGE_BYTES, Order, Reply};
+use crate::process::{frames, signal_name};
 use crate::text::bounded;
 
 /// How long an engine whose socket is closed has until it is killed.
@@ -124,7 +125,7 @@ impl Running {
         let asked = self.number();
         // Never waits: so few bytes are on their way, unless nobody reads them, which is noticed above.
         if let Ok(control) = self.control.try_lock() {
-            let _ = socket::write_frame(&control, &Order::Ping { asked });
+            let _ = frames::write_frame(&control, &Order::Ping { asked });
         }
         None
     }
@@ -221,18 +222,4 @@ impl Running {
         }
         Ok(true)
     }
-}
-
-fn signal_name(signal: i32) -> String {
-    let name = match signal {
-        libc::SIGSEGV => "SIGSEGV",
-        libc::SIGABRT => "SIGABRT",
-        libc::SIGFPE => "SIGFPE",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGILL => "SIGILL",
-        libc::SIGKILL => "SIGKILL",
-        libc::SIGTERM => "SIGTERM",
-        _ => return format!("signal {signal}"),
-    };
-    name.into()
 }

@@ -1,10 +1,10 @@
-//! What an engine may not do, as far as the system can see to it: it reads models and writes its caches, and nothing else.
+//! Confines a process to its memory limit and to the files that it is given, without network and without other processes.
 //!
-//! Each of these is asked for; what the kernel does not have is left out, and the node is told what there is.
+//! Uses rlimits, Landlock and seccomp. What the kernel lacks is left out; the node learns which of them are active.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset,
@@ -17,9 +17,7 @@ use seccompiler::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::infer::backend::Backends;
-
-/// What an engine may use.
+/// What a process may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
     /// Folders and files that it may read.
@@ -30,7 +28,7 @@ pub struct Confinement {
     pub memory_bytes: Option<u64>,
 }
 
-/// What of the system every engine reads: about the processor, the memory and itself.
+/// What of the system every process reads: about the processor, the memory and itself.
 const SYSTEM: [&str; 5] = [
     "/proc/cpuinfo",
     "/proc/meminfo",
@@ -41,30 +39,11 @@ const SYSTEM: [&str; 5] = [
 /// Opened instead of files that are not to be there, and written to by libraries that have nothing to say.
 const NOTHING: &str = "/dev/null";
 
-/// What a graph on a card wants besides: the driver's libraries are opened when the first one is loaded.
-const CARD_LIBRARIES: [&str; 7] = ["/usr", "/lib", "/lib64", "/opt", "/etc", "/proc", "/sys"];
-const CARD_DEVICES: &str = "/dev";
-
-/// Lets an engine also read what its libraries open later: those beside them, and the drivers of a card if there is one.
-pub(super) fn with_libraries(mut confinement: Confinement, backends: &Backends) -> Confinement {
-    let infos = backends.info();
-    let found = infos.iter().filter_map(|info| info.path.as_deref());
-    let found = found.filter_map(Path::parent).map(Path::to_path_buf);
-    confinement.read.extend(found);
-    if !backends.cards().cards.is_empty() {
-        confinement
-            .read
-            .extend(CARD_LIBRARIES.iter().map(PathBuf::from));
-        confinement.write.push(CARD_DEVICES.into());
-    }
-    confinement
-}
-
 /// Confines this process; answers with what confines it now.
 ///
 /// # Errors
 /// When something that the kernel has cannot be turned on.
-pub(super) fn confine(confinement: &Confinement) -> io::Result<Vec<String>> {
+pub(crate) fn confine(confinement: &Confinement) -> io::Result<Vec<String>> {
     let mut active = vec!["rlimits".to_owned()];
     limit(confinement)?;
     if let Some(landlock) = confine_files(confinement).map_err(io::Error::other)? {
@@ -89,17 +68,22 @@ fn limit(confinement: &Confinement) -> io::Result<()> {
             },
         )
     };
-    // A core of an engine has what callers sent.
+    // A core dump would hold what callers sent.
     at_most(Resource::Core, 0)?;
     if let Some(bytes) = confinement.memory_bytes {
-        // Of private memory: what an engine maps of models and shares with the node does not count.
+        // Limits private memory alone: mapped models and memory shared with the node do not count.
         at_most(Resource::Data, bytes)?;
     }
     Ok(())
 }
 
-/// Files, the network and other processes, by Landlock. Nothing where the kernel has none.
-fn confine_files(confinement: &Confinement) -> Result<Option<String>, landlock::RulesetError> {
+/// Limits this thread, and threads that it starts later, to these files with Landlock. `None` where the kernel has none.
+///
+/// # Errors
+/// When the kernel has Landlock and refuses the rules.
+pub(crate) fn confine_files(
+    confinement: &Confinement,
+) -> Result<Option<String>, landlock::RulesetError> {
     let abi = ABI::V6;
     let read = AccessFs::from_read(abi);
     let system = SYSTEM.iter().map(PathBuf::from);
@@ -158,7 +142,7 @@ fn confine_calls() -> Result<Option<String>, seccompiler::Error> {
     Ok(Some("seccomp".into()))
 }
 
-/// Calls that an engine has no use for: other programs and processes, the network, and ways around the other walls.
+/// Calls that such a process has no use for: other programs and processes, the network, and ways around the other walls.
 fn refused_calls() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Error> {
     let mut calls = vec![
         libc::SYS_execve,
