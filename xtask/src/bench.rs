@@ -83,7 +83,13 @@ pub fn list() {
 }
 
 /// Builds everything, or takes what lies in a folder; measures and prints one table. An error if a floor is missed.
-pub fn run(seconds: u64, only: &[Part], built: Option<PathBuf>) -> Result<()> {
+pub fn run(
+    seconds: u64,
+    only: &[Part],
+    built: Option<PathBuf>,
+    engines: Option<String>,
+) -> Result<()> {
+    ENGINES.get_or_init(|| engines);
     match built {
         Some(folder) => PROGRAMS.get_or_init(|| folder),
         None => {
@@ -139,6 +145,9 @@ fn build() -> Result<()> {
     }
     process::run(command.current_dir(crate::repository()))
 }
+
+/// Where graphs of the nodes run, if that was said.
+static ENGINES: OnceLock<Option<String>> = OnceLock::new();
 
 /// The folder of the programs that are measured.
 static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();

@@ -57,6 +57,9 @@ enum Command {
         /// Folder with `samovar` and `bare`, built before: nothing is built then, guests neither
         #[arg(long, value_name = "FOLDER")]
         built: Option<PathBuf>,
+        /// Where graphs of the nodes run, as `samovar serve --engines` takes it; as it does by itself without it
+        #[arg(long, value_name = "WHERE")]
+        engines: Option<String>,
         /// Say which parts there are, and measure nothing
         #[arg(long)]
         list: bool,
@@ -99,8 +102,9 @@ fn main() -> ExitCode {
             seconds,
             only,
             built,
+            engines,
             ..
-        } => bench::run(seconds, &only, built),
+        } => bench::run(seconds, &only, built, engines),
         Command::Guests => guests::build(),
         Command::BuiltIn => built_in::build(),
         Command::Fuzz { minutes, only } => fuzz::run(minutes, &only),

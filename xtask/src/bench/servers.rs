@@ -17,6 +17,14 @@ use crate::process;
 /// The Wasmtime that Samovar embeds, so that only the servers differ.
 pub const WASMTIME: &str = "48.0.8";
 
+/// What nodes are told of where graphs run.
+fn engines() -> Vec<&'static str> {
+    match super::ENGINES.get() {
+        Some(Some(engines)) => vec!["--engines", engines],
+        _ => Vec::new(),
+    }
+}
+
 /// A running server.
 pub struct Server {
     child: Child,
@@ -49,6 +57,7 @@ impl Server {
             ])
             .arg(&data)
             .args(options)
+            .args(engines())
             .env("SAMOVAR_CONFIG", folder.join("config.toml"))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
