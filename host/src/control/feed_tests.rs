@@ -198,6 +198,9 @@ async fn what_another_node_changed_is_served() {
     let second = node.push().await;
     let promote = |view: &mut ModelView| {
         let now = Timestamp::now();
+        // This node may have tried to build it meanwhile, and found that it cannot.
+        view.retry(second)?;
+        view.built(second, DeploymentStatus::Active, None)?;
         view.promote(PRODUCTION, second, Promote::AsSet, Id::new(), now)?;
         view.release_promotion(PRODUCTION, now)
     };
