@@ -39,7 +39,7 @@ impl Remote {
         }
     }
 
-    /// Runs it. Should the future be dropped, the run is ended, and `unclaimed` gets what it gave all the same. `held` is
+    /// Runs it, and says what the backend took by the engine's word. Should the future be dropped, the run is ended, and `unclaimed` gets what it gave all the same. `held` is
     /// dropped when the run has ended.
     ///
     /// # Errors
@@ -49,10 +49,10 @@ impl Remote {
         mut inputs: Vec<Tensor>,
         mut held: H,
         mut unclaimed: U,
-    ) -> Result<Vec<Tensor>, RunError>
+    ) -> Result<(Vec<Tensor>, Duration), RunError>
     where
         H: Send + 'static,
-        U: FnOnce() + Send + 'static,
+        U: FnOnce(Duration) + Send + 'static,
     {
         let mut last = String::new();
         for _ in 0..MAX_ATTEMPTS {
@@ -63,8 +63,8 @@ impl Remote {
                 let Err((end, held, unclaimed)) = sender.send((end, held, unclaimed)) else {
                     return;
                 };
-                if let RunEnd::Ran(_) = end {
-                    unclaimed();
+                if let RunEnd::Ran(_, took) = end {
+                    unclaimed(took);
                 }
                 drop(held);
             };
@@ -82,7 +82,7 @@ impl Remote {
                 return Err(RunError::Failed("its engine is gone".into()));
             };
             match end {
-                RunEnd::Ran(outputs) => return Ok(outputs),
+                RunEnd::Ran(outputs, took) => return Ok((outputs, took)),
                 RunEnd::Failed(error) => return Err(error),
                 RunEnd::Lost { ended, .. } if ended.suspects.contains(&at.graph) => {
                     return Err(RunError::Failed(format!(
@@ -135,7 +135,8 @@ impl Remote {
 impl Model for Remote {
     /// For threads that may block.
     fn run(&self, inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
-        futures::executor::block_on(self.compute(inputs, (), || ()))
+        let ran = futures::executor::block_on(self.compute(inputs, (), drop));
+        ran.map(|(outputs, _)| outputs)
     }
 
     fn place(&self) -> Place {

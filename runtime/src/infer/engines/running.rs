@@ -121,7 +121,8 @@ pub(super) enum LoadFailure {
 
 /// How a run ended.
 pub(super) enum RunEnd {
-    Ran(Vec<Tensor>),
+    /// What it gave, and what the backend took by the engine's word.
+    Ran(Vec<Tensor>, Duration),
     Failed(RunError),
     /// The engine ended; these are the inputs, which nobody has used up.
     Lost {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
@@ -347,12 +347,13 @@ impl Engine {
         graph: u32,
         inputs: Vec<Tensor>,
         worker: &Worker,
-    ) -> Result<Vec<Outgoing>, Failure> {
+    ) -> Result<(Vec<Outgoing>, Duration), Failure> {
         let graphs = self.graphs.read().unwrap_or_else(PoisonError::into_inner);
         let loaded = graphs.get(&graph).cloned();
         drop(graphs);
         let loaded =
             loaded.ok_or_else(|| Failure::Backend(format!("there is no graph {graph}")))?;
+        let begun = Instant::now();
         let outputs = loaded
             .model
             .run(inputs, worker)
@@ -360,18 +361,21 @@ impl Engine {
                 RunError::Inputs(text) => Failure::Inputs(text),
                 RunError::Failed(text) => Failure::Backend(text),
             })?;
-        tensors::departing(outputs, &self.tensors).map_err(Failure::Backend)
+        let took = begun.elapsed();
+        let outputs = tensors::departing(outputs, &self.tensors).map_err(Failure::Backend)?;
+        Ok((outputs, took))
     }
 
-    fn reply(&self, run: u64, ran: Result<Vec<Outgoing>, Failure>) {
+    fn reply(&self, run: u64, ran: Result<(Vec<Outgoing>, Duration), Failure>) {
         match ran {
-            Ok(outputs) => {
+            Ok((outputs, took)) => {
                 let (heads, elements): (Vec<_>, Vec<_>) = outputs
                     .into_iter()
                     .map(|one| (one.head, one.inline))
                     .unzip();
                 let reply = Reply::Ran {
                     run,
+                    took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
                     outputs: heads,
                 };
                 self.send(&reply, &elements);
@@ -387,7 +391,7 @@ impl Engine {
         };
         let total = head.len() + behind.iter().map(Vec::len).sum::<usize>();
         if total > MAX_MESSAGE_BYTES {
-            if let Reply::Ran { run, outputs } = reply {
+            if let Reply::Ran { run, outputs, .. } = reply {
                 self.tensors.forget_all(outputs);
                 let error = format!(
                     "what {} outputs say of themselves takes {total} bytes, at most {MAX_MESSAGE_BYTES} are sent",

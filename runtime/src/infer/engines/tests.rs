@@ -55,8 +55,8 @@ fn stored(bytes: &[u8]) -> tempfile::NamedTempFile {
 
 async fn run(loaded: &Loaded, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, String> {
     let remote = loaded.model.remote().unwrap();
-    let ran = remote.compute(inputs, (), || ()).await;
-    ran.map_err(|e| e.to_string())
+    let ran = remote.compute(inputs, (), drop).await;
+    ran.map(|(outputs, _)| outputs).map_err(|e| e.to_string())
 }
 
 async fn read(tensor: &Tensor) -> Vec<f32> {

@@ -85,9 +85,20 @@ pub(super) enum Request {
 /// From the engine, through the socket of runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reply {
-    Ran { run: u64, outputs: Vec<Head> },
-    Failed { run: u64, failure: Failure },
-    Read { read: u64, error: Option<String> },
+    Ran {
+        run: u64,
+        /// What the backend took.
+        took_ns: u64,
+        outputs: Vec<Head>,
+    },
+    Failed {
+        run: u64,
+        failure: Failure,
+    },
+    Read {
+        read: u64,
+        error: Option<String>,
+    },
 }
 
 /// Why a run gave nothing.

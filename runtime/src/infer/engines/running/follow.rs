@@ -178,12 +178,16 @@ impl Running {
             Err(error) => return tracing::error!(error, "a reply of an engine is left out"),
         };
         match reply {
-            Reply::Ran { run, outputs } => {
+            Reply::Ran {
+                run,
+                took_ns,
+                outputs,
+            } => {
                 let Some(in_flight) = self.lock().runs.remove(&run) else {
                     return;
                 };
                 let end = match self.unpack(outputs, behind) {
-                    Ok(outputs) => RunEnd::Ran(outputs),
+                    Ok(outputs) => RunEnd::Ran(outputs, Duration::from_nanos(took_ns)),
                     Err(error) => RunEnd::Failed(RunError::Failed(error)),
                 };
                 (in_flight.done)(end);
