@@ -27,7 +27,6 @@ use super::wire::{self, Answer, BackendHead, Load, LoadedHead, Open, Order, Requ
 use crate::infer::backend::RunError;
 use crate::infer::backend::tensor::Tensor;
 use crate::process::frames;
-use packing::message;
 use spawn::start;
 
 /// How long an engine may take until it has found its backends.
@@ -299,13 +298,13 @@ impl Running {
     /// Drops a graph.
     pub fn unload(&self, graph: u32) {
         self.lock_names().remove(&graph);
-        self.post(&Request::Unload { graph }, &[]);
+        self.post(&Request::Unload { graph });
     }
 
     /// Drops a tensor that stayed.
     pub fn forget(&self, tensor: u64) {
         let tensors = vec![tensor];
-        self.post(&Request::Drop { tensors }, &[]);
+        self.post(&Request::Drop { tensors });
     }
 
     /// Begins a run; `done` gets its end, on whatever thread that comes.
@@ -330,17 +329,11 @@ impl Running {
             threads: u32::try_from(threads).unwrap_or(u32::MAX),
             inputs: packed.heads,
         };
-        // The message is made while the inputs are here, and sent when the run is known.
-        let message = message(&request, &inputs, &packed.inline);
         let mut parts = packed.parts;
-        let given_away = || {
-            for tensor in &inputs {
-                if let Some(kept) = KeptAway::of(&tensor.data) {
-                    kept.note_then(&tensor.data);
-                }
-            }
-        };
-        let message = message.and_then(|message| self.shortened(message, &mut parts));
+        let message = wire::encode(&request).and_then(|mut message| {
+            message.extend(packed.behind);
+            self.shortened(message, &mut parts)
+        });
         let message = match message {
             Ok(message) => message,
             Err(error) => {
@@ -354,7 +347,11 @@ impl Running {
             done(RunEnd::Lost { ended, inputs });
             return run;
         }
-        given_away();
+        for tensor in &inputs {
+            if let Some(kept) = KeptAway::of(&tensor.data) {
+                kept.note_then(&tensor.data);
+            }
+        }
         let in_flight = InFlight {
             graph,
             inputs,
@@ -369,7 +366,7 @@ impl Running {
     /// Ends a run that nobody waits for any more, if it goes on.
     pub fn stop(&self, run: u64) {
         if self.lock().runs.contains_key(&run) {
-            self.post(&Request::Stop { run }, &[]);
+            self.post(&Request::Stop { run });
         }
     }
 
@@ -435,16 +432,13 @@ impl Running {
         frames::write_frame(&self.lock_control(), order)
     }
 
-    fn post(&self, request: &Request, behind: &[u8]) {
+    fn post(&self, request: &Request) {
         let state = self.lock();
         if state.ended.is_some() {
             return;
         }
         match wire::encode(request) {
-            Ok(mut message) => {
-                message.extend(behind);
-                self.send(state, message);
-            }
+            Ok(message) => self.send(state, message),
             Err(error) => tracing::error!(error, "a message to an engine cannot be written"),
         }
     }

@@ -14,8 +14,8 @@ use crate::infer::engines::wire::{
 #[derive(Default)]
 pub(super) struct Packed {
     pub heads: Vec<Head>,
-    /// The inputs whose elements go behind the message.
-    pub inline: Vec<usize>,
+    /// Elements of small inputs, which go behind the message.
+    pub behind: Vec<u8>,
     pub parts: Vec<Part>,
 }
 
@@ -23,7 +23,7 @@ impl Running {
     pub(super) fn pack(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Packed, String> {
         let mut room = MAX_INLINE_TOTAL_BYTES;
         let mut packed = Packed::default();
-        for (at, tensor) in inputs.iter().enumerate() {
+        for tensor in inputs {
             let elements = match KeptAway::of(&tensor.data) {
                 Some(kept) if kept.is_in(self) => Elements::Held {
                     tensor: kept.number(),
@@ -34,7 +34,7 @@ impl Running {
                     let bytes = tensor.data.read()?;
                     if bytes.len() <= MAX_INLINE_BYTES.min(room) {
                         room -= bytes.len();
-                        packed.inline.push(at);
+                        packed.behind.extend_from_slice(&bytes);
                         Elements::Inline(bytes.len() as u32)
                     } else {
                         let part = self.arena.part_of(&bytes)?;
@@ -118,19 +118,4 @@ impl Running {
         }
         Ok(outputs)
     }
-}
-
-/// A message with the elements of small inputs behind it.
-pub(super) fn message(
-    request: &Request,
-    inputs: &[Tensor],
-    inline: &[usize],
-) -> Result<Vec<u8>, String> {
-    let mut message = wire::encode(request)?;
-    for at in inline {
-        if let Some(tensor) = inputs.get(*at) {
-            message.extend_from_slice(&tensor.data.read()?);
-        }
-    }
-    Ok(message)
 }
