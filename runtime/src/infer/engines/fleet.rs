@@ -55,9 +55,17 @@ impl Backend {
     }
 }
 
-/// The engine of a group, and how it went so far.
+/// A group's place for an engine.
 #[derive(Default)]
 struct Berth {
+    /// Graphs that are loaded in its engine, or about to be.
+    graphs: AtomicUsize,
+    state: Mutex<BerthState>,
+}
+
+/// The engine of a group, and how it went so far.
+#[derive(Default)]
+struct BerthState {
     engine: Option<Arc<Running>>,
     started: Option<Instant>,
     /// Ends in a row that came soon after the start.
@@ -99,6 +107,7 @@ pub(super) struct At {
 struct Counted {
     fleet: Arc<Fleet>,
     group: Group,
+    berth: Arc<Berth>,
 }
 
 /// The engines.
@@ -108,9 +117,7 @@ pub(crate) struct Fleet {
     options: BackendOptions,
     executor: Handle,
     driver: Driver,
-    berths: Mutex<HashMap<Group, Arc<Mutex<Berth>>>>,
-    /// How many graphs are loaded in the engine of each group.
-    counts: Mutex<HashMap<Group, Arc<AtomicUsize>>>,
+    berths: Mutex<HashMap<Group, Arc<Berth>>>,
     blame: Mutex<Blame>,
     next: AtomicU32,
     /// What the first engine with ONNX Runtime said of itself.
@@ -138,7 +145,6 @@ impl Fleet {
             executor,
             driver: Driver::find(),
             berths: Mutex::default(),
-            counts: Mutex::default(),
             blame: Mutex::default(),
             next: AtomicU32::new(1),
             opened: OnceLock::new(),
@@ -147,11 +153,13 @@ impl Fleet {
             backend: Backend::Onnxruntime,
             own: None,
         };
+        let counted = Counted::new(&fleet, group);
         let engine = fleet
-            .engine(&group)
+            .engine(&counted)
             .map_err(|e| format!("no engine starts: {e}"))?;
         let _ = fleet.opened.set(engine.opened().clone());
-        fleet.let_linger(group);
+        // It lingers from here on.
+        drop(counted);
         Ok(fleet)
     }
 
@@ -170,7 +178,7 @@ impl Fleet {
     pub async fn kill_all(&self, why: &str) {
         let engines: Vec<_> = lock(&self.berths)
             .values()
-            .filter_map(|berth| lock(berth).engine.clone())
+            .filter_map(|berth| lock(&berth.state).engine.clone())
             .collect();
         for engine in engines {
             engine.kill(why.into(), None);
@@ -188,10 +196,10 @@ impl Fleet {
             .collect();
         let running = berths.into_iter().filter_map(|(group, berth)| {
             // One that just starts is no engine yet.
-            let engine = berth.try_lock().ok()?.engine.clone()?;
+            let engine = berth.state.try_lock().ok()?.engine.clone()?;
             engine.is_there().then(|| EngineInfo {
                 backend: group.backend.name(),
-                graphs: self.count(&group).load(Ordering::Relaxed),
+                graphs: berth.graphs.load(Ordering::Relaxed),
                 own: group.own,
                 process: engine.process(),
                 confined_by: engine.opened().confined_by.clone(),
@@ -245,7 +253,7 @@ impl Fleet {
     fn used_of_cards(&self) -> HashMap<u32, u64> {
         let engines: Vec<Arc<Running>> = lock(&self.berths)
             .values()
-            .filter_map(|berth| berth.try_lock().ok()?.engine.clone())
+            .filter_map(|berth| berth.state.try_lock().ok()?.engine.clone())
             .collect();
         let mut used = HashMap::new();
         for engine in engines {
@@ -389,7 +397,7 @@ impl Fleet {
         };
         // Before the engine is looked for, so that it does not end meanwhile.
         let counted = Counted::new(self, group);
-        let engine = self.engine(&counted.group)?;
+        let engine = self.engine(&counted)?;
         let graph = self.next.fetch_add(1, Ordering::Relaxed);
         let mut at = At {
             engine: engine.clone(),
@@ -444,9 +452,9 @@ impl Fleet {
     }
 
     /// The engine of a group, started now if there is none.
-    fn engine(self: &Arc<Self>, group: &Group) -> Result<Arc<Running>, String> {
-        let berth = lock(&self.berths).entry(group.clone()).or_default().clone();
-        let mut berth = lock(&berth);
+    fn engine(self: &Arc<Self>, counted: &Counted) -> Result<Arc<Running>, String> {
+        let group = &counted.group;
+        let mut berth = lock(&counted.berth.state);
         if let Some(engine) = &berth.engine {
             if engine.is_there() {
                 return Ok(engine.clone());
@@ -509,33 +517,31 @@ impl Fleet {
         );
     }
 
-    fn count(&self, group: &Group) -> Arc<AtomicUsize> {
-        lock(&self.counts).entry(group.clone()).or_default().clone()
-    }
-
     /// Ends the engine of a group when it has had no graph for a while.
     fn let_linger(self: &Arc<Self>, group: Group) {
         let fleet = Arc::downgrade(self);
         self.executor.spawn(async move {
             tokio::time::sleep(LINGER).await;
             let Some(fleet) = fleet.upgrade() else { return };
-            let Some(berth) = lock(&fleet.berths).get(&group).cloned() else {
+            // Graphs are counted under this lock, so that none comes meanwhile.
+            let mut berths = lock(&fleet.berths);
+            let Some(berth) = berths.get(&group) else {
                 return;
             };
+            if berth.graphs.load(Ordering::Relaxed) > 0 {
+                return;
+            }
             // While somebody starts one there is a graph for it.
-            let Ok(mut berth) = berth.try_lock() else {
-                return;
+            let engine = match berth.state.try_lock() {
+                Ok(mut state) => state.engine.take(),
+                Err(_) => return,
             };
-            if fleet.count(&group).load(Ordering::Relaxed) > 0 {
-                return;
-            }
-            if let Some(engine) = berth.engine.take() {
-                engine.close();
-            }
-            drop(berth);
             if group.own.is_some() {
-                lock(&fleet.berths).remove(&group);
-                lock(&fleet.counts).remove(&group);
+                berths.remove(&group);
+            }
+            drop(berths);
+            if let Some(engine) = engine {
+                engine.close();
             }
         });
     }
@@ -543,10 +549,14 @@ impl Fleet {
 
 impl Counted {
     fn new(fleet: &Arc<Fleet>, group: Group) -> Self {
-        fleet.count(&group).fetch_add(1, Ordering::Relaxed);
+        let mut berths = lock(&fleet.berths);
+        let berth = berths.entry(group.clone()).or_default().clone();
+        berth.graphs.fetch_add(1, Ordering::Relaxed);
+        drop(berths);
         Self {
             fleet: fleet.clone(),
             group,
+            berth,
         }
     }
 }
@@ -559,8 +569,7 @@ impl Drop for At {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let count = self.fleet.count(&self.group);
-        if count.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.berth.graphs.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.fleet.let_linger(self.group.clone());
         }
     }
@@ -569,7 +578,7 @@ impl Drop for Counted {
 impl Drop for Fleet {
     fn drop(&mut self) {
         for berth in lock(&self.berths).values() {
-            if let Some(engine) = lock(berth).engine.take() {
+            if let Some(engine) = lock(&berth.state).engine.take() {
                 engine.close();
             }
         }
