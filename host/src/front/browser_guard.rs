@@ -80,8 +80,12 @@ fn check_origin(headers: &HeaderMap, ours: impl Fn(&str) -> bool) -> Result<(), 
         let origin = origin.to_str().unwrap_or("?");
         // What is no origin, as with a path, ends in whatever its sender likes.
         let is_origin = origin.parse::<Origin>().is_ok();
-        let host = origin.split_once("://").map(|(_, host)| host);
-        let host = host.filter(|_| is_origin);
+        // A host is an address only where the scheme says so: in `x://127.0.0.1` it is a name that anybody can have.
+        let host = origin
+            .split_once("://")
+            .filter(|(scheme, _)| matches!(*scheme, "http" | "https"))
+            .map(|(_, host)| host)
+            .filter(|_| is_origin);
         if !host.is_some_and(ours) {
             return Err(refused(format!(
                 "the request comes from the web page {:?}, and a server that asks for no keys takes none from pages of \
@@ -173,6 +177,7 @@ mod tests {
             (&[("origin", "http://localhost.evil.example")], Some(403)),
             (&[("origin", "http://evil.example/.localhost")], Some(403)),
             (&[("origin", "http:http://localhost:3000")], Some(403)),
+            (&[("origin", "x://127.0.0.1")], Some(403)),
             (&[("origin", "null")], Some(403)),
             (&[("origin", "")], Some(403)),
             (&[("sec-fetch-site", "cross-site")], Some(403)),
