@@ -12,6 +12,7 @@ mod latency;
 mod load;
 mod memory;
 mod models;
+mod modes;
 #[path = "../../tests/support/onnx.rs"]
 #[expect(dead_code, reason = "tests use the rest of it")]
 mod onnx;
@@ -52,6 +53,8 @@ pub enum Part {
     MemoryShared,
     /// A tiny model, JSON in and out, beside LitServe
     Tiny,
+    /// A tiny model in an engine of its own beside the same in the node
+    Modes,
     /// Magika beside its backend alone
     Magika,
     /// PP-OCR's recogniser beside its backend alone
@@ -118,6 +121,7 @@ pub fn run(
             Part::Memory => memory::rows(&bench)?,
             Part::MemoryShared => memory::shared(&bench)?,
             Part::Tiny => tiny::rows(&bench)?,
+            Part::Modes => modes::rows(&bench)?,
             Part::Magika => inference::magika(&bench)?,
             Part::OcrRec => inference::recogniser(&bench)?,
             Part::Decode => decode::rows(&bench)?,

@@ -8,7 +8,7 @@ use crate::infer::backend::port::arrange;
 use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{Loaded, RunError, Runs};
 use crate::infer::compute::{ComputeError, Owner, Worker, guarded};
-use crate::infer::engines::Remote;
+use crate::infer::engines::{Length, Remote};
 use crate::infer::graphs::LoadedGraph;
 use crate::infer::tally::Queued;
 
@@ -145,9 +145,12 @@ impl LoadedGraph {
         asked: Instant,
         unclaimed: impl FnOnce(Result<Ran, ComputeFailure>) + Send + 'static,
     ) -> Result<Ran, ComputeFailure> {
-        let permit = match self.is_short(&inputs) {
-            true => None,
-            false => Some(self.compute.permit(owner, self.threads).await?),
+        let (length, permit) = match self.is_short(&inputs) {
+            true => (Length::Short, None),
+            false => {
+                let permit = self.compute.permit(owner, self.threads).await?;
+                (Length::Unknown, Some(permit))
+            }
         };
         drop(queued);
         let input_bytes = bytes(&inputs);
@@ -167,7 +170,7 @@ impl LoadedGraph {
         };
         let lost = ran.clone();
         let unclaimed = move |took| unclaimed(Ok(lost(Vec::new(), took)));
-        let (outputs, took) = remote.compute(inputs, permit, unclaimed).await?;
+        let (outputs, took) = remote.compute(inputs, length, permit, unclaimed).await?;
         Ok(ran(outputs, took))
     }
 

@@ -16,15 +16,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// The longest frame: the description of a graph with many inputs and outputs.
 pub(crate) const MAX_FRAME_BYTES: usize = 16 << 20;
 
-/// Sends two open files, for a process that reads them with [`receive_files`] before its next frame.
+/// The most files that are sent at once.
+const MAX_FILES: usize = 3;
+
+/// Sends open files, for a process that reads them with [`receive_files`] before its next frame.
 ///
 /// # Errors
 /// When the other side is gone.
-pub(crate) fn send_files(stream: impl AsFd, files: [BorrowedFd<'_>; 2]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+pub(crate) fn send_files<const N: usize>(
+    stream: impl AsFd,
+    files: [BorrowedFd<'_>; N],
+) -> io::Result<()> {
+    const { assert!(N <= MAX_FILES) };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
     if !rights.push(SendAncillaryMessage::ScmRights(&files)) {
-        return Err(io::Error::other("no room for two files"));
+        return Err(io::Error::other(format!("no room for {N} files")));
     }
     sendmsg(
         stream,
@@ -39,8 +46,9 @@ pub(crate) fn send_files(stream: impl AsFd, files: [BorrowedFd<'_>; 2]) -> io::R
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] when the other side is gone; another when something else came.
-pub(crate) fn receive_files(stream: &UnixStream) -> io::Result<[OwnedFd; 2]> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+pub(crate) fn receive_files<const N: usize>(stream: &UnixStream) -> io::Result<[OwnedFd; N]> {
+    const { assert!(N <= MAX_FILES) };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let received = recvmsg(
@@ -61,7 +69,7 @@ pub(crate) fn receive_files(stream: &UnixStream) -> io::Result<[OwnedFd; 2]> {
     let count = files.len();
     files
         .try_into()
-        .map_err(|_| io::Error::other(format!("found {count} files, expected 2")))
+        .map_err(|_| io::Error::other(format!("found {count} files, expected {N}")))
 }
 
 /// Writes a frame.

@@ -46,6 +46,10 @@ impl Server {
     /// A Samovar node with an empty data folder of its own below `folder`.
     pub fn samovar(folder: &Path, name: &str, options: &[&str]) -> Result<Self> {
         let data = folder.join(name);
+        let engines = match options.contains(&"--engines") {
+            true => Vec::new(),
+            false => engines(),
+        };
         let mut child = Command::new(samovar())
             .args([
                 "--json",
@@ -57,7 +61,7 @@ impl Server {
             ])
             .arg(&data)
             .args(options)
-            .args(engines())
+            .args(engines)
             .env("SAMOVAR_CONFIG", folder.join("config.toml"))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -25,6 +25,16 @@ pub fn body(folder: &Path) -> Result<Body> {
 
 /// A node that serves the tiny model as `tiny`.
 pub fn node(bench: &Bench, peers: &Peers, data: &str) -> Result<Server> {
+    node_with(bench, peers, data, None)
+}
+
+/// The same with graphs where `--engines` says.
+pub fn node_with(
+    bench: &Bench,
+    peers: &Peers,
+    data: &str,
+    engines: Option<&str>,
+) -> Result<Server> {
     let model = models::write(&bench.folder.join("tiny"), &models::tiny())?;
     let bundle = Around {
         guest: "tiny",
@@ -33,7 +43,8 @@ pub fn node(bench: &Bench, peers: &Peers, data: &str) -> Result<Server> {
         graph: "",
         autoscaling: "max_replica = 64",
     };
-    let options = ["--onnxruntime", peers.library.as_str()];
+    let mut options = vec!["--onnxruntime", peers.library.as_str()];
+    options.extend(engines.iter().flat_map(|mode| ["--engines", mode]));
     let node = Server::samovar(&bench.folder, data, &options)?;
     node.push(&bundle.write(&bench.folder, "tiny")?, "tiny")?;
     Ok(node)

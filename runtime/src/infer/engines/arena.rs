@@ -1,19 +1,15 @@
 //! Memory that a node shares with an engine, for the elements of large tensors.
 //!
-//! The node says which part belongs to which run. The file behind it is sealed, so that an engine cannot cut it off under
-//! the node; what is in it an engine may change at any time, so the node only ever copies bytes out of it.
+//! The node says which part belongs to which run. What is in it an engine may change at any time, so the node only ever
+//! copies bytes out of it.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
 use offset_allocator::{Allocation, Allocator};
-use rustix::fs::{
-    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
-};
 
+use super::shared::Shared;
 use super::wire::Span;
 
 /// Addresses that an arena takes; memory only as it is written to. The next smaller is taken where there are too few.
@@ -26,90 +22,6 @@ const MAX_PARTS: u32 = 16 << 10;
 const KEPT_BYTES: u64 = 32 << 20;
 /// A part of this size is given back to the system as soon as it is free.
 const LARGE_BYTES: u64 = 64 << 20;
-
-/// The memory, as both sides see it.
-#[derive(Clone, Debug)]
-pub(super) struct Shared {
-    map: Arc<MmapRaw>,
-}
-
-impl Shared {
-    /// Maps what the other side made.
-    ///
-    /// # Errors
-    /// When it is no sealed memory, or cannot be mapped.
-    pub fn open(fd: &OwnedFd) -> io::Result<Self> {
-        let seals = fcntl_get_seals(fd)?;
-        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
-            return Err(io::Error::other("the arena is not sealed"));
-        }
-        let bytes = rustix::fs::fstat(fd)?.st_size;
-        Self::map(fd.as_fd(), u64::try_from(bytes).unwrap_or(0))
-    }
-
-    fn map(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<Self> {
-        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        let file = File::from(fd.try_clone_to_owned()?);
-        let map = MmapOptions::new()
-            .len(bytes)
-            .no_reserve_swap()
-            .map_raw(&file)?;
-        Ok(Self { map: Arc::new(map) })
-    }
-
-    fn at(&self, span: Span) -> Result<*mut u8, String> {
-        let end = span.at.checked_add(span.bytes);
-        if end.is_none_or(|end| end > self.map.len() as u64) {
-            return Err(format!("{span:?} is no part of the arena"));
-        }
-        // SAFETY: the part begins within the map, as was just compared; the numbers are smaller than its length.
-        Ok(unsafe { self.map.as_mut_ptr().add(span.at as usize) })
-    }
-
-    /// Writes bytes to the begin of a part.
-    ///
-    /// # Errors
-    /// When they do not fit.
-    pub fn write(&self, span: Span, bytes: &[u8]) -> Result<(), String> {
-        if bytes.len() as u64 > span.bytes {
-            return Err(format!("{} bytes do not fit {span:?}", bytes.len()));
-        }
-        let to = self.at(span)?;
-        // SAFETY: the part is within the map and as long as the bytes, which are no part of it.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        Ok(())
-    }
-
-    /// A copy of a part.
-    ///
-    /// # Errors
-    /// When there is no such part.
-    pub fn copy(&self, span: Span) -> Result<Vec<u8>, String> {
-        let from = self.at(span)?;
-        let bytes = span.bytes as usize;
-        let mut copy = Vec::with_capacity(bytes);
-        // SAFETY: the part is within the map, the vector has room for it, and all of it is written. What the other side
-        // writes meanwhile makes the copy wrong, and nothing else.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from.cast_const(), copy.as_mut_ptr(), bytes);
-            copy.set_len(bytes);
-        }
-        Ok(copy)
-    }
-
-    /// A part where it is.
-    ///
-    /// # Errors
-    /// When there is no such part.
-    ///
-    /// # Safety
-    /// The other side must not write to the part while the slice is there.
-    pub unsafe fn slice(&self, span: Span) -> Result<&[u8], String> {
-        let from = self.at(span)?;
-        // SAFETY: within the map; the caller promises that nobody writes.
-        Ok(unsafe { std::slice::from_raw_parts(from.cast_const(), span.bytes as usize) })
-    }
-}
 
 /// The memory, as the node hands it out.
 #[derive(Debug)]
@@ -149,15 +61,10 @@ impl Arena {
     }
 
     fn of(bytes: u64) -> io::Result<Self> {
-        let fd = memfd_create(
-            "samovar-tensors",
-            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-        )?;
-        ftruncate(&fd, bytes)?;
-        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let (fd, shared) = Shared::create("samovar-tensors", bytes)?;
         let units = u32::try_from(bytes / UNIT).map_err(io::Error::other)?;
         Ok(Self {
-            shared: Shared::map(fd.as_fd(), bytes)?,
+            shared,
             fd,
             parts: Mutex::new(Parts {
                 allocator: Allocator::with_max_allocs(units, MAX_PARTS),
@@ -220,14 +127,9 @@ impl Arena {
         if bytes == 0 {
             return;
         }
-        let (at, bytes) = (at as usize, bytes as usize);
         // SAFETY: nobody uses the part, neither here nor, as its run has ended, in the engine; one that writes there all the
         // same harms its own tensors.
-        let given = unsafe {
-            self.shared
-                .map
-                .unchecked_advise_range(UncheckedAdvice::Remove, at, bytes)
-        };
+        let given = unsafe { self.shared.give_back(Span { at, bytes }) };
         if let Err(error) = given {
             tracing::debug!(%error, "memory of tensors stays with the node");
         }
@@ -280,6 +182,8 @@ impl Drop for Part {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+
     use super::*;
 
     #[test]

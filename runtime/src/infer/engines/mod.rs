@@ -1,7 +1,7 @@
 //! Engines: processes that load graphs and run them, so that native code which crashes, hangs or takes all memory harms its
 //! own process and not the node.
 //!
-//! The node starts `samovar engine`, hands it two sockets and shared memory (`socket.rs`, `arena.rs`, `wire.rs`), and has it
+//! The node starts `samovar engine`, hands it a socket and shared memory (`ring.rs`, `arena.rs`, `wire.rs`), and has it
 //! confined (`process/confine.rs`). `serve.rs` is what the engine does; `running.rs` is one engine as the node sees it; `fleet.rs`
 //! starts them and decides which graph is loaded where, with `blame.rs`; `remote.rs` is a graph in an engine, for those who
 //! run it.
@@ -12,9 +12,10 @@ mod fleet;
 mod kept;
 mod libraries;
 mod remote;
+mod ring;
 mod running;
 mod serve;
-mod socket;
+mod shared;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::process::confine::Confinement;
 pub(crate) use fleet::Fleet;
 pub(crate) use remote::Remote;
 pub use serve::serve;
+pub(crate) use wire::Length;
 
 /// What is run as an engine.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::fleet::{At, Fleet, Spec};
 use super::kept::KeptAway;
 use super::running::{RunEnd, Running};
+use super::wire::Length;
 use crate::infer::backend::tensor::{Data, Place, Tensor};
 use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;
@@ -39,14 +40,15 @@ impl Remote {
         }
     }
 
-    /// Runs it, and says what the backend took by the engine's word. Should the future be dropped, the run is ended, and `unclaimed` gets what it gave all the same. `held` is
-    /// dropped when the run has ended.
+    /// Runs it, and says what the backend took by the engine's word. Should the future be dropped, the run is ended, and
+    /// `unclaimed` gets what it gave all the same. `held` is dropped when the run has ended.
     ///
     /// # Errors
     /// In the backend's words; or how the engine ended, if this graph may have brought that about.
     pub async fn compute<H, U>(
         &self,
         mut inputs: Vec<Tensor>,
+        length: Length,
         mut held: H,
         mut unclaimed: U,
     ) -> Result<(Vec<Tensor>, Duration), RunError>
@@ -70,12 +72,15 @@ impl Remote {
             };
             let run = at
                 .engine
-                .run(at.graph, self.spec.threads, inputs, Box::new(done));
+                .run(at.graph, self.spec.threads, length, inputs, Box::new(done));
             let stop = StopOnDrop {
                 at: &at,
                 name: &self.spec.name,
                 run: Some(run),
             };
+            if length == Length::Short {
+                at.engine.wait_briefly(run);
+            }
             let ended = receiver.await;
             stop.over();
             let Ok((end, held_on, unclaimed_on)) = ended else {
@@ -135,7 +140,7 @@ impl Remote {
 impl Model for Remote {
     /// For threads that may block.
     fn run(&self, inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
-        let ran = futures::executor::block_on(self.compute(inputs, (), drop));
+        let ran = futures::executor::block_on(self.compute(inputs, Length::Unknown, (), drop));
         ran.map(|(outputs, _)| outputs)
     }
 

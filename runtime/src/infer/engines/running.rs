@@ -1,18 +1,20 @@
 //! One engine that runs, as the node sees it: what was asked of it, and what becomes of that when it answers or ends.
 
+mod briefly;
 mod follow;
 mod packing;
 mod spawn;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::EventfdFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
@@ -22,8 +24,8 @@ use tokio::sync::{Notify, oneshot};
 use super::Program;
 use super::arena::{Arena, Part};
 use super::kept::KeptAway;
-use super::socket::{self, Sent};
-use super::wire::{self, Answer, BackendHead, Load, LoadedHead, Open, Order, Request};
+use super::ring::{self, Receiver, Sender, Sent};
+use super::wire::{self, Answer, BackendHead, Length, Load, LoadedHead, Open, Order, Request};
 use crate::infer::backend::RunError;
 use crate::infer::backend::tensor::Tensor;
 use crate::process::frames;
@@ -37,12 +39,16 @@ const MAX_LOGGED_INPUTS: usize = 16;
 /// An engine, from its start to its end.
 pub(super) struct Running {
     control: Mutex<UnixStream>,
-    runs: AsyncFd<OwnedFd>,
+    requests: Sender,
+    replies: Receiver,
+    /// Rung by the engine when the node sleeps and there are replies, or room for requests.
+    bell: AsyncFd<OwnedFd>,
     arena: Arc<Arena>,
     next: AtomicU64,
     state: Mutex<State>,
-    /// Told when there is something in the outbox.
-    posted: Notify,
+    outbox: Outbox,
+    /// Told when the stream has ended.
+    gone: Notify,
     kill: Notify,
     opened: Opened,
     process: Option<u32>,
@@ -72,9 +78,14 @@ struct State {
     reads: HashMap<u64, Reading>,
     loads: HashMap<u32, oneshot::Sender<Result<LoadedHead, LoadFailure>>>,
     asked: HashMap<u64, oneshot::Sender<Vec<(u32, u64)>>>,
-    /// Messages that the socket had no room for.
-    outbox: VecDeque<Vec<u8>>,
     sign_of_life: Option<Instant>,
+}
+
+/// Requests that the ring had no room for.
+#[derive(Default)]
+struct Outbox {
+    is_used: AtomicBool,
+    messages: Mutex<VecDeque<Vec<u8>>>,
 }
 
 /// Elements that are to be copied into a part of the arena, and who waits for them.
@@ -85,6 +96,13 @@ type Reading = (Part, oneshot::Sender<Result<Vec<u8>, String>>);
 struct Sentence {
     why: String,
     graph: Option<u32>,
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        // A queue of messages is whole at every instant.
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl State {
@@ -176,12 +194,14 @@ impl Running {
     ) -> io::Result<Arc<Self>> {
         let _entered = executor.enter();
         let (control, theirs) = UnixStream::pair()?;
-        let (runs, their_runs) = socket::messages()?;
+        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let arena = Arena::create()?;
+        let (messages, shared) = ring::create()?;
+        let (requests, replies) = ring::of_node(&shared)?;
         let child = start(program, theirs)?;
         let process = child.as_ref().and_then(Child::id);
-        frames::send_files(&control, [their_runs.as_fd(), arena.fd()])?;
-        drop(their_runs);
+        frames::send_files(&control, [bell.as_fd(), arena.fd(), messages.as_fd()])?;
+        drop(messages);
         frames::write_frame(&control, &Order::Open(Box::new(open)))?;
         control.set_read_timeout(Some(OPEN_TIMEOUT))?;
         let opened = match frames::read_frame::<Answer>(&control)? {
@@ -198,18 +218,19 @@ impl Running {
             None => return Err(io::Error::other("it ended at once")),
         };
         control.set_read_timeout(None)?;
-        rustix::io::ioctl_fionbio(&runs, true)?;
         let answers = control.try_clone()?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
         // SAFETY: an `OwnedFd` is open, and the same file, for as long as it is there.
-        let runs = unsafe { AsyncFd::register_with_interest(runs, interest) }?;
+        let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
         let running = Arc::new(Self {
             control: Mutex::new(control),
-            runs,
+            requests,
+            replies,
+            bell,
             arena,
             next: AtomicU64::new(1),
             state: Mutex::default(),
-            posted: Notify::new(),
+            outbox: Outbox::default(),
+            gone: Notify::new(),
             kill: Notify::new(),
             opened,
             process,
@@ -225,6 +246,9 @@ impl Running {
                         return;
                     };
                     running.hear(answer);
+                }
+                if let Some(running) = weak.upgrade() {
+                    running.gone.notify_one();
                 }
             })?;
         executor.spawn(running.clone().follow(child));
@@ -312,6 +336,7 @@ impl Running {
         self: &Arc<Self>,
         graph: u32,
         threads: usize,
+        length: Length,
         inputs: Vec<Tensor>,
         done: Done,
     ) -> u64 {
@@ -327,6 +352,7 @@ impl Running {
             run,
             graph,
             threads: u32::try_from(threads).unwrap_or(u32::MAX),
+            length,
             inputs: packed.heads,
         };
         let mut parts = packed.parts;
@@ -359,7 +385,8 @@ impl Running {
             done,
         };
         state.runs.insert(run, in_flight);
-        self.send(state, message);
+        drop(state);
+        self.send(message);
         run
     }
 
@@ -412,13 +439,14 @@ impl Running {
             let _ = sender.send(Err(ended.why.clone()));
             return receiver;
         }
-        state.reads.insert(read, (part, sender));
         match wire::encode(&Request::Read { read, tensor, to }) {
-            Ok(message) => self.send(state, message),
+            Ok(message) => {
+                state.reads.insert(read, (part, sender));
+                drop(state);
+                self.send(message);
+            }
             Err(error) => {
-                if let Some((_, sender)) = state.reads.remove(&read) {
-                    let _ = sender.send(Err(error));
-                }
+                let _ = sender.send(Err(error));
             }
         }
         receiver
@@ -433,32 +461,34 @@ impl Running {
     }
 
     fn post(&self, request: &Request) {
-        let state = self.lock();
-        if state.ended.is_some() {
+        if !self.is_there() {
             return;
         }
         match wire::encode(request) {
-            Ok(message) => self.send(state, message),
+            Ok(message) => self.send(message),
             Err(error) => tracing::error!(error, "a message to an engine cannot be written"),
         }
     }
 
-    /// Sends a message, or leaves it to the task that follows the engine when there is no room for it now.
-    fn send(&self, mut state: MutexGuard<'_, State>, message: Vec<u8>) {
-        let is_first = state.outbox.is_empty();
-        let sent = match is_first {
-            true => socket::try_send(self.runs.get_ref(), &[IoSlice::new(&message)]),
-            false => Ok(Sent::Full),
+    /// Sends a message, or leaves it to the task that follows the engine when there is no room for it now. Of one that has
+    /// ended, that task tells everybody who waits.
+    fn send(&self, message: Vec<u8>) {
+        let sent = match self.outbox.is_used.load(Ordering::Acquire) {
+            true => Ok(Sent::Full),
+            false => self.requests.try_send(&[&message]),
         };
         match sent {
             Ok(Sent::Sent) => {}
+            Ok(Sent::ToSleeper) => self.requests.wake_one(),
             Ok(Sent::Full) => {
-                state.outbox.push_back(message);
-                drop(state);
-                self.posted.notify_one();
+                let mut messages = self.outbox.lock();
+                messages.push_back(message);
+                self.outbox.is_used.store(true, Ordering::Release);
+                drop(messages);
+                // There may be room by now, of which nobody would tell again.
+                let _ = self.flush();
             }
-            // It is gone, which the task that follows it tells everybody.
-            Err(_) => {}
+            Err(error) => self.kill(format!("its messages are wrong: {error}"), None),
         }
     }
 

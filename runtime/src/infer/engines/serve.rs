@@ -1,26 +1,23 @@
 //! The engine's side: loads graphs and runs them, for the node that started it and for as long as that is there.
 //!
-//! One thread reads orders; each load has a thread of its own. Runs are taken out of their socket by as many threads as there
+//! One thread reads orders; each load has a thread of its own. Runs are taken out of their ring by as many threads as there
 //! are cores. Where those are all taken by long runs, and more wait, a watchman adds some.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::RecvFlags;
-
-use super::arena::Shared;
 use super::libraries;
-use super::socket;
+use super::ring::{self, Receiver, Sender, Sent};
+use super::shared::Shared;
 use super::tensors::{self, Outgoing, Tensors};
 use super::wire::{
-    self, Answer, BackendHead, Failure, Load, LoadSource, LoadedHead, MAX_MESSAGE_BYTES, Open,
-    Order, Reply, Request, Span,
+    self, Answer, BackendHead, Failure, Length, Load, LoadSource, LoadedHead, MAX_MESSAGE_BYTES,
+    Open, Order, Reply, Request, Span,
 };
 use crate::infer::backend::tensor::Tensor;
 use crate::infer::backend::{Backends, GuestModel, LoadError, Loaded, RunError, Source, Wanted};
@@ -34,6 +31,8 @@ const LOAD_STACK_BYTES: usize = 64 << 20;
 const MAX_THREADS_PER_CORE: usize = 4;
 /// How long runs wait for a thread before there is one more.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a thread looks for the next message before it sleeps.
+const LOOKOUT: Duration = Duration::from_micros(50);
 /// Runs that were stopped before they came.
 const MAX_STOPPED: usize = 1024;
 
@@ -42,7 +41,12 @@ struct Engine {
     control: UnixStream,
     /// Frames go out whole.
     answering: Mutex<()>,
-    runs: OwnedFd,
+    requests: Receiver,
+    replies: Sender,
+    /// Rung for the node when it sleeps.
+    bell: OwnedFd,
+    /// Whether the node is gone.
+    is_over: AtomicBool,
     arena: Shared,
     graphs: RwLock<HashMap<u32, Arc<Loaded>>>,
     tensors: Tensors,
@@ -62,6 +66,10 @@ struct Stops {
 struct Crew {
     threads: AtomicUsize,
     idle: AtomicUsize,
+    /// Those of the idle ones that sleep, or are about to.
+    asleep: AtomicUsize,
+    /// Whether one of them is awake and looks for messages.
+    looks_out: AtomicBool,
     number: AtomicU64,
     /// Whether the watchman sleeps.
     unwatched: AtomicBool,
@@ -74,8 +82,9 @@ struct Crew {
 /// # Errors
 /// When the node does not begin as a node does.
 pub fn serve(control: UnixStream) -> io::Result<()> {
-    let [runs, arena] = frames::receive_files(&control)?;
+    let [bell, arena, messages] = frames::receive_files(&control)?;
     let arena = Shared::open(&arena)?;
+    let (requests, replies) = ring::of_engine(&Shared::open(&messages)?)?;
     let Some(Order::Open(open)) = frames::read_frame(&control)? else {
         return Err(io::Error::other("the first order is none to open"));
     };
@@ -104,7 +113,10 @@ pub fn serve(control: UnixStream) -> io::Result<()> {
         backends,
         control,
         answering: Mutex::default(),
-        runs,
+        requests,
+        replies,
+        bell,
+        is_over: AtomicBool::new(false),
         arena,
         graphs: RwLock::default(),
         tensors: Tensors::default(),
@@ -124,11 +136,15 @@ pub fn serve(control: UnixStream) -> io::Result<()> {
         // SAFETY: ends the process, and nothing after it.
         unsafe { libc::_exit(i32::from(followed.is_err())) };
     }
+    engine.is_over.store(true, Ordering::SeqCst);
+    engine.requests.wake(i32::MAX);
     followed
 }
 
+/// Asked of the system once: it opens files for each answer.
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
 impl Engine {
@@ -245,22 +261,85 @@ impl Engine {
 
     /// Takes runs until the node is gone, or there are more threads that wait than cores.
     fn work(&self, pools: &mut Pools) {
-        let mut buffer = Box::new([0; MAX_MESSAGE_BYTES]);
-        loop {
-            let message = match socket::receive(&self.runs, &mut buffer, RecvFlags::empty()) {
-                Ok([]) | Err(_) => return,
-                Ok(message) => message,
-            };
+        let mut message = Vec::new();
+        while self.next(&mut message) {
             if self.crew.idle.fetch_sub(1, Ordering::Relaxed) == 1 {
                 self.call_watchman();
             }
-            self.take(message, pools);
+            self.take(&message, pools);
             let idle = self.crew.idle.fetch_add(1, Ordering::Relaxed);
             if idle >= cores() && self.crew.threads.load(Ordering::Relaxed) > cores() {
                 self.crew.idle.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
         }
+    }
+
+    /// Waits for the next message of the node; false when the node is gone.
+    fn next(&self, message: &mut Vec<u8>) -> bool {
+        while !self.is_over.load(Ordering::SeqCst) {
+            match self.requests.take().next(message) {
+                Ok(true) => {
+                    if self.requests.made_room() {
+                        self.ring();
+                    }
+                    return true;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the node's messages are wrong");
+                    return false;
+                }
+            }
+            if self.looked_out() {
+                continue;
+            }
+            self.crew.asleep.fetch_add(1, Ordering::SeqCst);
+            let sleep = self.requests.next_sleep();
+            // A lookout wakes this one, or has the node do so, before it does anything else: it looks for sleepers after it has
+            // ceased to look out, and this one looks for a lookout after it has counted itself among the sleepers.
+            let sleep = match self.crew.looks_out.load(Ordering::SeqCst) {
+                true => Some(sleep),
+                false => self.requests.about_to_sleep(),
+            };
+            if let Some(sleep) = sleep
+                && !self.is_over.load(Ordering::SeqCst)
+            {
+                self.requests.sleep(sleep);
+            }
+            self.crew.asleep.fetch_sub(1, Ordering::SeqCst);
+        }
+        false
+    }
+
+    /// Looks out for the next message for a while, if no other thread does: to sleep and be woken takes longer than many a run.
+    /// True when there is one.
+    fn looked_out(&self) -> bool {
+        if self.crew.looks_out.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        let begun = Instant::now();
+        while self.requests.is_empty()
+            && begun.elapsed() < LOOKOUT
+            && !self.is_over.load(Ordering::Relaxed)
+        {
+            // The core is for those who have something to do.
+            std::thread::yield_now();
+        }
+        self.crew.looks_out.store(false, Ordering::SeqCst);
+        !self.requests.is_empty()
+    }
+
+    /// Before a run begins: the node wakes one thread for as many messages as come at once, and that one wakes another.
+    fn call_others(&self) {
+        if self.crew.asleep.load(Ordering::SeqCst) > 0 && self.requests.about_to_sleep().is_none() {
+            self.requests.wake(1);
+        }
+    }
+
+    fn ring(&self) {
+        // It fails only when the node has not listened for longer than there are numbers.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 
     fn call_watchman(&self) {
@@ -289,7 +368,7 @@ impl Engine {
             std::thread::sleep(PATIENCE);
             if self.crew.idle.load(Ordering::Relaxed) == 0
                 && self.crew.threads.load(Ordering::Relaxed) < most
-                && has_waiting(&self.runs)
+                && !self.requests.is_empty()
                 && let Err(error) = self.hire()
             {
                 tracing::warn!(%error, "no thread can be started for runs that wait");
@@ -307,8 +386,12 @@ impl Engine {
                 run,
                 graph,
                 threads,
+                length,
                 inputs,
             } => {
+                if length == Length::Unknown {
+                    self.call_others();
+                }
                 let stop = self.begin(run);
                 let ran = match &stop {
                     None => Err(Failure::Backend("it was stopped before it began".into())),
@@ -402,10 +485,16 @@ impl Engine {
             return;
         }
         let mut parts = Vec::with_capacity(1 + behind.len());
-        parts.push(IoSlice::new(&head));
-        parts.extend(behind.iter().map(|bytes| IoSlice::new(bytes)));
-        // Without a node there is nobody to tell, and the stream of orders ends the engine.
-        let _ = socket::send(&self.runs, &parts);
+        parts.push(&*head);
+        parts.extend(behind.iter().map(|bytes| &**bytes));
+        while !self.is_over.load(Ordering::Relaxed) {
+            match self.replies.try_send(&parts) {
+                Ok(Sent::Sent) => return,
+                Ok(Sent::ToSleeper) => return self.ring(),
+                Ok(Sent::Full) => self.replies.wait_for_room(),
+                Err(error) => return tracing::error!(%error, "a reply cannot be sent"),
+            }
+        }
     }
 
     fn read(&self, tensor: u64, to: Span) -> Result<(), String> {
@@ -460,15 +549,6 @@ impl Pools {
         self.0.push((threads, pool.clone()));
         pool
     }
-}
-
-fn has_waiting(socket: impl AsFd) -> bool {
-    let mut polled = [PollFd::new(&socket, PollFlags::IN)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::arena::Shared;
+use super::shared::Shared;
 use super::wire::{Elements, Failure, Head, MAX_INLINE_BYTES, MAX_INLINE_TOTAL_BYTES, Span, Then};
 use crate::infer::backend::tensor::{Data, Kept, Place, Tensor};
 

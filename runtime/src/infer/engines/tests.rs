@@ -55,7 +55,7 @@ fn stored(bytes: &[u8]) -> tempfile::NamedTempFile {
 
 async fn run(loaded: &Loaded, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, String> {
     let remote = loaded.model.remote().unwrap();
-    let ran = remote.compute(inputs, (), drop).await;
+    let ran = remote.compute(inputs, Length::Unknown, (), drop).await;
     ran.map(|(outputs, _)| outputs).map_err(|e| e.to_string())
 }
 

@@ -1,7 +1,7 @@
 //! What a node and an engine say to each other: small messages, with the elements of small tensors behind them.
 //!
-//! Loads and everything else that is rare goes through a stream, in frames. Runs go through a socket that keeps messages
-//! apart, from which each thread of the engine takes the next one.
+//! Loads and everything else that is rare goes through a stream, in frames. Runs go through rings in shared memory
+//! (`ring.rs`), from which each thread of the engine takes the next one.
 
 use serde::{Deserialize, Serialize};
 
@@ -61,13 +61,22 @@ pub(super) struct Head {
     pub elements: Elements,
 }
 
-/// From the node, through the socket of runs.
+/// How long a run is going to take, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Length {
+    /// So short that its caller waits for it.
+    Short,
+    Unknown,
+}
+
+/// From the node, through the ring of requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
     Run {
         run: u64,
         graph: u32,
         threads: u32,
+        length: Length,
         inputs: Vec<Head>,
     },
     /// Copies the elements of a kept tensor into the arena.
@@ -82,7 +91,7 @@ pub(super) enum Request {
     Long(Span),
 }
 
-/// From the engine, through the socket of runs.
+/// From the engine, through the ring of replies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reply {
     Ran {
@@ -269,7 +278,8 @@ mod tests {
         fn messages_arrive_as_they_were_sent(
             run: u64, graph: u32, threads: u32, inputs in heads(), behind: Vec<u8>
         ) {
-            let request = Request::Run { run, graph, threads, inputs };
+            let length = Length::Unknown;
+            let request = Request::Run { run, graph, threads, length, inputs };
             let mut bytes = encode(&request).unwrap();
             bytes.extend(&behind);
             let (read, rest) = decode::<Request>(&bytes).unwrap();

@@ -1,18 +1,18 @@
 //! The task that follows an engine: takes its replies, sends what waits, asks for signs of life, and tells its end.
 
-use std::io::{self, IoSlice};
+use std::cell::RefCell;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::net::RecvFlags;
-use tokio::io::{Interest, Ready};
 use tokio::process::Child;
 
 use super::{Ended, LoadFailure, RunEnd, Running, Sentence, State};
 use crate::infer::backend::RunError;
-use crate::infer::engines::socket::{self, Sent};
-use crate::infer::engines::wire::{self, Failure, MAX_MESSAGE_BYTES, Order, Reply};
+use crate::infer::engines::ring::{Sent, Taking};
+use crate::infer::engines::wire::{self, Failure, Order, Reply};
 use crate::process::{frames, signal_name};
 use crate::text::bounded;
 
@@ -22,6 +22,14 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Whether there are more replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    /// Perhaps.
+    More,
+}
+
 impl Running {
     /// Follows the engine to its end, and tells everybody who waits.
     pub(super) async fn follow(self: Arc<Self>, mut child: Option<Child>) {
@@ -29,13 +37,11 @@ impl Running {
         self.lock().sign_of_life = Some(Instant::now());
         let killed = loop {
             tokio::select! {
-                went = self.serve_socket() => match went {
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "an engine's socket is closed");
-                        break None;
-                    }
+                went = self.hand_on() => if let Err(error) = went {
+                    let why = format!("its messages are wrong: {error}");
+                    break Some(Sentence { why, graph: None });
                 },
+                () = self.gone.notified() => break None,
                 () = self.kill.notified() => break self.lock().sentence.clone(),
                 _ = pings.tick() => {
                     if let Some(why) = self.check_life() {
@@ -130,46 +136,43 @@ impl Running {
         None
     }
 
-    /// Takes the replies that have come and sends what waits, once.
-    async fn serve_socket(self: &Arc<Self>) -> io::Result<()> {
-        let wants_to_write = !self.lock().outbox.is_empty();
-        let interest = match wants_to_write {
-            true => Interest::READABLE | Interest::WRITABLE,
-            false => Interest::READABLE,
-        };
-        let mut guard = tokio::select! {
-            guard = self.runs.ready(interest) => guard?,
-            () = self.posted.notified(), if !wants_to_write => return Ok(()),
-        };
-        let ready = guard.ready();
-        if ready.is_readable() && !self.take_replies()? {
-            guard.clear_ready_matching(Ready::READABLE);
+    /// Hands on the replies that have come and sends what waits, until the engine rings.
+    async fn hand_on(self: &Arc<Self>) -> io::Result<()> {
+        loop {
+            self.flush()?;
+            if self.replies.about_to_sleep().is_some() {
+                break;
+            }
+            if self.take_replies(self.replies.take())? == Left::More {
+                tokio::task::yield_now().await;
+            }
         }
-        if wants_to_write && ready.is_writable() && !self.flush()? {
-            guard.clear_ready_matching(Ready::WRITABLE);
-        }
+        self.bell.readable().await?.clear_ready();
         Ok(())
     }
 
-    /// Takes replies; whether there may be more.
-    fn take_replies(self: &Arc<Self>) -> io::Result<bool> {
-        // So that a busy engine does not keep the executor's thread.
+    /// Hands on replies that have come: some of them, so that a busy engine does not keep the executor's thread.
+    pub(super) fn take_replies(self: &Arc<Self>, mut taking: Taking<'_>) -> io::Result<Left> {
         const AT_ONCE: usize = 64;
         thread_local! {
-            static BUFFER: std::cell::RefCell<Box<[u8; MAX_MESSAGE_BYTES]>> =
-                std::cell::RefCell::new(Box::new([0; MAX_MESSAGE_BYTES]));
+            static MESSAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        BUFFER.with_borrow_mut(|buffer| {
+        let mut message = MESSAGE.take();
+        let mut taken = || {
             for _ in 0..AT_ONCE {
-                match socket::receive(self.runs.get_ref(), buffer, RecvFlags::DONTWAIT) {
-                    Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(message) => self.take_reply(message),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                    Err(error) => return Err(error),
+                if !taking.next(&mut message)? {
+                    return Ok(Left::Nothing);
                 }
+                self.take_reply(&message);
             }
-            Ok(true)
-        })
+            io::Result::Ok(Left::More)
+        };
+        let taken = taken();
+        MESSAGE.set(message);
+        if self.replies.made_room() {
+            self.replies.wake_senders();
+        }
+        taken
     }
 
     fn take_reply(self: &Arc<Self>, message: &[u8]) {
@@ -215,15 +218,21 @@ impl Running {
         }
     }
 
-    /// Sends what waits; whether there may be room for more.
-    fn flush(&self) -> io::Result<bool> {
-        let mut state = self.lock();
-        while let Some(message) = state.outbox.front() {
-            match socket::try_send(self.runs.get_ref(), &[IoSlice::new(message)])? {
-                Sent::Sent => drop(state.outbox.pop_front()),
-                Sent::Full => return Ok(false),
-            }
+    /// Sends what waits, as far as there is room.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        if !self.outbox.is_used.load(Ordering::Acquire) {
+            return Ok(());
         }
-        Ok(true)
+        let mut messages = self.outbox.lock();
+        while let Some(message) = messages.front() {
+            match self.requests.try_send(&[message])? {
+                Sent::Full => return Ok(()),
+                Sent::Sent => {}
+                Sent::ToSleeper => self.requests.wake_one(),
+            }
+            messages.pop_front();
+        }
+        self.outbox.is_used.store(false, Ordering::Release);
+        Ok(())
     }
 }
