@@ -44,6 +44,7 @@ pub fn of_manifest(manifest: &Manifest, blob: &dyn Fn(&str) -> Blob) -> Bundle {
         snapshot: manifest.snapshot,
         example: manifest.example.clone(),
         load_graphs_from_bytes: manifest.load_graphs_from_bytes,
+        isolation: manifest.isolation,
         limits: manifest.limits.clone(),
         autoscaling: manifest.autoscaling.clone(),
     }

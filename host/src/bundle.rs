@@ -144,6 +144,7 @@ impl LocalBundle {
             snapshot: manifest.snapshot,
             example: manifest.example.clone(),
             load_graphs_from_bytes: manifest.load_graphs_from_bytes,
+            isolation: manifest.isolation,
             limits: manifest.limits.clone(),
             autoscaling: manifest.autoscaling.clone(),
         };

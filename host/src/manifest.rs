@@ -12,8 +12,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::domain::bundle::{
-    GraphBackend, GraphTarget, MAX_EXAMPLE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_HOSTS, MAX_SECRETS,
-    MAX_VARIABLES, check_value,
+    GraphBackend, GraphTarget, Isolation, MAX_EXAMPLE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_HOSTS,
+    MAX_SECRETS, MAX_VARIABLES, check_value,
 };
 use crate::domain::names;
 use crate::domain::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
@@ -132,6 +132,8 @@ pub struct Manifest {
     pub example: Option<String>,
     /// Whether the component may load graphs from bytes of its own.
     pub load_graphs_from_bytes: bool,
+    /// With whom its graphs share a process.
+    pub isolation: Isolation,
     /// Bounds of one replica.
     pub limits: Limits,
     /// Number of replicas.
@@ -209,6 +211,7 @@ impl Manifest {
             "snapshot",
             "example",
             "load_graphs_from_bytes",
+            "isolation",
         ])?;
         let name = top
             .require("name", "the model's name")?
@@ -239,6 +242,7 @@ impl Manifest {
             allow: allow(&mut top)?,
             snapshot: truth(&mut top, "snapshot")?,
             load_graphs_from_bytes: truth(&mut top, "load_graphs_from_bytes")?,
+            isolation: isolation(&mut top)?,
             example: top
                 .take("example")
                 .map(|field| example(&field))
@@ -308,6 +312,7 @@ impl Manifest {
             snapshot: false,
             example: None,
             load_graphs_from_bytes: false,
+            isolation: Isolation::default(),
             limits: Limits::default(),
             autoscaling: AutoscalingSettings::default(),
         })
@@ -358,6 +363,17 @@ fn located<T>(field: &Field<'_>, value: T) -> Located<T> {
 /// True or false, and false when it is not there.
 fn truth(table: &mut Table<'_>, name: &str) -> Result<bool, ManifestError> {
     table.take(name).map_or(Ok(false), |field| field.truth())
+}
+
+fn isolation(top: &mut Table<'_>) -> Result<Isolation, ManifestError> {
+    let choices = [
+        ("shared", Isolation::Shared),
+        ("deployment", Isolation::Deployment),
+    ];
+    match top.take("isolation") {
+        Some(field) => field.choice(&choices),
+        None => Ok(Isolation::default()),
+    }
 }
 
 fn build(field: &Field<'_>) -> Result<String, ManifestError> {

@@ -64,6 +64,8 @@ pub struct DeploymentSpec {
     pub snapshot: Option<String>,
     /// The graphs it may load by name.
     pub graphs: Vec<GraphSpec>,
+    /// The deployment's id if it has engines for itself: graphs from its replicas' own bytes are loaded there.
+    pub own_engine: Option<String>,
     /// Asked before each start of a replica whether the files are what they should be.
     pub files: Option<Arc<dyn FileCheck>>,
     /// What its replicas may see and reach.

@@ -124,6 +124,7 @@ async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, I
         NnLimits {
             account: Account::new(setting.limits.memory_bytes),
             load_from_bytes: false,
+            own_engine: None,
         },
         Arc::default(),
     );

@@ -301,3 +301,107 @@ async fn each_deployment_has_its_own_engine_when_that_is_asked_for() -> Result<(
     })
     .await
 }
+
+const ISOLATED: &str = "isolation = \"deployment\"\n";
+
+/// The engines as the server shows them: the deployment that has each for itself, and its process.
+fn shown_engines(server: &Server) -> Result<Vec<(Option<String>, u32)>> {
+    let status = server.cli_json(&["status"])?;
+    let engines = status["engines"].as_array().context("a list")?;
+    let shown = engines.iter().map(|engine| {
+        let deployment = engine["deployment_id"].as_str().map(str::to_owned);
+        let process = engine["process"].as_u64().context("a process")?;
+        Ok((deployment, u32::try_from(process)?))
+    });
+    shown.collect()
+}
+
+/// The engine that deployments share, and that of this deployment, once there are no others.
+async fn two_engines(server: &Server, deployment: &str) -> Result<(u32, u32)> {
+    let both = || {
+        let engines = shown_engines(server).ok()?;
+        let of = |deployment: Option<&str>| {
+            let engine = engines.iter().find(|one| one.0.as_deref() == deployment);
+            engine.map(|(_, process)| *process)
+        };
+        (engines.len() == 2).then_some((of(None)?, of(Some(deployment))?))
+    };
+    // Beside the one in which the server looked for libraries, for a while.
+    eventually("there are two", async || both().is_some()).await?;
+    both().context("two engines")
+}
+
+#[tokio::test]
+async fn a_deployment_that_asks_for_it_has_an_engine_for_itself() -> Result<()> {
+    let server = Server::start_with(&RTEN)?;
+    // The same model file.
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    push_folder(&server, "apart", &[("sum", sum())], ISOLATED)?;
+    let apart = server.cli_json(&["deployment", "show", "apart", "production"])?;
+    assert_eq!(apart["isolation"], "deployment");
+    let together = server.cli_json(&["deployment", "show", "sum", "production"])?;
+    assert_eq!(together["isolation"], "shared");
+    let id = apart["id"].as_str().context("an id")?;
+    for model in ["sum", "apart"] {
+        let (status, told) = infer(&server, model, &pair()).await?;
+        assert_eq!(status, 200, "{told}");
+    }
+    // Either can end, and the other goes on as the process that it was.
+    for model in ["sum", "apart"] {
+        let (shared, own) = two_engines(&server, id).await?;
+        let (killed, other) = match model {
+            "sum" => (own, shared),
+            _ => (shared, own),
+        };
+        kill(killed);
+        for _ in 0..20 {
+            let (status, told) = infer(&server, model, &pair()).await?;
+            assert_eq!(status, 200, "{told}");
+        }
+        assert!(engines(&server)?.contains(&other));
+        for model in ["sum", "apart"] {
+            let (status, told) = infer(&server, model, &pair()).await?;
+            assert_eq!(status, 200, "{told}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_held_against_a_graph_is_not_held_against_an_isolated_deployment() -> Result<()> {
+    let server = Server::start_with(&RTEN)?;
+    push_folder(&server, "zeros", &[("zeros", zeros())], "")?;
+    push_folder(&server, "apart", &[("zeros", zeros())], ISOLATED)?;
+    let mut refused = false;
+    for _ in 0..6 {
+        let (status, told) = infer(&server, "zeros", &shape(1 << 30, 1 << 17)).await?;
+        assert_eq!(status, 500, "{told}");
+        refused |= told.to_string().contains("it is not run for another");
+        let (status, told) = infer(&server, "apart", &shape(1, 1)).await?;
+        assert_eq!(status, 200, "{told}");
+    }
+    assert!(refused, "it ended its engine each time, and went on");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_without_engines_has_none_to_give_and_says_so() -> Result<()> {
+    let in_process = ["--engines", "in-process"];
+    let server = Server::start_with(&in_process)?;
+    let refused = push_folder(&server, "apart", &[("sum", sum())], ISOLATED);
+    let error = format!("{:#}", refused.err().context("it was taken")?);
+    assert!(error.contains("--engines shared"), "{error}");
+    // One that is served already fails when its server has none any more, and is there again when it has.
+    let server = server.restart_with(&[])?;
+    push_folder(&server, "sum", &[("sum", sum())], ISOLATED)?;
+    sums(&server).await?;
+    let server = server.restart_with(&in_process)?;
+    let shown = server.cli_json(&["deployment", "show", "sum", "production"])?;
+    assert_eq!(shown["status"], "FAILED", "{shown}");
+    let reason = shown["status_reason"].as_str().context("a reason")?;
+    assert!(reason.contains("--engines shared"), "{reason}");
+    let (status, told) = infer(&server, "sum", &pair()).await?;
+    assert!(status >= 500, "{told}");
+    let server = server.restart_with(&[])?;
+    sums(&server).await
+}

@@ -232,7 +232,9 @@ impl From<&crate::control::serving::ServeError> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "component_refused", text)
             }
             E::Component(_) => Self::internal(text),
-            E::Graph { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "graph_refused", text),
+            E::Graph { .. } | E::NoIsolation => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "graph_refused", text)
+            }
             E::Start(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "model_not_ready", text),
         }
     }

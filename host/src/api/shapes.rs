@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use crate::domain::bundle::Isolation;
 use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
 use crate::domain::digest::Digest;
 use crate::domain::model::ModelView;
@@ -73,6 +74,8 @@ pub struct DeploymentShape {
     pub request_backpressure_settings: Backpressure,
     /// The bundle's digest.
     pub bundle_digest: Digest,
+    /// With whom its graphs share a process, as its manifest says. `serve --engines per-deployment` separates all.
+    pub isolation: Isolation,
     /// Its graphs.
     pub graphs: Vec<GraphShape>,
     /// What became of the wish to keep the memory after `init`; null without one, and until it was tried on this node.
@@ -164,6 +167,7 @@ impl DeploymentShape {
                 policy: deployment.backpressure,
             },
             bundle_digest: deployment.bundle_digest,
+            isolation: deployment.bundle.isolation,
             graphs: deployment
                 .bundle
                 .graphs

@@ -87,8 +87,10 @@ pub struct LoadedGraph {
 pub struct Engine {
     /// The backend that it was started for.
     pub name: &'static str,
-    /// The deployment's id or the graph's SHA-256 that has it for itself; null when it is shared.
-    pub own: Option<String>,
+    /// The deployment that has it for itself; null when it is shared.
+    pub deployment_id: Option<String>,
+    /// Whether it runs one graph alone, because engines ended that this graph ran in.
+    pub suspect: bool,
     /// Its process.
     pub process: Option<u32>,
     /// How many graphs it has loaded.
@@ -200,7 +202,8 @@ fn engines(api: &Api) -> Vec<Engine> {
     let engines = api.runtime.engines().into_iter();
     let shown = |one: samovar_runtime::EngineInfo| Engine {
         name: one.backend,
-        own: one.own,
+        deployment_id: one.deployment,
+        suspect: one.is_suspect,
         process: one.process,
         graphs: one.graphs,
         confined_by: one.confined_by,

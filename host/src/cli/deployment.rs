@@ -239,6 +239,7 @@ fn properties(deployment: &Value, now: Timestamp) -> Vec<(&str, String)> {
         ("replicas", cell(&deployment["active_replica_count"])),
         ("created", since(&deployment["created_at"], now)),
         ("bundle", cell(&deployment["bundle_digest"])),
+        ("isolation", cell(&deployment["isolation"])),
     ];
     if !deployment["status_reason"].is_null() {
         lines.insert(5, ("reason", cell(&deployment["status_reason"])));
@@ -273,6 +274,7 @@ mod tests {
             "is_production": true, "is_development": false, "status": "FAILED", "status_reason": "no import x",
             "active_replica_count": 0, "environment": null, "labels": {"team": "a"},
             "autoscaling_settings": {"min_replica": 0}, "bundle_digest": "00ff",
+            "isolation": "deployment",
             "graphs": [{"name": "g", "backend": "rten", "device": "cpu"}, {"name": "h", "backend": null, "device": null}],
             "init_snapshot": {"taken": false, "reason": "it calls wasi:nn"},
         });
@@ -298,6 +300,7 @@ mod tests {
                 "snapshot",
                 "none, `init` runs in each replica: it calls wasi:nn",
             ),
+            ("isolation", "deployment"),
             ("label", "team=a"),
             ("min_replica", "0"),
         ] {

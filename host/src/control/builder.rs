@@ -300,9 +300,10 @@ fn failed_status(error: &ServeError) -> DeploymentStatus {
     match error {
         ServeError::Component(error) if error.blames_component() => DeploymentStatus::BuildFailed,
         ServeError::Component(_) => DeploymentStatus::Failed,
-        ServeError::Graph { .. } | ServeError::Start(_) | ServeError::Secrets(_) => {
-            DeploymentStatus::DeployFailed
-        }
+        ServeError::Graph { .. }
+        | ServeError::NoIsolation
+        | ServeError::Start(_)
+        | ServeError::Secrets(_) => DeploymentStatus::DeployFailed,
         ServeError::Blob(_) | ServeError::Files { .. } => DeploymentStatus::Failed,
     }
 }

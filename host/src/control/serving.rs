@@ -23,7 +23,7 @@ use crate::control::builds::Builds;
 use crate::control::gone::Gone;
 use crate::control::secrets::{GuestSecrets, SecretsError};
 use crate::control::trial::{self, Trial};
-use crate::domain::bundle::Bundle;
+use crate::domain::bundle::{Bundle, Isolation};
 use crate::domain::deployment::Deployment;
 use crate::domain::digest::Digest;
 use crate::domain::model::{ModelView, Target, Unresolved};
@@ -62,6 +62,13 @@ pub enum ServeError {
     /// Its secrets cannot be read.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
+    /// It wants engines for itself, and the node runs graphs in its own process.
+    #[error(
+        "`isolation = \"deployment\"` asks for a process of its own for the model's graphs, and this server runs all graphs in \
+         its own process: start it with `--engines shared` in place of `--engines in-process`, or take `isolation` out of \
+         samovar.toml"
+    )]
+    NoIsolation,
     /// Its first replica does not start.
     #[error(transparent)]
     Start(RunError),
@@ -512,6 +519,13 @@ impl Serving {
         deployment: &Deployment,
     ) -> Result<(DeploymentSpec, Option<Arc<Layout>>), ServeError> {
         let (id, bundle) = (deployment.id, &deployment.bundle);
+        let own_engine = match (self.limits.engines, bundle.isolation) {
+            (EngineMode::InProcess, Isolation::Deployment) => return Err(ServeError::NoIsolation),
+            (EngineMode::PerDeployment, _) | (EngineMode::Shared, Isolation::Deployment) => {
+                Some(id.to_string())
+            }
+            (EngineMode::Shared | EngineMode::InProcess, Isolation::Shared) => None,
+        };
         // Of the model, because each push is a deployment of its own.
         let owner = samovar_runtime::Owner::named(view.model.id.as_str());
         let component = ComponentFile {
@@ -522,9 +536,7 @@ impl Serving {
         let mut specs = Vec::with_capacity(bundle.graphs.len());
         for (name, graph) in &bundle.graphs {
             let mut spec = graphs::spec(owner, name, graph, &self.blobs).await?;
-            if self.limits.engines == EngineMode::PerDeployment {
-                spec.own_engine = Some(id.to_string());
-            }
+            spec.own_engine.clone_from(&own_engine);
             specs.push(spec);
         }
         let mut environment: Vec<(String, String)> = bundle
@@ -541,6 +553,7 @@ impl Serving {
             component,
             snapshot: bundle.snapshot.then(|| bundle.seen_by_init().to_string()),
             graphs: specs,
+            own_engine,
             files: Some(Arc::new(check)),
             capabilities: Capabilities {
                 environment,

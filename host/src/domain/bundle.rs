@@ -65,6 +65,9 @@ pub struct Bundle {
     /// Whether the component may load graphs from bytes of its own, with `graph.load` of `wasi:nn`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub load_graphs_from_bytes: bool,
+    /// With whom its graphs share a process.
+    #[serde(default, skip_serializing_if = "Isolation::is_shared")]
+    pub isolation: Isolation,
     /// Bounds of one replica.
     #[serde(default)]
     pub limits: Limits,
@@ -160,6 +163,23 @@ pub enum GraphTarget {
     Cpu,
     /// A GPU; without one the deployment fails.
     Gpu,
+}
+
+/// With whom the graphs of a deployment share a process, unless the server separates or joins all deployments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// With those of other deployments that use the same backend.
+    #[default]
+    Shared,
+    /// With no other deployment.
+    Deployment,
+}
+
+impl Isolation {
+    fn is_shared(&self) -> bool {
+        *self == Self::Shared
+    }
 }
 
 /// Where a component may call.

@@ -42,6 +42,7 @@ fn bundle() -> Bundle {
         snapshot: true,
         example: Some("[1]".into()),
         load_graphs_from_bytes: true,
+        isolation: Isolation::Deployment,
         limits: Limits::default(),
         autoscaling: AutoscalingSettings::default(),
     }
@@ -60,6 +61,7 @@ fn the_wire_form_is_read_and_written() {
     assert_eq!(bundle().validate(), Ok(()));
     assert!(text.contains(r#""snapshot":true"#));
     assert!(text.contains(r#""load_graphs_from_bytes":true"#));
+    assert!(text.contains(r#""isolation":"deployment""#));
     assert!(text.contains(r#""backend":"auto","target":"cpu","threads":1"#));
     assert!(text.contains(r#""limits":{"memory_bytes":268435456,"timeout_ms":60000"#));
 }
@@ -70,8 +72,14 @@ fn name_and_component_are_enough() {
     let text = format!(r#"{{"name":"x","component":{{"digest":"{digest}","size":1}}}}"#);
     let bundle: Bundle = serde_json::from_str(&text).unwrap();
     assert_eq!(bundle.limits, Limits::default());
-    // So are bundles that were stored before there was the field.
+    // So are bundles that were stored before there were the fields, and their digests stay what they were.
     assert!(!bundle.load_graphs_from_bytes);
+    assert_eq!(bundle.isolation, Isolation::Shared);
+    assert!(
+        !serde_json::to_string(&bundle)
+            .unwrap()
+            .contains("isolation")
+    );
     assert_eq!(bundle.validate(), Ok(()));
 }
 

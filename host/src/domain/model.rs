@@ -225,6 +225,7 @@ mod tests {
             snapshot: false,
             example: None,
             load_graphs_from_bytes: false,
+            isolation: Default::default(),
             limits: Default::default(),
             autoscaling: Default::default(),
         };

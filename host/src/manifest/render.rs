@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::FILE_NAME;
 use super::units::{format_duration_ms, format_size_bytes};
-use crate::domain::bundle::{Blob, Bundle, Graph};
+use crate::domain::bundle::{Blob, Bundle, Graph, Isolation};
 
 /// A bundle as files of a folder.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,6 +117,12 @@ fn text(bundle: &Bundle, component: String, graphs: BTreeMap<&String, (String, &
     if bundle.load_graphs_from_bytes {
         top.insert("load_graphs_from_bytes".into(), true.into());
     }
+    match bundle.isolation {
+        Isolation::Shared => {}
+        Isolation::Deployment => {
+            top.insert("isolation".into(), "deployment".into());
+        }
+    }
     if !graphs.is_empty() {
         let graphs = graphs.into_iter();
         let graphs = graphs.map(|(name, (path, one))| (name.clone(), graph(path, one)));
@@ -208,6 +214,7 @@ mod tests {
                 "secrets": ["HF_TOKEN"],
                 "snapshot": true,
                 "load_graphs_from_bytes": true,
+                "isolation": "deployment",
                 "environment_variables": {{"MODE": "a \"quoted\"\nline"}},
                 "network": {{"allow": ["api.example.com:443"]}},
                 "limits": {{"memory_bytes": 268435456, "timeout_ms": 1500, "body_bytes": 1048577, "requests_per_replica": 7}},

@@ -12,6 +12,7 @@ secrets = ["HF_TOKEN"]
 snapshot = true
 example = '{"text": "a"}'
 load_graphs_from_bytes = true
+isolation = "deployment"
 
 [graphs.default]
 file = "model.onnx"
@@ -80,6 +81,7 @@ fn every_key_is_read() {
         requests_per_replica: None,
     };
     assert!(manifest.snapshot && manifest.load_graphs_from_bytes);
+    assert_eq!(manifest.isolation, Isolation::Deployment);
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.environment_variables["MODE"], "fast");
     assert!(manifest.allow.contains("api.example.com:443"));
@@ -98,6 +100,7 @@ fn a_name_and_a_component_are_enough() {
     assert_eq!(manifest.limits, Limits::default());
     assert_eq!(manifest.autoscaling, AutoscalingSettings::default());
     assert!(!manifest.snapshot && !manifest.load_graphs_from_bytes);
+    assert_eq!(manifest.isolation, Isolation::Shared);
     assert!(manifest.graphs.is_empty() && manifest.files.is_empty());
 }
 
@@ -151,6 +154,10 @@ fn each_refusal_names_line_key_and_what_was_wanted() {
         (
             "snapshot = \"yes\"",
             "3: `snapshot`: found a value of type string, wanted true or false",
+        ),
+        (
+            "isolation = \"process\"",
+            "3: `isolation`: found \"process\", wanted one of shared, deployment",
         ),
         (
             "[limits]\nmemory = \"lots\"",

@@ -319,6 +319,7 @@ impl GraphStore {
     pub(crate) async fn load_guest_model(
         &self,
         owner: Owner,
+        own_engine: Option<String>,
         model: GuestModel,
     ) -> Result<Arc<LoadedGraph>, GraphError> {
         let loader = self.loader.clone();
@@ -328,6 +329,7 @@ impl GraphStore {
                 target: Target::Cpu,
                 threads: 1,
                 name: "from bytes",
+                own_engine: own_engine.as_deref(),
                 ..Wanted::default()
             };
             let loaded = loader.load(&Source::Bytes(&model), wanted)?;

@@ -79,6 +79,7 @@ impl Node {
             },
             snapshot: None,
             graphs: Vec::new(),
+            own_engine: None,
             files: None,
             capabilities: Capabilities::default(),
             limits: Limits {

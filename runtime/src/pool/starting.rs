@@ -189,6 +189,7 @@ impl Pool {
             NnLimits {
                 account: Account::new(self.spec.limits.memory_bytes),
                 load_from_bytes: self.spec.capabilities.load_graphs_from_bytes,
+                own_engine: self.spec.own_engine.clone(),
             },
             self.meter.clone(),
         );

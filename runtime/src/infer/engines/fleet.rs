@@ -35,8 +35,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Group {
     backend: Backend,
-    /// The graph or the deployment that has it for itself.
-    own: Option<String>,
+    /// The deployment that has it for itself.
+    deployment: Option<String>,
+    /// The suspect that runs in it alone, by its key.
+    suspect: Option<String>,
 }
 
 /// The backend of an engine.
@@ -151,7 +153,8 @@ impl Fleet {
         });
         let group = Group {
             backend: Backend::Onnxruntime,
-            own: None,
+            deployment: None,
+            suspect: None,
         };
         let counted = Counted::new(&fleet, group);
         let engine = fleet
@@ -200,7 +203,8 @@ impl Fleet {
             engine.is_there().then(|| EngineInfo {
                 backend: group.backend.name(),
                 graphs: berth.graphs.load(Ordering::Relaxed),
-                own: group.own,
+                deployment: group.deployment,
+                is_suspect: group.suspect.is_some(),
                 process: engine.process(),
                 confined_by: engine.opened().confined_by.clone(),
             })
@@ -335,7 +339,11 @@ impl Fleet {
         };
         let spec = Arc::new(Spec {
             name: wanted.name.to_owned(),
-            key,
+            // What one deployment's inputs do to a graph is not held against another that has an engine for itself.
+            key: match wanted.own_engine {
+                Some(deployment) => format!("{deployment}/{key}"),
+                None => key,
+            },
             threads: wanted.threads,
             backend,
             target: wanted.target,
@@ -381,8 +389,8 @@ impl Fleet {
 
     fn load_spec(self: &Arc<Self>, spec: &Spec) -> Result<(At, LoadedHead), String> {
         let now = Instant::now();
-        let own = match lock(&self.blame).verdict(&spec.key, now) {
-            Verdict::Shared => spec.own_engine.clone(),
+        let suspect = match lock(&self.blame).verdict(&spec.key, now) {
+            Verdict::Shared => None,
             Verdict::Alone => Some(spec.key.clone()),
             Verdict::Quarantined { until, ends } => {
                 let seconds = until.saturating_duration_since(now).as_secs() + 1;
@@ -393,7 +401,8 @@ impl Fleet {
         };
         let group = Group {
             backend: spec.backend,
-            own,
+            deployment: spec.own_engine.clone(),
+            suspect,
         };
         // Before the engine is looked for, so that it does not end meanwhile.
         let counted = Counted::new(self, group);
@@ -487,7 +496,8 @@ impl Fleet {
         tracing::info!(
             process = engine.process(),
             backend = group.backend.name(),
-            own = group.own,
+            deployment = group.deployment,
+            suspect = group.suspect,
             confined_by = engine.opened().confined_by.join(", "),
             "an engine has started"
         );
@@ -498,7 +508,7 @@ impl Fleet {
 
     /// Notes which graphs an engine ended with.
     fn note_end(&self, group: &Group, ended: &Ended, suspects: &[(String, String)]) {
-        let whose = match &group.own {
+        let whose = match &group.suspect {
             Some(_) => Whose::Own,
             None => Whose::Shared,
         };
@@ -536,7 +546,7 @@ impl Fleet {
                 Ok(mut state) => state.engine.take(),
                 Err(_) => return,
             };
-            if group.own.is_some() {
+            if group.deployment.is_some() || group.suspect.is_some() {
                 berths.remove(&group);
             }
             drop(berths);

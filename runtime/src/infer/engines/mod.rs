@@ -44,8 +44,10 @@ pub enum Program {
 pub struct EngineInfo {
     /// The backend that it was started for.
     pub backend: &'static str,
-    /// The graph's digest or the deployment's id that has it for itself; nothing when it is shared.
-    pub own: Option<String>,
+    /// The deployment's id that has it for itself; nothing when it is shared.
+    pub deployment: Option<String>,
+    /// Whether it runs one graph alone, because engines ended that this graph ran in.
+    pub is_suspect: bool,
     /// Its process.
     pub process: Option<u32>,
     /// How many graphs it has loaded.

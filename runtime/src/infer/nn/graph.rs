@@ -65,7 +65,8 @@ impl Host for NnView<'_> {
         if let Err(over) = self.ctx.hold(weight) {
             return self.error(ErrorCode::TooLarge, over);
         }
-        match store.load_guest_model(owner, model).await {
+        let own_engine = self.ctx.limits.own_engine.clone();
+        match store.load_guest_model(owner, own_engine, model).await {
             Ok(graph) => {
                 let weight = Arc::new(Weight(weight));
                 let usage = GraphUse::new(String::new(), None, self.ctx.meter.clone());

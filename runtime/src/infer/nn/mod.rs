@@ -22,6 +22,8 @@ pub struct NnLimits {
     pub account: Arc<Account>,
     /// Whether it may load graphs from bytes of its own.
     pub load_from_bytes: bool,
+    /// The deployment's id if it has engines for itself: graphs from bytes are loaded there.
+    pub own_engine: Option<String>,
 }
 
 /// The wasi-nn state of one replica.
