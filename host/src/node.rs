@@ -26,6 +26,7 @@ use crate::control::applier::Applier;
 use crate::control::async_queue::AsyncQueue;
 use crate::control::async_worker;
 use crate::control::builder::Builder;
+use crate::control::engine_events;
 use crate::control::feed::Feed;
 use crate::control::garbage::{self, Garbage};
 use crate::control::promoter;
@@ -179,6 +180,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     layout::sweep(&bundles);
     let runtime = runtime_options(&options, &data, &bundles);
     let runtime = Arc::new(Runtime::new(runtime)?);
+    let engine_events = runtime.engine_events();
     let limits = NodeLimits {
         max_queued_requests: options.max_queued_requests,
         max_requests_per_replica: options.max_requests_per_replica,
@@ -223,6 +225,10 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         access.clone(),
         reloader.clone(),
     );
+    if let Some(events) = engine_events {
+        let telling = engine_events::run(events, feed.clone(), serving.clone());
+        tasks.spawn("engine events", telling);
+    }
     tasks.spawn("audit log", registry.audit_log().keep_short());
     let courier = Courier::new(
         Arc::new(webhook_secrets.clone()),

@@ -51,7 +51,10 @@ pub use config::{Config, WeakConfig};
 pub use engine::{Allocator, EngineOptions, machine_memory_bytes};
 pub use failure::GuestFailure;
 pub use health::Trouble;
-pub use infer::engines::{EngineInfo, Engines, Program, serve as serve_engine};
+pub use infer::engines::{
+    EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines, GraphLabel, Program,
+    Suspect, serve as serve_engine,
+};
 pub use infer::loading::NotLoaded;
 pub use infer::{backend, graphs, nn};
 pub use ledger::{Counts, PoolSettings};

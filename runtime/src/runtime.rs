@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::broadcast;
+
 use crate::admission::AdmissionError;
 use crate::artifact::{ArtifactError, ArtifactStore};
 use crate::compile::{Compilation, ComponentFile};
 use crate::engine::{Allocator, EngineOptions, SharedEngine};
 use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
-use crate::infer::engines::{EngineInfo, Engines, Fleet};
+use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Fleet};
 use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
 use crate::infer::loader::Loader;
 use crate::pool::{DeploymentSpec, Machine, Pool};
@@ -135,6 +137,16 @@ impl Runtime {
     /// The engines that run.
     pub fn engines(&self) -> Vec<EngineInfo> {
         self.machine.graphs.engines()
+    }
+
+    /// What happens to engines from now on; nothing when graphs run in this process.
+    pub fn engine_events(&self) -> Option<broadcast::Receiver<EngineEvent>> {
+        self.machine.graphs.engine_events()
+    }
+
+    /// What happened to engines since the node started; nothing when graphs run in this process.
+    pub fn engine_totals(&self) -> Option<EngineTotals> {
+        self.machine.graphs.engine_totals()
     }
 
     /// What confines the engines that run graphs; nothing when they run in this process.

@@ -10,6 +10,7 @@ use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
 
+use crate::events::Events;
 use crate::open_inference::{F32, I64, infer, node, push_folder, sum};
 
 const RTEN: [&str; 2] = ["--default-backend", "rten"];
@@ -304,6 +305,17 @@ async fn each_deployment_has_its_own_engine_when_that_is_asked_for() -> Result<(
 
 const ISOLATED: &str = "isolation = \"deployment\"\n";
 
+/// The engine that deployments share for rten. There may be one beside it for a while, in which the server looked for libraries.
+pub fn shared_engine(server: &Server) -> Result<u32> {
+    let status = server.cli_json(&["status"])?;
+    let engines = status["engines"].as_array().context("a list")?;
+    let shared = engines.iter().find(|one| {
+        one["name"] == "rten" && one["deployment_id"].is_null() && one["suspect"] == false
+    });
+    let process = shared.with_context(|| format!("no such engine: {status}"))?["process"].as_u64();
+    Ok(u32::try_from(process.context("a process")?)?)
+}
+
 /// The engines as the server shows them: the deployment that has each for itself, and its process.
 fn shown_engines(server: &Server) -> Result<Vec<(Option<String>, u32)>> {
     let status = server.cli_json(&["status"])?;
@@ -404,4 +416,85 @@ async fn a_server_without_engines_has_none_to_give_and_says_so() -> Result<()> {
     assert!(status >= 500, "{told}");
     let server = server.restart_with(&[])?;
     sums(&server).await
+}
+
+/// The value of a line of `/metrics`.
+async fn measured(server: &Server, line: &str) -> Result<u64> {
+    let answer = server.client().get(server.at("/metrics")).send().await?;
+    let text = answer.text().await?;
+    let found = text.lines().find_map(|found| found.strip_prefix(line));
+    let value = found.with_context(|| format!("no {line} in {text}"))?;
+    Ok(value.trim().parse()?)
+}
+
+#[tokio::test]
+async fn ends_of_engines_and_quarantines_are_told_and_counted() -> Result<()> {
+    let server = Server::start_with(&RTEN)?;
+    let mut all = Events::of(&server, "", None).await?;
+    push_folder(&server, "zeros", &[("zeros", zeros())], "")?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    let mut of_zeros = Events::of(&server, "?model=zeros", None).await?;
+    let mut of_sum = Events::of(&server, "?model=sum", None).await?;
+    let zeros = server.cli_json(&["deployment", "show", "zeros", "production"])?;
+    let is_engine =
+        |event: &Value, ended: bool| event["type"] == "engine" && event["ended"] == ended;
+    sums(&server).await?;
+    let engine = shared_engine(&server)?;
+    let is_start = |event: &Value| is_engine(event, false) && event["backend"] == "rten";
+    let seen = all.up_to(is_start).await?;
+    let started = seen.last().context("an event")?;
+    assert_eq!(started["process"], engine, "{started}");
+
+    for _ in 0..6 {
+        let (status, told) = infer(&server, "zeros", &shape(1 << 30, 1 << 17)).await?;
+        assert_eq!(status, 500, "{told}");
+        if told.to_string().contains("it is not run for another") {
+            break;
+        }
+    }
+    let concerned = json!([{ "model_id": zeros["model_id"], "deployment_id": zeros["id"] }]);
+    let seen = of_zeros
+        .up_to(|event| event["type"] == "quarantine")
+        .await?;
+    let ends: Vec<_> = seen.iter().filter(|event| is_engine(event, true)).collect();
+    // The shared one, and three of its own.
+    assert_eq!(ends.len(), 4, "{seen:?}");
+    for (number, end) in ends.iter().enumerate() {
+        assert_eq!(end["reason"], "signal", "{end}");
+        assert_eq!(end["suspect"], number > 0, "{end}");
+        assert_eq!(end["graphs"][0]["name"], "zeros", "{end}");
+        assert_eq!(end["graphs"][0]["inputs"], json!(["INT64 [2]"]), "{end}");
+        assert_eq!(end["deployments"], concerned, "{end}");
+    }
+    assert_eq!(ends[0]["process"], engine);
+    let quarantine = seen.last().context("an event")?;
+    assert_eq!(quarantine["engine_ends"], 3, "{quarantine}");
+    assert_eq!(quarantine["seconds"], 60, "{quarantine}");
+    assert_eq!(quarantine["deployments"], concerned, "{quarantine}");
+
+    assert_eq!(measured(&server, "samovar_graphs_quarantined").await?, 1);
+    assert_eq!(
+        measured(&server, "samovar_graph_quarantines_total").await?,
+        1
+    );
+    let ends = "samovar_engine_ends_total{backend=\"rten\",reason=\"signal\"}";
+    assert_eq!(measured(&server, ends).await?, 4);
+    assert!(measured(&server, "samovar_engine_starts_total{backend=\"rten\"}").await? >= 4);
+    sums(&server).await?;
+    let shared = "{backend=\"rten\",kind=\"shared\",model=\"\",deployment=\"\"}";
+    assert_eq!(
+        measured(&server, &format!("samovar_engines{shared}")).await?,
+        1
+    );
+    let memory = format!("samovar_engine_resident_memory_bytes{shared}");
+    assert!(measured(&server, &memory).await? > 1 << 20);
+
+    // A model is told nothing of what does not concern it.
+    server.cli(&["model", "delete", "sum", "--yes"])?;
+    let seen = of_sum.up_to(|event| event["type"] == "model").await?;
+    assert!(
+        seen.iter().all(|event| event["type"] != "engine"),
+        "{seen:?}"
+    );
+    Ok(())
 }

@@ -9,7 +9,7 @@ use samovar_tests::{PATIENCE, Server, eventually};
 use serde_json::{Value, json};
 
 /// Events of a server as they come.
-struct Events {
+pub struct Events {
     body: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     text: String,
     /// The id of the last event that had one.
@@ -18,7 +18,7 @@ struct Events {
 
 impl Events {
     /// Listens, and is told that it will be told.
-    async fn of(server: &Server, query: &str, last: Option<&str>) -> Result<Self> {
+    pub async fn of(server: &Server, query: &str, last: Option<&str>) -> Result<Self> {
         let mut request = server
             .client()
             .get(server.at(&format!("/v1/events{query}")));
@@ -65,7 +65,7 @@ impl Events {
     }
 
     /// The events up to the first that is so.
-    async fn up_to(&mut self, is: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+    pub async fn up_to(&mut self, is: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
         let mut seen = Vec::new();
         loop {
             let Some(event) = self.next().await? else {

@@ -24,6 +24,7 @@ use crate::control::access::Caller;
 use crate::control::feed::MAX_SUBSCRIBERS;
 use crate::control::subscriber::{self, Begin, MAX_PENDING, Outlet, READ_TIMEOUT, Told};
 use crate::domain::deployment::DeploymentStatus;
+use crate::domain::engine_events::{ConcernedDeployment, EngineGraph, EngineNote};
 use crate::domain::events::{Event, EventId, What};
 use crate::domain::observed::shown_reason;
 use crate::domain::promotion::PromotionStatus;
@@ -121,6 +122,39 @@ pub enum EventShape {
         /// Where the deployment stands.
         status: Option<DeploymentStatus>,
     },
+    /// A process that runs graphs started or ended. Not told later.
+    Engine {
+        /// The backend that it was started for.
+        backend: &'static str,
+        /// Its process.
+        process: Option<u32>,
+        /// Whether it ran one graph alone, because engines ended that this graph ran in.
+        suspect: bool,
+        /// Whether it is gone.
+        ended: bool,
+        /// Why it ended: `idle`, `signal`, `exit`, `out_of_memory`, `overdue_run`, `overdue_load`, `abandoned_load` or
+        /// `unresponsive`, `invalid_message`.
+        reason: Option<&'static str>,
+        /// The same in words.
+        message: Option<String>,
+        /// The graphs that may have ended it, 16 at most.
+        graphs: Vec<EngineGraph>,
+        /// The deployment that has it for itself and those that have one of these graphs, 32 at most.
+        deployments: Vec<ConcernedDeployment>,
+    },
+    /// A graph ended its own engine repeatedly and is not run for a while, or may be run again. Not told later.
+    Quarantine {
+        /// The graph.
+        graph: EngineGraph,
+        /// Whether it may be run again.
+        ended: bool,
+        /// For how long it is not run.
+        seconds: Option<u64>,
+        /// How often it ended its own engine lately.
+        engine_ends: Option<usize>,
+        /// The deployments that have it, 32 at most.
+        deployments: Vec<ConcernedDeployment>,
+    },
     /// The audit log has a new entry.
     Audit {
         /// It.
@@ -138,6 +172,8 @@ impl EventShape {
             Self::Environment { .. } => "environment",
             Self::Promotion { .. } => "promotion",
             Self::Replica { .. } => "replica",
+            Self::Engine { .. } => "engine",
+            Self::Quarantine { .. } => "quarantine",
             Self::Audit { .. } => "audit",
         }
     }
@@ -149,6 +185,32 @@ impl EventShape {
             What::Missed => Self::Reset,
             What::Audit(entry) => Self::Audit {
                 entry: Box::new((**entry).clone().into()),
+            },
+            What::Engine(note) => {
+                let EngineNote {
+                    backend,
+                    process,
+                    suspect,
+                    end,
+                    deployments,
+                } = (**note).clone();
+                Self::Engine {
+                    backend,
+                    process,
+                    suspect,
+                    ended: end.is_some(),
+                    reason: end.as_ref().map(|end| end.reason),
+                    message: end.as_ref().map(|end| end.message.clone()),
+                    graphs: end.map(|end| end.graphs).unwrap_or_default(),
+                    deployments,
+                }
+            }
+            What::Quarantine(note) => Self::Quarantine {
+                graph: note.graph.clone(),
+                ended: note.begun.is_none(),
+                seconds: note.begun.map(|begun| begun.seconds),
+                engine_ends: note.begun.map(|begun| begun.ends),
+                deployments: note.deployments.clone(),
             },
             What::Model { name } => Self::Model {
                 model_id: event.model?,
@@ -221,8 +283,8 @@ impl EventShape {
     }
 }
 
-/// Follow what happens, as server-sent events: models, deployments, environments, promotions, replicas, and what the
-/// audit log tells.
+/// Follow what happens, as server-sent events: models, deployments, environments, promotions, replicas, engines, and what
+/// the audit log tells.
 ///
 /// A client that comes back with `Last-Event-ID` is told what it missed, each event once; a `reset` says that some of it
 /// is no longer known. The stream ends when the server stops.
@@ -252,7 +314,7 @@ async fn events(
         return Err(ApiError::new(status, "rate_limited", text));
     };
     let (sender, receiver) = mpsc::channel(MAX_PENDING);
-    let wants = move |event: &Event| model.is_none() || event.model == model;
+    let wants = move |event: &Event| model.is_none_or(|model| event.concerns(model));
     let out = Outlet {
         sender,
         patience: READ_TIMEOUT,

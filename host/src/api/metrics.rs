@@ -19,7 +19,7 @@ pub fn router() -> OpenApiRouter<super::Shared> {
 }
 
 /// Show what this node counted since its start, in the text format of OpenMetrics. A key that is limited to some models reads
-/// theirs alone.
+/// theirs alone, and nothing of the engines.
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -31,6 +31,10 @@ async fn node_metrics(
 ) -> Result<Response, ApiError> {
     let mut measured = api.serving.measured();
     measured.retain(|one| caller.may_read_metrics_of(one.model_id));
-    let text = metrics::text(measured).map_err(ApiError::internal)?;
+    let engines = match caller.may_read_metrics_of_node() {
+        true => api.serving.measured_engines(),
+        false => None,
+    };
+    let text = metrics::text(measured, engines).map_err(ApiError::internal)?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

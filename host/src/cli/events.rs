@@ -120,6 +120,8 @@ fn text(data: &Value) -> String {
             cell(&data["active_replica_count"]),
             cell(&data["status"]),
         ),
+        "engine" => engine(data),
+        "quarantine" => quarantine(data),
         "audit" => {
             let row = super::audit::row(&data["entry"]);
             let words = row
@@ -129,6 +131,67 @@ fn text(data: &Value) -> String {
         }
         "reset" => "some of what happened is no longer known to the server".into(),
         other => format!("{} {data}", output::printable(other)),
+    }
+}
+
+fn engine(data: &Value) -> String {
+    let (backend, process) = (cell(&data["backend"]), cell(&data["process"]));
+    let kind = match data["suspect"].as_bool() {
+        Some(true) => "suspect's engine",
+        _ => "engine",
+    };
+    if data["ended"] != true {
+        return format!("{kind} {process} of {backend} started{}", concerned(data));
+    }
+    let graphs = data["graphs"].as_array().into_iter().flatten();
+    let graphs: Vec<String> = graphs.map(graph).collect();
+    let graphs = match graphs.is_empty() {
+        true => String::new(),
+        false => format!("; suspects: {}", graphs.join(", ")),
+    };
+    let message = cell(&data["message"]);
+    format!(
+        "{kind} {process} of {backend} ended: {message}{graphs}{}",
+        concerned(data)
+    )
+}
+
+fn quarantine(data: &Value) -> String {
+    let graph = graph(&data["graph"]);
+    if data["ended"] == true {
+        return format!("graph {graph} may be run again{}", concerned(data));
+    }
+    format!(
+        "graph {graph} is not run for {} s because it ended its own engine {} times{}",
+        cell(&data["seconds"]),
+        cell(&data["engine_ends"]),
+        concerned(data),
+    )
+}
+
+/// A graph, with the inputs of its last run.
+fn graph(data: &Value) -> String {
+    let name = cell(&data["name"]);
+    let inputs = data["inputs"].as_array().into_iter().flatten();
+    let inputs: Vec<String> = inputs.map(cell).collect();
+    match inputs.is_empty() {
+        true => name,
+        false => format!("{name} with {}", inputs.join(", ")),
+    }
+}
+
+/// The deployments that an event of an engine concerns.
+fn concerned(data: &Value) -> String {
+    let deployments = data["deployments"].as_array().into_iter().flatten();
+    let deployments: Vec<String> = deployments
+        .map(|one| {
+            let (model, deployment) = (cell(&one["model_id"]), cell(&one["deployment_id"]));
+            format!("{deployment} of {model}")
+        })
+        .collect();
+    match deployments.is_empty() {
+        true => String::new(),
+        false => format!(" (deployments: {})", deployments.join(", ")),
     }
 }
 
@@ -239,6 +302,23 @@ mod tests {
             "type": "replica", "model_id": "m", "deployment_id": "d", "active_replica_count": 2, "status": "ACTIVE",
         });
         assert_eq!(told(replica), "deployment d of m has 2 replicas ACTIVE");
+        let ended = json!({
+            "type": "engine", "backend": "rten", "process": 7, "suspect": false, "ended": true, "reason": "signal",
+            "message": "it was killed by SIGABRT", "graphs": [{"name": "g", "inputs": ["FP32 [1, 2]"]}],
+            "deployments": [{"model_id": "m", "deployment_id": "d"}],
+        });
+        assert_eq!(
+            told(ended),
+            "engine 7 of rten ended: it was killed by SIGABRT; suspects: g with FP32 [1, 2] (deployments: d of m)"
+        );
+        let quarantined = json!({
+            "type": "quarantine", "graph": {"name": "g", "inputs": []}, "ended": false, "seconds": 60, "engine_ends": 3,
+            "deployments": [],
+        });
+        assert_eq!(
+            told(quarantined),
+            "graph g is not run for 60 s because it ended its own engine 3 times"
+        );
         let promotion = json!({
             "type": "promotion", "model_id": "m", "environment": "production", "deployment_id": "d",
             "status": "RAMPING_UP", "percent_traffic_to_new_version": 20,

@@ -60,6 +60,14 @@ impl Caller {
         }
     }
 
+    /// Whether the caller may read what is counted of the node as a whole.
+    pub fn may_read_metrics_of_node(&self) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Key(key) => key.model_ids.is_empty(),
+        }
+    }
+
     /// Whether the caller may make and remove keys of that type.
     pub fn may_manage(&self, key_type: KeyType) -> bool {
         match self {

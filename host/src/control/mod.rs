@@ -11,6 +11,7 @@ pub mod async_worker;
 pub mod autoscaler;
 pub mod builder;
 pub mod builds;
+pub mod engine_events;
 pub mod error_guard;
 pub mod feed;
 pub mod garbage;

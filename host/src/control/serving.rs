@@ -1,5 +1,6 @@
 //! The deployments that this node serves, each with its pool: routed to from memory, never from the store.
 
+mod engines;
 mod files;
 pub mod graphs;
 pub mod layout;

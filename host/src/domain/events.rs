@@ -7,6 +7,7 @@ use std::str::FromStr;
 use super::api_key::ApiKey;
 use super::audit::Entry;
 use super::deployment::Deployment;
+use super::engine_events::{EngineNote, QuarantineNote};
 use super::environment::Environment;
 use super::keys::Key;
 use super::model::{Model, ModelView};
@@ -80,6 +81,18 @@ pub struct Event {
     pub what: What,
 }
 
+impl Event {
+    /// Whether it happened to a model or to one of its deployments.
+    pub fn concerns(&self, model: Id) -> bool {
+        let deployments = match &self.what {
+            What::Engine(note) => &note.deployments,
+            What::Quarantine(note) => &note.deployments,
+            _ => return self.model == Some(model),
+        };
+        deployments.iter().any(|one| one.model_id == model)
+    }
+}
+
 /// What happened. Values are those afterwards.
 #[derive(Debug, Clone, PartialEq)]
 pub enum What {
@@ -116,6 +129,10 @@ pub enum What {
         /// The deployment.
         deployment: Id,
     },
+    /// An engine started or ended.
+    Engine(Box<EngineNote>),
+    /// A graph is not run for a while, or may be run again.
+    Quarantine(Box<QuarantineNote>),
     /// The audit log has a new entry.
     Audit(Box<Entry>),
     /// Some of what happened before this is not told.

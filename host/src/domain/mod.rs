@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod changes;
 pub mod deployment;
 pub mod digest;
+pub mod engine_events;
 pub mod environment;
 pub mod events;
 pub mod keys;

@@ -11,6 +11,7 @@ use samovar_runtime::Counts;
 use samovar_runtime::graphs::{Distribution, Totals as GraphTotals};
 use samovar_runtime::meter::{Outcome, Totals};
 
+use super::engine_metrics::MeasuredEngines;
 use crate::ids::Id;
 
 /// The media type of the text.
@@ -48,13 +49,19 @@ const OUTCOMES: [(&str, Outcome); Outcome::COUNT] = [
     ("host_failed", Outcome::HostFailed),
 ];
 
-/// Draws the text.
+/// Draws the text; without `engines` where they are not to be told of, or none are used.
 ///
 /// # Errors
 /// Never, as far as is known: it goes into memory.
-pub fn text(measured: Vec<Measured>) -> Result<String, fmt::Error> {
+pub fn text(
+    measured: Vec<Measured>,
+    engines: Option<MeasuredEngines>,
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot(measured)));
+    if let Some(engines) = engines {
+        registry.register_collector(Box::new(engines));
+    }
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -198,11 +205,11 @@ impl Measured {
     }
 }
 
-fn counter(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
+pub(super) fn counter(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
     encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
-fn gauge(encoder: &mut MetricEncoder<'_>, value: impl TryInto<i64>) -> fmt::Result {
+pub(super) fn gauge(encoder: &mut MetricEncoder<'_>, value: impl TryInto<i64>) -> fmt::Result {
     encoder.encode_gauge(&value.try_into().unwrap_or(i64::MAX))
 }
 
@@ -238,7 +245,7 @@ mod tests {
             },
             graphs: vec![("default".into(), graph)],
         };
-        let text = text(vec![measured]).unwrap();
+        let text = text(vec![measured], None).unwrap();
         let own = "model=\"digits\",deployment=\"deployment-1\"";
         for line in [
             format!("samovar_requests_total{{{own},outcome=\"ok\"}} 0"),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::broadcast;
 
 use crate::budget::Owner;
 use crate::infer::backend::port::Port;
@@ -17,7 +18,7 @@ use crate::infer::backend::{
 pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
 use crate::infer::compute::{Compute, Computes, guarded};
-use crate::infer::engines::EngineInfo;
+use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals};
 use crate::infer::loader::Loader;
 use crate::infer::run::Pace;
 pub use crate::infer::tally::{Distribution, Totals};
@@ -377,6 +378,16 @@ impl GraphStore {
     /// The engines that run.
     pub fn engines(&self) -> Vec<EngineInfo> {
         self.loader.engines()
+    }
+
+    /// What happens to engines from now on; nothing when graphs run in this process.
+    pub fn engine_events(&self) -> Option<broadcast::Receiver<EngineEvent>> {
+        self.loader.engine_events()
+    }
+
+    /// What happened to engines since the node started; nothing when graphs run in this process.
+    pub fn engine_totals(&self) -> Option<EngineTotals> {
+        self.loader.engine_totals()
     }
 
     /// What confines the engines; nothing when there are none.

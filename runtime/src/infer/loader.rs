@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::sync::broadcast;
+
 use super::backend::{
     BackendInfo, Backends, Cards, LoadError, Loaded, SharedBackends, Source, Wanted, forget_kept,
 };
-use super::engines::{EngineInfo, Fleet};
+use super::engines::{EngineEvent, EngineInfo, EngineTotals, Fleet};
 
 /// Loads graphs.
 #[derive(Clone)]
@@ -61,6 +63,22 @@ impl Loader {
         match self {
             Self::InProcess(_) => Vec::new(),
             Self::Engines(fleet) => fleet.engines(),
+        }
+    }
+
+    /// What happens to engines from now on; nothing when there are none.
+    pub fn engine_events(&self) -> Option<broadcast::Receiver<EngineEvent>> {
+        match self {
+            Self::InProcess(_) => None,
+            Self::Engines(fleet) => Some(fleet.follow()),
+        }
+    }
+
+    /// What happened to engines since the node started; nothing when there are none.
+    pub fn engine_totals(&self) -> Option<EngineTotals> {
+        match self {
+            Self::InProcess(_) => None,
+            Self::Engines(fleet) => Some(fleet.totals()),
         }
     }
 

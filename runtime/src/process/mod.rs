@@ -2,6 +2,7 @@
 
 pub(crate) mod confine;
 pub(crate) mod frames;
+pub(crate) mod oom;
 
 /// The name of a signal that ends processes.
 pub(crate) fn signal_name(signal: i32) -> String {

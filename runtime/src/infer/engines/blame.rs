@@ -28,6 +28,15 @@ pub(super) enum Verdict {
     Quarantined { until: Instant, ends: usize },
 }
 
+/// A quarantine that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Quarantine {
+    /// How often the graph ended its own engine lately.
+    pub ends: usize,
+    /// How long it lasts.
+    pub time: Duration,
+}
+
 /// What is held against which graph.
 #[derive(Debug, Default)]
 pub(super) struct Blame {
@@ -53,28 +62,36 @@ pub(super) enum Whose {
 }
 
 impl Blame {
-    /// Notes that an engine ended in which this graph ran or was loading.
-    pub fn ended(&mut self, graph: &str, whose: Whose, now: Instant) {
+    /// Notes that an engine ended in which this graph ran or was loading; answers the quarantine that begins, if one does.
+    pub fn ended(&mut self, graph: &str, whose: Whose, now: Instant) -> Option<Quarantine> {
         if self.records.len() >= REMEMBERED {
             self.records.retain(|_, record| !record.is_over(now));
         }
         let record = self.records.entry(graph.to_owned()).or_default();
         record.last = Some(now);
         if whose == Whose::Shared {
-            return;
+            return None;
         }
         record
             .alone
             .retain(|end| now.saturating_duration_since(*end) < SUSPICION);
         record.alone.push(now);
-        if record.alone.len() >= MAX_ENDS {
+        let ends = record.alone.len();
+        (ends >= MAX_ENDS).then(|| {
             let twice = 2u32.saturating_pow(record.quarantines);
             let time = FIRST_QUARANTINE
                 .saturating_mul(twice)
                 .min(LONGEST_QUARANTINE);
             record.until = Some(now + time);
             record.quarantines = record.quarantines.saturating_add(1);
-        }
+            Quarantine { ends, time }
+        })
+    }
+
+    /// Graphs that are quarantined now.
+    pub fn quarantined(&self, now: Instant) -> usize {
+        let until = self.records.values().filter_map(|record| record.until);
+        until.filter(|until| *until > now).count()
     }
 
     /// Where a graph may run now.
@@ -123,7 +140,9 @@ mod tests {
         let mut time = FIRST_QUARANTINE;
         for round in 0..8 {
             let until = (0..MAX_ENDS).find_map(|_| {
-                blame.ended("a", Whose::Own, now);
+                let begun = blame.ended("a", Whose::Own, now);
+                assert_eq!(blame.quarantined(now), usize::from(begun.is_some()));
+                assert!(begun.is_none_or(|one| one.time == time), "{begun:?}");
                 match blame.verdict("a", now) {
                     Verdict::Quarantined { until, .. } => Some(until),
                     _ => None,

@@ -1,5 +1,8 @@
 //! The engines of a node: started when a graph needs one, ended when none does, and which graph is loaded in which.
 
+mod ends;
+mod inspect;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -9,11 +12,14 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
-use super::blame::{Blame, Verdict, Whose};
+use super::Program;
+use super::blame::{Blame, Verdict};
+#[cfg(test)]
+use super::history::EndReason;
+use super::history::{GraphLabel, History, Suspect};
 use super::remote::Remote;
 use super::running::{Ended, LoadFailure, Opened, Running};
 use super::wire::{Load, LoadSource, LoadedHead, Open, backend_name};
-use super::{EngineInfo, Program};
 use crate::infer::backend::tensor::Place;
 use crate::infer::backend::{
     BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Laid, Libraries,
@@ -76,17 +82,12 @@ struct BerthState {
 
 /// A graph, as it is loaded and loaded again.
 pub(super) struct Spec {
-    /// Its name, for people.
-    pub name: String,
-    /// What is held against it is held under this.
-    key: String,
+    pub label: Arc<GraphLabel>,
     pub threads: usize,
     backend: Backend,
     target: Target,
     digest: Option<String>,
     source: OwnedSource,
-    /// Who has an engine for itself.
-    own_engine: Option<String>,
 }
 
 #[derive(Clone)]
@@ -121,6 +122,7 @@ pub(crate) struct Fleet {
     driver: Driver,
     berths: Mutex<HashMap<Group, Arc<Berth>>>,
     blame: Mutex<Blame>,
+    history: History,
     next: AtomicU32,
     /// What the first engine with ONNX Runtime said of itself.
     opened: OnceLock<Opened>,
@@ -148,6 +150,7 @@ impl Fleet {
             driver: Driver::find(),
             berths: Mutex::default(),
             blame: Mutex::default(),
+            history: History::new(),
             next: AtomicU32::new(1),
             opened: OnceLock::new(),
         });
@@ -184,32 +187,11 @@ impl Fleet {
             .filter_map(|berth| lock(&berth.state).engine.clone())
             .collect();
         for engine in engines {
-            engine.kill(why.into(), None);
+            engine.kill(EndReason::Unresponsive, why.into(), None);
             while engine.is_there() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
-    }
-
-    /// The engines that run.
-    pub fn engines(&self) -> Vec<EngineInfo> {
-        let berths: Vec<_> = lock(&self.berths)
-            .iter()
-            .map(|(group, berth)| (group.clone(), berth.clone()))
-            .collect();
-        let running = berths.into_iter().filter_map(|(group, berth)| {
-            // One that just starts is no engine yet.
-            let engine = berth.state.try_lock().ok()?.engine.clone()?;
-            engine.is_there().then(|| EngineInfo {
-                backend: group.backend.name(),
-                graphs: berth.graphs.load(Ordering::Relaxed),
-                deployment: group.deployment,
-                is_suspect: group.suspect.is_some(),
-                process: engine.process(),
-                confined_by: engine.opened().confined_by.clone(),
-            })
-        });
-        running.collect()
     }
 
     /// What confines engines here.
@@ -318,16 +300,16 @@ impl Fleet {
         source: &Source<'_>,
         wanted: Wanted<'_>,
     ) -> Result<Loaded, String> {
-        let (source, key) = match source {
+        let (source, digest) = match source {
             Source::File(path) => {
-                let key = wanted
+                let digest = wanted
                     .digest
                     .map_or_else(|| path.display().to_string(), str::to_owned);
                 let source = OwnedSource::File {
                     path: path.to_path_buf(),
                     data: wanted.data.to_vec(),
                 };
-                (source, key)
+                (source, digest)
             }
             Source::Bytes(model) => {
                 let bytes = model.bytes();
@@ -338,12 +320,11 @@ impl Fleet {
             }
         };
         let spec = Arc::new(Spec {
-            name: wanted.name.to_owned(),
-            // What one deployment's inputs do to a graph is not held against another that has an engine for itself.
-            key: match wanted.own_engine {
-                Some(deployment) => format!("{deployment}/{key}"),
-                None => key,
-            },
+            label: Arc::new(GraphLabel {
+                name: wanted.name.to_owned(),
+                digest,
+                deployment: wanted.own_engine.map(str::to_owned),
+            }),
             threads: wanted.threads,
             backend,
             target: wanted.target,
@@ -353,7 +334,6 @@ impl Fleet {
                 .filter(|_| wanted.data.is_empty())
                 .map(str::to_owned),
             source,
-            own_engine: wanted.own_engine.map(str::to_owned),
         });
         let (at, head) = self.load_spec(&spec)?;
         let backend = backend_name(&head.backend)
@@ -380,7 +360,7 @@ impl Fleet {
             fleet
                 .load_spec(&spec)
                 .map(|(at, _)| at)
-                .map_err(|e| format!("graph `{}` cannot be loaded again: {e}", spec.name))
+                .map_err(|e| format!("graph `{}` cannot be loaded again: {e}", spec.label.name))
         });
         loading
             .await
@@ -389,9 +369,10 @@ impl Fleet {
 
     fn load_spec(self: &Arc<Self>, spec: &Spec) -> Result<(At, LoadedHead), String> {
         let now = Instant::now();
-        let suspect = match lock(&self.blame).verdict(&spec.key, now) {
+        let key = spec.label.key();
+        let suspect = match lock(&self.blame).verdict(&key, now) {
             Verdict::Shared => None,
-            Verdict::Alone => Some(spec.key.clone()),
+            Verdict::Alone => Some(key),
             Verdict::Quarantined { until, ends } => {
                 let seconds = until.saturating_duration_since(now).as_secs() + 1;
                 return Err(format!(
@@ -401,7 +382,7 @@ impl Fleet {
         };
         let group = Group {
             backend: spec.backend,
-            deployment: spec.own_engine.clone(),
+            deployment: spec.label.deployment.clone(),
             suspect,
         };
         // Before the engine is looked for, so that it does not end meanwhile.
@@ -415,7 +396,7 @@ impl Fleet {
             _laid: None,
             _counted: counted,
         };
-        engine.name(graph, &spec.name, &spec.key);
+        engine.name(graph, spec.label.clone());
         let (mut part, mut laid) = (None, None);
         let source = match &spec.source {
             OwnedSource::File { path, data } if data.is_empty() => LoadSource::File(path.clone()),
@@ -486,45 +467,17 @@ impl Fleet {
             },
         };
         let (fleet, its) = (Arc::downgrade(self), group.clone());
-        let told = Box::new(move |ended: &Ended, names: &[(String, String)]| {
+        let told = Box::new(move |ended: &Ended, suspects: Vec<Suspect>| {
             if let Some(fleet) = fleet.upgrade() {
-                fleet.note_end(&its, ended, names);
+                fleet.note_end(&its, ended, suspects);
             }
         });
         let engine = Running::start(&self.executor, &self.program, open, told)
             .map_err(|e| format!("an engine cannot be started: {e}"))?;
-        tracing::info!(
-            process = engine.process(),
-            backend = group.backend.name(),
-            deployment = group.deployment,
-            suspect = group.suspect,
-            confined_by = engine.opened().confined_by.join(", "),
-            "an engine has started"
-        );
+        self.note_start(group, &engine);
         berth.started = Some(Instant::now());
         berth.engine = Some(engine.clone());
         Ok(engine)
-    }
-
-    /// Notes which graphs an engine ended with.
-    fn note_end(&self, group: &Group, ended: &Ended, suspects: &[(String, String)]) {
-        let whose = match &group.suspect {
-            Some(_) => Whose::Own,
-            None => Whose::Shared,
-        };
-        let now = Instant::now();
-        let mut blame = lock(&self.blame);
-        for (_, key) in suspects {
-            blame.ended(key, whose, now);
-        }
-        drop(blame);
-        let names: Vec<&str> = suspects.iter().map(|(name, _)| name.as_str()).collect();
-        tracing::warn!(
-            process = ended.process,
-            why = ended.why,
-            graphs = names.join(", "),
-            "an engine ended"
-        );
     }
 
     /// Ends the engine of a group when it has had no graph for a while.
@@ -551,6 +504,7 @@ impl Fleet {
             }
             drop(berths);
             if let Some(engine) = engine {
+                fleet.note_idle_end(&group, &engine);
                 engine.close();
             }
         });

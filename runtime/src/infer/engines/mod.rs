@@ -3,12 +3,13 @@
 //!
 //! The node starts `samovar engine`, hands it a socket and shared memory (`ring.rs`, `arena.rs`, `wire.rs`), and has it
 //! confined (`process/confine.rs`). `serve.rs` is what the engine does; `running.rs` is one engine as the node sees it; `fleet.rs`
-//! starts them and decides which graph is loaded where, with `blame.rs`; `remote.rs` is a graph in an engine, for those who
-//! run it.
+//! starts them and decides which graph is loaded where, with `blame.rs`; `history.rs` counts what happens to them and sends it to
+//! those who follow; `remote.rs` is a graph in an engine, for those who run it.
 
 mod arena;
 mod blame;
 mod fleet;
+mod history;
 mod kept;
 mod libraries;
 mod remote;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 
 use crate::process::confine::Confinement;
 pub(crate) use fleet::Fleet;
+pub use history::{EndReason, EngineEvent, EngineLabel, EngineTotals, GraphLabel, Suspect};
 pub(crate) use remote::Remote;
 pub use serve::serve;
 pub(crate) use wire::Length;
@@ -50,6 +52,8 @@ pub struct EngineInfo {
     pub is_suspect: bool,
     /// Its process.
     pub process: Option<u32>,
+    /// Bytes of memory that it has in RAM, as far as the system says.
+    pub resident_bytes: Option<u64>,
     /// How many graphs it has loaded.
     pub graphs: usize,
     /// What confines it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::fleet::{At, Fleet, Spec};
+use super::history::EndReason;
 use super::kept::KeptAway;
 use super::running::{RunEnd, Running};
 use super::wire::Length;
@@ -75,7 +76,7 @@ impl Remote {
                 .run(at.graph, self.spec.threads, length, inputs, Box::new(done));
             let stop = StopOnDrop {
                 at: &at,
-                name: &self.spec.name,
+                name: &self.spec.label.name,
                 run: Some(run),
             };
             if length == Length::Short {
@@ -92,14 +93,14 @@ impl Remote {
                 RunEnd::Lost { ended, .. } if ended.suspects.contains(&at.graph) => {
                     return Err(RunError::Failed(format!(
                         "the engine that ran graph `{}` ended: {}",
-                        self.spec.name, ended.why
+                        self.spec.label.name, ended.why
                     )));
                 }
                 RunEnd::Lost {
                     ended,
                     inputs: unused,
                 } => {
-                    tracing::debug!(graph = self.spec.name, why = ended.why, "run again");
+                    tracing::debug!(graph = self.spec.label.name, why = ended.why, "run again");
                     last.clone_from(&ended.why);
                     (inputs, held, unclaimed) = (unused, held_on, unclaimed_on);
                 }
@@ -107,7 +108,7 @@ impl Remote {
         }
         Err(RunError::Failed(format!(
             "the engine that ran graph `{}` ended {MAX_ATTEMPTS} times in a row on account of others; the last time {last}",
-            self.spec.name
+            self.spec.label.name
         )))
     }
 
@@ -196,7 +197,7 @@ impl Drop for StopOnDrop<'_> {
                 let why = format!(
                     "a run of graph `{name}` went on for {GRACE:?} after nobody waited for it any more"
                 );
-                at.engine.kill(why, Some(at.graph));
+                at.engine.kill(EndReason::OverdueRun, why, Some(at.graph));
             }
         });
     }

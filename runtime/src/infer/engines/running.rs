@@ -23,6 +23,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::Program;
 use super::arena::{Arena, Part};
+use super::history::{EndReason, GraphLabel, Suspect};
 use super::kept::KeptAway;
 use super::ring::{self, Receiver, Sender, Sent};
 use super::wire::{self, Answer, BackendHead, Length, Load, LoadedHead, Open, Order, Request};
@@ -33,8 +34,8 @@ use spawn::start;
 
 /// How long an engine may take until it has found its backends.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Inputs of a run, and dimensions of each, that the log shows.
-const MAX_LOGGED_INPUTS: usize = 16;
+/// Inputs of a run, and dimensions of each, that the log and events show.
+const MAX_SHOWN_INPUTS: usize = 16;
 
 /// An engine, from its start to its end.
 pub(super) struct Running {
@@ -54,12 +55,12 @@ pub(super) struct Running {
     process: Option<u32>,
     /// Called with its end, before those who wait are told.
     told: Mutex<Option<Told>>,
-    /// Names and keys of its graphs, by their numbers.
-    names: Mutex<HashMap<u32, (String, String)>>,
+    /// Its graphs, by their numbers.
+    labels: Mutex<HashMap<u32, Arc<GraphLabel>>>,
 }
 
 /// Who hears of an engine's end first.
-pub(super) type Told = Box<dyn FnOnce(&Ended, &[(String, String)]) + Send>;
+pub(super) type Told = Box<dyn FnOnce(&Ended, Vec<Suspect>) + Send>;
 
 /// What an engine said of itself when it began.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +80,8 @@ struct State {
     loads: HashMap<u32, oneshot::Sender<Result<LoadedHead, LoadFailure>>>,
     asked: HashMap<u64, oneshot::Sender<Vec<(u32, u64)>>>,
     sign_of_life: Option<Instant>,
+    /// How often the kernel had killed a process for want of memory when the engine was last looked at.
+    oom_kills: Option<u64>,
 }
 
 /// Requests that the ring had no room for.
@@ -94,6 +97,7 @@ type Reading = (Part, oneshot::Sender<Result<Vec<u8>, String>>);
 /// Why an engine is killed, and on account of which graph.
 #[derive(Clone, Debug)]
 struct Sentence {
+    reason: EndReason,
     why: String,
     graph: Option<u32>,
 }
@@ -119,6 +123,8 @@ impl State {
 /// How an engine ended.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
+    /// For programs.
+    pub reason: EndReason,
     /// For people.
     pub why: String,
     /// Its process.
@@ -149,18 +155,14 @@ pub(super) enum RunEnd {
 }
 
 impl InFlight {
-    fn log_shapes(&self) {
-        let inputs = self.inputs.iter().take(MAX_LOGGED_INPUTS);
+    /// Type and shape of each input, as far as there is room for them.
+    fn shapes(&self) -> Vec<String> {
+        let inputs = self.inputs.iter().take(MAX_SHOWN_INPUTS);
         let inputs = inputs.map(|tensor| {
-            let dims = &tensor.dims[..tensor.dims.len().min(MAX_LOGGED_INPUTS)];
+            let dims = &tensor.dims[..tensor.dims.len().min(MAX_SHOWN_INPUTS)];
             format!("{} {dims:?}", tensor.ty)
         });
-        let inputs: Vec<_> = inputs.collect();
-        tracing::warn!(
-            graph = self.graph,
-            inputs = inputs.join(", "),
-            "it ran when its engine ended"
-        );
+        inputs.collect()
     }
 }
 
@@ -235,7 +237,7 @@ impl Running {
             opened,
             process,
             told: Mutex::new(Some(told)),
-            names: Mutex::default(),
+            labels: Mutex::default(),
         });
         let weak = Arc::downgrade(&running);
         std::thread::Builder::new()
@@ -255,8 +257,8 @@ impl Running {
         Ok(running)
     }
 
-    fn lock_names(&self) -> MutexGuard<'_, HashMap<u32, (String, String)>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_labels(&self) -> MutexGuard<'_, HashMap<u32, Arc<GraphLabel>>> {
+        self.labels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_told(&self) -> MutexGuard<'_, Option<Told>> {
@@ -278,10 +280,9 @@ impl Running {
         self.lock().ended.is_none()
     }
 
-    /// Notes under which name and key a graph will be loaded.
-    pub fn name(&self, graph: u32, name: &str, key: &str) {
-        let names = (name.to_owned(), key.to_owned());
-        self.lock_names().insert(graph, names);
+    /// Notes which graph will be loaded under a number.
+    pub fn name(&self, graph: u32, label: Arc<GraphLabel>) {
+        self.lock_labels().insert(graph, label);
     }
 
     /// Memory to share with it.
@@ -321,7 +322,7 @@ impl Running {
 
     /// Drops a graph.
     pub fn unload(&self, graph: u32) {
-        self.lock_names().remove(&graph);
+        self.lock_labels().remove(&graph);
         self.post(&Request::Unload { graph });
     }
 
@@ -403,10 +404,10 @@ impl Running {
     }
 
     /// Ends the engine, on account of a graph or of none.
-    pub fn kill(&self, why: String, graph: Option<u32>) {
+    pub fn kill(&self, reason: EndReason, why: String, graph: Option<u32>) {
         let mut state = self.lock();
         if state.ended.is_none() && state.sentence.is_none() {
-            state.sentence = Some(Sentence { why, graph });
+            state.sentence = Some(Sentence { reason, why, graph });
             drop(state);
             self.kill.notify_one();
         }
@@ -488,7 +489,10 @@ impl Running {
                 // There may be room by now, of which nobody would tell again.
                 let _ = self.flush();
             }
-            Err(error) => self.kill(format!("its messages are wrong: {error}"), None),
+            Err(error) => {
+                let why = format!("its messages are wrong: {error}");
+                self.kill(EndReason::InvalidMessage, why, None);
+            }
         }
     }
 

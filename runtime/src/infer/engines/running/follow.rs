@@ -1,19 +1,22 @@
 //! The task that follows an engine: takes its replies, sends what waits, asks for signs of life, and tells its end.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::process::Child;
 
-use super::{Ended, LoadFailure, RunEnd, Running, Sentence, State};
+use super::{Ended, InFlight, LoadFailure, RunEnd, Running, Sentence, State};
 use crate::infer::backend::RunError;
+use crate::infer::engines::history::{EndReason, Suspect};
 use crate::infer::engines::ring::{Sent, Taking};
 use crate::infer::engines::wire::{self, Failure, Order, Reply};
-use crate::process::{frames, signal_name};
+use crate::process::{frames, oom, signal_name};
 use crate::text::bounded;
 
 /// How long an engine whose socket is closed has until it is killed.
@@ -39,13 +42,21 @@ impl Running {
             tokio::select! {
                 went = self.hand_on() => if let Err(error) = went {
                     let why = format!("its messages are wrong: {error}");
-                    break Some(Sentence { why, graph: None });
+                    break Some(Sentence {
+                        reason: EndReason::InvalidMessage,
+                        why,
+                        graph: None,
+                    });
                 },
                 () = self.gone.notified() => break None,
                 () = self.kill.notified() => break self.lock().sentence.clone(),
                 _ = pings.tick() => {
                     if let Some(why) = self.check_life() {
-                        break Some(Sentence { why, graph: None });
+                        break Some(Sentence {
+                            reason: EndReason::Unresponsive,
+                            why,
+                            graph: None,
+                        });
                     }
                 }
             }
@@ -70,7 +81,7 @@ impl Running {
     }
 
     /// Notes the end, and tells everybody who waits.
-    fn end(&self, killed: Option<Sentence>, status: Option<std::process::ExitStatus>) {
+    fn end(&self, killed: Option<Sentence>, status: Option<ExitStatus>) {
         let (ended, state) = {
             let mut state = self.lock();
             let suspects = match &killed {
@@ -79,15 +90,13 @@ impl Running {
                 }) => vec![*graph],
                 _ => state.busy(),
             };
-            let why = match (killed, status) {
-                (Some(sentence), _) => sentence.why,
-                (None, Some(status)) => match status.signal() {
-                    Some(signal) => format!("it was killed by {}", signal_name(signal)),
-                    None => format!("it ended with {status}"),
-                },
-                (None, None) => "it ended".into(),
+            let (reason, why) = match (killed, status) {
+                (Some(sentence), _) => (sentence.reason, sentence.why),
+                (None, Some(status)) => self.explain(status, state.oom_kills),
+                (None, None) => (EndReason::Exit, "it ended".into()),
             };
             let ended = Arc::new(Ended {
+                reason,
                 why,
                 suspects,
                 process: self.process,
@@ -99,16 +108,9 @@ impl Running {
             (ended, std::mem::replace(&mut *state, after))
         };
         if let Some(told) = self.lock_told().take() {
-            let names = self.lock_names();
-            let suspects = ended.suspects.iter().filter_map(|graph| names.get(graph));
-            let suspects: Vec<_> = suspects.cloned().collect();
-            drop(names);
-            told(&ended, &suspects);
+            told(&ended, self.suspects(&ended, &state.runs));
         }
         for (_, run) in state.runs {
-            if ended.suspects.contains(&run.graph) {
-                run.log_shapes();
-            }
             (run.done)(RunEnd::Lost {
                 ended: ended.clone(),
                 inputs: run.inputs,
@@ -122,9 +124,39 @@ impl Running {
         }
     }
 
+    /// The graphs that may have ended it, each with the inputs of one of its runs.
+    fn suspects(&self, ended: &Ended, runs: &HashMap<u64, InFlight>) -> Vec<Suspect> {
+        let labels = self.lock_labels();
+        let suspect = |graph: &u32| {
+            let run = runs.values().find(|run| run.graph == *graph);
+            Some(Suspect {
+                graph: labels.get(graph)?.clone(),
+                inputs: run.map(InFlight::shapes).unwrap_or_default(),
+            })
+        };
+        ended.suspects.iter().filter_map(suspect).collect()
+    }
+
+    /// Why it ended by itself. `oom_kills` is how often the kernel had killed a process for want of memory a moment before.
+    fn explain(&self, status: ExitStatus, oom_kills: Option<u64>) -> (EndReason, String) {
+        let Some(signal) = status.signal() else {
+            return (EndReason::Exit, format!("it ended with {status}"));
+        };
+        let name = signal_name(signal);
+        if signal == libc::SIGKILL && oom::kills() > oom_kills && oom_kills.is_some() {
+            let why = format!("the kernel killed it because memory was short ({name})");
+            return (EndReason::OutOfMemory, why);
+        }
+        (EndReason::Signal, format!("it was killed by {name}"))
+    }
+
     /// Why the engine counts as dead though its process is there, if it does; asks for the next sign of life otherwise.
     fn check_life(&self) -> Option<String> {
-        let last = self.lock().sign_of_life;
+        let oom_kills = oom::kills();
+        let mut state = self.lock();
+        state.oom_kills = oom_kills;
+        let last = state.sign_of_life;
+        drop(state);
         if last.is_some_and(|last| last.elapsed() > PING_TIMEOUT) {
             return Some(format!("it gave no sign of life for {PING_TIMEOUT:?}"));
         }
