@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use samovar_runtime::backend::{BackendOptions, Libraries};
 use samovar_runtime::{
-    Compilation, Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions,
+    Barrier, Compilation, Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions,
     WorkerOptions,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -180,6 +180,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     layout::sweep(&bundles);
     let runtime = runtime_options(&options, &data, &bundles);
     let runtime = Arc::new(Runtime::new(runtime)?);
+    log_confinement(&runtime);
     let engine_events = runtime.engine_events();
     let limits = NodeLimits {
         max_queued_requests: options.max_queued_requests,
@@ -499,13 +500,33 @@ fn announce(options: &ServeOptions, url: &str, data: &Path, key: Option<&Path>, 
             ),
         }
     }
-    if let Some(confined_by) = runtime.engines_confined_by() {
-        eprintln!(
-            "  graphs run in engines of their own, confined by {}",
-            confined_by.join(", ")
-        );
+    if let Some(barriers) = runtime.engine_barriers() {
+        let names = Barrier::names(&barriers).join(", ");
+        eprintln!("  graphs run in engines of their own, confined by {names}");
+        for barrier in barriers {
+            if let Some(reason) = &barrier.reason {
+                eprintln!("    {}: {reason}", barrier.name);
+            }
+        }
+    } else {
+        eprintln!("  graphs run in this process, which nothing confines (--engines in-process)");
     }
     eprintln!("try: samovar push PATH");
+}
+
+/// Notes in the log what confines engines on this machine, and what does not.
+fn log_confinement(runtime: &Runtime) {
+    let Some(barriers) = runtime.engine_barriers() else {
+        return tracing::info!("graphs run in this process, which nothing confines");
+    };
+    let names = Barrier::names(&barriers).join(", ");
+    tracing::info!(confined_by = names, "graphs run in engines");
+    for barrier in barriers {
+        if let Some(reason) = barrier.reason {
+            let (name, active) = (barrier.name, barrier.active);
+            tracing::warn!(barrier = name, active, reason, "engines are confined less");
+        }
+    }
 }
 
 /// Has this process say what it does on standard error.

@@ -61,6 +61,7 @@ pub use ledger::{Counts, PoolSettings};
 pub use limits::Limits;
 pub use load::Traffic;
 pub use pool::{DeploymentSpec, FileCheck, Pool, RunError, RunsOn, Seen, Timings};
+pub use process::barrier::Barrier;
 pub use process::confine::Confinement;
 pub use replica::{StartError, StartTimings};
 pub use roster::{Presence, ReplicaInfo, ReplicaState, Stopping};

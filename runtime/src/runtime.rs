@@ -14,6 +14,7 @@ use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Flee
 use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
 use crate::infer::loader::Loader;
 use crate::pool::{DeploymentSpec, Machine, Pool};
+use crate::process::barrier::Barrier;
 use crate::slots::Slots;
 use crate::snapshot::Snapshot;
 
@@ -149,9 +150,9 @@ impl Runtime {
         self.machine.graphs.engine_totals()
     }
 
-    /// What confines the engines that run graphs; nothing when they run in this process.
-    pub fn engines_confined_by(&self) -> Option<Vec<String>> {
-        self.machine.graphs.confined_by()
+    /// What confines the engines that run graphs, and what does not; nothing when graphs run in this process.
+    pub fn engine_barriers(&self) -> Option<Vec<Barrier>> {
+        self.machine.graphs.engine_barriers()
     }
 
     /// The graphs in memory now.

@@ -274,6 +274,35 @@ async fn an_engine_is_confined_by_what_the_kernel_has() -> Result<()> {
     };
     assert_eq!(field("NoNewPrivs").as_deref(), Some("1"));
     assert_eq!(field("Seccomp").as_deref(), Some("2"), "a filter");
+    // The server says the same of it, and of what this kernel lacks.
+    let backends = server.cli_json(&["backends"])?;
+    let barriers = backends["confinement"].as_array().context("a list")?;
+    let names: Vec<&Value> = barriers.iter().map(|barrier| &barrier["name"]).collect();
+    assert_eq!(names, ["rlimits", "no_new_privs", "landlock", "seccomp"]);
+    let (active, missing): (Vec<&Value>, Vec<&Value>) = barriers
+        .iter()
+        .partition(|barrier| barrier["active"] == true);
+    // Kernels without Landlock are in use, and say why.
+    assert!(
+        missing.iter().all(|one| one["name"] == "landlock"),
+        "{missing:?}"
+    );
+    assert!(
+        missing.iter().all(|one| one["reason"].is_string()),
+        "{missing:?}"
+    );
+    let table = server.cli(&["backends"])?;
+    let table = String::from_utf8(table.stdout)?;
+    assert!(
+        table.contains("CONFINEMENT") && table.contains("no_new_privs"),
+        "{table}"
+    );
+    let status = server.cli_json(&["status"])?;
+    assert_eq!(status["confined_by"], status["engines"][0]["confined_by"]);
+    let named = status["confined_by"].as_array().context("a list")?;
+    assert_eq!(named.len(), active.len(), "{named:?}");
+    let log = server.log().join("\n");
+    assert!(log.contains("graphs run in engines"), "{log}");
     let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
     let environment = String::from_utf8_lossy(&environment);
     assert!(!environment.contains("SAMOVAR_CONFIG"), "{environment}");
@@ -286,6 +315,8 @@ async fn graphs_run_in_the_servers_own_process_when_that_is_asked_for() -> Resul
     push_folder(&server, "sum", &[("sum", sum())], "")?;
     sums(&server).await?;
     assert!(engines(&server)?.is_empty());
+    let backends = server.cli_json(&["backends"])?;
+    assert_eq!(backends["confinement"], json!([]));
     Ok(())
 }
 
@@ -463,7 +494,7 @@ async fn ends_of_engines_and_quarantines_are_told_and_counted() -> Result<()> {
         assert_eq!(end["reason"], "signal", "{end}");
         assert_eq!(end["suspect"], number > 0, "{end}");
         assert_eq!(end["graphs"][0]["name"], "zeros", "{end}");
-        assert_eq!(end["graphs"][0]["inputs"], json!(["INT64 [2]"]), "{end}");
+        assert_eq!(end["graphs"][0]["inputs"], json!(["i64 [2]"]), "{end}");
         assert_eq!(end["deployments"], concerned, "{end}");
     }
     assert_eq!(ends[0]["process"], engine);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use samovar_runtime::Barrier;
 use samovar_runtime::backend::{self, Card};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -46,6 +47,21 @@ pub struct Backends {
     pub devices: Vec<Device>,
     /// Why graphs cannot use a card, if they cannot, and what would help.
     pub devices_reason: Option<String>,
+    /// What confines the processes that run graphs, and what does not; empty when graphs run in the server's own process.
+    pub confinement: Vec<Confinement>,
+}
+
+/// A barrier around a process that runs graphs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Confinement {
+    /// `rlimits`, `no_new_privs`, `landlock` or `seccomp`.
+    pub name: String,
+    /// Whether it is in force.
+    pub active: bool,
+    /// The version of it that is in force, where it has versions.
+    pub version: Option<u32>,
+    /// Why it is not in force, or what this version of it does not confine.
+    pub reason: Option<String>,
 }
 
 /// A card.
@@ -95,7 +111,7 @@ pub struct Engine {
     pub process: Option<u32>,
     /// How many graphs it has loaded.
     pub graphs: usize,
-    /// What confines it: `rlimits`, `landlock` with its version, `seccomp`.
+    /// What confines it: `rlimits`, `no_new_privs`, `landlock` with its version, `seccomp`.
     pub confined_by: Vec<String>,
 }
 
@@ -116,6 +132,8 @@ pub struct Status {
     pub loaded_graphs: Vec<LoadedGraph>,
     /// The processes that run graphs; none when graphs run in the server's own, or when none is loaded.
     pub engines: Vec<Engine>,
+    /// What confines such processes on this machine, as of each engine; `GET /v1/backends` says what does not, and why.
+    pub confined_by: Vec<String>,
     /// `pooling` or `ondemand`.
     pub allocator: String,
     /// What runs graphs.
@@ -164,6 +182,7 @@ async fn backends(State(api): State<Api>) -> Json<Backends> {
         backends: found(&api),
         devices: cards.cards.into_iter().map(device).collect(),
         devices_reason: cards.reason.clone(),
+        confinement: confinement(&api),
     })
 }
 
@@ -187,6 +206,7 @@ async fn status(State(api): State<Api>) -> Json<Status> {
             })
             .collect(),
         engines: engines(&api),
+        confined_by: Barrier::names(&api.runtime.engine_barriers().unwrap_or_default()),
         allocator: format!("{:?}", api.runtime.allocator()).to_lowercase(),
         backends: found(&api),
         unreadable_documents: unreadable_documents(&api),
@@ -196,6 +216,17 @@ async fn status(State(api): State<Api>) -> Json<Status> {
         },
         open_files_limit: api.open_files,
     })
+}
+
+fn confinement(api: &Api) -> Vec<Confinement> {
+    let barriers = api.runtime.engine_barriers().unwrap_or_default();
+    let shown = |one: Barrier| Confinement {
+        name: one.name,
+        active: one.active,
+        version: one.version,
+        reason: one.reason,
+    };
+    barriers.into_iter().map(shown).collect()
 }
 
 fn engines(api: &Api) -> Vec<Engine> {

@@ -1,4 +1,5 @@
-//! `samovar backends`: which inference backends and GPUs the server has, and why others cannot be used.
+//! `samovar backends`: which inference backends and GPUs the server has, why others cannot be used, and what confines the
+//! processes that run graphs.
 
 mod install;
 
@@ -56,6 +57,12 @@ async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
                 ],
                 devices(&answer),
                 &no_devices(&answer),
+            )?;
+            output::line("")?;
+            output::table(
+                &["CONFINEMENT", "VERSION", "ACTIVE"],
+                confinement(&answer),
+                "graphs run in the server's own process, which nothing confines (`serve --engines in-process`)",
             )
         }
     }
@@ -83,6 +90,26 @@ fn devices(answer: &Value) -> Vec<Vec<String>> {
     };
     let devices = answer["devices"].as_array();
     devices.into_iter().flatten().map(row).collect()
+}
+
+fn confinement(answer: &Value) -> Vec<Vec<String>> {
+    let active = |barrier: &Value| {
+        let reason = barrier["reason"].as_str().map(output::printable);
+        match (barrier["active"].as_bool(), reason) {
+            (Some(true), None) => "yes".into(),
+            (Some(true), Some(lacks)) => format!("yes, but {lacks}"),
+            (_, reason) => format!("no: {}", reason.unwrap_or_default()),
+        }
+    };
+    let row = |barrier: &Value| {
+        vec![
+            cell(&barrier["name"]),
+            cell(&barrier["version"]),
+            active(barrier),
+        ]
+    };
+    let barriers = answer["confinement"].as_array();
+    barriers.into_iter().flatten().map(row).collect()
 }
 
 fn available(one: &Value) -> String {
@@ -134,6 +161,27 @@ mod tests {
         let none = json!({"devices": [], "devices_reason": "no NVIDIA driver"});
         assert!(devices(&none).is_empty());
         assert_eq!(no_devices(&none), "no GPU: no NVIDIA driver");
+    }
+
+    #[test]
+    fn what_does_not_confine_says_why() {
+        let answer = json!({"confinement": [
+            {"name": "rlimits", "active": true, "version": null, "reason": null},
+            {"name": "landlock", "active": true, "version": 3, "reason": "this version of it does not confine signals"},
+            {"name": "seccomp", "active": false, "version": null, "reason": "the kernel takes no filter"},
+        ]});
+        assert_eq!(
+            confinement(&answer),
+            [
+                ["rlimits", "-", "yes"],
+                [
+                    "landlock",
+                    "3",
+                    "yes, but this version of it does not confine signals"
+                ],
+                ["seccomp", "-", "no: the kernel takes no filter"],
+            ]
+        );
     }
 
     #[test]

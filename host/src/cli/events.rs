@@ -304,12 +304,12 @@ mod tests {
         assert_eq!(told(replica), "deployment d of m has 2 replicas ACTIVE");
         let ended = json!({
             "type": "engine", "backend": "rten", "process": 7, "suspect": false, "ended": true, "reason": "signal",
-            "message": "it was killed by SIGABRT", "graphs": [{"name": "g", "inputs": ["FP32 [1, 2]"]}],
+            "message": "it was killed by SIGABRT", "graphs": [{"name": "g", "inputs": ["f32 [1, 2]"]}],
             "deployments": [{"model_id": "m", "deployment_id": "d"}],
         });
         assert_eq!(
             told(ended),
-            "engine 7 of rten ended: it was killed by SIGABRT; suspects: g with FP32 [1, 2] (deployments: d of m)"
+            "engine 7 of rten ended: it was killed by SIGABRT; suspects: g with f32 [1, 2] (deployments: d of m)"
         );
         let quarantined = json!({
             "type": "quarantine", "graph": {"name": "g", "inputs": []}, "ended": false, "seconds": 60, "engine_ends": 3,

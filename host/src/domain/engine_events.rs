@@ -21,7 +21,7 @@ pub struct EngineGraph {
     pub name: String,
     /// SHA-256 that tells its files from any others.
     pub digest: String,
-    /// Type and shape of each input of one of its runs, as `FP32 [1, 2]`, 16 at most; none when it was loading.
+    /// Type and shape of each input of one of its runs, as `f32 [1, 2]`, 16 at most; none when it was loading.
     pub inputs: Vec<String>,
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Allocator, Calls};
 use crate::log::Level;
+use crate::process::barrier::Barrier;
 
 /// From the node: what a worker needs to know before its first job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +29,8 @@ pub(super) enum Answer {
     Opened {
         /// Hashes of what its engines compile for.
         compatibility: [u64; 2],
-        /// What confines it.
-        confined_by: Vec<String>,
+        /// What confines it, and what does not.
+        barriers: Vec<Barrier>,
     },
     /// A line that `init` printed.
     Line { level: Level, message: String },

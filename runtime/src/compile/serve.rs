@@ -54,7 +54,7 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
     };
     limit_file_size(open.memory_bytes)?;
     // Before any thread starts, which Landlock would not hold for.
-    let confined_by = confine(&Confinement {
+    let barriers = confine(&Confinement {
         read: vec![open.files],
         write: Vec::new(),
         memory_bytes: Some(open.memory_bytes),
@@ -69,7 +69,7 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
     let node = Node(stream.clone());
     node.answer(&Answer::Opened {
         compatibility: engine.compatibility(),
-        confined_by,
+        barriers,
     })?;
     while let Some((job, files)) = node.next()? {
         let done = guarded(|| run(&engine, &node, job, files));

@@ -20,6 +20,7 @@ use super::job::{Job, Native};
 use super::messages::{Answer, Open};
 use crate::engine::Allocator;
 use crate::log::{LogLine, LogSink, line};
+use crate::process::barrier::Barrier;
 use crate::process::{frames, signal_name};
 use crate::snapshot::REPLICA;
 
@@ -124,7 +125,7 @@ impl Worker {
         match frames::read_frame_async(&mut self.stream).await? {
             Some(Answer::Opened {
                 compatibility: theirs,
-                confined_by,
+                barriers,
             }) => {
                 if theirs != compatibility {
                     return Err(io::Error::other(format!(
@@ -133,7 +134,7 @@ impl Worker {
                 }
                 tracing::info!(
                     process = self.child.id(),
-                    confined_by = confined_by.join(", "),
+                    confined_by = Barrier::names(&barriers).join(", "),
                     "compile worker started"
                 );
                 Ok(())

@@ -24,6 +24,7 @@ use crate::infer::run::Pace;
 pub use crate::infer::tally::{Distribution, Totals};
 use crate::infer::unloading::Unloading;
 pub use crate::infer::usage::GraphUse;
+use crate::process::barrier::Barrier;
 use crate::turns::Turns;
 
 /// A graph of a deployment.
@@ -390,9 +391,9 @@ impl GraphStore {
         self.loader.engine_totals()
     }
 
-    /// What confines the engines; nothing when there are none.
-    pub fn confined_by(&self) -> Option<Vec<String>> {
-        self.loader.confined_by()
+    /// What confines the engines, and what does not; nothing when there are none.
+    pub fn engine_barriers(&self) -> Option<Vec<Barrier>> {
+        self.loader.engine_barriers()
     }
 
     /// Forgets what is kept of a model on disk. Whoever has it loaded goes on with it.

@@ -8,6 +8,7 @@ use super::backend::{
     BackendInfo, Backends, Cards, LoadError, Loaded, SharedBackends, Source, Wanted, forget_kept,
 };
 use super::engines::{EngineEvent, EngineInfo, EngineTotals, Fleet};
+use crate::process::barrier::Barrier;
 
 /// Loads graphs.
 #[derive(Clone)]
@@ -82,11 +83,11 @@ impl Loader {
         }
     }
 
-    /// What confines the engines; nothing when there are none.
-    pub fn confined_by(&self) -> Option<Vec<String>> {
+    /// What confines the engines, and what does not; nothing when there are none.
+    pub fn engine_barriers(&self) -> Option<Vec<Barrier>> {
         match self {
             Self::InProcess(_) => None,
-            Self::Engines(fleet) => Some(fleet.confined_by().to_vec()),
+            Self::Engines(fleet) => Some(fleet.barriers().to_vec()),
         }
     }
 }

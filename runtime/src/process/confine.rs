@@ -1,6 +1,7 @@
 //! Confines a process to its memory limit and to the files that it is given, without network and without other processes.
 //!
-//! Uses rlimits, Landlock and seccomp. What the kernel lacks is left out; the node learns which of them are active.
+//! Uses rlimits, `no_new_privs`, Landlock and seccomp. What the kernel lacks is left out; the node learns which barriers are in
+//! force and why others are not.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +17,8 @@ use seccompiler::{
     SeccompRule,
 };
 use serde::{Deserialize, Serialize};
+
+use super::barrier::Barrier;
 
 /// What a process may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,21 +42,36 @@ const SYSTEM: [&str; 5] = [
 /// Opened instead of files that are not to be there, and written to by libraries that have nothing to say.
 const NOTHING: &str = "/dev/null";
 
-/// Confines this process; answers with what confines it now.
+/// What each version of Landlock's interface confines beyond files, from the version on that is named first.
+const LANDLOCK_BEYOND_FILES: [(u32, &str); 3] = [
+    (3, "cutting files short"),
+    (4, "TCP connections"),
+    (6, "signals to other processes"),
+];
+
+/// Confines this process; answers which barriers are in force.
 ///
 /// # Errors
 /// When something that the kernel has cannot be turned on.
-pub(crate) fn confine(confinement: &Confinement) -> io::Result<Vec<String>> {
-    let mut active = vec!["rlimits".to_owned()];
+pub(crate) fn confine(confinement: &Confinement) -> io::Result<Vec<Barrier>> {
     limit(confinement)?;
-    if let Some(landlock) = confine_files(confinement).map_err(io::Error::other)? {
-        active.push(landlock);
+    Ok(vec![
+        Barrier::active("rlimits"),
+        refuse_new_privileges()?,
+        confine_files(confinement).map_err(io::Error::other)?,
+        // Last: it forbids what the others need.
+        confine_calls().map_err(io::Error::other)?,
+    ])
+}
+
+/// No program that this thread, or one that it starts later, executes gets more privileges than it has. The filter of system
+/// calls brings it to all other threads.
+fn refuse_new_privileges() -> io::Result<Barrier> {
+    // SAFETY: sets a flag of this thread; nothing is read or written through pointers.
+    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
+        0 => Ok(Barrier::active("no_new_privs")),
+        _ => Err(io::Error::last_os_error()),
     }
-    // Last: it forbids what the others need.
-    if let Some(seccomp) = confine_calls().map_err(io::Error::other)? {
-        active.push(seccomp);
-    }
-    Ok(active)
 }
 
 fn limit(confinement: &Confinement) -> io::Result<()> {
@@ -77,13 +95,12 @@ fn limit(confinement: &Confinement) -> io::Result<()> {
     Ok(())
 }
 
-/// Limits this thread, and threads that it starts later, to these files with Landlock. `None` where the kernel has none.
+/// Limits this thread, and threads that it starts later, to these files with Landlock, where the kernel has it.
 ///
 /// # Errors
 /// When the kernel has Landlock and refuses the rules.
-pub(crate) fn confine_files(
-    confinement: &Confinement,
-) -> Result<Option<String>, landlock::RulesetError> {
+pub(crate) fn confine_files(confinement: &Confinement) -> Result<Barrier, landlock::RulesetError> {
+    const NAME: &str = "landlock";
     let abi = ABI::V6;
     let read = AccessFs::from_read(abi);
     let system = SYSTEM.iter().map(PathBuf::from);
@@ -102,18 +119,39 @@ pub(crate) fn confine_files(
         ))?
         .restrict_self()?;
     Ok(match (status.ruleset, status.landlock) {
-        (RulesetStatus::NotEnforced, _) => None,
-        (_, LandlockStatus::Available { effective_abi, .. }) => {
-            Some(format!("landlock {}", effective_abi as i32))
+        (_, LandlockStatus::NotImplemented) => Barrier::missing(
+            NAME,
+            "the kernel is built without it (Linux 5.13 and later can have it)",
+        ),
+        (_, LandlockStatus::NotEnabled) => Barrier::missing(
+            NAME,
+            "the kernel has it and it is turned off: add `landlock` to its parameter `lsm=`",
+        ),
+        (RulesetStatus::NotEnforced, _) => {
+            Barrier::missing(NAME, "the kernel enforces no rule of it")
         }
-        _ => Some("landlock".into()),
+        (_, LandlockStatus::Available { effective_abi, .. }) => {
+            let version = effective_abi as u32;
+            let lacks = LANDLOCK_BEYOND_FILES
+                .iter()
+                .filter(|(since, _)| *since > version);
+            let lacks: Vec<&str> = lacks.map(|(_, what)| *what).collect();
+            Barrier {
+                version: Some(version),
+                reason: (!lacks.is_empty())
+                    .then(|| format!("this version of it does not confine {}", lacks.join(", "))),
+                ..Barrier::active(NAME)
+            }
+        }
     })
 }
 
-/// System calls, by a filter that holds for all threads. Nothing where the kernel has none.
-fn confine_calls() -> Result<Option<String>, seccompiler::Error> {
+/// System calls, by a filter that holds for all threads, where the kernel takes one.
+fn confine_calls() -> Result<Barrier, seccompiler::Error> {
+    const NAME: &str = "seccomp";
     let Ok(arch) = std::env::consts::ARCH.try_into() else {
-        return Ok(None);
+        let reason = format!("there is no filter for {}", std::env::consts::ARCH);
+        return Ok(Barrier::missing(NAME, reason));
     };
     let action = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
     let refused = SeccompFilter::new(
@@ -134,12 +172,12 @@ fn confine_calls() -> Result<Option<String>, seccompiler::Error> {
         match seccompiler::apply_filter_all_threads(&program) {
             Ok(()) => {}
             Err(error) => {
-                tracing::warn!(%error, "the kernel takes no filter of system calls");
-                return Ok(None);
+                let reason = format!("the kernel takes no filter of system calls: {error}");
+                return Ok(Barrier::missing(NAME, reason));
             }
         }
     }
-    Ok(Some("seccomp".into()))
+    Ok(Barrier::active(NAME))
 }
 
 /// Calls that such a process has no use for: other programs and processes, the network, and ways around the other walls.
@@ -245,7 +283,12 @@ mod tests {
         };
         let active = confine(&confinement).unwrap();
         println!("confined by {active:?}");
-        let has = |name: &str| active.iter().any(|one| one.starts_with(name));
+        let names: Vec<&str> = active.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["rlimits", "no_new_privs", "landlock", "seccomp"]);
+        assert!(active.iter().all(|one| one.active || one.reason.is_some()));
+        let has = |name: &str| active.iter().any(|one| one.active && one.name == name);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(has("no_new_privs") && status.contains("NoNewPrivs:\t1"));
         if has("landlock") {
             std::fs::read(folder.join("models/file")).unwrap();
             std::fs::write(folder.join("models/file"), "changed").unwrap_err();

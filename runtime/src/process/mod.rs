@@ -1,5 +1,6 @@
 //! Processes that the node starts beside itself: what confines them, and how it talks to them.
 
+pub(crate) mod barrier;
 pub(crate) mod confine;
 pub(crate) mod frames;
 pub(crate) mod oom;

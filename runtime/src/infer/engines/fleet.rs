@@ -194,11 +194,6 @@ impl Fleet {
         }
     }
 
-    /// What confines engines here.
-    pub fn confined_by(&self) -> &[String] {
-        self.opened.get().map_or(&[], |opened| &opened.confined_by)
-    }
-
     /// Every backend, also those that cannot be used.
     pub fn info(&self) -> Vec<BackendInfo> {
         let opened = self.opened.get().into_iter();

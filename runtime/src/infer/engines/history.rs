@@ -91,7 +91,7 @@ impl GraphLabel {
 pub struct Suspect {
     /// The graph.
     pub graph: Arc<GraphLabel>,
-    /// Type and shape of each input of one of its runs, as `FP32 [1, 2]`; none when it was loading.
+    /// Type and shape of each input of one of its runs, as `f32 [1, 2]`; none when it was loading.
     pub inputs: Vec<String>,
 }
 

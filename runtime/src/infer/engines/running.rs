@@ -29,6 +29,7 @@ use super::ring::{self, Receiver, Sender, Sent};
 use super::wire::{self, Answer, BackendHead, Length, Load, LoadedHead, Open, Order, Request};
 use crate::infer::backend::RunError;
 use crate::infer::backend::tensor::Tensor;
+use crate::process::barrier::Barrier;
 use crate::process::frames;
 use spawn::start;
 
@@ -67,7 +68,7 @@ pub(super) type Told = Box<dyn FnOnce(&Ended, Vec<Suspect>) + Send>;
 pub(super) struct Opened {
     pub backends: Vec<BackendHead>,
     pub no_cards: Option<String>,
-    pub confined_by: Vec<String>,
+    pub barriers: Vec<Barrier>,
 }
 
 #[derive(Default)]
@@ -210,11 +211,11 @@ impl Running {
             Some(Answer::Opened {
                 backends,
                 no_cards,
-                confined_by,
+                barriers,
             }) => Opened {
                 backends,
                 no_cards,
-                confined_by,
+                barriers,
             },
             Some(_) => return Err(io::Error::other("its first answer is none to open")),
             None => return Err(io::Error::other("it ended at once")),

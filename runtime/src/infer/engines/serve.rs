@@ -99,14 +99,14 @@ pub fn serve(control: UnixStream) -> io::Result<()> {
     let backends = Arc::new(Backends::beside_others(options));
     // After the libraries are open, which lie anywhere; before anything of a pusher is read.
     let is_process = confinement.is_some();
-    let confined_by = match confinement {
+    let barriers = match confinement {
         Some(confinement) => confine::confine(&libraries::with_libraries(confinement, &backends))?,
         None => Vec::new(),
     };
     let opened = Answer::Opened {
         backends: backends.info().iter().map(BackendHead::of).collect(),
         no_cards: backends.cards().reason,
-        confined_by,
+        barriers,
     };
     frames::write_frame(&control, &opened)?;
     let engine = Arc::new(Engine {

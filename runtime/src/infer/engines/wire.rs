@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::{ElementType, Place};
 use crate::infer::backend::{BackendChoice, BackendInfo, BackendOptions, Device, Runs, Target};
+use crate::process::barrier::Barrier;
 use crate::process::confine::Confinement;
 pub(super) use crate::process::frames::{decode, encode};
 
@@ -169,8 +170,8 @@ pub(super) enum Answer {
         backends: Vec<BackendHead>,
         /// Why no graph can use a card, if none can.
         no_cards: Option<String>,
-        /// What confines the engine.
-        confined_by: Vec<String>,
+        /// What confines the engine, and what does not.
+        barriers: Vec<Barrier>,
     },
     Loaded {
         graph: u32,

@@ -9,6 +9,7 @@ use crate::infer::engines::history::{
     EndReason, EngineEvent, EngineLabel, GraphLabel, MAX_SUSPECTS, Suspect,
 };
 use crate::infer::engines::running::{Ended, Running};
+use crate::process::barrier::Barrier;
 
 impl Group {
     /// How events name an engine of this group.
@@ -31,7 +32,7 @@ impl Fleet {
             backend = label.backend,
             deployment = label.deployment,
             suspect = group.suspect,
-            confined_by = engine.opened().confined_by.join(", "),
+            confined_by = Barrier::names(&engine.opened().barriers).join(", "),
             "engine started"
         );
         self.history.record(EngineEvent::Started(label));

@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use super::{Fleet, lock};
 use crate::infer::engines::EngineInfo;
 use crate::infer::engines::history::{EngineEvent, EngineTotals};
+use crate::process::barrier::Barrier;
 
 impl Fleet {
     /// The engines that run.
@@ -26,10 +27,15 @@ impl Fleet {
                 is_suspect: group.suspect.is_some(),
                 process: engine.process(),
                 resident_bytes: engine.process().and_then(resident_bytes),
-                confined_by: engine.opened().confined_by.clone(),
+                confined_by: Barrier::names(&engine.opened().barriers),
             })
         });
         running.collect()
+    }
+
+    /// What confines engines here, and what does not.
+    pub fn barriers(&self) -> &[Barrier] {
+        self.opened.get().map_or(&[], |opened| &opened.barriers)
     }
 
     /// What happens to engines from now on.
