@@ -105,6 +105,8 @@ pub struct ServeOptions {
     pub gpu_memory_bytes: Option<u64>,
     /// Where graphs run.
     pub engines: EngineMode,
+    /// How long a graph may take to load in an engine.
+    pub load_timeout: Duration,
     /// What compiling components may take.
     pub compile_limits: CompileLimits,
     /// Requests of one deployment that may wait for a replica.
@@ -413,6 +415,7 @@ fn runtime_options(options: &ServeOptions, data: &Path, bundles: &Path) -> Runti
                     write: vec![data.join("optimized"), data.join("graphs")],
                     memory_bytes: None,
                 },
+                load_timeout: options.load_timeout,
             },
         },
         compilation: Compilation::Workers(WorkerOptions {

@@ -39,7 +39,8 @@ fn loader(engines: Engines, options: BackendOptions) -> Result<Loader, String> {
         Engines::Processes {
             program,
             confinement,
-        } => Loader::Engines(Fleet::open(program, confinement, options)?),
+            load_timeout,
+        } => Loader::Engines(Fleet::open(program, confinement, load_timeout, options)?),
     })
 }
 

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::events::Events;
 use crate::open_inference::{F32, I64, infer, node, push_folder, sum};
 
-const RTEN: [&str; 2] = ["--default-backend", "rten"];
+pub const RTEN: [&str; 2] = ["--default-backend", "rten"];
 
 /// `y` of as many zeros as `shape` says: whoever calls decides how much memory that takes.
-fn zeros() -> Vec<u8> {
+pub fn zeros() -> Vec<u8> {
     let shape = Port {
         name: "shape",
         ty: I64,
@@ -35,13 +35,13 @@ fn zeros() -> Vec<u8> {
     )
 }
 
-fn shape(rows: u64, columns: u64) -> Value {
+pub fn shape(rows: u64, columns: u64) -> Value {
     json!({ "inputs": [
         {"name": "shape", "shape": [2], "datatype": "INT64", "data": [rows, columns]},
     ]})
 }
 
-fn pair() -> Value {
+pub fn pair() -> Value {
     json!({ "inputs": [
         {"name": "a", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]},
         {"name": "b", "shape": [1, 2], "datatype": "FP32", "data": [3, 4]},
@@ -75,7 +75,7 @@ async fn become_idle(server: &Server) -> Result<()> {
     .await
 }
 
-async fn sums(server: &Server) -> Result<()> {
+pub async fn sums(server: &Server) -> Result<()> {
     let (status, told) = infer(server, "sum", &pair()).await?;
     assert_eq!(status, 200, "{told}");
     assert_eq!(told["outputs"][0]["data"], json!([4.0, 6.0]));

@@ -36,6 +36,7 @@ mod init;
 mod keys;
 mod kills;
 mod lifecycle;
+mod loads;
 mod magika;
 mod numbers;
 mod ocr;

@@ -51,9 +51,18 @@ pub fn status(pid: u32, name: &str) -> Result<String> {
 
 /// Kills a process as the kernel does when memory is short.
 pub fn kill(pid: u32) -> Result<()> {
+    signal(pid, libc::SIGKILL)
+}
+
+/// Stops a process, so that what it was asked for is never done.
+pub fn stop(pid: u32) -> Result<()> {
+    signal(pid, libc::SIGSTOP)
+}
+
+fn signal(pid: u32, signal: i32) -> Result<()> {
     let pid = i32::try_from(pid)?;
     // SAFETY: a signal to a process; it has no effect on memory here.
-    let done = unsafe { libc::kill(pid, libc::SIGKILL) };
+    let done = unsafe { libc::kill(pid, signal) };
     anyhow::ensure!(done == 0, "{}", std::io::Error::last_os_error());
     Ok(())
 }

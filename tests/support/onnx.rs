@@ -176,6 +176,58 @@ pub fn leaking(location: &str, length: u64) -> Vec<u8> {
     model
 }
 
+/// `y = x` (one f32) by way of functions of which each calls the one before it twice, so that a backend that puts functions in
+/// the place of their calls gets two to the power of `functions` operators.
+pub fn doubling(functions: usize) -> Vec<u8> {
+    let call = |domain: &str, op: &str, input: &str, output: &str| {
+        let mut bytes = Vec::new();
+        field(&mut bytes, 1, input.as_bytes());
+        field(&mut bytes, 2, output.as_bytes());
+        field(&mut bytes, 3, output.as_bytes());
+        field(&mut bytes, 4, op.as_bytes());
+        field(&mut bytes, 7, domain.as_bytes());
+        bytes
+    };
+    let function = |number: usize| {
+        let (domain, inner) = match number {
+            0 => ("", "Neg".to_owned()),
+            _ => ("test", format!("F{}", number - 1)),
+        };
+        let mut bytes = Vec::new();
+        field(&mut bytes, 1, format!("F{number}").as_bytes());
+        field(&mut bytes, 4, b"a");
+        field(&mut bytes, 5, b"c");
+        field(&mut bytes, 7, &call(domain, &inner, "a", "b"));
+        field(&mut bytes, 7, &call(domain, &inner, "b", "c"));
+        field(&mut bytes, 9, &operators("", 14));
+        field(&mut bytes, 9, &operators("test", 1));
+        field(&mut bytes, 10, b"test");
+        bytes
+    };
+    let port = |name| {
+        value(&Value {
+            name,
+            ty: 1,
+            dims: &[Some(1)],
+        })
+    };
+    let mut graph = Vec::new();
+    let last = format!("F{}", functions - 1);
+    field(&mut graph, 1, &call("test", &last, "x", "y"));
+    field(&mut graph, 2, b"test");
+    field(&mut graph, 11, &port("x"));
+    field(&mut graph, 12, &port("y"));
+    let mut model = Vec::new();
+    number(&mut model, 1, 9);
+    field(&mut model, 7, &graph);
+    field(&mut model, 8, &operators("", 14));
+    field(&mut model, 8, &operators("test", 1));
+    for number in 0..functions {
+        field(&mut model, 25, &function(number));
+    }
+    model
+}
+
 fn operators(domain: &str, version: u64) -> Vec<u8> {
     let mut set = Vec::new();
     field(&mut set, 1, domain.as_bytes());

@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Where graphs run
     #[arg(long, value_name = "WHERE", value_enum, default_value = "shared")]
     engines: Engines,
+    /// Longest time that a graph may take to load in an engine
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = timeout)]
+    load_timeout: Duration,
     /// Components that compile at once, each in a process of its own
     #[arg(long, value_name = "N", default_value = "2")]
     compile_workers: std::num::NonZeroUsize,
@@ -130,7 +133,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| format!("wanted {}", units::DURATION_WANTED))
 }
 
-/// A timeout of connections, or of compiling. Shorter ones would cut off clients that are far away.
+/// A timeout of connections, of loading, or of compiling. Shorter ones would cut off clients that are far away.
 fn timeout(text: &str) -> Result<Duration, String> {
     let wanted = || "wanted 1s to 1h, as 500ms, 30s or 5m are written".to_owned();
     let duration = Duration::from_millis(units::parse_duration_ms(text).ok_or_else(wanted)?);
@@ -176,6 +179,7 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             Engines::PerDeployment => EngineMode::PerDeployment,
             Engines::InProcess => EngineMode::InProcess,
         },
+        load_timeout: arguments.load_timeout,
         compile_limits: CompileLimits {
             workers: arguments.compile_workers.into(),
             memory_bytes: arguments.compile_memory,

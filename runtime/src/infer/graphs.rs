@@ -19,6 +19,7 @@ pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
 use crate::infer::compute::{Compute, Computes, guarded};
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals};
+use crate::infer::interest::{Interest, Interested};
 use crate::infer::loader::Loader;
 use crate::infer::run::Pace;
 pub use crate::infer::tally::{Distribution, Totals};
@@ -182,25 +183,38 @@ impl Shared {
     }
 }
 
-/// Waits for a graph that loads. Dropped before it is there, it lets the graph go if nobody else comes for it in time.
+/// How often it is looked whether anything else waits for a graph whose claim was dropped while it loaded.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Who has the slot of a graph that nothing waits for: the map, the load and the task of a dropped claim.
+const HOLDERS: usize = 3;
+
+/// Waits for a graph that loads. Dropped before it is there, it has the load given up, if nothing else waits for the graph; or
+/// lets the graph go, if nothing comes for it in time.
 struct Claim {
-    slot: Option<Slot>,
+    waiting: Option<(Slot, Interest)>,
 }
 
 impl Claim {
     fn done(mut self) {
-        self.slot = None;
+        self.waiting = None;
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
+        let Some((slot, interest)) = self.waiting.take() else {
+            return;
+        };
         // Without an executor the node is going down.
         let Ok(executor) = Handle::try_current() else {
             return;
         };
         executor.spawn(async move {
+            // Everything else that waits for it has the slot too.
+            while slot.try_lock().is_err() && Arc::strong_count(&slot) > HOLDERS {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            drop(interest);
             // Free once it has loaded.
             drop(slot.lock().await);
             tokio::time::sleep(UNCLAIMED_TIME).await;
@@ -255,8 +269,11 @@ impl GraphStore {
         let loader = self.loader.clone();
         let compute = self.compute.clone();
         let permit = self.loads.take(spec.owner).await;
-        // Loaded in any case: should those go who wait for it, it is there for those who come next.
-        let claim = Claim { slot: Some(slot) };
+        // Should those go that wait for it, it is there for those that come next, if it loads soon.
+        let (interest, interested) = Interest::new();
+        let claim = Claim {
+            waiting: Some((slot, interest)),
+        };
         let loading = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let loaded = guarded(|| {
@@ -270,6 +287,7 @@ impl GraphStore {
                     digest: Some(&spec.digest),
                     name: &spec.name,
                     own_engine: spec.own_engine.as_deref(),
+                    interested: Some(&interested),
                     ..Wanted::default()
                 };
                 let loaded = loader.load(&source, wanted)?;
@@ -310,7 +328,7 @@ impl GraphStore {
         bytes: Vec<u8>,
         max_bytes: u64,
     ) -> Result<GuestModel, GraphError> {
-        self.load(owner, move || GuestModel::read(bytes, max_bytes))
+        self.load(owner, move |_| GuestModel::read(bytes, max_bytes))
             .await
     }
 
@@ -326,12 +344,13 @@ impl GraphStore {
     ) -> Result<Arc<LoadedGraph>, GraphError> {
         let loader = self.loader.clone();
         let compute = self.compute.clone();
-        self.load(owner, move || {
+        self.load(owner, move |interested| {
             let wanted = Wanted {
                 target: Target::Cpu,
                 threads: 1,
                 name: "from bytes",
                 own_engine: own_engine.as_deref(),
+                interested: Some(interested),
                 ..Wanted::default()
             };
             let loaded = loader.load(&Source::Bytes(&model), wanted)?;
@@ -342,18 +361,19 @@ impl GraphStore {
         .await
     }
 
-    /// Does something that loads, on a thread that may block, when its turn has come. It ends even if its caller goes, and
-    /// keeps its permit until then.
+    /// Does something that loads, on a thread that may block, when its turn has come. It keeps its permit until it has ended,
+    /// also when its caller goes, which it is told.
     async fn load<T: Send + 'static>(
         &self,
         owner: Owner,
-        work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+        work: impl FnOnce(&Interested) -> Result<T, LoadError> + Send + 'static,
     ) -> Result<T, GraphError> {
         let stopped = |why: &dyn std::fmt::Display| GraphError::Stopped(why.to_string());
         let permit = self.loads.take(owner).await;
+        let (_interest, interested) = Interest::new();
         let loaded = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            guarded(work)
+            guarded(|| work(&interested))
         });
         loaded
             .await

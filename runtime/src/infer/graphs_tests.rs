@@ -56,7 +56,7 @@ async fn a_load_keeps_its_turn_until_it_ends_though_its_caller_goes() {
     let released = Arc::new(Mutex::new(released));
     let load = |number: usize| {
         let (started, released) = (started.clone(), released.clone());
-        Box::pin(store.load(Owner::NONE, move || {
+        Box::pin(store.load(Owner::NONE, move |_| {
             let _ = started.send(number);
             let _ = released.lock().unwrap().recv();
             Ok(())

@@ -5,6 +5,7 @@ pub(crate) mod batch;
 pub(crate) mod compute;
 pub mod engines;
 pub mod graphs;
+pub(crate) mod interest;
 pub(crate) mod loader;
 pub mod loading;
 pub mod nn;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::infer::compute::{Worker, guarded};
 use crate::infer::engines::Remote;
+use crate::infer::interest::Interested;
 pub use device::Device;
 pub use devices::Card;
 pub(crate) use devices::Driver;
@@ -129,6 +130,8 @@ pub(crate) struct Wanted<'a> {
     pub name: &'a str,
     /// Who has an engine for itself that it belongs in.
     pub own_engine: Option<&'a str>,
+    /// Whether anything still wants it. Only loads in engines can be given up.
+    pub interested: Option<&'a Interested>,
     /// How far its constants may be folded: found out when it is read.
     pub folding: Folding,
 }

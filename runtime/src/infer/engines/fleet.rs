@@ -2,6 +2,7 @@
 
 mod ends;
 mod inspect;
+mod loads;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,17 +14,16 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::Program;
-use super::blame::{Blame, Verdict};
+use super::blame::Blame;
 #[cfg(test)]
 use super::history::EndReason;
 use super::history::{GraphLabel, History, Suspect};
 use super::remote::Remote;
-use super::running::{Ended, LoadFailure, Opened, Running};
-use super::wire::{Load, LoadSource, LoadedHead, Open, backend_name};
-use crate::infer::backend::tensor::Place;
+use super::running::{Ended, Opened, Running};
+use super::wire::{Open, backend_name};
 use crate::infer::backend::{
     BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Laid, Libraries,
-    LoadError, Loaded, Model, Source, Target, Wanted, lay_out, rten_info,
+    LoadError, Loaded, Model, Source, Target, Wanted, rten_info,
 };
 use crate::process::confine::Confinement;
 
@@ -117,6 +117,8 @@ struct Counted {
 pub(crate) struct Fleet {
     program: Program,
     confinement: Confinement,
+    /// How long a graph may take to load.
+    load_timeout: Duration,
     options: BackendOptions,
     executor: Handle,
     driver: Driver,
@@ -136,6 +138,7 @@ impl Fleet {
     pub fn open(
         program: Program,
         confinement: Confinement,
+        load_timeout: Duration,
         options: BackendOptions,
     ) -> Result<Arc<Self>, String> {
         let executor = Handle::try_current().map_err(|e| e.to_string())?;
@@ -145,6 +148,7 @@ impl Fleet {
         let fleet = Arc::new(Self {
             program,
             confinement,
+            load_timeout,
             options,
             executor,
             driver: Driver::find(),
@@ -330,7 +334,7 @@ impl Fleet {
                 .map(str::to_owned),
             source,
         });
-        let (at, head) = self.load_spec(&spec)?;
+        let (at, head) = self.load_spec(&spec, wanted.interested)?;
         let backend = backend_name(&head.backend)
             .ok_or_else(|| format!("an engine has a backend `{}`", head.backend))?;
         let model: Box<dyn Model> = Box::new(Remote::new(self.clone(), spec, head.place, at));
@@ -353,87 +357,13 @@ impl Fleet {
         let (fleet, spec) = (self.clone(), spec.clone());
         let loading = self.executor.spawn_blocking(move || {
             fleet
-                .load_spec(&spec)
+                .load_spec(&spec, None)
                 .map(|(at, _)| at)
                 .map_err(|e| format!("graph `{}` cannot be loaded again: {e}", spec.label.name))
         });
         loading
             .await
             .unwrap_or_else(|e| Err(format!("loading stopped unexpectedly: {e}")))
-    }
-
-    fn load_spec(self: &Arc<Self>, spec: &Spec) -> Result<(At, LoadedHead), String> {
-        let now = Instant::now();
-        let key = spec.label.key();
-        let suspect = match lock(&self.blame).verdict(&key, now) {
-            Verdict::Shared => None,
-            Verdict::Alone => Some(key),
-            Verdict::Quarantined { until, ends } => {
-                let seconds = until.saturating_duration_since(now).as_secs() + 1;
-                return Err(format!(
-                    "it ended its engine {ends} times, so it is not run for another {seconds} s: look in the server's log for what was sent, and mend the model or refuse such inputs"
-                ));
-            }
-        };
-        let group = Group {
-            backend: spec.backend,
-            deployment: spec.label.deployment.clone(),
-            suspect,
-        };
-        // Before the engine is looked for, so that it does not end meanwhile.
-        let counted = Counted::new(self, group);
-        let engine = self.engine(&counted)?;
-        let graph = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut at = At {
-            engine: engine.clone(),
-            graph,
-            executor: self.executor.clone(),
-            _laid: None,
-            _counted: counted,
-        };
-        engine.name(graph, spec.label.clone());
-        let (mut part, mut laid) = (None, None);
-        let source = match &spec.source {
-            OwnedSource::File { path, data } if data.is_empty() => LoadSource::File(path.clone()),
-            // Here, because an engine that could link blobs could also write to them.
-            OwnedSource::File { path, data } => {
-                let made = lay_out(path, data, &self.scratch()).map_err(|e| e.0)?;
-                let model = made.model();
-                laid = Some(made);
-                LoadSource::Laid(model)
-            }
-            OwnedSource::Bytes(bytes) => {
-                let placed = engine.arena().part_of(bytes)?;
-                let span = placed.span();
-                part = Some(placed);
-                LoadSource::Bytes(span)
-            }
-        };
-        let loading = engine.load(Load {
-            graph,
-            choice: match spec.backend {
-                Backend::Rten => BackendChoice::Rten,
-                Backend::Onnxruntime => BackendChoice::Onnxruntime,
-            },
-            target: spec.target,
-            threads: spec.threads,
-            digest: spec.digest.clone(),
-            source,
-        });
-        let loaded = futures::executor::block_on(loading);
-        drop(part);
-        match loaded {
-            Ok(Ok(head)) => {
-                // On a card it is loaded from these files again after others took its room.
-                at._laid = laid.filter(|_| head.place != Place::Host);
-                Ok((at, head))
-            }
-            Ok(Err(LoadFailure::Refused(error))) => Err(error),
-            Ok(Err(LoadFailure::Ended(ended))) => {
-                Err(format!("the engine that loaded it ended: {}", ended.why))
-            }
-            Err(_) => Err("its engine is gone".into()),
-        }
     }
 
     /// The engine of a group, started now if there is none.

@@ -23,6 +23,7 @@ mod tests;
 mod wire;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::process::confine::Confinement;
 pub(crate) use fleet::Fleet;
@@ -72,5 +73,7 @@ pub enum Engines {
         program: Program,
         /// What they may use.
         confinement: Confinement,
+        /// How long a graph may take to load.
+        load_timeout: Duration,
     },
 }

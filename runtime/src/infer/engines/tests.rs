@@ -18,7 +18,14 @@ fn fleet() -> Arc<Fleet> {
         onnxruntime: Some("/nowhere".into()),
         ..BackendOptions::default()
     };
-    Fleet::open(Program::Thread, Confinement::default(), options).unwrap()
+    let load_timeout = Duration::from_secs(600);
+    Fleet::open(
+        Program::Thread,
+        Confinement::default(),
+        load_timeout,
+        options,
+    )
+    .unwrap()
 }
 
 /// Loads on a thread that may block, as callers do.
