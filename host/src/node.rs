@@ -101,6 +101,8 @@ pub struct ServeOptions {
     pub onnxruntime: Option<PathBuf>,
     /// Which backend runs a graph that chooses none.
     pub default_backend: GraphBackend,
+    /// Bytes of memory that all graphs together may take in engines; three quarters of what there is without it.
+    pub memory_bytes: Option<u64>,
     /// Bytes of each card that graphs may take; what is free of it without it.
     pub gpu_memory_bytes: Option<u64>,
     /// Where graphs run.
@@ -389,7 +391,13 @@ fn follow_changes(
 /// The program that runs, also after another was put in its place.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
+/// What an engine takes besides its graphs: its program and libraries, and what runs take before that was measured.
+const ENGINE_OVERHEAD_BYTES: u64 = 1 << 30;
+
 fn runtime_options(options: &ServeOptions, data: &Path, bundles: &Path) -> RuntimeOptions {
+    let graph_memory_bytes = options
+        .memory_bytes
+        .unwrap_or_else(|| samovar_runtime::memory_limit_bytes() / 4 * 3);
     let mut engine = EngineOptions::default();
     if let Some(max_replicas) = options.max_replicas {
         engine.max_replicas = max_replicas;
@@ -413,9 +421,10 @@ fn runtime_options(options: &ServeOptions, data: &Path, bundles: &Path) -> Runti
                 confinement: Confinement {
                     read: vec![data.join("blobs")],
                     write: vec![data.join("optimized"), data.join("graphs")],
-                    memory_bytes: None,
+                    memory_bytes: Some(graph_memory_bytes.saturating_add(ENGINE_OVERHEAD_BYTES)),
                 },
                 load_timeout: options.load_timeout,
+                memory_bytes: graph_memory_bytes,
             },
         },
         compilation: Compilation::Workers(WorkerOptions {

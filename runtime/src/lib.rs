@@ -52,8 +52,8 @@ pub use engine::{Allocator, EngineOptions, machine_memory_bytes};
 pub use failure::GuestFailure;
 pub use health::Trouble;
 pub use infer::engines::{
-    EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines, GraphLabel, Program,
-    Suspect, serve as serve_engine,
+    EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines, GraphLabel,
+    GraphMemory, Program, Suspect, serve as serve_engine,
 };
 pub use infer::loading::NotLoaded;
 pub use infer::{backend, graphs, nn};
@@ -63,6 +63,7 @@ pub use load::Traffic;
 pub use pool::{DeploymentSpec, FileCheck, Pool, RunError, RunsOn, Seen, Timings};
 pub use process::barrier::Barrier;
 pub use process::confine::Confinement;
+pub use process::memory_limit_bytes;
 pub use replica::{StartError, StartTimings};
 pub use roster::{Presence, ReplicaInfo, ReplicaState, Stopping};
 pub use runtime::{Runtime, RuntimeOptions};

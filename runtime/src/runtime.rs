@@ -10,7 +10,7 @@ use crate::artifact::{ArtifactError, ArtifactStore};
 use crate::compile::{Compilation, ComponentFile};
 use crate::engine::{Allocator, EngineOptions, SharedEngine};
 use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
-use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Fleet};
+use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Fleet, GraphMemory};
 use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
 use crate::infer::loader::Loader;
 use crate::pool::{DeploymentSpec, Machine, Pool};
@@ -40,7 +40,14 @@ fn loader(engines: Engines, options: BackendOptions) -> Result<Loader, String> {
             program,
             confinement,
             load_timeout,
-        } => Loader::Engines(Fleet::open(program, confinement, load_timeout, options)?),
+            memory_bytes,
+        } => Loader::Engines(Fleet::open(
+            program,
+            confinement,
+            load_timeout,
+            memory_bytes,
+            options,
+        )?),
     })
 }
 
@@ -159,6 +166,11 @@ impl Runtime {
     /// The graphs in memory now.
     pub fn graphs(&self) -> Vec<GraphInfo> {
         self.machine.graphs.loaded()
+    }
+
+    /// Memory that all graphs may take together, and that they take; nothing where it is not counted.
+    pub fn graph_memory(&self) -> Option<GraphMemory> {
+        self.machine.graphs.graph_memory()
     }
 
     /// How instances get their memory here.

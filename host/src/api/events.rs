@@ -132,8 +132,8 @@ pub enum EventShape {
         suspect: bool,
         /// Whether it is gone.
         ended: bool,
-        /// Why it ended: `idle`, `signal`, `exit`, `out_of_memory`, `overdue_run`, `overdue_load`, `abandoned_load` or
-        /// `unresponsive`, `invalid_message`.
+        /// Why it ended: `idle`, `signal`, `exit`, `out_of_memory`, `overdue_run`, `overdue_load`, `abandoned_load`,
+        /// `unresponsive` or `invalid_message`.
         reason: Option<&'static str>,
         /// The same in words.
         message: Option<String>,

@@ -96,6 +96,18 @@ pub struct LoadedGraph {
     pub device: String,
     /// Bytes of its files.
     pub size: u64,
+    /// Bytes of memory that it takes in its engine, with the most that runs were seen to take; null while it is not loaded
+    /// there.
+    pub memory_bytes: Option<u64>,
+}
+
+/// The memory that all graphs take together.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GraphMemory {
+    /// Bytes that they may take, as `samovar serve --memory` says.
+    pub limit_bytes: u64,
+    /// Bytes that they take.
+    pub used_bytes: u64,
 }
 
 /// A process that runs graphs.
@@ -130,6 +142,8 @@ pub struct Status {
     pub active_replicas: usize,
     /// Graphs in memory.
     pub loaded_graphs: Vec<LoadedGraph>,
+    /// The memory that they take together; null when graphs run in the server's own process.
+    pub graph_memory: Option<GraphMemory>,
     /// The processes that run graphs; none when graphs run in the server's own, or when none is loaded.
     pub engines: Vec<Engine>,
     /// What confines such processes on this machine, as of each engine; `GET /v1/backends` says what does not, and why.
@@ -203,8 +217,13 @@ async fn status(State(api): State<Api>) -> Json<Status> {
                 backend: graph.backend,
                 device: graph.device.to_string(),
                 size: graph.bytes,
+                memory_bytes: graph.memory_bytes,
             })
             .collect(),
+        graph_memory: api.runtime.graph_memory().map(|memory| GraphMemory {
+            limit_bytes: memory.limit_bytes,
+            used_bytes: memory.used_bytes,
+        }),
         engines: engines(&api),
         confined_by: Barrier::names(&api.runtime.engine_barriers().unwrap_or_default()),
         allocator: format!("{:?}", api.runtime.allocator()).to_lowercase(),

@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Backend of the graphs that choose none
     #[arg(long, value_name = "BACKEND", value_enum, default_value = "auto")]
     default_backend: Backend,
+    /// Memory that all graphs together may take in engines, as 8GiB; three quarters of the machine's without it
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
+    memory: Option<u64>,
     /// Memory of each GPU that graphs may take, as 8GiB; all that is free without it
     #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
     gpu_memory: Option<u64>,
@@ -173,6 +176,7 @@ fn options(arguments: Arguments, format: Format) -> ServeOptions {
             Backend::Onnxruntime => GraphBackend::Onnxruntime,
             Backend::Rten => GraphBackend::Rten,
         },
+        memory_bytes: arguments.memory,
         gpu_memory_bytes: arguments.gpu_memory,
         engines: match arguments.engines {
             Engines::Shared => EngineMode::Shared,

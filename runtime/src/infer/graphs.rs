@@ -18,7 +18,7 @@ use crate::infer::backend::{
 pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
 use crate::infer::compute::{Compute, Computes, guarded};
-use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals};
+use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, GraphMemory, Remote};
 use crate::infer::interest::{Interest, Interested};
 use crate::infer::loader::Loader;
 use crate::infer::run::Pace;
@@ -103,6 +103,8 @@ pub struct GraphInfo {
     pub device: Device,
     /// Size of its files.
     pub bytes: u64,
+    /// Memory that it takes, its runs included, if it is in an engine and loaded there just now.
+    pub memory_bytes: Option<u64>,
     /// What it wants.
     pub inputs: Vec<Port>,
     /// What it gives.
@@ -117,6 +119,7 @@ impl LoadedGraph {
             backend: self.backend(),
             device: self.device(),
             bytes: self.bytes,
+            memory_bytes: self.loaded.model.remote().and_then(Remote::memory_bytes),
             inputs: self.loaded.inputs.clone(),
             outputs: self.loaded.outputs.clone(),
         }
@@ -409,6 +412,11 @@ impl GraphStore {
     /// What happened to engines since the node started; nothing when graphs run in this process.
     pub fn engine_totals(&self) -> Option<EngineTotals> {
         self.loader.engine_totals()
+    }
+
+    /// Memory that all graphs may take together, and that they take; nothing where it is not counted.
+    pub fn graph_memory(&self) -> Option<GraphMemory> {
+        self.loader.graph_memory()
     }
 
     /// What confines the engines, and what does not; nothing when there are none.

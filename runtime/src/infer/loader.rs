@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 use super::backend::{
     BackendInfo, Backends, Cards, LoadError, Loaded, SharedBackends, Source, Wanted, forget_kept,
 };
-use super::engines::{EngineEvent, EngineInfo, EngineTotals, Fleet};
+use super::engines::{EngineEvent, EngineInfo, EngineTotals, Fleet, GraphMemory};
 use crate::process::barrier::Barrier;
 
 /// Loads graphs.
@@ -56,6 +56,14 @@ impl Loader {
                     forget_kept(folder, digest);
                 }
             }
+        }
+    }
+
+    /// Memory that all graphs may take together, and that they take; nothing where it is not counted.
+    pub fn graph_memory(&self) -> Option<GraphMemory> {
+        match self {
+            Self::InProcess(_) => None,
+            Self::Engines(fleet) => Some(fleet.graph_memory()),
         }
     }
 

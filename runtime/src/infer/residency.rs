@@ -1,4 +1,4 @@
-//! Which graphs are on a card, and which of them go to make room: a ledger without effects.
+//! Which graphs are on a card or in memory, and which of them go to make room: decisions without effects.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,14 @@ pub(crate) struct Ledger {
     clock: u64,
 }
 
-#[derive(Debug)]
-struct Resident {
-    bytes: u64,
-    running: usize,
-    last_used: u64,
+/// A graph that is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resident {
+    pub bytes: u64,
+    /// Runs that go on.
+    pub running: usize,
+    /// Grows with each use of any graph.
+    pub last_used: u64,
 }
 
 /// What must happen before a graph can be loaded.
@@ -37,33 +40,38 @@ pub(crate) enum Room {
     },
 }
 
+/// What has to happen among these graphs so that `bytes` can be loaded where `free` bytes are free now.
+pub(crate) fn room<'a>(
+    bytes: u64,
+    free: u64,
+    residents: impl Iterator<Item = (&'a Tenant, &'a Resident)> + Clone,
+) -> Room {
+    if bytes <= free {
+        return Room::Free;
+    }
+    let all: u64 = residents.clone().map(|(_, one)| one.bytes).sum();
+    let available_bytes = free.saturating_add(all);
+    if bytes > available_bytes {
+        return Room::Never { available_bytes };
+    }
+    let mut idle: Vec<_> = residents.filter(|(_, one)| one.running == 0).collect();
+    idle.sort_by_key(|(_, one)| one.last_used);
+    let mut freed = free;
+    let mut evicted = Vec::new();
+    for (tenant, one) in idle {
+        evicted.push(*tenant);
+        freed = freed.saturating_add(one.bytes);
+        if bytes <= freed {
+            return Room::Evict(evicted);
+        }
+    }
+    Room::AfterRuns
+}
+
 impl Ledger {
     /// What has to happen so that `bytes` can be loaded on a card of which `free` bytes are free now.
     pub fn room(&self, bytes: u64, free: u64) -> Room {
-        if bytes <= free {
-            return Room::Free;
-        }
-        let all: u64 = self.residents.values().map(|one| one.bytes).sum();
-        let available_bytes = free.saturating_add(all);
-        if bytes > available_bytes {
-            return Room::Never { available_bytes };
-        }
-        let mut idle: Vec<(&Tenant, &Resident)> = self
-            .residents
-            .iter()
-            .filter(|(_, one)| one.running == 0)
-            .collect();
-        idle.sort_by_key(|(_, one)| one.last_used);
-        let mut freed = free;
-        let mut evicted = Vec::new();
-        for (tenant, one) in idle {
-            evicted.push(*tenant);
-            freed = freed.saturating_add(one.bytes);
-            if bytes <= freed {
-                return Room::Evict(evicted);
-            }
-        }
-        Room::AfterRuns
+        room(bytes, free, self.residents.iter())
     }
 
     /// Notes a graph that was loaded, and runs.

@@ -1,9 +1,17 @@
 //! Processes that the node starts beside itself: what confines them, and how it talks to them.
 
 pub(crate) mod barrier;
+mod cgroup;
 pub(crate) mod confine;
 pub(crate) mod frames;
 pub(crate) mod oom;
+
+/// The memory that this process may take with its children: the machine's, or what its control group leaves of that. 0 when
+/// the system does not say.
+pub fn memory_limit_bytes() -> u64 {
+    let machine = crate::machine_memory_bytes();
+    cgroup::memory_limit_bytes().map_or(machine, |limit| limit.min(machine))
+}
 
 /// The name of a signal that ends processes.
 pub(crate) fn signal_name(signal: i32) -> String {

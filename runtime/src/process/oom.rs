@@ -2,10 +2,10 @@
 
 use std::fs::read_to_string;
 
+use super::cgroup;
+
 /// What the kernel counts for the whole machine.
 const MACHINE: &str = "/proc/vmstat";
-/// Where the files of control groups are.
-const GROUPS: &str = "/sys/fs/cgroup";
 
 /// Processes killed so far: of this process's control group where the kernel counts them, else of the machine. Nothing where it
 /// counts neither.
@@ -17,10 +17,7 @@ pub(crate) fn kills() -> Option<u64> {
 
 /// What the kernel counts for the control group that this process and its children are in.
 fn own_group() -> Option<String> {
-    let groups = read_to_string("/proc/self/cgroup").ok()?;
-    // Only of the unified hierarchy.
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    read_to_string(format!("{GROUPS}{path}/memory.events")).ok()
+    read_to_string(cgroup::own()?.join("memory.events")).ok()
 }
 
 fn count(text: &str) -> Option<u64> {

@@ -194,6 +194,9 @@ pub(crate) trait Model: Send + Sync {
         Place::Host
     }
 
+    /// Gives back memory that it keeps for its next runs, at the latest when the next one has ended.
+    fn give_back_memory(&self) {}
+
     /// The graph in an engine that it is, if it is one.
     fn remote(&self) -> Option<&Remote> {
         None

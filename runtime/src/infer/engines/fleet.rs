@@ -18,6 +18,7 @@ use super::blame::Blame;
 #[cfg(test)]
 use super::history::EndReason;
 use super::history::{GraphLabel, History, Suspect};
+use super::memory::{Memory, Share};
 use super::remote::Remote;
 use super::running::{Ended, Opened, Running};
 use super::wire::{Open, backend_name};
@@ -68,6 +69,8 @@ impl Backend {
 struct Berth {
     /// Graphs that are loaded in its engine, or about to be.
     graphs: AtomicUsize,
+    /// When the last graph went.
+    emptied: Mutex<Option<Instant>>,
     state: Mutex<BerthState>,
 }
 
@@ -101,6 +104,10 @@ pub(super) struct At {
     pub engine: Arc<Running>,
     pub graph: u32,
     pub executor: Handle,
+    /// What it takes of the memory.
+    pub share: Share,
+    /// Its name, for people.
+    label: Arc<GraphLabel>,
     /// The files that it is loaded from again.
     _laid: Option<Laid>,
     _counted: Counted,
@@ -119,6 +126,7 @@ pub(crate) struct Fleet {
     confinement: Confinement,
     /// How long a graph may take to load.
     load_timeout: Duration,
+    pub(super) memory: Arc<Memory>,
     options: BackendOptions,
     executor: Handle,
     driver: Driver,
@@ -139,6 +147,7 @@ impl Fleet {
         program: Program,
         confinement: Confinement,
         load_timeout: Duration,
+        memory_bytes: u64,
         options: BackendOptions,
     ) -> Result<Arc<Self>, String> {
         let executor = Handle::try_current().map_err(|e| e.to_string())?;
@@ -149,6 +158,7 @@ impl Fleet {
             program,
             confinement,
             load_timeout,
+            memory: Memory::new(memory_bytes),
             options,
             executor,
             driver: Driver::find(),
@@ -374,7 +384,9 @@ impl Fleet {
             if engine.is_there() {
                 return Ok(engine.clone());
             }
-            let was_quick = berth.started.is_some_and(|at| at.elapsed() < SETTLED);
+            // Graphs that are blamed for its end load elsewhere from now on, so the next engine need not end for the same reason.
+            let was_quick = berth.started.is_some_and(|at| at.elapsed() < SETTLED)
+                && !engine.ended_with_suspects();
             berth.quick_ends = if was_quick { berth.quick_ends + 1 } else { 0 };
             berth.engine = None;
         }
@@ -416,12 +428,19 @@ impl Fleet {
             let Some(berth) = berths.get(&group) else {
                 return;
             };
-            if berth.graphs.load(Ordering::Relaxed) > 0 {
+            // One that came and went meanwhile left a wait of its own behind.
+            let emptied = *lock(&berth.emptied);
+            let is_recent = emptied.is_some_and(|at| at.elapsed() < LINGER);
+            if berth.graphs.load(Ordering::Relaxed) > 0 || is_recent {
                 return;
             }
             // While somebody starts one there is a graph for it.
             let engine = match berth.state.try_lock() {
-                Ok(mut state) => state.engine.take(),
+                Ok(mut state) => {
+                    // It does not end by itself, so the next one starts at once.
+                    state.quick_ends = 0;
+                    state.engine.take()
+                }
                 Err(_) => return,
             };
             if group.deployment.is_some() || group.suspect.is_some() {
@@ -450,6 +469,18 @@ impl Counted {
     }
 }
 
+impl At {
+    /// Says that it goes for others.
+    pub(super) fn note_eviction(&self) {
+        let bytes = self.share.bytes();
+        tracing::info!(
+            graph = self.label.name,
+            bytes,
+            "a graph went to make room for another"
+        );
+    }
+}
+
 impl Drop for At {
     fn drop(&mut self) {
         self.engine.unload(self.graph);
@@ -459,6 +490,7 @@ impl Drop for At {
 impl Drop for Counted {
     fn drop(&mut self) {
         if self.berth.graphs.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *lock(&self.berth.emptied) = Some(Instant::now());
             self.fleet.let_linger(self.group.clone());
         }
     }

@@ -9,14 +9,17 @@
 mod arena;
 mod blame;
 mod fleet;
+mod gauge;
 mod history;
 mod kept;
 mod libraries;
+mod memory;
 mod remote;
 mod ring;
 mod running;
 mod serve;
 mod shared;
+mod slot;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -28,6 +31,7 @@ use std::time::Duration;
 use crate::process::confine::Confinement;
 pub(crate) use fleet::Fleet;
 pub use history::{EndReason, EngineEvent, EngineLabel, EngineTotals, GraphLabel, Suspect};
+pub use memory::GraphMemory;
 pub(crate) use remote::Remote;
 pub use serve::serve;
 pub(crate) use wire::Length;
@@ -75,5 +79,7 @@ pub enum Engines {
         confinement: Confinement,
         /// How long a graph may take to load.
         load_timeout: Duration,
+        /// Memory that all graphs may take together.
+        memory_bytes: u64,
     },
 }

@@ -1,6 +1,6 @@
 //! A graph in an engine, for those who run it. It is loaded again when its engine has ended.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -9,6 +9,7 @@ use super::fleet::{At, Fleet, Spec};
 use super::history::EndReason;
 use super::kept::KeptAway;
 use super::running::{RunEnd, Running};
+use super::slot::Slot;
 use super::wire::Length;
 use crate::infer::backend::tensor::{Data, Place, Tensor};
 use crate::infer::backend::{Model, RunError};
@@ -24,7 +25,7 @@ pub(crate) struct Remote {
     fleet: Arc<Fleet>,
     spec: Arc<Spec>,
     place: Place,
-    at: Mutex<Arc<At>>,
+    slot: Arc<Slot>,
     /// One caller loads it again, and the others wait.
     again: tokio::sync::Mutex<()>,
 }
@@ -32,11 +33,14 @@ pub(crate) struct Remote {
 impl Remote {
     /// A graph that was loaded there.
     pub(super) fn new(fleet: Arc<Fleet>, spec: Arc<Spec>, place: Place, at: At) -> Self {
+        let slot = Arc::<Slot>::default();
+        slot.set(Arc::new(at), fleet.memory.now());
+        fleet.memory.enter(&slot);
         Self {
             fleet,
             spec,
             place,
-            at: Mutex::new(Arc::new(at)),
+            slot,
             again: tokio::sync::Mutex::default(),
         }
     }
@@ -67,7 +71,7 @@ impl Remote {
                     return;
                 };
                 if let RunEnd::Ran(_, took) = end {
-                    unclaimed(took);
+                    unclaimed(took.time);
                 }
                 drop(held);
             };
@@ -88,9 +92,15 @@ impl Remote {
                 return Err(RunError::Failed("its engine is gone".into()));
             };
             match end {
-                RunEnd::Ran(outputs, took) => return Ok((outputs, took)),
+                RunEnd::Ran(outputs, took) => {
+                    if took.peak_bytes > 0 {
+                        at.share.ran_with(took.peak_bytes);
+                    }
+                    return Ok((outputs, took.time));
+                }
                 RunEnd::Failed(error) => return Err(error),
-                RunEnd::Lost { ended, .. } if ended.suspects.contains(&at.graph) => {
+                // Of several suspects each runs once more, in an engine of its own, which shows which of them it was.
+                RunEnd::Lost { ended, .. } if ended.suspects == [at.graph] => {
                     return Err(RunError::Failed(format!(
                         "the engine that ran graph `{}` ended: {}",
                         self.spec.label.name, ended.why
@@ -112,29 +122,24 @@ impl Remote {
         )))
     }
 
-    /// Where it is loaded: now, if the engine has ended that it was in.
+    /// Where it is loaded: now, if the engine has ended that it was in, or others needed its memory.
     async fn loaded(&self) -> Result<Arc<At>, RunError> {
-        if let Some(at) = self.at() {
+        if let Some(at) = self.slot.at(self.fleet.memory.now()) {
             return Ok(at);
         }
         let _turn = self.again.lock().await;
-        if let Some(at) = self.at() {
+        if let Some(at) = self.slot.at(self.fleet.memory.now()) {
             return Ok(at);
         }
         let at = self.fleet.load_again(&self.spec).await;
         let at = Arc::new(at.map_err(RunError::Failed)?);
-        *self.lock() = at.clone();
+        self.slot.set(at.clone(), self.fleet.memory.now());
         Ok(at)
     }
 
-    /// Where it is loaded, if its engine is there.
-    fn at(&self) -> Option<Arc<At>> {
-        let at = self.lock().clone();
-        at.engine.is_there().then_some(at)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Arc<At>> {
-        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What it takes of the node's memory, its runs included; nothing while it is not loaded.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.slot.resident().map(|one| one.bytes)
     }
 }
 

@@ -143,10 +143,18 @@ pub(super) enum LoadFailure {
     Ended(Arc<Ended>),
 }
 
+/// What a run took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Took {
+    pub time: Duration,
+    /// Memory, where it was measured.
+    pub peak_bytes: u64,
+}
+
 /// How a run ended.
 pub(super) enum RunEnd {
     /// What it gave, and what the backend took by the engine's word.
-    Ran(Vec<Tensor>, Duration),
+    Ran(Vec<Tensor>, Took),
     Failed(RunError),
     /// The engine ended; these are the inputs, which nobody has used up.
     Lost {
@@ -276,6 +284,15 @@ impl Running {
         self.process
     }
 
+    /// Whether it has ended, and graphs are blamed for that.
+    pub fn ended_with_suspects(&self) -> bool {
+        let state = self.lock();
+        state
+            .ended
+            .as_ref()
+            .is_some_and(|ended| !ended.suspects.is_empty())
+    }
+
     /// Whether it has not ended.
     pub fn is_there(&self) -> bool {
         self.lock().ended.is_none()
@@ -323,7 +340,11 @@ impl Running {
 
     /// Drops a graph.
     pub fn unload(&self, graph: u32) {
-        self.lock_labels().remove(&graph);
+        // A graph whose run goes on may yet end the engine, and is blamed for that by its label.
+        let is_running = self.lock().runs.values().any(|run| run.graph == graph);
+        if !is_running {
+            self.lock_labels().remove(&graph);
+        }
         self.post(&Request::Unload { graph });
     }
 

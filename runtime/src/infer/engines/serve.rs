@@ -3,16 +3,21 @@
 //! One thread reads orders; each load has a thread of its own. Runs are taken out of their ring by as many threads as there
 //! are cores. Where those are all taken by long runs, and more wait, a watchman adds some.
 
+mod crew;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use self::crew::Crew;
+use super::gauge::Gauge;
 use super::libraries;
 use super::ring::{self, Receiver, Sender, Sent};
+use super::running::Took;
 use super::shared::Shared;
 use super::tensors::{self, Outgoing, Tensors};
 use super::wire::{
@@ -27,12 +32,8 @@ use crate::process::{confine, frames};
 
 /// The stack of a thread that loads: libraries recurse over the operators of a model.
 const LOAD_STACK_BYTES: usize = 64 << 20;
-/// Threads that run graphs, for each core, at most.
-const MAX_THREADS_PER_CORE: usize = 4;
-/// How long runs wait for a thread before there is one more.
-const PATIENCE: Duration = Duration::from_millis(20);
-/// How long a thread looks for the next message before it sleeps.
-const LOOKOUT: Duration = Duration::from_micros(50);
+/// Runs that took longer are looked at for the memory that they took.
+const WORTH_A_LOOK: Duration = Duration::from_millis(1);
 /// Runs that were stopped before they came.
 const MAX_STOPPED: usize = 1024;
 
@@ -48,6 +49,7 @@ struct Engine {
     /// Whether the node is gone.
     is_over: AtomicBool,
     arena: Shared,
+    gauge: Gauge,
     graphs: RwLock<HashMap<u32, Arc<Loaded>>>,
     tensors: Tensors,
     stops: Mutex<Stops>,
@@ -59,22 +61,6 @@ struct Stops {
     running: HashMap<u64, Arc<Stop>>,
     /// Stopped before they came.
     early: Vec<u64>,
-}
-
-/// The threads that run graphs.
-#[derive(Default)]
-struct Crew {
-    threads: AtomicUsize,
-    idle: AtomicUsize,
-    /// Those of the idle ones that sleep, or are about to.
-    asleep: AtomicUsize,
-    /// Whether one of them is awake and looks for messages.
-    looks_out: AtomicBool,
-    number: AtomicU64,
-    /// Whether the watchman sleeps.
-    unwatched: AtomicBool,
-    watch: Mutex<()>,
-    called: Condvar,
 }
 
 /// Runs an engine until its node is gone. `control` is its end of the stream that the node made.
@@ -118,6 +104,7 @@ pub fn serve(control: UnixStream) -> io::Result<()> {
         bell,
         is_over: AtomicBool::new(false),
         arena,
+        gauge: Gauge::open()?,
         graphs: RwLock::default(),
         tensors: Tensors::default(),
         stops: Mutex::default(),
@@ -188,9 +175,13 @@ impl Engine {
 
     fn load(&self, load: Load) {
         let graph = load.graph;
+        let activity = self.gauge.begin();
         let loaded = guarded(|| self.loaded(load))
             .map_err(|e| LoadError(e.to_string()))
             .flatten();
+        let weight_bytes = activity.growth_bytes();
+        drop(activity);
+        self.gauge.settle();
         let answer = match loaded {
             Ok(loaded) => {
                 let head = Box::new(LoadedHead {
@@ -201,6 +192,7 @@ impl Engine {
                     inputs: loaded.inputs.clone(),
                     outputs: loaded.outputs.clone(),
                     mixes_rows: loaded.mixes_rows.clone(),
+                    weight_bytes,
                 });
                 let mut graphs = self.graphs.write().unwrap_or_else(PoisonError::into_inner);
                 graphs.insert(graph, Arc::new(loaded));
@@ -238,144 +230,6 @@ impl Engine {
         }
     }
 
-    /// Starts one more thread that runs graphs.
-    fn hire(self: &Arc<Self>) -> io::Result<()> {
-        self.crew.threads.fetch_add(1, Ordering::Relaxed);
-        self.crew.idle.fetch_add(1, Ordering::Relaxed);
-        let number = self.crew.number.fetch_add(1, Ordering::Relaxed);
-        let engine = self.clone();
-        let started = std::thread::Builder::new()
-            .name(format!("run-{number}"))
-            .spawn(move || {
-                let pool = Arc::new(rten::ThreadPool::with_num_threads(1));
-                let mut pools = Pools(vec![(1, pool.clone())]);
-                pool.run(|| engine.work(&mut pools));
-                engine.crew.threads.fetch_sub(1, Ordering::Relaxed);
-            });
-        if started.is_err() {
-            self.crew.threads.fetch_sub(1, Ordering::Relaxed);
-            self.crew.idle.fetch_sub(1, Ordering::Relaxed);
-        }
-        started.map(drop)
-    }
-
-    /// Takes runs until the node is gone, or there are more threads that wait than cores.
-    fn work(&self, pools: &mut Pools) {
-        let mut message = Vec::new();
-        while self.next(&mut message) {
-            if self.crew.idle.fetch_sub(1, Ordering::Relaxed) == 1 {
-                self.call_watchman();
-            }
-            self.take(&message, pools);
-            let idle = self.crew.idle.fetch_add(1, Ordering::Relaxed);
-            if idle >= cores() && self.crew.threads.load(Ordering::Relaxed) > cores() {
-                self.crew.idle.fetch_sub(1, Ordering::Relaxed);
-                return;
-            }
-        }
-    }
-
-    /// Waits for the next message of the node; false when the node is gone.
-    fn next(&self, message: &mut Vec<u8>) -> bool {
-        while !self.is_over.load(Ordering::SeqCst) {
-            match self.requests.take().next(message) {
-                Ok(true) => {
-                    if self.requests.made_room() {
-                        self.ring();
-                    }
-                    return true;
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::error!(%error, "the node's messages are wrong");
-                    return false;
-                }
-            }
-            if self.looked_out() {
-                continue;
-            }
-            self.crew.asleep.fetch_add(1, Ordering::SeqCst);
-            let sleep = self.requests.next_sleep();
-            // A lookout wakes this one, or has the node do so, before it does anything else: it looks for sleepers after it has
-            // ceased to look out, and this one looks for a lookout after it has counted itself among the sleepers.
-            let sleep = match self.crew.looks_out.load(Ordering::SeqCst) {
-                true => Some(sleep),
-                false => self.requests.about_to_sleep(),
-            };
-            if let Some(sleep) = sleep
-                && !self.is_over.load(Ordering::SeqCst)
-            {
-                self.requests.sleep(sleep);
-            }
-            self.crew.asleep.fetch_sub(1, Ordering::SeqCst);
-        }
-        false
-    }
-
-    /// Looks out for the next message for a while, if no other thread does: to sleep and be woken takes longer than many a run.
-    /// True when there is one.
-    fn looked_out(&self) -> bool {
-        if self.crew.looks_out.swap(true, Ordering::SeqCst) {
-            return false;
-        }
-        let begun = Instant::now();
-        while self.requests.is_empty()
-            && begun.elapsed() < LOOKOUT
-            && !self.is_over.load(Ordering::Relaxed)
-        {
-            // The core is for those who have something to do.
-            std::thread::yield_now();
-        }
-        self.crew.looks_out.store(false, Ordering::SeqCst);
-        !self.requests.is_empty()
-    }
-
-    /// Before a run begins: the node wakes one thread for as many messages as come at once, and that one wakes another.
-    fn call_others(&self) {
-        if self.crew.asleep.load(Ordering::SeqCst) > 0 && self.requests.about_to_sleep().is_none() {
-            self.requests.wake(1);
-        }
-    }
-
-    fn ring(&self) {
-        // It fails only when the node has not listened for longer than there are numbers.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
-    }
-
-    fn call_watchman(&self) {
-        if self.crew.unwatched.swap(false, Ordering::AcqRel) {
-            let _awake = lock(&self.crew.watch);
-            self.crew.called.notify_one();
-        }
-    }
-
-    /// Adds threads where runs wait for those that take long.
-    fn watch(self: Arc<Self>) {
-        let most = cores() * MAX_THREADS_PER_CORE;
-        loop {
-            let mut asleep = lock(&self.crew.watch);
-            self.crew.unwatched.store(true, Ordering::Release);
-            while self.crew.unwatched.load(Ordering::Acquire)
-                && self.crew.idle.load(Ordering::Relaxed) > 0
-            {
-                asleep = self
-                    .crew
-                    .called
-                    .wait(asleep)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            drop(asleep);
-            std::thread::sleep(PATIENCE);
-            if self.crew.idle.load(Ordering::Relaxed) == 0
-                && self.crew.threads.load(Ordering::Relaxed) < most
-                && !self.requests.is_empty()
-                && let Err(error) = self.hire()
-            {
-                tracing::warn!(%error, "no thread can be started for runs that wait");
-            }
-        }
-    }
-
     fn take(&self, message: &[u8], pools: &mut Pools) {
         let (request, behind) = match wire::decode::<Request>(message) {
             Ok(read) => read,
@@ -398,7 +252,7 @@ impl Engine {
                     Some(stop) => {
                         let worker = Worker::of_engine(pools.of(threads as usize), stop.clone());
                         let inputs = self.tensors.arrived(inputs, behind, &self.arena);
-                        guarded(|| self.run(graph, inputs?, &worker))
+                        guarded(|| self.run(graph, length, inputs?, &worker))
                             .map_err(|e| Failure::Backend(e.to_string()))
                             .flatten()
                     }
@@ -417,6 +271,8 @@ impl Engine {
                 let gone = graphs.remove(&graph);
                 drop(graphs);
                 drop(gone);
+                give_back();
+                self.gauge.settle();
             }
             Request::Long(span) => match self.arena.copy(span) {
                 Ok(message) => self.take(&message, pools),
@@ -428,14 +284,17 @@ impl Engine {
     fn run(
         &self,
         graph: u32,
+        length: Length,
         inputs: Vec<Tensor>,
         worker: &Worker,
-    ) -> Result<(Vec<Outgoing>, Duration), Failure> {
+    ) -> Result<(Vec<Outgoing>, Took), Failure> {
         let graphs = self.graphs.read().unwrap_or_else(PoisonError::into_inner);
         let loaded = graphs.get(&graph).cloned();
         drop(graphs);
         let loaded =
             loaded.ok_or_else(|| Failure::Backend(format!("there is no graph {graph}")))?;
+        // To look costs more than a short run does.
+        let activity = (length == Length::Unknown).then(|| self.gauge.begin());
         let begun = Instant::now();
         let outputs = loaded
             .model
@@ -444,12 +303,32 @@ impl Engine {
                 RunError::Inputs(text) => Failure::Inputs(text),
                 RunError::Failed(text) => Failure::Backend(text),
             })?;
-        let took = begun.elapsed();
+        let time = begun.elapsed();
+        let mut peak_bytes = 0;
+        if let Some(activity) = activity
+            && time > WORTH_A_LOOK
+        {
+            peak_bytes = activity.peak_bytes().unwrap_or(0);
+            drop(activity);
+            if self.gauge.is_in_excess() {
+                self.ask_back();
+            }
+        }
         let outputs = tensors::departing(outputs, &self.tensors).map_err(Failure::Backend)?;
-        Ok((outputs, took))
+        Ok((outputs, Took { time, peak_bytes }))
     }
 
-    fn reply(&self, run: u64, ran: Result<(Vec<Outgoing>, Duration), Failure>) {
+    /// Has memory given back that runs have left with the libraries.
+    fn ask_back(&self) {
+        let graphs = self.graphs.read().unwrap_or_else(PoisonError::into_inner);
+        for loaded in graphs.values() {
+            loaded.model.give_back_memory();
+        }
+        drop(graphs);
+        give_back();
+    }
+
+    fn reply(&self, run: u64, ran: Result<(Vec<Outgoing>, Took), Failure>) {
         match ran {
             Ok((outputs, took)) => {
                 let (heads, elements): (Vec<_>, Vec<_>) = outputs
@@ -458,7 +337,8 @@ impl Engine {
                     .unzip();
                 let reply = Reply::Ran {
                     run,
-                    took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+                    took_ns: u64::try_from(took.time.as_nanos()).unwrap_or(u64::MAX),
+                    peak_bytes: took.peak_bytes,
                     outputs: heads,
                 };
                 self.send(&reply, &elements);
@@ -548,6 +428,15 @@ impl Pools {
         let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
         self.0.push((threads, pool.clone()));
         pool
+    }
+}
+
+/// Gives memory back to the system that the C library keeps for later.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: may be called at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -23,6 +23,7 @@ fn fleet() -> Arc<Fleet> {
         Program::Thread,
         Confinement::default(),
         load_timeout,
+        1 << 40,
         options,
     )
     .unwrap()

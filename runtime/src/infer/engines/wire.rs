@@ -99,6 +99,8 @@ pub(super) enum Reply {
         run: u64,
         /// What the backend took.
         took_ns: u64,
+        /// The most memory that the run took, where it was measured; else 0.
+        peak_bytes: u64,
         outputs: Vec<Head>,
     },
     Failed {
@@ -244,6 +246,8 @@ pub(super) struct LoadedHead {
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
     pub mixes_rows: Option<String>,
+    /// The memory that it takes, where that was measured.
+    pub weight_bytes: Option<u64>,
 }
 
 #[cfg(test)]

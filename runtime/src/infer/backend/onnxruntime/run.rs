@@ -1,8 +1,9 @@
 //! Runs of an ONNX Runtime session: tensors in, tensors out.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ort::AsPointer;
 use ort::error::ErrorCode;
@@ -16,6 +17,10 @@ use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;
 
+/// The option with which a run gives back what the arenas of these devices have no use for.
+const SHRINKS: &CStr = c"memory.enable_memory_arena_shrinkage";
+const OF_HOST: &CStr = c"cpu:0";
+
 /// A session that runs from many threads at once.
 pub(super) struct SharedSession {
     session: Session,
@@ -26,6 +31,8 @@ pub(super) struct SharedSession {
     place: Place,
     /// When its outputs can be elsewhere than on the host.
     device: Option<OffHost>,
+    /// Whether the next run gives back what the library keeps for those after it.
+    gives_back: AtomicBool,
 }
 
 /// Outputs of a session on a device: each is left there or brought to the host, as the last one was wanted.
@@ -49,8 +56,13 @@ impl Model for SharedSession {
             inputs.push(input(port, tensor).map_err(RunError::Inputs)?);
         }
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
-        let options = worker.stop().map(|_| Options::new()).transpose();
-        let options = options.map_err(|e| e.to_string())?.map(Arc::new);
+        let gives_back = self.gives_back.swap(false, Ordering::Relaxed);
+        let options = (gives_back || worker.stop().is_some()).then(Options::new);
+        let options = options.transpose().map_err(|e| e.to_string())?;
+        if let Some(options) = options.as_ref().filter(|_| gives_back) {
+            options.give_back_memory().map_err(|e| e.to_string())?;
+        }
+        let options = options.map(Arc::new);
         let ending = worker.stop().zip(options.clone());
         let ending = ending.map(|(stop, options)| stop.by(move || options.terminate()));
         let options = options.as_deref();
@@ -76,6 +88,10 @@ impl Model for SharedSession {
 
     fn place(&self) -> Place {
         self.place
+    }
+
+    fn give_back_memory(&self) {
+        self.gives_back.store(true, Ordering::Relaxed);
     }
 }
 
@@ -108,6 +124,7 @@ impl SharedSession {
             session,
             place,
             device,
+            gives_back: AtomicBool::new(false),
         })
     }
 
@@ -258,6 +275,15 @@ impl Options {
         NonNull::new(options)
             .map(Self)
             .ok_or_else(|| ort::Error::new("no options were made"))
+    }
+
+    /// Has the run give back, at its end, memory that the library would keep.
+    fn give_back_memory(&self) -> ort::Result<()> {
+        let (key, value) = (SHRINKS.as_ptr(), OF_HOST.as_ptr());
+        // SAFETY: the options are alive, and the texts are copied.
+        let status = unsafe { (ort::api().AddRunConfigEntry)(self.0.as_ptr(), key, value) };
+        // SAFETY: the status that the call gave, read once.
+        unsafe { ort::Error::result_from_status(status) }
     }
 
     fn ptr(&self) -> *const ort::sys::OrtRunOptions {

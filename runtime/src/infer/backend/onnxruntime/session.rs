@@ -102,8 +102,12 @@ fn logger(held: Option<Arc<Mmap>>) -> LoggerFunction {
         match level {
             LogLevel::Verbose => tracing::trace!(place, "{text}"),
             LogLevel::Warning if !repeats => tracing::warn!(place, "{text}"),
-            LogLevel::Info | LogLevel::Warning => tracing::debug!(place, "{text}"),
-            LogLevel::Error | LogLevel::Fatal => tracing::error!(place, "{text}"),
+            // What the library calls an error is the answer of the load or the run that it belongs to, where its caller reads it:
+            // callers could fill the log with them.
+            LogLevel::Info | LogLevel::Warning | LogLevel::Error => {
+                tracing::debug!(place, "{text}");
+            }
+            LogLevel::Fatal => tracing::error!(place, "{text}"),
         }
     })
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use tokio::sync::broadcast;
 
 use super::{Fleet, lock};
-use crate::infer::engines::EngineInfo;
 use crate::infer::engines::history::{EngineEvent, EngineTotals};
+use crate::infer::engines::{EngineInfo, GraphMemory};
 use crate::process::barrier::Barrier;
 
 impl Fleet {
@@ -31,6 +31,11 @@ impl Fleet {
             })
         });
         running.collect()
+    }
+
+    /// What graphs take of the memory.
+    pub fn graph_memory(&self) -> GraphMemory {
+        self.memory.info()
     }
 
     /// What confines engines here, and what does not.

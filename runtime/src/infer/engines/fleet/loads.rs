@@ -36,6 +36,21 @@ impl From<String> for Failure {
     }
 }
 
+impl Spec {
+    /// The size of its files.
+    fn file_bytes(&self) -> u64 {
+        match &self.source {
+            OwnedSource::Bytes(bytes) => bytes.len() as u64,
+            OwnedSource::File { path, data } => {
+                let paths = data.iter().map(|file| &file.path).chain([path]);
+                paths
+                    .filter_map(|path| Some(std::fs::metadata(path).ok()?.len()))
+                    .sum()
+            }
+        }
+    }
+}
+
 impl Fleet {
     pub(super) fn load_spec(
         self: &Arc<Self>,
@@ -84,6 +99,7 @@ impl Fleet {
     ) -> Result<(At, LoadedHead), Failure> {
         let group = self.group_of(spec)?;
         let is_alone = group.suspect.is_some();
+        let share = self.memory.share(&spec.label.key(), spec.file_bytes())?;
         // Before the engine is looked for, so that it does not end meanwhile.
         let counted = Counted::new(self, group);
         let engine = self.engine(&counted)?;
@@ -92,6 +108,8 @@ impl Fleet {
             engine: engine.clone(),
             graph,
             executor: self.executor.clone(),
+            share,
+            label: spec.label.clone(),
             _laid: None,
             _counted: counted,
         };
@@ -130,6 +148,9 @@ impl Fleet {
             Ok(Ok(head)) => {
                 // On a card it is loaded from these files again after others took its room.
                 at._laid = laid.filter(|_| head.place != Place::Host);
+                if let Some(bytes) = head.weight_bytes {
+                    at.share.measured(bytes)?;
+                }
                 Ok((at, head))
             }
             Ok(Err(LoadFailure::Refused(error))) => Err(Failure::Final(error)),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::process::Child;
 
-use super::{Ended, InFlight, LoadFailure, RunEnd, Running, Sentence, State};
+use super::{Ended, InFlight, LoadFailure, RunEnd, Running, Sentence, State, Took};
 use crate::infer::backend::RunError;
 use crate::infer::engines::history::{EndReason, Suspect};
 use crate::infer::engines::ring::{Sent, Taking};
@@ -216,13 +216,17 @@ impl Running {
             Reply::Ran {
                 run,
                 took_ns,
+                peak_bytes,
                 outputs,
             } => {
                 let Some(in_flight) = self.lock().runs.remove(&run) else {
                     return;
                 };
                 let end = match self.unpack(outputs, behind) {
-                    Ok(outputs) => RunEnd::Ran(outputs, Duration::from_nanos(took_ns)),
+                    Ok(outputs) => {
+                        let time = Duration::from_nanos(took_ns);
+                        RunEnd::Ran(outputs, Took { time, peak_bytes })
+                    }
                     Err(error) => RunEnd::Failed(RunError::Failed(error)),
                 };
                 (in_flight.done)(end);

@@ -1,0 +1,192 @@
+//! What the graphs of an engine take of its memory, as the engine itself sees it.
+//!
+//! The system tells how much a whole process takes, and nothing of graphs. So what a graph takes is what the engine grows by
+//! while nothing else happens in it: when a graph is loaded, and when a run takes more than any before.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Memory that runs may leave with the libraries, for the next ones, before it is asked back.
+const EXCESS_BYTES: u64 = 256 << 20;
+/// How often it is asked back.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// The memory of this process.
+pub(super) struct Gauge {
+    /// `/proc/self/statm`: pages, of which some are of files.
+    pages: File,
+    /// `/proc/self/status`, where the highest mark stands.
+    status: File,
+    page_bytes: u64,
+    /// Loads and runs that are going on.
+    active: AtomicUsize,
+    /// Loads and runs that have begun.
+    begun: AtomicU64,
+    /// The most that this process ever took, as of the last look.
+    highest_bytes: AtomicU64,
+    /// What it took when it had no more than its graphs.
+    floor_bytes: AtomicU64,
+    asked: Mutex<Option<Instant>>,
+}
+
+/// Something that takes memory, while it goes on.
+pub(super) struct Activity<'a> {
+    gauge: &'a Gauge,
+    /// Which it is, and what the process took before; nothing when it was not alone.
+    alone: Option<(u64, Taken)>,
+}
+
+/// What a process takes.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    /// Of its own, without mapped files.
+    own_bytes: u64,
+    /// All that is in memory.
+    bytes: u64,
+}
+
+impl Gauge {
+    /// The gauge of this process.
+    ///
+    /// # Errors
+    /// When the system says nothing of its memory.
+    pub fn open() -> io::Result<Self> {
+        let gauge = Self {
+            pages: File::open("/proc/self/statm")?,
+            status: File::open("/proc/self/status")?,
+            page_bytes: rustix::param::page_size() as u64,
+            active: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
+            highest_bytes: AtomicU64::new(0),
+            floor_bytes: AtomicU64::new(0),
+            asked: Mutex::default(),
+        };
+        gauge.taken().ok_or(io::ErrorKind::Unsupported)?;
+        gauge.settle();
+        Ok(gauge)
+    }
+
+    /// Notes that something begins.
+    pub fn begin(&self) -> Activity<'_> {
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let others = self.active.fetch_add(1, Ordering::SeqCst);
+        let alone = match others {
+            0 => self.taken().map(|taken| (number, taken)),
+            _ => None,
+        };
+        Activity { gauge: self, alone }
+    }
+
+    /// Notes that the process takes what its graphs take, and no more.
+    pub fn settle(&self) {
+        if let Some(taken) = self.taken() {
+            self.floor_bytes.store(taken.own_bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether runs have left so much memory with the libraries that it is to be asked back now.
+    pub fn is_in_excess(&self) -> bool {
+        let floor = self.floor_bytes.load(Ordering::Relaxed);
+        let is_over = |taken: Taken| taken.own_bytes > floor.saturating_add(EXCESS_BYTES);
+        if !self.taken().is_some_and(is_over) {
+            return false;
+        }
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_due = asked.is_none_or(|at| now.duration_since(at) > ASK_EVERY);
+        if is_due {
+            *asked = Some(now);
+        }
+        is_due
+    }
+
+    fn taken(&self) -> Option<Taken> {
+        let mut text = [0; 128];
+        let bytes = self.pages.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(&text[..bytes]).ok()?;
+        let mut numbers = text.split_ascii_whitespace().skip(1);
+        let mut next = || numbers.next()?.parse::<u64>().ok();
+        let (resident, of_files) = (next()?, next()?);
+        Some(Taken {
+            own_bytes: resident.saturating_sub(of_files) * self.page_bytes,
+            bytes: resident * self.page_bytes,
+        })
+    }
+
+    /// The most that this process ever took.
+    fn highest(&self) -> Option<u64> {
+        let mut text = [0; 4096];
+        let bytes = self.status.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(&text[..bytes]).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kibibytes << 10)
+    }
+}
+
+impl Activity<'_> {
+    /// What the process took before, if nothing else has happened since.
+    fn before(&self) -> Option<Taken> {
+        let (number, before) = self.alone?;
+        (self.gauge.begun.load(Ordering::SeqCst) == number).then_some(before)
+    }
+
+    /// What the process has grown by, if nothing else has happened meanwhile.
+    pub fn growth_bytes(&self) -> Option<u64> {
+        let before = self.before()?;
+        let after = self.gauge.taken()?;
+        Some(after.own_bytes.saturating_sub(before.own_bytes))
+    }
+
+    /// What this took at its highest, if it took more than anything before, and nothing else has happened meanwhile.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        let highest = self.gauge.highest()?;
+        let before_bytes = self
+            .gauge
+            .highest_bytes
+            .fetch_max(highest, Ordering::SeqCst);
+        let before = self.before()?;
+        (highest > before_bytes).then(|| highest.saturating_sub(before.bytes))
+    }
+}
+
+impl Drop for Activity<'_> {
+    fn drop(&mut self) {
+        self.gauge.active.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_alone_is_measured() {
+        let gauge = Gauge::open().unwrap();
+        let activity = gauge.begin();
+        let memory = std::hint::black_box(vec![1u8; 512 << 20]);
+        // Other tests of this process take and give back memory meanwhile.
+        assert!(activity.growth_bytes().unwrap() > 256 << 20);
+        assert!(activity.peak_bytes().unwrap() > 256 << 20);
+        assert!(gauge.is_in_excess());
+        assert!(!gauge.is_in_excess(), "asked a moment ago");
+        drop(memory);
+    }
+
+    #[test]
+    fn what_is_not_alone_is_not() {
+        let gauge = Gauge::open().unwrap();
+        let first = gauge.begin();
+        let second = gauge.begin();
+        assert_eq!(second.growth_bytes(), None);
+        drop(second);
+        assert_eq!(first.growth_bytes(), None);
+        assert_eq!(first.peak_bytes(), None);
+        drop(first);
+        assert!(gauge.begin().growth_bytes().is_some());
+    }
+}

@@ -1,0 +1,263 @@
+//! The memory that all graphs of a node may take together: what each of them takes, which go so that another can come, and
+//! which do not fit.
+//!
+//! A graph counts with what it was measured to take when it was loaded, and with the most that a run of it was seen to take
+//! besides. Until it was loaded once, it counts with the size of its files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::slot::Slot;
+use crate::infer::residency::{Resident, Room, Tenant, room};
+
+/// So long a graph waits for others to end their runs, when memory is full of graphs that run.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// How often it looks whether they have.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What a graph takes besides its weights, as long as it was not measured.
+const OVERHEAD_BYTES: u64 = 4 << 20;
+/// Graphs whose measures are remembered while they are not loaded.
+const REMEMBERED: usize = 4096;
+
+/// What all graphs of a node may take together, and what they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphMemory {
+    /// As `samovar serve --memory` says.
+    pub limit_bytes: u64,
+    /// By graphs that are loaded, with the most that runs of them were seen to take.
+    pub used_bytes: u64,
+}
+
+/// The memory.
+pub(super) struct Memory {
+    limit_bytes: u64,
+    begun: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By all graphs that are loaded or load.
+    used_bytes: u64,
+    next: u64,
+    graphs: BTreeMap<Tenant, Weak<Slot>>,
+    /// What graphs took when they were loaded last, by their keys.
+    measured: HashMap<String, Measure>,
+}
+
+/// What a graph takes, and what its runs take besides.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measure {
+    weight_bytes: u64,
+    peak_bytes: u64,
+}
+
+/// What one graph takes, from before it is loaded until it is gone.
+pub(super) struct Share {
+    memory: Arc<Memory>,
+    key: String,
+    /// What it takes when it does not run.
+    weight_bytes: AtomicU64,
+    /// What its runs take besides.
+    peak_bytes: AtomicU64,
+}
+
+impl Memory {
+    /// Memory of so many bytes.
+    pub fn new(limit_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            limit_bytes,
+            begun: Instant::now(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// What all graphs may take, and take.
+    pub fn info(&self) -> GraphMemory {
+        GraphMemory {
+            limit_bytes: self.limit_bytes,
+            used_bytes: self.used_bytes(),
+        }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.lock().used_bytes
+    }
+
+    /// A number that grows with time, by which uses of graphs are compared.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Makes a graph one of those that go when others need its room.
+    pub fn enter(&self, graph: &Arc<Slot>) {
+        let mut state = self.lock();
+        state.next += 1;
+        let tenant = Tenant(state.next);
+        state.graphs.retain(|_, graph| graph.strong_count() > 0);
+        state.graphs.insert(tenant, Arc::downgrade(graph));
+    }
+
+    /// Has room made for a graph whose files have so many bytes. For threads that may block: it waits for runs of others.
+    ///
+    /// # Errors
+    /// When it does not fit, with the figures.
+    pub fn share(self: &Arc<Self>, key: &str, file_bytes: u64) -> Result<Share, String> {
+        let measured = self.lock().measured.get(key).copied();
+        let Measure {
+            weight_bytes,
+            peak_bytes,
+        } = measured.unwrap_or(Measure {
+            weight_bytes: file_bytes.saturating_add(OVERHEAD_BYTES),
+            peak_bytes: 0,
+        });
+        self.make_room(weight_bytes.saturating_add(peak_bytes))?;
+        Ok(Share {
+            memory: self.clone(),
+            key: key.to_owned(),
+            weight_bytes: AtomicU64::new(weight_bytes),
+            peak_bytes: AtomicU64::new(peak_bytes),
+        })
+    }
+
+    /// Takes `bytes`, once there is room for them.
+    fn make_room(&self, bytes: u64) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            let mut state = self.lock();
+            let there = state.there();
+            let residents = there.iter().map(|(tenant, (_, one))| (tenant, one));
+            let in_residents: u64 = residents.clone().map(|(_, one)| one.bytes).sum();
+            let is_loading = state.used_bytes > in_residents;
+            let missing = state.used_bytes.saturating_add(bytes);
+            let missing = missing.saturating_sub(self.limit_bytes);
+            match room(missing, 0, residents) {
+                Room::Free => {
+                    state.used_bytes = state.used_bytes.saturating_add(bytes);
+                    return Ok(());
+                }
+                Room::Evict(tenants) => {
+                    // Without the lock, which is taken when the room of one is given back.
+                    drop(state);
+                    for tenant in tenants {
+                        if let Some((graph, _)) = there.get(&tenant) {
+                            graph.evict();
+                        }
+                    }
+                }
+                Room::Never { .. } if !is_loading || bytes > self.limit_bytes => {
+                    return Err(self.refusal(bytes, state.used_bytes));
+                }
+                // What loads just now can go once it has loaded and run.
+                Room::AfterRuns | Room::Never { .. } => {
+                    if begun.elapsed() > MAX_WAIT {
+                        return Err(self.refusal(bytes, state.used_bytes));
+                    }
+                    drop(state);
+                    drop(there);
+                    std::thread::sleep(LOOK_EVERY);
+                }
+            }
+        }
+    }
+
+    fn refusal(&self, bytes: u64, used_bytes: u64) -> String {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        format!(
+            "it takes {} MiB of memory, and all graphs together may take {} MiB, of which {} are in use: start the server with a larger --memory, or deactivate deployments",
+            mib(bytes),
+            mib(self.limit_bytes),
+            mib(used_bytes)
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Sums and maps, whole at every instant.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The graphs that are loaded.
+    fn there(&self) -> BTreeMap<Tenant, (Arc<Slot>, Resident)> {
+        let graphs = self.graphs.iter();
+        let there = graphs.filter_map(|(tenant, graph)| {
+            let graph = graph.upgrade()?;
+            let resident = graph.resident()?;
+            Some((*tenant, (graph, resident)))
+        });
+        there.collect()
+    }
+
+    fn remember(&mut self, key: &str, measure: Measure) {
+        if self.measured.len() >= REMEMBERED && !self.measured.contains_key(key) {
+            // Whichever: a graph that is forgotten counts with its files once more.
+            let some = self.measured.keys().next().cloned();
+            some.and_then(|key| self.measured.remove(&key));
+        }
+        self.measured.insert(key.to_owned(), measure);
+    }
+}
+
+impl Share {
+    /// What the graph takes, its runs included.
+    pub fn bytes(&self) -> u64 {
+        let Measure {
+            weight_bytes,
+            peak_bytes,
+        } = self.measure();
+        weight_bytes.saturating_add(peak_bytes)
+    }
+
+    fn measure(&self) -> Measure {
+        Measure {
+            weight_bytes: self.weight_bytes.load(Ordering::Relaxed),
+            peak_bytes: self.peak_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Notes what the graph was measured to take.
+    ///
+    /// # Errors
+    /// When it takes more than was thought, and there is no room for that.
+    pub fn measured(&self, bytes: u64) -> Result<(), String> {
+        let before = self.weight_bytes.swap(bytes, Ordering::Relaxed);
+        let mut state = self.memory.lock();
+        state.remember(&self.key, self.measure());
+        state.used_bytes = state
+            .used_bytes
+            .saturating_sub(before)
+            .saturating_add(bytes);
+        let is_over = state.used_bytes > self.memory.limit_bytes;
+        drop(state);
+        if is_over {
+            // What others take beyond the limit has to go, and nothing has to come.
+            self.memory.make_room(0)?;
+            let used_bytes = self.memory.used_bytes();
+            if used_bytes > self.memory.limit_bytes {
+                return Err(self.memory.refusal(bytes, used_bytes - bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a run took so many bytes besides.
+    pub fn ran_with(&self, bytes: u64) {
+        let before = self.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
+        if bytes > before {
+            let mut state = self.memory.lock();
+            state.used_bytes = state.used_bytes.saturating_add(bytes - before);
+            state.remember(&self.key, self.measure());
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let bytes = self.bytes();
+        let mut state = self.memory.lock();
+        state.used_bytes = state.used_bytes.saturating_sub(bytes);
+    }
+}
