@@ -5,6 +5,7 @@
 mod access;
 mod analysis;
 mod async_inference;
+mod attack;
 mod audit;
 mod backends;
 mod batches;

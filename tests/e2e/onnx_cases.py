@@ -123,4 +123,5 @@ def main():
     print(json.dumps({"left_out": left_out}), file=sys.stderr)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,11 @@ impl Dice {
         let given = given.and_then(|text| text.parse().ok());
         let seed: u64 = given.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         eprintln!("SAMOVAR_TEST_SEED={seed}");
+        Self::of(seed)
+    }
+
+    /// Those of this seed.
+    pub fn of(seed: u64) -> Self {
         // Never zero, from which there is no way out.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }

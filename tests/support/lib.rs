@@ -1,5 +1,6 @@
 //! Starts the real `samovar` binary on a free port in a temporary folder, and drives it as users do.
 
+pub mod attack;
 pub mod bombs;
 pub mod canary;
 pub mod children;
@@ -140,6 +141,11 @@ impl Server {
         let pid = i32::try_from(self.child.id()).expect("a pid fits");
         // SAFETY: the child is ours and not yet waited for, so the pid is its.
         unsafe { libc::kill(pid, signal) };
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     /// Waits for its end.
