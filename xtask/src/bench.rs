@@ -15,7 +15,7 @@ mod models;
 mod modes;
 #[path = "../../tests/support/onnx.rs"]
 #[expect(dead_code, reason = "tests use the rest of it")]
-mod onnx;
+pub mod onnx;
 mod servers;
 mod table;
 mod tiny;

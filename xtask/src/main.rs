@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod attack;
 mod bench;
 mod book;
 mod built_in;
@@ -77,6 +78,8 @@ enum Command {
         #[arg(long, value_name = "TARGET")]
         only: Vec<String>,
     },
+    /// Attack a node for a time, beside models that must not notice
+    Attack(attack::Options),
     /// Generate the Rust form of the ONNX schema, when that has changed
     OnnxSchema,
     /// Check the book in docs/ and build it; needs mdbook
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Command::Guests => guests::build(),
         Command::BuiltIn => built_in::build(),
         Command::Fuzz { minutes, only } => fuzz::run(minutes, &only),
+        Command::Attack(options) => attack::run(&options),
         Command::OnnxSchema => onnx_schema(),
         Command::Book => book::build(),
     };
