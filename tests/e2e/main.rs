@@ -29,6 +29,7 @@ mod environments;
 mod events;
 mod external_data;
 mod fairness;
+mod graph_memory;
 mod hang_ups;
 mod host_memory;
 mod hostile;

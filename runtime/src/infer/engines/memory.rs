@@ -2,7 +2,7 @@
 //! which do not fit.
 //!
 //! A graph counts with what it was measured to take when it was loaded, and with the most that a run of it was seen to take
-//! besides. Until it was loaded once, it counts with the size of its files.
+//! besides. It counts with the size of its files at least: they are mapped, and in memory once runs have read them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,6 +58,7 @@ struct Measure {
 pub(super) struct Share {
     memory: Arc<Memory>,
     key: String,
+    file_bytes: u64,
     /// What it takes when it does not run.
     weight_bytes: AtomicU64,
     /// What its runs take besides.
@@ -113,17 +114,20 @@ impl Memory {
             weight_bytes: file_bytes.saturating_add(OVERHEAD_BYTES),
             peak_bytes: 0,
         });
-        self.make_room(weight_bytes.saturating_add(peak_bytes))?;
+        let bytes = weight_bytes.saturating_add(peak_bytes);
+        self.make_room(bytes)
+            .map_err(|()| self.refusal(bytes, self.used_bytes()))?;
         Ok(Share {
             memory: self.clone(),
             key: key.to_owned(),
+            file_bytes,
             weight_bytes: AtomicU64::new(weight_bytes),
             peak_bytes: AtomicU64::new(peak_bytes),
         })
     }
 
-    /// Takes `bytes`, once there is room for them.
-    fn make_room(&self, bytes: u64) -> Result<(), String> {
+    /// Takes `bytes`, once there is room for them; not when there is none for too long.
+    fn make_room(&self, bytes: u64) -> Result<(), ()> {
         let begun = Instant::now();
         loop {
             let mut state = self.lock();
@@ -148,12 +152,12 @@ impl Memory {
                     }
                 }
                 Room::Never { .. } if !is_loading || bytes > self.limit_bytes => {
-                    return Err(self.refusal(bytes, state.used_bytes));
+                    return Err(());
                 }
                 // What loads just now can go once it has loaded and run.
                 Room::AfterRuns | Room::Never { .. } => {
                     if begun.elapsed() > MAX_WAIT {
-                        return Err(self.refusal(bytes, state.used_bytes));
+                        return Err(());
                     }
                     drop(state);
                     drop(there);
@@ -166,7 +170,7 @@ impl Memory {
     fn refusal(&self, bytes: u64, used_bytes: u64) -> String {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         format!(
-            "it takes {} MiB of memory, and all graphs together may take {} MiB, of which {} are in use: start the server with a larger --memory, or deactivate deployments",
+            "it takes {} MiB of memory, and all graphs together may take {} MiB, of which others take {} MiB: start the server with a larger --memory, or deactivate deployments",
             mib(bytes),
             mib(self.limit_bytes),
             mib(used_bytes)
@@ -223,6 +227,7 @@ impl Share {
     /// # Errors
     /// When it takes more than was thought, and there is no room for that.
     pub fn measured(&self, bytes: u64) -> Result<(), String> {
+        let bytes = bytes.max(self.file_bytes);
         let before = self.weight_bytes.swap(bytes, Ordering::Relaxed);
         let mut state = self.memory.lock();
         state.remember(&self.key, self.measure());
@@ -234,11 +239,11 @@ impl Share {
         drop(state);
         if is_over {
             // What others take beyond the limit has to go, and nothing has to come.
-            self.memory.make_room(0)?;
-            let used_bytes = self.memory.used_bytes();
-            if used_bytes > self.memory.limit_bytes {
-                return Err(self.memory.refusal(bytes, used_bytes - bytes));
-            }
+            let refusal = |()| {
+                let others = self.memory.used_bytes().saturating_sub(bytes);
+                self.memory.refusal(bytes, others)
+            };
+            self.memory.make_room(0).map_err(refusal)?;
         }
         Ok(())
     }

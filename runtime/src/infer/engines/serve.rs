@@ -50,6 +50,7 @@ struct Engine {
     is_over: AtomicBool,
     arena: Shared,
     gauge: Gauge,
+    collect: fn(),
     graphs: RwLock<HashMap<u32, Arc<Loaded>>>,
     tensors: Tensors,
     stops: Mutex<Stops>,
@@ -63,11 +64,12 @@ struct Stops {
     early: Vec<u64>,
 }
 
-/// Runs an engine until its node is gone. `control` is its end of the stream that the node made.
+/// Runs an engine until its node is gone. `control` is its end of the stream that the node made. `collect` has the program's
+/// allocator give back to the system what it keeps.
 ///
 /// # Errors
 /// When the node does not begin as a node does.
-pub fn serve(control: UnixStream) -> io::Result<()> {
+pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
     let [bell, arena, messages] = frames::receive_files(&control)?;
     let arena = Shared::open(&arena)?;
     let (requests, replies) = ring::of_engine(&Shared::open(&messages)?)?;
@@ -105,6 +107,7 @@ pub fn serve(control: UnixStream) -> io::Result<()> {
         is_over: AtomicBool::new(false),
         arena,
         gauge: Gauge::open()?,
+        collect,
         graphs: RwLock::default(),
         tensors: Tensors::default(),
         stops: Mutex::default(),
@@ -179,6 +182,8 @@ impl Engine {
         let loaded = guarded(|| self.loaded(load))
             .map_err(|e| LoadError(e.to_string()))
             .flatten();
+        // What reading and optimizing took is not the graph's.
+        self.give_back();
         let weight_bytes = activity.growth_bytes();
         drop(activity);
         self.gauge.settle();
@@ -271,7 +276,7 @@ impl Engine {
                 let gone = graphs.remove(&graph);
                 drop(graphs);
                 drop(gone);
-                give_back();
+                self.give_back();
                 self.gauge.settle();
             }
             Request::Long(span) => match self.arena.copy(span) {
@@ -318,6 +323,16 @@ impl Engine {
         Ok((outputs, Took { time, peak_bytes }))
     }
 
+    /// Gives memory back to the system that allocators keep for later: this program's, and the C library's, which others use.
+    fn give_back(&self) {
+        (self.collect)();
+        #[cfg(target_env = "gnu")]
+        // SAFETY: may be called at any time, from any thread.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
     /// Has memory given back that runs have left with the libraries.
     fn ask_back(&self) {
         let graphs = self.graphs.read().unwrap_or_else(PoisonError::into_inner);
@@ -325,7 +340,7 @@ impl Engine {
             loaded.model.give_back_memory();
         }
         drop(graphs);
-        give_back();
+        self.give_back();
     }
 
     fn reply(&self, run: u64, ran: Result<(Vec<Outgoing>, Took), Failure>) {
@@ -428,15 +443,6 @@ impl Pools {
         let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
         self.0.push((threads, pool.clone()));
         pool
-    }
-}
-
-/// Gives memory back to the system that the C library keeps for later.
-fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: may be called at any time, from any thread.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

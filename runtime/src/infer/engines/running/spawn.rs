@@ -32,6 +32,8 @@ pub(super) fn start(program: &Program, theirs: UnixStream) -> io::Result<Option<
             command
                 .arg("engine")
                 .env_clear()
+                // Addresses that the allocator only reserves do not count towards the limit of memory.
+                .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
                 .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)))
                 .stdin(Stdio::from(OwnedFd::from(theirs)))
                 .stdout(Stdio::null())
@@ -43,7 +45,7 @@ pub(super) fn start(program: &Program, theirs: UnixStream) -> io::Result<Option<
         #[cfg(test)]
         Program::Thread => {
             std::thread::Builder::new()
-                .spawn(move || crate::infer::engines::serve::serve(theirs))?;
+                .spawn(move || crate::infer::engines::serve::serve(theirs, || {}))?;
             Ok(None)
         }
     }

@@ -1,0 +1,157 @@
+//! What graphs take of the memory together: idle ones make room, what does not fit is refused, and what is not needed any more
+//! goes back.
+
+use anyhow::{Context, Result};
+use samovar_tests::children::{self, children};
+use samovar_tests::onnx::{Value as Port, Weight, model, model_with};
+use samovar_tests::python::onnxruntime;
+use samovar_tests::{Server, eventually};
+use serde_json::{Value, json};
+
+use crate::engines::{RTEN, shape, sums};
+use crate::open_inference::{F32, I64, infer, node, push_folder, sum};
+
+const MIB: u64 = 1 << 20;
+
+/// `y = x + w` with a `w` of so many mebibytes, which begins with this number.
+fn heavy(mib: u64, first: f32) -> Vec<u8> {
+    let elements = mib * MIB / 4;
+    let mut data = first.to_le_bytes().to_vec();
+    data.resize((elements * 4) as usize, 0);
+    let weight = Weight {
+        name: "w",
+        ty: F32,
+        dims: &[elements],
+        data: &data,
+    };
+    let x = Port {
+        name: "x",
+        ty: F32,
+        dims: &[Some(1)],
+    };
+    let y = Port {
+        name: "y",
+        ty: F32,
+        dims: &[Some(1)],
+    };
+    let index = Weight {
+        name: "zero",
+        ty: I64,
+        dims: &[1],
+        data: &[0; 8],
+    };
+    model_with(
+        14,
+        &[
+            node("Gather", &["w", "zero"], "first"),
+            node("Add", &["x", "first"], "y"),
+        ],
+        &[weight, index],
+        &[x],
+        &[y],
+    )
+}
+
+/// Sends 1, and returns what comes.
+async fn ask(server: &Server, name: &str) -> Result<f64> {
+    let one = json!({ "inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]});
+    let (status, told) = infer(server, name, &one).await?;
+    assert_eq!(status, 200, "{name}: {told}");
+    told["outputs"][0]["data"][0].as_f64().context("a number")
+}
+
+/// The names of the graphs that are in memory, and the bytes that all take.
+fn loaded(server: &Server) -> Result<(Vec<String>, u64)> {
+    let status = server.cli_json(&["status"])?;
+    let graphs = status["loaded_graphs"].as_array().context("a list")?;
+    let there = graphs.iter().filter(|graph| graph["memory_bytes"].is_u64());
+    let names = there.filter_map(|graph| Some(graph["name"].as_str()?.to_owned()));
+    let used = status["graph_memory"]["used_bytes"].as_u64();
+    Ok((names.collect(), used.context("a number")?))
+}
+
+#[tokio::test]
+async fn graphs_that_are_idle_make_room_and_come_back() -> Result<()> {
+    let server = Server::start_with(&[&RTEN[..], &["--memory", "100MiB"]].concat())?;
+    let names = ["a", "b", "c", "d"];
+    for (at, name) in names.iter().enumerate() {
+        let graph = [(*name, heavy(30, at as f32))];
+        push_folder(&server, name, &graph, "")?;
+    }
+    // Their replicas stay, and each graph is loaded again by the run that needs it.
+    for _ in 0..2 {
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(ask(&server, name).await?, 1.0 + at as f64);
+            let (there, used) = loaded(&server)?;
+            assert!(there.contains(&(*name).to_owned()), "{name}: {there:?}");
+            assert!(there.len() < names.len(), "{there:?}");
+            assert!(used <= 100 * MIB, "{used}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_graph_that_does_not_fit_is_refused_with_the_figures() -> Result<()> {
+    let server = Server::start_with(&[&RTEN[..], &["--memory", "40MiB"]].concat())?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    let refused = push_folder(&server, "large", &[("large", heavy(60, 0.0))], "");
+    let error = format!("{:#}", refused.err().context("it was taken")?);
+    for part in ["65 MiB", "40 MiB", "--memory"] {
+        assert!(error.contains(part), "no {part} in {error}");
+    }
+    sums(&server).await
+}
+
+/// Memory of its own that a process has.
+fn own_memory(pid: u32) -> Result<u64> {
+    let text = children::status(pid, "RssAnon")?;
+    let kib: u64 = text.trim_end_matches("kB").trim().parse()?;
+    Ok(kib << 10)
+}
+
+#[tokio::test]
+async fn what_runs_took_goes_back() -> Result<()> {
+    let Some(library) = onnxruntime()? else {
+        return Ok(());
+    };
+    let server = Server::start_with(&["--onnxruntime", &library])?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    let port = |name, ty, dims| Port { name, ty, dims };
+    let largest = model(
+        14,
+        &[
+            node("ConstantOfShape", &["shape"], "zeros"),
+            node("Exp", &["zeros"], "ones"),
+            node("ReduceMax", &["ones"], "y"),
+        ],
+        &[port("shape", I64, &[None])],
+        &[port("y", F32, &[None, None])],
+    );
+    push_folder(&server, "ones", &[("ones", largest)], "")?;
+    let engine = children(&server, "engine")?.into_iter().next();
+    let engine = engine.context("an engine")?;
+    let mut highest = 0;
+    for number in 0..60u64 {
+        // Between 1 and 64 MiB for each of two tensors, of ever other shapes.
+        let (rows, columns) = (1 + number * 1103 % 4096, 64 + number * 769 % 4032);
+        let (status, told) = infer(&server, "ones", &shape(rows, columns)).await?;
+        assert_eq!(
+            (status, &told["outputs"][0]["data"]),
+            (200, &json!([1.0])),
+            "{told}"
+        );
+        highest = own_memory(engine)?.max(highest);
+    }
+    assert!(highest < 1024 * MIB, "{highest}");
+    // The engine stays for its other graph.
+    let listed = server.cli_json(&["deployment", "list", "ones"])?;
+    let deployment: &Value = &listed["deployments"][0]["id"];
+    let deployment = deployment.as_str().context("an id")?;
+    server.cli_json(&["deployment", "deactivate", "ones", deployment])?;
+    eventually("its memory is given back", async || {
+        own_memory(engine).is_ok_and(|bytes| bytes < 100 * MIB)
+    })
+    .await?;
+    sums(&server).await
+}
