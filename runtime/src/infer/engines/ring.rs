@@ -41,12 +41,13 @@ struct Line<T>(T);
 const _: () = assert!(size_of::<Head>() as u64 <= HEAD_BYTES);
 const _: () = assert!(CAPACITY >= 2 * (MAX_MESSAGE_BYTES as u64 + LENGTH_BYTES));
 
-/// How a message was taken.
+/// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    Sent,
+    /// It is there, and the receiver is awake.
+    Awake,
     /// It is there, and the receiver sleeps: the caller wakes it.
-    ToSleeper,
+    Asleep,
     /// There is no room. The receiver will tell when there is.
     Full,
 }
@@ -204,9 +205,9 @@ impl Sender {
         fence(Ordering::SeqCst);
         let sleeps = &head.sleeps.0;
         Ok(match sleeps.load(Ordering::Relaxed) {
-            0 => Sent::Sent,
-            _ if sleeps.swap(0, Ordering::Relaxed) == 0 => Sent::Sent,
-            _ => Sent::ToSleeper,
+            0 => Sent::Awake,
+            _ if sleeps.swap(0, Ordering::Relaxed) == 0 => Sent::Awake,
+            _ => Sent::Asleep,
         })
     }
 

@@ -501,8 +501,8 @@ impl Running {
             false => self.requests.try_send(&[&message]),
         };
         match sent {
-            Ok(Sent::Sent) => {}
-            Ok(Sent::ToSleeper) => self.requests.wake_one(),
+            Ok(Sent::Awake) => {}
+            Ok(Sent::Asleep) => self.requests.wake_one(),
             Ok(Sent::Full) => {
                 let mut messages = self.outbox.lock();
                 messages.push_back(message);

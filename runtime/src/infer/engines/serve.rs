@@ -384,8 +384,8 @@ impl Engine {
         parts.extend(behind.iter().map(|bytes| &**bytes));
         while !self.is_over.load(Ordering::Relaxed) {
             match self.replies.try_send(&parts) {
-                Ok(Sent::Sent) => return,
-                Ok(Sent::ToSleeper) => return self.ring(),
+                Ok(Sent::Awake) => return,
+                Ok(Sent::Asleep) => return self.ring(),
                 Ok(Sent::Full) => self.replies.wait_for_room(),
                 Err(error) => return tracing::error!(%error, "a reply cannot be sent"),
             }

@@ -48,12 +48,12 @@ proptest! {
 #[test]
 fn whoever_sleeps_is_woken_once() {
     let (sender, receiver) = ends();
-    assert_eq!(sender.try_send(&[b"a"]).unwrap(), Sent::Sent);
+    assert_eq!(sender.try_send(&[b"a"]).unwrap(), Sent::Awake);
     assert!(receiver.about_to_sleep().is_none());
     next(&receiver);
     assert!(receiver.about_to_sleep().is_some());
-    assert_eq!(sender.try_send(&[b"b"]).unwrap(), Sent::ToSleeper);
-    assert_eq!(sender.try_send(&[b"c"]).unwrap(), Sent::Sent);
+    assert_eq!(sender.try_send(&[b"b"]).unwrap(), Sent::Asleep);
+    assert_eq!(sender.try_send(&[b"c"]).unwrap(), Sent::Awake);
 }
 
 #[test]
@@ -138,8 +138,8 @@ fn no_message_is_slept_over() {
                 for number in 0..EACH {
                     loop {
                         match sender.try_send(&[&number.to_le_bytes(), &behind]).unwrap() {
-                            Sent::Sent => break,
-                            Sent::ToSleeper => break sender.wake_one(),
+                            Sent::Awake => break,
+                            Sent::Asleep => break sender.wake_one(),
                             Sent::Full => sender.wait_for_room(),
                         }
                     }

@@ -263,8 +263,8 @@ impl Running {
         while let Some(message) = messages.front() {
             match self.requests.try_send(&[message])? {
                 Sent::Full => return Ok(()),
-                Sent::Sent => {}
-                Sent::ToSleeper => self.requests.wake_one(),
+                Sent::Awake => {}
+                Sent::Asleep => self.requests.wake_one(),
             }
             messages.pop_front();
         }
