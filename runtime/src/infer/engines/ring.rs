@@ -148,6 +148,37 @@ impl Ring {
         }
         Ok(())
     }
+
+    /// Copies the message between these positions to `message`, in place of what is in it; where the next one begins, or nothing
+    /// when there is none.
+    ///
+    /// # Errors
+    /// When the numbers cannot be.
+    fn message(&self, taken: u64, written: u64, message: &mut Vec<u8>) -> io::Result<Option<u64>> {
+        message.clear();
+        let there = written
+            .checked_sub(taken)
+            .filter(|there| *there <= CAPACITY);
+        let there = there.ok_or_else(|| {
+            io::Error::other(format!(
+                "{written} bytes were written to a ring, of which {taken} were taken"
+            ))
+        })?;
+        if there == 0 {
+            return Ok(None);
+        }
+        self.read(taken, LENGTH_BYTES, message)?;
+        let length = message.as_slice().try_into().map(u64::from_le_bytes);
+        let bytes = length.map_err(io::Error::other)?;
+        if bytes > MAX_MESSAGE_BYTES as u64 || taken_by(bytes) > there {
+            return Err(io::Error::other(format!(
+                "a message of {bytes} bytes in a ring with {there} bytes"
+            )));
+        }
+        message.clear();
+        self.read(taken + LENGTH_BYTES, bytes, message)?;
+        Ok(Some(taken + taken_by(bytes)))
+    }
 }
 
 /// What a message takes of a ring.
@@ -226,6 +257,18 @@ impl Sender {
     pub fn has_waiting(&self) -> bool {
         let head = self.ring.head();
         head.written.0.load(Ordering::Relaxed) != head.taken.0.load(Ordering::Relaxed)
+    }
+
+    /// Messages that the other side has not taken, for when it is gone. They are as it left them.
+    pub fn untaken(&self) -> Vec<Vec<u8>> {
+        let written = lock(&self.written);
+        let mut taken = self.ring.head().taken.0.load(Ordering::Acquire);
+        let (mut messages, mut message) = (Vec::new(), Vec::new());
+        while let Ok(Some(next)) = self.ring.message(taken, *written, &mut message) {
+            messages.push(message.clone());
+            taken = next;
+        }
+        messages
     }
 
     /// Wakes one thread of the receiver that sleeps with [`Receiver::sleep`].
@@ -342,32 +385,13 @@ impl Taking<'_> {
     /// # Errors
     /// When the other side has written numbers that cannot be.
     pub fn next(&mut self, message: &mut Vec<u8>) -> io::Result<bool> {
-        message.clear();
-        let (head, taken) = (self.ring.head(), *self.taken);
+        let head = self.ring.head();
         let written = head.written.0.load(Ordering::Acquire);
-        let there = written
-            .checked_sub(taken)
-            .filter(|there| *there <= CAPACITY);
-        let there = there.ok_or_else(|| {
-            io::Error::other(format!(
-                "{written} bytes were written to a ring, of which {taken} were taken"
-            ))
-        })?;
-        if there == 0 {
+        let Some(next) = self.ring.message(*self.taken, written, message)? else {
             return Ok(false);
-        }
-        self.ring.read(taken, LENGTH_BYTES, message)?;
-        let length = message.as_slice().try_into().map(u64::from_le_bytes);
-        let bytes = length.map_err(io::Error::other)?;
-        if bytes > MAX_MESSAGE_BYTES as u64 || taken_by(bytes) > there {
-            return Err(io::Error::other(format!(
-                "a message of {bytes} bytes in a ring with {there} bytes"
-            )));
-        }
-        message.clear();
-        self.ring.read(taken + LENGTH_BYTES, bytes, message)?;
-        *self.taken = taken + taken_by(bytes);
-        head.taken.0.store(*self.taken, Ordering::Release);
+        };
+        *self.taken = next;
+        head.taken.0.store(next, Ordering::Release);
         Ok(true)
     }
 }

@@ -5,7 +5,7 @@ mod follow;
 mod packing;
 mod spawn;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -111,9 +111,10 @@ impl Outbox {
 }
 
 impl State {
-    /// The graphs that run or load, by their numbers.
-    fn busy(&self) -> Vec<u32> {
-        let running = self.runs.values().map(|run| run.graph);
+    /// The graphs that run or load, by their numbers, but for those of these runs.
+    fn busy(&self, untaken: &HashSet<u64>) -> Vec<u32> {
+        let running = self.runs.iter().filter(|(run, _)| !untaken.contains(run));
+        let running = running.map(|(_, run)| run.graph);
         let mut busy: Vec<u32> = running.chain(self.loads.keys().copied()).collect();
         busy.sort_unstable();
         busy.dedup();

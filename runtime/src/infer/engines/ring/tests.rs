@@ -57,6 +57,24 @@ fn whoever_sleeps_is_woken_once() {
 }
 
 #[test]
+fn what_was_not_taken_can_be_told() {
+    let (sender, receiver) = ends();
+    for message in [b"a", b"b", b"c"] {
+        sender.try_send(&[message]).unwrap();
+    }
+    next(&receiver);
+    assert_eq!(sender.untaken(), [b"b", b"c"]);
+    // A peer that lies has fewer to tell of, and no more.
+    receiver
+        .ring
+        .head()
+        .taken
+        .0
+        .store(u64::MAX, Ordering::Relaxed);
+    assert!(sender.untaken().is_empty());
+}
+
+#[test]
 fn a_sender_that_found_no_room_is_told_of_it() {
     let (sender, receiver) = ends();
     let long = vec![0; MAX_MESSAGE_BYTES];

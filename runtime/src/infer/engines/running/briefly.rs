@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::Running;
 use super::follow::Left;
 
-/// The longest wait: what a run that counts as short may take, on its way too.
-const BRIEFLY: Duration = Duration::from_micros(100);
+/// The longest wait: most short runs are over by then. Longer waits cost many clients more than they save a single one.
+const BRIEFLY: Duration = Duration::from_micros(30);
 
 impl Running {
     /// Hands on replies until that of `run` has come, or it has taken too long for that.

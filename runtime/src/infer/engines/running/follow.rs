@@ -1,7 +1,7 @@
 //! The task that follows an engine: takes its replies, sends what waits, asks for signs of life, and tells its end.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -15,7 +15,7 @@ use super::{Ended, InFlight, LoadFailure, RunEnd, Running, Sentence, State, Took
 use crate::infer::backend::RunError;
 use crate::infer::engines::history::{EndReason, Suspect};
 use crate::infer::engines::ring::{Sent, Taking};
-use crate::infer::engines::wire::{self, Failure, Order, Reply};
+use crate::infer::engines::wire::{self, Failure, Order, Reply, Request};
 use crate::process::{frames, oom, signal_name};
 use crate::text::bounded;
 
@@ -80,15 +80,27 @@ impl Running {
         self.end(killed, status);
     }
 
+    /// The runs of which the engine has not heard: whatever ended it, they did not.
+    fn untaken_runs(&self) -> HashSet<u64> {
+        let mut messages = self.requests.untaken();
+        messages.extend(self.outbox.lock().iter().cloned());
+        let run = |message: &Vec<u8>| match wire::decode::<Request>(message) {
+            Ok((Request::Run { run, .. }, _)) => Some(run),
+            _ => None,
+        };
+        messages.iter().filter_map(run).collect()
+    }
+
     /// Notes the end, and tells everybody who waits.
     fn end(&self, killed: Option<Sentence>, status: Option<ExitStatus>) {
+        let untaken = self.untaken_runs();
         let (ended, state) = {
             let mut state = self.lock();
             let suspects = match &killed {
                 Some(Sentence {
                     graph: Some(graph), ..
                 }) => vec![*graph],
-                _ => state.busy(),
+                _ => state.busy(&untaken),
             };
             let (reason, why) = match (killed, status) {
                 (Some(sentence), _) => (sentence.reason, sentence.why),

@@ -14,9 +14,10 @@ use super::{Engine, Pools, cores, lock};
 const MAX_THREADS_PER_CORE: usize = 4;
 /// How long runs wait for a thread before there is one more.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long a thread looks out for the next message. A wake takes a fraction of this, and messages that come less often can
-/// bear it.
-const LOOKOUT: Duration = Duration::from_micros(200);
+/// How long a thread looks out for the next message: as long as a single client takes to send it.
+const LOOKOUT: Duration = Duration::from_micros(100);
+/// Messages that come less often than this can bear a wake, and looking out for them would be in vain.
+const WORTH_LOOKING: Duration = Duration::from_millis(1);
 
 /// The threads that run graphs.
 #[derive(Default)]
@@ -39,12 +40,12 @@ pub(super) struct Crew {
 impl Crew {
     fn is_worth_looking(&self) -> bool {
         let typical = self.typical_wait_ns.load(Ordering::Relaxed);
-        u128::from(typical) < LOOKOUT.as_nanos()
+        u128::from(typical) < WORTH_LOOKING.as_nanos()
     }
 
     fn note_wait(&self, waited: Duration) {
         // A long pause tells no more than one that is too long to look out for.
-        let waited = waited.min(LOOKOUT * 10);
+        let waited = waited.min(WORTH_LOOKING * 4);
         let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
         let before = self.typical_wait_ns.load(Ordering::Relaxed);
         // Of threads that note theirs at once one is lost, which does not matter.
