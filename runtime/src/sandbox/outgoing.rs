@@ -133,19 +133,27 @@ pub(crate) fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
     let host = authority.host();
     let host_and_port = authority.as_str().rsplit('@').next();
     let after_host = host_and_port.and_then(|text| text.strip_prefix(host));
-    let port = match (authority.port_u16(), after_host) {
-        (Some(port), _) => port,
-        (None, Some("" | ":")) => match uri.scheme_str() {
+    let port = match after_host {
+        Some("" | ":") => match uri.scheme_str() {
             Some("http") => 80,
             _ => 443,
         },
-        // `http` reads a port such as 99999 as none at all.
-        (None, _) => return false,
+        // `http` passes over what is no port: `[::1](:80` is `[::1]:80` to it, and `host:99999` has none.
+        Some(text) => match text.strip_prefix(':').and_then(parse_port) {
+            Some(port) => port,
+            None => return false,
+        },
+        None => return false,
     };
     allow.iter().any(|entry| match entry.rsplit_once(':') {
         Some((name, wanted)) => name.eq_ignore_ascii_case(host) && wanted.parse() == Ok(port),
         None => entry.eq_ignore_ascii_case(host) && port == 443,
     })
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 /// Replaces what sets the parts of a request that wasmtime takes at any length.
@@ -240,5 +248,13 @@ mod tests {
         assert!(!to("/relative"));
         assert!(to("https://user@api.example.com/x"));
         assert!(!to("https://api.example.com:99999/x"));
+        let in_brackets = ["[::1]:80".to_owned()];
+        for (uri, wanted) in [("http://[::1]:80/", true), ("http://[::1](:80/", false)] {
+            assert_eq!(
+                is_allowed(&in_brackets, &uri.parse().unwrap()),
+                wanted,
+                "{uri}"
+            );
+        }
     }
 }
