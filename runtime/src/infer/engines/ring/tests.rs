@@ -1,3 +1,5 @@
+//! Messages through a ring: in order, around its end, past lies of the other side, and never slept over.
+
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
