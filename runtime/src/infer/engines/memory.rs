@@ -130,10 +130,10 @@ impl Memory {
     fn make_room(&self, bytes: u64) -> Result<(), ()> {
         let begun = Instant::now();
         loop {
-            let mut state = self.lock();
-            let there = state.there();
+            let there = self.there();
             let residents = there.iter().map(|(tenant, (_, one))| (tenant, one));
             let in_residents: u64 = residents.clone().map(|(_, one)| one.bytes).sum();
+            let mut state = self.lock();
             let is_loading = state.used_bytes > in_residents;
             let missing = state.used_bytes.saturating_add(bytes);
             let missing = missing.saturating_sub(self.limit_bytes);
@@ -177,6 +177,23 @@ impl Memory {
         )
     }
 
+    /// The graphs that are loaded.
+    fn there(&self) -> BTreeMap<Tenant, (Arc<Slot>, Resident)> {
+        let graphs: Vec<(Tenant, Arc<Slot>)> = {
+            let state = self.lock();
+            let graphs = state.graphs.iter();
+            graphs
+                .filter_map(|(tenant, graph)| Some((*tenant, graph.upgrade()?)))
+                .collect()
+        };
+        // Without the lock: should the last of its users go meanwhile, a graph is dropped here, and gives its share back.
+        let there = graphs.into_iter().filter_map(|(tenant, graph)| {
+            let resident = graph.resident()?;
+            Some((tenant, (graph, resident)))
+        });
+        there.collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Sums and maps, whole at every instant.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -184,17 +201,6 @@ impl Memory {
 }
 
 impl State {
-    /// The graphs that are loaded.
-    fn there(&self) -> BTreeMap<Tenant, (Arc<Slot>, Resident)> {
-        let graphs = self.graphs.iter();
-        let there = graphs.filter_map(|(tenant, graph)| {
-            let graph = graph.upgrade()?;
-            let resident = graph.resident()?;
-            Some((*tenant, (graph, resident)))
-        });
-        there.collect()
-    }
-
     fn remember(&mut self, key: &str, measure: Measure) {
         if self.measured.len() >= REMEMBERED && !self.measured.contains_key(key) {
             // Whichever: a graph that is forgotten counts with its files once more.

@@ -206,3 +206,24 @@ async fn a_message_that_is_long_goes_through_the_arena() {
     let outputs = run(&loaded, inputs).await.unwrap();
     assert_eq!(read(&outputs[0]).await, vec![600.0; 64]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn graphs_that_come_and_go_at_once_do_not_wait_for_each_other() {
+    let fleet = fleet();
+    let file = stored(&row_by_row());
+    let loads = (0..8).map(|_| {
+        let (fleet, path) = (fleet.clone(), file.path().to_owned());
+        tokio::spawn(async move {
+            for _ in 0..40 {
+                drop(load(&fleet, &path).await.unwrap());
+            }
+        })
+    });
+    let all = futures::future::join_all(loads);
+    let ended = tokio::time::timeout(Duration::from_secs(60), all).await;
+    for ended in ended.expect("none waits for ever") {
+        ended.unwrap();
+    }
+    // What they took was given back.
+    assert_eq!(fleet.graph_memory().used_bytes, 0);
+}
