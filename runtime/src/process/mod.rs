@@ -6,6 +6,13 @@ pub(crate) mod confine;
 pub(crate) mod frames;
 pub(crate) mod oom;
 
+/// A size in bytes from the text of `/proc/PID/status`, by its name with the colon.
+pub(crate) fn status_bytes(text: &str, name: &str) -> Option<u64> {
+    let size = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = size.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
+}
+
 /// The memory that this process may take with its children: the machine's, or what its control group leaves of that. 0 when
 /// the system does not say.
 pub fn memory_limit_bytes() -> u64 {

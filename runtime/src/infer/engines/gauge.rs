@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::process::status_bytes;
+
 /// Memory that runs may leave with the libraries, for the next ones, before it is asked back.
 const EXCESS_BYTES: u64 = 256 << 20;
 /// How often it is asked back.
@@ -122,9 +124,7 @@ impl Gauge {
         let mut text = [0; 4096];
         let bytes = self.status.read_at(&mut text, 0).ok()?;
         let text = std::str::from_utf8(&text[..bytes]).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kibibytes << 10)
+        status_bytes(text, "VmHWM:")
     }
 }
 

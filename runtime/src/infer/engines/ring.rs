@@ -126,6 +126,13 @@ impl Ring {
         ]
     }
 
+    /// Whether it holds no messages, by the word of both sides.
+    fn is_empty(&self) -> bool {
+        let head = self.head();
+        let taken = head.taken.0.load(Ordering::Relaxed);
+        head.written.0.load(Ordering::Relaxed) == taken
+    }
+
     fn wake(&self, threads: i32) {
         let wakes = &self.head().wakes.0;
         wakes.fetch_add(1, Ordering::SeqCst);
@@ -156,14 +163,7 @@ impl Ring {
     /// When the numbers cannot be.
     fn message(&self, taken: u64, written: u64, message: &mut Vec<u8>) -> io::Result<Option<u64>> {
         message.clear();
-        let there = written
-            .checked_sub(taken)
-            .filter(|there| *there <= CAPACITY);
-        let there = there.ok_or_else(|| {
-            io::Error::other(format!(
-                "{written} bytes were written to a ring, of which {taken} were taken"
-            ))
-        })?;
+        let there = bytes_between(taken, written)?;
         if there == 0 {
             return Ok(None);
         }
@@ -179,6 +179,19 @@ impl Ring {
         self.read(taken + LENGTH_BYTES, bytes, message)?;
         Ok(Some(taken + taken_by(bytes)))
     }
+}
+
+/// What a ring holds between these positions, one of which the other side wrote.
+///
+/// # Errors
+/// When the positions cannot be.
+fn bytes_between(taken: u64, written: u64) -> io::Result<u64> {
+    let bytes = written.checked_sub(taken);
+    bytes.filter(|bytes| *bytes <= CAPACITY).ok_or_else(|| {
+        io::Error::other(format!(
+            "{written} bytes were written to a ring, of which {taken} were taken"
+        ))
+    })
 }
 
 /// What a message takes of a ring.
@@ -244,19 +257,13 @@ impl Sender {
 
     fn has_room(&self, written: u64, bytes: u64) -> io::Result<bool> {
         let taken = self.ring.head().taken.0.load(Ordering::Acquire);
-        let used = written.checked_sub(taken).filter(|used| *used <= CAPACITY);
-        let used = used.ok_or_else(|| {
-            io::Error::other(format!(
-                "{taken} bytes were taken of a ring, of {written} that were written"
-            ))
-        })?;
+        let used = bytes_between(taken, written)?;
         Ok(taken_by(bytes) <= CAPACITY - used)
     }
 
     /// Whether there are messages that were not taken yet, by the word of the other side.
     pub fn has_waiting(&self) -> bool {
-        let head = self.ring.head();
-        head.written.0.load(Ordering::Relaxed) != head.taken.0.load(Ordering::Relaxed)
+        !self.ring.is_empty()
     }
 
     /// Messages that the other side has not taken, for when it is gone. They are as it left them.
@@ -330,9 +337,7 @@ impl Receiver {
 
     /// Whether there are no messages. May be wrong for a moment while another thread takes one.
     pub fn is_empty(&self) -> bool {
-        let head = self.ring.head();
-        let taken = head.taken.0.load(Ordering::Relaxed);
-        head.written.0.load(Ordering::Relaxed) == taken
+        self.ring.is_empty()
     }
 
     /// Takes back [`Self::about_to_sleep`]: somebody looks for messages.
@@ -342,12 +347,11 @@ impl Receiver {
 
     /// Says that the next message has to wake somebody. Nothing when there is a message already.
     pub fn about_to_sleep(&self) -> Option<Sleep> {
-        let head = self.ring.head();
-        let wakes = head.wakes.0.load(Ordering::Acquire);
-        head.sleeps.0.store(1, Ordering::Relaxed);
+        let sleep = self.next_sleep();
+        self.ring.head().sleeps.0.store(1, Ordering::Relaxed);
         // The sender looks at the flag after it has written.
         fence(Ordering::SeqCst);
-        self.is_empty().then_some(Sleep { wakes })
+        self.is_empty().then_some(sleep)
     }
 
     /// A sleep that ends with the next wake, for a thread that knows that another will wake it.

@@ -9,6 +9,7 @@ use super::{Fleet, lock};
 use crate::infer::engines::history::{EngineEvent, EngineTotals};
 use crate::infer::engines::{EngineInfo, GraphMemory};
 use crate::process::barrier::Barrier;
+use crate::process::status_bytes;
 
 impl Fleet {
     /// The engines that run.
@@ -60,9 +61,7 @@ impl Fleet {
 /// Bytes of memory that a process has in RAM, as far as the system says.
 fn resident_bytes(process: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let size = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = size.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes << 10)
+    status_bytes(&text, "VmRSS:")
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Waiting for a run that is known to be short, on the thread that began it.
 //!
 //! To sleep until the engine rings takes several times as long as such a run does. A thread of the executor would compute it
-//! itself if it were in this process, so it may as well wait for it; and as it gives its core away to anybody who has something
-//! to do, the engine above all, that costs others nothing.
+//! itself if it were in this process, so it may wait for it as well. Meanwhile it yields its core to any other thread that is
+//! ready, the engine's above all.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
