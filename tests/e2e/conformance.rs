@@ -123,7 +123,7 @@ fn numbers(described: &Value, tensor: &Value) -> Option<Vec<f64>> {
     Some(match described["kind"].as_str()? {
         "float32" => each(&bytes, |b| f32::from_le_bytes(b).into()),
         "float64" => each(&bytes, f64::from_le_bytes),
-        "float16" => each(&bytes, |b| half_to_f64(u16::from_le_bytes(b))),
+        "float16" => each(&bytes, |b| half::f16::from_le_bytes(b).to_f64()),
         "bfloat16" => each(&bytes, |b| {
             f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16).into()
         }),
@@ -133,17 +133,6 @@ fn numbers(described: &Value, tensor: &Value) -> Option<Vec<f64>> {
         "int64" => each(&bytes, |b| i64::from_le_bytes(b) as f64),
         _ => return None,
     })
-}
-
-fn half_to_f64(bits: u16) -> f64 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let fraction = f64::from(bits & 0x3ff) / 1024.0;
-    match bits >> 10 & 0x1f {
-        0 => sign * fraction * 2f64.powi(-14),
-        31 if fraction == 0.0 => sign * f64::INFINITY,
-        31 => f64::NAN,
-        exponent => sign * (1.0 + fraction) * 2f64.powi(i32::from(exponent) - 15),
-    }
 }
 
 /// Runs every case on a node whose graphs run on this backend; gives the names of those that were wrong.

@@ -125,7 +125,7 @@ pub fn to_json(datatype: &str, data: &[u8]) -> Vec<Value> {
         "FP32" => number(f32_of(bytes).into()),
         "FP64" => number(f64::from_le_bytes(bytes.try_into().unwrap_or_default())),
         "BF16" => number(f32_of(&[0, 0, bytes[0], bytes[1]]).into()),
-        "FP16" => number(from_half(u16::from_le_bytes([bytes[0], bytes[1]]))),
+        "FP16" => number(half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f64()),
         "INT64" => json!(i64::from_le_bytes(bytes.try_into().unwrap_or_default())),
         "INT32" => json!(i32::from_le_bytes(bytes.try_into().unwrap_or_default())),
         "INT8" => json!(i8::from_le_bytes([bytes[0]])),
@@ -133,17 +133,6 @@ pub fn to_json(datatype: &str, data: &[u8]) -> Vec<Value> {
         _ => json!(bytes[0]),
     });
     values.collect()
-}
-
-fn from_half(bits: u16) -> f64 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let fraction = f64::from(bits & 0x3ff) / 1024.0;
-    match bits >> 10 & 0x1f {
-        0 => sign * fraction * 2f64.powi(-14),
-        31 if fraction == 0.0 => sign * f64::INFINITY,
-        31 => f64::NAN,
-        exponent => sign * (1.0 + fraction) * 2f64.powi(i32::from(exponent) - 15),
-    }
 }
 
 #[cfg(test)]
