@@ -118,7 +118,8 @@ impl Api {
         let (view, id, done) = self
             .change_deployment(model, deployment, ModelView::activate)
             .await?;
-        if done == Done::Changed {
+        // Also waits for a build that another client began: the caller may send requests as soon as this returns.
+        if view.deployment(id)?.status.is_unfinished() {
             self.builder.build(&view, id).await?;
         }
         Ok(done.into())
