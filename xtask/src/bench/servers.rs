@@ -189,16 +189,21 @@ impl Server {
         self.wait_for_replicas(api, model, 0)
     }
 
-    /// Processor time that it has used, in milliseconds.
+    /// Processor time that it and its engines have used, in milliseconds.
     pub fn processor_ms(&self) -> Result<f64> {
         /// Of Linux for programs, whatever the kernel's own are.
         const TICKS_PER_SECOND: f64 = 100.0;
-        let path = format!("/proc/{}/stat", self.child.id());
-        let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        // Past the name, which may hold anything: state is the first, utime and stime the twelfth and thirteenth.
-        let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+        let own = self.child.id();
+        let (_, mut ticks) = processor_ticks(own).context("the server has ended")?;
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let pid = entry.file_name().to_string_lossy().parse();
+            // Processes may end while this reads.
+            if let Some((parent, of_child)) = pid.ok().and_then(processor_ticks)
+                && parent == own
+            {
+                ticks += of_child;
+            }
+        }
         Ok(ticks / TICKS_PER_SECOND * 1e3)
     }
 
@@ -212,6 +217,16 @@ impl Server {
             .parse()
             .context("VmRSS")
     }
+}
+
+/// The parent of a process, and the ticks of processor time that it has used.
+fn processor_ticks(pid: u32) -> Option<(u32, f64)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Past the name, which may hold anything: the second is the parent, the twelfth and thirteenth are utime and stime.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11..13)?.iter().map(|ticks| ticks.parse::<f64>());
+    let ticks = ticks.sum::<Result<f64, _>>().ok()?;
+    Some((fields.get(1)?.parse().ok()?, ticks))
 }
 
 impl Drop for Server {
