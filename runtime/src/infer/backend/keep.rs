@@ -5,10 +5,10 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
-use tempfile::TempPath;
+use tempfile::{TempDir, TempPath};
 
 use crate::checked::{self, Checked};
 
@@ -18,6 +18,8 @@ pub(super) const MAX_KEPT_BYTES: u64 = 1 << 30;
 const MAX_TOTAL_BYTES: u64 = 8 << 30;
 /// Names of forms that are being made begin so.
 const MAKING: &str = ".making-";
+/// How long a file or folder may be there before the process that makes it has locked it.
+const UNLOCKED: Duration = Duration::from_secs(10);
 /// Ending of the mark of a model that is not worth it.
 const DECLINED: &str = "declined";
 
@@ -42,15 +44,7 @@ impl Keep {
                 let _ = std::fs::remove_dir_all(other.path());
             }
         }
-        for left in std::fs::read_dir(&folder)?.flatten() {
-            if left
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(MAKING.as_bytes())
-            {
-                let _ = std::fs::remove_file(left.path());
-            }
-        }
+        sweep(&folder, SystemTime::now())?;
         Ok(Self {
             folder,
             ending,
@@ -68,20 +62,35 @@ impl Keep {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn fresh(&self) -> io::Result<TempPath> {
+    pub fn fresh(&self) -> io::Result<InMaking<TempPath>> {
         let made = tempfile::Builder::new()
             .suffix(&format!(".{}", self.ending))
             .prefix(MAKING)
             .tempfile_in(&self.folder)?;
-        Ok(made.into_temp_path())
+        let (lock, path) = made.into_parts();
+        lock.lock()?;
+        Ok(InMaking { path, _lock: lock })
+    }
+
+    /// A new empty folder for files that a load needs beside each other.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn fresh_folder(&self) -> io::Result<InMaking<TempDir>> {
+        let path = tempfile::Builder::new()
+            .prefix(MAKING)
+            .tempdir_in(&self.folder)?;
+        let lock = File::open(path.path())?;
+        lock.lock()?;
+        Ok(InMaking { path, _lock: lock })
     }
 
     /// Keeps what was made, and lets the oldest go that are too much then.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn adopt(&self, digest: &str, made: TempPath) -> io::Result<()> {
-        checked::adopt(made, &self.path(digest, self.ending))?;
+    pub fn adopt(&self, digest: &str, made: InMaking<TempPath>) -> io::Result<()> {
+        checked::adopt(made.path, &self.path(digest, self.ending))?;
         self.prune();
         Ok(())
     }
@@ -131,6 +140,39 @@ impl Keep {
     }
 }
 
+/// A file or folder that is being made. It is locked as long as its process lives, so that another engine that starts meanwhile can
+/// tell it from what a killed one has left over.
+pub(super) struct InMaking<P> {
+    path: P,
+    _lock: File,
+}
+
+impl<P: AsRef<Path>> AsRef<Path> for InMaking<P> {
+    fn as_ref(&self) -> &Path {
+        self.path.as_ref()
+    }
+}
+
+/// Removes what killed processes have left over in a folder of forms.
+fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)?.flatten() {
+        let is_in_making = entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(MAKING.as_bytes());
+        let age = entry.metadata().and_then(|meta| meta.modified());
+        let age = age.ok().and_then(|made| now.duration_since(made).ok());
+        let path = entry.path();
+        if is_in_making
+            && age.is_some_and(|age| age > UNLOCKED)
+            && File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
+        }
+    }
+    Ok(())
+}
+
 /// Forgets a model in every folder of forms below `root`, for those who do not know which libraries made them.
 pub(crate) fn forget_kept(root: &Path, digest: &str) {
     let folders = |of: &Path| std::fs::read_dir(of).into_iter().flatten().flatten();
@@ -161,8 +203,6 @@ fn too_much(mut kept: Vec<(SystemTime, String, u64)>, limit: u64) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -191,14 +231,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_half_made_goes_with_the_next_start() {
+    fn what_a_crash_left_half_made_goes_and_what_is_being_made_stays() {
         let root = tempfile::tempdir().unwrap();
         let keep = Keep::open(root.path(), "1", "form").unwrap();
-        let half = keep.fresh().unwrap().keep().unwrap();
+        let half = keep.fresh().unwrap().path.keep().unwrap();
+        let half_folder = keep.fresh_folder().unwrap().path.keep();
+        std::fs::write(half_folder.join("model"), "half").unwrap();
+        let (making, making_folder) = (keep.fresh().unwrap(), keep.fresh_folder().unwrap());
         let kept = keep.path("a", "form");
         std::fs::write(&kept, "whole").unwrap();
-        Keep::open(root.path(), "1", "form").unwrap();
-        assert!(!half.exists() && kept.exists());
+        sweep(&keep.folder, SystemTime::now()).unwrap();
+        assert!(half.exists(), "its process has had no time to lock it");
+        sweep(&keep.folder, SystemTime::now() + 2 * UNLOCKED).unwrap();
+        assert!(!half.exists() && !half_folder.exists() && kept.exists());
+        assert!(making.as_ref().exists() && making_folder.as_ref().exists());
     }
 
     #[test]

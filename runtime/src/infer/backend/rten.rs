@@ -100,7 +100,7 @@ impl Rten {
         let model = match (folder, wanted.digest, &self.adapted) {
             (Some(folder), ..) => {
                 let adapted = adapted::adapted(onnx, bytes, Some(folder))?;
-                mapped(adapted, folder, &options)?
+                mapped(adapted, folder, self.adapted.as_ref(), &options)?
             }
             (None, Some(digest), Some(keep)) => kept(keep, digest, onnx, bytes, &options)?,
             (None, ..) => opened(adapted::adapted(onnx, bytes, None)?, &options)?,
@@ -168,7 +168,7 @@ fn kept(
     let adapted = adapted::adapted(onnx, bytes, None)?;
     if adapted.len() as u64 <= MAX_KEPT_BYTES {
         let made = keep.fresh().and_then(|made| {
-            std::fs::write(&made, &adapted)?;
+            std::fs::write(made.as_ref(), &adapted)?;
             keep.adopt(digest, made)
         });
         if let Err(error) = made {
@@ -178,10 +178,34 @@ fn kept(
     opened(adapted, options)
 }
 
-/// Opens a model whose weights lie in `folder`, and maps them.
-fn mapped(model: Vec<u8>, folder: &Path, options: &ModelOptions) -> Result<RtenModel, String> {
-    let path = folder.join("rten.onnx");
-    std::fs::write(&path, model).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+/// Opens a model whose weights lie in `folder`, and maps them. rten looks for weights beside the model, and engines cannot write
+/// to the weights' folder: so the model is written to another one, beside links to the weights.
+fn mapped(
+    model: Vec<u8>,
+    folder: &Path,
+    keep: Option<&Keep>,
+    options: &ModelOptions,
+) -> Result<RtenModel, String> {
+    let failed = |e: std::io::Error| format!("cannot write the model for rten: {e}");
+    // It goes at the end; what is mapped stays.
+    let (kept, own);
+    let made: &Path = match keep {
+        Some(keep) => {
+            kept = keep.fresh_folder().map_err(failed)?;
+            kept.as_ref()
+        }
+        None => {
+            own = tempfile::tempdir().map_err(failed)?;
+            own.path()
+        }
+    };
+    for weights in std::fs::read_dir(folder).map_err(failed)?.flatten() {
+        let link = made.join(weights.file_name());
+        std::os::unix::fs::symlink(weights.path(), link).map_err(failed)?;
+    }
+    // The folder also holds the model as it was pushed, by another name.
+    let path = made.join("rten.onnx");
+    std::fs::write(&path, model).map_err(failed)?;
     // SAFETY: the files are links to blobs, which nobody changes once they are stored under their digest.
     unsafe { options.load_mmap(&path) }.or_else(|_| {
         // Weights that do not lie at a multiple of their size cannot be used where they are.

@@ -95,15 +95,19 @@ impl Optimized {
         plain: Duration,
     ) -> Result<Option<Session>, String> {
         let made = self.0.fresh().map_err(|e| e.to_string())?;
-        session::save_optimized(environment, model, threads, folding, &made)
+        session::save_optimized(environment, model, threads, folding, made.as_ref())
             .map_err(|e| e.to_string())?;
         // Folding constants can make much of little.
-        if std::fs::metadata(&made).map_err(|e| e.to_string())?.len() > MAX_KEPT_BYTES {
+        if std::fs::metadata(made.as_ref())
+            .map_err(|e| e.to_string())?
+            .len()
+            > MAX_KEPT_BYTES
+        {
             self.0.decline(digest);
             return Ok(None);
         }
         let begun = Instant::now();
-        let map = map(&made).map_err(|e| e.to_string())?;
+        let map = map(made.as_ref()).map_err(|e| e.to_string())?;
         let session =
             session::open_optimized(environment, &map, threads).map_err(|e| e.to_string())?;
         let took = begun.elapsed();
