@@ -309,6 +309,7 @@ impl Engine {
                 RunError::Failed(text) => Failure::Backend(text),
             })?;
         let time = begun.elapsed();
+        self.crew.note_run(time);
         let mut peak_bytes = 0;
         if let Some(activity) = activity
             && time > WORTH_A_LOOK
