@@ -24,11 +24,11 @@ mod sync {
 /// How often a guest that computes lets other tasks of its executor thread run.
 ///
 /// Short, because an endless loop in one guest delays the neighbours on its thread by up to twice this much each turn.
-pub const EPOCH_TICK: Duration = Duration::from_millis(1);
+pub const EPOCH_TICK: Duration = Duration::from_micros(250);
 /// How often the ticker looks while no guest computes for long: the first turn of one that does is up to twice as long.
 const LOOK: Duration = Duration::from_millis(4);
 /// How long after the last long turn the ticker goes on looking at each tick.
-const ALERT_LOOKS: u32 = 100;
+const ALERT_LOOKS: u32 = 400;
 /// Looks in a row that find that no guest has run, after which the ticker parks.
 const QUIET_LOOKS: u32 = 25;
 
