@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use samovar_tests::children::{self, children};
-use samovar_tests::onnx::{Node, Value as Port, Weight, looping, model, model_with};
+use samovar_tests::onnx::{Node, Value as Port, Weight, looping, looping_over, model, model_with};
 use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
@@ -158,7 +158,62 @@ async fn runs_that_never_end_end_with_their_callers() -> Result<()> {
     assert!(begun.elapsed() < Duration::from_secs(30));
     sums(&server).await?;
     become_idle(&server).await?;
+    eventually("the stopped runs are counted", async || {
+        let used = crate::usage::sum(&server, "endless", "inference_us").await;
+        used.is_ok_and(|used| used > 1_000_000)
+    })
+    .await?;
     sums(&server).await
+}
+
+const JOINED: &str =
+    "[limits]\ntimeout = \"1s\"\n[graphs.endless.batch]\nmax_size = 8\nmax_delay_ms = 50\n";
+
+/// Calls that are joined to one run, and more of them than there are permits.
+async fn joined_runs_end(server: &Server) -> Result<()> {
+    push_folder(
+        server,
+        "endless",
+        &[("endless", looping_over(None))],
+        JOINED,
+    )?;
+    push_folder(server, "sum", &[("sum", sum())], "")?;
+    let rounds = |rounds: u64| {
+        json!({ "inputs": [
+            {"name": "n", "shape": [1], "datatype": "INT64", "data": [rounds]},
+            {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]},
+        ]})
+    };
+    let (status, told) = infer(server, "endless", &rounds(3)).await?;
+    assert_eq!((status, &told["outputs"][0]["data"]), (200, &json!([-1.0])));
+    let endless = rounds(2_000_000_000);
+    let (status, told) = infer(server, "endless", &endless).await?;
+    assert_eq!(status, 504, "{told}");
+    let calls = (0..8).map(|_| infer(server, "endless", &endless));
+    for call in futures::future::join_all(calls).await {
+        assert_eq!(call?.0, 504);
+    }
+    become_idle(server).await?;
+    // What was stopped has used the cores, too.
+    eventually("the stopped runs are counted", async || {
+        let used = crate::usage::sum(server, "endless", "inference_us").await;
+        used.is_ok_and(|used| used > 1_000_000)
+    })
+    .await?;
+    sums(server).await
+}
+
+#[tokio::test]
+async fn joined_runs_that_never_end_end_with_their_callers() -> Result<()> {
+    joined_runs_end(&Server::start_with(&RTEN)?).await
+}
+
+#[tokio::test]
+async fn onnxruntime_ends_joined_runs_without_a_caller() -> Result<()> {
+    let Some(library) = onnxruntime()? else {
+        return Ok(());
+    };
+    joined_runs_end(&Server::start_with(&["--onnxruntime", &library])?).await
 }
 
 /// `y` of an LSTM over `x`, whose number of sequences the caller chooses. ONNX Runtime divides by it.

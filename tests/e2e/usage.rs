@@ -20,7 +20,7 @@ async fn get(server: &Server, path: &str) -> Result<Value> {
 }
 
 /// A counter of a model, over all of its days.
-async fn sum(server: &Server, model: &str, counter: &str) -> Result<u64> {
+pub async fn sum(server: &Server, model: &str, counter: &str) -> Result<u64> {
     let answer = get(server, &format!("/v1/usage?model={model}")).await?;
     let days = answer["usage"].as_array().context("no usage")?;
     days.iter()

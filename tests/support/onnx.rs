@@ -370,6 +370,12 @@ pub fn maps(name: &str, key: u64) -> Vec<u8> {
 
 /// A model that computes for as long as its caller likes: `y` is `x` (one f32) after `n` (one i64) rounds of a loop.
 pub fn looping() -> Vec<u8> {
+    looping_over(Some(1))
+}
+
+/// The same for so many rows, or any number: as many rounds as the largest of `n` says.
+pub fn looping_over(rows: Option<u64>) -> Vec<u8> {
+    let rows = [rows];
     let value_of = |name, ty, dims| value(&Value { name, ty, dims });
     let node = |op: &str, inputs: &[&str], output: &str, body: Option<&[u8]>| {
         let mut bytes = Vec::new();
@@ -395,18 +401,19 @@ pub fn looping() -> Vec<u8> {
     field(&mut body, 2, b"round");
     field(&mut body, 11, &value_of("round", long, &[]));
     field(&mut body, 11, &value_of("go", boolean, &[]));
-    field(&mut body, 11, &value_of("v", float, &[Some(1)]));
+    field(&mut body, 11, &value_of("v", float, &rows));
     field(&mut body, 12, &value_of("goes", boolean, &[]));
-    field(&mut body, 12, &value_of("w", float, &[Some(1)]));
+    field(&mut body, 12, &value_of("w", float, &rows));
 
     let mut graph = Vec::new();
-    field(&mut graph, 1, &node("Squeeze", &["n"], "count", None));
+    field(&mut graph, 1, &node("ReduceMax", &["n"], "most", None));
+    field(&mut graph, 1, &node("Squeeze", &["most"], "count", None));
     let inputs = ["count", "", "x"];
     field(&mut graph, 1, &node("Loop", &inputs, "y", Some(&body)));
     field(&mut graph, 2, b"test");
-    field(&mut graph, 11, &value_of("n", long, &[Some(1)]));
-    field(&mut graph, 11, &value_of("x", float, &[Some(1)]));
-    field(&mut graph, 12, &value_of("y", float, &[Some(1)]));
+    field(&mut graph, 11, &value_of("n", long, &rows));
+    field(&mut graph, 11, &value_of("x", float, &rows));
+    field(&mut graph, 12, &value_of("y", float, &rows));
     finished(14, &graph)
 }
 

@@ -1,12 +1,11 @@
 //! Runs of a loaded graph: on the thread that asks when that is known to be short, else on a compute thread.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::infer::backend::port::arrange;
 use crate::infer::backend::tensor::{Place, Tensor};
-use crate::infer::backend::{Loaded, RunError, Runs};
+use crate::infer::backend::{RunError, Runs};
 use crate::infer::compute::{ComputeError, Owner, Worker, guarded};
 use crate::infer::engines::{Length, Remote};
 use crate::infer::graphs::LoadedGraph;
@@ -128,7 +127,8 @@ impl LoadedGraph {
         let (loaded, pace) = (self.loaded.clone(), self.pace.clone());
         let job = move |worker: &Worker| {
             drop(queued);
-            run_on(&loaded, &pace, worker, inputs, asked)
+            let run = |inputs| loaded.model.run(inputs, worker);
+            timed(&pace, run, inputs, asked)
         };
         self.compute
             .run(owner, self.threads, job, unclaimed)
@@ -175,13 +175,31 @@ impl LoadedGraph {
     }
 
     /// Runs it once on this thread. A panic of the backend is an error of this run.
-    pub(crate) fn run_on(
+    fn run_on(
         &self,
         worker: &Worker,
         inputs: Vec<Tensor>,
         asked: Instant,
     ) -> Result<Ran, ComputeFailure> {
-        run_on(&self.loaded, &self.pace, worker, inputs, asked)
+        let run = |inputs| self.loaded.model.run(inputs, worker);
+        timed(&self.pace, run, inputs, asked)
+    }
+
+    /// The same until `unwanted` is ready, which ends a run in an engine. One in this process continues to its end.
+    pub(crate) fn run_until(
+        &self,
+        worker: &Worker,
+        inputs: Vec<Tensor>,
+        asked: Instant,
+        unwanted: impl Future<Output = ()>,
+    ) -> Result<Ran, ComputeFailure> {
+        match self.loaded.model.remote() {
+            None => self.run_on(worker, inputs, asked),
+            Some(remote) => {
+                let run = |inputs| remote.run_until(inputs, unwanted);
+                timed(&self.pace, run, inputs, asked)
+            }
+        }
     }
 
     /// Whether its rows may come from several calls.
@@ -229,16 +247,15 @@ impl LoadedGraph {
     }
 }
 
-fn run_on(
-    loaded: &Arc<Loaded>,
+fn timed(
     pace: &Pace,
-    worker: &Worker,
+    run: impl FnOnce(Vec<Tensor>) -> Result<Vec<Tensor>, RunError>,
     inputs: Vec<Tensor>,
     asked: Instant,
 ) -> Result<Ran, ComputeFailure> {
     let input_bytes = bytes(&inputs);
     let begun = Instant::now();
-    let outputs = guarded(|| loaded.model.run(inputs, worker))?;
+    let outputs = guarded(|| run(inputs))?;
     let took = begun.elapsed();
     pace.remember(took, input_bytes);
     Ok(Ran {

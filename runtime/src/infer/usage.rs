@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+use futures::future::join_all;
 use tokio::sync::oneshot;
 
 use crate::infer::backend::tensor::Tensor;
@@ -173,10 +175,10 @@ impl GraphUse {
     }
 
     /// Runs calls of one kin as one, and each alone if that fails.
-    fn run_together(&self, graph: &LoadedGraph, calls: Vec<Waiting<Call>>, worker: &Worker) {
+    fn run_together(&self, graph: &LoadedGraph, mut calls: Vec<Waiting<Call>>, worker: &Worker) {
         let rows: Vec<usize> = calls.iter().map(|waiting| waiting.rows).collect();
         if let [_, _, ..] = &calls[..] {
-            match self.run_joined(graph, &calls, &rows, worker) {
+            match self.run_joined(graph, &mut calls, &rows, worker) {
                 Ok(parts) => {
                     for (waiting, ran) in calls.into_iter().zip(parts) {
                         self.answer(waiting.call.done, Ok(ran));
@@ -189,17 +191,21 @@ impl GraphUse {
             }
         }
         for (waiting, rows) in calls.into_iter().zip(rows) {
-            let call = waiting.call;
-            if call.done.is_closed() {
+            let Call { inputs, mut done } = waiting.call;
+            if done.is_closed() {
                 continue;
             }
-            let input_bytes = bytes(&call.inputs);
-            let ran = graph.run_on(worker, call.inputs, waiting.arrived);
-            if let Ok(ran) = &ran {
-                self.learn(rows, input_bytes, ran.took);
-                self.tally.waited(ran.waited);
+            let (input_bytes, begun) = (bytes(&inputs), Instant::now());
+            let ran = graph.run_until(worker, inputs, waiting.arrived, done.closed());
+            match &ran {
+                Ok(ran) => {
+                    self.learn(rows, input_bytes, ran.took);
+                    self.tally.waited(ran.waited);
+                }
+                Err(_) if done.is_closed() => self.meter.add_inference(begun.elapsed()),
+                Err(_) => {}
             }
-            self.answer(call.done, ran);
+            self.answer(done, ran);
         }
     }
 
@@ -222,7 +228,7 @@ impl GraphUse {
     fn run_joined(
         &self,
         graph: &LoadedGraph,
-        calls: &[Waiting<Call>],
+        calls: &mut [Waiting<Call>],
         rows: &[usize],
         worker: &Worker,
     ) -> Result<Vec<Ran>, String> {
@@ -236,7 +242,14 @@ impl GraphUse {
         let failed = |failure| match failure {
             ComputeFailure::Inputs(text) | ComputeFailure::Backend(text) => text,
         };
-        let ran = graph.run_on(worker, joined, begun).map_err(failed)?;
+        let callers = calls.iter_mut().map(|waiting| waiting.call.done.closed());
+        let unwanted = join_all(callers).map(drop);
+        let ran = graph.run_until(worker, joined, begun, unwanted);
+        let ran = ran.map_err(failed).inspect_err(|_| {
+            if calls.iter().all(|waiting| waiting.call.done.is_closed()) {
+                self.meter.add_inference(begun.elapsed());
+            }
+        })?;
         let parts = rows::split(&ran.outputs, rows).inspect_err(|reason| {
             if let Some(joint) = &self.joint
                 && !joint.lies.swap(true, Ordering::Relaxed)

@@ -1,8 +1,10 @@
 //! A graph in an engine, for those who run it. It is loaded again when its engine has ended.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::{Either, select};
 use tokio::sync::oneshot;
 
 use super::fleet::{At, Fleet, Spec};
@@ -66,13 +68,16 @@ impl Remote {
             let at = self.loaded().await?;
             bring(&at.engine, &mut inputs).await?;
             let (sender, receiver) = oneshot::channel();
+            let begun = Instant::now();
             let done = move |end| {
                 let Err((end, held, unclaimed)) = sender.send((end, held, unclaimed)) else {
                     return;
                 };
-                if let RunEnd::Ran(_, took) = end {
-                    unclaimed(took.time);
-                }
+                // A run that was ended because its caller had gone has used a core until now.
+                unclaimed(match end {
+                    RunEnd::Ran(_, took) => took.time,
+                    RunEnd::Failed(_) | RunEnd::Lost { .. } => begun.elapsed(),
+                });
                 drop(held);
             };
             let run = at
@@ -122,6 +127,24 @@ impl Remote {
         )))
     }
 
+    /// Runs it on a thread that may block, until `unwanted` is ready, which ends the run.
+    ///
+    /// # Errors
+    /// As of [`Self::compute`]; when it was ended.
+    pub fn run_until(
+        &self,
+        inputs: Vec<Tensor>,
+        unwanted: impl Future<Output = ()>,
+    ) -> Result<Vec<Tensor>, RunError> {
+        let computed = self.compute(inputs, Length::Unknown, (), drop);
+        let unwanted = pin!(unwanted);
+        let computed = pin!(computed);
+        match futures::executor::block_on(select(computed, unwanted)) {
+            Either::Left((ran, _)) => ran.map(|(outputs, _)| outputs),
+            Either::Right(_) => Err(RunError::Failed("its callers have gone".into())),
+        }
+    }
+
     /// Where it is loaded: now, if the engine has ended that it was in, or others needed its memory.
     async fn loaded(&self) -> Result<Arc<At>, RunError> {
         if let Some(at) = self.slot.at(self.fleet.memory.now()) {
@@ -146,8 +169,7 @@ impl Remote {
 impl Model for Remote {
     /// For threads that may block.
     fn run(&self, inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
-        let ran = futures::executor::block_on(self.compute(inputs, Length::Unknown, (), drop));
-        ran.map(|(outputs, _)| outputs)
+        self.run_until(inputs, std::future::pending())
     }
 
     fn place(&self) -> Place {
