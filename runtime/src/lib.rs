@@ -38,6 +38,7 @@ mod slots;
 mod snapshot;
 mod stop;
 mod text;
+mod time_slice;
 mod turns;
 
 pub use account::{Account, OverLimit};
@@ -69,3 +70,4 @@ pub use roster::{Presence, ReplicaInfo, ReplicaState, Stopping};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use sandbox::Capabilities;
 pub use snapshot::Snapshot;
+pub use time_slice::{TimeSlice, set_time_slice};

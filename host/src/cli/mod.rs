@@ -39,6 +39,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use samovar_runtime::TimeSlice;
 
 use client::Client;
 use output::Format;
@@ -136,7 +137,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     let format = if cli.json { Format::Json } else { Format::Text };
     let mut builder = match &cli.command {
-        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Serve(_) => {
+            // Engines begin with it, too, so that a short run need not wait for the slice of a long one.
+            samovar_runtime::set_time_slice(TimeSlice::Short);
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder

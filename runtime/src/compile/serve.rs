@@ -29,6 +29,7 @@ use crate::process::frames;
 use crate::sandbox::Capabilities;
 use crate::snapshot::Setting;
 use crate::text::bounded_format;
+use crate::time_slice::{TimeSlice, set_time_slice};
 
 /// How much nicer a worker is than the node: it gets a quarter of a core that requests want whole. With more, a reload of an
 /// edited component would take many times as long on a busy machine.
@@ -48,6 +49,7 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
     if let Err(error) = nicer.and_then(|nice| setpriority_process(None, nice)) {
         tracing::warn!(%error, "compile worker runs at normal priority");
     }
+    set_time_slice(TimeSlice::Normal);
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let Some(open) = frames::read_frame::<Open>(&stream)? else {
         return Ok(());
