@@ -6,8 +6,8 @@
 use std::path::{Component, Path};
 
 use libfuzzer_sys::fuzz_target;
-use samovar::domain::bundle::{Bundle, MAX_BUNDLE_BYTES};
-use samovar::domain::strict::Strict;
+use samovar_types::bundle::{Bundle, MAX_BUNDLE_BYTES};
+use samovar_types::strict::Strict;
 use samovar_fuzz::bundles;
 use samovar_fuzz::documents::{read_and_write, with_unknown_field};
 

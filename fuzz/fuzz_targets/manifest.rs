@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use samovar::domain::bundle::Blob;
-use samovar::domain::digest::Digest;
+use samovar_types::bundle::Blob;
+use samovar_types::digest::Digest;
 use samovar::manifest::{Manifest, ManifestError};
 use samovar_fuzz::bundles;
 

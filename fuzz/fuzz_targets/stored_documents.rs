@@ -15,7 +15,7 @@ use samovar::domain::model::{Model, Target};
 use samovar::domain::organization::Organization;
 use samovar::domain::secret::Secret;
 use samovar::domain::webhook_secret::WebhookSecret;
-use samovar::ids::Id;
+use samovar_types::id::Id;
 use samovar_fuzz::documents::read_and_write;
 
 const MODEL: &str = "model000";

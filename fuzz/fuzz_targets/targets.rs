@@ -4,9 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use samovar::domain::model::Target;
-use samovar::domain::names;
+use samovar_types::names;
 use samovar::fuzzing::{Address, AsyncPart, Place, Route};
-use samovar::ids::Id;
+use samovar_types::id::Id;
 
 fuzz_target!(|path: &str| {
     let place = Place::below_models(path);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use samovar::domain::bundle::{Blob, Bundle, Graph, Network};
+use samovar_types::bundle::{Blob, Bundle, Graph, Network};
 use samovar::manifest::render::{Folder, folder};
 use samovar::manifest::{Component, Manifest};
 

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use samovar_runtime::backend::{DataNeed, ports};
+use samovar_types::bundle::MAX_FILES;
+pub use samovar_types::bundle::{Blob, Bundle, Graph, GraphBackend, GraphTarget, Network};
+pub use samovar_types::digest::Digest;
+use samovar_types::names;
+use samovar_types::settings::InvalidSetting;
 
-use crate::domain::bundle::MAX_FILES;
-pub use crate::domain::bundle::{Blob, Bundle, Graph, GraphBackend, GraphTarget, Network};
-pub use crate::domain::digest::Digest;
-use crate::domain::names;
-use crate::domain::settings::InvalidSetting;
 use crate::known_files::KnownFiles;
 use crate::manifest::{Component, Located, Manifest, ManifestError, component};
 use crate::open_inference::{self, Description};

@@ -16,12 +16,12 @@ use axum::response::{IntoResponse, Response};
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use hyper::body::{Body as _, Incoming};
+use samovar_types::origins::Origin;
 use tower::ServiceExt as _;
 
 use crate::api::error::{self, ApiError};
 use crate::api::request_id::RequestId;
 use crate::control::access::AuthMode;
-use crate::domain::origins::Origin;
 use crate::gateway::{Gateway, Place};
 use crate::unread::Unread;
 pub use base_domain::BaseDomain;

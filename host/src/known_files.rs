@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use samovar_runtime::backend::{DataNeed, LoadError, data_needs};
+use samovar_types::bundle::Blob;
+use samovar_types::digest::Digest;
 use sha2::{Digest as _, Sha256};
-
-use crate::domain::bundle::Blob;
-use crate::domain::digest::Digest;
 
 /// File systems tell times apart by a few milliseconds: a file that changed less than this before it was read may have changed
 /// once more since, with the same time.

@@ -14,11 +14,12 @@ pub mod front;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gateway;
-pub mod ids;
+
 pub mod known_files;
 pub mod manifest;
 pub mod node;
 pub mod open_inference;
+pub mod random;
 pub mod registry;
 pub mod server;
 pub mod state;

@@ -11,12 +11,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::domain::bundle::{
+use samovar_types::bundle::{
     GraphBackend, GraphTarget, Isolation, MAX_EXAMPLE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_HOSTS,
     MAX_SECRETS, MAX_VARIABLES, check_value,
 };
-use crate::domain::names;
-use crate::domain::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
+use samovar_types::names;
+use samovar_types::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
+
 use reader::{Document, Field, Table};
 
 /// The file name of a manifest.

@@ -70,6 +70,7 @@ mod tests {
         for folder in [
             "runtime/src",
             "host/src",
+            "host/types/src",
             "sdk/src",
             "sdk/macros/src",
             "tests/support",

@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use axum::Extension;
 use axum::http::StatusCode;
 use jiff::Timestamp;
+use samovar_types::api_key::{KeyType, check_new};
+use samovar_types::error::ErrorCode;
+use samovar_types::id::Id;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -15,9 +18,8 @@ use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
 use super::permission::{Action, Needs as _};
 use crate::control::access::Caller;
-use crate::domain::api_key::{ApiKey, KeyType, check_new};
+use crate::domain::api_key::ApiKey;
 use crate::domain::organization;
-use crate::ids::Id;
 
 /// The routes of API keys.
 pub fn router() -> OpenApiRouter<super::Shared> {
@@ -191,5 +193,5 @@ fn beyond(caller: &Caller) -> ApiError {
     let text = format!(
         "the API key {prefix} may not make or delete keys that may do everything: use one that may itself"
     );
-    ApiError::new(StatusCode::FORBIDDEN, "forbidden", text)
+    ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text)
 }

@@ -1,6 +1,7 @@
 //! The audit log: who changed what, by pages.
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -12,7 +13,6 @@ use super::error::ApiError;
 use super::extract::{Json, Pairs, Path, State};
 use super::permission::{Action, Needs as _};
 use crate::domain::audit::{Actor, Entry, is_id};
-use crate::ids::Id;
 use crate::registry::{Page, RegistryError};
 use crate::state::Order;
 

@@ -3,7 +3,8 @@
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-
+use samovar_types::bundle::MAX_BLOB_BYTES;
+use samovar_types::digest::Digest;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -11,8 +12,6 @@ use super::Api;
 use super::error::ApiError;
 use super::extract::{Path, State};
 use super::permission::{Action, Needs as _};
-use crate::domain::bundle::MAX_BLOB_BYTES;
-use crate::domain::digest::Digest;
 use crate::state::blobs::{BlobError, PutOutcome};
 
 /// The routes of blobs.
@@ -71,5 +70,5 @@ async fn put(
 fn parse(digest: &str) -> Result<Digest, ApiError> {
     digest
         .parse()
-        .map_err(|e: crate::domain::digest::InvalidDigest| ApiError::bad_request(e.to_string()))
+        .map_err(|e: samovar_types::digest::InvalidDigest| ApiError::bad_request(e.to_string()))
 }

@@ -5,6 +5,8 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use samovar_types::bundle::Bundle;
+use samovar_types::digest::Digest;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -16,8 +18,6 @@ use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
 use super::permission::{Action, Needs as _};
 use super::tar;
-use crate::domain::bundle::Bundle;
-use crate::domain::digest::Digest;
 use crate::manifest::render::{Folder, folder};
 use crate::state::blobs::BlobError;
 

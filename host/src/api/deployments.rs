@@ -1,5 +1,6 @@
 //! Deployments: list, show, delete.
 
+use samovar_types::id::Id;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -12,7 +13,6 @@ use super::permission::{Action, Needs as _};
 use super::shapes::DeploymentShape;
 use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target};
-use crate::ids::Id;
 
 /// The routes of deployments.
 pub fn router() -> OpenApiRouter<super::Shared> {

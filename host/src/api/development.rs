@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use samovar_types::bundle::Bundle;
+use samovar_types::error::ErrorCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -17,7 +19,6 @@ use super::permission::{Action, Needs as _};
 use super::shapes::{DeploymentShape, ModelShape};
 use crate::control::garbage::GarbageError;
 use crate::control::reloader::{ReloadError, Reloaded};
-use crate::domain::bundle::Bundle;
 use crate::domain::changes::{Done, Refusal, Reload};
 use crate::domain::deployment::DeploymentKind;
 use crate::registry::{Push, PushTo, RegistryError};
@@ -32,7 +33,7 @@ pub fn router() -> OpenApiRouter<super::Shared> {
 #[serde(deny_unknown_fields)]
 pub struct ReloadRequest {
     /// What is to run from now on.
-    #[serde(deserialize_with = "crate::domain::strict::deserialize")]
+    #[serde(deserialize_with = "samovar_types::strict::deserialize")]
     bundle: Bundle,
     /// What the pusher notes; left out or null, the labels stay.
     labels: Option<BTreeMap<String, String>>,
@@ -125,7 +126,7 @@ impl Api {
                 (self.builder.build(&view, id).await?, id)
             }
             Err(RegistryError::Refused(Refusal::Conflict {
-                code: "development_exists",
+                code: ErrorCode::DevelopmentExists,
                 ..
             })) => {
                 // The reload keeps them itself, and lets go of them in time when it fails.
@@ -152,7 +153,8 @@ impl From<GarbageError> for ApiError {
         match error {
             GarbageError::Missing { missing } => {
                 let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-                Self::conflict("missing_blobs", text).with_detail(json!({ "missing": names }))
+                Self::conflict(ErrorCode::MissingBlobs, text)
+                    .with_detail(json!({ "missing": names }))
             }
             GarbageError::Blobs(error) => error.into(),
             GarbageError::Registry(error) => error.into(),
@@ -176,7 +178,7 @@ impl From<ReloadError> for ApiError {
             }
             ReloadError::Registry(error) => error.into(),
             ReloadError::Serve(error) => error.into(),
-            ReloadError::TooMany => Self::conflict("reload_in_progress", text),
+            ReloadError::TooMany => Self::conflict(ErrorCode::ReloadInProgress, text),
         }
     }
 }

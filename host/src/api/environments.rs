@@ -1,6 +1,10 @@
 //! Environments: list, create, show, change, delete.
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
+use samovar_types::origins::Origin;
+use samovar_types::promotion_settings::{PromotionSettings, PromotionSettingsUpdate};
+use samovar_types::settings::{AutoscalingSettings, AutoscalingUpdate};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,10 +21,6 @@ use super::shapes::{Backpressure, DeploymentShape};
 use crate::domain::changes::{Done, EnvironmentUpdate, Refusal};
 use crate::domain::environment::Environment;
 use crate::domain::model::ModelView;
-use crate::domain::origins::Origin;
-use crate::domain::promotion_settings::{PromotionSettings, PromotionSettingsUpdate};
-use crate::domain::settings::{AutoscalingSettings, AutoscalingUpdate};
-use crate::ids::Id;
 
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
@@ -153,7 +153,7 @@ impl InstanceType {
         Self {
             id: "cpu",
             name: "cpu",
-            memory_limit_mib: *crate::domain::settings::Limits::MEMORY_BYTES.end() >> 20,
+            memory_limit_mib: *samovar_types::settings::Limits::MEMORY_BYTES.end() >> 20,
             millicpu_limit: cores as u64 * 1000,
             gpu_count: 0,
             gpu_type: None,

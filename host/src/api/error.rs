@@ -7,6 +7,7 @@ use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use samovar_runtime::RunError;
+use samovar_types::error::{ErrorBody, ErrorCode};
 use serde_json::{Value, json};
 
 use super::request_id::RequestId;
@@ -18,7 +19,7 @@ pub struct ApiError {
     /// The HTTP status.
     pub status: StatusCode,
     /// What programs look at.
-    pub code: &'static str,
+    pub code: ErrorCode,
     /// What people read.
     pub message: String,
     /// What belongs to the code, if anything.
@@ -31,7 +32,7 @@ pub struct ApiError {
 
 impl ApiError {
     /// An error without detail.
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             status,
             code,
@@ -47,27 +48,31 @@ impl ApiError {
         let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
         Self {
             allow: Some(names.join(", ")),
-            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "client_error", message)
+            ..Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                ErrorCode::ClientError,
+                message,
+            )
         }
     }
 
     /// 400: the request is wrong in itself.
     pub fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "client_error", message)
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::ClientError, message)
     }
 
     /// 404: there is no such thing.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
     }
 
     /// 404 for the target of an inference request.
     pub fn no_model(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "model_does_not_exist", message)
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::ModelDoesNotExist, message)
     }
 
     /// 409: it does not fit what is there.
-    pub fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+    pub fn conflict(code: ErrorCode, message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
@@ -76,7 +81,7 @@ impl ApiError {
         tracing::error!(%cause, "internal error");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "internal_error",
+            ErrorCode::InternalError,
             "the server failed; its log says why",
         )
     }
@@ -92,16 +97,23 @@ impl ApiError {
 impl From<RunError> for ApiError {
     fn from(error: RunError) -> Self {
         let (status, code) = match &error {
-            RunError::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
-            RunError::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "model_unavailable"),
-            RunError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "model_unavailable"),
-            RunError::Start(_) => (StatusCode::SERVICE_UNAVAILABLE, "model_not_ready"),
-            RunError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
-            RunError::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
-            RunError::Guest(_) => (StatusCode::INTERNAL_SERVER_ERROR, "application_error"),
+            RunError::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited),
+            RunError::QueueTimeout { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, ErrorCode::ModelUnavailable)
+            }
+            RunError::Closed => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::ModelUnavailable),
+            RunError::Start(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::ModelNotReady),
+            RunError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Timeout),
+            RunError::BodyTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::PayloadTooLarge)
+            }
+            RunError::Guest(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorCode::ApplicationError,
+            ),
             RunError::Unhealthy(trouble) => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                let mut told = Self::new(status, "model_unavailable", error.to_string());
+                let mut told = Self::new(status, ErrorCode::ModelUnavailable, error.to_string());
                 told.retry_after = trouble.retry_after;
                 return told;
             }
@@ -119,16 +131,20 @@ impl From<&crate::registry::RegistryError> for ApiError {
             E::NoModel { .. } | E::NoDeployment { .. } | E::NoEnvironment { .. } => {
                 Self::not_found(text)
             }
-            E::LastAdminKey { .. } => Self::conflict("last_admin_key", text),
+            E::LastAdminKey { .. } => Self::conflict(ErrorCode::LastAdminKey, text),
             E::Refused(refusal) => refusal.into(),
             E::Invalid(_) => Self::bad_request(text),
-            E::TooMany { .. } => Self::conflict("too_many", text),
-            E::Contended => Self::conflict("conflict", text),
-            E::InTheWay { .. } => Self::conflict("unreadable_document", text),
+            E::TooMany { .. } => Self::conflict(ErrorCode::TooMany, text),
+            E::Contended => Self::conflict(ErrorCode::Conflict, text),
+            E::InTheWay { .. } => Self::conflict(ErrorCode::UnreadableDocument, text),
             E::Unreadable { .. } | E::Vault(_) | E::Unaudited { .. } => Self::internal(text),
             E::Store(_) => {
                 tracing::error!(error = text, "the store failed");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", text)
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::StoreUnavailable,
+                    text,
+                )
             }
         }
     }
@@ -142,7 +158,7 @@ impl From<crate::state::StoreError> for ApiError {
             _ => {
                 tracing::error!(%error, "the store failed");
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                Self::new(status, "store_unavailable", error.to_string())
+                Self::new(status, ErrorCode::StoreUnavailable, error.to_string())
             }
         }
     }
@@ -154,8 +170,8 @@ impl From<crate::domain::usage_window::InvalidWindow> for ApiError {
     }
 }
 
-impl From<crate::domain::settings::InvalidSetting> for ApiError {
-    fn from(error: crate::domain::settings::InvalidSetting) -> Self {
+impl From<samovar_types::settings::InvalidSetting> for ApiError {
+    fn from(error: samovar_types::settings::InvalidSetting) -> Self {
         Self::bad_request(error.to_string())
     }
 }
@@ -166,18 +182,30 @@ impl From<&crate::state::blobs::BlobError> for ApiError {
         let text = error.to_string();
         match error {
             E::NotFound { .. } => Self::not_found(text),
-            E::WrongDigest { .. } => Self::new(StatusCode::BAD_REQUEST, "wrong_digest", text),
+            E::WrongDigest { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::WrongDigest, text)
+            }
             E::WrongSize { .. } => Self::bad_request(text),
             E::Damaged { .. } => {
                 tracing::error!(error = text, "a blob is damaged");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "blob_damaged", text)
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::BlobDamaged,
+                    text,
+                )
             }
-            E::TooLarge { .. } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", text)
-            }
+            E::TooLarge { .. } => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                ErrorCode::PayloadTooLarge,
+                text,
+            ),
             _ => {
                 tracing::error!(error = text, "blobs failed");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable", text)
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::StorageUnavailable,
+                    text,
+                )
             }
         }
     }
@@ -188,9 +216,8 @@ impl From<&crate::control::secrets::SecretsError> for ApiError {
         use crate::control::secrets::SecretsError as E;
         let text = error.to_string();
         match error {
-            E::Missing { names } => {
-                Self::conflict("missing_secrets", text).with_detail(json!({ "missing": names }))
-            }
+            E::Missing { names } => Self::conflict(ErrorCode::MissingSecrets, text)
+                .with_detail(json!({ "missing": names })),
             E::Registry(cause) => cause.into(),
         }
     }
@@ -200,9 +227,9 @@ impl From<&Arc<crate::control::builder::BuildError>> for ApiError {
     fn from(error: &Arc<crate::control::builder::BuildError>) -> Self {
         use crate::control::builder::BuildError as E;
         match &**error {
-            E::Stopped => Self::conflict("build_stopped", error.to_string()),
+            E::Stopped => Self::conflict(ErrorCode::BuildStopped, error.to_string()),
             E::Aborted => Self::internal(error),
-            E::EndedNode => Self::conflict("build_failed", error.to_string()),
+            E::EndedNode => Self::conflict(ErrorCode::BuildFailed, error.to_string()),
             E::Serve(error) => error.into(),
             E::Registry(error) => error.into(),
         }
@@ -214,7 +241,7 @@ impl From<&Refusal> for ApiError {
         let text = refusal.to_string();
         match refusal {
             Refusal::NotFound(_) => Self::not_found(text),
-            Refusal::Conflict { code, .. } => Self::conflict(code, text),
+            Refusal::Conflict { code, .. } => Self::conflict(*code, text),
             Refusal::Invalid(_) => Self::bad_request(text),
         }
     }
@@ -228,14 +255,22 @@ impl From<&crate::control::serving::ServeError> for ApiError {
             E::Blob(blob) => blob.into(),
             E::Files { .. } => Self::internal(text),
             E::Secrets(cause) => cause.into(),
-            E::Component(cause) if cause.blames_component() => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "component_refused", text)
-            }
+            E::Component(cause) if cause.blames_component() => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                ErrorCode::ComponentRefused,
+                text,
+            ),
             E::Component(_) => Self::internal(text),
-            E::Graph { .. } | E::NoIsolation => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "graph_refused", text)
-            }
-            E::Start(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "model_not_ready", text),
+            E::Graph { .. } | E::NoIsolation => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                ErrorCode::GraphRefused,
+                text,
+            ),
+            E::Start(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                ErrorCode::ModelNotReady,
+                text,
+            ),
         }
     }
 }
@@ -271,12 +306,12 @@ impl IntoResponse for ApiError {
 /// Fills in the body of an error's answer, which needs the id of its request, and marks every answer with that id.
 pub fn render(mut response: Response, id: &RequestId) -> Response {
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        let body = json!({
-            "error": error.message,
-            "error_code": error.code,
-            "detail": error.detail,
-            "request_id": id.as_str(),
-        });
+        let body = ErrorBody {
+            error: error.message,
+            error_code: error.code,
+            detail: error.detail.unwrap_or_default(),
+            request_id: id.as_str().to_owned(),
+        };
         // The router knows which methods its routes take, and an error may know better.
         let known = response.headers_mut().remove(header::ALLOW);
         let better = error

@@ -8,6 +8,11 @@ use axum::response::sse::{Event as SseEvent, Sse};
 use futures::Stream;
 use futures::stream::unfold;
 use jiff::Timestamp;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::engine::{ConcernedDeployment, EngineGraph};
+use samovar_types::error::{ErrorBody, ErrorCode};
+use samovar_types::id::Id;
+use samovar_types::promotion::PromotionStatus;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
@@ -23,12 +28,9 @@ use super::shapes::shown;
 use crate::control::access::Caller;
 use crate::control::feed::MAX_SUBSCRIBERS;
 use crate::control::subscriber::{self, Begin, MAX_PENDING, Outlet, READ_TIMEOUT, Told};
-use crate::domain::deployment::DeploymentStatus;
-use crate::domain::engine_events::{ConcernedDeployment, EngineGraph, EngineNote};
+use crate::domain::engine_events::EngineNote;
 use crate::domain::events::{Event, EventId, What};
 use crate::domain::observed::shown_reason;
-use crate::domain::promotion::PromotionStatus;
-use crate::ids::Id;
 use crate::registry::RegistryError;
 
 /// The route of events.
@@ -292,7 +294,7 @@ impl EventShape {
     get, path = "/v1/events", params(EventsQuery, ("Last-Event-ID" = Option<String>, Header, description = "The last event that was read")),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventShape),
-        (status = 429, description = "Too many follow already", body = super::openapi::ErrorBody)
+        (status = 429, description = "Too many follow already", body = ErrorBody)
     )
 )]
 async fn events(
@@ -311,7 +313,7 @@ async fn events(
     let Some(subscription) = api.feed.subscribe().await else {
         let text = format!("{MAX_SUBSCRIBERS} follow events already, which is the most");
         let status = StatusCode::TOO_MANY_REQUESTS;
-        return Err(ApiError::new(status, "rate_limited", text));
+        return Err(ApiError::new(status, ErrorCode::RateLimited, text));
     };
     let (sender, receiver) = mpsc::channel(MAX_PENDING);
     let wants = move |event: &Event| model.is_none_or(|model| event.concerns(model));

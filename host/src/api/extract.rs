@@ -4,6 +4,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use samovar_types::error::ErrorCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -44,7 +45,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             Err(rejection) => Err(match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
                     StatusCode::PAYLOAD_TOO_LARGE,
-                    "payload_too_large",
+                    ErrorCode::PayloadTooLarge,
                     format!(
                         "the JSON body is longer than {} bytes",
                         super::MAX_JSON_BYTES
@@ -52,7 +53,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
                 ),
                 StatusCode::UNSUPPORTED_MEDIA_TYPE => ApiError::new(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    "client_error",
+                    ErrorCode::ClientError,
                     "the body is not announced as JSON: send `Content-Type: application/json`",
                 ),
                 // Axum tells wrong syntax from wrong shape; both are the caller's to mend.

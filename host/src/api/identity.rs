@@ -2,6 +2,7 @@
 
 use axum::Extension;
 use jiff::Timestamp;
+use samovar_types::id::Id;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -13,7 +14,6 @@ use super::extract::{Json, Path, Query, State};
 use super::permission::{Action, Needs as _};
 use crate::control::access::Caller;
 use crate::domain::organization::{NAME, Organization};
-use crate::ids::Id;
 
 /// The routes of who and what.
 pub fn router() -> OpenApiRouter<super::Shared> {

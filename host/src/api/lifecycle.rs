@@ -1,5 +1,7 @@
 //! The life of a deployment: renamed, switched off and on, retried, its settings and its replicas.
 
+use samovar_types::id::Id;
+use samovar_types::settings::{AutoscalingUpdate, BackpressurePolicy};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,8 +15,6 @@ use super::permission::{Action, Needs as _};
 use super::shapes::{Backpressure, DeploymentShape};
 use crate::domain::changes::{Done, Refusal};
 use crate::domain::model::ModelView;
-use crate::domain::settings::{AutoscalingUpdate, BackpressurePolicy};
-use crate::ids::Id;
 
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {

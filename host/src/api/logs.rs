@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use regex::{Regex, RegexBuilder};
+use samovar_types::id::Id;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -12,7 +13,6 @@ use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Pairs, Path, State};
 use super::permission::{Action, Needs as _};
-use crate::ids::Id;
 use crate::telemetry::logs::{LogQuery, MAX_LINES, StoredLine};
 
 /// The longest window of one question for logs, in milliseconds: 7 days.

@@ -42,6 +42,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Extension, Router};
 use samovar_runtime::Runtime;
+use samovar_types::error::ErrorCode;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -178,7 +179,7 @@ async fn unknown(request: Request) -> ApiError {
 async fn wrong_method(request: Request) -> ApiError {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
+        ErrorCode::MethodNotAllowed,
         format!("this address does not take {}", request.method()),
     )
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use samovar_types::bundle::Bundle;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -13,7 +14,6 @@ use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
 use super::permission::{Action, Needs as _};
 use super::shapes::{DeploymentShape, ModelShape};
-use crate::domain::bundle::Bundle;
 use crate::domain::deployment::DeploymentKind;
 use crate::registry::{Push, PushTo};
 
@@ -32,7 +32,7 @@ pub struct PushRequest {
     /// The model's name; the bundle's without it.
     name: Option<String>,
     /// What is deployed.
-    #[serde(deserialize_with = "crate::domain::strict::deserialize")]
+    #[serde(deserialize_with = "samovar_types::strict::deserialize")]
     pub bundle: Bundle,
     /// The deployment's name; `deployment-N` without it.
     pub(super) deployment_name: Option<String>,
@@ -74,7 +74,7 @@ pub struct Models {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelDeleted {
     /// Its id.
-    pub id: crate::ids::Id,
+    pub id: samovar_types::id::Id,
     /// Always true.
     pub deleted: bool,
 }

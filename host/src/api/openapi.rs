@@ -1,12 +1,12 @@
 //! The description of the API, drawn from the handlers themselves and served at `/openapi.json`.
 
-use serde::Serialize;
+use samovar_types::error::ErrorBody;
 use serde_json::{Map, Value};
+use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::AdditionalProperties;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
-use utoipa::{OpenApi, ToSchema};
 
 use super::openapi_inference;
 
@@ -21,19 +21,6 @@ use super::openapi_inference;
     components(schemas(ErrorBody))
 )]
 pub struct Document;
-
-/// What every error of the platform looks like.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ErrorBody {
-    /// For people: what was found, what was wanted, what to do.
-    pub error: String,
-    /// For programs.
-    pub error_code: String,
-    /// Facts that depend on the code.
-    pub detail: Value,
-    /// Names the request in the server's log.
-    pub request_id: String,
-}
 
 /// Errors that any management route may answer: what is wrong with the request, who asks, what it asks for, and how
 /// the server is.
@@ -77,7 +64,7 @@ fn name_operations(paths: &mut Map<String, Value>) {
     }
 }
 
-/// Types of requests that are stored too, and so leave it to [`crate::domain::strict`] to refuse what is unknown.
+/// Types of requests that are stored too, and so leave it to [`samovar_types::strict`] to refuse what is unknown.
 const STRICT: [&str; 7] = [
     "AutoscalingSettings",
     "Batch",

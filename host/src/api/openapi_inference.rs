@@ -3,11 +3,11 @@
 
 use std::ops::RangeInclusive;
 
+use samovar_types::async_request::{AsyncErrorCode, AsyncStatus, WebhookStatus};
 use serde_json::{Map, Value, json};
 
-use crate::domain::async_request::{AsyncErrorCode, AsyncStatus, WebhookStatus};
-use crate::domain::async_submission as submission;
 use crate::domain::webhook_address::MAX_WEBHOOK_BYTES;
+use samovar_types::async_request as submission;
 
 /// Every way to say which deployment is meant.
 const TARGETS: [(&str, Option<&str>); 4] = [

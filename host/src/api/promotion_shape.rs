@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
+use samovar_types::promotion::PromotionStatus;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -10,8 +12,7 @@ use super::Api;
 use crate::control::analysis::{Figures, StageFigures};
 use crate::control::shadow::ShadowCounts;
 use crate::domain::environment::Environment;
-use crate::domain::promotion::{Promotion, PromotionStatus};
-use crate::ids::Id;
+use crate::domain::promotion::Promotion;
 
 /// A move to another deployment.
 #[derive(Debug, Serialize, ToSchema)]

@@ -1,6 +1,8 @@
 //! Promotions: begun, called off, halted, taken up again, forced.
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
+use samovar_types::names::PRODUCTION;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,8 +15,7 @@ use super::extract::{Json, Path, State};
 use super::permission::{Action, Needs as _};
 use super::shapes::DeploymentShape;
 use crate::domain::changes::Promote;
-use crate::domain::environment::PRODUCTION;
-use crate::ids::Id;
+use crate::random::random_id;
 
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
@@ -152,7 +153,7 @@ impl Api {
         deployment: Id,
         how: Promote,
     ) -> Result<Json<DeploymentShape>, ApiError> {
-        let (fresh, now) = (Id::new(), Timestamp::now());
+        let (fresh, now) = (random_id(), Timestamp::now());
         let changed = self
             .registry
             .change(model, |view| {

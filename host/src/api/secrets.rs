@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,7 +16,6 @@ use super::extract::{Json, Path, State};
 use super::permission::{Action, Needs as _};
 use crate::domain::organization;
 use crate::domain::secret::Secret;
-use crate::ids::Id;
 
 /// The routes of secrets.
 pub fn router() -> OpenApiRouter<super::Shared> {

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use samovar_runtime::Snapshot;
+use samovar_types::bundle::Isolation;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::digest::Digest;
+use samovar_types::id::Id;
+use samovar_types::settings::{AutoscalingSettings, BackpressurePolicy};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use crate::domain::bundle::Isolation;
-use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
-use crate::domain::digest::Digest;
+use crate::domain::deployment::{Deployment, DeploymentKind};
 use crate::domain::model::ModelView;
 use crate::domain::observed::{Observed, shown_reason, shown_status};
-use crate::domain::settings::{AutoscalingSettings, BackpressurePolicy};
-use crate::ids::Id;
 
 /// A model.
 #[derive(Debug, Serialize, ToSchema)]

@@ -4,6 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::{Timestamp, civil, tz::TimeZone};
+use samovar_types::id::Id;
+use samovar_types::usage::{
+    Counters, DeploymentUsage, Owner, Resolution, UsageBucket, by_deployment,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -14,11 +18,7 @@ use super::error::ApiError;
 use super::extract::{Json, Query, State};
 use super::permission::{Action, Needs as _};
 use crate::domain::model::ModelView;
-use crate::domain::usage::{
-    Counters, DeploymentUsage, Owner, Resolution, UsageBucket, by_deployment,
-};
 use crate::domain::usage_window::{Asked, MAX_SUMMARY_DAYS, MAX_USAGE_DAYS, Window, timestamp};
-use crate::ids::Id;
 use crate::state::usage::UsageQuery;
 
 /// Longest wait for the newest usage to be written down; an answer is given without it then.

@@ -1,6 +1,7 @@
 //! Webhook secrets: list, make or rotate, delete. A value is shown once, when it is made.
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,7 +13,6 @@ use super::error::ApiError;
 use super::extract::{Json, Path, State};
 use super::permission::{Action, Needs as _};
 use crate::domain::webhook_secret::WebhookSecret;
-use crate::ids::Id;
 
 /// The routes of webhook secrets.
 pub fn router() -> OpenApiRouter<super::Shared> {

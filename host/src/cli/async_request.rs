@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use jiff::Timestamp;
 use reqwest::Method;
+use samovar_types::async_request::MAX_SUBMISSION_BYTES;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -16,7 +17,6 @@ use super::failure::UsageError;
 use super::identifier;
 use super::output::{self, Format, cell, since};
 use super::predict;
-use crate::domain::async_submission::MAX_SUBMISSION_BYTES;
 
 /// A request that was handed in.
 #[derive(Debug, clap::Args)]
@@ -178,8 +178,9 @@ fn properties(request: &Value, now: Timestamp) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn a_request_is_shown_with_what_went_wrong() {

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use samovar_types::names;
 use serde_json::json;
 
 use super::failure::UsageError;
 use super::output::{self, Format};
-use crate::domain::names;
 
 mod sdk;
 mod templates;

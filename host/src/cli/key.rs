@@ -3,13 +3,13 @@
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 use reqwest::Method;
+use samovar_types::api_key::KeyType;
 use serde_json::{Value, json};
 
 use super::client::{ANSWER_TIMEOUT, Client};
 use super::confirm::Consent;
 use super::identifier;
 use super::output::{self, Format, cell, printable, since};
-use crate::domain::api_key::KeyType;
 
 /// What to do.
 #[derive(Debug, Subcommand)]

@@ -1,13 +1,13 @@
 //! Which deployment is meant: by id, by name, `production` or `development`.
 
 use anyhow::bail;
+use samovar_types::id::Id;
+use samovar_types::names::MAX_NAME_BYTES;
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
 use super::failure::UsageError;
 use super::output::cell;
-use crate::domain::names::MAX_NAME_BYTES;
-use crate::ids::Id;
 
 /// Takes what a deployment may be called.
 pub fn deployment_name(text: &str) -> Result<String, String> {
@@ -66,8 +66,9 @@ fn choose(answer: &Value, model: &str, name: &str) -> anyhow::Result<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn a_name_has_to_mean_one() {

@@ -4,6 +4,7 @@ use anyhow::bail;
 use clap::Subcommand;
 use jiff::Timestamp;
 use reqwest::Method;
+use samovar_types::names::PRODUCTION;
 use serde_json::{Value, json};
 
 use super::client::{ANSWER_TIMEOUT, Client};
@@ -12,7 +13,6 @@ use super::identifier;
 use super::named::{self, deployment_name};
 use super::output::{self, Format, cell, since};
 use super::promotion_wait as waiting;
-use crate::domain::environment::PRODUCTION;
 
 /// What `promote` is given.
 #[derive(Debug, clap::Args)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use reqwest::Method;
+use samovar_types::names::PRODUCTION;
 use serde_json::{Map, Value, json};
 
 use super::build::{Build, Group};
@@ -16,7 +17,6 @@ use super::progress::spin;
 use super::pushed::{Report, Target};
 use super::{identifier, promotion_wait, ready, upload};
 use crate::bundle::{Bundle, LocalBlob, LocalBundle};
-use crate::domain::environment::PRODUCTION;
 use crate::manifest::Manifest;
 
 /// Deploying compiles the component first.
@@ -188,10 +188,11 @@ pub fn missing<'a>(error: &anyhow::Error, blobs: &'a [LocalBlob]) -> Vec<&'a Loc
 
 #[cfg(test)]
 mod tests {
+    use reqwest::StatusCode;
+
     use super::*;
     use crate::bundle::{Digest, Source};
     use crate::cli::client::ErrorAnswer;
-    use reqwest::StatusCode;
 
     #[test]
     fn only_blobs_of_ours_are_sent_again() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
+use samovar_types::names::PRODUCTION;
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -12,7 +13,6 @@ use super::deployment::init_snapshot;
 use super::output::{self, Format, cell, quoted};
 use crate::bundle::{LocalBlob, LocalBundle};
 use crate::client_config;
-use crate::domain::environment::PRODUCTION;
 
 /// A push that went well.
 pub struct Report<'a> {
@@ -240,11 +240,13 @@ fn base(server: &str, answer: &Value, target: Target<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::open_inference::Description;
+    use std::collections::BTreeMap;
+
     use samovar_runtime::backend::Ports;
     use samovar_runtime::backend::port::{Port, PortType};
-    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::open_inference::Description;
 
     fn answer(is_production: bool) -> Value {
         json!({

@@ -73,9 +73,10 @@ pub async fn wait(client: &Client, mut deployment: Value, wait: Duration) -> any
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::deployment::DeploymentStatus;
+    use samovar_types::deployment::DeploymentStatus;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn each_status_has_the_servers_own_meaning() {

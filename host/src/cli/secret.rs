@@ -10,6 +10,8 @@ use clap::Subcommand;
 use console::Term;
 use jiff::Timestamp;
 use reqwest::Method;
+use samovar_types::names;
+use samovar_types::secret::{self, MAX_SECRET_BYTES};
 use secrecy::zeroize::Zeroizing;
 use serde_json::{Value, json};
 
@@ -17,8 +19,6 @@ use super::client::{ANSWER_TIMEOUT, Client};
 use super::confirm::Consent;
 use super::failure::UsageError;
 use super::output::{self, Format, cell, since};
-use crate::domain::names;
-use crate::domain::secret::{self, MAX_SECRET_BYTES};
 
 /// What to do.
 #[derive(Debug, Subcommand)]

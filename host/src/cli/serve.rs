@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use samovar_types::bundle::GraphBackend;
 
 use super::output::Format;
-use crate::domain::bundle::GraphBackend;
 use crate::domain::webhook_address::Allowance;
 use crate::manifest::units;
 use crate::node::{

@@ -227,9 +227,10 @@ fn seconds(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser as _;
     use serde_json::json;
+
+    use super::*;
 
     #[derive(Debug, clap::Parser)]
     struct Line {
@@ -292,14 +293,14 @@ mod tests {
              --max-p95-latency-ratio 2 --min-requests 50",
         );
         let autoscaling = serde_json::from_value(all["autoscaling_settings"].clone()).unwrap();
-        let settings = crate::domain::settings::AutoscalingSettings::default();
+        let settings = samovar_types::settings::AutoscalingSettings::default();
         assert!(settings.updated(&autoscaling).is_ok());
         let promotion = serde_json::from_value(all["promotion_settings"].clone()).unwrap();
-        let settings = crate::domain::promotion_settings::PromotionSettings::default();
+        let settings = samovar_types::promotion_settings::PromotionSettings::default();
         assert!(settings.updated(&promotion).is_ok());
         let policy = all["request_backpressure_settings"]["policy"].clone();
         assert!(
-            serde_json::from_value::<crate::domain::settings::BackpressurePolicy>(policy).is_ok()
+            serde_json::from_value::<samovar_types::settings::BackpressurePolicy>(policy).is_ok()
         );
     }
 

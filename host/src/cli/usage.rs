@@ -6,6 +6,8 @@ use clap::ValueEnum;
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use samovar_types::id::Id;
+use samovar_types::usage::{Counters, Resolution};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -13,8 +15,6 @@ use super::client::Client;
 use super::failure::UsageError;
 use super::identifier;
 use super::output::{self, Format, printable};
-use crate::domain::usage::{Counters, Resolution};
-use crate::ids::Id;
 
 /// What it is given.
 #[derive(Debug, clap::Args)]

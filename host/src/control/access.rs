@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use samovar_types::api_key::KeyType;
+use samovar_types::id::Id;
+
 use crate::control::gone::Gone;
-use crate::domain::api_key::{AccessError, Action, ApiKey, KeyType, verify};
+use crate::domain::api_key::{AccessError, Action, ApiKey, verify};
 use crate::domain::audit::Actor;
-use crate::ids::Id;
 
 /// Whether callers need a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,9 +189,11 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::api_key::KeyType;
     use jiff::Timestamp;
+    use samovar_types::api_key::KeyType;
+
+    use super::*;
+    use crate::random::random_id;
 
     fn header(plain: &crate::domain::api_key::PlainKey) -> String {
         format!("Bearer {}", plain.reveal())
@@ -220,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_key_opens_what_it_is_for() {
-        let model = Id::new();
+        let model = random_id();
         let (key, plain) = ApiKey::generate(
             KeyType::WorkspaceInvoke,
             None,
@@ -232,7 +236,7 @@ mod tests {
         let check = |action| access.check(Some(header.as_bytes()), action);
         let invoke = |model| access.may_invoke(Some(header.as_bytes()), model);
         assert_eq!(invoke(Some(model)), Ok(true));
-        assert_eq!(invoke(Some(Id::new())), Ok(false));
+        assert_eq!(invoke(Some(random_id())), Ok(false));
         assert_eq!(invoke(None), Ok(false));
         assert!(matches!(
             check(Action::Manage),

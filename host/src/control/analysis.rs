@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use samovar_types::promotion_settings::AnalysisSettings;
+
 use crate::control::latency::Latencies;
 use crate::domain::promotion::STAGES;
-use crate::domain::promotion_settings::AnalysisSettings;
 
 /// Standard deviations that a candidate's errors may be above what the current deployment's rate would give.
 const ERROR_NOISE: f64 = 3.0;
@@ -127,8 +128,9 @@ fn latency(max_ratio: f64, candidate: &Figures, current: &Figures) -> Option<Str
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn settings(rate: Option<f64>, ratio: Option<f64>, min_requests: u32) -> AnalysisSettings {
         AnalysisSettings {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use samovar_types::id::Id;
 use tokio::sync::Notify;
 
 use crate::control::builder::Builder;
 use crate::domain::model::ModelView;
-use crate::ids::Id;
 
 /// What is to become of a model.
 enum Wanted {

@@ -8,13 +8,12 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use samovar_runtime::{RunError, Traffic};
+use samovar_types::async_request::{AsyncError, AsyncErrorCode, AsyncStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::async_queue::AsyncQueue;
 use super::serving::{Room, Served, Serving};
-use crate::domain::async_request::{
-    AsyncError, AsyncErrorCode, AsyncResult, AsyncStatus, NextStep, next_step,
-};
+use crate::domain::async_request::{AsyncResult, NextStep, next_step};
 use crate::domain::model::Unresolved;
 use crate::state::StoreError;
 use crate::state::async_requests::{Claim, Outcome, Place, Prediction};
@@ -256,8 +255,9 @@ async fn settle(queue: &AsyncQueue, claim: &Claim, verdict: &Verdict) {
 
 #[cfg(test)]
 mod tests {
+    use samovar_types::async_request::InferenceRetryConfig;
+
     use super::*;
-    use crate::domain::async_request::InferenceRetryConfig;
 
     fn prediction(errors: usize) -> Prediction {
         Prediction {

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use samovar_types::async_request::AsyncRequestId;
+use samovar_types::id::Id;
 use tokio::sync::Notify;
 
-use crate::domain::async_request::{AsyncRequest, AsyncRequestId, AsyncResult, NewAsyncRequest};
+use crate::domain::async_request::{AsyncRequest, AsyncResult, NewAsyncRequest};
 use crate::domain::webhook_address::WebhookAddresses;
-use crate::ids::Id;
 use crate::state::StoreError;
 use crate::state::async_requests::{
     Acceptance, AsyncCounts, AsyncRequests, Cancellation, Capacity, Place,

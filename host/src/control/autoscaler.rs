@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::domain::settings::AutoscalingSettings;
+use samovar_types::settings::AutoscalingSettings;
 
 /// What is seen of a deployment at one time.
 #[derive(Debug, Clone, Copy)]

@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use jiff::Timestamp;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::id::Id;
 
+pub use crate::control::builds::BuildError;
 use crate::control::builds::{Begun, Build, Outcome, Pending};
 use crate::control::recovery::{Admission, Recovery};
 use crate::control::serving::{ServeError, Served, Serving};
 use crate::domain::changes::Done;
-use crate::domain::deployment::DeploymentStatus;
 use crate::domain::model::{ModelView, Target};
-use crate::ids::Id;
 use crate::registry::{Registry, RegistryError};
-
-pub use crate::control::builds::BuildError;
 
 /// How long a node waits before it tries something again that could not be stored.
 const RETRY_DELAY: Duration = Duration::from_secs(5);

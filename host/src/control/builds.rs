@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use samovar_types::id::Id;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::serving::ServeError;
 use crate::domain::model::ModelView;
 use crate::domain::observed::BuildPhase;
-use crate::ids::Id;
 use crate::registry::RegistryError;
 
 /// Why a deployment was not built.
@@ -265,9 +265,11 @@ impl Drop for Build {
 
 #[cfg(test)]
 mod tests {
+    use samovar_types::deployment::DeploymentStatus;
+    use samovar_types::digest::Digest;
+
     use super::*;
-    use crate::domain::deployment::{Deployment, DeploymentStatus};
-    use crate::domain::digest::Digest;
+    use crate::domain::deployment::Deployment;
 
     fn view(generation: u64, status: DeploymentStatus) -> (ModelView, Id) {
         let digest = Digest::of(b"component");

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use samovar_runtime::{EngineEvent, EngineLabel, GraphLabel, Suspect};
+use samovar_types::engine::EngineGraph;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::control::feed::Feed;
 use crate::control::serving::Serving;
-use crate::domain::engine_events::{
-    EngineEnd, EngineGraph, EngineNote, QuarantineBegin, QuarantineNote,
-};
+use crate::domain::engine_events::{EngineEnd, EngineNote, QuarantineBegin, QuarantineNote};
 use crate::domain::events::{Event, What};
 
 /// Tells what happens to engines for as long as the node runs.

@@ -5,9 +5,10 @@
 //! more, also those that the guest chose itself. A guest's own 5xx counts because to its clients it is an outage like
 //! any other, and because both sides are counted alike: where 5xx is a component's way to answer, both sides show it.
 
+use samovar_types::promotion_settings::AnalysisSettings;
+
 use crate::control::analysis::{Figures, StageFigures};
 use crate::domain::promotion::STAGES;
-use crate::domain::promotion_settings::AnalysisSettings;
 
 /// Fewest answers of each side that are compared.
 pub const MIN_REQUESTS: u64 = 10;
@@ -90,8 +91,9 @@ fn interval(figures: &Figures) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn figures(requests: u64, errors: u64) -> Figures {
         Figures {

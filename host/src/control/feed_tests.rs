@@ -6,6 +6,11 @@ use std::time::Instant;
 use jiff::Timestamp;
 use samovar_runtime::backend::BackendOptions;
 use samovar_runtime::{Compilation, EngineOptions, Engines, Runtime, RuntimeOptions};
+use samovar_types::api_key::KeyType;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::digest::Digest;
+use samovar_types::id::Id;
+use samovar_types::names::PRODUCTION;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -14,13 +19,10 @@ use crate::control::builder::Builder;
 use crate::control::secrets::GuestSecrets;
 use crate::control::serving::{EngineMode, NodeLimits, Serving};
 use crate::control::subscriber::{self, Begin, Outlet, Told};
-use crate::domain::api_key::{Action, ApiKey, KeyType};
+use crate::domain::api_key::{Action, ApiKey};
 use crate::domain::changes::Promote;
-use crate::domain::deployment::DeploymentStatus;
-use crate::domain::digest::Digest;
-use crate::domain::environment::PRODUCTION;
 use crate::domain::model::Target;
-use crate::ids::Id;
+use crate::random::random_id;
 use crate::registry::{Push, PushTo, Secrets};
 use crate::state::blobs::Blobs;
 use crate::state::sqlite::SqliteStore;
@@ -201,7 +203,7 @@ async fn what_another_node_changed_is_served() {
         // This node may have tried to build it meanwhile, and found that it cannot.
         view.retry(second)?;
         view.built(second, DeploymentStatus::Active, None)?;
-        view.promote(PRODUCTION, second, Promote::AsSet, Id::new(), now)?;
+        view.promote(PRODUCTION, second, Promote::AsSet, random_id(), now)?;
         view.release_promotion(PRODUCTION, now)
     };
     node.other.change("m", promote).await.unwrap();

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use samovar_types::bundle::Bundle;
+use samovar_types::digest::Digest;
+
 use crate::control::serving::Serving;
-use crate::domain::bundle::Bundle;
-use crate::domain::digest::Digest;
 use crate::domain::keys;
 use crate::registry::{Registry, RegistryError};
 use crate::state::blobs::{BlobError, Blobs};

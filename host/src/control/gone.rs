@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::ids::Id;
+use samovar_types::id::Id;
 
 /// Removed things that are remembered. Their ids do not come again.
 const REMEMBERED: usize = 10_000;

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::id::Id;
 
 use crate::control::feed::Feed;
 use crate::control::reloader::Reloader;
 use crate::control::serving::Serving;
-use crate::domain::deployment::DeploymentStatus;
 use crate::domain::events::{Event, What};
 use crate::domain::observed::shown_status;
 use crate::domain::promotion::Promotion;
-use crate::ids::Id;
 
 /// How often a node looks.
 pub const INTERVAL: Duration = Duration::from_millis(250);
@@ -99,10 +99,11 @@ fn differences(before: &Seen, now: &Seen) -> Vec<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::random_id;
 
     #[test]
     fn only_what_is_other_is_told() {
-        let (model, deployment) = (Id::new(), Id::new());
+        let (model, deployment) = (random_id(), random_id());
         let promotion = Promotion::new(deployment, None, Default::default(), Timestamp::UNIX_EPOCH);
         let seen = |count, percent| Seen {
             replicas: [((model, deployment), (count, DeploymentStatus::Active))].into(),

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use samovar_types::id::Id;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::domain::changes::Resumed;
 use crate::domain::model::ModelView;
-use crate::ids::Id;
 use crate::registry::{Registry, RegistryError};
 
 /// How long to wait for a store that takes no writes.

@@ -8,15 +8,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use samovar_types::bundle::Bundle;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::id::Id;
+
 use crate::control::builder::Builder;
 use crate::control::garbage::{Garbage, GarbageError};
 use crate::control::serving::{RehearsalTimings, ServeError, Served};
 use crate::domain::audit::Author;
-use crate::domain::bundle::Bundle;
 use crate::domain::changes::{Done, Reload};
-use crate::domain::deployment::DeploymentStatus;
 use crate::domain::model::{ModelView, Target, Unresolved};
-use crate::ids::Id;
 use crate::registry::{Registry, RegistryError};
 
 /// Reloads of one deployment that may wait for their turn.
@@ -296,15 +297,16 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::random_id;
 
     #[test]
     fn a_line_is_there_while_somebody_is_in_it_and_has_an_end() {
         let lines = Lines::default();
-        let id = Id::new();
+        let id = random_id();
         let known = || lines.lock().contains_key(&id);
         let places: Vec<_> = std::iter::from_fn(|| lines.enter(id)).collect();
         assert_eq!(places.len(), MAX_WAITING + 1);
-        assert!(lines.enter(Id::new()).is_some(), "another has its own");
+        assert!(lines.enter(random_id()).is_some(), "another has its own");
         assert!(Arc::ptr_eq(&places[0].turn, &places[1].turn));
         let mut places = places.into_iter();
         places.next();

@@ -1,10 +1,11 @@
 //! What a promotion does next: a pure decision of what is stored, how the candidate is, what was measured, and the time.
 
 use jiff::{SignedDuration, Timestamp};
+use samovar_types::promotion::PromotionStatus;
 
 use crate::control::analysis::{self, StageFigures};
 use crate::control::error_guard;
-use crate::domain::promotion::{Promotion, PromotionStatus};
+use crate::domain::promotion::Promotion;
 
 /// A candidate that is not ready after this long is given up.
 pub const RELEASE_TIMEOUT: SignedDuration = SignedDuration::from_mins(30);
@@ -85,11 +86,12 @@ pub fn next(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use samovar_types::promotion_settings::{AnalysisSettings, PromotionSettings};
+
     use super::*;
     use crate::control::traffic::{Side, Split};
-    use crate::domain::promotion_settings::{AnalysisSettings, PromotionSettings};
-    use crate::ids::Id;
-    use proptest::prelude::*;
+    use crate::random::random_id;
 
     fn at(ms: i64) -> Timestamp {
         Timestamp::from_millisecond(ms).unwrap()
@@ -101,7 +103,7 @@ mod tests {
             ramp_up_duration_seconds: seconds,
             ..Default::default()
         };
-        Promotion::new(Id::new(), Some(Id::new()), settings, at(0))
+        Promotion::new(random_id(), Some(random_id()), settings, at(0))
     }
 
     fn ready(replicas: usize) -> Candidate {

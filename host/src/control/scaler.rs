@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use samovar_runtime::Pool;
+use samovar_types::id::Id;
 
 use crate::control::autoscaler::{Autoscaler, Decision, Seen};
 use crate::control::serving::{Awake, Serving};
-use crate::ids::Id;
 
 /// How often deployments are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);

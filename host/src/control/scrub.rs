@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::domain::digest::Digest;
+use samovar_types::digest::Digest;
+
 use crate::registry::{Registry, RegistryError};
 use crate::state::blobs::{BlobError, Blobs};
 

@@ -18,20 +18,20 @@ use samovar_runtime::{
     Capabilities, ComponentFile, Counts, DeploymentSpec, Limits, Pool, PoolSettings, RunError,
     Runtime,
 };
+use samovar_types::bundle::{Bundle, Isolation};
+use samovar_types::digest::Digest;
+use samovar_types::id::Id;
+use samovar_types::origins::Origin;
+use samovar_types::settings::BackpressurePolicy;
+use samovar_types::usage::Owner;
 use tokio::sync::watch;
 
 use crate::control::builds::Builds;
 use crate::control::gone::Gone;
 use crate::control::secrets::{GuestSecrets, SecretsError};
 use crate::control::trial::{self, Trial};
-use crate::domain::bundle::{Bundle, Isolation};
 use crate::domain::deployment::Deployment;
-use crate::domain::digest::Digest;
 use crate::domain::model::{ModelView, Target, Unresolved};
-use crate::domain::origins::Origin;
-use crate::domain::settings::BackpressurePolicy;
-use crate::domain::usage::Owner;
-use crate::ids::Id;
 use crate::state::blobs::{BlobError, Blobs};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use http::{Request, StatusCode};
 use jiff::Timestamp;
 use samovar_runtime::{Pool, RunError};
+use samovar_types::id::Id;
 
 use crate::control::analysis::{Figures, StageFigures};
 use crate::control::latency::LatencyCounter;
@@ -15,7 +16,6 @@ use crate::control::shadow::{ShadowCopy, ShadowCounts, Shadows};
 use crate::control::traffic::{self, Ready, Side, Split};
 use crate::domain::model::ModelView;
 use crate::domain::promotion::{Promotion, STAGES};
-use crate::ids::Id;
 
 /// What a node keeps of a promotion while it goes on: counters, which are lost with the node. A promotion that it takes
 /// up again after a crash is judged by what comes from then on.
@@ -272,10 +272,13 @@ impl Drop for Measured {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::promotion::PromotionStatus;
-    use crate::domain::promotion_settings::{AnalysisSettings, PromotionSettings};
     use std::time::Duration;
+
+    use samovar_types::promotion::PromotionStatus;
+    use samovar_types::promotion_settings::{AnalysisSettings, PromotionSettings};
+
+    use super::*;
+    use crate::random::random_id;
 
     const START: Timestamp = Timestamp::UNIX_EPOCH;
     const BOTH: Ready = Ready {
@@ -284,7 +287,7 @@ mod tests {
     };
 
     fn ramping(settings: PromotionSettings) -> Promotion {
-        let mut promotion = Promotion::new(Id::new(), Some(Id::new()), settings, START);
+        let mut promotion = Promotion::new(random_id(), Some(random_id()), settings, START);
         promotion.status = PromotionStatus::RampingUp;
         promotion.ramp_started_at = Some(START);
         promotion

@@ -5,12 +5,11 @@ use std::sync::Mutex;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
+use samovar_types::async_request::{AsyncErrorCode, AsyncRequestId, AsyncStatus, WebhookStatus};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::async_request::{
-    AsyncErrorCode, AsyncRequest, AsyncRequestId, AsyncStatus, WebhookStatus,
-};
+use crate::domain::async_request::AsyncRequest;
 use crate::state::StoreError;
 use crate::state::async_requests::Claim;
 

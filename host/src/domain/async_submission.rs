@@ -4,25 +4,16 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
+use samovar_types::async_request::{
+    INITIAL_DELAY_MS, InferenceRetryConfig, MAX_ATTEMPTS, MAX_DELAY_MS, PRIORITY,
+    TIME_IN_QUEUE_SECONDS,
+};
+use samovar_types::settings::InvalidSetting;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::async_request::InferenceRetryConfig;
-use super::settings::InvalidSetting;
 use super::webhook_address::WebhookAddresses;
 
-/// Largest body of `async_predict`.
-pub const MAX_SUBMISSION_BYTES: usize = 256 << 10;
-/// What `priority` may be; the lower one goes first.
-pub const PRIORITY: RangeInclusive<i64> = 0..=2;
-/// What `max_time_in_queue_seconds` may be: up to three days.
-pub const TIME_IN_QUEUE_SECONDS: RangeInclusive<i64> = 10..=259_200;
-/// What `inference_retry_config.max_attempts` may be.
-pub const MAX_ATTEMPTS: RangeInclusive<i64> = 1..=10;
-/// What `inference_retry_config.initial_delay_ms` may be.
-pub const INITIAL_DELAY_MS: RangeInclusive<i64> = 0..=10_000;
-/// What `inference_retry_config.max_delay_ms` may be.
-pub const MAX_DELAY_MS: RangeInclusive<i64> = 0..=60_000;
 const DEFAULT_TIME_IN_QUEUE_SECONDS: i64 = 600;
 
 /// What was asked, within its limits.
@@ -133,8 +124,9 @@ fn ranged(field: &str, found: i64, range: RangeInclusive<i64>) -> Result<u32, In
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn parse(body: &[u8]) -> Result<Submission, InvalidSubmission> {
         Submission::parse(body, &WebhookAddresses::default())

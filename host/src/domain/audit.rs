@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use samovar_types::api_key::KeyType;
+use samovar_types::digest::Digest;
+use samovar_types::id::Id;
+use samovar_types::origins::Origin;
+use samovar_types::promotion::PromotionStatus;
+use samovar_types::promotion_settings::PromotionSettings;
+use samovar_types::settings::{AutoscalingSettings, BackpressurePolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::api_key::KeyType;
-use super::digest::Digest;
 use super::environment::Environment;
-use super::origins::Origin;
-use super::promotion::PromotionStatus;
-use super::promotion_settings::PromotionSettings;
-use super::settings::{AutoscalingSettings, BackpressurePolicy};
-use crate::ids::Id;
+use crate::random::random_id;
 
 /// Entries are kept this long.
 pub const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
@@ -420,7 +421,7 @@ impl Entry {
         }
         let event_type = event_data.get("event_type").and_then(Value::as_str);
         Self {
-            id: format!("{}-{place:03}-{}", stamp(now), Id::new()),
+            id: format!("{}-{place:03}-{}", stamp(now), random_id()),
             created: now,
             event_type: event_type.unwrap_or_default().to_owned(),
             event_data,
@@ -450,8 +451,9 @@ pub fn is_id(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn an_entry_has_the_fields_of_the_api() {

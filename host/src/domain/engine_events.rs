@@ -1,29 +1,6 @@
 //! What happens to engines, as it is told: with the deployments that it concerns.
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
-use crate::ids::Id;
-
-/// A deployment that an event of an engine concerns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ConcernedDeployment {
-    /// Its model.
-    pub model_id: Id,
-    /// Its id.
-    pub deployment_id: Id,
-}
-
-/// A graph that ran or was loading in an engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct EngineGraph {
-    /// Its name in the manifest of the deployment that had it loaded.
-    pub name: String,
-    /// SHA-256 that tells its files from any others.
-    pub digest: String,
-    /// Type and shape of each input of one of its runs, as `f32 [1, 2]`, 16 at most; none when it was loading.
-    pub inputs: Vec<String>,
-}
+use samovar_types::engine::{ConcernedDeployment, EngineGraph};
 
 /// An engine started or ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,16 +1,14 @@
 //! An environment: a stable address of a model that points at a deployment, with settings of its own.
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
+use samovar_types::origins::Origin;
+use samovar_types::promotion_settings::PromotionSettings;
+use samovar_types::settings::{AutoscalingSettings, BackpressurePolicy};
 use serde::{Deserialize, Serialize};
 
-use super::origins::Origin;
 use super::promotion::Promotion;
-use super::promotion_settings::PromotionSettings;
-use super::settings::{AutoscalingSettings, BackpressurePolicy};
-use crate::ids::Id;
 
-/// The environment that every model has.
-pub const PRODUCTION: &str = "production";
 /// Environments of one model.
 pub const MAX_ENVIRONMENTS: usize = 100;
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use samovar_types::id::Id;
+
 use super::api_key::ApiKey;
 use super::audit::Entry;
 use super::deployment::Deployment;
@@ -12,7 +14,6 @@ use super::environment::Environment;
 use super::keys::Key;
 use super::model::{Model, ModelView};
 use super::promotion::Promotion;
-use crate::ids::Id;
 
 /// The place of an event in the history of a store: equal for all who are told of it, and growing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -358,9 +359,10 @@ fn read<T: serde::de::DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Un
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use jiff::Timestamp;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn id(text: &str) -> Id {
         text.parse().unwrap()

@@ -13,7 +13,7 @@
 //! | `audit/{id}` | an [`Entry`](super::audit::Entry) of the audit log; ids are in the order of their times |
 //! | `leases/{name}` | who holds a lease; the store's own |
 
-use crate::ids::Id;
+use samovar_types::id::Id;
 
 /// All models.
 pub const MODELS: &str = "models/";
@@ -125,10 +125,11 @@ pub fn webhook_secret(id: Id) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::random_id;
 
     #[test]
     fn keys_are_read_back() {
-        let (one, other) = (Id::new(), Id::new());
+        let (one, other) = (random_id(), random_id());
         assert_eq!(Key::parse(&model(one)), Some(Key::Model(one)));
         let key = deployment(one, other);
         assert_eq!(Key::parse(&key), Some(Key::Deployment(one, other)));

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
+use samovar_types::names::PRODUCTION;
 use serde::{Deserialize, Serialize};
 
 use super::audit::Note;
 use super::deployment::{Deployment, DeploymentKind};
-use super::environment::{Environment, PRODUCTION};
-use crate::ids::Id;
+use super::environment::Environment;
 
 /// A named line of deployments. As the store holds it: fields may be added, so what is unknown is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,11 +199,12 @@ impl ModelView {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bundle::{Blob, Bundle};
-    use super::super::deployment::DeploymentStatus;
-    use super::super::digest::Digest;
-    use super::*;
     use proptest::prelude::*;
+    use samovar_types::bundle::{Blob, Bundle};
+    use samovar_types::deployment::DeploymentStatus;
+    use samovar_types::digest::Digest;
+
+    use super::*;
 
     fn id(text: &str) -> Id {
         text.parse().unwrap()

@@ -1,6 +1,6 @@
 //! What a node sees of a deployment, and what is shown of it because of that.
 
-use super::deployment::DeploymentStatus;
+use samovar_types::deployment::DeploymentStatus;
 
 /// How far a build has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +82,9 @@ pub fn shown_reason(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use DeploymentStatus as S;
+
+    use super::*;
 
     #[test]
     fn what_is_built_shows_how_far_it_is() {

@@ -1,9 +1,8 @@
 //! Whose server it is: one organization with one team, made at the first start.
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
 use serde::{Deserialize, Serialize};
-
-use crate::ids::Id;
 
 /// The name of the one organization and its one team.
 pub const NAME: &str = "default";

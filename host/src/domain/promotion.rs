@@ -1,11 +1,12 @@
 //! A promotion: an environment on its way to another deployment, at once or in stages.
 
 use jiff::{SignedDuration, Timestamp};
+use samovar_types::id::Id;
+use samovar_types::promotion::PromotionStatus;
+use samovar_types::promotion_settings::PromotionSettings;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
-use super::promotion_settings::PromotionSettings;
-use crate::ids::Id;
+use crate::random::random_id;
 
 /// Stages of a canary: even in traffic and in time.
 pub const STAGES: u32 = 10;
@@ -19,36 +20,6 @@ pub enum Promote {
     AsSet,
     /// It keeps its replicas.
     KeepPrevious,
-}
-
-/// Where a promotion stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum PromotionStatus {
-    /// The candidate gets ready; all traffic goes to the current deployment.
-    Releasing,
-    /// Traffic moves to the candidate in stages.
-    RampingUp,
-    /// Traffic stays divided as it is until somebody goes on.
-    Paused,
-    /// Traffic moves back.
-    RampingDown,
-    /// The candidate took over.
-    Succeeded,
-    /// The candidate did not, and `error_message` says why.
-    Failed,
-    /// Somebody called it off.
-    Canceled,
-}
-
-impl PromotionStatus {
-    /// Whether it still goes on.
-    pub fn is_in_progress(self) -> bool {
-        matches!(
-            self,
-            Self::Releasing | Self::RampingUp | Self::Paused | Self::RampingDown
-        )
-    }
 }
 
 /// An environment's move to another deployment. As the store holds it: what is unknown is passed over.
@@ -90,7 +61,7 @@ impl Promotion {
         now: Timestamp,
     ) -> Self {
         Self {
-            id: Id::new(),
+            id: random_id(),
             candidate_deployment_id: candidate,
             previous_deployment_id: previous,
             status: PromotionStatus::Releasing,
@@ -164,8 +135,9 @@ impl Promotion {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn ramping(seconds: u32) -> Promotion {
         let settings = PromotionSettings {
@@ -174,7 +146,7 @@ mod tests {
             ..Default::default()
         };
         let start = Timestamp::UNIX_EPOCH;
-        let mut promotion = Promotion::new(Id::new(), Some(Id::new()), settings, start);
+        let mut promotion = Promotion::new(random_id(), Some(random_id()), settings, start);
         promotion.status = PromotionStatus::RampingUp;
         promotion.ramp_started_at = Some(start);
         promotion

@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use proptest::prelude::*;
+use samovar_types::id::Id;
+use samovar_types::promotion::PromotionStatus;
 use serde_json::{Value, json};
 
 use super::environment::Environment;
 use super::events::Mirror;
 use super::model::Target;
-use super::promotion::{Promotion, PromotionStatus};
-use crate::ids::Id;
+use super::promotion::Promotion;
 
 const MODEL: &str = "model000";
 const DEPLOYMENT: &str = "deploy00";

@@ -3,8 +3,7 @@
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-
-use super::usage::{MINUTE_MS, Minute, Resolution};
+use samovar_types::usage::{MINUTE_MS, Minute, Resolution};
 
 /// Days that are told without a start: the last one and those before it.
 pub const DEFAULT_DAYS: i64 = 7;
@@ -144,8 +143,9 @@ fn time(field: &'static str, text: &str) -> Result<Moment, InvalidWindow> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn read(start: &str, end: &str, max_days: i64) -> Result<(String, String), InvalidWindow> {
         let asked = |field, text: &'static str| Asked {

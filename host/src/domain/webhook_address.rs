@@ -5,8 +5,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use reqwest::Url;
-
-use super::settings::InvalidSetting;
+use samovar_types::settings::InvalidSetting;
 
 /// Longest address of a webhook.
 pub const MAX_WEBHOOK_BYTES: usize = 2048;

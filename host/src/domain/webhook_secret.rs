@@ -6,11 +6,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
+use samovar_types::id::Id;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::secret::Sealed;
-use crate::ids::Id;
 
 /// How long a secret is still valid after another took its place.
 pub const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
@@ -68,12 +68,14 @@ pub fn rotated(secrets: Vec<WebhookSecret>, new: WebhookSecret) -> Vec<WebhookSe
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::random::random_id;
 
     fn secret(created_at: Timestamp) -> WebhookSecret {
         WebhookSecret {
-            id: Id::new(),
+            id: random_id(),
             created_at,
             expires_at: None,
             sealed: Sealed {

@@ -7,11 +7,12 @@
 
 use http::header::{CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use samovar_types::error::ErrorCode;
+use samovar_types::origins::Origin;
 
 use super::base_domain::BaseDomain;
 use super::host::{is_loopback, named, without_port};
 use crate::api::error::ApiError;
-use crate::domain::origins::Origin;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// All that a form sends.
@@ -66,7 +67,7 @@ pub fn check<B>(
     if purpose == Purpose::Management && changes && is_form(headers) {
         return Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "client_error",
+            ErrorCode::ClientError,
             "a server that asks for no keys takes no changes in a content type that HTML forms can send: send \
              `Content-Type: application/json`",
         ));
@@ -118,7 +119,7 @@ fn is_form(headers: &HeaderMap) -> bool {
 }
 
 fn refused(message: String) -> ApiError {
-    ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
+    ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message)
 }
 
 fn short(text: &str) -> String {

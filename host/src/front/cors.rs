@@ -7,8 +7,7 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-
-use crate::domain::origins::{Allowed, Origin, allowed};
+use samovar_types::origins::{Allowed, Origin, allowed};
 
 /// How long a browser may keep the answer to a preflight.
 const MAX_AGE_SECONDS: u64 = 600;

@@ -9,6 +9,9 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
+use samovar_types::async_request::{AsyncRequestId, AsyncStatus, MAX_SUBMISSION_BYTES};
+use samovar_types::error::ErrorCode;
+use samovar_types::id::Id;
 use serde_json::json;
 
 use super::Gateway;
@@ -16,9 +19,8 @@ use super::target::{AsyncAddress, AsyncPart};
 use crate::api::error::ApiError;
 use crate::api::request_id::RequestId;
 use crate::control::async_queue::CAPACITY;
-use crate::domain::async_request::{AsyncRequest, AsyncRequestId, AsyncStatus, NewAsyncRequest};
-use crate::domain::async_submission::{MAX_SUBMISSION_BYTES, Submission};
-use crate::ids::Id;
+use crate::domain::async_request::{AsyncRequest, NewAsyncRequest};
+use crate::domain::async_submission::Submission;
 use crate::state::StoreError;
 use crate::state::async_requests::{Acceptance, Cancellation};
 
@@ -162,7 +164,7 @@ async fn read(request: Request) -> Result<bytes::Bytes, ApiError> {
     let too_large = || {
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "payload_too_large",
+            ErrorCode::PayloadTooLarge,
             format!("the body of async_predict is longer than {MAX_SUBMISSION_BYTES} bytes"),
         )
     };
@@ -174,7 +176,7 @@ async fn read(request: Request) -> Result<bytes::Bytes, ApiError> {
     let body = to_bytes(request.into_body(), MAX_SUBMISSION_BYTES);
     let late = || {
         let message = format!("the body did not arrive within {BODY_TIMEOUT:?}");
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Timeout, message)
     };
     let read = tokio::time::timeout(BODY_TIMEOUT, body).await;
     read.map_err(|_| late())?.map_err(|error| {
@@ -218,12 +220,16 @@ fn no_result(request: &AsyncRequest) -> ApiError {
         request.id,
         request.status.as_str()
     );
-    ApiError::new(StatusCode::NOT_FOUND, "no_result", told)
+    ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NoResult, told)
         .with_detail(json!({ "status": request.status, "errors": request.errors }))
 }
 
 fn full(message: String) -> ApiError {
-    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "CAPACITY_EXCEEDED", message)
+    ApiError::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::CapacityExceeded,
+        message,
+    )
 }
 
 fn stored(error: StoreError) -> ApiError {
@@ -231,7 +237,11 @@ fn stored(error: StoreError) -> ApiError {
         StoreError::Unavailable(_) => {
             tracing::error!(%error, "async requests cannot be stored or read");
             let told = "the store of async requests is unavailable: try again";
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", told)
+            ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::Unavailable,
+                told,
+            )
         }
         error => ApiError::internal(error),
     }

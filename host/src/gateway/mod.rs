@@ -12,15 +12,16 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use samovar_runtime::{RunError, Timings, Traffic};
+use samovar_types::error::ErrorCode;
+use samovar_types::id::Id;
+use samovar_types::names::PRODUCTION;
 
 use crate::api::error::ApiError;
 use crate::api::request_id::RequestId;
 use crate::control::access::{Access, AuthMode, Refusal};
 use crate::control::async_queue::AsyncQueue;
 use crate::control::serving::{Routed, Serving};
-use crate::domain::environment::PRODUCTION;
 use crate::domain::model::{Target, Unresolved};
-use crate::ids::Id;
 pub use target::Place;
 use target::{Address, Route};
 
@@ -110,7 +111,7 @@ impl Gateway {
             Ok(routed) => Ok((model, routed)),
             Err(unresolved @ Unresolved::NotReady { .. }) => Err(ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "model_not_ready",
+                ErrorCode::ModelNotReady,
                 unresolved.to_string(),
             )),
             Err(unresolved) => Err(ApiError::no_model(unresolved.to_string())),
@@ -155,7 +156,7 @@ impl Gateway {
         if response.status().is_informational() {
             return Err(ApiError::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "application_error",
+                ErrorCode::ApplicationError,
                 format!(
                     "the model answered with status {}, which cannot end a request: wanted 200 or more",
                     response.status().as_u16()
@@ -173,8 +174,8 @@ impl Gateway {
 /// The answer to a refused call.
 pub fn refused(refusal: &Refusal) -> ApiError {
     let (status, code) = match refusal {
-        Refusal::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
-        Refusal::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden"),
+        Refusal::Unauthorized(_) => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+        Refusal::Forbidden { .. } => (StatusCode::FORBIDDEN, ErrorCode::Forbidden),
     };
     ApiError::new(status, code, refusal.to_string())
 }

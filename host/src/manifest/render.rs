@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use samovar_types::bundle::{Blob, Bundle, Graph, Isolation};
 use toml::{Table, Value};
 
 use super::FILE_NAME;
 use super::units::{format_duration_ms, format_size_bytes};
-use crate::domain::bundle::{Blob, Bundle, Graph, Isolation};
 
 /// A bundle as files of a folder.
 #[derive(Debug, Clone, PartialEq)]
@@ -185,9 +185,10 @@ fn graph(path: String, graph: &Graph) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use samovar_types::digest::Digest;
+
     use super::*;
     use crate::bundle::LocalBundle;
-    use crate::domain::digest::Digest;
 
     fn blob(text: &str) -> Blob {
         Blob {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use samovar_types::id::Id;
+
 use super::{ATTEMPTS, Registry, RegistryError, audit, put, read};
 use crate::domain::api_key::ApiKey;
 use crate::domain::audit::{Act, Note};
 use crate::domain::keys;
-use crate::ids::Id;
 use crate::state::{Expect, Op, StoreError};
 
 /// API keys of a server.
@@ -82,9 +83,9 @@ mod tests {
     use std::sync::Arc;
 
     use jiff::Timestamp;
+    use samovar_types::api_key::KeyType;
 
     use super::*;
-    use crate::domain::api_key::KeyType;
     use crate::state::sqlite::SqliteStore;
 
     #[tokio::test]

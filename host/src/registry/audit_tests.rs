@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
+use samovar_types::api_key::KeyType;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::digest::Digest;
+use samovar_types::names::PRODUCTION;
+use samovar_types::settings::BackpressurePolicy;
 
 use super::*;
-use crate::domain::api_key::{ApiKey, KeyType};
+use crate::domain::api_key::ApiKey;
 use crate::domain::audit::{Act, Actor};
 use crate::domain::changes::{EnvironmentUpdate, Promote};
-use crate::domain::deployment::DeploymentStatus;
-use crate::domain::digest::Digest;
-use crate::domain::environment::PRODUCTION;
 use crate::domain::model::ModelView;
-use crate::domain::settings::BackpressurePolicy;
-use crate::ids::Id;
+use crate::random::random_id;
 use crate::registry::{Push, PushTo};
 use crate::state::sqlite::SqliteStore;
 
@@ -89,7 +90,7 @@ async fn every_change_is_told_with_its_author_and_nothing_else_is() {
     assert_eq!(caller.delete_api_key("abcd1234").await.unwrap(), None);
     assert_eq!(types(&system).await.len(), 2);
 
-    let fresh = Id::new();
+    let fresh = random_id();
     let change = async |change: &mut (dyn FnMut(&mut ModelView) + Send)| {
         let changed = caller.change("m", |view| {
             change(view);
@@ -185,7 +186,7 @@ async fn what_the_server_does_by_itself_has_no_user() {
         ids.push(id);
     }
     let promote =
-        |view: &mut ModelView| view.promote(PRODUCTION, ids[1], Promote::AsSet, Id::new(), now);
+        |view: &mut ModelView| view.promote(PRODUCTION, ids[1], Promote::AsSet, random_id(), now);
     caller.change("m", promote).await.unwrap();
     let fail = |view: &mut ModelView| view.fail_promotion(PRODUCTION, "it crashed", now);
     system.change("m", fail).await.unwrap();

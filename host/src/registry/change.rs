@@ -84,7 +84,7 @@ fn difference(
         let as_id = format!("{}{}", keys::MODELS, after.model.name);
         ops.push(Op::check(as_id, Expect::Absent));
     }
-    let deployment = |key: &crate::ids::Id| keys::deployment(id, *key);
+    let deployment = |key: &samovar_types::id::Id| keys::deployment(id, *key);
     compare(
         &before.deployments,
         &after.deployments,

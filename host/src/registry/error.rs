@@ -1,7 +1,8 @@
 //! Why the registry did not do what it was asked.
 
-use crate::domain::settings::InvalidSetting;
-use crate::ids::Id;
+use samovar_types::id::Id;
+use samovar_types::settings::InvalidSetting;
+
 use crate::state::StoreError;
 use crate::state::vault::VaultError;
 

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{ATTEMPTS, Registry, RegistryError, put, read};
 use crate::domain::keys;
 use crate::domain::organization::Organization;
-use crate::ids::Id;
+use crate::random::random_id;
 use crate::state::{Expect, StoreError};
 
 impl Registry {
@@ -27,7 +27,7 @@ impl Registry {
                 return read(&doc);
             }
             let organization = Organization {
-                id: Id::new(),
+                id: random_id(),
                 created_at: now,
             };
             let op = put(keys::ORGANIZATION, &organization, Expect::Absent)?;

@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use samovar_types::bundle::Bundle;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::id::Id;
+use samovar_types::names::{self, DEVELOPMENT, PRODUCTION};
+use samovar_types::settings::InvalidSetting;
 
 use super::{ATTEMPTS, Registry, RegistryError, Versioned, audit, put, shown};
 use crate::domain::audit::{Act, Note};
-use crate::domain::bundle::Bundle;
 use crate::domain::deployment::{
-    DEVELOPMENT, Deployment, DeploymentKind, DeploymentStatus, MAX_DEPLOYMENTS, check_labels,
-    next_name,
+    Deployment, DeploymentKind, MAX_DEPLOYMENTS, check_labels, next_name,
 };
-use crate::domain::environment::{Environment, PRODUCTION};
+use crate::domain::environment::Environment;
+use crate::domain::keys;
 use crate::domain::model::{Model, ModelView};
-use crate::domain::settings::InvalidSetting;
-use crate::domain::{keys, names};
-use crate::ids::Id;
+use crate::random::random_id;
 use crate::state::{Expect, Op, StoreError};
 
 /// What is pushed, and where to.
@@ -67,7 +69,7 @@ impl Registry {
         // Pushes of this node wait for each other rather than overtake each other.
         let _turn = self.pushing.lock().await;
         // One id for all attempts, so that an attempt of unknown end is found again.
-        let id = Id::new();
+        let id = random_id();
         for _ in 0..ATTEMPTS {
             let (view, mut ops) = match self.versioned_model(push.to.text()).await? {
                 Some(model) => self.prepare_deployment(&push, model, id, now).await?,
@@ -117,7 +119,7 @@ impl Registry {
         }
         let published = push.kind == DeploymentKind::Published;
         let model = Model {
-            id: Id::new(),
+            id: random_id(),
             name,
             created_at: now,
             deployments_made: u32::from(published),

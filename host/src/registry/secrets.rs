@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use samovar_types::names;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{ATTEMPTS, RegistryError, UnreadableDocuments, audit, put, read};
 use crate::domain::audit::{Act, Author, Note};
-use crate::domain::secret::{self, MAX_SECRETS, Secret};
-use crate::domain::{keys, names};
-use crate::ids::Id;
+use crate::domain::keys;
+use crate::domain::secret::{MAX_SECRETS, Secret};
+use crate::random::random_id;
 use crate::state::vault::Vault;
 use crate::state::{Changes, DocStore, Expect, Op, Rev, StoreError};
 
@@ -68,7 +69,7 @@ impl Secrets {
         value: &SecretString,
         now: Timestamp,
     ) -> Result<Secret, RegistryError> {
-        secret::check(name, value.expose_secret())?;
+        samovar_types::secret::check(name, value.expose_secret())?;
         let place = keys::secret(name);
         // Changes of this node wait for each other, so that all of them together keep the limit.
         let _turn = self.setting.lock().await;
@@ -78,9 +79,9 @@ impl Secrets {
                 Some(doc) => match self.unreadable.read::<Secret>(doc) {
                     Some(before) => (before.id, before.created_at, Expect::Rev(doc.rev)),
                     // What it held is lost; this mends it.
-                    None => (Id::new(), now, Expect::Rev(doc.rev)),
+                    None => (random_id(), now, Expect::Rev(doc.rev)),
                 },
-                None => (Id::new(), now, Expect::Absent),
+                None => (random_id(), now, Expect::Absent),
             };
             if before.is_none() && self.list().await?.len() >= MAX_SECRETS {
                 return Err(RegistryError::TooMany {
@@ -223,7 +224,7 @@ mod tests {
             let sealed = secrets.vault.seal(&place, &"x".into()).unwrap();
             let created_at = at(0);
             let secret = Secret {
-                id: Id::new(),
+                id: random_id(),
                 name,
                 created_at,
                 sealed,

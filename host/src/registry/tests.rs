@@ -1,14 +1,18 @@
 //! Tests of the registry, on a store of its own each.
 
 use jiff::Timestamp;
+use samovar_types::api_key::KeyType;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::digest::Digest;
+use samovar_types::error::ErrorCode;
+use samovar_types::names::PRODUCTION;
 
 use super::*;
-use crate::domain::api_key::{ApiKey, KeyType};
+use crate::domain::api_key::ApiKey;
 use crate::domain::changes::{Done, Promote, Refusal};
-use crate::domain::deployment::{DeploymentKind, DeploymentStatus};
-use crate::domain::digest::Digest;
-use crate::domain::environment::PRODUCTION;
+use crate::domain::deployment::DeploymentKind;
 use crate::domain::model::Target;
+use crate::random::random_id;
 use crate::state::sqlite::SqliteStore;
 
 async fn registry() -> (Registry, tempfile::TempDir) {
@@ -278,7 +282,7 @@ async fn fields_of_a_newer_release_are_passed_over() {
         registry.change("m", built).await.unwrap();
     }
     let promoted = registry.change("m", |view| {
-        view.promote(PRODUCTION, second, Promote::AsSet, Id::new(), now())
+        view.promote(PRODUCTION, second, Promote::AsSet, random_id(), now())
     });
     promoted.await.unwrap();
     let (key, _) = ApiKey::generate(KeyType::Personal, None, Default::default(), now());
@@ -398,7 +402,7 @@ async fn of_two_who_promote_at_once_one_is_told_no() {
         .map(|id| {
             let (registry, id) = (registry.clone(), *id);
             tokio::spawn(async move {
-                let fresh = Id::new();
+                let fresh = random_id();
                 let promote = |view: &mut ModelView| {
                     view.promote(PRODUCTION, id, Promote::AsSet, fresh, now())
                 };
@@ -411,7 +415,7 @@ async fn of_two_who_promote_at_once_one_is_told_no() {
         match task.await.unwrap() {
             Ok(_) => won += 1,
             Err(RegistryError::Refused(Refusal::Conflict { code, .. })) => {
-                assert_eq!(code, "promotion_in_progress");
+                assert_eq!(code, ErrorCode::PromotionInProgress);
             }
             Err(error) => panic!("{error}"),
         }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
 use secrecy::SecretString;
 
 use super::{ATTEMPTS, RegistryError, audit, put, read};
 use crate::domain::audit::{Act, Author, Note};
 use crate::domain::keys;
 use crate::domain::webhook_secret::{MAX_WEBHOOK_SECRETS, WebhookSecret, generate, rotated};
-use crate::ids::Id;
+use crate::random::random_id;
 use crate::state::vault::Vault;
 use crate::state::{DocStore, Expect, StoreError};
 
@@ -62,7 +63,7 @@ impl WebhookSecrets {
         &self,
         now: Timestamp,
     ) -> Result<(WebhookSecret, SecretString), RegistryError> {
-        let (id, value) = (Id::new(), generate());
+        let (id, value) = (random_id(), generate());
         let secret = WebhookSecret {
             id,
             created_at: now,

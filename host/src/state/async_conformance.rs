@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join, join_all};
 use jiff::{SignedDuration, Timestamp};
+use samovar_types::async_request::*;
+use samovar_types::id::Id;
 
 use super::StoreError;
 use super::async_requests::*;
 use crate::domain::async_request::*;
 use crate::domain::async_submission::Submission;
-use crate::ids::Id;
 
 /// Opens the store of a folder, which may have been open before.
 pub type Open = fn(PathBuf) -> BoxFuture<'static, Arc<dyn AsyncRequests>>;

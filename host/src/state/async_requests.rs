@@ -8,13 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use samovar_types::async_request::{AsyncError, AsyncRequestId, AsyncStatus, InferenceRetryConfig};
+use samovar_types::id::Id;
 
 use super::StoreError;
-use crate::domain::async_request::{
-    AsyncError, AsyncRequest, AsyncRequestId, AsyncResult, AsyncStatus, InferenceRetryConfig,
-    NewAsyncRequest,
-};
-use crate::ids::Id;
+use crate::domain::async_request::{AsyncRequest, AsyncResult, NewAsyncRequest};
 
 /// Requests claimed by one call.
 pub const MAX_CLAIMS: usize = 64;

@@ -17,10 +17,10 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{MultipartUpload, ObjectStore as _, ObjectStoreExt, PutPayload};
+use samovar_types::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
 use super::integrity::{Integrity, Pace, Verdict};
-use crate::domain::digest::Digest;
 
 /// Bytes gathered before they are written; buckets want at least 5 MiB for a part.
 const PART_BYTES: usize = 8 << 20;
@@ -451,8 +451,9 @@ fn sweep(root: &Path) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use futures::stream;
+
+    use super::*;
 
     const LIMIT: u64 = 64 << 20;
 

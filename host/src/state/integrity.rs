@@ -12,9 +12,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use samovar_types::digest::Digest;
 use sha2::{Digest as _, Sha256};
-
-use crate::domain::digest::Digest;
 
 /// Bytes hashed at a time.
 const CHUNK_BYTES: usize = 1 << 20;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use samovar_types::id::Id;
+use samovar_types::usage::{Minute, Resolution, UsageBucket, UsageRow};
 
 use super::StoreError;
-use crate::domain::usage::{Minute, Resolution, UsageBucket, UsageRow};
-use crate::ids::Id;
 
 /// Rows of one batch.
 pub const MAX_BATCH_ROWS: usize = 16_384;
@@ -44,7 +44,7 @@ pub trait UsageLog: Send + Sync + 'static {
     async fn append(&self, batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError>;
 
     /// The sums of minutes, hours or days, ordered by time and deployment: what
-    /// [`bucketed`](crate::domain::usage::bucketed) makes of the rows. More than [`MAX_BUCKETS`] are
+    /// [`bucketed`](samovar_types::usage::bucketed) makes of the rows. More than [`MAX_BUCKETS`] are
     /// [`StoreError::Invalid`].
     async fn query(&self, query: &UsageQuery) -> Result<Vec<UsageBucket>, StoreError>;
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, try_join_all};
 use rand::RngExt;
+use samovar_types::usage::{
+    Counters, MINUTE_SLACK_MS, Minute, Owner, Resolution, UsageBucket, UsageRow, bucketed,
+};
 
 use super::StoreError;
 use super::usage::{MAX_BATCH_ROWS, MAX_BUCKETS, MAX_COUNT, UsageLog, UsageQuery};
-use crate::domain::usage::{
-    Counters, MINUTE_SLACK_MS, Minute, Owner, Resolution, UsageBucket, UsageRow, bucketed,
-};
 
 /// Opens the log of a folder, which may have been open before.
 pub type Open = fn(PathBuf) -> BoxFuture<'static, Arc<dyn UsageLog>>;

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use samovar_runtime::meter::{Meter, Outcome, Totals};
-
-use crate::domain::usage::{Counters, Owner, UsageRow, spread};
+use samovar_types::usage::{Counters, Owner, UsageRow, spread};
 
 /// The meters of a node's pools. One stays here after its pool is gone, until its end has been read.
 #[derive(Default)]

@@ -10,9 +10,9 @@ use prometheus_client::registry::Registry;
 use samovar_runtime::Counts;
 use samovar_runtime::graphs::{Distribution, Totals as GraphTotals};
 use samovar_runtime::meter::{Outcome, Totals};
+use samovar_types::id::Id;
 
 use super::engine_metrics::MeasuredEngines;
-use crate::ids::Id;
 
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -216,6 +216,7 @@ pub(super) fn gauge(encoder: &mut MetricEncoder<'_>, value: impl TryInto<i64>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::random_id;
 
     fn distribution(counts: [u64; 2], beyond: u64, sum: u64) -> Distribution {
         Distribution {
@@ -234,7 +235,7 @@ mod tests {
             queued: 7,
         };
         let measured = Measured {
-            model_id: Id::new(),
+            model_id: random_id(),
             model: "digits".into(),
             deployment: "deployment-1".into(),
             totals: Totals::default(),

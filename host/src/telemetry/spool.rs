@@ -5,9 +5,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
+use samovar_types::usage::UsageRow;
 use serde::{Deserialize, Serialize};
-
-use crate::domain::usage::UsageRow;
 
 /// Largest spool. What comes while it is full stays in the meters, and is counted in a later minute.
 pub const MAX_SPOOL_BYTES: u64 = 64 << 20;

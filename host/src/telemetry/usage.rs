@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::meters::Meters;
 use super::spool::{Batch, Spool};
-use crate::ids::Id;
+use crate::random::random_id;
 use crate::state::StoreError;
 use crate::state::usage::{MAX_BATCH_ROWS, UsageLog};
 
@@ -71,7 +71,7 @@ impl Usage {
             book: Mutex::new(Book {
                 spool: Spool::open(spool)?,
                 read_at_ms: Timestamp::now().as_millisecond(),
-                writer: format!("{}{}", Id::new(), Id::new()),
+                writer: format!("{}{}", random_id(), random_id()),
                 batches: 0,
             }),
             delivering: tokio::sync::Mutex::default(),

@@ -1,9 +1,9 @@
 //! Nothing that was counted is lost or counted twice, whatever fails between the meters and the store.
 
 use samovar_runtime::meter::Meter;
+use samovar_types::usage::{Owner, Resolution, UsageBucket};
 
 use super::*;
-use crate::domain::usage::{Owner, Resolution, UsageBucket};
 use crate::state::DocStore;
 use crate::state::sqlite::SqliteStore;
 use crate::state::usage::UsageQuery;

@@ -81,8 +81,9 @@ pub async fn run(
 
 #[cfg(test)]
 mod tests {
+    use samovar_types::settings::AutoscalingSettings;
+
     use super::*;
-    use crate::domain::settings::AutoscalingSettings;
 
     #[test]
     fn every_setting_can_be_set() {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::domain::digest::Digest;
+use samovar_types::digest::Digest;
+
 use crate::known_files::Identity;
 
 /// What a source file is known by.

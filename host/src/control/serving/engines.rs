@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use samovar_runtime::GraphLabel;
+use samovar_types::bundle::Isolation;
+use samovar_types::engine::ConcernedDeployment;
 
 use super::{EngineMode, Serving};
-use crate::domain::bundle::Isolation;
 use crate::domain::deployment::Deployment;
-use crate::domain::engine_events::ConcernedDeployment;
 use crate::telemetry::engine_metrics::{MeasuredEngine, MeasuredEngines};
 
 /// Deployments that one event names.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use samovar_runtime::FileCheck;
+use samovar_types::bundle::Bundle;
+use samovar_types::digest::Digest;
 
 use super::layout::Layout;
-use crate::domain::bundle::Bundle;
-use crate::domain::digest::Digest;
 use crate::state::blobs::Blobs;
 
 /// The files of one deployment.

@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::ids::Id;
+use samovar_types::id::Id;
+
+use crate::random::random_id;
 use crate::state::integrity::FileVersion;
 
 /// A folder that goes when this is dropped. Each has a name of its own, so that a deployment whose bundle is swapped has
@@ -33,7 +35,7 @@ impl Layout {
         deployment: Id,
         files: Vec<(String, PathBuf)>,
     ) -> Result<Self, (PathBuf, io::Error)> {
-        let folder = parent.join(format!("{deployment}-{}", Id::new()));
+        let folder = parent.join(format!("{deployment}-{}", random_id()));
         let layout = Self {
             folder: folder.clone(),
             links: Mutex::default(),

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use samovar_runtime::{Pool, Seen};
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::id::Id;
+use samovar_types::settings::AutoscalingSettings;
 
 use super::{Served, Serving};
-use crate::domain::deployment::DeploymentStatus;
 use crate::domain::model::ModelView;
 use crate::domain::observed::Observed;
-use crate::domain::settings::AutoscalingSettings;
-use crate::ids::Id;
 use crate::telemetry::metrics::Measured;
 
 /// A deployment that has replicas, or should have.

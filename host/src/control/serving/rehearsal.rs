@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use samovar_types::digest::Digest;
+use samovar_types::id::Id;
+
 use super::{ServeError, Served, Serving};
 use crate::domain::deployment::Deployment;
-use crate::domain::digest::Digest;
 use crate::domain::model::ModelView;
 use crate::domain::observed::BuildPhase;
-use crate::ids::Id;
 
 /// The deployments that were rehearsed and are not served yet.
 #[derive(Default)]

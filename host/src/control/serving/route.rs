@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use samovar_types::id::Id;
 
 use super::Served;
 use crate::control::traffic::{Ready, Side};
 use crate::control::trial::{Trials, Way};
 use crate::domain::model::{ModelView, Target, Unresolved};
-use crate::ids::Id;
 
 /// Who answers a request, and what is done beside while its environment moves to another deployment.
 pub struct Routed {

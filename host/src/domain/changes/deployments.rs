@@ -1,13 +1,16 @@
 //! Deployments: renamed, switched off and on, retried, deleted, and their settings.
 
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::error::ErrorCode;
+use samovar_types::id::Id;
+use samovar_types::names;
+use samovar_types::settings::{AutoscalingUpdate, BackpressurePolicy, InvalidSetting};
+
 use super::development::check_development_autoscaling;
 use super::{Done, Refusal};
 use crate::domain::audit::Act;
-use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus};
+use crate::domain::deployment::{Deployment, DeploymentKind};
 use crate::domain::model::ModelView;
-use crate::domain::names;
-use crate::domain::settings::{AutoscalingUpdate, BackpressurePolicy, InvalidSetting};
-use crate::ids::Id;
 
 /// Why the status is BUILD_STOPPED.
 const STOPPED: &str =
@@ -64,7 +67,7 @@ impl ModelView {
         let deployment = self.deployment_mut(id)?;
         if deployment.kind == DeploymentKind::Development {
             let text = "the development deployment keeps its name";
-            return Err(Refusal::conflict("development", text));
+            return Err(Refusal::conflict(ErrorCode::Development, text));
         }
         if name != deployment.name {
             let previous_name = std::mem::replace(&mut deployment.name, name.to_owned());
@@ -85,7 +88,7 @@ impl ModelView {
                 "deployment {id} is being promoted to {} of model {name}: cancel the promotion first",
                 environment.name
             );
-            return Err(Refusal::conflict("promotion_in_progress", text));
+            return Err(Refusal::conflict(ErrorCode::PromotionInProgress, text));
         }
         let deployment = self.deployment_mut(id)?;
         if deployment.status.is_off() {
@@ -184,7 +187,7 @@ impl ModelView {
                  model with all its deployments",
                 environment.name, self.model.name
             );
-            return Err(Refusal::conflict("in_use", text));
+            return Err(Refusal::conflict(ErrorCode::InUse, text));
         }
         for environment in self.environments.values_mut() {
             if environment.previous_deployment_id == Some(id) {

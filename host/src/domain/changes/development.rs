@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use samovar_types::bundle::Bundle;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::error::ErrorCode;
+use samovar_types::id::Id;
+use samovar_types::settings::{AutoscalingSettings, InvalidSetting};
+
 use super::{Done, Refusal};
 use crate::domain::audit::Act;
-use crate::domain::bundle::Bundle;
-use crate::domain::deployment::{Deployment, DeploymentKind, DeploymentStatus, check_labels};
+use crate::domain::deployment::{Deployment, DeploymentKind, check_labels};
 use crate::domain::model::ModelView;
-use crate::domain::settings::{AutoscalingSettings, InvalidSetting};
-use crate::ids::Id;
 
 /// What a development deployment is to run from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +32,7 @@ impl ModelView {
                     "model {} has a development deployment already, {}: reload it",
                     self.model.name, there.id
                 );
-                Err(Refusal::conflict("development_exists", text))
+                Err(Refusal::conflict(ErrorCode::DevelopmentExists, text))
             }
         }
     }
@@ -41,7 +44,7 @@ impl ModelView {
             let text = format!(
                 "deployment {id} is published and stays as it was pushed: push another, or reload `development`"
             );
-            return Err(Refusal::conflict("published", text));
+            return Err(Refusal::conflict(ErrorCode::Published, text));
         }
         reload.bundle.validate()?;
         if let Some(labels) = &reload.labels {
@@ -70,7 +73,7 @@ impl ModelView {
         if deployment.status.is_off() && !begun.is_off() {
             let text =
                 "the development deployment was deactivated during the reload: nothing was changed";
-            return Err(Refusal::conflict("inactive", text));
+            return Err(Refusal::conflict(ErrorCode::Inactive, text));
         }
         if *deployment == after {
             return Ok(Done::Unchanged);
@@ -120,13 +123,14 @@ pub(super) fn check_development_autoscaling(
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use samovar_types::digest::Digest;
+    use samovar_types::names::{DEVELOPMENT, PRODUCTION};
 
     use super::super::{EnvironmentUpdate, Promote};
     use super::*;
-    use crate::domain::deployment::DEVELOPMENT;
-    use crate::domain::digest::Digest;
-    use crate::domain::environment::{Environment, PRODUCTION};
+    use crate::domain::environment::Environment;
     use crate::domain::model::Model;
+    use crate::random::random_id;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -147,7 +151,7 @@ mod tests {
 
     /// A model with a development deployment and nothing else.
     fn model() -> (ModelView, Id) {
-        let (model_id, id) = (Id::new(), Id::new());
+        let (model_id, id) = (random_id(), random_id());
         let model = Model {
             id: model_id,
             name: "m".into(),
@@ -186,7 +190,7 @@ mod tests {
 
     fn code(refused: Result<impl std::fmt::Debug, Refusal>) -> &'static str {
         match refused.unwrap_err() {
-            Refusal::Conflict { code, .. } => code,
+            Refusal::Conflict { code, .. } => code.as_str(),
             other => panic!("{other}"),
         }
     }
@@ -239,7 +243,7 @@ mod tests {
         assert_eq!(view.check_no_development(), Ok(()));
         let refused = view.reload(id, DeploymentStatus::Active, &reload("new"));
         assert_eq!(code(refused), "published");
-        let gone = view.reload(Id::new(), DeploymentStatus::Active, &reload("new"));
+        let gone = view.reload(random_id(), DeploymentStatus::Active, &reload("new"));
         assert!(matches!(gone, Err(Refusal::NotFound(_))));
     }
 
@@ -279,7 +283,7 @@ mod tests {
         let (mut view, id) = model();
         let update = serde_json::from_str(r#"{"scale_down_delay":60}"#).unwrap();
         view.update_autoscaling(id, &update).unwrap();
-        let fresh = Id::new();
+        let fresh = random_id();
         let how = Promote::KeepPrevious;
         let promoted = view.promote(PRODUCTION, id, how, fresh, NOW).unwrap();
         assert_eq!(promoted, fresh);
@@ -306,7 +310,7 @@ mod tests {
             ..Default::default()
         };
         view.update_environment("staging", update).unwrap();
-        let (fresh, how) = (Id::new(), Promote::AsSet);
+        let (fresh, how) = (random_id(), Promote::AsSet);
         view.promote("staging", id, how, fresh, NOW).unwrap();
         view.begin_promotion("staging", fresh, how, NOW).unwrap();
         assert_eq!(view.deployment(fresh).unwrap().autoscaling().max_replica, 3);
@@ -315,7 +319,7 @@ mod tests {
     #[test]
     fn a_promotion_that_waits_for_its_build_can_be_called_off() {
         let (mut view, id) = model();
-        let fresh = Id::new();
+        let fresh = random_id();
         view.promote(PRODUCTION, id, Promote::AsSet, fresh, NOW)
             .unwrap();
         view.cancel_promotion(PRODUCTION, NOW).unwrap();

@@ -1,17 +1,18 @@
 //! Environments: made, changed, deleted.
 
 use jiff::Timestamp;
+use samovar_types::error::ErrorCode;
+use samovar_types::names::{self, PRODUCTION};
+use samovar_types::origins::{self, Origin};
+use samovar_types::promotion_settings::PromotionSettingsUpdate;
+use samovar_types::settings::{
+    AutoscalingSettings, AutoscalingUpdate, BackpressurePolicy, InvalidSetting,
+};
 
 use super::{Done, Refusal};
 use crate::domain::audit::Act;
-use crate::domain::environment::{Environment, MAX_ENVIRONMENTS, PRODUCTION};
+use crate::domain::environment::{Environment, MAX_ENVIRONMENTS};
 use crate::domain::model::ModelView;
-use crate::domain::names;
-use crate::domain::origins::{self, Origin};
-use crate::domain::promotion_settings::PromotionSettingsUpdate;
-use crate::domain::settings::{
-    AutoscalingSettings, AutoscalingUpdate, BackpressurePolicy, InvalidSetting,
-};
 
 /// What is set of an environment; what is left out stays.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,14 +57,14 @@ impl ModelView {
                 "model {} has an environment {name:?} already",
                 self.model.name
             );
-            return Err(Refusal::conflict("exists", text));
+            return Err(Refusal::conflict(ErrorCode::Exists, text));
         }
         if self.environments.len() >= MAX_ENVIRONMENTS {
             let text = format!(
                 "model {} has {MAX_ENVIRONMENTS} environments, which is the most",
                 self.model.name
             );
-            return Err(Refusal::conflict("too_many", text));
+            return Err(Refusal::conflict(ErrorCode::TooMany, text));
         }
         let mut environment = Environment::new(self.model.id, name, now);
         if let Some(autoscaling) = update.autoscaling {
@@ -149,11 +150,11 @@ impl ModelView {
         let environment = self.environment(name)?;
         if name == PRODUCTION {
             let text = "production goes only with its model";
-            return Err(Refusal::conflict("in_use", text));
+            return Err(Refusal::conflict(ErrorCode::InUse, text));
         }
         if environment.in_progress().is_some() {
             let text = format!("a promotion to {name} goes on: cancel it first");
-            return Err(Refusal::conflict("promotion_in_progress", text));
+            return Err(Refusal::conflict(ErrorCode::PromotionInProgress, text));
         }
         self.environments.remove(name);
         self.note_environment(name, Act::EnvironmentDeleted);

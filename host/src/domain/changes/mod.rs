@@ -8,7 +8,8 @@ mod environments;
 mod notes;
 mod promotions;
 
-use super::settings::InvalidSetting;
+use samovar_types::error::ErrorCode;
+use samovar_types::settings::InvalidSetting;
 
 pub use super::promotion::Promote;
 pub use deployments::Resumed;
@@ -25,7 +26,7 @@ pub enum Refusal {
     #[error("{text}")]
     Conflict {
         /// For programs.
-        code: &'static str,
+        code: ErrorCode,
         /// For people.
         text: String,
     },
@@ -35,7 +36,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    fn conflict(code: &'static str, text: impl Into<String>) -> Self {
+    fn conflict(code: ErrorCode, text: impl Into<String>) -> Self {
         Self::Conflict {
             code,
             text: text.into(),

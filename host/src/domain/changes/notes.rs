@@ -1,10 +1,11 @@
 //! What each change notes of itself for the audit log, where it is made.
 
+use samovar_types::id::Id;
+use samovar_types::settings::AutoscalingSettings;
+
 use crate::domain::audit::{Act, Note};
 use crate::domain::deployment::{Deployment, DeploymentKind};
 use crate::domain::model::ModelView;
-use crate::domain::settings::AutoscalingSettings;
-use crate::ids::Id;
 
 impl ModelView {
     /// Notes what was done to the model itself.

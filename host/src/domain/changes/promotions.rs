@@ -1,16 +1,17 @@
 //! Promotions: begun, halted, taken up again, called off, and ended one way or the other.
 
 use jiff::Timestamp;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::error::ErrorCode;
+use samovar_types::id::Id;
+use samovar_types::promotion::PromotionStatus;
+use samovar_types::promotion_settings::CleanupStrategy;
 
 use super::{Done, Refusal};
 use crate::domain::audit::{Act, ControlAction};
-use crate::domain::deployment::{
-    Deployment, DeploymentKind, DeploymentStatus, MAX_DEPLOYMENTS, next_name,
-};
+use crate::domain::deployment::{Deployment, DeploymentKind, MAX_DEPLOYMENTS, next_name};
 use crate::domain::model::ModelView;
-use crate::domain::promotion::{Promote, Promotion, PromotionStatus};
-use crate::domain::promotion_settings::CleanupStrategy;
-use crate::ids::Id;
+use crate::domain::promotion::{Promote, Promotion};
 
 impl ModelView {
     /// Begins to move an environment to a deployment. Answers the deployment that moves in: a fresh one of the same
@@ -30,18 +31,18 @@ impl ModelView {
                 "deployment {} is being promoted to {environment} of model {model} already: wait for its end, or cancel it",
                 promotion.candidate_deployment_id
             );
-            return Err(Refusal::conflict("promotion_in_progress", text));
+            return Err(Refusal::conflict(ErrorCode::PromotionInProgress, text));
         }
         let source = self.deployment(deployment)?;
         if target.current_deployment_id == Some(deployment) {
             let text =
                 format!("deployment {deployment} is in {environment} of model {model} already");
-            return Err(Refusal::conflict("already_there", text));
+            return Err(Refusal::conflict(ErrorCode::AlreadyThere, text));
         }
         if source.status.is_off() {
             let text =
                 format!("deployment {deployment} is deactivated: activate it, then promote it");
-            return Err(Refusal::conflict("inactive", text));
+            return Err(Refusal::conflict(ErrorCode::Inactive, text));
         }
         if source.status.has_failed() || source.status.is_unfinished() {
             let text = format!(
@@ -51,7 +52,7 @@ impl ModelView {
                     .as_deref()
                     .unwrap_or("it is still being built")
             );
-            return Err(Refusal::conflict("not_ready", text));
+            return Err(Refusal::conflict(ErrorCode::NotReady, text));
         }
         let elsewhere = self.environments.values().any(|one| one.holds(deployment));
         let development = source.kind == DeploymentKind::Development;
@@ -85,7 +86,7 @@ impl ModelView {
                 "model {} has {MAX_DEPLOYMENTS} deployments, which is the most: delete some first",
                 self.model.name
             );
-            return Err(Refusal::conflict("too_many", text));
+            return Err(Refusal::conflict(ErrorCode::TooMany, text));
         }
         // What was set of the development deployment is for the one replica that it has: the manifest speaks again.
         let (autoscaling, backpressure) = match source.kind {
@@ -344,7 +345,7 @@ impl ModelView {
             .filter(|promotion| promotion.status.is_in_progress())
             .ok_or_else(|| {
                 let text = format!("no promotion to {environment} of model {model} goes on");
-                Refusal::conflict("no_promotion", text)
+                Refusal::conflict(ErrorCode::NoPromotion, text)
             })
     }
 }
@@ -360,5 +361,5 @@ fn wrong_status(promotion: &Promotion, what: &str, wanted: &str) -> Refusal {
         "the promotion cannot be {what}: found status {:?}, wanted {wanted}",
         promotion.status
     );
-    Refusal::conflict("wrong_status", text)
+    Refusal::conflict(ErrorCode::WrongStatus, text)
 }

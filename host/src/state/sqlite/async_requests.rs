@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use samovar_types::async_request::{
+    AsyncError, AsyncErrorCode, AsyncRequestId, AsyncStatus, WebhookStatus, shortened,
+};
+use samovar_types::id::Id;
 use sqlx::Sqlite;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 
 use super::async_rows::{column, notice, number, place, prediction, request, result, text};
 use super::{SqliteStore, unavailable};
-use crate::domain::async_request::{
-    AsyncError, AsyncErrorCode, AsyncRequest, AsyncRequestId, AsyncResult, AsyncStatus,
-    NewAsyncRequest, WebhookStatus, shortened,
-};
+use crate::domain::async_request::{AsyncRequest, AsyncResult, NewAsyncRequest};
 use crate::domain::webhook_address::receiver;
-use crate::ids::Id;
 use crate::state::StoreError;
 use crate::state::async_requests::{
     Acceptance, AsyncCounts, AsyncRequests, Cancellation, Capacity, Claim, MAX_CLAIMS, Notice,

@@ -2,13 +2,12 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use samovar_types::async_request::{AsyncStatus, WebhookStatus};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite};
 
 use super::unavailable;
-use crate::domain::async_request::{
-    AsyncRequest, AsyncResult, AsyncStatus, WebhookAttempts, WebhookStatus,
-};
+use crate::domain::async_request::{AsyncRequest, AsyncResult, WebhookAttempts};
 use crate::state::StoreError;
 use crate::state::async_requests::{Claim, Notice, Place, Prediction};
 

@@ -4,12 +4,12 @@ use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
+use samovar_types::id::Id;
+use samovar_types::usage::{Counters, MINUTE_MS, MINUTE_SLACK_MS, Owner, UsageBucket, UsageRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::{SqliteStore, millis, unavailable};
-use crate::domain::usage::{Counters, MINUTE_MS, MINUTE_SLACK_MS, Owner, UsageBucket, UsageRow};
-use crate::ids::Id;
 use crate::state::StoreError;
 use crate::state::usage::{
     BATCH_MEMORY, MAX_BUCKETS, UsageLog, UsageQuery, check_answer, check_batch, check_query,

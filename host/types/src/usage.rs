@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
-use crate::ids::Id;
+use crate::id::Id;
 
 /// Minutes since 1970, UTC.
 pub type Minute = i64;
@@ -21,7 +20,8 @@ pub const MAX_SPREAD_MINUTES: i64 = 10;
 macro_rules! counters {
     ($($(#[$($doc:tt)+])+ $name:ident,)+) => {
         /// Amounts that only ever add up.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         pub struct Counters {
             $($(#[$($doc)+])+ #[serde(default)] pub $name: u64,)+
         }
@@ -145,7 +145,8 @@ pub struct UsageRow {
 }
 
 /// How finely an answer tells times apart.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
     /// By minutes.

@@ -4,7 +4,6 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// A setting outside its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,11 +18,8 @@ pub struct InvalidSetting {
 }
 
 impl InvalidSetting {
-    pub(crate) fn new(
-        field: impl Into<String>,
-        found: impl Display,
-        wanted: impl Into<String>,
-    ) -> Self {
+    /// What was given for a setting, and what would be accepted.
+    pub fn new(field: impl Into<String>, found: impl Display, wanted: impl Into<String>) -> Self {
         Self {
             field: field.into(),
             found: found.to_string(),
@@ -45,7 +41,8 @@ impl InvalidSetting {
 }
 
 /// How many replicas a deployment keeps, and when that changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct AutoscalingSettings {
     /// Replicas kept when nothing comes.
@@ -133,22 +130,23 @@ impl AutoscalingSettings {
 }
 
 /// A change of [`AutoscalingSettings`]: what is left out or null stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoscalingUpdate {
-    #[schema(maximum = 10_000)]
+    #[cfg_attr(feature = "openapi", schema(maximum = 10_000))]
     min_replica: Option<u32>,
-    #[schema(minimum = 1, maximum = 10_000)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
     max_replica: Option<u32>,
-    #[schema(minimum = 10, maximum = 3600)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 10, maximum = 3600))]
     autoscaling_window: Option<u32>,
-    #[schema(maximum = 3600)]
+    #[cfg_attr(feature = "openapi", schema(maximum = 3600))]
     scale_down_delay: Option<u32>,
-    #[schema(minimum = 1, maximum = 100_000)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100_000))]
     concurrency_target: Option<u32>,
-    #[schema(minimum = 1, maximum = 100)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100))]
     target_utilization_percentage: Option<u32>,
-    #[schema(minimum = 1, maximum = 50)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 50))]
     max_scale_down_rate: Option<u32>,
     /// Taken for compatibility; anything but null is refused.
     target_in_flight_tokens: Option<u32>,
@@ -194,7 +192,8 @@ impl AutoscalingSettings {
 }
 
 /// What happens to a request that finds every replica busy.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum BackpressurePolicy {
     /// It waits for one.
@@ -205,7 +204,8 @@ pub enum BackpressurePolicy {
 }
 
 /// The bounds of one replica.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Limits {
     /// Memory of a replica.
@@ -258,7 +258,8 @@ impl Limits {
 }
 
 /// How compute calls of different replicas are joined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Batch {
     /// Calls joined at most.
     pub max_size: u32,

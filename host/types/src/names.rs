@@ -1,5 +1,9 @@
 //! Which names users may give: one rule for each kind of name, the same in a manifest and over the wire.
 
+/// The environment that every model has.
+pub const PRODUCTION: &str = "production";
+/// The name of every development deployment, and the last word of its address.
+pub const DEVELOPMENT: &str = "development";
 /// Longest name of a model, a deployment, an environment or a graph.
 pub const MAX_NAME_BYTES: usize = 63;
 /// Longest name of an environment variable or a secret.
@@ -28,7 +32,7 @@ pub fn check_deployment_name(name: &str) -> Result<(), Wanted> {
     let plain = name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-    let taken = matches!(name, "production" | "development");
+    let taken = matches!(name, PRODUCTION | DEVELOPMENT);
     if plain && !taken && (1..=MAX_NAME_BYTES).contains(&name.len()) {
         Ok(())
     } else {

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
-use super::digest::Digest;
-use super::names;
-use super::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
+use crate::digest::Digest;
+use crate::names;
+use crate::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
 
 /// Graphs of one bundle.
 pub const MAX_GRAPHS: usize = 64;
@@ -34,8 +33,9 @@ pub const MAX_BUNDLE_BYTES: usize = 768 << 10;
 
 /// What is deployed: one component, its graphs, its files and its settings. As the store holds it: fields may be added, so
 /// what is unknown is passed over, here and in everything below. What a client sends is read as
-/// [`Strict`](super::strict::Strict).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// [`Strict`](crate::strict::Strict).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Bundle {
     /// Name of the model it is for, unless the push says another.
     pub name: String,
@@ -77,7 +77,8 @@ pub struct Bundle {
 }
 
 /// A stored file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Blob {
     /// SHA-256 of its bytes.
     pub digest: Digest,
@@ -86,7 +87,8 @@ pub struct Blob {
 }
 
 /// A model file that wasi-nn loads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Graph {
     /// SHA-256 of its bytes.
     pub digest: Digest,
@@ -140,7 +142,8 @@ impl Graph {
 }
 
 /// Which backend runs a graph.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum GraphBackend {
     /// The fastest that the node has and that can run the graph.
@@ -153,7 +156,8 @@ pub enum GraphBackend {
 }
 
 /// Where a graph runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum GraphTarget {
     /// A GPU where there is one, else the CPU.
@@ -166,7 +170,8 @@ pub enum GraphTarget {
 }
 
 /// With whom the graphs of a deployment share a process, unless the server separates or joins all deployments.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// With those of other deployments that use the same backend.
@@ -183,7 +188,8 @@ impl Isolation {
 }
 
 /// Where a component may call.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Network {
     /// `HOST:PORT` of each; nothing else is reached.

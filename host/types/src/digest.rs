@@ -69,6 +69,7 @@ impl Serialize for Digest {
     }
 }
 
+#[cfg(feature = "openapi")]
 impl utoipa::PartialSchema for Digest {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         utoipa::openapi::ObjectBuilder::new()
@@ -79,6 +80,7 @@ impl utoipa::PartialSchema for Digest {
     }
 }
 
+#[cfg(feature = "openapi")]
 impl utoipa::ToSchema for Digest {}
 
 impl<'de> Deserialize<'de> for Digest {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::domain::strict::Strict;
+use crate::strict::Strict;
 
 fn blob(seed: u8) -> Blob {
     Blob {

@@ -3,9 +3,8 @@
 use std::fmt::Display;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::ToSchema;
 
-use super::settings::InvalidSetting;
+use crate::settings::InvalidSetting;
 
 /// Longest name of a header that keeps a client on one side.
 pub const MAX_HEADER_BYTES: usize = 128;
@@ -15,7 +14,8 @@ pub const MAX_MIN_REQUESTS: u32 = 1_000_000;
 pub const MAX_LATENCY_RATIO: f64 = 1000.0;
 
 /// How an environment moves to another deployment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct PromotionSettings {
     /// Make a fresh deployment of the same bundle, also when the one that is promoted could move in itself.
@@ -23,7 +23,7 @@ pub struct PromotionSettings {
     /// Move traffic in ten even stages, instead of all at once.
     pub ramp_up_while_promoting: bool,
     /// How long the stages take together.
-    #[schema(minimum = 1, maximum = 86_400)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
     pub ramp_up_duration_seconds: u32,
     /// Always false: replicas start in well under a millisecond, so there is nothing to roll.
     pub rolling_deploy: bool,
@@ -35,7 +35,7 @@ pub struct PromotionSettings {
     pub analysis: Option<AnalysisSettings>,
     /// Percentage of the requests which the current deployment answers that are copied to the candidate while traffic
     /// moves. Its answers to them are dropped.
-    #[schema(maximum = 100)]
+    #[cfg_attr(feature = "openapi", schema(maximum = 100))]
     pub shadow_percent: u32,
 }
 
@@ -55,7 +55,8 @@ impl Default for PromotionSettings {
 }
 
 /// What becomes of a deployment that another took the place of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CleanupStrategy {
     /// Nothing: it keeps its replicas.
@@ -68,17 +69,18 @@ pub enum CleanupStrategy {
 }
 
 /// What a candidate has to hold in each stage.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct AnalysisSettings {
     /// Largest share of its requests that may fail; null does not look at errors.
-    #[schema(minimum = 0, maximum = 1)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     pub max_error_rate: Option<f64>,
     /// How many times the current deployment's p95 latency its own may be; null does not look at latency.
-    #[schema(minimum = 1, maximum = 1000)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub max_p95_latency_ratio: Option<f64>,
     /// Requests that a side must have answered in the stage before it is judged.
-    #[schema(minimum = 1, maximum = 1_000_000)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     pub min_requests: u32,
 }
 
@@ -93,45 +95,47 @@ impl Default for AnalysisSettings {
 }
 
 /// New [`AnalysisSettings`], which take the place of the ones before as a whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AnalysisUpdate {
     /// Left out or null, errors are not looked at.
-    #[schema(minimum = 0, maximum = 1)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     max_error_rate: Option<f64>,
     /// Left out or null, latency is not looked at.
-    #[schema(minimum = 1, maximum = 1000)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     max_p95_latency_ratio: Option<f64>,
     /// Left out or null, 100.
-    #[schema(minimum = 1, maximum = 1_000_000)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     min_requests: Option<u32>,
 }
 
 /// A change of [`PromotionSettings`]. What is left out stays as it is, and so does what is null; but null takes
 /// `sticky_header`, `analysis` and `shadow_percent` away.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PromotionSettingsUpdate {
     redeploy_on_promotion: Option<bool>,
     ramp_up_while_promoting: Option<bool>,
-    #[schema(minimum = 1, maximum = 86_400)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
     ramp_up_duration_seconds: Option<u32>,
     rolling_deploy: Option<bool>,
     /// Taken for compatibility; anything but null is refused.
-    #[schema(value_type = Option<Object>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     rolling_deploy_config: Option<serde_json::Value>,
     promotion_cleanup_strategy: Option<CleanupStrategy>,
     /// Null or `""` takes the header away.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<String>, max_length = 128, pattern = "^[A-Za-z0-9_-]*$")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, max_length = 128, pattern = "^[A-Za-z0-9_-]*$"))]
     sticky_header: Option<Option<String>>,
     /// Null turns the analysis off. Asks for `ramp_up_while_promoting`.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<AnalysisUpdate>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<AnalysisUpdate>))]
     analysis: Option<Option<AnalysisUpdate>>,
     /// Null is 0. More than 0 asks for `ramp_up_while_promoting`.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<u32>, maximum = 100)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>, maximum = 100))]
     shadow_percent: Option<Option<u32>>,
 }
 

@@ -4,9 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
-use super::settings::InvalidSetting;
+use crate::settings::InvalidSetting;
 
 /// Origins of one environment, or of the server.
 pub const MAX_ORIGINS: usize = 32;
@@ -16,9 +15,10 @@ const MAX_ORIGIN_BYTES: usize = 300;
 const ANY: &str = "*";
 
 /// The origin of a web page as browsers send it, `https://app.example`, or `*` for any.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, example = "https://app.example")]
+#[cfg_attr(feature = "openapi", schema(value_type = String, example = "https://app.example"))]
 pub struct Origin(String);
 
 /// Text that is no origin.

@@ -1,42 +1,40 @@
-//! The ids of models and deployments: 8 characters of `[0-9a-z]`.
+//! Ids of models, deployments and the like: 8 characters of `[0-9a-z]`.
 
 use std::fmt;
 use std::str::FromStr;
 
-use rand::RngExt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 const LENGTH: usize = 8;
 
-/// An id of a model or a deployment.
+/// An id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id([u8; LENGTH]);
 
 impl Id {
-    /// The smallest of all.
+    /// The id that is ordered before all others.
     pub const FIRST: Self = Self([b'0'; LENGTH]);
 
-    /// A new id, from a generator that the operating system seeds.
-    ///
-    /// Ids are 2.8 * 10^12 in number: whoever stores one still asks that its key be absent.
-    pub fn new() -> Self {
-        let mut rng = rand::rng();
-        Self(std::array::from_fn(|_| {
-            ALPHABET[rng.random_range(0..ALPHABET.len())]
-        }))
+    /// How many ids there are: 36^8.
+    pub const COUNT: u64 = 36u64.pow(LENGTH as u32);
+
+    /// The id that stands at this place in the order of ids; places beyond [`Self::COUNT`] begin again at the first id.
+    pub fn from_number(number: u64) -> Self {
+        let mut rest = number % Self::COUNT;
+        let mut text = [b'0'; LENGTH];
+        for character in text.iter_mut().rev() {
+            // A remainder of 36 is a place in the alphabet.
+            *character = ALPHABET[(rest % 36) as usize];
+            rest /= 36;
+        }
+        Self(text)
     }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
         // Every constructor admits ASCII alone, so the fallback is never taken.
         std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-impl Default for Id {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -78,6 +76,7 @@ impl Serialize for Id {
     }
 }
 
+#[cfg(feature = "openapi")]
 impl utoipa::PartialSchema for Id {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         utoipa::openapi::ObjectBuilder::new()
@@ -88,6 +87,7 @@ impl utoipa::PartialSchema for Id {
     }
 }
 
+#[cfg(feature = "openapi")]
 impl utoipa::ToSchema for Id {}
 
 impl<'de> Deserialize<'de> for Id {
@@ -103,11 +103,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_id_parses_as_itself() {
-        for _ in 0..1000 {
-            let id = Id::new();
+    fn an_id_parses_as_itself_and_keeps_the_order_of_its_number() {
+        let mut last = None;
+        for number in (0..Id::COUNT).step_by(7_654_321_987) {
+            let id = Id::from_number(number);
             assert_eq!(id.as_str().parse(), Ok(id));
+            assert!(last < Some(id), "{id}");
+            last = Some(id);
         }
+        assert_eq!(Id::from_number(0), Id::FIRST);
+        assert_eq!(Id::from_number(Id::COUNT - 1).as_str(), "zzzzzzzz");
+        assert_eq!(Id::from_number(Id::COUNT + 35).as_str(), "0000000z");
     }
 
     #[test]

@@ -1,0 +1,27 @@
+//! What Samovar's server, clients and tools exchange: ids, names, bundles, settings, and the API's requests and responses.
+//!
+//! Values and pure functions only; serde is the only framework. The feature `openapi` adds the schemas of the API's
+//! description. What the server stores beyond bundles and usage is defined in the server.
+
+#![forbid(unsafe_code)]
+#![allow(unused_qualifications)]
+// the macros of utoipa qualify what they need not
+// A test that meets an error it did not ask for has failed; unwrapping says where.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod api_key;
+pub mod async_request;
+pub mod bundle;
+pub mod deployment;
+pub mod digest;
+pub mod engine;
+pub mod error;
+pub mod id;
+pub mod names;
+pub mod origins;
+pub mod promotion;
+pub mod promotion_settings;
+pub mod secret;
+pub mod settings;
+pub mod strict;
+pub mod usage;
