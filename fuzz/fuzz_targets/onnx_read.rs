@@ -7,10 +7,13 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _, Value};
+use samovar_onnx::Onnx;
+use samovar_onnx::outside::Reference;
+use samovar_onnx::wire::{Edit, edited};
 
 static MODEL: LazyLock<MessageDescriptor> = LazyLock::new(|| {
     let schema = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../runtime/src/infer/backend/onnx/schema");
+        .join("../host/onnx/src/schema");
     let files = protox::compile(["onnx-ml.proto3"], [schema]).expect("the schema compiles");
     let pool = prost_reflect::DescriptorPool::from_file_descriptor_set(files)
         .expect("the schema is whole");
@@ -18,20 +21,34 @@ static MODEL: LazyLock<MessageDescriptor> = LazyLock::new(|| {
         .expect("a model is part of it")
 });
 
+/// Gives every file of weights the same name.
+struct Renamed;
+
+impl Edit for Renamed {
+    fn location(&mut self, _location: &str) -> String {
+        "elsewhere".into()
+    }
+}
+
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(mut found) = samovar_runtime::fuzzing::onnx_references(bytes) else {
+    let Ok(read) = Onnx::read(bytes) else {
         return;
     };
     // What is not decoded, such as weights and documentation, may be wrong; a backend refuses that by itself.
     let Ok(model) = DynamicMessage::decode(MODEL.clone(), bytes) else {
         return;
     };
+    let names = read.references.into_iter().map(|reference| match reference {
+        Reference::Data { tensor, .. } => tensor,
+        Reference::Engine { node } => node,
+    });
+    let mut found: Vec<String> = names.collect();
     let mut wanted = Vec::new();
     collect(&model, &mut wanted);
     found.sort();
     wanted.sort();
     assert_eq!(found, wanted);
-    let copy = samovar_runtime::fuzzing::onnx_renamed(bytes, "elsewhere");
+    let copy = edited(bytes, &mut Renamed).unwrap_or_default();
     let model = DynamicMessage::decode(MODEL.clone(), copy.as_slice()).expect("so is its copy");
     assert!(all_elsewhere(&model), "a location was not renamed");
 });

@@ -5,7 +5,8 @@
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use samovar_runtime::backend::port::{MAX_RANK, Port, PortType, arrange};
+use samovar_onnx::port::{Port, PortType};
+use samovar_runtime::backend::arrange::{MAX_RANK, arrange, carrier};
 use samovar_runtime::backend::tensor::{Data, ElementType, Tensor};
 use samovar_runtime::fuzzing::{MAX_ERROR_BYTES, joined_and_split};
 use samovar_sdk::TensorData as _;
@@ -133,7 +134,7 @@ fn fits(ports: &[Port], given: &[(String, Tensor)]) -> bool {
                         .zip(&tensor.dims)
                         .all(|(wanted, found)| wanted.is_none_or(|wanted| wanted == *found))
             });
-            tensor.ty == port.ty.carrier()
+            tensor.ty == carrier(port.ty)
                 && tensor.dims.len() <= MAX_RANK
                 && wanted(tensor.ty, &tensor.dims) == Some(tensor.data.bytes() as u128)
                 && (is_scalar || same_dims)

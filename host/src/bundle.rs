@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use samovar_runtime::backend::{DataNeed, ports};
+use samovar_onnx::external::DataNeed;
+use samovar_onnx::file::ports;
 use samovar_types::bundle::MAX_FILES;
 pub use samovar_types::bundle::{Blob, Bundle, Graph, GraphBackend, GraphTarget, Network};
 pub use samovar_types::digest::Digest;

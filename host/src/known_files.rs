@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use samovar_runtime::backend::{DataNeed, LoadError, data_needs};
+use samovar_onnx::external::DataNeed;
+use samovar_onnx::file::{ReadError, data_needs};
 use samovar_types::bundle::Blob;
 use samovar_types::digest::Digest;
 use sha2::{Digest as _, Sha256};
@@ -123,7 +124,7 @@ impl KnownFiles {
     }
 
     /// The files that a model wants beside it; the model is looked through unless it is as it was.
-    pub fn data_needs(&mut self, model: &Path) -> Result<Vec<DataNeed>, LoadError> {
+    pub fn data_needs(&mut self, model: &Path) -> Result<Vec<DataNeed>, ReadError> {
         let identity = Identity::read(model).ok();
         let known = self.files.get_mut(model);
         let known = known.filter(|one| one.is_settled && Some(one.identity) == identity);

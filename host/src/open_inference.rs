@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use samovar_runtime::backend::Ports;
-use samovar_runtime::backend::port::{Labels, Port, PortType};
+use samovar_onnx::port::{Labels, Port, PortType, Ports};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -141,8 +140,9 @@ fn zeros(tensor: &Tensor) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     fn port(name: &str, ty: PortType, dims: Option<&[Option<u32>]>) -> Port {
         Port {

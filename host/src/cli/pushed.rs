@@ -242,8 +242,7 @@ fn base(server: &str, answer: &Value, target: Target<'_>) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use samovar_runtime::backend::Ports;
-    use samovar_runtime::backend::port::{Port, PortType};
+    use samovar_onnx::port::{Port, PortType, Ports};
 
     use super::*;
     use crate::open_inference::Description;

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use samovar_onnx::port::Port;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
 use crate::budget::Owner;
-use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::Place;
 use crate::infer::backend::{
     BackendChoice, BackendInfo, Cards, DataFile, Device, GuestModel, LoadError, Loaded, Source,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::infer::backend::port::arrange;
+use crate::infer::backend::arrange::arrange;
 use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{RunError, Runs};
 use crate::infer::compute::{ComputeError, Owner, Worker, guarded};

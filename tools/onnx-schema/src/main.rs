@@ -10,7 +10,7 @@ use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 use sha2::{Digest as _, Sha256};
 
-const FOLDER: &str = "runtime/src/infer/backend/onnx/schema";
+const FOLDER: &str = "host/onnx/src/schema";
 const PROTO: &str = "onnx-ml.proto3";
 
 /// Writes the generated files into the folder of the schema.

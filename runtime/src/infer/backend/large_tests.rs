@@ -1,12 +1,12 @@
 //! A model of more than 2 GB, whose weights lie in a file that is all holes: it is mapped, not read.
 
 use prost::Message;
-
-use super::onnx::testing::{sized, tensor};
-use super::onnx::{
+use samovar_onnx::testing::{sized, tensor};
+use samovar_onnx::{
     Dimension, Entry, GraphProto, ModelProto, NodeProto, OperatorSetId, Shape, TensorProto,
     ValueInfo,
 };
+
 use super::tensor::{Data, ElementType, Tensor};
 use super::testing::skip::{Need, skip};
 use super::*;

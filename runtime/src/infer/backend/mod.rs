@@ -1,21 +1,25 @@
 //! Inference backends behind one small trait.
 
+pub mod arrange;
 mod device;
 mod devices;
 mod discovery;
 mod keep;
-pub(crate) mod onnx;
+mod model_dir;
 mod onnxruntime;
-pub mod port;
 mod rten;
 pub mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use samovar_onnx::external::needs;
+use samovar_onnx::file::ModelFile;
+use samovar_onnx::folding::Folding;
+use samovar_onnx::port::Port;
+use samovar_onnx::{ModelProto, Onnx, classes};
 use serde::{Deserialize, Serialize};
 
 use crate::infer::compute::{Worker, guarded};
@@ -26,13 +30,9 @@ pub use devices::Card;
 pub(crate) use devices::Driver;
 pub use discovery::newest_library;
 pub(crate) use keep::forget_kept;
-pub(crate) use onnx::external::Laid;
-use onnx::external::needs;
-pub use onnx::external::{DataFile, DataNeed};
-use onnx::folding::Folding;
-use onnx::{ModelProto, Onnx, classes};
+pub use model_dir::DataFile;
+pub(crate) use model_dir::ModelDir;
 pub use onnxruntime::disable_telemetry;
-use port::Port;
 pub(crate) use rten::info as rten_info;
 use tensor::{Place, Tensor};
 
@@ -246,6 +246,12 @@ pub(crate) struct Loaded {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
+impl From<samovar_onnx::file::ReadError> for LoadError {
+    fn from(error: samovar_onnx::file::ReadError) -> Self {
+        Self(error.0)
+    }
+}
+
 /// The backends of this machine.
 pub struct Backends {
     driver: Arc<Driver>,
@@ -256,9 +262,6 @@ pub struct Backends {
     rten: rten::Rten,
     onnxruntime: Result<onnxruntime::Onnxruntime, BackendInfo>,
 }
-
-/// Every graph is read once as a whole to learn its shape; a larger file has its weights outside of it.
-const MAX_MODEL_BYTES: u64 = 2 << 30;
 
 /// So much memory may take what files say of themselves, all models together, so that they are not read again.
 const KNOWN_BYTES: u64 = 64 << 20;
@@ -383,7 +386,7 @@ impl Backends {
         &self,
         onnx: &ModelProto,
         source: &Source<'_>,
-        laid: Option<Arc<Laid>>,
+        laid: Option<Arc<ModelDir>>,
         wanted: Wanted<'_>,
         rest: onnxruntime::Rest,
     ) -> Result<Loaded, String> {
@@ -419,7 +422,7 @@ impl Backends {
             }
             Source::File(path) => *path,
         };
-        let bytes = map(path)?;
+        let bytes = ModelFile::open(path)?;
         let onnx = self.read(&bytes, wanted.digest).map_err(LoadError)?;
         let needs = needs(&onnx.references).map_err(LoadError)?;
         let without_maps = classes::without_maps(&onnx.model, &bytes).map_err(LoadError)?;
@@ -440,9 +443,10 @@ impl Backends {
             return self.load_whole(&onnx.model, &bytes, source, None, wanted);
         }
         let bytes = without_maps.as_deref().unwrap_or(&bytes);
-        let laid = Laid::out(&self.scratch, bytes, &needs, wanted.data).map_err(LoadError)?;
+        let laid =
+            ModelDir::create(&self.scratch, bytes, &needs, wanted.data).map_err(LoadError)?;
         let path = laid.model();
-        let bytes = map(&path)?;
+        let bytes = ModelFile::open(&path)?;
         let onnx = Onnx::read(&bytes).map_err(LoadError)?;
         let source = Source::File(&path);
         // An optimized copy would hold the weights once more.
@@ -455,9 +459,9 @@ impl Backends {
 
     /// Loads a model that [`lay_out`] has laid out.
     pub(crate) fn load_laid(&self, model: &Path, wanted: Wanted<'_>) -> Result<Loaded, LoadError> {
-        let bytes = map(model)?;
+        let bytes = ModelFile::open(model)?;
         let onnx = Onnx::read(&bytes).map_err(LoadError)?;
-        let laid = Some(Arc::new(Laid::lent(model)));
+        let laid = Some(Arc::new(ModelDir::lent(model)));
         let wanted = Wanted {
             folding: onnx.folding,
             ..wanted
@@ -471,7 +475,7 @@ impl Backends {
         onnx: &ModelProto,
         bytes: &[u8],
         source: &Source<'_>,
-        laid: Option<Arc<Laid>>,
+        laid: Option<Arc<ModelDir>>,
         wanted: Wanted<'_>,
     ) -> Result<Loaded, LoadError> {
         let choice = match wanted.choice {
@@ -525,96 +529,21 @@ impl Backends {
 }
 
 /// Lays a model out whose weights lie in these files, below `scratch`: for another process to load.
-pub(crate) fn lay_out(path: &Path, data: &[DataFile], scratch: &Path) -> Result<Laid, LoadError> {
-    let bytes = map(path)?;
+pub(crate) fn lay_out(
+    path: &Path,
+    data: &[DataFile],
+    scratch: &Path,
+) -> Result<ModelDir, LoadError> {
+    let bytes = ModelFile::open(path)?;
     let onnx = Onnx::read(&bytes).map_err(LoadError)?;
     let needs = needs(&onnx.references).map_err(LoadError)?;
     let without_maps = classes::without_maps(&onnx.model, &bytes).map_err(LoadError)?;
     let bytes = without_maps.as_deref().unwrap_or(&bytes);
-    Laid::out(scratch, bytes, &needs, data).map_err(LoadError)
+    ModelDir::create(scratch, bytes, &needs, data).map_err(LoadError)
 }
 
 fn reason(missing: &BackendInfo) -> &str {
     missing.reason.as_deref().unwrap_or("not found")
-}
-
-/// The files beside it that a model wants; none of what is no model, which loading refuses.
-///
-/// # Errors
-/// When it cannot be read, or wants a file that cannot be its own.
-pub fn data_needs(model: &Path) -> Result<Vec<DataNeed>, LoadError> {
-    let bytes = map(model)?;
-    let onnx = Onnx::read(&bytes);
-    onnx.map_or(Ok(Vec::new()), |onnx| {
-        needs(&onnx.references).map_err(LoadError)
-    })
-}
-
-/// What a graph wants and gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ports {
-    /// What a run must be given.
-    pub inputs: Vec<Port>,
-    /// What it gives.
-    pub outputs: Vec<Port>,
-}
-
-/// What the graph of a model file wants and gives, as the file says.
-///
-/// # Errors
-/// When it cannot be read, is no ONNX model, or has an input or output that wasi-nn cannot carry.
-pub fn ports(model: &Path) -> Result<Ports, LoadError> {
-    let bytes = map(model)?;
-    let onnx = Onnx::read(&bytes).map_err(LoadError)?.model;
-    Ok(Ports {
-        inputs: onnx.inputs().map_err(LoadError)?,
-        outputs: onnx.outputs().map_err(LoadError)?,
-    })
-}
-
-/// A file's bytes.
-enum Contents {
-    Mapped(memmap2::Mmap),
-    Read(Vec<u8>),
-}
-
-impl std::ops::Deref for Contents {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(bytes) => bytes,
-            Self::Read(bytes) => bytes,
-        }
-    }
-}
-
-fn map(path: &Path) -> Result<Contents, LoadError> {
-    let failed = |e: std::io::Error| LoadError(format!("cannot read {}: {e}", path.display()));
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    let fits = |size: u64| {
-        if size <= MAX_MODEL_BYTES {
-            return Ok(());
-        }
-        Err(LoadError(format!(
-            "the model is {size} bytes long, at most {MAX_MODEL_BYTES} are taken: save its weights in files beside it"
-        )))
-    };
-    fits(metadata.len())?;
-    if metadata.is_file() {
-        // SAFETY: a blob is not changed once it is stored, and who changes a file under `push` harms that push alone.
-        if let Ok(mapped) = unsafe { memmap2::Mmap::map(&file) } {
-            return Ok(Contents::Mapped(mapped));
-        }
-    }
-    // What cannot be mapped, as not every file system's files can be.
-    let mut bytes = Vec::new();
-    file.take(MAX_MODEL_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    fits(bytes.len() as u64)?;
-    Ok(Contents::Read(bytes))
 }
 
 /// Shared by those who load.

@@ -14,13 +14,14 @@ use rten::{
     DataType, Model as RtenModel, ModelOptions, NodeId, RunOptions, Value, ValueOrView, ValueType,
     ValueView,
 };
+use samovar_onnx::folding::Folding;
+use samovar_onnx::port::{Port, PortType};
+use samovar_onnx::{ModelProto, mixing};
 
 use super::keep::{Keep, MAX_KEPT_BYTES};
-use super::onnx::folding::Folding;
-use super::onnx::{ModelProto, mixing};
-use super::port::{Port, PortType};
 use super::tensor::{Data, ElementType, Tensor};
 use super::{BackendInfo, Device, Loaded, Model, RunError, Runs, Wanted};
+use crate::infer::backend::arrange::carrier;
 use crate::infer::compute::Worker;
 
 const NAME: &str = "rten";
@@ -410,7 +411,7 @@ fn output(port: &Port, value: Value) -> Result<Tensor, String> {
         Data::I64(_) => ElementType::I64,
         _ => ElementType::U8,
     };
-    if ty != port.ty.carrier() {
+    if ty != carrier(port.ty) {
         return Err(failed(&format!(
             "rten gave {ty}, the graph declares {}",
             port.ty

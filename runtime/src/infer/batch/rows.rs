@@ -1,7 +1,8 @@
 //! Tensors of several calls as one, and back: along the first dimension.
 
+use samovar_onnx::port::Port;
+
 use super::Kin;
-use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::{Data, Tensor};
 
 /// Whether calls of a graph can be joined: its rows must vary everywhere.
@@ -106,9 +107,9 @@ pub(crate) fn split(outputs: &[Tensor], rows: &[usize]) -> Result<Vec<Vec<Tensor
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use samovar_onnx::port::PortType;
 
     use super::*;
-    use crate::infer::backend::port::PortType;
     use crate::infer::backend::tensor::ElementType;
 
     fn port(name: &str, dims: Option<&[Option<u32>]>) -> Port {

@@ -23,8 +23,8 @@ use super::remote::Remote;
 use super::running::{Ended, Opened, Running};
 use super::wire::{Open, backend_name};
 use crate::infer::backend::{
-    BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Laid, Libraries,
-    LoadError, Loaded, Model, Source, Target, Wanted, rten_info,
+    BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Libraries,
+    LoadError, Loaded, Model, ModelDir, Source, Target, Wanted, rten_info,
 };
 use crate::process::confine::Confinement;
 
@@ -109,7 +109,7 @@ pub(super) struct At {
     /// Its name, for people.
     label: Arc<GraphLabel>,
     /// The files that it is loaded from again.
-    _laid: Option<Laid>,
+    _laid: Option<ModelDir>,
     _counted: Counted,
 }
 

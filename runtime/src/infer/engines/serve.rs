@@ -233,7 +233,7 @@ impl Engine {
         };
         match load.source {
             LoadSource::File(path) => self.backends.load(&Source::File(&path), wanted),
-            LoadSource::Laid(path) => self.backends.load_laid(&path, wanted),
+            LoadSource::ModelDir(path) => self.backends.load_laid(&path, wanted),
             LoadSource::Bytes(span) => {
                 let bytes = self.arena.copy(span).map_err(LoadError)?;
                 // The node has read it within the limits of its guest.

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use samovar_onnx::port::PortType;
+
 use super::*;
-use crate::infer::backend::port::PortType;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::onnx::{Node, Value, model};
 use crate::infer::backend::testing::row_by_row;

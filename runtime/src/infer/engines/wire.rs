@@ -3,9 +3,9 @@
 //! Loads and everything else that is rare goes through a stream, in frames. Runs go through rings in shared memory
 //! (`ring.rs`), from which each thread of the engine takes the next one.
 
+use samovar_onnx::port::Port;
 use serde::{Deserialize, Serialize};
 
-use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::{ElementType, Place};
 use crate::infer::backend::{BackendChoice, BackendInfo, BackendOptions, Device, Runs, Target};
 use crate::process::barrier::Barrier;
@@ -170,7 +170,7 @@ pub(super) enum Weight {
 pub(super) enum LoadSource {
     File(std::path::PathBuf),
     /// Beside the files with its weights, which the node has laid out.
-    Laid(std::path::PathBuf),
+    ModelDir(std::path::PathBuf),
     /// A guest's own model.
     Bytes(Span),
 }

@@ -9,10 +9,10 @@ use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider};
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
+use samovar_onnx::folding::Folding;
 
 use super::placement::Placements;
 use super::session;
-use crate::infer::backend::onnx::folding::Folding;
 
 /// What becomes of operators that the card has no kernel for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

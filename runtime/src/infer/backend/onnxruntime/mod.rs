@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
+use samovar_onnx::fixed_cost::has_fixed_cost;
+use samovar_onnx::{ModelProto, mixing};
 
 use super::devices::{Card, Driver};
-use super::onnx::external::Laid;
-use super::onnx::fixed_cost::has_fixed_cost;
-use super::onnx::{ModelProto, mixing};
 use super::tensor::Place;
 use super::{BackendInfo, Device, Loaded, Model, Runs, Source, Wanted};
+use crate::infer::backend::model_dir::ModelDir;
 use card::Cards;
 pub(super) use cuda::Rest;
 pub use library::disable_telemetry;
@@ -120,7 +120,7 @@ impl Onnxruntime {
         &self,
         onnx: &ModelProto,
         path: &Path,
-        laid: Option<Arc<Laid>>,
+        laid: Option<Arc<ModelDir>>,
         wanted: Wanted<'_>,
         cards: &[Card],
         rest: Rest,

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use memmap2::Mmap;
 use ort::environment::Environment;
 use ort::session::Session;
+use samovar_onnx::folding::Folding;
 
 use super::session;
 use crate::infer::backend::Source;
 use crate::infer::backend::keep::{Keep, MAX_KEPT_BYTES};
-use crate::infer::backend::onnx::folding::Folding;
 
 /// Changes whenever what is kept does.
 const FORMAT: &str = "2";

@@ -10,9 +10,9 @@ use ort::error::ErrorCode;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::value::DynValue;
+use samovar_onnx::port::Port;
 
 use super::value::{Input, Wish, input, output};
-use crate::infer::backend::port::Port;
 use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;

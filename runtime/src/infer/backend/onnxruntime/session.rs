@@ -9,10 +9,10 @@ use ort::environment::Environment;
 use ort::logging::{LogLevel, LoggerFunction};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use samovar_onnx::folding::Folding;
 
 use super::library;
 use crate::infer::backend::Source;
-use crate::infer::backend::onnx::folding::Folding;
 
 /// From this size on, memory counts for more than the time to find pages again.
 const LARGE_BYTES: usize = 16 << 20;

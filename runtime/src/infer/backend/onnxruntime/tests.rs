@@ -1,11 +1,11 @@
 //! Tensors of ONNX Runtime stay where they are, and for as long as somebody holds them.
 
 use ort::memory::AllocationDevice;
+use samovar_onnx::Onnx;
+use samovar_onnx::folding::Folding;
 
 use super::run::SharedSession;
 use super::*;
-use crate::infer::backend::onnx::Onnx;
-use crate::infer::backend::onnx::folding::Folding;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::skip::{Need, skip};
 use crate::infer::backend::testing::{backends, passing_on, row_by_row};

@@ -15,8 +15,9 @@ use ort::session::SharedSessionInner;
 use ort::value::{
     DynTensorValueType, DynValue, DynValueRef, PrimitiveTensorElementType, TensorRef, ValueType,
 };
+use samovar_onnx::port::{Port, PortType};
 
-use crate::infer::backend::port::{Port, PortType};
+use crate::infer::backend::arrange::carrier;
 use crate::infer::backend::tensor::{Data, Kept, Place, Tensor};
 
 /// Where the next output of a port had better be: on the host, until one goes into another run as it is. A token that is
@@ -127,7 +128,7 @@ pub(super) fn output(
         .collect::<Result<_, _>>()
         .map_err(|_| failed(&"a dimension above 2^32"))?;
     let mut tensor = Tensor {
-        ty: port.ty.carrier(),
+        ty: carrier(port.ty),
         dims,
         data: Data::Bytes(Vec::new()),
     };

@@ -4,29 +4,26 @@ use std::path::Path;
 use std::rc::Rc;
 
 use prost::Message;
-
-use super::overflow::Ranges;
-use super::{refusals, rewrites, wide};
-use crate::infer::backend::onnx::known::{INT32, Known};
-use crate::infer::backend::onnx::wire::{Edit, GRAPH_OUTPUT, edited, fields, put};
-use crate::infer::backend::onnx::{
+use samovar_onnx::known::{INT32, Known};
+use samovar_onnx::wire::{Edit, GRAPH_OUTPUT, edited, fields, put};
+use samovar_onnx::{
     ModelProto, NodeProto, Shape, TensorType, TypeProto, ValueInfo, light, tables, type_proto,
 };
 
+use super::overflow::Ranges;
+use super::{refusals, rewrites, wide};
+
 /// What [`adapted`] makes of a model depends on this alone: what here was written, and for which rten.
 pub(super) fn key() -> String {
-    [
+    let own = [
         super::VERSION,
         include_str!("adapted.rs"),
         include_str!("overflow.rs"),
         include_str!("refusals.rs"),
         include_str!("rewrites.rs"),
         include_str!("wide.rs"),
-        include_str!("../onnx/known.rs"),
-        include_str!("../onnx/scan.rs"),
-        include_str!("../onnx/wire.rs"),
-    ]
-    .concat()
+    ];
+    own.into_iter().chain(samovar_onnx::SOURCES).collect()
 }
 
 /// A copy of the model for rten. Files with weights lie in `folder`.
@@ -136,12 +133,11 @@ fn count(guard: String) -> ValueInfo {
 
 #[cfg(test)]
 mod tests {
+    use samovar_onnx::known::{FLOAT, INT64};
+    use samovar_onnx::testing::{sized, tensor};
+    use samovar_onnx::{Attribute, GraphProto, Onnx, OperatorSetId, Shape, TensorProto, ValueInfo};
+
     use super::*;
-    use crate::infer::backend::onnx::known::{FLOAT, INT64};
-    use crate::infer::backend::onnx::testing::{sized, tensor};
-    use crate::infer::backend::onnx::{
-        Attribute, GraphProto, Onnx, OperatorSetId, Shape, TensorProto, ValueInfo,
-    };
 
     /// A weight as the file holds it.
     fn weight(name: &str, ty: i32, dims: &[i64], raw: &[u8]) -> Vec<u8> {

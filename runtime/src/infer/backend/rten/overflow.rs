@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 
+use samovar_onnx::NodeProto;
+use samovar_onnx::known::{BOOL, FLOAT, INT8, INT32, INT64, Known, UINT8};
+use samovar_onnx::wire::{Wide, fields, wide_numbers};
+
 use super::rewrites::{Made, int};
-use crate::infer::backend::onnx::NodeProto;
-use crate::infer::backend::onnx::known::{BOOL, FLOAT, INT8, INT32, INT64, Known, UINT8};
-use crate::infer::backend::onnx::wire::{Wide, fields, wide_numbers};
 
 /// Begins the names of guards; what follows is the node, for people.
 pub(super) const GUARD: &str = "samovar/guard/";
@@ -385,11 +386,11 @@ mod tests {
     use std::rc::Rc;
 
     use prost::Message as _;
+    use samovar_onnx::testing::tensor;
+    use samovar_onnx::wire::put;
+    use samovar_onnx::{Attribute, GraphProto, TensorProto, ValueInfo};
 
     use super::*;
-    use crate::infer::backend::onnx::testing::tensor;
-    use crate::infer::backend::onnx::wire::put;
-    use crate::infer::backend::onnx::{Attribute, GraphProto, TensorProto, ValueInfo};
 
     fn node(op: &str, inputs: &[&str], output: &str, attributes: &[Attribute]) -> NodeProto {
         NodeProto {

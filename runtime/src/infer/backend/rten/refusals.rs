@@ -3,8 +3,8 @@
 //!
 //! Found by running the ONNX standard's own node tests against it (`tests/e2e/conformance.rs`).
 
-use crate::infer::backend::onnx::NodeProto;
-use crate::infer::backend::onnx::known::{BOOL, FLOAT, INT8, Known, UINT8};
+use samovar_onnx::NodeProto;
+use samovar_onnx::known::{BOOL, FLOAT, INT8, Known, UINT8};
 
 /// From this opset on, Dropout drops nothing unless an input of it says so; before 7, unless an attribute does not.
 const DROPOUT_TRAINS_BY_INPUT: i64 = 12;

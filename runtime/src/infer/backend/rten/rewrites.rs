@@ -1,8 +1,9 @@
 //! What rten 0.27 would compute wrongly, or not at all, said by operators that it computes rightly.
 
+use samovar_onnx::known::{FLOAT, INT8, Known, UINT8};
+use samovar_onnx::{Attribute, NodeProto};
+
 use super::refusals::{quantized_type, reduces_bools, scale_is_alone};
-use crate::infer::backend::onnx::known::{FLOAT, INT8, Known, UINT8};
-use crate::infer::backend::onnx::{Attribute, NodeProto};
 
 /// From this opset on, Softmax and its kin work along one axis; before, they flatten to two dimensions.
 const SOFTMAX_ALONG_AXIS: i64 = 13;

@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::infer::backend::onnx::known::{DOUBLE, INT64};
-use crate::infer::backend::onnx::wire::{Wide, fields, of_bytes, wide_numbers};
-use crate::infer::backend::onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
+use samovar_onnx::known::{DOUBLE, INT64};
+use samovar_onnx::wire::{Wide, fields, of_bytes, wide_numbers};
+use samovar_onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// Operators that hand a constant on as it is.
 const PASSING: [&str; 6] = [

@@ -125,7 +125,7 @@ impl Fleet {
                 let made = lay_out(path, data, &self.scratch()).map_err(|e| e.0)?;
                 let model = made.model();
                 laid = Some(made);
-                LoadSource::Laid(model)
+                LoadSource::ModelDir(model)
             }
             OwnedSource::Bytes(bytes) => {
                 let placed = engine.arena().part_of(bytes)?;

@@ -178,7 +178,7 @@ const FIXED_CLASSICAL: &[&str] = &[
 ];
 
 /// Whether every run with inputs of the same shapes does the same work.
-pub(crate) fn has_fixed_cost(model: &ModelProto) -> bool {
+pub fn has_fixed_cost(model: &ModelProto) -> bool {
     // Functions stand for operators that are not known here.
     let graph = model.graph.as_ref().filter(|_| model.functions.is_empty());
     graph.is_some_and(|graph| Values::of(graph).are_fixed_in(&graph.node))

@@ -9,12 +9,12 @@
     clippy::all,
     reason = "generated, and all of it"
 )]
-pub(crate) mod messages;
+pub mod messages;
 #[allow(dead_code, reason = "generated, and all of it")]
-pub(crate) mod tables;
+pub mod tables;
 
 /// A message of the format.
-pub(crate) struct Message {
+pub struct Message {
     /// Its place among all messages, below `tables::COUNT`.
     pub number: usize,
     /// As the standard calls it.
@@ -26,7 +26,7 @@ pub(crate) struct Message {
 }
 
 /// A field of a message.
-pub(crate) struct Field {
+pub struct Field {
     pub number: u64,
     pub name: &'static str,
     pub repeated: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Field {
 
 /// How a field is written.
 #[derive(Clone, Copy)]
-pub(crate) enum Kind {
+pub enum Kind {
     Varint,
     Fixed32,
     Fixed64,

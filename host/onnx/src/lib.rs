@@ -1,41 +1,55 @@
 //! The ONNX format: what a file says of its graph's inputs, outputs, operators and opset. Weights are not copied.
+//!
+//! Reads any bytes within bounds of memory and nesting, and runs nothing: the runtime decides with it what it loads, and
+//! `samovar push` what a bundle needs.
 
-pub(crate) mod classes;
-pub(crate) mod external;
-pub(crate) mod fixed_cost;
-pub(crate) mod folding;
+#![allow(missing_docs, reason = "an internal crate, half of it generated")]
+// A test that meets an error it did not ask for has failed; unwrapping says where.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod classes;
+pub mod external;
+pub mod file;
+pub mod fixed_cost;
+pub mod folding;
 mod inlined;
-pub(crate) mod known;
+pub mod known;
 mod mistaken;
-pub(crate) mod mixing;
-pub(crate) mod outside;
+pub mod mixing;
+pub mod outside;
+pub mod port;
 mod scan;
-pub(crate) mod schema;
-pub(crate) mod wire;
+pub mod schema;
+pub mod wire;
 
 use std::collections::HashSet;
 
 use prost::Message;
 
-use super::port::{Port, PortType};
+use crate::port::{Port, PortType};
 use folding::Folding;
 use outside::Reference;
 use scan::scan;
-pub(crate) use schema::messages::tensor_shape_proto::{Dimension, dimension};
-pub(crate) use schema::messages::type_proto::{self, Tensor as TensorType};
-pub(crate) use schema::messages::{
+pub use schema::messages::tensor_shape_proto::{Dimension, dimension};
+pub use schema::messages::type_proto::{self, Tensor as TensorType};
+pub use schema::messages::{
     AttributeProto as Attribute, GraphProto, ModelProto, NodeProto, TensorProto,
     TensorShapeProto as Shape, TypeProto, ValueInfoProto as ValueInfo,
 };
-#[cfg(test)]
-pub(crate) use schema::messages::{
-    OperatorSetIdProto as OperatorSetId, StringStringEntryProto as Entry,
-};
-pub(crate) use schema::tables;
+pub use schema::messages::{OperatorSetIdProto as OperatorSetId, StringStringEntryProto as Entry};
+pub use schema::tables;
+
+/// The sources of what reads models and makes edited copies of them: whoever keeps a copy can tell by them whether it is
+/// still what would be made.
+pub const SOURCES: [&str; 3] = [
+    include_str!("known.rs"),
+    include_str!("scan.rs"),
+    include_str!("wire.rs"),
+];
 
 /// A model file, read.
 #[derive(Debug)]
-pub(crate) struct Onnx {
+pub struct Onnx {
     pub model: ModelProto,
     /// What the model references outside itself, wherever in it that stands.
     pub references: Vec<Reference>,
@@ -109,7 +123,7 @@ impl Onnx {
 }
 
 /// Decodes a message that lies within a model that was read, without its weights.
-pub(crate) fn light<M: Message + Default>(
+pub fn light<M: Message + Default>(
     message: &'static schema::Message,
     bytes: &[u8],
 ) -> Result<M, String> {
@@ -291,8 +305,7 @@ fn port(kind: &str, info: &ValueInfo) -> Result<Port, String> {
 }
 
 /// Short ways to write types in tests.
-#[cfg(test)]
-pub(crate) mod testing {
+pub mod testing {
     use super::{Dimension, Shape, TensorType, TypeProto, dimension, type_proto};
 
     /// A dimension of this size.

@@ -9,7 +9,7 @@ use super::wire::{Field, fields, varint};
 
 /// Something outside of a model that it wants to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Reference {
+pub enum Reference {
     /// The elements of a tensor, in a file.
     Data {
         /// The tensor's name.

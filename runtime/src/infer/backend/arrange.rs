@@ -1,167 +1,26 @@
-//! What a graph wants and gives: its inputs and outputs, and whether a tensor fits one.
+//! Whether the tensors of a run fit the inputs of its graph.
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use samovar_onnx::port::{Port, PortType, write_sizes};
 
 use super::tensor::{ElementType, Tensor};
 use crate::text::{Quoted, bounded_format};
 
 /// Most dimensions that a tensor of a guest may have when it is computed with; numpy has the same limit.
 pub const MAX_RANK: usize = 64;
-/// Dimensions that errors show.
-const SHOWN_DIMS: usize = 8;
 
-/// Type of an input or output as the graph declares it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum PortType {
-    F32,
-    U8,
-    I8,
-    I32,
-    I64,
-    Bool,
-    F16,
-    F64,
-    Bf16,
-}
-
-impl PortType {
-    /// From the numbers of `TensorProto.DataType`; `None` for those that wasi-nn cannot carry.
-    pub fn from_onnx(number: i32) -> Option<Self> {
-        Some(match number {
-            1 => Self::F32,
-            2 => Self::U8,
-            3 => Self::I8,
-            6 => Self::I32,
-            7 => Self::I64,
-            9 => Self::Bool,
-            10 => Self::F16,
-            11 => Self::F64,
-            16 => Self::Bf16,
-            _ => return None,
-        })
+/// The wasi-nn type that carries a graph's type; bool and i8 travel as u8.
+pub fn carrier(ty: PortType) -> ElementType {
+    match ty {
+        PortType::F32 => ElementType::Fp32,
+        PortType::U8 | PortType::I8 | PortType::Bool => ElementType::U8,
+        PortType::I32 => ElementType::I32,
+        PortType::I64 => ElementType::I64,
+        PortType::F16 => ElementType::Fp16,
+        PortType::F64 => ElementType::Fp64,
+        PortType::Bf16 => ElementType::Bf16,
     }
-
-    /// The name that the standard has for one of these numbers.
-    pub(crate) fn onnx_name(number: i32) -> &'static str {
-        const NAMES: [&str; 24] = [
-            "undefined",
-            "float",
-            "uint8",
-            "int8",
-            "uint16",
-            "int16",
-            "int32",
-            "int64",
-            "string",
-            "bool",
-            "float16",
-            "double",
-            "uint32",
-            "uint64",
-            "complex64",
-            "complex128",
-            "bfloat16",
-            "float8e4m3fn",
-            "float8e4m3fnuz",
-            "float8e5m2",
-            "float8e5m2fnuz",
-            "uint4",
-            "int4",
-            "float4e2m1",
-        ];
-        let named = usize::try_from(number).ok().and_then(|at| NAMES.get(at));
-        named.copied().unwrap_or("unknown")
-    }
-
-    /// The wasi-nn type that carries it; bool and i8 travel as u8.
-    pub fn carrier(self) -> ElementType {
-        match self {
-            Self::F32 => ElementType::Fp32,
-            Self::U8 | Self::I8 | Self::Bool => ElementType::U8,
-            Self::I32 => ElementType::I32,
-            Self::I64 => ElementType::I64,
-            Self::F16 => ElementType::Fp16,
-            Self::F64 => ElementType::Fp64,
-            Self::Bf16 => ElementType::Bf16,
-        }
-    }
-}
-
-impl fmt::Display for PortType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bool => "bool (as u8)",
-            Self::I8 => "i8 (as u8)",
-            other => other.carrier().name(),
-        })
-    }
-}
-
-/// An input or output of a graph.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Port {
-    /// Its name in the graph.
-    pub name: String,
-    /// Type of its elements.
-    pub ty: PortType,
-    /// Its sizes, `None` where variable; `None` altogether when the graph does not say.
-    pub dims: Option<Vec<Option<u32>>>,
-    /// Whether a run may leave this input out, because the graph has a default for it.
-    pub optional: bool,
-    /// What each column of this output stands for, when it is a classifier's.
-    pub labels: Option<Labels>,
-}
-
-/// The classes that a classifier tells apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Labels {
-    /// By number.
-    Numbers(Vec<i64>),
-    /// By name.
-    Names(Vec<String>),
-}
-
-impl Labels {
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        match self {
-            Self::Numbers(numbers) => numbers.len(),
-            Self::Names(names) => names.len(),
-        }
-    }
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.ty)?;
-        match &self.dims {
-            None => f.write_str("[…]"),
-            Some(dims) => sizes(f, dims.len(), dims.iter().copied()),
-        }
-    }
-}
-
-/// Writes sizes as `[2, ?]`, the first of them when there are many.
-fn sizes(
-    f: &mut fmt::Formatter<'_>,
-    rank: usize,
-    dims: impl Iterator<Item = Option<u32>>,
-) -> fmt::Result {
-    f.write_str("[")?;
-    for (at, dim) in dims.take(SHOWN_DIMS).enumerate() {
-        let comma = if at > 0 { ", " } else { "" };
-        match dim {
-            Some(size) => write!(f, "{comma}{size}")?,
-            None => write!(f, "{comma}?")?,
-        }
-    }
-    if rank > SHOWN_DIMS {
-        write!(f, ", … {} more", rank - SHOWN_DIMS)?;
-    }
-    f.write_str("]")
 }
 
 /// Type and sizes of a tensor as errors show them. Nothing is formatted unless there is an error.
@@ -170,7 +29,7 @@ struct Shape<'a>(ElementType, &'a [u32]);
 impl fmt::Display for Shape<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.0)?;
-        sizes(f, self.1.len(), self.1.iter().copied().map(Some))
+        write_sizes(f, self.1.len(), self.1.iter().copied().map(Some))
     }
 }
 
@@ -212,7 +71,7 @@ pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Ten
         .zip(ports)
         .take(given.map_or(0, |at| at + 1));
     let tensors =
-        places.map(|(place, port)| place.unwrap_or_else(|| Tensor::absent(port.ty.carrier())));
+        places.map(|(place, port)| place.unwrap_or_else(|| Tensor::absent(carrier(port.ty))));
     Ok(tensors.collect())
 }
 
@@ -266,7 +125,7 @@ fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
         }
     }
     let wrong = || bounded_format!("input `{}`: found {came}, wanted {port}", port.name);
-    if tensor.ty != port.ty.carrier() {
+    if tensor.ty != carrier(port.ty) {
         return Err(wrong());
     }
     let Some(wanted) = &port.dims else {
@@ -290,9 +149,10 @@ fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::infer::backend::tensor::Data;
-    use proptest::prelude::*;
 
     fn port(name: &str, dims: &[Option<u32>]) -> Port {
         Port {

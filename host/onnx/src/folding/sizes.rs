@@ -1,8 +1,8 @@
 //! How many elements an operator gives at most, by the sizes of what it gets.
 
 use super::Value;
-use crate::infer::backend::onnx::NodeProto;
-use crate::infer::backend::onnx::known::{INT32, INT64};
+use crate::NodeProto;
+use crate::known::{INT32, INT64};
 
 /// Elements of a list of integers that is followed.
 const SHORT: usize = 64;

@@ -15,7 +15,7 @@ const DYNAMIC_QUANTIZATION: [&str; 4] = [
 ];
 
 /// The first operator of a model that mixes rows, with its node, wherever in the model it stands.
-pub(crate) fn operator(model: &ModelProto) -> Option<String> {
+pub fn operator(model: &ModelProto) -> Option<String> {
     let graph = model.graph.as_ref().and_then(of_graph);
     graph.or_else(|| {
         let mut nodes = model.functions.iter().flat_map(|function| &function.node);

@@ -10,7 +10,7 @@ use super::schema::tables::{
 use super::schema::{self, Message};
 
 /// A field as it lies in its message.
-pub(crate) struct Field<'a> {
+pub struct Field<'a> {
     pub tag: u64,
     /// With its key.
     pub whole: &'a [u8],
@@ -26,7 +26,7 @@ impl Field<'_> {
 }
 
 /// The fields of a message, up to the first that is broken.
-pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
+pub fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
     std::iter::from_fn(move || {
         let (field, after) = field(rest)?;
         rest = after;
@@ -35,7 +35,7 @@ pub(crate) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
 }
 
 /// The field that begins here, and what follows; `None` when it is damaged or cut off.
-pub(crate) fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
+pub fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
     let (key, rest) = varint(bytes)?;
     let (skipped, payload) = match key & 7 {
         0 => (rest.len() - varint(rest)?.1.len(), 0..0),
@@ -62,7 +62,7 @@ pub(crate) fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
 }
 
 /// The number that begins here, and what follows.
-pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0u64;
     for (at, byte) in bytes.iter().enumerate().take(10) {
         if at == 9 && *byte > 1 {
@@ -77,7 +77,7 @@ pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// Appends a length-delimited field.
-pub(crate) fn put(out: &mut Vec<u8>, tag: u64, payload: &[u8]) {
+pub fn put(out: &mut Vec<u8>, tag: u64, payload: &[u8]) {
     put_varint(out, tag << 3 | 2);
     put_varint(out, payload.len() as u64);
     out.extend_from_slice(payload);
@@ -85,7 +85,7 @@ pub(crate) fn put(out: &mut Vec<u8>, tag: u64, payload: &[u8]) {
 
 /// Appends a field that is a number.
 #[cfg(test)]
-pub(crate) fn put_number(out: &mut Vec<u8>, tag: u64, value: u64) {
+pub fn put_number(out: &mut Vec<u8>, tag: u64, value: u64) {
     put_varint(out, tag << 3);
     put_varint(out, value);
 }
@@ -99,10 +99,10 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Number of the field of a graph that lists its outputs.
-pub(crate) const GRAPH_OUTPUT: u64 = 12;
+pub const GRAPH_OUTPUT: u64 = 12;
 
 /// What is changed on the way.
-pub(crate) trait Edit {
+pub trait Edit {
     /// A graph begins, the outermost first.
     fn enter(&mut self, _graph: &[u8]) {}
 
@@ -129,7 +129,7 @@ pub(crate) trait Edit {
 ///
 /// # Errors
 /// Those of the edit.
-pub(crate) fn edited(model: &[u8], edit: &mut dyn Edit) -> Result<Vec<u8>, String> {
+pub fn edited(model: &[u8], edit: &mut dyn Edit) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(model.len() + 4096);
     copy(&MODEL_PROTO, model, &mut out, edit)?;
     Ok(out)
@@ -247,7 +247,7 @@ fn entry(bytes: &[u8], out: &mut Vec<u8>, edit: &mut dyn Edit) -> Done {
 }
 
 /// The whole numbers of an i64 tensor or the fractions of an f64 one that lie within the file, as `f64`.
-pub(crate) fn wide_numbers(tensor: &[u8], of: Wide) -> impl Iterator<Item = f64> + '_ {
+pub fn wide_numbers(tensor: &[u8], of: Wide) -> impl Iterator<Item = f64> + '_ {
     let (raw_tag, packed_tag) = match of {
         Wide::I64 => (9, 7),
         Wide::F64 => (9, 10),
@@ -280,13 +280,13 @@ pub(crate) fn wide_numbers(tensor: &[u8], of: Wide) -> impl Iterator<Item = f64>
 
 /// Numbers of eight bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wide {
+pub enum Wide {
     I64,
     F64,
 }
 
 /// Numbers that lie one after the other.
-pub(crate) fn of_bytes(bytes: &[u8], of: Wide) -> impl Iterator<Item = f64> + '_ {
+pub fn of_bytes(bytes: &[u8], of: Wide) -> impl Iterator<Item = f64> + '_ {
     let (chunks, _) = bytes.as_chunks::<8>();
     chunks.iter().map(move |chunk| match of {
         Wide::I64 => i64::from_le_bytes(*chunk) as f64,
@@ -296,8 +296,9 @@ pub(crate) fn of_bytes(bytes: &[u8], of: Wide) -> impl Iterator<Item = f64> + '_
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     struct Nothing;
     impl Edit for Nothing {}

@@ -11,13 +11,13 @@ use super::wire::{self, nested};
 /// How deep messages may lie within each other: about twenty graphs within graphs.
 const MAX_NESTING: usize = 64;
 /// The memory that a decoded model may take, its weights not counted. A field of two bytes can take 200.
-pub(crate) const MAX_DECODED_BYTES: u64 = 256 << 20;
+pub const MAX_DECODED_BYTES: u64 = 256 << 20;
 /// What the allocator and growing lists add to each element.
 const ELEMENT_BYTES: u64 = 32;
 
 /// What a scan found.
 #[derive(Debug)]
-pub(crate) struct Scan {
+pub struct Scan {
     /// The message without weights and documentation.
     pub skeleton: Vec<u8>,
     /// Memory that the decoded skeleton takes, at most.
@@ -30,11 +30,7 @@ pub(crate) struct Scan {
 ///
 /// # Errors
 /// Names the message and what is wrong with it.
-pub(crate) fn scan(
-    message: &'static Message,
-    bytes: &[u8],
-    max_bytes: u64,
-) -> Result<Scan, String> {
+pub fn scan(message: &'static Message, bytes: &[u8], max_bytes: u64) -> Result<Scan, String> {
     let mut scanner = Scanner {
         decoded_bytes: 0,
         max_bytes,
@@ -51,7 +47,7 @@ pub(crate) fn scan(
 }
 
 /// Whether a message of this type could begin like this.
-pub(crate) fn begins(message: &'static Message, bytes: &[u8]) -> bool {
+pub fn begins(message: &'static Message, bytes: &[u8]) -> bool {
     let first = wire::field(bytes).map(|(raw, _)| raw);
     first.is_some_and(|raw| {
         let field = message.field(raw.tag);

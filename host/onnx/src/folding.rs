@@ -23,7 +23,7 @@ const ELEMENT_BYTES: u64 = 8;
 
 /// How far a backend may fold the constants of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Folding {
+pub enum Folding {
     /// Not at all.
     #[default]
     Off,
@@ -34,7 +34,7 @@ pub(crate) enum Folding {
 }
 
 /// How far the constants of a model may be folded, given with its bytes.
-pub(crate) fn folding(model: &ModelProto, bytes: &[u8]) -> Folding {
+pub fn folding(model: &ModelProto, bytes: &[u8]) -> Folding {
     let Some(graph) = &model.graph else {
         return Folding::Off;
     };

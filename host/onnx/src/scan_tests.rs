@@ -1,9 +1,10 @@
 //! Tests of the scan: every place of the schema is looked at, and what is too much is refused before it is decoded.
 
-use super::*;
-use crate::infer::backend::onnx::schema::tables::{GRAPH_PROTO, MODEL_PROTO};
-use crate::infer::backend::onnx::wire::{Edit, edited, put, put_number};
 use proptest::prelude::*;
+
+use super::*;
+use crate::schema::tables::{GRAPH_PROTO, MODEL_PROTO};
+use crate::wire::{Edit, edited, put, put_number};
 
 fn scan(message: &'static Message, bytes: &[u8]) -> Result<Scan, String> {
     super::scan(message, bytes, MAX_DECODED_BYTES)

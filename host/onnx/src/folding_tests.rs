@@ -2,9 +2,9 @@
 
 use prost::Message as _;
 
-use super::super::testing::{sized, tensor};
 use super::super::{Attribute, Dimension, Shape, TensorProto, ValueInfo};
 use super::*;
+use crate::testing::{sized, tensor};
 
 fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {

@@ -8,21 +8,21 @@ use super::wire::{Wide, fields, wide_numbers};
 use super::{GraphProto, NodeProto, TensorProto, TypeProto, light};
 
 /// Numbers of `TensorProto.DataType`.
-pub(crate) const FLOAT: i32 = 1;
-pub(crate) const UINT8: i32 = 2;
-pub(crate) const INT8: i32 = 3;
-pub(crate) const INT32: i32 = 6;
-pub(crate) const INT64: i32 = 7;
-pub(crate) const STRING: i32 = 8;
-pub(crate) const BOOL: i32 = 9;
-pub(crate) const DOUBLE: i32 = 11;
+pub const FLOAT: i32 = 1;
+pub const UINT8: i32 = 2;
+pub const INT8: i32 = 3;
+pub const INT32: i32 = 6;
+pub const INT64: i32 = 7;
+pub const STRING: i32 = 8;
+pub const BOOL: i32 = 9;
+pub const DOUBLE: i32 = 11;
 
 /// The most elements of a constant that is looked into.
 const SMALL: usize = 64;
 
 /// What is known within one graph.
 #[derive(Default)]
-pub(crate) struct Known {
+pub struct Known {
     around: Option<Rc<Known>>,
     types: HashMap<String, i32>,
     ranks: HashMap<String, usize>,

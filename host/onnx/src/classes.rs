@@ -12,7 +12,7 @@ use super::{
     Dimension, GraphProto, ModelProto, NodeProto, Shape, TensorType, TypeProto, ValueInfo,
     dimension, light, tables, type_proto,
 };
-use crate::infer::backend::port::{Labels, Port, PortType};
+use crate::port::{Labels, Port, PortType};
 
 /// Domain of the operators of classical models.
 const DOMAIN: &str = "ai.onnx.ml";
@@ -66,7 +66,7 @@ pub(super) fn port(name: &str, labels: Labels) -> Port {
 ///
 /// # Errors
 /// When the copy cannot be written.
-pub(crate) fn without_maps(model: &ModelProto, bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
+pub fn without_maps(model: &ModelProto, bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     let Some(graph) = &model.graph else {
         return Ok(None);
     };
