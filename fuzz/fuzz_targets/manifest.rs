@@ -7,7 +7,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use samovar_types::bundle::Blob;
 use samovar_types::digest::Digest;
-use samovar::manifest::{Manifest, ManifestError};
+use samovar_bundle::manifest::{Manifest, ManifestError};
 use samovar_fuzz::bundles;
 
 fuzz_target!(|text: &str| {

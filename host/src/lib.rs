@@ -4,7 +4,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
-pub mod bundle;
 pub mod cli;
 pub mod client_config;
 pub mod control;
@@ -15,10 +14,7 @@ pub mod front;
 pub mod fuzzing;
 pub mod gateway;
 
-pub mod known_files;
-pub mod manifest;
 pub mod node;
-pub mod open_inference;
 pub mod random;
 pub mod registry;
 pub mod server;

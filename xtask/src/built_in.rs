@@ -17,8 +17,8 @@ const PACKAGE: &str = "open-inference";
 const FOLDERS: [&str; 3] = ["examples/open-inference", "sdk", "sdk/macros"];
 /// What of these is compiled.
 const PARTS: [&str; 3] = ["Cargo.toml", "src", "wit"];
-const COMPONENT: &str = "host/assets/open-inference.wasm";
-const DIGESTS: &str = "host/assets/open-inference.sha256";
+const COMPONENT: &str = "host/bundle/assets/open-inference.wasm";
+const DIGESTS: &str = "host/bundle/assets/open-inference.sha256";
 
 /// Builds it, and notes what it is of.
 pub fn build() -> Result<()> {
@@ -42,7 +42,7 @@ pub fn build() -> Result<()> {
             "{PACKAGE} holds the path {text} of this machine"
         );
     }
-    std::fs::create_dir_all(crate::repository().join("host/assets"))?;
+    std::fs::create_dir_all(crate::repository().join("host/bundle/assets"))?;
     std::fs::write(crate::repository().join(COMPONENT), &component)?;
     let digests = digests(&component)?;
     std::fs::write(crate::repository().join(DIGESTS), digests)?;

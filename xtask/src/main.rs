@@ -67,7 +67,7 @@ enum Command {
     },
     /// Build the guests: examples and those that tests use
     Guests,
-    /// Build the component that `samovar` holds, from examples/open-inference into host/assets, when that has changed
+    /// Build the component that `samovar` holds, from examples/open-inference into host/bundle/assets, when that has changed
     BuiltIn,
     /// Run the fuzz targets
     Fuzz {

@@ -70,6 +70,7 @@ mod tests {
         for folder in [
             "runtime/src",
             "host/src",
+            "host/bundle/src",
             "host/onnx/src",
             "host/types/src",
             "sdk/src",

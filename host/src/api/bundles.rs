@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use samovar_bundle::manifest::render::{Folder, folder};
 use samovar_types::bundle::Bundle;
 use samovar_types::digest::Digest;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,6 @@ use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
 use super::permission::{Action, Needs as _};
 use super::tar;
-use crate::manifest::render::{Folder, folder};
 use crate::state::blobs::BlobError;
 
 /// The routes of bundles.

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process_group};
+use samovar_bundle::manifest::Manifest;
 use tokio::process::{Child, Command};
-
-use crate::manifest::Manifest;
 
 /// Time that a build has to end by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(1);
@@ -80,8 +79,9 @@ impl Drop for Build {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::path::Path;
+
+    use super::*;
 
     fn manifest(folder: &Path) -> Manifest {
         let file = folder.join("samovar.toml");

@@ -3,13 +3,13 @@
 use clap::Subcommand;
 use jiff::Timestamp;
 use reqwest::Method;
+use samovar_bundle::open_inference;
 use serde_json::{Value, json};
 
 use super::client::{ANSWER_TIMEOUT, Client};
 use super::confirm::Consent;
 use super::identifier;
 use super::output::{self, Format, cell, since};
-use crate::open_inference;
 
 /// What to do.
 #[derive(Debug, Subcommand)]

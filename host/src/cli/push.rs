@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use reqwest::Method;
+use samovar_bundle::collect::{LocalBlob, LocalBundle};
+use samovar_bundle::manifest::Manifest;
+use samovar_types::bundle::Bundle;
 use samovar_types::names::PRODUCTION;
 use serde_json::{Map, Value, json};
 
@@ -16,8 +19,6 @@ use super::output::{self, Format, cell};
 use super::progress::spin;
 use super::pushed::{Report, Target};
 use super::{identifier, promotion_wait, ready, upload};
-use crate::bundle::{Bundle, LocalBlob, LocalBundle};
-use crate::manifest::Manifest;
 
 /// Deploying compiles the component first.
 pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -189,9 +190,10 @@ pub fn missing<'a>(error: &anyhow::Error, blobs: &'a [LocalBlob]) -> Vec<&'a Loc
 #[cfg(test)]
 mod tests {
     use reqwest::StatusCode;
+    use samovar_bundle::collect::Source;
+    use samovar_types::digest::Digest;
 
     use super::*;
-    use crate::bundle::{Digest, Source};
     use crate::cli::client::ErrorAnswer;
 
     #[test]

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
+use samovar_bundle::collect::{LocalBlob, LocalBundle};
 use samovar_types::names::PRODUCTION;
 use serde_json::{Value, json};
 
 use super::client::Client;
 use super::deployment::init_snapshot;
 use super::output::{self, Format, cell, quoted};
-use crate::bundle::{LocalBlob, LocalBundle};
 use crate::client_config;
 
 /// A push that went well.
@@ -242,10 +242,10 @@ fn base(server: &str, answer: &Value, target: Target<'_>) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
+    use samovar_bundle::open_inference::Description;
     use samovar_onnx::port::{Port, PortType, Ports};
 
     use super::*;
-    use crate::open_inference::Description;
 
     fn answer(is_production: bool) -> Value {
         json!({

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use samovar_bundle::manifest::units;
 use samovar_types::bundle::GraphBackend;
 
 use super::output::Format;
 use crate::domain::webhook_address::Allowance;
-use crate::manifest::units;
 use crate::node::{
     self, AuthMode, BaseDomain, CompileLimits, EngineMode, LostSecrets, Origin, Output,
     ServeOptions,

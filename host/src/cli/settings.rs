@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use samovar_bundle::manifest::units::{DURATION_WANTED, parse_duration_ms};
 use serde_json::{Map, Value};
-
-use crate::manifest::units::{DURATION_WANTED, parse_duration_ms};
 
 /// What is set; what is left out stays.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -7,13 +7,13 @@ use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::{HumanBytes, ProgressBar};
 use reqwest::{Method, StatusCode, header};
+use samovar_bundle::collect::{LocalBlob, Source};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 
 use super::client::{ANSWER_TIMEOUT, Client, ClientError};
 use super::output;
 use super::progress::Progress;
-use crate::bundle::{LocalBlob, Source};
 
 const PARALLEL: usize = 4;
 

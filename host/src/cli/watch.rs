@@ -13,6 +13,7 @@ mod tail;
 
 use std::path::PathBuf;
 
+use samovar_bundle::manifest::{Manifest, ManifestError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -20,7 +21,6 @@ use super::client::Client;
 use super::failure::UsageError;
 use super::identifier;
 use super::output::Format;
-use crate::manifest::{Manifest, ManifestError};
 use link::Link;
 use project::Project;
 use report::{Event, Report};

@@ -113,10 +113,12 @@ pub const WIT: &[File] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::manifest::Manifest;
     use std::path::Path;
     use std::process::Command;
+
+    use samovar_bundle::manifest::Manifest;
+
+    use super::*;
 
     /// The folders of `host/templates/`, and what is taken from each.
     const ALL: [(&str, &[&[File]]); 5] = [

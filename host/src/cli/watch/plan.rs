@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use samovar_bundle::hash_cache::Identity;
 use samovar_types::digest::Digest;
-
-use crate::known_files::Identity;
 
 /// What a source file is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

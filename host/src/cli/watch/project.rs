@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use samovar_bundle::collect::{BundleError, LocalBundle};
+use samovar_bundle::hash_cache::{FileHashCache, Identity};
+use samovar_bundle::manifest::{
+    Component, FILE_NAME, Manifest, ManifestError, component, folder_of,
+};
+
 use super::folders::Folders;
 use super::plan::Snapshot;
 use super::sources::{self, MAX_SOURCES, OwnOutput};
-use crate::bundle::{BundleError, LocalBundle};
-use crate::known_files::{Identity, KnownFiles};
-use crate::manifest::{Component, FILE_NAME, Manifest, ManifestError, component, folder_of};
 
 /// Folders are looked for again when a new one is found, of which something may have been missed; but not for ever.
 const MAX_LOOKS: usize = 3;
@@ -22,8 +25,8 @@ pub struct Project {
     also: Vec<PathBuf>,
     folders: Folders,
     own_output: OwnOutput,
-    source_files: KnownFiles,
-    bundle_files: KnownFiles,
+    source_files: FileHashCache,
+    bundle_files: FileHashCache,
     was_cut: bool,
     /// Time that looking took last.
     pub took: Duration,
@@ -63,8 +66,8 @@ impl Project {
             also,
             folders,
             own_output: OwnOutput::of_this_process(),
-            source_files: KnownFiles::default(),
-            bundle_files: KnownFiles::default(),
+            source_files: FileHashCache::default(),
+            bundle_files: FileHashCache::default(),
             was_cut: false,
             took: Duration::ZERO,
         }
@@ -131,7 +134,7 @@ impl Project {
             return Ok(Collected::BeingWritten);
         }
         let local = LocalBundle::from_known(manifest, &mut self.bundle_files);
-        if self.bundle_files.take_torn().is_some() {
+        if self.bundle_files.take_changed_while_reading().is_some() {
             return Ok(Collected::BeingWritten);
         }
         let local = local?;
@@ -182,10 +185,11 @@ fn named(manifest: &Manifest) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::folders;
-    use super::*;
     use std::fs;
     use std::path::Path;
+
+    use super::super::folders;
+    use super::*;
 
     const MANIFEST: &str = "name = 'm'\ncomponent = 'out/m.wasm'\nfiles = ['data']\nbuild = 'make'\n[graphs.default]\nfile = 'g.onnx'";
 

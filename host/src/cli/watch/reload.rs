@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
+use samovar_bundle::collect::{LocalBlob, LocalBundle};
+use samovar_types::digest::Digest;
 use serde_json::{Value, json};
 
-use crate::bundle::{Digest, LocalBlob, LocalBundle};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::push::{self, DEPLOY_TIMEOUT};
 use crate::cli::{ready, upload};

@@ -6,6 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use reqwest::StatusCode;
+use samovar_bundle::collect::LocalBundle;
+use samovar_bundle::hash_cache::Identity;
+use samovar_bundle::manifest::Manifest;
+use samovar_types::bundle::Bundle;
+use samovar_types::digest::Digest;
 use tokio::sync::mpsc;
 
 use super::Arguments;
@@ -16,12 +21,9 @@ use super::project::{After, Collected, Project, Scope};
 use super::reload::{self, Reloaded};
 use super::report::{Event, Report, Serving, ms};
 use super::tail;
-use crate::bundle::{Bundle, Digest, LocalBundle};
 use crate::cli::build::{Build, Group};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::logs::Follower;
-use crate::known_files::Identity;
-use crate::manifest::Manifest;
 
 /// How long before a server that did not answer, or had other work, is asked again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);

@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use ignore::{DirEntry, WalkBuilder};
+use samovar_bundle::hash_cache::{FileHashCache, Identity};
 
 use super::plan::{Print, Snapshot};
-use crate::known_files::{Identity, KnownFiles};
 
 /// Source files that are looked at.
 pub const MAX_SOURCES: usize = 20_000;
@@ -78,7 +78,7 @@ pub fn find(
     root: &Path,
     others: &BTreeSet<PathBuf>,
     own_output: &OwnOutput,
-    files: &mut KnownFiles,
+    files: &mut FileHashCache,
 ) -> Found {
     let mut found = Found::default();
     let in_repository = std::path::absolute(root)
@@ -113,7 +113,7 @@ pub fn find(
 }
 
 /// What a file is known by; nothing for a pipe or a folder behind a link.
-fn print(path: &Path, files: &mut KnownFiles) -> std::io::Result<Option<Print>> {
+fn print(path: &Path, files: &mut FileHashCache) -> std::io::Result<Option<Print>> {
     let identity = Identity::read(path)?;
     if !std::fs::metadata(path)?.is_file() {
         return Ok(None);
@@ -156,8 +156,9 @@ fn is_of_an_editor(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs;
+
+    use super::*;
 
     fn names(root: &Path, others: &[&str]) -> Vec<String> {
         let others = others.iter().map(|name| root.join(name)).collect();
@@ -165,7 +166,7 @@ mod tests {
             root,
             &others,
             &OwnOutput::default(),
-            &mut KnownFiles::default(),
+            &mut FileHashCache::default(),
         );
         let name = |path: &PathBuf| path.strip_prefix(root).unwrap().display().to_string();
         found.sources.keys().map(name).collect()
@@ -230,7 +231,7 @@ mod tests {
     fn a_file_is_known_by_what_is_in_it_and_a_large_one_by_its_times() {
         let folder = tempfile::tempdir().unwrap();
         let (small, large) = (folder.path().join("s"), folder.path().join("l"));
-        let mut files = KnownFiles::default();
+        let mut files = FileHashCache::default();
         let mut look = || {
             fs::write(&small, "same").unwrap();
             fs::write(&large, vec![0; MAX_READ_BYTES as usize + 1]).unwrap();
@@ -255,7 +256,7 @@ mod tests {
         write(folder.path(), &["src/lib.rs"]);
         let log = File::create(folder.path().join("watch.log")).unwrap();
         let own_output = OwnOutput::of([log.as_fd()]);
-        let files = &mut KnownFiles::default();
+        let files = &mut FileHashCache::default();
         let found = find(folder.path(), &BTreeSet::new(), &own_output, files);
         let names: Vec<_> = found.sources.keys().collect();
         assert_eq!(names, [&folder.path().join("src/lib.rs")]);

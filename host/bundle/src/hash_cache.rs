@@ -1,4 +1,4 @@
-//! Files that were read before: one that is as it was is not read again, whatever its size.
+//! Digests of files that were read before: an unchanged file is not read again, whatever its size.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 /// File systems tell times apart by a few milliseconds: a file that changed less than this before it was read may have changed
 /// once more since, with the same time.
-const TELLING: Duration = Duration::from_millis(20);
+const MTIME_GRANULARITY: Duration = Duration::from_millis(20);
 
 /// What a file is known by without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Identity {
     /// Whether a change after this moment would show.
     fn is_settled(&self, now_ns: i128) -> bool {
         let last = self.modified_ns.max(self.changed_ns);
-        now_ns.saturating_sub(last) > telling_ns()
+        now_ns.saturating_sub(last) > granularity_ns()
     }
 
     /// Whether somebody may be writing it now.
@@ -63,12 +63,12 @@ impl Identity {
 
     /// A time that is yet to come is a wrong clock's and says nothing.
     fn was_written_at(&self, now_ns: i128) -> bool {
-        (0..telling_ns()).contains(&now_ns.saturating_sub(self.modified_ns))
+        (0..granularity_ns()).contains(&now_ns.saturating_sub(self.modified_ns))
     }
 }
 
-fn telling_ns() -> i128 {
-    i128::try_from(TELLING.as_nanos()).unwrap_or(i128::MAX)
+fn granularity_ns() -> i128 {
+    i128::try_from(MTIME_GRANULARITY.as_nanos()).unwrap_or(i128::MAX)
 }
 
 fn now_ns() -> i128 {
@@ -84,18 +84,18 @@ struct Known {
     is_settled: bool,
     blob: Blob,
     needs: Option<Vec<DataNeed>>,
-    /// Asked for since the last [`KnownFiles::forget_others`].
+    /// Asked for since the last [`FileHashCache::forget_others`].
     is_used: bool,
 }
 
 /// The files that were read.
 #[derive(Default)]
-pub struct KnownFiles {
+pub struct FileHashCache {
     files: HashMap<PathBuf, Known>,
-    torn: Option<PathBuf>,
+    changed_while_reading: Option<PathBuf>,
 }
 
-impl KnownFiles {
+impl FileHashCache {
     /// Digest and size of a file, which is read unless it is as it was.
     pub fn blob(&mut self, path: &Path) -> io::Result<Blob> {
         let identity = Identity::read(path)?;
@@ -110,7 +110,7 @@ impl KnownFiles {
         let blob = hash_file(path)?;
         let changed = Identity::read(path)? != identity;
         if changed {
-            self.torn = Some(path.to_owned());
+            self.changed_while_reading = Some(path.to_owned());
         }
         let known = Known {
             identity,
@@ -145,8 +145,8 @@ impl KnownFiles {
     }
 
     /// A file that changed while it was read, if there was one since this was asked last.
-    pub fn take_torn(&mut self) -> Option<PathBuf> {
-        self.torn.take()
+    pub fn take_changed_while_reading(&mut self) -> Option<PathBuf> {
+        self.changed_while_reading.take()
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
     fn a_file_is_read_again_when_it_may_have_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.onnx");
-        let mut files = KnownFiles::default();
+        let mut files = FileHashCache::default();
         let mut reads = |text: &str| {
             std::fs::write(&path, text).unwrap();
             // Of the same length, and on a coarse clock at the same time.
@@ -200,7 +200,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.onnx");
         std::fs::write(&path, "old").unwrap();
-        let mut files = KnownFiles::default();
+        let mut files = FileHashCache::default();
         let fake = Blob {
             digest: Digest::of(b"other"),
             size: 3,

@@ -188,7 +188,7 @@ mod tests {
     use samovar_types::digest::Digest;
 
     use super::*;
-    use crate::bundle::LocalBundle;
+    use crate::collect::LocalBundle;
 
     fn blob(text: &str) -> Blob {
         Blob {

@@ -1,7 +1,8 @@
 //! Tests of the manifest: what is accepted, and the words of each refusal.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 const WHOLE: &str = r#"# ANCHOR: whole
 name = "magika"

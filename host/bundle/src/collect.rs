@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use samovar_onnx::external::DataNeed;
 use samovar_onnx::file::ports;
-use samovar_types::bundle::MAX_FILES;
-pub use samovar_types::bundle::{Blob, Bundle, Graph, GraphBackend, GraphTarget, Network};
-pub use samovar_types::digest::Digest;
+use samovar_types::bundle::{Blob, Bundle, Graph, MAX_FILES, Network};
+use samovar_types::digest::Digest;
 use samovar_types::names;
 use samovar_types::settings::InvalidSetting;
 
-use crate::known_files::KnownFiles;
+use crate::hash_cache::FileHashCache;
 use crate::manifest::{Component, Located, Manifest, ManifestError, component};
 use crate::open_inference::{self, Description};
 
@@ -90,11 +89,11 @@ impl LocalBundle {
     ///
     /// It reads every byte of it and blocks: within async code, call it by `spawn_blocking`.
     pub fn from_manifest(manifest: &Manifest) -> Result<Self, BundleError> {
-        Self::from_known(manifest, &mut KnownFiles::default())
+        Self::from_known(manifest, &mut FileHashCache::default())
     }
 
     /// The same, without reading again what is as it was.
-    pub fn from_known(manifest: &Manifest, files: &mut KnownFiles) -> Result<Self, BundleError> {
+    pub fn from_known(manifest: &Manifest, files: &mut FileHashCache) -> Result<Self, BundleError> {
         let mut collector = Collector {
             manifest,
             files,
@@ -164,7 +163,7 @@ impl LocalBundle {
 
 struct Collector<'a> {
     manifest: &'a Manifest,
-    files: &'a mut KnownFiles,
+    files: &'a mut FileHashCache,
     blobs: BTreeMap<Digest, LocalBlob>,
 }
 
@@ -415,5 +414,5 @@ impl Collector<'_> {
 }
 
 #[cfg(test)]
-#[path = "bundle_tests.rs"]
+#[path = "collect_tests.rs"]
 mod tests;

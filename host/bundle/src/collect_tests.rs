@@ -1,7 +1,8 @@
 //! Tests of bundles made from what is on disk: what becomes a blob, and the words of each refusal.
 
-use super::*;
 use std::fs::{self, File};
+
+use super::*;
 
 fn project(manifest: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -146,7 +147,7 @@ fn a_pushed_link_may_have_its_weights_where_it_leads() {
     // What the model takes and gives does not matter here.
     let collect = || {
         let manifest = Manifest::load(&link).unwrap();
-        let mut files = KnownFiles::default();
+        let mut files = FileHashCache::default();
         let mut collector = Collector {
             manifest: &manifest,
             files: &mut files,

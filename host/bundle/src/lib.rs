@@ -1,0 +1,10 @@
+//! Bundles on the author's side: the manifest, the files that it names with their digests, and the built-in component.
+
+#![forbid(unsafe_code)]
+// A test that meets an error it did not ask for has failed; unwrapping says where.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod collect;
+pub mod hash_cache;
+pub mod manifest;
+pub mod open_inference;
