@@ -12,7 +12,7 @@ use samovar_fuzz::bundles;
 use samovar_fuzz::documents::{read_and_write, with_unknown_field};
 
 fuzz_target!(|body: &[u8]| {
-    let Ok(bundle) = samovar::fuzzing::pushed_bundle(body) else {
+    let Ok(bundle) = samovar_server::fuzzing::pushed_bundle(body) else {
         return;
     };
     let stored = serde_json::to_vec(&bundle).expect("a bundle can be written");

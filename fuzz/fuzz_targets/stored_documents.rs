@@ -5,16 +5,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use samovar::domain::api_key::ApiKey;
-use samovar::domain::audit::Entry;
-use samovar::domain::deployment::Deployment;
-use samovar::domain::environment::Environment;
-use samovar::domain::events::Mirror;
-use samovar::domain::keys::{self, Key};
-use samovar::domain::model::{Model, Target};
-use samovar::domain::organization::Organization;
-use samovar::domain::secret::Secret;
-use samovar::domain::webhook_secret::WebhookSecret;
+use samovar_server::domain::api_key::ApiKey;
+use samovar_server::domain::audit::Entry;
+use samovar_server::domain::deployment::Deployment;
+use samovar_server::domain::environment::Environment;
+use samovar_server::domain::events::Mirror;
+use samovar_server::domain::keys::{self, Key};
+use samovar_server::domain::model::{Model, Target};
+use samovar_server::domain::organization::Organization;
+use samovar_server::domain::secret::Secret;
+use samovar_server::domain::webhook_secret::WebhookSecret;
 use samovar_types::id::Id;
 use samovar_fuzz::documents::read_and_write;
 

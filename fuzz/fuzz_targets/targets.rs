@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use samovar::domain::model::Target;
+use samovar_server::domain::model::Target;
 use samovar_types::names;
-use samovar::fuzzing::{Address, AsyncPart, Place, Route};
+use samovar_server::fuzzing::{Address, AsyncPart, Place, Route};
 use samovar_types::id::Id;
 
 fuzz_target!(|path: &str| {

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libfuzzer_sys::fuzz_target;
-use samovar::domain::webhook_address::{Allowance, WebhookAddresses, receiver};
+use samovar_server::domain::webhook_address::{Allowance, WebhookAddresses, receiver};
 use url::{Host, Url};
 
 fuzz_target!(|text: &str| {

@@ -15,6 +15,8 @@ mod python;
 mod test;
 mod tidy;
 mod toolchain;
+#[cfg(test)]
+mod walls;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

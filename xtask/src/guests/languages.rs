@@ -12,11 +12,11 @@ use crate::python;
 /// The sources, and the world that they are for.
 const FOLDER: &str = "tests/guests/languages";
 /// The packages of that world: those that `samovar init` gives to new projects.
-const WIT: &str = "host/templates/shared/wit/deps";
+const WIT: &str = "host/cli/templates/shared/wit/deps";
 
 /// The templates of new projects say which releases of the tools are taken.
-const PYTHON_TOOL: &str = "host/templates/python/requirements.txt";
-const JS_MANIFEST: &str = "host/templates/js/package.json";
+const PYTHON_TOOL: &str = "host/cli/templates/python/requirements.txt";
+const JS_MANIFEST: &str = "host/cli/templates/js/package.json";
 const JS_TOOL: &str = "@bytecodealliance/componentize-js";
 
 /// Makes what is missing or out of date. Without a language or its registry all but its guest works.

@@ -1,0 +1,215 @@
+//! `samovar async-request`, and `samovar predict --async`: requests that are answered later.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use jiff::Timestamp;
+use reqwest::Method;
+use samovar_client::{ANSWER_TIMEOUT, Client};
+use samovar_types::async_request::MAX_SUBMISSION_BYTES;
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::io::AsyncReadExt as _;
+
+use crate::commands::predict;
+use crate::failure::UsageError;
+use crate::identifier;
+use crate::output::{self, Format, cell, since};
+
+/// A request that was handed in.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// The model's name or id
+    #[arg(value_parser = identifier)]
+    model: String,
+    /// The request's id
+    #[arg(value_parser = identifier)]
+    id: String,
+}
+
+impl Place {
+    fn path(&self) -> String {
+        format!("/models/{}/async_request/{}", self.model, self.id)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Show how a request stands
+    Show(#[command(flatten)] Place),
+    /// Print what the model answered
+    Result(#[command(flatten)] Place),
+    /// Take a request back that still waits
+    Cancel(#[command(flatten)] Place),
+}
+
+/// How `samovar predict` hands a request in instead of waiting for the answer.
+#[derive(Debug, clap::Args)]
+pub struct HandIn {
+    /// Do not wait: print the id of the request, for `samovar async-request`
+    #[arg(long = "async", conflicts_with_all = ["path", "headers", "method"])]
+    pub later: bool,
+    /// Where the answer is sent when it is there; https, or http on localhost
+    #[arg(long, value_name = "URL", requires = "later")]
+    webhook: Option<String>,
+    /// 0, 1 or 2; the lower one goes first
+    #[arg(long, value_name = "N", requires = "later", value_parser = clap::value_parser!(u8).range(0..=2))]
+    priority: Option<u8>,
+}
+
+#[derive(Serialize)]
+struct Submission<'a> {
+    model_input: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_endpoint: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
+}
+
+/// Does it.
+pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
+    match action {
+        Action::Show(place) => {
+            let answer = client.get(&place.path()).await?;
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::properties(&properties(&answer, Timestamp::now())),
+            }
+        }
+        Action::Result(place) => {
+            let path = format!("{}/result", place.path());
+            let request = client.request(Method::GET, &path)?;
+            let response = client.send(request).await?;
+            predict::print(client, response, format).await
+        }
+        Action::Cancel(place) => {
+            let answer = client.delete(&place.path()).await?;
+            if answer["canceled"] != true {
+                bail!("not canceled: {}", cell(&answer["message"]));
+            }
+            match format {
+                Format::Json => output::document(&answer),
+                Format::Text => output::line(&format!("canceled the request {}", place.id)),
+            }
+        }
+    }
+}
+
+/// Hands a request in at a target of a model.
+pub async fn hand_in(
+    client: &Client,
+    target: &str,
+    how: &HandIn,
+    input: &str,
+    format: Format,
+) -> anyhow::Result<()> {
+    let model_input = serde_json::from_str(input).map_err(|error| UsageError {
+        problem: format!("the input of a request that is answered later is JSON: {error}"),
+        hint: Some("`-d '\"text\"'` for a text".into()),
+    })?;
+    let body = Submission {
+        model_input,
+        webhook_endpoint: &how.webhook,
+        priority: how.priority,
+    };
+    let request = client
+        .request(Method::POST, &format!("{target}/async_predict"))?
+        .timeout(ANSWER_TIMEOUT)
+        .json(&body);
+    let answer = client.json(request).await?;
+    match format {
+        Format::Json => output::document(&answer),
+        Format::Text => output::line(&cell(&answer["request_id"])),
+    }
+}
+
+/// The input of a request, which has to be whole before it is sent.
+pub async fn input(data: Option<String>, file: Option<&Path>) -> anyhow::Result<String> {
+    let Some(file) = file else {
+        return data.ok_or_else(|| {
+            let problem = "a request that is answered later needs its input".into();
+            let hint = Some("`-d JSON` or `-f FILE`".into());
+            UsageError { problem, hint }.into()
+        });
+    };
+    let mut text = String::new();
+    let most = MAX_SUBMISSION_BYTES as u64 + 1;
+    let read = if file == Path::new("-") {
+        tokio::io::stdin()
+            .take(most)
+            .read_to_string(&mut text)
+            .await
+    } else {
+        match tokio::fs::File::open(file).await {
+            Ok(opened) => opened.take(most).read_to_string(&mut text).await,
+            Err(error) => Err(error),
+        }
+    };
+    read.with_context(|| format!("reading {}", file.display()))?;
+    if text.len() > MAX_SUBMISSION_BYTES {
+        bail!(
+            "{} has more than the {MAX_SUBMISSION_BYTES} bytes that a request may have that is answered later",
+            file.display()
+        );
+    }
+    Ok(text)
+}
+
+fn properties(request: &Value, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut lines = vec![
+        ("id", cell(&request["request_id"])),
+        ("model", cell(&request["model_id"])),
+        ("deployment", cell(&request["deployment_id"])),
+        ("status", cell(&request["status"])),
+        ("since", since(&request["status_at"], now)),
+        ("webhook", cell(&request["webhook_status"])),
+        ("created", since(&request["created_at"], now)),
+    ];
+    let errors = request["errors"].as_array().into_iter().flatten();
+    lines.extend(errors.map(|error| {
+        let told = format!("{}: {}", cell(&error["code"]), cell(&error["message"]));
+        ("error", told)
+    }));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_shown_with_what_went_wrong() {
+        let request = json!({
+            "request_id": "ab", "model_id": "m", "deployment_id": "d", "status": "FAILED",
+            "webhook_status": "NO_WEBHOOK_PROVIDED", "created_at": "2026-01-01T00:00:00Z",
+            "status_at": "2026-01-01T00:01:00Z",
+            "errors": [{"code": "MODEL_PREDICT_ERROR", "message": "trap\u{1b}[2J"}],
+        });
+        let lines = properties(&request, "2026-01-01T00:02:00Z".parse().unwrap());
+        for line in [
+            ("status", "FAILED"),
+            ("since", "1 min ago"),
+            ("error", "MODEL_PREDICT_ERROR: trap\\u{1b}[2J"),
+        ] {
+            assert!(lines.contains(&(line.0, line.1.into())), "{lines:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_input_is_read_whole_and_within_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.json");
+        std::fs::write(&file, "[1]").unwrap();
+        assert_eq!(input(None, Some(&file)).await.unwrap(), "[1]");
+        std::fs::write(&file, vec![b' '; MAX_SUBMISSION_BYTES + 1]).unwrap();
+        assert!(input(None, Some(&file)).await.is_err());
+        assert_eq!(input(Some("1".into()), None).await.unwrap(), "1");
+        let error = input(None, None).await.unwrap_err();
+        assert!(error.is::<UsageError>());
+    }
+}

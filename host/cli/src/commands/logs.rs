@@ -1,0 +1,220 @@
+//! `samovar logs`: what a deployment wrote, and with `-f` what it goes on to write.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use samovar_client::Client;
+use samovar_client::text::printable;
+use serde_json::Value;
+
+use crate::identifier;
+use crate::output::{self, Format, cell};
+
+/// Lines of one answer, the server's own bound.
+const LIMIT: usize = 1000;
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How far back lines are asked for: the server allows 7 days, and the clocks here and there may differ.
+const WINDOW_MS: i64 = 6 * 24 * 3600 * 1000;
+/// A follower asks again from so long before its newest line on, because replicas' lines may come out of order.
+const OVERLAP_MS: i64 = 2000;
+
+/// What it is given.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The model's name or id
+    #[arg(value_parser = identifier)]
+    model: String,
+    #[command(flatten)]
+    follow: Follow,
+}
+
+/// Whether to end with the newest line.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Follow {
+    /// Go on with new lines as they come
+    #[arg(long, short)]
+    follow: bool,
+}
+
+/// Prints the logs of the production deployment.
+pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
+    let path = format!("/v1/models/{}/deployments/production", arguments.model);
+    print(client, &path, arguments.follow, format).await
+}
+
+/// Prints the logs of the deployment at a path.
+pub async fn print(
+    client: &Client,
+    path: &str,
+    follow: Follow,
+    format: Format,
+) -> anyhow::Result<()> {
+    let mut follower = Follower::new(path);
+    let mut is_first = true;
+    loop {
+        let Fresh { lines, are_all } = follower.fresh(client).await?;
+        if !are_all {
+            output::note(match is_first {
+                true => "these are the newest lines, of more\n",
+                false => "some lines were skipped: they come faster than they are read\n",
+            });
+        } else if lines.is_empty() && is_first {
+            output::note("no lines yet\n");
+        }
+        is_first = false;
+        for line in lines {
+            match format {
+                Format::Json => output::json_line(&line)?,
+                Format::Text => output::line(&text(&line))?,
+            }
+        }
+        if !follow.follow {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Reads on in the logs of a deployment.
+pub struct Follower {
+    path: String,
+    printed: Printed,
+}
+
+/// Lines that were not read before.
+pub struct Fresh {
+    /// The lines, oldest first.
+    pub lines: Vec<Value>,
+    /// Whether there were no more of them.
+    pub are_all: bool,
+}
+
+impl Follower {
+    /// For the deployment at a path, from the oldest line on that the server gives.
+    pub fn new(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            printed: Printed::default(),
+        }
+    }
+
+    /// What has come since it was asked last.
+    pub async fn fresh(&mut self, client: &Client) -> anyhow::Result<Fresh> {
+        let start = (self.printed).start_epoch_millis(Timestamp::now().as_millisecond());
+        let path = &self.path;
+        let query = format!("{path}/logs?limit={LIMIT}&start_epoch_millis={start}");
+        let answer = client.get(&query).await?;
+        let lines = answer["logs"].as_array().map_or(&[][..], Vec::as_slice);
+        let fresh = self.printed.fresh(lines);
+        Ok(Fresh {
+            // A full answer of new lines alone has no overlap with the one before it.
+            are_all: fresh.len() < LIMIT,
+            lines: fresh.into_iter().cloned().collect(),
+        })
+    }
+}
+
+/// A line in words.
+pub fn text(line: &Value) -> String {
+    let mut text = format!("{} {:<7}", cell(&line["timestamp"]), cell(&line["level"]));
+    if !line["replica"].is_null() {
+        text.push_str(&format!(" [{}]", cell(&line["replica"])));
+    }
+    let message = line["message"].as_str().unwrap_or_default();
+    format!("{text} {}", printable(message.trim_end()))
+}
+
+/// Which lines have been printed, as far as they can come again.
+#[derive(Default)]
+struct Printed {
+    newest_ms: Option<i64>,
+    lines: VecDeque<Value>,
+}
+
+impl Printed {
+    fn start_epoch_millis(&self, now_ms: i64) -> i64 {
+        let furthest = now_ms.saturating_sub(WINDOW_MS);
+        self.overlap_ms()
+            .map_or(furthest, |start| start.max(furthest))
+    }
+
+    /// From when on lines may come again.
+    fn overlap_ms(&self) -> Option<i64> {
+        self.newest_ms
+            .map(|newest| newest.saturating_sub(OVERLAP_MS))
+    }
+
+    /// The lines not seen before, which from now on have been.
+    fn fresh<'a>(&mut self, lines: &'a [Value]) -> Vec<&'a Value> {
+        let mut old = std::mem::take(&mut self.lines);
+        let mut fresh = Vec::new();
+        for line in lines {
+            // Two lines may be alike in all their fields; each covers one.
+            match old.iter().position(|seen| seen == line) {
+                Some(position) => drop(old.remove(position)),
+                None => fresh.push(line),
+            }
+            self.newest_ms = self.newest_ms.max(epoch_millis(line));
+        }
+        let start = self.overlap_ms();
+        let again = lines.iter().filter(|line| epoch_millis(line) >= start);
+        self.lines = again.cloned().collect();
+        fresh
+    }
+}
+
+fn epoch_millis(line: &Value) -> Option<i64> {
+    let time: Timestamp = line["timestamp"].as_str()?.parse().ok()?;
+    Some(time.as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn line(second: u32, message: &str) -> Value {
+        json!({
+            "timestamp": format!("2026-01-01T00:00:{second:02}.000001Z"),
+            "level": "INFO", "message": message, "replica": "r1", "request_id": null,
+        })
+    }
+
+    #[test]
+    fn a_follower_prints_each_line_once() {
+        let mut printed = Printed::default();
+        let now = 1_767_225_605_000;
+        assert_eq!(printed.start_epoch_millis(now), now - WINDOW_MS);
+        let first = [line(1, "a"), line(5, "b"), line(5, "b")];
+        assert_eq!(printed.fresh(&first).len(), 3);
+        assert_eq!(printed.start_epoch_millis(now), now - OVERLAP_MS);
+        // Lines of long ago are out of what the server lets be asked for.
+        let later = now + 2 * WINDOW_MS;
+        assert_eq!(printed.start_epoch_millis(later), later - WINDOW_MS);
+        // One more of the same, one that came late, one new.
+        let second = [
+            line(4, "late"),
+            line(5, "b"),
+            line(5, "b"),
+            line(5, "b"),
+            line(6, "c"),
+        ];
+        assert_eq!(
+            printed.fresh(&second),
+            [&line(4, "late"), &line(5, "b"), &line(6, "c")]
+        );
+        assert!(printed.fresh(&second).is_empty());
+        assert!(printed.fresh(&[]).is_empty());
+        assert!(printed.overlap_ms().is_some());
+    }
+
+    #[test]
+    fn a_line_cannot_break_out_of_its_own() {
+        assert_eq!(
+            text(&line(1, "two\nlines\n")),
+            "2026-01-01T00:00:01.000001Z INFO    [r1] two\\nlines"
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! `samovar push`: builds a model, uploads what the server lacks, and deploys it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use reqwest::Method;
+use samovar_bundle::collect::{LocalBlob, LocalBundle};
+use samovar_bundle::manifest::Manifest;
+use samovar_client::{Client, ClientError};
+use samovar_types::bundle::Bundle;
+use samovar_types::names::PRODUCTION;
+use serde_json::{Map, Value, json};
+
+use crate::build::{Build, Group};
+use crate::commands::environment::Place;
+use crate::output::{self, Format, cell};
+use crate::progress::spin;
+use crate::pushed::{Report, Target};
+use crate::{identifier, promotion_wait, ready, upload};
+
+/// Deploying compiles the component first.
+pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// What it is given.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// A folder with a samovar.toml, a manifest, a component (.wasm), or an ONNX model (.onnx)
+    #[arg(default_value = ".")]
+    path: PathBuf,
+    /// Name of the model, instead of the manifest's
+    #[arg(long, value_parser = identifier)]
+    model: Option<String>,
+    /// Name of the deployment, instead of a numbered one
+    #[arg(long)]
+    name: Option<String>,
+    /// Environment to deploy to, once the deployment is built
+    #[arg(long, value_parser = identifier)]
+    environment: Option<String>,
+    /// Deploy to production, unless another environment is named
+    #[arg(long)]
+    promote: bool,
+    /// Push to the development deployment: made with the first such push, its code swapped by the next ones
+    #[arg(long, conflicts_with_all = ["name", "environment", "promote"])]
+    development: bool,
+    /// Label of the deployment; may be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Wait until the deployment is ready, and its promotion has ended
+    #[arg(long)]
+    wait: bool,
+    /// Push what lies there without the manifest's build command
+    #[arg(long)]
+    no_build: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("wanted KEY=VALUE".into()),
+    }
+}
+
+/// Does it.
+pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
+    let mut manifest = Manifest::load(&arguments.path)?;
+    manifest.serve_as(arguments.model.as_deref());
+    if let Some(command) = manifest.build.as_ref().filter(|_| !arguments.no_build) {
+        build(&manifest, command).await?;
+    }
+    // What it finds, `build` may just have made.
+    let hashing = tokio::task::spawn_blocking(move || LocalBundle::from_manifest(&manifest));
+    let local = spin("hashing the files", hashing)
+        .await
+        .context("hashing the files")??;
+    let mut sent = upload::lacking(client, &local.blobs).await?;
+    upload::upload(client, &sent).await?;
+
+    let body = body(&arguments, &local.bundle);
+    let begun = Instant::now();
+    let mut answer = match deploy(client, &body).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            // A blob that was there may have been cleaned away since: nothing held it yet.
+            let missing = missing(&error, &local.blobs);
+            if missing.is_empty() {
+                return Err(error);
+            }
+            upload::upload(client, &missing).await?;
+            sent.extend(missing);
+            deploy(client, &body).await?
+        }
+    };
+    let took = begun.elapsed();
+    if arguments.wait {
+        let deployment = answer["deployment"].take();
+        let waiting = ready::wait(client, deployment, DEPLOY_TIMEOUT);
+        answer["deployment"] = spin("waiting for the deployment", waiting).await?;
+    }
+    ready::check(&answer["deployment"])?;
+    if let Some(environment) = arguments.environment().filter(|_| arguments.wait) {
+        let place = Place {
+            model: cell(&answer["model"]["id"]),
+            environment: environment.to_owned(),
+        };
+        let deployment = answer["deployment"].clone();
+        promotion_wait::until_ended(client, &place, &deployment).await?;
+        let path = format!(
+            "/v1/models/{}/deployments/{}",
+            place.model,
+            cell(&deployment["id"])
+        );
+        answer["deployment"] = client.get(&path).await?;
+    }
+    let report = Report {
+        local: &local,
+        sent: &sent,
+        target: match arguments.environment() {
+            _ if arguments.development => Target::Development,
+            Some(environment) => Target::Environment(environment),
+            None => Target::Deployment,
+        },
+        took,
+    };
+    report.print(client, answer, format)
+}
+
+impl Arguments {
+    /// The environment that the deployment is to go to.
+    fn environment(&self) -> Option<&str> {
+        let named = self.environment.as_deref();
+        named.or_else(|| self.promote.then_some(PRODUCTION))
+    }
+}
+
+async fn build(manifest: &Manifest, command: &str) -> anyhow::Result<()> {
+    output::note(&format!("building: {command}\n"));
+    let status = Build::start(manifest, command, Group::Ours)?.wait().await?;
+    if !status.success() {
+        bail!("the build command `{command}` failed: {status}");
+    }
+    Ok(())
+}
+
+fn body(arguments: &Arguments, bundle: &Bundle) -> Value {
+    let mut body = Map::new();
+    body.insert("bundle".into(), json!(bundle));
+    let mut add = |key: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            body.insert(key.into(), json!(value));
+        }
+    };
+    add("name", arguments.model.as_deref());
+    add("deployment_name", arguments.name.as_deref());
+    add("environment", arguments.environment());
+    if arguments.development {
+        body.insert("development".into(), json!(true));
+    }
+    if !arguments.labels.is_empty() {
+        let labels: BTreeMap<_, _> = arguments.labels.iter().cloned().collect();
+        body.insert("labels".into(), json!(labels));
+    }
+    body.into()
+}
+
+/// Deploys; it answers when that has ended.
+pub async fn deploy(client: &Client, body: &Value) -> anyhow::Result<Value> {
+    let request = client.request(Method::POST, "/v1/models")?;
+    let answering = client.json(request.timeout(DEPLOY_TIMEOUT).json(body));
+    spin("the server compiles and deploys", answering).await
+}
+
+/// The blobs of ours that the server says it lacks.
+pub fn missing<'a>(error: &anyhow::Error, blobs: &'a [LocalBlob]) -> Vec<&'a LocalBlob> {
+    let code = error
+        .downcast_ref::<ClientError>()
+        .and_then(ClientError::code);
+    let Some(("missing_blobs", detail)) = code else {
+        return Vec::new();
+    };
+    let named = detail["missing"].as_array().into_iter().flatten();
+    let named: BTreeSet<_> = named.filter_map(Value::as_str).collect();
+    blobs
+        .iter()
+        .filter(|blob| named.contains(blob.digest.to_string().as_str()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::StatusCode;
+    use samovar_bundle::collect::Source;
+    use samovar_client::ErrorAnswer;
+    use samovar_types::digest::Digest;
+
+    use super::*;
+
+    #[test]
+    fn only_blobs_of_ours_are_sent_again() {
+        let blob = |text: &str| LocalBlob {
+            digest: Digest::of(text.as_bytes()),
+            source: Source::File(text.into()),
+            size: 1,
+        };
+        let blobs = [blob("a"), blob("b")];
+        let refused = |code: &str| {
+            let other = Digest::of(b"c").to_string();
+            anyhow::Error::new(ClientError::Refused {
+                status: StatusCode::CONFLICT,
+                answer: Box::new(ErrorAnswer {
+                    error_code: Some(code.into()),
+                    detail: json!({"missing": [blobs[1].digest.to_string(), other]}),
+                    ..ErrorAnswer::default()
+                }),
+            })
+        };
+        assert_eq!(missing(&refused("missing_blobs"), &blobs), [&blobs[1]]);
+        assert!(missing(&refused("conflict"), &blobs).is_empty());
+        assert!(missing(&anyhow::anyhow!("other"), &blobs).is_empty());
+    }
+
+    #[test]
+    fn labels_are_pairs() {
+        assert_eq!(label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(label("a").is_err() && label("=a").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_build_that_fails_ends_the_push() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("samovar.toml");
+        let manifest = Manifest::parse(&file, "name='m'\ncomponent='m.wasm'").unwrap();
+        build(&manifest, "true").await.unwrap();
+        let error = build(&manifest, "exit 3").await.unwrap_err().to_string();
+        assert!(
+            error.contains("`exit 3` failed") && error.contains('3'),
+            "{error}"
+        );
+    }
+}

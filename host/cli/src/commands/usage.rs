@@ -1,0 +1,371 @@
+//! `samovar usage`: what deployments used, those that are gone included.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use indicatif::HumanBytes;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use samovar_client::Client;
+use samovar_client::text::printable;
+use samovar_types::id::Id;
+use samovar_types::usage::{Counters, Resolution};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::failure::UsageError;
+use crate::identifier;
+use crate::output::{self, Format};
+
+/// What it is given.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// From when on: a date or a time, UTC; 7 days without it
+    #[arg(long, value_name = "DATE")]
+    start: Option<String>,
+    /// Until when: a date, which is included, or a time, which is not; now without it
+    #[arg(long, value_name = "DATE")]
+    end: Option<String>,
+    /// Only the model of this name or id, which may be deleted
+    #[arg(long, value_parser = identifier)]
+    model: Option<String>,
+    /// What a row is about
+    #[arg(long, value_enum, default_value_t = By::Day)]
+    by: By,
+    /// Print CSV with every counter
+    #[arg(long)]
+    csv: bool,
+}
+
+/// What a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// A deployment on a day
+    Day,
+    /// A deployment in an hour
+    Hour,
+    /// A deployment in a minute
+    Minute,
+    /// A deployment in all of the time
+    Deployment,
+}
+
+impl By {
+    fn resolution(self) -> Resolution {
+        match self {
+            Self::Day | Self::Deployment => Resolution::Day,
+            Self::Hour => Resolution::Hour,
+            Self::Minute => Resolution::Minute,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    start: Timestamp,
+    end: Timestamp,
+    usage: Vec<Entry>,
+}
+
+/// A row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<Timestamp>,
+    model_id: Id,
+    model_name: String,
+    deployment_id: Id,
+    deployment_name: String,
+    is_deleted: bool,
+    requests: u64,
+    replica_minutes: u64,
+    #[serde(flatten)]
+    counters: Counters,
+}
+
+/// Prints it.
+pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
+    if arguments.csv && format == Format::Json {
+        let problem = "--csv and --json cannot both be wanted".into();
+        let hint = Some("one of them".into());
+        return Err(UsageError { problem, hint }.into());
+    }
+    let answer = client.get(&address(&arguments)?).await?;
+    let mut answer: Answer = serde_json::from_value(answer)?;
+    if arguments.by == By::Deployment {
+        answer.usage = by_deployment(answer.usage);
+    }
+    match format {
+        _ if arguments.csv => output::write(&csv(&answer.usage, arguments.by)?),
+        Format::Json => output::document(&json!({
+            "start": answer.start,
+            "end": answer.end,
+            "usage": answer.usage,
+        })),
+        Format::Text => output::table(
+            &header(arguments.by),
+            answer
+                .usage
+                .iter()
+                .map(|entry| row(entry, arguments.by))
+                .collect(),
+            "nothing was used in that time",
+        ),
+    }
+}
+
+fn address(arguments: &Arguments) -> anyhow::Result<String> {
+    // Only for its escapes; the client knows where the server is.
+    let mut url = reqwest::Url::parse("http://server/v1/usage")?;
+    {
+        let mut query = url.query_pairs_mut();
+        let resolution = serde_json::to_value(arguments.by.resolution())?;
+        query.append_pair("resolution", resolution.as_str().unwrap_or_default());
+        let values = [
+            ("start", &arguments.start),
+            ("end", &arguments.end),
+            ("model", &arguments.model),
+        ];
+        for (name, value) in values {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+    }
+    Ok(format!(
+        "{}?{}",
+        url.path(),
+        url.query().unwrap_or_default()
+    ))
+}
+
+/// Adds up what belongs to one deployment, ordered by names.
+fn by_deployment(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut sums: BTreeMap<(String, String, Id), Entry> = BTreeMap::new();
+    for entry in entries {
+        let key = (
+            entry.model_name.clone(),
+            entry.deployment_name.clone(),
+            entry.deployment_id,
+        );
+        match sums.get_mut(&key) {
+            Some(sum) => {
+                sum.requests = sum.requests.saturating_add(entry.requests);
+                sum.replica_minutes = sum.replica_minutes.saturating_add(entry.replica_minutes);
+                sum.counters = sum.counters.plus(&entry.counters);
+            }
+            None => {
+                let whole = Entry {
+                    start: None,
+                    ..entry
+                };
+                sums.insert(key, whole);
+            }
+        }
+    }
+    sums.into_values().collect()
+}
+
+fn header(by: By) -> Vec<&'static str> {
+    let mut header = match by {
+        By::Day => vec!["DAY"],
+        By::Hour => vec!["HOUR"],
+        By::Minute => vec!["MINUTE"],
+        By::Deployment => vec![],
+    };
+    header.extend([
+        "MODEL",
+        "DEPLOYMENT",
+        "REQUESTS",
+        "FAILED",
+        "REPLICA MIN",
+        "GUEST CPU",
+        "INFERENCE",
+        "IN",
+        "OUT",
+    ]);
+    header
+}
+
+fn row(entry: &Entry, by: By) -> Vec<String> {
+    let counters = &entry.counters;
+    let answered = counters
+        .requests_ok
+        .saturating_add(counters.requests_client_error);
+    let deleted = if entry.is_deleted { " (deleted)" } else { "" };
+    let mut row: Vec<String> = entry
+        .start
+        .map(|start| start_text(start, by))
+        .into_iter()
+        .collect();
+    row.extend([
+        printable(&entry.model_name),
+        format!("{}{deleted}", printable(&entry.deployment_name)),
+        entry.requests.to_string(),
+        entry.requests.saturating_sub(answered).to_string(),
+        entry.replica_minutes.to_string(),
+        seconds(counters.guest_cpu_us),
+        seconds(counters.inference_us),
+        HumanBytes(counters.bytes_in).to_string(),
+        HumanBytes(counters.bytes_out).to_string(),
+    ]);
+    row
+}
+
+fn start_text(start: Timestamp, by: By) -> String {
+    let start = TimeZone::UTC.to_datetime(start);
+    match by {
+        By::Day | By::Deployment => start.date().to_string(),
+        By::Hour | By::Minute => start.strftime("%Y-%m-%d %H:%M").to_string(),
+    }
+}
+
+fn seconds(us: u64) -> String {
+    format!("{}.{:03} s", us / 1_000_000, us % 1_000_000 / 1000)
+}
+
+fn csv(entries: &[Entry], by: By) -> anyhow::Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut header = match by {
+        By::Deployment => vec![],
+        _ => vec!["start"],
+    };
+    header.extend([
+        "model_id",
+        "model_name",
+        "deployment_id",
+        "deployment_name",
+        "is_deleted",
+        "requests",
+        "replica_minutes",
+    ]);
+    header.extend(Counters::NAMES);
+    writer.write_record(&header)?;
+    for entry in entries {
+        let mut record: Vec<String> = entry.start.iter().map(ToString::to_string).collect();
+        record.extend([
+            entry.model_id.to_string(),
+            entry.model_name.clone(),
+            entry.deployment_id.to_string(),
+            entry.deployment_name.clone(),
+            entry.is_deleted.to_string(),
+            entry.requests.to_string(),
+            entry.replica_minutes.to_string(),
+        ]);
+        record.extend(entry.counters.values().iter().map(ToString::to_string));
+        writer.write_record(&record)?;
+    }
+    Ok(writer.into_inner()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(start: &str, deployment: &str, requests_ok: u64) -> Entry {
+        Entry {
+            start: Some(start.parse().unwrap()),
+            model_id: "model000".parse().unwrap(),
+            model_name: "m".into(),
+            deployment_id: deployment.parse().unwrap(),
+            deployment_name: "one, two".into(),
+            is_deleted: deployment == "bbbbbbbb",
+            requests: requests_ok + 3,
+            replica_minutes: 2,
+            counters: Counters {
+                requests_ok,
+                requests_client_error: 1,
+                requests_trapped: 2,
+                guest_cpu_us: 1_234_567,
+                bytes_out: 2048,
+                ..Counters::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_row_tells_what_failed_and_what_is_gone() {
+        let entry = entry("2026-01-02T03:04:00Z", "bbbbbbbb", 4);
+        let told = row(&entry, By::Minute);
+        let wanted = [
+            "2026-01-02 03:04",
+            "m",
+            "one, two (deleted)",
+            "7",
+            "2",
+            "2",
+            "1.234 s",
+            "0.000 s",
+            "0 B",
+            "2.00 KiB",
+        ];
+        assert_eq!(told, wanted);
+        assert_eq!(told.len(), header(By::Minute).len());
+        assert_eq!(row(&entry, By::Day)[0], "2026-01-02");
+    }
+
+    #[test]
+    fn days_add_up_to_deployments() {
+        let days = vec![
+            entry("2026-01-01T00:00:00Z", "bbbbbbbb", 1),
+            entry("2026-01-01T00:00:00Z", "aaaaaaaa", 5),
+            entry("2026-01-02T00:00:00Z", "bbbbbbbb", 2),
+        ];
+        let sums = by_deployment(days);
+        let told: Vec<_> = sums
+            .iter()
+            .map(|sum| {
+                (
+                    sum.deployment_id.to_string(),
+                    sum.requests,
+                    sum.replica_minutes,
+                )
+            })
+            .collect();
+        assert_eq!(told, [("aaaaaaaa".into(), 8, 2), ("bbbbbbbb".into(), 9, 4)]);
+        assert_eq!(sums[1].counters.requests_trapped, 4);
+        assert_eq!(
+            row(&sums[0], By::Deployment).len(),
+            header(By::Deployment).len()
+        );
+    }
+
+    #[test]
+    fn csv_has_a_column_for_every_counter() {
+        let entries = [entry("2026-01-02T00:00:00Z", "aaaaaaaa", 4)];
+        for by in [By::Day, By::Deployment] {
+            let entries = match by {
+                By::Deployment => by_deployment(entries.to_vec()),
+                _ => entries.to_vec(),
+            };
+            let text = csv(&entries, by).unwrap();
+            let mut reader = csv::Reader::from_reader(&text[..]);
+            let header = reader.headers().unwrap().clone();
+            let record = reader.records().next().unwrap().unwrap();
+            let value = |name: &str| {
+                let place = header.iter().position(|column| column == name);
+                place.map(|place| record[place].to_owned())
+            };
+            assert_eq!(value("deployment_name").as_deref(), Some("one, two"));
+            assert_eq!(value("requests_trapped").as_deref(), Some("2"));
+            assert_eq!(value("guest_cpu_us").as_deref(), Some("1234567"));
+            let start = (by == By::Day).then(|| "2026-01-02T00:00:00Z".to_owned());
+            assert_eq!(value("start"), start);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_escaped() {
+        let arguments = Arguments {
+            start: Some("2026-01-01T00:00:00+02:00".into()),
+            end: Some("a&model=b".into()),
+            model: None,
+            by: By::Deployment,
+            csv: false,
+        };
+        assert_eq!(
+            address(&arguments).unwrap(),
+            "/v1/usage?resolution=day&start=2026-01-01T00%3A00%3A00%2B02%3A00&end=a%26model%3Db"
+        );
+    }
+}

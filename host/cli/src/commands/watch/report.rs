@@ -1,0 +1,278 @@
+//! What a watch tells, in words or as JSON Lines.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::HumanBytes;
+use samovar_client::text::printable;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::commands::logs;
+use crate::output::{self, Format};
+
+/// Changed files that are named.
+const NAMED: usize = 3;
+
+/// Something that happened.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<'a> {
+    /// It begins.
+    Watching {
+        /// What was given.
+        path: String,
+        /// The server.
+        server: &'a str,
+    },
+    /// Source files changed.
+    Changed {
+        /// Which.
+        paths: Vec<PathBuf>,
+    },
+    /// The build command was started.
+    Building {
+        /// It.
+        command: &'a str,
+    },
+    /// The build command failed; what it said went to standard error.
+    BuildFailed {
+        /// It.
+        command: &'a str,
+        /// How it ended.
+        status: String,
+        /// How long it took.
+        build_ms: f64,
+    },
+    /// The build command made what the server has already.
+    AsBefore {
+        /// How long it took.
+        build_ms: f64,
+    },
+    /// Builds write these themselves.
+    BuildOutput {
+        /// Which.
+        paths: Vec<PathBuf>,
+    },
+    /// The development deployment serves what is there.
+    Serving(Serving<'a>),
+    /// It does not, because of an error of the project or a refusal of the server.
+    Failed {
+        /// What is wrong.
+        error: String,
+        /// The server's word for it, if it is the server that refused.
+        error_code: Option<String>,
+    },
+    /// The server cannot be reached.
+    ServerLost {
+        /// Why.
+        error: String,
+    },
+    /// It can be reached again.
+    ServerBack,
+    /// A line of the deployment's log.
+    Log {
+        /// As the management API has it.
+        line: &'a Value,
+    },
+    /// Something that the user should know.
+    Note {
+        /// In words.
+        text: String,
+    },
+    /// It ends.
+    Stopped,
+}
+
+/// How the development deployment came to serve what is there.
+#[derive(Debug, Serialize)]
+pub struct Serving<'a> {
+    /// CREATED, RELOADED, or UNCHANGED when it served that already.
+    pub status: &'a str,
+    /// The model's name.
+    pub model: &'a str,
+    /// Where it is called.
+    pub url: String,
+    /// Number of files that the server lacked.
+    pub uploaded_files: usize,
+    /// Their bytes.
+    pub uploaded_bytes: u64,
+    /// The build command; nothing when nothing was built.
+    pub build_ms: Option<f64>,
+    /// Looking which files the server lacks, and sending them.
+    pub upload_ms: f64,
+    /// Until it served.
+    pub activation_ms: f64,
+    /// What the server says of that time.
+    pub timings: &'a Value,
+}
+
+/// Milliseconds, as the server gives them.
+pub fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 1e2
+}
+
+/// Tells what happens.
+pub struct Report {
+    format: Format,
+}
+
+impl Report {
+    /// In this format.
+    pub fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    /// Tells it: what is asked for on standard output, the rest on standard error.
+    pub fn tell(&self, event: &Event<'_>) -> anyhow::Result<()> {
+        match (self.format, event) {
+            (Format::Json, event) => output::json_line(event),
+            (Format::Text, Event::Serving(_) | Event::Log { .. }) => output::line(&text(event)),
+            (Format::Text, event) => {
+                output::note(&format!("{}\n", text(event)));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// An event in words.
+fn text(event: &Event<'_>) -> String {
+    match event {
+        Event::Watching { path, server } => {
+            format!("watching {path}, for {server}; Ctrl-C ends it")
+        }
+        Event::Changed { paths } => format!("changed: {}", named(paths)),
+        Event::Building { command } => format!("building: {command}"),
+        Event::BuildFailed {
+            status, build_ms, ..
+        } => format!(
+            "the build failed after {}: {status}; it is built again when a file changes",
+            span(*build_ms)
+        ),
+        Event::BuildOutput { paths } => format!(
+            "the build itself writes {}: from now on that is no change; add it to .gitignore",
+            named(paths)
+        ),
+        Event::Serving(serving) => serving.text(),
+        Event::AsBefore { build_ms } => {
+            format!("built in {}: nothing is other than it was", span(*build_ms))
+        }
+        Event::Failed { error, .. } => format!("error: {error}"),
+        Event::ServerLost { error } => format!("{error}; trying again until it answers"),
+        Event::ServerBack => "the server answers again".into(),
+        Event::Log { line } => logs::text(line),
+        Event::Note { text } => text.clone(),
+        Event::Stopped => "stopped; the development deployment stays as it is".into(),
+    }
+}
+
+impl Serving<'_> {
+    fn text(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(build) = self.build_ms {
+            parts.push(format!("build {}", span(build)));
+        }
+        parts.push(match self.uploaded_files {
+            0 => format!("upload of nothing {}", span(self.upload_ms)),
+            count => format!(
+                "upload of {count} {}, {} {}",
+                if count == 1 { "file" } else { "files" },
+                HumanBytes(self.uploaded_bytes),
+                span(self.upload_ms)
+            ),
+        });
+        let phases = ["compile", "graphs", "start", "switch"];
+        let phases = phases.iter().filter_map(|name| {
+            let time = self.timings.get(format!("{name}_ms"))?.as_f64()?;
+            Some(format!("{name} {}", span(time)))
+        });
+        let phases = phases.collect::<Vec<_>>().join(", ");
+        let activation = span(self.activation_ms);
+        parts.push(match phases.is_empty() {
+            true => format!("activation {activation}"),
+            false => format!("activation {activation} ({phases})"),
+        });
+        let what = match self.status {
+            "CREATED" => format!("serving {} at {}", self.model, self.url),
+            "UNCHANGED" => format!("serving {} at {}, as before", self.model, self.url),
+            _ => format!("reloaded {}", self.model),
+        };
+        format!("{what}: {}", parts.join(", "))
+    }
+}
+
+fn span(ms: f64) -> String {
+    match ms {
+        ..10.0 => format!("{ms:.1} ms"),
+        10.0..1000.0 => format!("{ms:.0} ms"),
+        _ => format!("{:.1} s", ms / 1e3),
+    }
+}
+
+fn named(paths: &[PathBuf]) -> String {
+    let shown = paths.iter().take(NAMED);
+    let shown = shown.map(|path| printable(&path.display().to_string()));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match paths.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn serving<'a>(status: &'a str, timings: &'a Value) -> Serving<'a> {
+        Serving {
+            status,
+            model: "m",
+            url: "http://h/models/m/development/predict".into(),
+            uploaded_files: 0,
+            uploaded_bytes: 0,
+            build_ms: None,
+            upload_ms: 1.25,
+            activation_ms: 1234.0,
+            timings,
+        }
+    }
+
+    #[test]
+    fn a_reload_is_one_line_of_where_the_time_went() {
+        let timings = json!({"compile_ms": 80.4, "graphs_ms": 0.01, "start_ms": 2.0});
+        let mut reloaded = serving("RELOADED", &timings);
+        assert_eq!(
+            reloaded.text(),
+            "reloaded m: upload of nothing 1.2 ms, activation 1.2 s (compile 80 ms, graphs 0.0 ms, start 2.0 ms)"
+        );
+        reloaded.build_ms = Some(2500.0);
+        reloaded.uploaded_files = 1;
+        reloaded.uploaded_bytes = 2048;
+        let told = reloaded.text();
+        let wanted = "reloaded m: build 2.5 s, upload of 1 file, 2.00 KiB 1.2 ms, ";
+        assert!(told.starts_with(wanted), "{told}");
+        let created = serving("CREATED", &Value::Null).text();
+        let wanted = "serving m at http://h/models/m/development/predict: upload of nothing 1.2 ms, activation 1.2 s";
+        assert_eq!(created, wanted);
+    }
+
+    #[test]
+    fn programs_read_the_kind_of_an_event_in_one_place() {
+        let json = |event: &Event<'_>| serde_json::to_value(event).unwrap();
+        let timings = Value::Null;
+        let told = json(&Event::Serving(serving("UNCHANGED", &timings)));
+        assert_eq!(told["event"], "serving");
+        assert_eq!(told["activation_ms"], 1234.0);
+        assert_eq!(json(&Event::Stopped), json!({"event": "stopped"}));
+    }
+
+    #[test]
+    fn many_files_are_counted() {
+        let paths: Vec<PathBuf> = (0..5).map(|n| format!("{n}\u{1b}").into()).collect();
+        assert_eq!(named(&paths), "0\\u{1b}, 1\\u{1b}, 2\\u{1b} and 2 more");
+        assert_eq!(named(&paths[..1]), "0\\u{1b}");
+    }
+}

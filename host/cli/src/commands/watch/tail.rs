@@ -1,0 +1,63 @@
+//! The log of the development deployment, as it grows.
+
+use std::time::Duration;
+
+use samovar_client::Client;
+use tokio::sync::mpsc;
+
+use super::link::{self, Link};
+use super::report::{Event, Report};
+use crate::commands::logs::{Follower, Fresh};
+
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A follower of what is to come in the log of a model's development deployment; what is there already was said before.
+pub async fn begin(client: &Client, model: &str) -> anyhow::Result<Follower> {
+    let path = format!("/v1/models/{model}/deployments/development");
+    let mut follower = Follower::new(&path);
+    match follower.fresh(client).await {
+        Ok(_) => {}
+        Err(error) if link::unreachable(&error).is_some() => return Err(error),
+        // There is none yet, so all its lines are to come. What else is wrong, the push will say.
+        Err(_) => {}
+    }
+    Ok(follower)
+}
+
+/// Tells the lines of the follower that came last, for ever.
+pub async fn follow(
+    client: &Client,
+    followers: &mut mpsc::Receiver<Follower>,
+    link: &Link,
+    report: &Report,
+) -> anyhow::Result<()> {
+    let mut now: Option<Follower> = None;
+    loop {
+        tokio::select! {
+            biased;
+            Some(next) = followers.recv() => now = Some(next),
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
+        }
+        let Some(follower) = &mut now else {
+            continue;
+        };
+        match follower.fresh(client).await {
+            Ok(Fresh { lines, are_all }) => {
+                link.answers(report)?;
+                if !are_all {
+                    let text =
+                        "some lines were skipped: they come faster than they are read".into();
+                    report.tell(&Event::Note { text })?;
+                }
+                for line in &lines {
+                    report.tell(&Event::Log { line })?;
+                }
+            }
+            Err(error) => match link::unreachable(&error) {
+                Some(why) => link.lost(why, report)?,
+                // It was deleted; the next push makes it again.
+                None => link.answers(report)?,
+            },
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The commands of Samovar that need no server in their own process: they call one, or make projects and bundles.
+//!
+//! The binary adds those that do, `serve` above all, and parses the command line.
+
+#![forbid(unsafe_code)]
+#![allow(
+    missing_docs,
+    reason = "an internal crate; what users read is the help of its arguments"
+)]
+// A test that meets an error it did not ask for has failed; unwrapping says where.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod build;
+mod commands;
+mod confirm;
+pub mod failure;
+mod named;
+pub mod output;
+pub mod progress;
+mod promotion_wait;
+mod pushed;
+mod ready;
+mod settings;
+mod upload;
+
+use clap::Subcommand;
+use samovar_client::Client;
+
+use commands::{
+    async_request, audit, deployment, environment, events, init, key, login, logs, model, predict,
+    promotion, push, secret, status, usage, watch,
+};
+use output::Format;
+
+/// The commands of this crate.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a folder with a model that builds, tests and pushes as it is
+    Init(init::Arguments),
+    /// Build a model, upload what the server lacks, and deploy it
+    Push(push::Arguments),
+    /// Keep the development deployment at what lies in a folder: build and push with each change, and follow its log
+    Watch(watch::Arguments),
+    /// Call a model and stream its answer
+    Predict(predict::Arguments),
+    /// List, show, rename and delete models
+    #[command(subcommand)]
+    Model(model::Action),
+    /// List, show, scale, switch and delete deployments, and read their logs
+    #[command(subcommand)]
+    Deployment(deployment::Action),
+    /// List, show, create, change and delete environments
+    #[command(subcommand)]
+    Environment(environment::Action),
+    /// Move an environment to a deployment, production unless another is named
+    Promote(promotion::Promote),
+    /// Show, halt, call off and finish promotions
+    #[command(subcommand)]
+    Promotion(promotion::Action),
+    /// Go back: call a promotion off, or bring back the deployment that was there before
+    Rollback(promotion::Where),
+    /// Show, read and cancel requests that `predict --async` handed in
+    #[command(subcommand)]
+    AsyncRequest(async_request::Action),
+    /// Read the logs of a model's production deployment
+    Logs(logs::Arguments),
+    /// List, set and delete the secrets that models read
+    #[command(subcommand)]
+    Secret(secret::Action),
+    /// List, make and delete API keys
+    #[command(subcommand)]
+    Key(key::Action),
+    /// Show how the server is
+    Status,
+    /// Show what deployments used, those that are gone included
+    Usage(usage::Arguments),
+    /// Show who changed what in the last 90 days
+    Audit(audit::Arguments),
+    /// Show what happens, as it happens
+    Events(events::Arguments),
+    /// Save which server to call, with a key read from standard input
+    Login(login::Arguments),
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// What kept it from doing what it was asked for; [`failure::report`] tells the user.
+pub async fn run(command: Command, format: Format) -> anyhow::Result<()> {
+    let client = Client::from_environment;
+    match command {
+        Command::Init(arguments) => init::run(arguments, format),
+        Command::Push(arguments) => push::run(&client()?, arguments, format).await,
+        Command::Watch(arguments) => watch::run(&client()?, arguments, format).await,
+        Command::Predict(arguments) => predict::run(&client()?, arguments, format).await,
+        Command::Model(action) => model::run(&client()?, action, format).await,
+        Command::Deployment(action) => deployment::run(&client()?, action, format).await,
+        Command::Environment(action) => environment::run(&client()?, action, format).await,
+        Command::Promote(arguments) => promotion::promote(&client()?, arguments, format).await,
+        Command::Promotion(action) => promotion::run(&client()?, action, format).await,
+        Command::Rollback(at) => promotion::rollback(&client()?, at, format).await,
+        Command::AsyncRequest(action) => async_request::run(&client()?, action, format).await,
+        Command::Logs(arguments) => logs::run(&client()?, arguments, format).await,
+        Command::Secret(action) => secret::run(&client()?, action, format).await,
+        Command::Key(action) => key::run(&client()?, action, format).await,
+        Command::Status => status::run(&client()?, format).await,
+        Command::Usage(arguments) => usage::run(&client()?, arguments, format).await,
+        Command::Audit(arguments) => audit::run(&client()?, arguments, format).await,
+        Command::Events(arguments) => events::run(&client()?, arguments, format).await,
+        Command::Login(arguments) => login::run(arguments, format).await,
+    }
+}
+
+/// Takes an id or a name, of which nothing needs an escape in a path.
+fn identifier(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !text.is_empty() && text.len() <= 128 && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("wanted an id or a name of letters, digits, `-` and `_`".into())
+    }
+}

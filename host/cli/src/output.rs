@@ -1,0 +1,129 @@
+//! What commands print on standard output: documents for programs, tables and words for people.
+
+use std::io::{self, Write as _};
+
+use comfy_table::{Table, presets};
+use jiff::Timestamp;
+use samovar_client::text::printable;
+use serde::Serialize;
+use serde_json::Value;
+
+/// Who reads standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// People.
+    Text,
+    /// Programs: JSON and nothing else.
+    Json,
+}
+
+/// Nobody reads standard output any more.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output was closed")]
+pub struct StdoutClosed;
+
+/// Writes bytes to standard output at once, so that a stream's reader waits for none of them.
+pub fn write(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
+        Err(error) => Err(anyhow::Error::new(error).context("writing to standard output")),
+    }
+}
+
+/// Tells people something beside the answer. When nobody reads it, nothing is lost.
+pub fn note(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes a line.
+pub fn line(text: &str) -> anyhow::Result<()> {
+    write(format!("{text}\n").as_bytes())
+}
+
+/// Writes a JSON document.
+pub fn document(value: &impl Serialize) -> anyhow::Result<()> {
+    line(&serde_json::to_string_pretty(value)?)
+}
+
+/// Writes one of a stream's JSON Lines.
+pub fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    line(&serde_json::to_string(value)?)
+}
+
+/// Writes a table without lines or color; `none` when it has no row.
+pub fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) -> anyhow::Result<()> {
+    if rows.is_empty() {
+        return line(none);
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for text in table.lines() {
+        // Each cell is padded, the first one too.
+        line(text.strip_prefix(' ').unwrap_or(&text).trim_end())?;
+    }
+    Ok(())
+}
+
+/// Writes names and what they are, one a line.
+pub fn properties(pairs: &[(&str, String)]) -> anyhow::Result<()> {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in pairs {
+        line(&format!("{name:width$}  {value}"))?;
+    }
+    Ok(())
+}
+
+/// A text or number of a server's answer; `-` for nothing.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => printable(text),
+        Value::Array(values) if values.is_empty() => "-".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A time of a server's answer, as long ago.
+pub fn since(value: &Value, now: Timestamp) -> String {
+    let time = value.as_str().and_then(|text| text.parse().ok());
+    time.map_or_else(|| cell(value), |time| ago(time, now))
+}
+
+fn ago(time: Timestamp, now: Timestamp) -> String {
+    let seconds = now.as_second().saturating_sub(time.as_second());
+    match seconds {
+        ..5 => "just now".into(),
+        5..60 => format!("{seconds} s ago"),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..86_400 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
+}
+
+/// As a shell takes it for one word.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_as_long_ago() {
+        let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let told = |text: &str| since(&Value::from(text), now);
+        assert_eq!(told("2026-01-02T00:01:00Z"), "just now");
+        assert_eq!(told("2026-01-01T23:59:30.250Z"), "30 s ago");
+        assert_eq!(told("2026-01-01T23:56:01Z"), "3 min ago");
+        assert_eq!(told("2026-01-01T21:00:00+00:00"), "3 h ago");
+        assert_eq!(told("2025-12-01T00:00:00Z"), "32 d ago");
+        assert_eq!(told("soon"), "soon");
+        assert_eq!(since(&Value::Null, now), "-");
+    }
+}

@@ -1,0 +1,349 @@
+//! What `samovar push` tells: what was sent, what came of it, where that is called and what to do next.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::HumanBytes;
+use samovar_bundle::collect::{LocalBlob, LocalBundle};
+use samovar_client::{Client, config};
+use samovar_types::names::PRODUCTION;
+use serde_json::{Value, json};
+
+use crate::commands::deployment::init_snapshot;
+use crate::output::{self, Format, cell, quoted};
+
+/// A push that went well.
+pub struct Report<'a> {
+    /// What was pushed.
+    pub local: &'a LocalBundle,
+    /// What of it the server lacked.
+    pub sent: &'a [&'a LocalBlob],
+    /// What it was for.
+    pub target: Target<'a>,
+    /// Time that the server took.
+    pub took: Duration,
+}
+
+/// What a push was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// A deployment, which goes to production if nothing is there.
+    Deployment,
+    /// This environment.
+    Environment(&'a str),
+    /// The development deployment.
+    Development,
+}
+
+impl Report<'_> {
+    /// Tells it.
+    pub fn print(&self, client: &Client, mut answer: Value, format: Format) -> anyhow::Result<()> {
+        let base = base(client.url(), &answer, self.target);
+        let call = Call::of(self.local, &base);
+        let uploaded: BTreeSet<_> = self.sent.iter().map(|one| one.digest.to_string()).collect();
+        if format == Format::Json {
+            if let Some(fields) = answer.as_object_mut() {
+                fields.insert("uploaded".into(), json!(uploaded));
+                fields.insert("url".into(), json!(call.url));
+                if self.local.open_inference.is_some() {
+                    fields.insert("open_inference_url".into(), json!(format!("{base}/sync")));
+                }
+            }
+            return output::document(&answer);
+        }
+        let (new, old): (Vec<&LocalBlob>, Vec<&LocalBlob>) = self
+            .local
+            .blobs
+            .iter()
+            .partition(|blob| uploaded.contains(&blob.digest.to_string()));
+        let deployment = &answer["deployment"];
+        let (id, name) = (cell(&deployment["id"]), cell(&deployment["name"]));
+        let mut lines = vec![
+            ("uploaded", files(&new)),
+            ("already there", files(&old)),
+            ("model", cell(&answer["model"]["name"])),
+            ("deployment", format!("{id} ({name})")),
+            ("status", cell(&deployment["status"])),
+            ("took", format!("{} ms", self.took.as_millis())),
+            ("url", call.url.clone()),
+        ];
+        if self.local.open_inference.is_some() {
+            lines.push(("open inference", format!("{base}/sync")));
+        }
+        if let Some(line) = init_snapshot(deployment) {
+            lines.push(("snapshot", line));
+        }
+        output::properties(&lines)?;
+        output::line("\nnext:")?;
+        for line in next(&answer, self.target, &call) {
+            output::line(&format!("  {line}"))?;
+        }
+        let key = key(client);
+        output::line(&format!("  {}", call.curl(&key)))?;
+        if let Key::File(file) = key {
+            let file = file.display();
+            output::line(&format!("  (SAMOVAR_API_KEY being the api_key of {file})"))?;
+        }
+        if matches!(call.body, Body::Unknown) {
+            output::line(
+                "  (FILE holds a request; with `example` in the manifest a whole call is shown here)",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A call of what was pushed, to show the user.
+struct Call {
+    url: String,
+    /// Its address below the deployment's.
+    path: String,
+    body: Body,
+}
+
+/// What a call sends.
+enum Body {
+    /// A text that the model answers.
+    Example(String),
+    /// What only the model's author knows.
+    Unknown,
+    /// Nothing: it is a GET.
+    None,
+}
+
+impl Call {
+    fn of(local: &LocalBundle, base: &str) -> Self {
+        let Some(served) = &local.open_inference else {
+            return Self {
+                url: format!("{base}/predict"),
+                path: "/predict".into(),
+                body: match &local.bundle.example {
+                    Some(example) => Body::Example(example.clone()),
+                    None => Body::Unknown,
+                },
+            };
+        };
+        let model = format!("/v2/models/{}", served.served_name());
+        let infer = format!("{model}/infer");
+        let example = served.example();
+        Self {
+            url: format!("{base}/sync{infer}"),
+            path: if example.is_some() { infer } else { model },
+            body: example.map_or(Body::None, Body::Example),
+        }
+    }
+
+    /// What `samovar predict` is given for it behind the model and the target.
+    fn options(&self) -> String {
+        let path = match self.path.as_str() {
+            "/predict" => String::new(),
+            path => format!("--path {path} "),
+        };
+        match &self.body {
+            Body::Example(body) => format!("{path}-d {}", quoted(body)),
+            Body::Unknown => format!("{path}-f FILE"),
+            Body::None => format!("{path}-X GET"),
+        }
+    }
+
+    fn curl(&self, key: &Key) -> String {
+        let header = match key {
+            Key::None => "",
+            _ => " -H \"Authorization: Bearer $SAMOVAR_API_KEY\"",
+        };
+        match &self.body {
+            Body::Example(body) => format!("curl {}{header} -d {}", self.url, quoted(body)),
+            Body::Unknown => format!("curl {}{header} --data-binary @FILE", self.url),
+            Body::None => {
+                let url = self.url.trim_end_matches("/infer");
+                format!("curl {url}{header}")
+            }
+        }
+    }
+}
+
+/// Commands that lead on.
+fn next(answer: &Value, target: Target<'_>, call: &Call) -> Vec<String> {
+    let options = call.options();
+    let model = cell(&answer["model"]["name"]);
+    let deployment = &answer["deployment"];
+    let id = cell(&deployment["id"]);
+    if target == Target::Development {
+        return vec![
+            format!("samovar predict {model} --development {options}"),
+            format!("samovar deployment logs {model} development -f"),
+            "samovar push --development    swaps its code".into(),
+            format!(
+                "samovar promote {model} development    publishes it and moves production there"
+            ),
+        ];
+    }
+    let mut lines = vec![
+        format!("samovar predict {model} --deployment {id} {options}"),
+        format!("samovar deployment logs {model} {id} -f"),
+    ];
+    match target {
+        Target::Environment(environment) if deployment["environment"] != environment => {
+            lines.push(format!("samovar promotion show {model} {environment}"));
+        }
+        Target::Deployment if deployment["environment"].is_null() => {
+            lines.push(format!(
+                "samovar promote {model} {id}    moves production there"
+            ));
+        }
+        _ => {}
+    }
+    lines
+}
+
+/// Where the user has the key that a call needs.
+enum Key {
+    None,
+    Environment,
+    File(PathBuf),
+}
+
+fn key(client: &Client) -> Key {
+    if !client.has_key() {
+        return Key::None;
+    }
+    match (std::env::var_os("SAMOVAR_API_KEY"), config::path()) {
+        (None, Ok(file)) => Key::File(file),
+        _ => Key::Environment,
+    }
+}
+
+fn files(blobs: &[&LocalBlob]) -> String {
+    let size = HumanBytes(blobs.iter().map(|blob| blob.size).sum());
+    match blobs.len() {
+        0 => "nothing".into(),
+        1 => format!("1 file, {size}"),
+        count => format!("{count} files, {size}"),
+    }
+}
+
+/// Where the deployment that was just made is called, without a path of its own.
+fn base(server: &str, answer: &Value, target: Target<'_>) -> String {
+    let deployment = &answer["deployment"];
+    let target = match target {
+        _ if deployment["is_production"] == true => PRODUCTION.to_owned(),
+        Target::Development => "development".to_owned(),
+        Target::Environment(PRODUCTION) => PRODUCTION.to_owned(),
+        Target::Environment(environment) => format!("environments/{environment}"),
+        Target::Deployment => format!("deployment/{}", cell(&deployment["id"])),
+    };
+    let model = cell(&answer["model"]["name"]);
+    format!("{server}/models/{model}/{target}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use samovar_bundle::open_inference::Description;
+    use samovar_onnx::port::{Port, PortType, Ports};
+
+    use super::*;
+
+    fn answer(is_production: bool) -> Value {
+        json!({
+            "model": { "name": "m" },
+            "deployment": {
+                "id": "dep12345", "is_production": is_production,
+                "environment": is_production.then_some("production"),
+            },
+        })
+    }
+
+    #[test]
+    fn the_address_is_the_deployments_own() {
+        let told = |is_production, target| base("http://h", &answer(is_production), target);
+        for (is_production, target, path) in [
+            (true, Target::Deployment, "production"),
+            (false, Target::Deployment, "deployment/dep12345"),
+            (
+                false,
+                Target::Environment("staging"),
+                "environments/staging",
+            ),
+            (false, Target::Environment("production"), "production"),
+            (false, Target::Development, "development"),
+        ] {
+            let wanted = format!("http://h/models/m/{path}");
+            assert_eq!(told(is_production, target), wanted);
+        }
+    }
+
+    fn local(dims: Option<&[Option<u32>]>) -> LocalBundle {
+        let port = |dims: &[Option<u32>]| Port {
+            name: "it's".into(),
+            ty: PortType::F32,
+            dims: Some(dims.to_vec()),
+            optional: false,
+            labels: None,
+        };
+        let ports = |dims| Ports {
+            inputs: vec![port(dims)],
+            outputs: Vec::new(),
+        };
+        let graphs = |dims| BTreeMap::from([("default".to_owned(), ports(dims))]);
+        LocalBundle {
+            bundle: serde_json::from_value(json!({
+                "name": "m", "component": { "digest": "0".repeat(64), "size": 1 },
+            }))
+            .unwrap(),
+            blobs: Vec::new(),
+            open_inference: dims.map(|dims| Description::new("m", graphs(dims))),
+        }
+    }
+
+    #[test]
+    fn a_call_is_shown_that_the_model_can_answer() {
+        let base = "http://h/models/m/production";
+        let call = Call::of(&local(None), base);
+        assert_eq!(
+            call.curl(&Key::None),
+            format!("curl {base}/predict --data-binary @FILE")
+        );
+        assert_eq!(call.options(), "-f FILE");
+        let mut with_example = local(None);
+        with_example.bundle.example = Some("[1, 2]".into());
+        let call = Call::of(&with_example, base);
+        assert_eq!(
+            call.curl(&Key::None),
+            format!("curl {base}/predict -d '[1, 2]'")
+        );
+        assert_eq!(call.options(), "-d '[1, 2]'");
+        let call = Call::of(&local(Some(&[None, Some(2)])), base);
+        let body = r#"'{"inputs": [{"name": "it'\''s", "datatype": "FP32", "shape": [1, 2], "data": [0, 0]}]}'"#;
+        assert_eq!(
+            call.options(),
+            format!("--path /v2/models/m/infer -d {body}")
+        );
+        assert!(call.curl(&Key::Environment).ends_with(&format!(
+            "/sync/v2/models/m/infer -H \"Authorization: Bearer $SAMOVAR_API_KEY\" -d {body}"
+        )));
+        let call = Call::of(&local(Some(&[Some(1000)])), base);
+        assert_eq!(call.options(), "--path /v2/models/m -X GET");
+        assert_eq!(
+            call.curl(&Key::None),
+            format!("curl {base}/sync/v2/models/m")
+        );
+        assert_eq!(call.url, format!("{base}/sync/v2/models/m/infer"));
+    }
+
+    #[test]
+    fn what_comes_next_depends_on_what_it_was_for() {
+        let call = Call::of(&local(None), "http://h/models/m/production");
+        let told = |is_production, target| next(&answer(is_production), target, &call).join("\n");
+        assert!(told(false, Target::Deployment).contains("samovar promote m dep12345"));
+        assert!(!told(true, Target::Deployment).contains("promot"));
+        let waits = told(false, Target::Environment("staging"));
+        assert!(
+            waits.contains("samovar promotion show m staging"),
+            "{waits}"
+        );
+        assert!(told(false, Target::Development).contains("samovar promote m development"));
+    }
+}

@@ -1,0 +1,16 @@
+//! `samovar compile-worker`: compiles components for the server that started it. Nobody calls it by hand.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::Context as _;
+use samovar_server::node;
+
+/// Runs until the server is gone, whose socket is this process's standard input.
+pub fn run() -> anyhow::Result<()> {
+    node::start_logging();
+    let input: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned()?;
+    samovar_runtime::serve_compile_worker(UnixStream::from(input)).context(
+        "`samovar compile-worker` is started by `samovar serve` and talks to it over its standard input",
+    )
+}

@@ -1,0 +1,22 @@
+//! The node of Samovar: a serverless platform for machine-learning models, each a WebAssembly component in a sandbox.
+
+// A test that meets an error it did not ask for has failed; unwrapping says where.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod api;
+pub mod control;
+pub mod data_folder;
+pub mod domain;
+pub mod front;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod gateway;
+
+pub mod node;
+pub mod random;
+pub mod registry;
+pub mod server;
+pub mod state;
+pub mod tasks;
+pub mod telemetry;
+pub mod unread;

@@ -1,0 +1,95 @@
+//! Which crates may not be needed by which, through whatever dependency: the compiler enforces the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
+
+/// What only a server needs.
+const SERVER: &[&str] = &["axum", "sqlx", "samovar-server"];
+/// What runs models.
+const RUNTIME: &[&str] = &["wasmtime", "ort", "rten", "samovar-runtime"];
+/// What calls others over a network.
+const CALLS: &[&str] = &["reqwest", "hyper", "tokio"];
+/// What commands show.
+const SHOWN: &[&str] = &["clap", "indicatif", "comfy-table"];
+
+/// Each crate with what it may not need.
+const WALLS: &[(&str, &[&[&str]])] = &[
+    ("samovar-types", &[SERVER, RUNTIME, CALLS, SHOWN, &["rand"]]),
+    ("samovar-onnx", &[SERVER, RUNTIME, CALLS, SHOWN]),
+    ("samovar-bundle", &[SERVER, RUNTIME, CALLS, SHOWN]),
+    (
+        "samovar-client",
+        &[SERVER, RUNTIME, SHOWN, &["samovar-bundle"]],
+    ),
+    ("samovar-cli", &[SERVER, RUNTIME]),
+    (
+        "samovar-runtime",
+        &[SERVER, SHOWN, &["samovar-types", "samovar-bundle"]],
+    ),
+    (
+        "samovar-server",
+        &[SHOWN, &["samovar-client", "samovar-cli"]],
+    ),
+];
+
+/// The names of everything that a crate needs to be built for use, tests left out.
+fn needed(metadata: &Metadata, root: &str) -> BTreeSet<String> {
+    let names: BTreeMap<&PackageId, &str> = metadata
+        .packages
+        .iter()
+        .map(|package| (&package.id, package.name.as_str()))
+        .collect();
+    let nodes: BTreeMap<&PackageId, _> = metadata
+        .resolve
+        .iter()
+        .flat_map(|resolve| &resolve.nodes)
+        .map(|node| (&node.id, node))
+        .collect();
+    let first = metadata.packages.iter().find(|one| one.name == root);
+    let mut open = vec![
+        &first
+            .unwrap_or_else(|| panic!("there is no crate {root}"))
+            .id,
+    ];
+    let mut seen = BTreeSet::new();
+    while let Some(id) = open.pop() {
+        let used = nodes[id].deps.iter().filter(|dependency| {
+            let mut kinds = dependency.dep_kinds.iter();
+            kinds.any(|kind| kind.kind == DependencyKind::Normal)
+        });
+        open.extend(used.map(|one| &one.pkg).filter(|id| seen.insert(*id)));
+    }
+    seen.into_iter().map(|id| names[id].to_owned()).collect()
+}
+
+fn metadata() -> Metadata {
+    MetadataCommand::new()
+        .current_dir(crate::repository())
+        .other_options(["--locked".into(), "--offline".into()])
+        .exec()
+        .unwrap()
+}
+
+#[test]
+fn no_crate_needs_what_is_behind_a_wall() {
+    let metadata = metadata();
+    for (name, walls) in WALLS {
+        let needed = needed(&metadata, name);
+        for forbidden in walls.iter().copied().flatten() {
+            let there = metadata.packages.iter().any(|one| one.name == *forbidden);
+            assert!(there, "a wall before {forbidden}, which nothing needs");
+            assert!(!needed.contains(*forbidden), "{name} needs {forbidden}");
+        }
+    }
+}
+
+#[test]
+fn what_is_needed_through_others_counts() {
+    let metadata = metadata();
+    let needed = needed(&metadata, "samovar");
+    for name in ["samovar-onnx", "sqlx", "wasmtime"] {
+        assert!(needed.contains(name), "{name}");
+    }
+    assert!(!needed.contains("proptest"), "tests need it alone");
+}
