@@ -1,9 +1,9 @@
 //! What fuzz targets call; not for use by anybody else.
 
 use http::{HeaderMap, Request, Version};
+use samovar_types::api::models::PushRequest;
 use samovar_types::bundle::Bundle;
 
-use crate::api::models::PushRequest;
 use crate::front::browser_guard::{self, Purpose};
 use crate::front::host;
 pub use crate::gateway::target::{Address, AsyncAddress, AsyncPart, Place, Route};

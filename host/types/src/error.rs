@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::digest::Digest;
+
 /// What every error of the platform looks like.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -19,6 +21,13 @@ pub struct ErrorBody {
     pub detail: Value,
     /// Names the request in the server's log.
     pub request_id: String,
+}
+
+/// The `detail` of [`ErrorCode::MissingBlobs`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingBlobs {
+    /// The files that the server lacks.
+    pub missing: Vec<Digest>,
 }
 
 /// Makes [`ErrorCode`]: one list for the type, its spelling and its description.

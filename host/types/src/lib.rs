@@ -9,6 +9,7 @@
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod api;
 pub mod api_key;
 pub mod async_request;
 pub mod bundle;

@@ -101,42 +101,56 @@ impl Default for AnalysisSettings {
 pub struct AnalysisUpdate {
     /// Left out or null, errors are not looked at.
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
-    max_error_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_error_rate: Option<f64>,
     /// Left out or null, latency is not looked at.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
-    max_p95_latency_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_p95_latency_ratio: Option<f64>,
     /// Left out or null, 100.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
-    min_requests: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_requests: Option<u32>,
 }
 
 /// A change of [`PromotionSettings`]. What is left out stays as it is, and so does what is null; but null takes
 /// `sticky_header`, `analysis` and `shadow_percent` away.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PromotionSettingsUpdate {
-    redeploy_on_promotion: Option<bool>,
-    ramp_up_while_promoting: Option<bool>,
+    /// Make a fresh deployment of the same bundle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redeploy_on_promotion: Option<bool>,
+    /// Move traffic in ten even stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ramp_up_while_promoting: Option<bool>,
+    /// How long the stages take together.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
-    ramp_up_duration_seconds: Option<u32>,
-    rolling_deploy: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ramp_up_duration_seconds: Option<u32>,
+    /// Taken for compatibility; true is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolling_deploy: Option<bool>,
     /// Taken for compatibility; anything but null is refused.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
-    rolling_deploy_config: Option<serde_json::Value>,
-    promotion_cleanup_strategy: Option<CleanupStrategy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolling_deploy_config: Option<serde_json::Value>,
+    /// What becomes of the deployment that was there before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promotion_cleanup_strategy: Option<CleanupStrategy>,
     /// Null or `""` takes the header away.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, max_length = 128, pattern = "^[A-Za-z0-9_-]*$"))]
-    sticky_header: Option<Option<String>>,
+    pub sticky_header: Option<Option<String>>,
     /// Null turns the analysis off. Asks for `ramp_up_while_promoting`.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<AnalysisUpdate>))]
-    analysis: Option<Option<AnalysisUpdate>>,
+    pub analysis: Option<Option<AnalysisUpdate>>,
     /// Null is 0. More than 0 asks for `ramp_up_while_promoting`.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>, maximum = 100))]
-    shadow_percent: Option<Option<u32>>,
+    pub shadow_percent: Option<Option<u32>>,
 }
 
 /// Tells a null from what is left out.

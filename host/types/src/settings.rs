@@ -130,26 +130,41 @@ impl AutoscalingSettings {
 }
 
 /// A change of [`AutoscalingSettings`]: what is left out or null stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoscalingUpdate {
+    /// Replicas kept without traffic.
     #[cfg_attr(feature = "openapi", schema(maximum = 10_000))]
-    min_replica: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_replica: Option<u32>,
+    /// Replicas at most.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
-    max_replica: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_replica: Option<u32>,
+    /// Seconds over which traffic is averaged.
     #[cfg_attr(feature = "openapi", schema(minimum = 10, maximum = 3600))]
-    autoscaling_window: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling_window: Option<u32>,
+    /// Seconds that traffic has to stay low before replicas go.
     #[cfg_attr(feature = "openapi", schema(maximum = 3600))]
-    scale_down_delay: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_down_delay: Option<u32>,
+    /// Requests that one replica is meant to have at once.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100_000))]
-    concurrency_target: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency_target: Option<u32>,
+    /// Percentage of `concurrency_target` that is aimed at.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100))]
-    target_utilization_percentage: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_utilization_percentage: Option<u32>,
+    /// Percentage of the excess replicas that go at one time.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 50))]
-    max_scale_down_rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_scale_down_rate: Option<u32>,
     /// Taken for compatibility; anything but null is refused.
-    target_in_flight_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_in_flight_tokens: Option<u32>,
 }
 
 impl AutoscalingSettings {

@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use axum::Extension;
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use samovar_types::api_key::{KeyType, check_new};
+use samovar_types::api::api_keys::{
+    ApiKeyResponse, CreateApiKeyRequest, CreateApiKeyResponse, DeleteApiKeyResponse,
+    ListApiKeysQuery, ListApiKeysResponse,
+};
+use samovar_types::api_key::check_new;
 use samovar_types::error::ErrorCode;
 use samovar_types::id::Id;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -28,80 +30,7 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(remove).needs(Action::ManageApiKeys))
 }
 
-/// A key without its secret part.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = ApiKey)]
-pub struct ApiKeyShape {
-    /// Its public part.
-    pub prefix: String,
-    /// What people call it.
-    pub name: Option<String>,
-    /// What it is for.
-    #[serde(rename = "type")]
-    pub key_type: KeyType,
-    /// The models it is limited to; null for all.
-    pub model_ids: Option<Vec<Id>>,
-    /// The server's one team.
-    pub team_name: &'static str,
-    /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-}
-
-/// Keys.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ApiKeyList {
-    /// The oldest first.
-    pub keys: Vec<ApiKeyShape>,
-}
-
-/// Which keys are listed.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct ListQuery {
-    /// Only keys of this type.
-    #[serde(rename = "type")]
-    key_type: Option<KeyType>,
-    /// Taken because clients send it. A server has one user, who made them all.
-    #[serde(rename = "created_by_me")]
-    _created_by_me: Option<String>,
-}
-
-/// What key is wanted.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = CreateApiKey)]
-pub struct CreateRequest {
-    /// What it is for.
-    #[serde(rename = "type")]
-    key_type: KeyType,
-    /// What people call it.
-    name: Option<String>,
-    /// The models that a key to invoke or to export metrics is limited to, by id or name.
-    model_ids: Option<Vec<String>>,
-    /// The server's one team, if any.
-    team_id: Option<String>,
-}
-
-/// A new key. It has no debug form, so that it gets into no message.
-#[derive(Serialize, ToSchema)]
-#[schema(as = NewApiKey)]
-pub struct Created {
-    /// The whole key, which is not shown again.
-    pub api_key: String,
-    /// Its public part.
-    pub prefix: String,
-}
-
-/// What was deleted.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ApiKeyDeleted {
-    /// Its public part.
-    pub prefix: String,
-}
-
-impl From<ApiKey> for ApiKeyShape {
+impl From<ApiKey> for ApiKeyResponse {
     fn from(key: ApiKey) -> Self {
         let models: Vec<Id> = key.model_ids.into_iter().collect();
         Self {
@@ -109,33 +38,33 @@ impl From<ApiKey> for ApiKeyShape {
             name: key.name,
             key_type: key.key_type,
             model_ids: (!models.is_empty()).then_some(models),
-            team_name: organization::NAME,
+            team_name: organization::NAME.to_owned(),
             created_at: key.created_at,
         }
     }
 }
 
 /// List the API keys, without their secret parts.
-#[utoipa::path(get, path = "/v1/api_keys", params(ListQuery), responses((status = 200, body = ApiKeyList)))]
+#[utoipa::path(get, path = "/v1/api_keys", params(ListApiKeysQuery), responses((status = 200, body = ListApiKeysResponse)))]
 async fn list(
     State(api): State<Api>,
-    Query(query): Query<ListQuery>,
-) -> Result<Json<ApiKeyList>, ApiError> {
+    Query(query): Query<ListApiKeysQuery>,
+) -> Result<Json<ListApiKeysResponse>, ApiError> {
     let mut keys: Vec<ApiKey> = api.registry.api_keys().await?.into_values().collect();
     keys.retain(|key| query.key_type.is_none_or(|wanted| wanted == key.key_type));
     keys.sort_by(|a, b| (a.created_at, &a.prefix).cmp(&(b.created_at, &b.prefix)));
-    Ok(Json(ApiKeyList {
-        keys: keys.into_iter().map(ApiKeyShape::from).collect(),
+    Ok(Json(ListApiKeysResponse {
+        keys: keys.into_iter().map(ApiKeyResponse::from).collect(),
     }))
 }
 
 /// Make an API key. Only a key that may do everything makes another that may.
-#[utoipa::path(post, path = "/v1/api_keys", request_body = CreateRequest, responses((status = 200, body = Created)))]
+#[utoipa::path(post, path = "/v1/api_keys", request_body = CreateApiKeyRequest, responses((status = 200, body = CreateApiKeyResponse)))]
 pub(super) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Json(request): Json<CreateRequest>,
-) -> Result<Json<Created>, ApiError> {
+    Json(request): Json<CreateApiKeyRequest>,
+) -> Result<Json<CreateApiKeyResponse>, ApiError> {
     let models = request.model_ids.unwrap_or_default();
     check_new(request.key_type, request.name.as_deref(), &models)?;
     if !caller.may_manage(request.key_type) {
@@ -153,7 +82,7 @@ pub(super) async fn create(
     api.registry.add_api_key(&key).await?;
     let prefix = key.prefix.clone();
     api.access.insert(key);
-    Ok(Json(Created {
+    Ok(Json(CreateApiKeyResponse {
         api_key: plain.reveal().to_owned(),
         prefix,
     }))
@@ -162,13 +91,13 @@ pub(super) async fn create(
 /// Delete an API key, which is refused from then on. The last one that may do everything stays.
 #[utoipa::path(
     delete, path = "/v1/api_keys/{prefix}", params(("prefix" = String, Path)),
-    responses((status = 200, body = ApiKeyDeleted))
+    responses((status = 200, body = DeleteApiKeyResponse))
 )]
 async fn remove(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(prefix): Path<String>,
-) -> Result<Json<ApiKeyDeleted>, ApiError> {
+) -> Result<Json<DeleteApiKeyResponse>, ApiError> {
     let keys = api.registry.api_keys().await?;
     let key = keys.get(&prefix).ok_or_else(|| none(&prefix))?;
     if !caller.may_manage(key.key_type) {
@@ -177,7 +106,7 @@ async fn remove(
     let deleted = api.registry.delete_api_key(&prefix).await?;
     api.access.remove(&prefix);
     deleted.ok_or_else(|| none(&prefix))?;
-    Ok(Json(ApiKeyDeleted { prefix }))
+    Ok(Json(DeleteApiKeyResponse { prefix }))
 }
 
 fn none(prefix: &str) -> ApiError {

@@ -2,7 +2,8 @@
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse as _;
+use axum::response::Response;
 use samovar_types::bundle::MAX_BLOB_BYTES;
 use samovar_types::digest::Digest;
 use utoipa_axum::router::OpenApiRouter;

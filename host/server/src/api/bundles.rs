@@ -2,14 +2,13 @@
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse as _;
+use axum::response::Response;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use samovar_bundle::manifest::render::{Folder, folder};
-use samovar_types::bundle::Bundle;
+use samovar_types::api::bundles::{ConfigFormat, ConfigQuery, ConfigResponse, DownloadResponse};
 use samovar_types::digest::Digest;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -29,62 +28,23 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(bundle).needs(Action::Manage))
 }
 
-/// What is asked of a manifest.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct ConfigQuery {
-    /// Which form is wanted; both without it.
-    #[param(inline)]
-    output_format: Option<Form>,
-}
-
-/// A form of a manifest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Form {
-    /// As TOML.
-    Raw,
-    /// As JSON.
-    Parsed,
-    /// Both.
-    #[default]
-    Both,
-}
-
-/// What a deployment runs.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Config {
-    /// The bundle with every default filled in.
-    pub config: Option<Bundle>,
-    /// A `samovar.toml` that says the same: pushed with the bundle's files, it makes the same bundle again.
-    pub raw_config: Option<String>,
-}
-
-/// Where a bundle is.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Download {
-    /// Its archive, for the same key.
-    pub download_url: String,
-}
-
 /// Show what a deployment runs.
 #[utoipa::path(
     get, path = "/v1/models/{model}/deployments/{deployment}/config",
     params(("model" = String, Path), ("deployment" = String, Path), ConfigQuery),
-    responses((status = 200, body = Config))
+    responses((status = 200, body = ConfigResponse))
 )]
 async fn config(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
     Query(query): Query<ConfigQuery>,
-) -> Result<Json<Config>, ApiError> {
+) -> Result<Json<ConfigResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let bundle = &find(&view, &deployment)?.bundle;
     let form = query.output_format.unwrap_or_default();
-    Ok(Json(Config {
-        config: (form != Form::Raw).then(|| bundle.clone()),
-        raw_config: (form != Form::Parsed).then(|| folder(bundle).manifest.1),
+    Ok(Json(ConfigResponse {
+        config: (form != ConfigFormat::Raw).then(|| bundle.clone()),
+        raw_config: (form != ConfigFormat::Parsed).then(|| folder(bundle).manifest.1),
     }))
 }
 
@@ -92,14 +52,14 @@ async fn config(
 #[utoipa::path(
     get, path = "/v1/models/{model}/deployments/{deployment}/download",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    responses((status = 200, body = Download))
+    responses((status = 200, body = DownloadResponse))
 )]
 async fn download(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Json<Download>, ApiError> {
+) -> Result<Json<DownloadResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let (model, deployment) = (view.model.id, find(&view, &deployment)?.id);
     let path = format!("/v1/models/{model}/deployments/{deployment}/bundle");
@@ -114,7 +74,7 @@ async fn download(
         Some(host) => format!("{scheme}://{host}{path}"),
         None => path,
     };
-    Ok(Json(Download { download_url }))
+    Ok(Json(DownloadResponse { download_url }))
 }
 
 /// Read the bundle of a deployment: a tar archive of a folder that can be pushed again.

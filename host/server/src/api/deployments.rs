@@ -1,8 +1,8 @@
 //! Deployments: list, show, delete.
 
-use samovar_types::id::Id;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use samovar_types::api::deployments::{
+    DeleteDeploymentResponse, DeploymentResponse, ListDeploymentsQuery, ListDeploymentsResponse,
+};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -10,7 +10,7 @@ use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
 use super::permission::{Action, Needs as _};
-use super::shapes::DeploymentShape;
+use super::shapes::deployment_response;
 use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target};
 
@@ -21,51 +21,24 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(show, delete).needs(Action::Manage))
 }
 
-/// Which deployments are listed.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct ListQuery {
-    /// Only those of this name.
-    name: Option<String>,
-}
-
-/// All deployments of a model.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Deployments {
-    /// The oldest first.
-    pub deployments: Vec<DeploymentShape>,
-}
-
-/// A deployment that is deleted.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DeploymentDeleted {
-    /// Its id.
-    pub id: Id,
-    /// Always true.
-    pub deleted: bool,
-    /// Its model.
-    pub model_id: Id,
-}
-
 /// List the deployments of a model.
 #[utoipa::path(
-    get, path = "/v1/models/{model}/deployments", params(("model" = String, Path), ListQuery),
-    responses((status = 200, body = Deployments))
+    get, path = "/v1/models/{model}/deployments", params(("model" = String, Path), ListDeploymentsQuery),
+    responses((status = 200, body = ListDeploymentsResponse))
 )]
 async fn list(
     State(api): State<Api>,
     Path(model): Path<String>,
-    Query(query): Query<ListQuery>,
-) -> Result<Json<Deployments>, ApiError> {
+    Query(query): Query<ListDeploymentsQuery>,
+) -> Result<Json<ListDeploymentsResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let mut deployments: Vec<&Deployment> = view.deployments.values().collect();
     deployments.retain(|one| query.name.as_ref().is_none_or(|name| *name == one.name));
     deployments.sort_by_key(|deployment| (deployment.created_at, deployment.id));
     let shown = deployments
         .into_iter()
-        .map(|deployment| DeploymentShape::of(&api, &view, deployment));
-    Ok(Json(Deployments {
+        .map(|deployment| deployment_response(&api, &view, deployment));
+    Ok(Json(ListDeploymentsResponse {
         deployments: shown.collect(),
     }))
 }
@@ -74,27 +47,27 @@ async fn list(
 #[utoipa::path(
     get, path = "/v1/models/{model}/deployments/{deployment}",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    responses((status = 200, body = DeploymentShape))
+    responses((status = 200, body = DeploymentResponse))
 )]
 async fn show(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-) -> Result<Json<DeploymentShape>, ApiError> {
+) -> Result<Json<DeploymentResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let deployment = find(&view, &deployment)?;
-    Ok(Json(DeploymentShape::of(&api, &view, deployment)))
+    Ok(Json(deployment_response(&api, &view, deployment)))
 }
 
 /// Delete a deployment that is behind no environment.
 #[utoipa::path(
     delete, path = "/v1/models/{model}/deployments/{deployment}",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    responses((status = 200, body = DeploymentDeleted))
+    responses((status = 200, body = DeleteDeploymentResponse))
 )]
 async fn delete(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-) -> Result<Json<DeploymentDeleted>, ApiError> {
+) -> Result<Json<DeleteDeploymentResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let id = find(&view, &deployment)?.id;
     let changed = api
@@ -113,7 +86,7 @@ async fn delete(
             tracing::warn!(%error, "blobs that nobody names stay until a later start");
         }
     });
-    Ok(Json(DeploymentDeleted {
+    Ok(Json(DeleteDeploymentResponse {
         id,
         deleted: true,
         model_id,

@@ -1,22 +1,19 @@
 //! The development deployment: pushed once, then reloaded.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
-use samovar_types::bundle::Bundle;
+use samovar_types::api::development::{ReloadRequest, ReloadResponse, ReloadStatus, ReloadTimings};
+use samovar_types::api::models::{PushRequest, PushResponse};
 use samovar_types::error::ErrorCode;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
-use super::models::{PushRequest, Pushed};
 use super::permission::{Action, Needs as _};
-use super::shapes::{DeploymentShape, ModelShape};
+use super::shapes::deployment_response;
+use super::shapes::model_response;
 use crate::control::garbage::GarbageError;
 use crate::control::reloader::{ReloadError, Reloaded};
 use crate::domain::changes::{Done, Refusal, Reload};
@@ -28,50 +25,13 @@ pub fn router() -> OpenApiRouter<super::Shared> {
     OpenApiRouter::new().routes(routes!(reload).needs(Action::Manage))
 }
 
-/// A reload. The bundle's blobs have to be on the server already.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ReloadRequest {
-    /// What is to run from now on.
-    #[serde(deserialize_with = "samovar_types::strict::deserialize")]
-    bundle: Bundle,
-    /// What the pusher notes; left out or null, the labels stay.
-    labels: Option<BTreeMap<String, String>>,
-}
-
-/// How a reload went.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ReloadAnswer {
-    /// RELOADED, or UNCHANGED when the bundle is the one that served already.
-    pub status: &'static str,
-    /// The development deployment as it is now.
-    pub deployment: DeploymentShape,
-    /// Where the time went.
-    pub timings: ReloadTimings,
-}
-
-/// Where the time of a reload went, in milliseconds.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ReloadTimings {
-    /// Checking and compiling the component; next to nothing when it was compiled before.
-    pub compile_ms: f64,
-    /// Loading its graphs.
-    pub graphs_ms: f64,
-    /// Starting its first replica, `init` included.
-    pub start_ms: f64,
-    /// Storing the change and letting requests in.
-    pub switch_ms: f64,
-}
-
-impl ReloadTimings {
-    fn of(reloaded: &Reloaded) -> Self {
-        let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
-        Self {
-            compile_ms: ms(reloaded.rehearsal.compile),
-            graphs_ms: ms(reloaded.rehearsal.graphs),
-            start_ms: ms(reloaded.rehearsal.start),
-            switch_ms: ms(reloaded.switch),
-        }
+fn timings(reloaded: &Reloaded) -> ReloadTimings {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    ReloadTimings {
+        compile_ms: ms(reloaded.rehearsal.compile),
+        graphs_ms: ms(reloaded.rehearsal.graphs),
+        start_ms: ms(reloaded.rehearsal.start),
+        switch_ms: ms(reloaded.switch),
     }
 }
 
@@ -79,13 +39,13 @@ impl ReloadTimings {
 /// the old one. When the new code does not work, the old one goes on serving and nothing of the new one is kept.
 #[utoipa::path(
     put, path = "/v1/models/{model}/deployments/development/bundle", params(("model" = String, Path)),
-    request_body = ReloadRequest, responses((status = 200, body = ReloadAnswer))
+    request_body = ReloadRequest, responses((status = 200, body = ReloadResponse))
 )]
 async fn reload(
     State(api): State<Api>,
     Path(model): Path<String>,
     Json(request): Json<ReloadRequest>,
-) -> Result<Json<ReloadAnswer>, ApiError> {
+) -> Result<Json<ReloadResponse>, ApiError> {
     let reload = Reload {
         bundle: request.bundle,
         labels: request.labels,
@@ -93,13 +53,13 @@ async fn reload(
     reload.bundle.validate()?;
     let reloaded = api.reloader.reload(&model, reload).await?;
     let deployment = reloaded.view.deployment(reloaded.id)?;
-    Ok(Json(ReloadAnswer {
+    Ok(Json(ReloadResponse {
         status: match reloaded.done {
-            Done::Changed => "RELOADED",
-            Done::Unchanged => "UNCHANGED",
+            Done::Changed => ReloadStatus::Reloaded,
+            Done::Unchanged => ReloadStatus::Unchanged,
         },
-        deployment: DeploymentShape::of(&api, &reloaded.view, deployment),
-        timings: ReloadTimings::of(&reloaded),
+        deployment: deployment_response(&api, &reloaded.view, deployment),
+        timings: timings(&reloaded),
     }))
 }
 
@@ -109,7 +69,7 @@ impl Api {
         &self,
         to: PushTo,
         request: PushRequest,
-    ) -> Result<Pushed, ApiError> {
+    ) -> Result<PushResponse, ApiError> {
         let push = Push {
             to,
             bundle: request.bundle,
@@ -140,9 +100,9 @@ impl Api {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(Pushed {
-            model: ModelShape::of(&view),
-            deployment: DeploymentShape::of(self, &view, view.deployment(id)?),
+        Ok(PushResponse {
+            model: model_response(&view),
+            deployment: deployment_response(self, &view, view.deployment(id)?),
         })
     }
 }

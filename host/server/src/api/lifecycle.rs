@@ -1,9 +1,11 @@
 //! The life of a deployment: renamed, switched off and on, retried, its settings and its replicas.
 
+use samovar_types::api::deployments::{
+    BackpressureSettings, BackpressureUpdate, DeploymentResponse, RetryResponse, SwitchResponse,
+    UpdateDeploymentRequest, UpdateSettingsResponse, UpdateStatus,
+};
 use samovar_types::id::Id;
-use samovar_types::settings::{AutoscalingUpdate, BackpressurePolicy};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use samovar_types::settings::AutoscalingUpdate;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -12,7 +14,7 @@ use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
 use super::permission::{Action, Needs as _};
-use super::shapes::{Backpressure, DeploymentShape};
+use super::shapes::deployment_response;
 use crate::domain::changes::{Done, Refusal};
 use crate::domain::model::ModelView;
 
@@ -27,24 +29,7 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(backpressure).needs(Action::Manage))
 }
 
-/// What may be changed of a deployment.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DeploymentUpdate {
-    /// Its new name.
-    name: String,
-}
-
-/// What switching on or off did.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Switched {
-    /// Always true.
-    pub success: bool,
-    /// Whether it was so already.
-    pub no_op: bool,
-}
-
-impl From<Done> for Switched {
+impl From<Done> for SwitchResponse {
     fn from(done: Done) -> Self {
         Self {
             success: true,
@@ -53,47 +38,19 @@ impl From<Done> for Switched {
     }
 }
 
-/// What a retry did.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Retried {
-    /// Whether the deployment is built again, or tried again at once.
-    pub retried: bool,
-    /// Why not.
-    pub reason: Option<String>,
-    /// The deployment as it is now.
-    pub deployment: DeploymentShape,
-}
-
-/// What a change of settings did.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Updated {
-    /// ACCEPTED or UNCHANGED.
-    pub status: &'static str,
-    /// The same in words.
-    pub message: &'static str,
-}
-
-impl From<Done> for Updated {
+impl From<Done> for UpdateSettingsResponse {
     fn from(done: Done) -> Self {
         match done {
             Done::Changed => Self {
-                status: "ACCEPTED",
-                message: "the settings hold from now on",
+                status: UpdateStatus::Accepted,
+                message: "the settings hold from now on".to_owned(),
             },
             Done::Unchanged => Self {
-                status: "UNCHANGED",
-                message: "the settings were so already",
+                status: UpdateStatus::Unchanged,
+                message: "the settings were so already".to_owned(),
             },
         }
     }
-}
-
-/// A change of what happens to requests that find every replica busy.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BackpressureUpdate {
-    /// Left out or null, it stays.
-    pub policy: Option<BackpressurePolicy>,
 }
 
 impl Api {
@@ -114,7 +71,7 @@ impl Api {
         &self,
         model: &str,
         deployment: &str,
-    ) -> Result<Switched, ApiError> {
+    ) -> Result<SwitchResponse, ApiError> {
         let (view, id, done) = self
             .change_deployment(model, deployment, ModelView::activate)
             .await?;
@@ -129,7 +86,7 @@ impl Api {
         &self,
         model: &str,
         deployment: &str,
-    ) -> Result<Switched, ApiError> {
+    ) -> Result<SwitchResponse, ApiError> {
         let (_, _, done) = self
             .change_deployment(model, deployment, ModelView::deactivate)
             .await?;
@@ -141,28 +98,28 @@ impl Api {
 #[utoipa::path(
     patch, path = "/v1/models/{model}/deployments/{deployment}",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    request_body = DeploymentUpdate, responses((status = 200, body = DeploymentShape))
+    request_body = UpdateDeploymentRequest, responses((status = 200, body = DeploymentResponse))
 )]
 async fn update(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-    Json(update): Json<DeploymentUpdate>,
-) -> Result<Json<DeploymentShape>, ApiError> {
+    Json(update): Json<UpdateDeploymentRequest>,
+) -> Result<Json<DeploymentResponse>, ApiError> {
     let rename = |view: &mut ModelView, id| view.rename_deployment(id, &update.name);
     let (view, id, ()) = api.change_deployment(&model, &deployment, rename).await?;
-    Ok(Json(DeploymentShape::of(&api, &view, view.deployment(id)?)))
+    Ok(Json(deployment_response(&api, &view, view.deployment(id)?)))
 }
 
 /// Switch a deployment on again, with the settings that it had.
 #[utoipa::path(
     post, path = "/v1/models/{model}/deployments/{deployment}/activate",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    responses((status = 200, body = Switched))
+    responses((status = 200, body = SwitchResponse))
 )]
 async fn activate(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-) -> Result<Json<Switched>, ApiError> {
+) -> Result<Json<SwitchResponse>, ApiError> {
     Ok(Json(api.switch_on(&model, &deployment).await?))
 }
 
@@ -170,12 +127,12 @@ async fn activate(
 #[utoipa::path(
     post, path = "/v1/models/{model}/deployments/{deployment}/deactivate",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    responses((status = 200, body = Switched))
+    responses((status = 200, body = SwitchResponse))
 )]
 async fn deactivate(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-) -> Result<Json<Switched>, ApiError> {
+) -> Result<Json<SwitchResponse>, ApiError> {
     Ok(Json(api.switch_off(&model, &deployment).await?))
 }
 
@@ -183,12 +140,12 @@ async fn deactivate(
 #[utoipa::path(
     post, path = "/v1/models/{model}/deployments/{deployment}/retry",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    responses((status = 200, body = Retried))
+    responses((status = 200, body = RetryResponse))
 )]
 async fn retry(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-) -> Result<Json<Retried>, ApiError> {
+) -> Result<Json<RetryResponse>, ApiError> {
     let (mut view, id, done) = api
         .change_deployment(&model, &deployment, ModelView::retry)
         .await?;
@@ -201,10 +158,10 @@ async fn retry(
         served.pool.clear_trouble();
     }
     let reason = "it has not failed: only what could not be built, or is unhealthy, is tried again";
-    Ok(Json(Retried {
+    Ok(Json(RetryResponse {
         retried,
         reason: (!retried).then(|| reason.to_owned()),
-        deployment: DeploymentShape::of(&api, &view, view.deployment(id)?),
+        deployment: deployment_response(&api, &view, view.deployment(id)?),
     }))
 }
 
@@ -212,13 +169,13 @@ async fn retry(
 #[utoipa::path(
     patch, path = "/v1/models/{model}/deployments/{deployment}/autoscaling_settings",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    request_body = AutoscalingUpdate, responses((status = 200, body = Updated))
+    request_body = AutoscalingUpdate, responses((status = 200, body = UpdateSettingsResponse))
 )]
 async fn autoscaling(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
     Json(update): Json<AutoscalingUpdate>,
-) -> Result<Json<Updated>, ApiError> {
+) -> Result<Json<UpdateSettingsResponse>, ApiError> {
     let change = |view: &mut ModelView, id| view.update_autoscaling(id, &update);
     let (_, _, done) = api.change_deployment(&model, &deployment, change).await?;
     Ok(Json(done.into()))
@@ -228,18 +185,18 @@ async fn autoscaling(
 #[utoipa::path(
     patch, path = "/v1/models/{model}/deployments/{deployment}/request_backpressure_settings",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    request_body = BackpressureUpdate, responses((status = 200, body = Backpressure))
+    request_body = BackpressureUpdate, responses((status = 200, body = BackpressureSettings))
 )]
 async fn backpressure(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
     Json(update): Json<BackpressureUpdate>,
-) -> Result<Json<Backpressure>, ApiError> {
+) -> Result<Json<BackpressureSettings>, ApiError> {
     let change = |view: &mut ModelView, id| match update.policy {
         Some(policy) => view.update_backpressure(id, policy),
         None => Ok(Done::Unchanged),
     };
     let (view, id, _) = api.change_deployment(&model, &deployment, change).await?;
     let policy = view.deployment(id)?.backpressure;
-    Ok(Json(Backpressure { policy }))
+    Ok(Json(BackpressureSettings { policy }))
 }

@@ -2,9 +2,8 @@
 
 use jiff::Timestamp;
 use regex::{Regex, RegexBuilder};
+use samovar_types::api::logs::{LogDirection, LogsQuery, LogsResponse};
 use samovar_types::id::Id;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -13,7 +12,7 @@ use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Pairs, Path, State};
 use super::permission::{Action, Needs as _};
-use crate::telemetry::logs::{LogQuery, MAX_LINES, StoredLine};
+use crate::telemetry::logs::{LogQuery, MAX_LINES};
 
 /// The longest window of one question for logs, in milliseconds: 7 days.
 pub const MAX_LOG_WINDOW_MS: i64 = 7 * 24 * 3600 * 1000;
@@ -32,135 +31,65 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(of_environment).needs(Action::Manage))
 }
 
-/// Lines of a log.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct LogLines {
-    /// In the order that was asked for.
-    pub logs: Vec<StoredLine>,
-}
-
-/// What may be asked of a log. Lists are given by repeating their name.
-#[derive(Debug, Default, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct LogsQuery {
-    /// From here; 30 minutes before the end without it. The window is 7 days at most.
-    start_epoch_millis: Option<i64>,
-    /// To here; now without it.
-    end_epoch_millis: Option<i64>,
-    /// Oldest or newest first.
-    #[param(inline)]
-    direction: Option<Direction>,
-    /// Lines at most, 1 to 1000; 500 without it.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<usize>,
-    /// Lines at least this serious.
-    #[param(inline)]
-    min_level: Option<Level>,
-    /// Only of this replica.
-    replica: Option<String>,
-    /// Only of this request.
-    request_id: Option<String>,
-    /// Taken for compatibility: a deployment has one component, so any other has no lines.
-    component: Option<String>,
-    /// Only where this regular expression fits.
-    #[param(max_length = 1000)]
-    search_pattern: Option<String>,
-    /// Only with each of these texts, at most 8.
-    includes: Vec<String>,
-    /// Only with none of these texts, at most 8.
-    excludes: Vec<String>,
-}
-
-/// The order of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Direction {
-    Asc,
-    Desc,
-}
-
-/// How serious a line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "UPPERCASE")]
-enum Level {
-    Debug,
-    Info,
-    Warning,
-    Error,
-}
-
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Debug => "DEBUG",
-            Self::Info => "INFO",
-            Self::Warning => "WARNING",
-            Self::Error => "ERROR",
+fn parse(pairs: &Pairs) -> Result<LogsQuery, ApiError> {
+    let mut query = LogsQuery::default();
+    for (name, value) in pairs.iter() {
+        let text = || value.to_owned();
+        match name {
+            "start_epoch_millis" => {
+                query.start_epoch_millis = Some(pairs.integer(name, value)?);
+            }
+            "end_epoch_millis" => query.end_epoch_millis = Some(pairs.integer(name, value)?),
+            "direction" => query.direction = Some(pairs.word(name, value)?),
+            "limit" => query.limit = Some(pairs.number(name, value, 1..=MAX_LINES)?),
+            "min_level" => query.min_level = Some(pairs.word(name, value)?),
+            "replica" => query.replica = Some(text()),
+            "request_id" => query.request_id = Some(text()),
+            "component" => query.component = Some(text()),
+            "search_pattern" => query.search_pattern = Some(text()),
+            "includes" => query.includes.push(text()),
+            "excludes" => query.excludes.push(text()),
+            _ => return Err(pairs.unknown(name)),
         }
     }
+    Ok(query)
 }
 
-impl LogsQuery {
-    fn parse(pairs: &Pairs) -> Result<Self, ApiError> {
-        let mut query = Self::default();
-        for (name, value) in pairs.iter() {
-            let text = || value.to_owned();
-            match name {
-                "start_epoch_millis" => {
-                    query.start_epoch_millis = Some(pairs.integer(name, value)?);
-                }
-                "end_epoch_millis" => query.end_epoch_millis = Some(pairs.integer(name, value)?),
-                "direction" => query.direction = Some(pairs.word(name, value)?),
-                "limit" => query.limit = Some(pairs.number(name, value, 1..=MAX_LINES)?),
-                "min_level" => query.min_level = Some(pairs.word(name, value)?),
-                "replica" => query.replica = Some(text()),
-                "request_id" => query.request_id = Some(text()),
-                "component" => query.component = Some(text()),
-                "search_pattern" => query.search_pattern = Some(text()),
-                "includes" => query.includes.push(text()),
-                "excludes" => query.excludes.push(text()),
-                _ => return Err(pairs.unknown(name)),
-            }
-        }
-        Ok(query)
+fn checked(asked: LogsQuery, now: Timestamp) -> Result<LogQuery, ApiError> {
+    // A line written in this very millisecond belongs to "until now".
+    let end = asked
+        .end_epoch_millis
+        .unwrap_or(now.as_millisecond().saturating_add(1));
+    let start = asked
+        .start_epoch_millis
+        .unwrap_or(end.saturating_sub(DEFAULT_LOG_WINDOW_MS));
+    if start >= end || end.saturating_sub(start) > MAX_LOG_WINDOW_MS {
+        return Err(ApiError::bad_request(format!(
+            "start_epoch_millis {start} to end_epoch_millis {end}: wanted a window of 1 to {MAX_LOG_WINDOW_MS} ms"
+        )));
     }
-
-    fn checked(self, now: Timestamp) -> Result<LogQuery, ApiError> {
-        // A line written in this very millisecond belongs to "until now".
-        let end = self
-            .end_epoch_millis
-            .unwrap_or(now.as_millisecond().saturating_add(1));
-        let start = self
-            .start_epoch_millis
-            .unwrap_or(end.saturating_sub(DEFAULT_LOG_WINDOW_MS));
-        if start >= end || end.saturating_sub(start) > MAX_LOG_WINDOW_MS {
-            return Err(ApiError::bad_request(format!(
-                "start_epoch_millis {start} to end_epoch_millis {end}: wanted a window of 1 to {MAX_LOG_WINDOW_MS} ms"
-            )));
+    for (name, texts) in [("includes", &asked.includes), ("excludes", &asked.excludes)] {
+        if texts.len() > MAX_TEXTS {
+            let text = format!("{name}: found {}, wanted at most {MAX_TEXTS}", texts.len());
+            return Err(ApiError::bad_request(text));
         }
-        for (name, texts) in [("includes", &self.includes), ("excludes", &self.excludes)] {
-            if texts.len() > MAX_TEXTS {
-                let text = format!("{name}: found {}, wanted at most {MAX_TEXTS}", texts.len());
-                return Err(ApiError::bad_request(text));
-            }
-        }
-        let timestamp = |ms: i64| {
-            Timestamp::from_millisecond(ms).map_err(|_| {
-                ApiError::bad_request(format!("{ms} is no time in milliseconds since 1970"))
-            })
-        };
-        Ok(LogQuery {
-            start: timestamp(start)?,
-            end: timestamp(end)?,
-            min_level: self.min_level.map(|level| level.name().to_owned()),
-            replica: self.replica,
-            request_id: self.request_id,
-            includes: self.includes,
-            excludes: self.excludes,
-            pattern: self.search_pattern.as_deref().map(pattern).transpose()?,
-            limit: self.limit.unwrap_or(DEFAULT_LOG_LINES),
+    }
+    let timestamp = |ms: i64| {
+        Timestamp::from_millisecond(ms).map_err(|_| {
+            ApiError::bad_request(format!("{ms} is no time in milliseconds since 1970"))
         })
-    }
+    };
+    Ok(LogQuery {
+        start: timestamp(start)?,
+        end: timestamp(end)?,
+        min_level: asked.min_level.map(|level| level.name().to_owned()),
+        replica: asked.replica,
+        request_id: asked.request_id,
+        includes: asked.includes,
+        excludes: asked.excludes,
+        pattern: asked.search_pattern.as_deref().map(pattern).transpose()?,
+        limit: asked.limit.unwrap_or(DEFAULT_LOG_LINES),
+    })
 }
 
 fn pattern(text: &str) -> Result<Regex, ApiError> {
@@ -181,29 +110,29 @@ fn pattern(text: &str) -> Result<Regex, ApiError> {
 #[utoipa::path(
     get, path = "/v1/models/{model}/deployments/{deployment}/logs",
     params(("model" = String, Path), ("deployment" = String, Path), LogsQuery),
-    responses((status = 200, body = LogLines))
+    responses((status = 200, body = LogsResponse))
 )]
 async fn of_deployment(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
     pairs: Pairs,
-) -> Result<Json<LogLines>, ApiError> {
+) -> Result<Json<LogsResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let id = find(&view, &deployment)?.id;
-    read(&api, &[id], LogsQuery::parse(&pairs)?).await
+    read(&api, &[id], parse(&pairs)?).await
 }
 
 /// Read the logs of the deployment that an environment points at, and of the one that is moving in.
 #[utoipa::path(
     get, path = "/v1/models/{model}/environments/{environment}/logs",
     params(("model" = String, Path), ("environment" = String, Path), LogsQuery),
-    responses((status = 200, body = LogLines))
+    responses((status = 200, body = LogsResponse))
 )]
 async fn of_environment(
     State(api): State<Api>,
     Path((model, environment)): Path<(String, String)>,
     pairs: Pairs,
-) -> Result<Json<LogLines>, ApiError> {
+) -> Result<Json<LogsResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let environment = view.environment(&environment)?;
     let candidate = environment.candidate_deployment_id();
@@ -212,13 +141,17 @@ async fn of_environment(
         .into_iter()
         .chain(candidate);
     let deployments: Vec<Id> = deployments.collect();
-    read(&api, &deployments, LogsQuery::parse(&pairs)?).await
+    read(&api, &deployments, parse(&pairs)?).await
 }
 
-async fn read(api: &Api, deployments: &[Id], asked: LogsQuery) -> Result<Json<LogLines>, ApiError> {
-    let direction = asked.direction.unwrap_or(Direction::Asc);
+async fn read(
+    api: &Api,
+    deployments: &[Id],
+    asked: LogsQuery,
+) -> Result<Json<LogsResponse>, ApiError> {
+    let direction = asked.direction.unwrap_or(LogDirection::Asc);
     let has_lines = asked.component.is_none();
-    let query = asked.checked(Timestamp::now())?;
+    let query = checked(asked, Timestamp::now())?;
     let mut lines = Vec::new();
     for id in deployments.iter().filter(|_| has_lines) {
         let read = api.logs.read(id.as_str(), query.clone()).await;
@@ -227,10 +160,10 @@ async fn read(api: &Api, deployments: &[Id], asked: LogsQuery) -> Result<Json<Lo
     // Of several deployments: each has its newest lines, so the newest of all are among them.
     lines.sort_by_key(|line| line.timestamp);
     lines.drain(..lines.len().saturating_sub(query.limit));
-    if direction == Direction::Desc {
+    if direction == LogDirection::Desc {
         lines.reverse();
     }
-    Ok(Json(LogLines { logs: lines }))
+    Ok(Json(LogsResponse { logs: lines }))
 }
 
 #[cfg(test)]
@@ -238,7 +171,7 @@ mod tests {
     use super::*;
 
     fn asked(text: &str) -> Result<LogQuery, ApiError> {
-        LogsQuery::parse(&Pairs::of(text))?.checked(Timestamp::UNIX_EPOCH)
+        checked(parse(&Pairs::of(text))?, Timestamp::UNIX_EPOCH)
     }
 
     #[test]

@@ -43,7 +43,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use samovar_runtime::Runtime;
 use samovar_types::error::ErrorCode;
-use utoipa::OpenApi;
+use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::control::access::Access;

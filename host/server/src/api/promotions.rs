@@ -1,10 +1,12 @@
 //! Promotions: begun, called off, halted, taken up again, forced.
 
 use jiff::Timestamp;
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::promotions::{
+    CancelPromotionResponse, ControlPromotionResponse, PromoteRequest, PromoteToProductionRequest,
+};
 use samovar_types::id::Id;
 use samovar_types::names::PRODUCTION;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -13,7 +15,7 @@ use super::deployments::find;
 use super::error::ApiError;
 use super::extract::{Json, Path, State};
 use super::permission::{Action, Needs as _};
-use super::shapes::DeploymentShape;
+use super::shapes::deployment_response;
 use crate::domain::changes::Promote;
 use crate::random::random_id;
 
@@ -29,75 +31,17 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(force_roll_forward).needs(Action::Manage))
 }
 
-/// A promotion to an environment.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PromoteToEnvironment {
-    /// The deployment that is to move in.
-    deployment_id: Id,
-    /// Whether the one that was there is tidied up as the environment's settings say; else it keeps its replicas.
-    #[serde(default = "yes")]
-    scale_down_previous_deployment: bool,
-    /// Taken for compatibility: there is one instance type.
-    #[serde(default = "yes")]
-    preserve_env_instance_type: bool,
-    /// Taken for compatibility; anything but null is refused.
-    #[schema(value_type = Option<Object>)]
-    environment_settings_update: Option<serde_json::Value>,
-    /// Taken for compatibility; anything but null is refused.
-    #[schema(value_type = Option<Object>)]
-    promotion_settings_override: Option<serde_json::Value>,
-}
-
-/// A promotion to production.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PromoteToProduction {
-    /// Whether the one that was there is tidied up as the environment's settings say; else it keeps its replicas.
-    #[serde(default = "yes")]
-    scale_down_previous_production: bool,
-    /// Taken for compatibility: there is one instance type.
-    #[serde(default = "yes")]
-    preserve_env_instance_type: bool,
-    /// Taken for compatibility; anything but null is refused.
-    #[schema(value_type = Option<Object>)]
-    environment_settings_update: Option<serde_json::Value>,
-    /// Taken for compatibility; anything but null is refused.
-    #[schema(value_type = Option<Object>)]
-    promotion_settings_override: Option<serde_json::Value>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// What cancelling did.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Canceled {
-    /// CANCELED: all traffic is back.
-    pub status: &'static str,
-    /// The same in words.
-    pub message: &'static str,
-}
-
-/// What was done to a promotion.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Controlled {
-    /// Always true.
-    pub success: bool,
-}
-
 /// Begin to move an environment to a deployment.
 #[utoipa::path(
     post, path = "/v1/models/{model}/environments/{environment}/promote",
     params(("model" = String, Path), ("environment" = String, Path)),
-    request_body = PromoteToEnvironment, responses((status = 200, body = DeploymentShape))
+    request_body = PromoteRequest, responses((status = 200, body = DeploymentResponse))
 )]
 async fn promote_to(
     State(api): State<Api>,
     Path((model, environment)): Path<(String, String)>,
-    Json(request): Json<PromoteToEnvironment>,
-) -> Result<Json<DeploymentShape>, ApiError> {
+    Json(request): Json<PromoteRequest>,
+) -> Result<Json<DeploymentResponse>, ApiError> {
     let _ = request.preserve_env_instance_type;
     if request.environment_settings_update.is_some()
         || request.promotion_settings_override.is_some()
@@ -113,13 +57,13 @@ async fn promote_to(
 #[utoipa::path(
     post, path = "/v1/models/{model}/deployments/{deployment}/promote",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    request_body = PromoteToProduction, responses((status = 200, body = DeploymentShape))
+    request_body = PromoteToProductionRequest, responses((status = 200, body = DeploymentResponse))
 )]
 async fn promote(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-    Json(request): Json<PromoteToProduction>,
-) -> Result<Json<DeploymentShape>, ApiError> {
+    Json(request): Json<PromoteToProductionRequest>,
+) -> Result<Json<DeploymentResponse>, ApiError> {
     let _ = request.preserve_env_instance_type;
     if request.environment_settings_update.is_some()
         || request.promotion_settings_override.is_some()
@@ -152,7 +96,7 @@ impl Api {
         environment: &str,
         deployment: Id,
         how: Promote,
-    ) -> Result<Json<DeploymentShape>, ApiError> {
+    ) -> Result<Json<DeploymentResponse>, ApiError> {
         let (fresh, now) = (random_id(), Timestamp::now());
         let changed = self
             .registry
@@ -164,7 +108,7 @@ impl Api {
         self.builder.apply(view.clone()).await?;
         self.builder.build_unfinished(&view);
         let deployment = view.deployment(id)?;
-        Ok(Json(DeploymentShape::of(self, &view, deployment)))
+        Ok(Json(deployment_response(self, &view, deployment)))
     }
 }
 
@@ -172,18 +116,18 @@ impl Api {
 #[utoipa::path(
     post, path = "/v1/models/{model}/environments/{environment}/cancel_promotion",
     params(("model" = String, Path), ("environment" = String, Path)),
-    responses((status = 200, body = Canceled))
+    responses((status = 200, body = CancelPromotionResponse))
 )]
 async fn cancel(
     State(api): State<Api>,
     Path((model, environment)): Path<(String, String)>,
-) -> Result<Json<Canceled>, ApiError> {
+) -> Result<Json<CancelPromotionResponse>, ApiError> {
     let now = Timestamp::now();
     api.change_model(&model, |view| view.cancel_promotion(&environment, now))
         .await?;
-    Ok(Json(Canceled {
-        status: "CANCELED",
-        message: "all traffic goes to the deployment that was there",
+    Ok(Json(CancelPromotionResponse {
+        status: "CANCELED".to_owned(),
+        message: "all traffic goes to the deployment that was there".to_owned(),
     }))
 }
 
@@ -191,66 +135,66 @@ async fn cancel(
 #[utoipa::path(
     post, path = "/v1/models/{model}/environments/{environment}/pause_promotion",
     params(("model" = String, Path), ("environment" = String, Path)),
-    responses((status = 200, body = Controlled))
+    responses((status = 200, body = ControlPromotionResponse))
 )]
 async fn pause(
     State(api): State<Api>,
     Path((model, environment)): Path<(String, String)>,
-) -> Result<Json<Controlled>, ApiError> {
+) -> Result<Json<ControlPromotionResponse>, ApiError> {
     let now = Timestamp::now();
     api.change_model(&model, |view| view.pause_promotion(&environment, now))
         .await?;
-    Ok(Json(Controlled { success: true }))
+    Ok(Json(ControlPromotionResponse { success: true }))
 }
 
 /// Go on with a canary where it was halted.
 #[utoipa::path(
     post, path = "/v1/models/{model}/environments/{environment}/resume_promotion",
     params(("model" = String, Path), ("environment" = String, Path)),
-    responses((status = 200, body = Controlled))
+    responses((status = 200, body = ControlPromotionResponse))
 )]
 async fn resume(
     State(api): State<Api>,
     Path((model, environment)): Path<(String, String)>,
-) -> Result<Json<Controlled>, ApiError> {
+) -> Result<Json<ControlPromotionResponse>, ApiError> {
     let now = Timestamp::now();
     api.change_model(&model, |view| view.resume_promotion(&environment, now))
         .await?;
-    Ok(Json(Controlled { success: true }))
+    Ok(Json(ControlPromotionResponse { success: true }))
 }
 
 /// Call a promotion off at once; the same as cancelling.
 #[utoipa::path(
     post, path = "/v1/models/{model}/environments/{environment}/force_cancel_promotion",
     params(("model" = String, Path), ("environment" = String, Path)),
-    responses((status = 200, body = Controlled))
+    responses((status = 200, body = ControlPromotionResponse))
 )]
 async fn force_cancel(
     State(api): State<Api>,
     Path((model, environment)): Path<(String, String)>,
-) -> Result<Json<Controlled>, ApiError> {
+) -> Result<Json<ControlPromotionResponse>, ApiError> {
     let now = Timestamp::now();
     api.change_model(&model, |view| {
         view.force_cancel_promotion(&environment, now)
     })
     .await?;
-    Ok(Json(Controlled { success: true }))
+    Ok(Json(ControlPromotionResponse { success: true }))
 }
 
 /// Finish a promotion at once.
 #[utoipa::path(
     post, path = "/v1/models/{model}/environments/{environment}/force_roll_forward_promotion",
     params(("model" = String, Path), ("environment" = String, Path)),
-    responses((status = 200, body = Controlled))
+    responses((status = 200, body = ControlPromotionResponse))
 )]
 async fn force_roll_forward(
     State(api): State<Api>,
     Path((model, environment)): Path<(String, String)>,
-) -> Result<Json<Controlled>, ApiError> {
+) -> Result<Json<ControlPromotionResponse>, ApiError> {
     let now = Timestamp::now();
     api.change_model(&model, |view| {
         view.force_promotion_forward(&environment, now)
     })
     .await?;
-    Ok(Json(Controlled { success: true }))
+    Ok(Json(ControlPromotionResponse { success: true }))
 }

@@ -2,8 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use samovar_runtime::{ReplicaInfo, ReplicaState, Stopping};
-use serde::Serialize;
-use utoipa::ToSchema;
+use samovar_types::api::replicas::{
+    ListReplicasResponse, ReplicaResponse, ReplicaStatus, TerminateReplicaResponse,
+};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,69 +22,19 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(terminate).needs(Action::Manage))
 }
 
-/// The replicas of a deployment.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Replicas {
-    /// The oldest first.
-    pub replicas: Vec<ReplicaShape>,
-}
-
-/// A replica.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Replica)]
-pub struct ReplicaShape {
-    /// Its id, as in logs.
-    pub id: String,
-    /// What it does.
-    pub state: ReplicaStateShape,
-    /// When it began to start.
-    #[schema(value_type = String, format = DateTime)]
-    pub started_at: Timestamp,
-    /// How many seconds ago that was.
-    pub age_seconds: f64,
-    /// Requests that it was given.
-    pub requests_served: u64,
-}
-
-/// What a replica does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = ReplicaState)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum ReplicaStateShape {
-    /// It is made, and runs its `init`.
-    Starting,
-    /// It waits for a request.
-    Idle,
-    /// It serves one.
-    Busy,
-    /// It was told to stop, and serves its last one.
-    Stopping,
-}
-
-/// A replica that was told to stop.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Terminated {
-    /// Always true.
-    pub success: bool,
-    /// Whether it finishes a request, or its start, before it goes.
-    pub finishes_first: bool,
-}
-
-impl ReplicaShape {
-    fn of(replica: ReplicaInfo, now: Timestamp) -> Self {
-        let age = SignedDuration::try_from(replica.age).unwrap_or(SignedDuration::MAX);
-        Self {
-            id: replica.id,
-            state: match replica.state {
-                ReplicaState::Starting => ReplicaStateShape::Starting,
-                ReplicaState::Idle => ReplicaStateShape::Idle,
-                ReplicaState::Busy => ReplicaStateShape::Busy,
-                ReplicaState::Stopping => ReplicaStateShape::Stopping,
-            },
-            started_at: now.checked_sub(age).unwrap_or(now),
-            age_seconds: replica.age.as_secs_f64(),
-            requests_served: replica.served,
-        }
+fn replica(replica: ReplicaInfo, now: Timestamp) -> ReplicaResponse {
+    let age = SignedDuration::try_from(replica.age).unwrap_or(SignedDuration::MAX);
+    ReplicaResponse {
+        id: replica.id,
+        state: match replica.state {
+            ReplicaState::Starting => ReplicaStatus::Starting,
+            ReplicaState::Idle => ReplicaStatus::Idle,
+            ReplicaState::Busy => ReplicaStatus::Busy,
+            ReplicaState::Stopping => ReplicaStatus::Stopping,
+        },
+        started_at: now.checked_sub(age).unwrap_or(now),
+        age_seconds: replica.age.as_secs_f64(),
+        requests_served: replica.served,
     }
 }
 
@@ -91,20 +42,20 @@ impl ReplicaShape {
 #[utoipa::path(
     get, path = "/v1/models/{model}/deployments/{deployment}/replicas",
     params(("model" = String, Path), ("deployment" = String, Path)),
-    responses((status = 200, body = Replicas))
+    responses((status = 200, body = ListReplicasResponse))
 )]
 async fn list(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
-) -> Result<Json<Replicas>, ApiError> {
+) -> Result<Json<ListReplicasResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let id = find(&view, &deployment)?.id;
     let now = Timestamp::now();
     let served = api.serving.served(view.model.id, id);
     let replicas = served.map_or_else(Vec::new, |served| served.pool.replicas());
     let replicas = replicas.into_iter();
-    Ok(Json(Replicas {
-        replicas: replicas.map(|one| ReplicaShape::of(one, now)).collect(),
+    Ok(Json(ListReplicasResponse {
+        replicas: replicas.map(|one| replica(one, now)).collect(),
     }))
 }
 
@@ -113,12 +64,12 @@ async fn list(
 #[utoipa::path(
     delete, path = "/v1/models/{model}/deployments/{deployment}/replicas/{replica}",
     params(("model" = String, Path), ("deployment" = String, Path), ("replica" = String, Path)),
-    responses((status = 200, body = Terminated))
+    responses((status = 200, body = TerminateReplicaResponse))
 )]
 async fn terminate(
     State(api): State<Api>,
     Path((model, deployment, replica)): Path<(String, String, String)>,
-) -> Result<Json<Terminated>, ApiError> {
+) -> Result<Json<TerminateReplicaResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let id = find(&view, &deployment)?.id;
     let served = api.serving.served(view.model.id, id);
@@ -132,7 +83,7 @@ async fn terminate(
         replica_id: replica,
     };
     api.registry.note(view.told_of(id, act)).await?;
-    Ok(Json(Terminated {
+    Ok(Json(TerminateReplicaResponse {
         success: true,
         finishes_first: stopping == Stopping::Later,
     }))

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use samovar_types::id::Id;
+use samovar_types::api::secrets::{
+    DeleteSecretResponse, ListSecretsResponse, SecretResponse, SetSecretRequest,
+};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -24,71 +24,32 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(remove).needs(Action::Manage))
 }
 
-/// A secret without its value.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Secret)]
-pub struct SecretShape {
-    /// Its id.
-    pub id: Id,
-    /// What manifests call it.
-    pub name: String,
-    /// When it was first set.
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    /// The server's one team.
-    pub team_name: &'static str,
-}
-
-/// All secrets.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SecretList {
-    /// Ordered by name.
-    pub secrets: Vec<SecretShape>,
-}
-
-/// What a secret is to be. It has no debug form, so that no value gets into a message.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SetRequest {
-    /// What manifests call it.
-    name: String,
-    /// Its value, which is not shown again.
-    value: String,
-}
-
-/// What was deleted.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SecretDeleted {
-    /// Its name.
-    pub name: String,
-}
-
-impl From<Secret> for SecretShape {
+impl From<Secret> for SecretResponse {
     fn from(secret: Secret) -> Self {
         Self {
             id: secret.id,
             name: secret.name,
             created_at: secret.created_at,
-            team_name: organization::NAME,
+            team_name: organization::NAME.to_owned(),
         }
     }
 }
 
 /// List the secrets, without their values.
-#[utoipa::path(get, path = "/v1/secrets", responses((status = 200, body = SecretList)))]
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<SecretList>, ApiError> {
+#[utoipa::path(get, path = "/v1/secrets", responses((status = 200, body = ListSecretsResponse)))]
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<ListSecretsResponse>, ApiError> {
     let secrets = api.secrets.list().await?;
-    Ok(Json(SecretList {
-        secrets: secrets.into_iter().map(SecretShape::from).collect(),
+    Ok(Json(ListSecretsResponse {
+        secrets: secrets.into_iter().map(SecretResponse::from).collect(),
     }))
 }
 
 /// Set a secret, whether it is there or not. Models that name it read the new value from the next request on.
-#[utoipa::path(post, path = "/v1/secrets", request_body = SetRequest, responses((status = 200, body = SecretShape)))]
+#[utoipa::path(post, path = "/v1/secrets", request_body = SetSecretRequest, responses((status = 200, body = SecretResponse)))]
 pub(super) async fn set(
     State(api): State<Api>,
-    Json(request): Json<SetRequest>,
-) -> Result<Json<SecretShape>, ApiError> {
+    Json(request): Json<SetSecretRequest>,
+) -> Result<Json<SecretResponse>, ApiError> {
     let value = SecretString::from(request.value);
     let now = Timestamp::now();
     let secret = api.secrets.set(&request.name, &value, now).await?;
@@ -97,17 +58,17 @@ pub(super) async fn set(
 }
 
 /// Delete a secret. Models that name it read nothing there from the next request on.
-#[utoipa::path(delete, path = "/v1/secrets/{name}", params(("name" = String, Path)), responses((status = 200, body = SecretDeleted)))]
+#[utoipa::path(delete, path = "/v1/secrets/{name}", params(("name" = String, Path)), responses((status = 200, body = DeleteSecretResponse)))]
 pub(super) async fn remove(
     State(api): State<Api>,
     Path(name): Path<String>,
-) -> Result<Json<SecretDeleted>, ApiError> {
+) -> Result<Json<DeleteSecretResponse>, ApiError> {
     if !api.secrets.delete(&name).await? {
         let shown: String = name.chars().take(80).collect();
         return Err(ApiError::not_found(format!("there is no secret {shown:?}")));
     }
     brought(&api, &name).await;
-    Ok(Json(SecretDeleted { name }))
+    Ok(Json(DeleteSecretResponse { name }))
 }
 
 /// Replaces idle replicas. On this node, no request that comes after the answer meets the old value. Other nodes follow the store.

@@ -1,6 +1,11 @@
 //! The same routes below the team's address: a server has one team, and everything is its.
 
 use axum::Extension;
+use samovar_types::api::api_keys::{CreateApiKeyRequest, CreateApiKeyResponse};
+use samovar_types::api::models::{ListModelsQuery, ListModelsResponse, PushRequest, PushResponse};
+use samovar_types::api::secrets::{
+    DeleteSecretResponse, ListSecretsResponse, SecretResponse, SetSecretRequest,
+};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -23,14 +28,14 @@ pub fn router() -> OpenApiRouter<super::Shared> {
 
 /// List the models of the team.
 #[utoipa::path(
-    get, path = "/v1/teams/{team}/models", params(("team" = String, Path), models::ListQuery),
-    responses((status = 200, body = models::Models))
+    get, path = "/v1/teams/{team}/models", params(("team" = String, Path), ListModelsQuery),
+    responses((status = 200, body = ListModelsResponse))
 )]
 async fn list_models(
     State(api): State<Api>,
     Path(team): Path<String>,
-    query: Query<models::ListQuery>,
-) -> Result<Json<models::Models>, ApiError> {
+    query: Query<ListModelsQuery>,
+) -> Result<Json<ListModelsResponse>, ApiError> {
     check_team(&api, &team).await?;
     models::list(State(api), query).await
 }
@@ -38,13 +43,13 @@ async fn list_models(
 /// Push a bundle for a model of the team.
 #[utoipa::path(
     post, path = "/v1/teams/{team}/models", params(("team" = String, Path)),
-    request_body = models::PushRequest, responses((status = 200, body = models::Pushed))
+    request_body = PushRequest, responses((status = 200, body = PushResponse))
 )]
 async fn push(
     State(api): State<Api>,
     Path(team): Path<String>,
-    request: Json<models::PushRequest>,
-) -> Result<Json<models::Pushed>, ApiError> {
+    request: Json<PushRequest>,
+) -> Result<Json<PushResponse>, ApiError> {
     check_team(&api, &team).await?;
     models::push(State(api), request).await
 }
@@ -52,12 +57,12 @@ async fn push(
 /// List the secrets of the team, without their values.
 #[utoipa::path(
     get, path = "/v1/teams/{team}/secrets", params(("team" = String, Path)),
-    responses((status = 200, body = secrets::SecretList))
+    responses((status = 200, body = ListSecretsResponse))
 )]
 async fn list_secrets(
     State(api): State<Api>,
     Path(team): Path<String>,
-) -> Result<Json<secrets::SecretList>, ApiError> {
+) -> Result<Json<ListSecretsResponse>, ApiError> {
     check_team(&api, &team).await?;
     secrets::list(State(api)).await
 }
@@ -65,13 +70,13 @@ async fn list_secrets(
 /// Set a secret of the team.
 #[utoipa::path(
     post, path = "/v1/teams/{team}/secrets", params(("team" = String, Path)),
-    request_body = secrets::SetRequest, responses((status = 200, body = secrets::SecretShape))
+    request_body = SetSecretRequest, responses((status = 200, body = SecretResponse))
 )]
 async fn set_secret(
     State(api): State<Api>,
     Path(team): Path<String>,
-    request: Json<secrets::SetRequest>,
-) -> Result<Json<secrets::SecretShape>, ApiError> {
+    request: Json<SetSecretRequest>,
+) -> Result<Json<SecretResponse>, ApiError> {
     check_team(&api, &team).await?;
     secrets::set(State(api), request).await
 }
@@ -80,12 +85,12 @@ async fn set_secret(
 #[utoipa::path(
     delete, path = "/v1/teams/{team}/secrets/{name}",
     params(("team" = String, Path), ("name" = String, Path)),
-    responses((status = 200, body = secrets::SecretDeleted))
+    responses((status = 200, body = DeleteSecretResponse))
 )]
 async fn delete_secret(
     State(api): State<Api>,
     Path((team, name)): Path<(String, String)>,
-) -> Result<Json<secrets::SecretDeleted>, ApiError> {
+) -> Result<Json<DeleteSecretResponse>, ApiError> {
     check_team(&api, &team).await?;
     secrets::remove(State(api), Path(name)).await
 }
@@ -93,14 +98,14 @@ async fn delete_secret(
 /// Make an API key of the team.
 #[utoipa::path(
     post, path = "/v1/teams/{team}/api_keys", params(("team" = String, Path)),
-    request_body = api_keys::CreateRequest, responses((status = 200, body = api_keys::Created))
+    request_body = CreateApiKeyRequest, responses((status = 200, body = CreateApiKeyResponse))
 )]
 async fn create_api_key(
     State(api): State<Api>,
     caller: Extension<Caller>,
     Path(team): Path<String>,
-    request: Json<api_keys::CreateRequest>,
-) -> Result<Json<api_keys::Created>, ApiError> {
+    request: Json<CreateApiKeyRequest>,
+) -> Result<Json<CreateApiKeyResponse>, ApiError> {
     check_team(&api, &team).await?;
     api_keys::create(State(api), caller, request).await
 }

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::{Timestamp, civil, tz::TimeZone};
-use samovar_types::id::Id;
-use samovar_types::usage::{
-    Counters, DeploymentUsage, Owner, Resolution, UsageBucket, by_deployment,
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use samovar_types::api::usage::{
+    BillableResource, Cost, DailyUsage, DedicatedItem, DedicatedUsage, UsageEntry, UsageParams,
+    UsageResponse, UsageSummaryQuery, UsageSummaryResponse,
 };
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use samovar_types::id::Id;
+use samovar_types::usage::{DeploymentUsage, Owner, Resolution, UsageBucket, by_deployment};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -31,172 +32,14 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(usage).needs(Action::Manage))
 }
 
-/// Which days a summary is about: at most 31.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct SummaryQuery {
-    /// A date or a time; UTC unless it says otherwise.
-    start_date: String,
-    /// A date, which is included, or a time, which is not.
-    end_date: String,
-}
-
-/// What was used, in the shape of a bill.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct UsageSummary {
-    /// What deployments used.
-    pub dedicated_usage: DedicatedUsage,
-    /// Always null: a server trains nothing.
-    #[schema(value_type = Option<Object>)]
-    pub training_usage: Option<()>,
-    /// Always null: a server has no models of its own.
-    #[schema(value_type = Option<Object>)]
-    pub model_apis_usage: Option<()>,
-}
-
-/// A price. Samovar has none, so it is always 0, in no currency; amounts are what `minutes` and the counters tell.
-type Cost = f64;
-
 const FREE: Cost = 0.0;
 
-/// What all deployments used.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DedicatedUsage {
-    /// Always 0: Samovar has no prices.
-    pub subtotal: Cost,
-    /// Always 0: Samovar has no prices.
-    pub credits_used: Cost,
-    /// Always 0: Samovar has no prices.
-    pub total: Cost,
-    /// Minutes of replicas; in each minute of a deployment, a partial one counts whole.
-    pub minutes: u64,
-    /// The same by deployments, ordered by name.
-    pub breakdown: Vec<DedicatedItem>,
-}
-
-/// What one deployment used.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DedicatedItem {
-    /// Which.
-    pub billable_resource: BillableResource,
-    /// Always 0: Samovar has no prices.
-    pub subtotal: Cost,
-    /// Always 0: Samovar has no prices.
-    pub compute_cost: Cost,
-    /// Always 0: Samovar has no prices.
-    pub surcharge_cost: Cost,
-    /// Minutes of its replicas.
-    pub minutes: u64,
-    /// Requests, however they ended.
-    pub inference_requests: u64,
-    /// The same by days on which anything was used, in order.
-    pub daily: Vec<DailyUsage>,
-}
-
-/// What one deployment used on one day.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DailyUsage {
-    /// The day, UTC.
-    #[schema(value_type = String, format = Date)]
-    pub date: civil::Date,
-    /// Always 0: Samovar has no prices.
-    pub subtotal: Cost,
-    /// Always 0: Samovar has no prices.
-    pub compute_cost: Cost,
-    /// Always 0: Samovar has no prices.
-    pub surcharge_cost: Cost,
-    /// Minutes of its replicas.
-    pub minutes: u64,
-    /// Requests, however they ended.
-    pub inference_requests: u64,
-}
-
-/// A deployment, perhaps one that is no more.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct BillableResource {
-    /// Its id.
-    pub id: Id,
-    /// Always `MODEL_DEPLOYMENT`.
-    pub kind: &'static str,
-    /// Whether it is no more.
-    pub is_deleted: bool,
-    /// Its name, or the last that it had.
-    pub name: String,
-    /// Its model.
-    pub model_id: Id,
-    /// The model's name, or the last that it had.
-    pub model_name: String,
-    /// What it runs on.
-    pub instance_type: &'static str,
-    /// The environment that points at it now.
-    pub environment_name: Option<String>,
-}
-
-/// Which usage is told.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct UsageParams {
-    /// A date or a time; UTC unless it says otherwise. Without it, 7 days are told.
-    start: Option<String>,
-    /// A date, which is included, or a time, which is not. Without it, now.
-    end: Option<String>,
-    /// Only the model of this id or name, which may be deleted.
-    model: Option<String>,
-    /// Only the deployment of this id, which may be deleted.
-    deployment: Option<Id>,
-    /// How finely; by days without it.
-    #[serde(default)]
-    resolution: Resolution,
-}
-
-/// What was used.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct UsageAnswer {
-    /// From when on.
-    #[schema(value_type = String, format = DateTime)]
-    pub start: Timestamp,
-    /// Until when.
-    #[schema(value_type = String, format = DateTime)]
-    pub end: Timestamp,
-    /// How finely.
-    pub resolution: Resolution,
-    /// What anything was used by, ordered by time and deployment.
-    pub usage: Vec<UsageEntry>,
-}
-
-/// What one deployment used in a minute, an hour or a day.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct UsageEntry {
-    /// When the minute, hour or day began.
-    #[schema(value_type = String, format = DateTime)]
-    pub start: Timestamp,
-    /// The model.
-    pub model_id: Id,
-    /// Its name, or the last that it had.
-    pub model_name: String,
-    /// The deployment.
-    pub deployment_id: Id,
-    /// Its name, or the last that it had.
-    pub deployment_name: String,
-    /// Whether the deployment is no more.
-    pub is_deleted: bool,
-    /// Requests, however they ended.
-    pub requests: u64,
-    /// Minutes of replicas; in each minute, a partial one counts whole.
-    pub replica_minutes: u64,
-    /// All the rest.
-    #[serde(flatten)]
-    pub counters: Counters,
-}
-
 /// Summarise what deployments used, those that are gone included. Costs are 0: Samovar has no prices.
-#[utoipa::path(get, path = "/v1/billing/usage_summary", params(SummaryQuery), responses((status = 200, body = UsageSummary)))]
+#[utoipa::path(get, path = "/v1/billing/usage_summary", params(UsageSummaryQuery), responses((status = 200, body = UsageSummaryResponse)))]
 async fn usage_summary(
     State(api): State<Api>,
-    Query(query): Query<SummaryQuery>,
-) -> Result<Json<UsageSummary>, ApiError> {
+    Query(query): Query<UsageSummaryQuery>,
+) -> Result<Json<UsageSummaryResponse>, ApiError> {
     let start = asked("start_date", Some(&query.start_date));
     let end = asked("end_date", Some(&query.end_date));
     let window = Window::read(start, end, Timestamp::now(), MAX_SUMMARY_DAYS)?;
@@ -213,11 +56,11 @@ async fn usage_summary(
 }
 
 /// Read what deployments used, those that are gone included.
-#[utoipa::path(get, path = "/v1/usage", params(UsageParams), responses((status = 200, body = UsageAnswer)))]
+#[utoipa::path(get, path = "/v1/usage", params(UsageParams), responses((status = 200, body = UsageResponse)))]
 async fn usage(
     State(api): State<Api>,
     Query(query): Query<UsageParams>,
-) -> Result<Json<UsageAnswer>, ApiError> {
+) -> Result<Json<UsageResponse>, ApiError> {
     let start = asked("start", query.start.as_deref());
     let end = asked("end", query.end.as_deref());
     let window = Window::read(start, end, Timestamp::now(), MAX_USAGE_DAYS)?;
@@ -231,7 +74,7 @@ async fn usage(
     let buckets = read(&api, &buckets).await?;
     let living = Living::of(&api.registry.models().await?);
     let entries = buckets.into_iter().map(|bucket| entry(bucket, &living));
-    Ok(Json(UsageAnswer {
+    Ok(Json(UsageResponse {
         start: timestamp(window.from),
         end: timestamp(window.to),
         resolution: query.resolution,
@@ -283,8 +126,8 @@ impl Living {
     }
 }
 
-fn summary(usages: Vec<DeploymentUsage>, living: &Living) -> UsageSummary {
-    UsageSummary {
+fn summary(usages: Vec<DeploymentUsage>, living: &Living) -> UsageSummaryResponse {
+    UsageSummaryResponse {
         dedicated_usage: DedicatedUsage {
             subtotal: FREE,
             credits_used: FREE,
@@ -311,12 +154,12 @@ fn item(usage: &DeploymentUsage, living: &Living) -> DedicatedItem {
     DedicatedItem {
         billable_resource: BillableResource {
             id: owner.deployment_id,
-            kind: "MODEL_DEPLOYMENT",
+            kind: "MODEL_DEPLOYMENT".to_owned(),
             is_deleted: alive.is_none(),
             name: owner.deployment_name.clone(),
             model_id: owner.model_id,
             model_name: owner.model_name.clone(),
-            instance_type: "cpu",
+            instance_type: "cpu".to_owned(),
             environment_name: alive.and_then(|(_, environment)| environment.clone()),
         },
         subtotal: FREE,

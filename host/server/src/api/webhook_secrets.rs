@@ -1,10 +1,12 @@
 //! Webhook secrets: list, make or rotate, delete. A value is shown once, when it is made.
 
 use jiff::Timestamp;
+use samovar_types::api::webhook_secrets::{
+    DeleteWebhookSecretResponse, ListWebhookSecretsResponse, RotateWebhookSecretResponse,
+    WebhookSecretResponse,
+};
 use samovar_types::id::Id;
 use secrecy::ExposeSecret as _;
-use serde::Serialize;
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,50 +23,7 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(remove).needs(Action::Manage))
 }
 
-/// A webhook secret without its value.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WebhookSecret)]
-pub struct WebhookSecretShape {
-    /// Its id.
-    pub id: Id,
-    /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    /// Until when webhooks are signed with it; null for the current one.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub expires_at: Option<Timestamp>,
-}
-
-/// The webhook secrets that are valid.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct WebhookSecretList {
-    /// The current one first.
-    pub webhook_secrets: Vec<WebhookSecretShape>,
-}
-
-/// A new webhook secret. It has no debug form, so that its value gets into no message.
-#[derive(Serialize, ToSchema)]
-#[schema(as = NewWebhookSecret)]
-pub struct Rotated {
-    /// Its id.
-    pub id: Id,
-    /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    /// Its value, which is not shown again.
-    pub secret: String,
-}
-
-/// What was deleted.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct WebhookSecretDeleted {
-    /// Its id.
-    pub id: Id,
-    /// Always true.
-    pub deleted: bool,
-}
-
-impl From<WebhookSecret> for WebhookSecretShape {
+impl From<WebhookSecret> for WebhookSecretResponse {
     fn from(secret: WebhookSecret) -> Self {
         Self {
             id: secret.id,
@@ -75,19 +34,22 @@ impl From<WebhookSecret> for WebhookSecretShape {
 }
 
 /// List the webhook secrets that are valid, without their values.
-#[utoipa::path(get, path = "/v1/webhook_secrets", responses((status = 200, body = WebhookSecretList)))]
-async fn list(State(api): State<Api>) -> Result<Json<WebhookSecretList>, ApiError> {
+#[utoipa::path(get, path = "/v1/webhook_secrets", responses((status = 200, body = ListWebhookSecretsResponse)))]
+async fn list(State(api): State<Api>) -> Result<Json<ListWebhookSecretsResponse>, ApiError> {
     let secrets = api.webhook_secrets.list(Timestamp::now()).await?;
-    Ok(Json(WebhookSecretList {
-        webhook_secrets: secrets.into_iter().map(WebhookSecretShape::from).collect(),
+    Ok(Json(ListWebhookSecretsResponse {
+        webhook_secrets: secrets
+            .into_iter()
+            .map(WebhookSecretResponse::from)
+            .collect(),
     }))
 }
 
 /// Make a webhook secret. One that is there already is valid for 24 hours more.
-#[utoipa::path(post, path = "/v1/webhook_secrets", responses((status = 200, body = Rotated)))]
-async fn rotate(State(api): State<Api>) -> Result<Json<Rotated>, ApiError> {
+#[utoipa::path(post, path = "/v1/webhook_secrets", responses((status = 200, body = RotateWebhookSecretResponse)))]
+async fn rotate(State(api): State<Api>) -> Result<Json<RotateWebhookSecretResponse>, ApiError> {
     let (secret, value) = api.webhook_secrets.rotate(Timestamp::now()).await?;
-    Ok(Json(Rotated {
+    Ok(Json(RotateWebhookSecretResponse {
         id: secret.id,
         created_at: secret.created_at,
         secret: value.expose_secret().to_owned(),
@@ -97,12 +59,12 @@ async fn rotate(State(api): State<Api>) -> Result<Json<Rotated>, ApiError> {
 /// Make a webhook secret invalid at once.
 #[utoipa::path(
     delete, path = "/v1/webhook_secrets/{id}", params(("id" = String, Path)),
-    responses((status = 200, body = WebhookSecretDeleted))
+    responses((status = 200, body = DeleteWebhookSecretResponse))
 )]
 async fn remove(
     State(api): State<Api>,
     Path(text): Path<String>,
-) -> Result<Json<WebhookSecretDeleted>, ApiError> {
+) -> Result<Json<DeleteWebhookSecretResponse>, ApiError> {
     let none = || {
         let shown: String = text.chars().take(80).collect();
         ApiError::not_found(format!("there is no webhook secret {shown:?}"))
@@ -111,5 +73,5 @@ async fn remove(
     if !api.webhook_secrets.delete(id, Timestamp::now()).await? {
         return Err(none());
     }
-    Ok(Json(WebhookSecretDeleted { id, deleted: true }))
+    Ok(Json(DeleteWebhookSecretResponse { id, deleted: true }))
 }

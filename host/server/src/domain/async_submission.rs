@@ -4,13 +4,12 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
+use samovar_types::api::async_requests::{InferenceRetryUpdate, SubmitAsyncRequest};
 use samovar_types::async_request::{
     INITIAL_DELAY_MS, InferenceRetryConfig, MAX_ATTEMPTS, MAX_DELAY_MS, PRIORITY,
     TIME_IN_QUEUE_SECONDS,
 };
 use samovar_types::settings::InvalidSetting;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::webhook_address::WebhookAddresses;
 
@@ -42,31 +41,13 @@ pub enum InvalidSubmission {
     Setting(#[from] InvalidSetting),
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Given {
-    model_input: Box<RawValue>,
-    webhook_endpoint: Option<String>,
-    priority: Option<i64>,
-    max_time_in_queue_seconds: Option<i64>,
-    inference_retry_config: Option<GivenRetry>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GivenRetry {
-    max_attempts: Option<i64>,
-    initial_delay_ms: Option<i64>,
-    max_delay_ms: Option<i64>,
-}
-
 impl Submission {
     /// Reads the body of `async_predict`.
     ///
     /// # Errors
     /// When it is no JSON, has an unknown key, a value outside its range, or a webhook that may not be sent.
     pub fn parse(body: &[u8], webhooks: &WebhookAddresses) -> Result<Self, InvalidSubmission> {
-        let given: Given = serde_json::from_slice(body)?;
+        let given: SubmitAsyncRequest = serde_json::from_slice(body)?;
         if let Some(endpoint) = &given.webhook_endpoint {
             webhooks.check_endpoint(endpoint)?;
         }
@@ -86,7 +67,7 @@ impl Submission {
     }
 }
 
-fn retry(given: &GivenRetry) -> Result<InferenceRetryConfig, InvalidSetting> {
+fn retry(given: &InferenceRetryUpdate) -> Result<InferenceRetryConfig, InvalidSetting> {
     let default = InferenceRetryConfig::default();
     let field = |name: &str, found: Option<i64>, range, default: u32| {
         let name = format!("inference_retry_config.{name}");

@@ -9,6 +9,10 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
+use samovar_types::api::async_requests::{
+    AsyncQueueStatusResponse, AsyncRequestResponse, CancelAsyncResponse, SubmitAsyncResponse,
+    WebhookDelivery,
+};
 use samovar_types::async_request::{AsyncRequestId, AsyncStatus, MAX_SUBMISSION_BYTES};
 use samovar_types::error::ErrorCode;
 use samovar_types::id::Id;
@@ -50,7 +54,9 @@ impl Gateway {
         };
         match self.async_queue.accept(&new).await.map_err(stored)? {
             Acceptance::Accepted => {
-                let answer = json!({ "request_id": new.id.as_str() });
+                let answer = SubmitAsyncResponse {
+                    request_id: new.id.as_str().to_owned(),
+                };
                 Ok((StatusCode::CREATED, Json(answer)).into_response())
             }
             Acceptance::TooManyOpen => Err(full(format!(
@@ -76,12 +82,12 @@ impl Gateway {
         wanted(&method, &[Method::GET, Method::HEAD])?;
         let counts = self.async_queue.counts(deployment_id).await;
         let counts = counts.map_err(stored)?;
-        Ok(Json(json!({
-            "model_id": model_id,
-            "deployment_id": deployment_id,
-            "num_queued_requests": counts.queued,
-            "num_in_progress_requests": counts.in_progress,
-        }))
+        Ok(Json(AsyncQueueStatusResponse {
+            model_id,
+            deployment_id,
+            num_queued_requests: counts.queued,
+            num_in_progress_requests: counts.in_progress,
+        })
         .into_response())
     }
 
@@ -123,7 +129,11 @@ impl Gateway {
             ),
             Cancellation::Missing => return Err(missing(id.as_str())),
         };
-        let answer = json!({ "request_id": id.as_str(), "canceled": canceled, "message": message });
+        let answer = CancelAsyncResponse {
+            request_id: id.as_str().to_owned(),
+            canceled,
+            message,
+        };
         Ok(Json(answer).into_response())
     }
 
@@ -143,21 +153,21 @@ impl Gateway {
     }
 }
 
-fn status(request: &AsyncRequest) -> Json<serde_json::Value> {
-    Json(json!({
-        "request_id": request.id.as_str(),
-        "model_id": request.model_id,
-        "deployment_id": request.deployment_id,
-        "status": request.status,
-        "webhook_status": request.webhook_status,
-        "webhook": request.webhook.as_ref().map(|webhook| json!({
-            "attempts": webhook.attempts,
-            "last_error": webhook.last_error,
-        })),
-        "created_at": request.created_at,
-        "status_at": request.status_at,
-        "errors": request.errors,
-    }))
+fn status(request: &AsyncRequest) -> Json<AsyncRequestResponse> {
+    Json(AsyncRequestResponse {
+        request_id: request.id.as_str().to_owned(),
+        model_id: request.model_id,
+        deployment_id: request.deployment_id,
+        status: request.status,
+        webhook_status: request.webhook_status,
+        webhook: request.webhook.as_ref().map(|webhook| WebhookDelivery {
+            attempts: webhook.attempts,
+            last_error: webhook.last_error.clone(),
+        }),
+        created_at: request.created_at,
+        status_at: request.status_at,
+        errors: request.errors.clone(),
+    })
 }
 
 async fn read(request: Request) -> Result<bytes::Bytes, ApiError> {

@@ -12,6 +12,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use samovar_runtime::{RunError, Timings, Traffic};
+use samovar_types::api::deployments::WakeResponse;
 use samovar_types::error::ErrorCode;
 use samovar_types::id::Id;
 use samovar_types::names::PRODUCTION;
@@ -87,7 +88,7 @@ impl Gateway {
                         tracing::warn!(deployment = %served.id, %error, "it does not wake");
                     }
                 });
-                Ok((StatusCode::ACCEPTED, axum::Json(serde_json::json!({}))).into_response())
+                Ok((StatusCode::ACCEPTED, axum::Json(WakeResponse {})).into_response())
             }
             Route::Wake => Err(ApiError::wrong_method(
                 &[Method::POST],

@@ -7,9 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use samovar_types::api::logs::LogEntry;
 use tokio::sync::oneshot;
-
-use super::logs::StoredLine;
 
 /// Bytes of one deployment's lines that wait.
 pub const MAX_PENDING_BYTES: usize = 2 << 20;
@@ -23,9 +22,9 @@ const LINE_OVERHEAD: usize = 256;
 /// What the writer does next for a deployment.
 pub enum Step {
     /// Appends a line.
-    Write(StoredLine),
+    Write(LogEntry),
     /// Appends a line that says how many were dropped.
-    Note(StoredLine),
+    Note(LogEntry),
     /// Makes what was written before readable, and says so.
     Flush(oneshot::Sender<()>),
     /// Removes the log.
@@ -52,7 +51,7 @@ struct Pending {
 
 impl LogQueue {
     /// Takes a line, unless too much waits already: then it is counted, and the count becomes a line of the log.
-    pub fn push_line(&mut self, deployment: &Arc<str>, line: StoredLine) {
+    pub fn push_line(&mut self, deployment: &Arc<str>, line: LogEntry) {
         let size = line_bytes(&line);
         let own = self.pending.get(deployment).map_or(0, |one| one.bytes);
         if own + size > MAX_PENDING_BYTES || !self.has_room(own, size) {
@@ -142,15 +141,15 @@ impl LogQueue {
 }
 
 impl Pending {
-    fn drop_line(&mut self, line: StoredLine) {
+    fn drop_line(&mut self, line: LogEntry) {
         self.dropped += 1;
         self.dropped_of = line.replica;
     }
 
     /// Tells how many lines were dropped, if any.
-    fn note(&mut self) -> Option<StoredLine> {
+    fn note(&mut self) -> Option<LogEntry> {
         let dropped = std::mem::take(&mut self.dropped);
-        (dropped > 0).then(|| StoredLine {
+        (dropped > 0).then(|| LogEntry {
             timestamp: Timestamp::now(),
             level: "WARNING".into(),
             message: format!(
@@ -162,7 +161,7 @@ impl Pending {
     }
 }
 
-fn line_bytes(line: &StoredLine) -> usize {
+fn line_bytes(line: &LogEntry) -> usize {
     LINE_OVERHEAD + line.message.len()
 }
 
@@ -172,8 +171,8 @@ mod tests {
 
     use super::*;
 
-    fn line(message: &str) -> StoredLine {
-        StoredLine {
+    fn line(message: &str) -> LogEntry {
+        LogEntry {
             timestamp: Timestamp::UNIX_EPOCH,
             level: "INFO".into(),
             message: message.into(),

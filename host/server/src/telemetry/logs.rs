@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use regex::Regex;
 use samovar_runtime::log::{LogLine, LogSink};
-use serde::{Deserialize, Serialize};
+use samovar_types::api::logs::LogEntry;
 use tokio::sync::oneshot;
 
 use super::log_queue::{LogQueue, Step};
@@ -27,23 +27,6 @@ pub const MAX_LINES: usize = 1000;
 const MAX_OPEN: usize = 64;
 /// Lines that were written are readable after a pause of so long.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
-
-/// A line as stored and as answered.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = LogLine)]
-pub struct StoredLine {
-    /// When, to the microsecond.
-    #[schema(value_type = String, format = DateTime)]
-    pub timestamp: Timestamp,
-    /// `DEBUG`, `INFO`, `WARNING` or `ERROR`.
-    pub level: String,
-    /// The text.
-    pub message: String,
-    /// Which replica wrote it.
-    pub replica: String,
-    /// During which request.
-    pub request_id: Option<String>,
-}
 
 /// Which lines are wanted.
 #[derive(Clone, Debug)]
@@ -126,11 +109,7 @@ impl Logs {
     ///
     /// # Errors
     /// When the files cannot be read.
-    pub async fn read(
-        &self,
-        deployment: &str,
-        query: LogQuery,
-    ) -> std::io::Result<Vec<StoredLine>> {
+    pub async fn read(&self, deployment: &str, query: LogQuery) -> std::io::Result<Vec<LogEntry>> {
         let (done, flushed) = oneshot::channel();
         let folder = self.folder.join(deployment);
         let deployment: Arc<str> = deployment.into();
@@ -213,7 +192,7 @@ pub struct DeploymentLog {
 
 impl LogSink for DeploymentLog {
     fn write(&self, line: LogLine) {
-        let stored = StoredLine {
+        let stored = LogEntry {
             timestamp: Timestamp::try_from(line.time).unwrap_or_else(|_| Timestamp::now()),
             level: line.level.name().into(),
             message: line.message,
@@ -280,7 +259,7 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, deployment: &Arc<str>, line: &StoredLine) -> std::io::Result<()> {
+    fn append(&mut self, deployment: &Arc<str>, line: &LogEntry) -> std::io::Result<()> {
         if !self.open.contains_key(deployment) {
             if self.open.len() >= MAX_OPEN {
                 self.flush();
@@ -332,7 +311,7 @@ impl OpenLog {
     }
 }
 
-fn read_lines(folder: &Path, query: &LogQuery) -> std::io::Result<Vec<StoredLine>> {
+fn read_lines(folder: &Path, query: &LogQuery) -> std::io::Result<Vec<LogEntry>> {
     let mut found = std::collections::VecDeque::new();
     for name in [PREVIOUS, CURRENT] {
         let file = match File::open(folder.join(name)) {
@@ -342,7 +321,7 @@ fn read_lines(folder: &Path, query: &LogQuery) -> std::io::Result<Vec<StoredLine
         };
         for line in BufReader::new(file).split(b'\n') {
             // A line cut off by a crash is no line.
-            let Ok(line) = serde_json::from_slice::<StoredLine>(&line?) else {
+            let Ok(line) = serde_json::from_slice::<LogEntry>(&line?) else {
                 continue;
             };
             if query.wants(&line) {
@@ -357,7 +336,7 @@ fn read_lines(folder: &Path, query: &LogQuery) -> std::io::Result<Vec<StoredLine
 }
 
 impl LogQuery {
-    fn wants(&self, line: &StoredLine) -> bool {
+    fn wants(&self, line: &LogEntry) -> bool {
         let is = |wanted: &Option<String>, found: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| Some(wanted) == found)
         };
@@ -386,8 +365,9 @@ fn rank(level: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use samovar_runtime::log::Level;
+
+    use super::*;
 
     fn line(message: String) -> LogLine {
         LogLine {
