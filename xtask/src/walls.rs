@@ -93,3 +93,30 @@ fn what_is_needed_through_others_counts() {
     }
     assert!(!needed.contains("proptest"), "tests need it alone");
 }
+
+#[test]
+fn only_the_client_names_routes() {
+    let mut open = vec![
+        crate::repository().join("host/cli/src"),
+        crate::repository().join("host/samovar/src"),
+    ];
+    let mut count = 0;
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|one| one.unwrap().path()),
+            );
+            continue;
+        }
+        count += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            !text.contains("/v1/"),
+            "{} names a route: call the client instead",
+            path.display()
+        );
+    }
+    assert!(count > 30, "the commands have moved");
+}

@@ -1,13 +1,12 @@
 //! Which deployment is meant: by id, by name, `production` or `development`.
 
 use anyhow::bail;
-use samovar_client::{Client, ClientError};
+use samovar_client::Client;
+use samovar_types::api::deployments::DeploymentResponse;
 use samovar_types::id::Id;
-use samovar_types::names::MAX_NAME_BYTES;
-use serde_json::Value;
+use samovar_types::names::{DEVELOPMENT, MAX_NAME_BYTES, PRODUCTION};
 
 use crate::failure::UsageError;
-use crate::output::cell;
 
 /// Takes what a deployment may be called.
 pub fn deployment_name(text: &str) -> Result<String, String> {
@@ -20,37 +19,41 @@ pub fn deployment_name(text: &str) -> Result<String, String> {
 }
 
 /// The deployment of a model that is meant, as the server shows it.
-pub async fn deployment(client: &Client, model: &str, text: &str) -> anyhow::Result<Value> {
-    let path = format!("/v1/models/{model}/deployments");
-    if matches!(text, "production" | "development") {
-        return client.get(&format!("{path}/{text}")).await;
+pub async fn deployment(
+    client: &Client,
+    model: &str,
+    text: &str,
+) -> anyhow::Result<DeploymentResponse> {
+    if matches!(text, PRODUCTION | DEVELOPMENT) {
+        return Ok(client.deployment(model, text).await?);
     }
     if text.parse::<Id>().is_ok() {
-        match client.get(&format!("{path}/{text}")).await {
+        match client.deployment(model, text).await {
             // A name may look like an id.
-            Err(error) if is_missing(&error) => {}
-            answer => return answer,
+            Err(error) if error.is_not_found() => {}
+            answer => return Ok(answer?),
         }
     }
-    let answer = client.get(&path).await?;
-    choose(&answer, model, text)
+    choose(client.deployments(model).await?.deployments, model, text)
 }
 
-fn is_missing(error: &anyhow::Error) -> bool {
-    let refused = error.downcast_ref::<ClientError>();
-    matches!(refused, Some(ClientError::Refused { status, .. }) if status.as_u16() == 404)
-}
-
-fn choose(answer: &Value, model: &str, name: &str) -> anyhow::Result<Value> {
-    let deployments = answer["deployments"].as_array().into_iter().flatten();
-    let found: Vec<&Value> = deployments.filter(|one| one["name"] == name).collect();
-    match found[..] {
-        [one] => Ok(one.clone()),
-        [] => bail!(
+fn choose(
+    deployments: Vec<DeploymentResponse>,
+    model: &str,
+    name: &str,
+) -> anyhow::Result<DeploymentResponse> {
+    let mut found: Vec<_> = deployments
+        .into_iter()
+        .filter(|one| one.name == name)
+        .collect();
+    match (found.pop(), found.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (None, _) => bail!(
             "model {model} has no deployment {name:?}: `samovar deployment list {model}` shows those that it has"
         ),
-        _ => {
-            let ids: Vec<String> = found.iter().map(|one| cell(&one["id"])).collect();
+        (Some(last), false) => {
+            found.push(last);
+            let ids: Vec<String> = found.iter().map(|one| one.id.to_string()).collect();
             Err(UsageError {
                 problem: format!(
                     "{} deployments of model {model} are called {name:?}: {}",
@@ -66,21 +69,27 @@ fn choose(answer: &Value, model: &str, name: &str) -> anyhow::Result<Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::commands::deployment::example;
 
     #[test]
     fn a_name_has_to_mean_one() {
-        let answer = json!({ "deployments": [
-            { "id": "aaaaaaaa", "name": "v1.0" },
-            { "id": "bbbbbbbb", "name": "twice" },
-            { "id": "cccccccc", "name": "twice" },
-        ] });
-        assert_eq!(choose(&answer, "m", "v1.0").unwrap()["id"], "aaaaaaaa");
-        let error = choose(&answer, "m", "twice").unwrap_err().to_string();
+        let named = |id: &str, name: &str| DeploymentResponse {
+            name: name.into(),
+            ..example(id, "ACTIVE")
+        };
+        let answer = || {
+            vec![
+                named("aaaaaaaa", "v1.0"),
+                named("bbbbbbbb", "twice"),
+                named("cccccccc", "twice"),
+            ]
+        };
+        let chosen = choose(answer(), "m", "v1.0").unwrap();
+        assert_eq!(chosen.id.as_str(), "aaaaaaaa");
+        let error = choose(answer(), "m", "twice").unwrap_err().to_string();
         assert!(error.contains("bbbbbbbb, cccccccc"), "{error}");
-        let error = choose(&answer, "m", "none").unwrap_err().to_string();
+        let error = choose(answer(), "m", "none").unwrap_err().to_string();
         assert!(error.contains("samovar deployment list m"), "{error}");
     }
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
-use reqwest::Method;
-use samovar_client::{ANSWER_TIMEOUT, Client, ClientError};
-use serde_json::{Value, json};
+use samovar_client::text::printable;
+use samovar_client::{Client, StatusCode};
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::environments::EnvironmentResponse;
+use samovar_types::promotion::PromotionStatus;
 
 use crate::commands::environment::{Place, deployment};
-use crate::output::{self, cell};
+use crate::output::{self, word};
 
 /// The longest canary, and the time for its candidate to be built and get ready.
 pub const PATIENCE: Duration = Duration::from_secs((24 + 1) * 3600);
@@ -30,46 +32,47 @@ enum Stand {
 }
 
 /// Reads it from the deployment and from the environment, which was asked for after it.
-fn stand(deployment: &Value, environment: &Value) -> Stand {
-    let id = &deployment["id"];
-    let going = &environment["in_progress_promotion"];
-    if going["deployment_id"] == *id {
+fn stand(deployment: &DeploymentResponse, environment: &EnvironmentResponse) -> Stand {
+    let id = deployment.id;
+    let going = environment.in_progress_promotion.as_ref();
+    if let Some(going) = going.filter(|going| going.deployment_id == id) {
         return Stand::Going {
-            status: cell(&going["status"]),
-            percent: going["percent_traffic_to_new_version"]
-                .as_u64()
-                .unwrap_or(0),
+            status: word(&going.status),
+            percent: going.percent_traffic_to_new_version.into(),
         };
     }
-    if environment["current_deployment"]["id"] == *id {
+    let current = environment.current_deployment.as_ref();
+    if current.is_some_and(|current| current.id == id) {
         return Stand::Succeeded;
     }
-    let last = &environment["last_promotion"];
-    let reason = |value: &Value| match value {
-        Value::Null => String::new(),
-        reason => format!(": {}", cell(reason)),
+    let reason = |reason: Option<&String>| match reason {
+        None => String::new(),
+        Some(reason) => format!(": {}", printable(reason)),
     };
-    if last["deployment_id"] == *id {
-        return match last["status"].as_str() {
-            Some("SUCCEEDED") => Stand::Failed(
-                "it took over, and another deployment has taken its place since".into(),
-            ),
-            status => Stand::Failed(format!(
+    let last = environment.last_promotion.as_ref();
+    if let Some(last) = last.filter(|last| last.deployment_id == id) {
+        return Stand::Failed(match last.status {
+            PromotionStatus::Succeeded => {
+                "it took over, and another deployment has taken its place since".into()
+            }
+            status => format!(
                 "it ended {}{}",
-                status.unwrap_or("without a word"),
-                reason(&last["error_message"])
-            )),
-        };
+                word(&status),
+                reason(last.error_message.as_ref())
+            ),
+        });
     }
-    let status = deployment["status"].as_str().unwrap_or_default();
-    match status {
-        "BUILDING" | "DEPLOYING" | "LOADING_MODEL" | "UPDATING" => Stand::Building,
-        _ if deployment["status_reason"].is_null() => Stand::Failed(format!(
-            "the deployment is {status}, but its promotion was called off or another went before it"
+    let status = deployment.status;
+    match &deployment.status_reason {
+        _ if status.is_unfinished() => Stand::Building,
+        None => Stand::Failed(format!(
+            "the deployment is {}, but its promotion was called off or another went before it",
+            word(&status)
         )),
-        _ => Stand::Failed(format!(
-            "the deployment is {status}{}",
-            reason(&deployment["status_reason"])
+        told => Stand::Failed(format!(
+            "the deployment is {}{}",
+            word(&status),
+            reason(told.as_ref())
         )),
     }
 }
@@ -79,13 +82,17 @@ fn stand(deployment: &Value, environment: &Value) -> Stand {
 pub async fn until_ended(
     client: &Client,
     place: &Place,
-    promoted: &Value,
-) -> anyhow::Result<Value> {
+    promoted: &DeploymentResponse,
+) -> anyhow::Result<EnvironmentResponse> {
     watch(client, place, promoted, Pace::AsSet).await
 }
 
 /// The same, but without any stages.
-pub async fn at_once(client: &Client, place: &Place, promoted: &Value) -> anyhow::Result<Value> {
+pub async fn at_once(
+    client: &Client,
+    place: &Place,
+    promoted: &DeploymentResponse,
+) -> anyhow::Result<EnvironmentResponse> {
     watch(client, place, promoted, Pace::Forced).await
 }
 
@@ -98,16 +105,15 @@ enum Pace {
 async fn watch(
     client: &Client,
     place: &Place,
-    promoted: &Value,
+    promoted: &DeploymentResponse,
     pace: Pace,
-) -> anyhow::Result<Value> {
+) -> anyhow::Result<EnvironmentResponse> {
     let model = &place.model;
-    let path = format!("/v1/models/{model}/deployments/{}", cell(&promoted["id"]));
     let mut shown = Shown::new();
     let begun = std::time::Instant::now();
     loop {
-        let candidate = client.get(&path).await?;
-        let environment = client.get(&place.path()).await?;
+        let candidate = client.deployment(model, promoted.id.as_str()).await?;
+        let environment = client.environment(model, &place.environment).await?;
         let stand = stand(&candidate, &environment);
         match stand {
             Stand::Succeeded => {
@@ -118,7 +124,7 @@ async fn watch(
                 shown.end();
                 bail!(
                     "{} was not promoted to {} of {model}: {reason}",
-                    deployment(promoted),
+                    deployment(Some(promoted)),
                     place.environment
                 );
             }
@@ -137,11 +143,10 @@ async fn watch(
 }
 
 async fn force(client: &Client, place: &Place) -> anyhow::Result<()> {
-    let path = format!("{}/force_roll_forward_promotion", place.path());
-    let request = client.request(Method::POST, &path)?.json(&json!({}));
-    match client.send(request.timeout(ANSWER_TIMEOUT)).await {
-        // It ended by itself in this moment.
-        Err(ClientError::Refused { status, .. }) if status.as_u16() == 409 => Ok(()),
+    let forced = client.force_roll_forward_promotion(&place.model, &place.environment);
+    match forced.await {
+        // It ended in this moment.
+        Err(error) if error.status() == Some(StatusCode::CONFLICT) => Ok(()),
         Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -192,57 +197,59 @@ impl Shown {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use samovar_types::api::promotions::PromotionResponse;
 
-    fn environment(current: &str, going: Value, last: Value) -> Value {
-        json!({
-            "current_deployment": { "id": current },
-            "in_progress_promotion": going,
-            "last_promotion": last,
-        })
+    use super::*;
+    use crate::commands::deployment::example as deployed;
+    use crate::commands::environment::{example, example_promotion};
+
+    const OLD: &str = "old00000";
+    const NEW: &str = "new00000";
+
+    fn environment(
+        current: &str,
+        going: Option<PromotionResponse>,
+        last: Option<PromotionResponse>,
+    ) -> EnvironmentResponse {
+        example(Some(deployed(current, "ACTIVE")), going, last)
     }
 
     #[test]
     fn each_stand_is_known() {
-        let new = |status: &str| json!({ "id": "new", "status": status, "status_reason": null });
-        let none = || Value::Null;
-        let going = json!({ "deployment_id": "new", "status": "RAMPING_UP", "percent_traffic_to_new_version": 40 });
+        let new = |status: &str| deployed(NEW, status);
+        let going = PromotionResponse {
+            percent_traffic_to_new_version: 40,
+            ..example_promotion(NEW, "RAMPING_UP")
+        };
         assert_eq!(
-            stand(&new("ACTIVE"), &environment("old", going, none())),
+            stand(&new("ACTIVE"), &environment(OLD, Some(going), None)),
             Stand::Going {
                 status: "RAMPING_UP".into(),
                 percent: 40
             }
         );
-        let moved = environment("new", none(), none());
+        let moved = environment(NEW, None, None);
         assert_eq!(stand(&new("ACTIVE"), &moved), Stand::Succeeded);
-        let others = json!({ "deployment_id": "other", "status": "SUCCEEDED" });
-        let waits = environment("old", none(), others);
+        let others = example_promotion("other000", "SUCCEEDED");
+        let waits = environment(OLD, None, Some(others));
         assert_eq!(stand(&new("BUILDING"), &waits), Stand::Building);
+        let ended = |status: &str, error: Option<&str>| {
+            let last = PromotionResponse {
+                error_message: error.map(str::to_owned),
+                ..example_promotion(NEW, status)
+            };
+            environment(OLD, None, Some(last))
+        };
+        let mut failed = new("DEPLOY_FAILED");
+        failed.status_reason = Some("no graph".into());
         for (deployment, environment, reason) in [
+            (new("ACTIVE"), ended("CANCELED", None), "CANCELED"),
             (
                 new("ACTIVE"),
-                environment(
-                    "old",
-                    none(),
-                    json!({ "deployment_id": "new", "status": "CANCELED" }),
-                ),
-                "CANCELED",
-            ),
-            (
-                new("ACTIVE"),
-                environment(
-                    "old",
-                    none(),
-                    json!({ "deployment_id": "new", "status": "FAILED", "error_message": "5 % errors" }),
-                ),
+                ended("FAILED", Some("5 % errors")),
                 "FAILED: 5 % errors",
             ),
-            (
-                json!({ "id": "new", "status": "DEPLOY_FAILED", "status_reason": "no graph" }),
-                waits.clone(),
-                "DEPLOY_FAILED: no graph",
-            ),
+            (failed, waits.clone(), "DEPLOY_FAILED: no graph"),
             (new("ACTIVE"), waits, "called off"),
         ] {
             let Stand::Failed(found) = stand(&deployment, &environment) else {

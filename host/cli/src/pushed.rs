@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use samovar_bundle::collect::{LocalBlob, LocalBundle};
-use samovar_client::{Client, config};
-use samovar_types::names::PRODUCTION;
-use serde_json::{Value, json};
+use samovar_client::text::printable;
+use samovar_client::{Client, Target as Called, config};
+use samovar_types::api::models::PushResponse;
+use samovar_types::digest::Digest;
+use serde::Serialize;
 
 use crate::commands::deployment::init_snapshot;
-use crate::output::{self, Format, cell, quoted};
+use crate::output::{self, Format, quoted, word};
 
 /// A push that went well.
 pub struct Report<'a> {
@@ -23,6 +25,17 @@ pub struct Report<'a> {
     pub target: Target<'a>,
     /// Time that the server took.
     pub took: Duration,
+}
+
+/// What programs read of a push.
+#[derive(Serialize)]
+struct Pushed<'a> {
+    #[serde(flatten)]
+    answer: &'a PushResponse,
+    uploaded: &'a BTreeSet<Digest>,
+    url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_inference_url: Option<String>,
 }
 
 /// What a push was for.
@@ -38,45 +51,52 @@ pub enum Target<'a> {
 
 impl Report<'_> {
     /// Tells it.
-    pub fn print(&self, client: &Client, mut answer: Value, format: Format) -> anyhow::Result<()> {
-        let base = base(client.url(), &answer, self.target);
+    pub fn print(
+        &self,
+        client: &Client,
+        answer: &PushResponse,
+        format: Format,
+    ) -> anyhow::Result<()> {
+        let base = base(client, answer, self.target);
         let call = Call::of(self.local, &base);
-        let uploaded: BTreeSet<_> = self.sent.iter().map(|one| one.digest.to_string()).collect();
+        let uploaded: BTreeSet<Digest> = self.sent.iter().map(|one| one.digest).collect();
+        let open_inference_url = self.local.open_inference.as_ref();
+        let open_inference_url = open_inference_url.map(|_| format!("{base}/sync"));
         if format == Format::Json {
-            if let Some(fields) = answer.as_object_mut() {
-                fields.insert("uploaded".into(), json!(uploaded));
-                fields.insert("url".into(), json!(call.url));
-                if self.local.open_inference.is_some() {
-                    fields.insert("open_inference_url".into(), json!(format!("{base}/sync")));
-                }
-            }
-            return output::document(&answer);
+            return output::document(&Pushed {
+                answer,
+                uploaded: &uploaded,
+                url: &call.url,
+                open_inference_url,
+            });
         }
         let (new, old): (Vec<&LocalBlob>, Vec<&LocalBlob>) = self
             .local
             .blobs
             .iter()
-            .partition(|blob| uploaded.contains(&blob.digest.to_string()));
-        let deployment = &answer["deployment"];
-        let (id, name) = (cell(&deployment["id"]), cell(&deployment["name"]));
+            .partition(|blob| uploaded.contains(&blob.digest));
+        let deployment = &answer.deployment;
         let mut lines = vec![
             ("uploaded", files(&new)),
             ("already there", files(&old)),
-            ("model", cell(&answer["model"]["name"])),
-            ("deployment", format!("{id} ({name})")),
-            ("status", cell(&deployment["status"])),
+            ("model", printable(&answer.model.name)),
+            (
+                "deployment",
+                format!("{} ({})", deployment.id, printable(&deployment.name)),
+            ),
+            ("status", word(&deployment.status)),
             ("took", format!("{} ms", self.took.as_millis())),
             ("url", call.url.clone()),
         ];
-        if self.local.open_inference.is_some() {
-            lines.push(("open inference", format!("{base}/sync")));
+        if let Some(url) = open_inference_url {
+            lines.push(("open inference", url));
         }
         if let Some(line) = init_snapshot(deployment) {
             lines.push(("snapshot", line));
         }
         output::properties(&lines)?;
         output::line("\nnext:")?;
-        for line in next(&answer, self.target, &call) {
+        for line in next(answer, self.target, &call) {
             output::line(&format!("  {line}"))?;
         }
         let key = key(client);
@@ -164,11 +184,11 @@ impl Call {
 }
 
 /// Commands that lead on.
-fn next(answer: &Value, target: Target<'_>, call: &Call) -> Vec<String> {
+fn next(answer: &PushResponse, target: Target<'_>, call: &Call) -> Vec<String> {
     let options = call.options();
-    let model = cell(&answer["model"]["name"]);
-    let deployment = &answer["deployment"];
-    let id = cell(&deployment["id"]);
+    let model = printable(&answer.model.name);
+    let deployment = &answer.deployment;
+    let id = deployment.id;
     if target == Target::Development {
         return vec![
             format!("samovar predict {model} --development {options}"),
@@ -184,10 +204,12 @@ fn next(answer: &Value, target: Target<'_>, call: &Call) -> Vec<String> {
         format!("samovar deployment logs {model} {id} -f"),
     ];
     match target {
-        Target::Environment(environment) if deployment["environment"] != environment => {
+        Target::Environment(environment)
+            if deployment.environment.as_deref() != Some(environment) =>
+        {
             lines.push(format!("samovar promotion show {model} {environment}"));
         }
-        Target::Deployment if deployment["environment"].is_null() => {
+        Target::Deployment if deployment.environment.is_none() => {
             lines.push(format!(
                 "samovar promote {model} {id}    moves production there"
             ));
@@ -224,17 +246,15 @@ fn files(blobs: &[&LocalBlob]) -> String {
 }
 
 /// Where the deployment that was just made is called, without a path of its own.
-fn base(server: &str, answer: &Value, target: Target<'_>) -> String {
-    let deployment = &answer["deployment"];
+fn base(client: &Client, answer: &PushResponse, target: Target<'_>) -> String {
+    let id = answer.deployment.id;
     let target = match target {
-        _ if deployment["is_production"] == true => PRODUCTION.to_owned(),
-        Target::Development => "development".to_owned(),
-        Target::Environment(PRODUCTION) => PRODUCTION.to_owned(),
-        Target::Environment(environment) => format!("environments/{environment}"),
-        Target::Deployment => format!("deployment/{}", cell(&deployment["id"])),
+        _ if answer.deployment.is_production => Called::Production,
+        Target::Development => Called::Development,
+        Target::Environment(environment) => Called::of_environment(environment),
+        Target::Deployment => Called::Deployment(id.as_str()),
     };
-    let model = cell(&answer["model"]["name"]);
-    format!("{server}/models/{model}/{target}")
+    client.inference_url(&printable(&answer.model.name), target)
 }
 
 #[cfg(test)]
@@ -243,22 +263,32 @@ mod tests {
 
     use samovar_bundle::open_inference::Description;
     use samovar_onnx::port::{Port, PortType, Ports};
+    use samovar_types::api::deployments::DeploymentResponse;
+    use serde_json::json;
 
     use super::*;
+    use crate::commands::deployment::example;
 
-    fn answer(is_production: bool) -> Value {
-        json!({
-            "model": { "name": "m" },
-            "deployment": {
-                "id": "dep12345", "is_production": is_production,
-                "environment": is_production.then_some("production"),
+    fn answer(is_production: bool) -> PushResponse {
+        let model = json!({
+            "id": "abcd1234", "created_at": "2026-01-01T00:00:00Z", "name": "m", "deployments_count": 1,
+            "production_deployment_id": null, "development_deployment_id": null,
+            "instance_type_name": "cpu", "team_name": "default",
+        });
+        PushResponse {
+            model: serde_json::from_value(model).unwrap(),
+            deployment: DeploymentResponse {
+                is_production,
+                environment: is_production.then(|| "production".into()),
+                ..example("dep12345", "ACTIVE")
             },
-        })
+        }
     }
 
     #[test]
     fn the_address_is_the_deployments_own() {
-        let told = |is_production, target| base("http://h", &answer(is_production), target);
+        let client = Client::new("http://h", None).unwrap();
+        let told = |is_production, target| base(&client, &answer(is_production), target);
         for (is_production, target, path) in [
             (true, Target::Deployment, "production"),
             (false, Target::Deployment, "deployment/dep12345"),

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use samovar_client::Client;
-use serde_json::Value;
+use samovar_client::text::printable;
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::deployment::DeploymentStatus;
 
-use crate::output::cell;
+use crate::output::word;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -21,51 +23,56 @@ enum Outcome {
     Failed,
 }
 
-fn outcome(deployment: &Value) -> Outcome {
-    match deployment["status"].as_str().unwrap_or_default() {
-        "BUILDING" | "DEPLOYING" | "LOADING_MODEL" | "UPDATING" => Outcome::Pending,
-        "BUILD_FAILED" | "BUILD_STOPPED" | "DEPLOY_FAILED" | "FAILED" | "UNHEALTHY"
-        | "DEACTIVATING" | "INACTIVE" => Outcome::Failed,
-        _ => Outcome::Ready,
+fn outcome(status: DeploymentStatus) -> Outcome {
+    use DeploymentStatus as S;
+    match status {
+        S::Building | S::Deploying | S::LoadingModel | S::Updating => Outcome::Pending,
+        S::BuildFailed
+        | S::BuildStopped
+        | S::DeployFailed
+        | S::Failed
+        | S::Unhealthy
+        | S::Deactivating
+        | S::Inactive => Outcome::Failed,
+        S::Active | S::ScaledToZero | S::WakingUp => Outcome::Ready,
     }
 }
 
 /// Says with an error that a deployment failed, and why.
-pub fn check(deployment: &Value) -> anyhow::Result<()> {
-    if outcome(deployment) != Outcome::Failed {
+pub fn check(deployment: &DeploymentResponse) -> anyhow::Result<()> {
+    if outcome(deployment.status) != Outcome::Failed {
         return Ok(());
     }
-    let reason = match &deployment["status_reason"] {
-        Value::Null => String::new(),
-        reason => format!(": {}", cell(reason)),
+    let reason = match &deployment.status_reason {
+        None => String::new(),
+        Some(reason) => format!(": {}", printable(reason)),
     };
     bail!(
         "the deployment {} is {}{reason}",
-        cell(&deployment["id"]),
-        cell(&deployment["status"])
+        deployment.id,
+        word(&deployment.status)
     )
 }
 
 /// Asks until the deployment's outcome is clear, but no longer than `wait`.
-pub async fn wait(client: &Client, mut deployment: Value, wait: Duration) -> anyhow::Result<Value> {
-    let path = format!(
-        "/v1/models/{}/deployments/{}",
-        cell(&deployment["model_id"]),
-        cell(&deployment["id"])
-    );
+pub async fn wait(
+    client: &Client,
+    mut deployment: DeploymentResponse,
+    wait: Duration,
+) -> anyhow::Result<DeploymentResponse> {
+    let (model, id) = (deployment.model_id, deployment.id);
     let asking = async {
-        while outcome(&deployment) == Outcome::Pending {
+        while outcome(deployment.status) == Outcome::Pending {
             tokio::time::sleep(POLL_INTERVAL).await;
-            deployment = client.get(&path).await?;
+            deployment = client.deployment(model.as_str(), id.as_str()).await?;
         }
         anyhow::Ok(())
     };
     match tokio::time::timeout(wait, asking).await {
         Ok(asked) => asked.map(|()| deployment),
         Err(_) => bail!(
-            "the deployment {} is still {} after {}; see `samovar deployment show`",
-            cell(&deployment["id"]),
-            cell(&deployment["status"]),
+            "the deployment {id} is still {} after {}; see `samovar deployment show`",
+            word(&deployment.status),
             humantime::format_duration(wait)
         ),
     }
@@ -73,15 +80,12 @@ pub async fn wait(client: &Client, mut deployment: Value, wait: Duration) -> any
 
 #[cfg(test)]
 mod tests {
-    use samovar_types::deployment::DeploymentStatus;
-    use serde_json::json;
-
     use super::*;
+    use crate::commands::deployment::example;
 
     #[test]
     fn each_status_has_the_servers_own_meaning() {
         for status in DeploymentStatus::ALL {
-            let found = outcome(&json!({ "status": status }));
             let failed =
                 status.has_failed() || status.is_off() || status == DeploymentStatus::Unhealthy;
             let wanted = match status {
@@ -89,16 +93,19 @@ mod tests {
                 _ if failed => Outcome::Failed,
                 _ => Outcome::Ready,
             };
-            assert_eq!(found, wanted, "{status:?}");
+            assert_eq!(outcome(status), wanted, "{status:?}");
         }
     }
 
     #[test]
     fn a_failure_says_why() {
-        let failed = json!({"id": "dep12345", "status": "FAILED", "status_reason": "no graph"});
+        let failed = DeploymentResponse {
+            status_reason: Some("no graph".into()),
+            ..example("dep12345", "FAILED")
+        };
         let error = check(&failed).unwrap_err().to_string();
         assert_eq!(error, "the deployment dep12345 is FAILED: no graph");
-        assert!(check(&json!({"id": "dep12345", "status": "ACTIVE"})).is_ok());
+        assert!(check(&example("dep12345", "ACTIVE")).is_ok());
     }
 
     #[tokio::test]
@@ -106,12 +113,12 @@ mod tests {
         // Nothing listens there: whoever asks gets an error.
         let client = Client::new("http://127.0.0.1:1", None).unwrap();
         let minute = Duration::from_secs(60);
-        let deployment =
-            |status: &str| json!({"id": "dep12345", "model_id": "abcd1234", "status": status});
-        let ready = deployment("ACTIVE");
-        assert_eq!(wait(&client, ready.clone(), minute).await.unwrap(), ready);
-        assert!(wait(&client, deployment("BUILDING"), minute).await.is_err());
-        let error = wait(&client, deployment("BUILDING"), Duration::from_millis(1)).await;
+        let ready = example("dep12345", "ACTIVE");
+        let answered = wait(&client, ready, minute).await.unwrap();
+        assert_eq!(answered.status, DeploymentStatus::Active);
+        let pending = || example("dep12345", "BUILDING");
+        assert!(wait(&client, pending(), minute).await.is_err());
+        let error = wait(&client, pending(), Duration::from_millis(1)).await;
         let error = error.unwrap_err().to_string();
         assert!(error.contains("still BUILDING after 1ms"), "{error}");
     }

@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use samovar_bundle::manifest::units::{DURATION_WANTED, parse_duration_ms};
-use serde_json::{Map, Value};
+use samovar_types::api::deployments::BackpressureUpdate;
+use samovar_types::api::environments::{
+    CorsUpdate, CreateEnvironmentRequest, UpdateEnvironmentRequest,
+};
+use samovar_types::promotion_settings::{AnalysisUpdate, CleanupStrategy, PromotionSettingsUpdate};
+use samovar_types::settings::{AutoscalingUpdate, BackpressurePolicy};
 
 /// What is set; what is left out stays.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -115,22 +120,16 @@ struct Analysis {
 }
 
 impl Analysis {
-    fn value(&self) -> Option<Value> {
-        let fields = [
-            ("max_error_rate", self.max_error_rate.map(Value::from)),
-            (
-                "max_p95_latency_ratio",
-                self.max_p95_latency_ratio.map(Value::from),
-            ),
-            ("min_requests", self.min_requests.map(Value::from)),
-        ];
-        let set = fields.into_iter();
-        let set: Map<_, _> = set
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect();
-        match set.is_empty() {
-            true => self.no_analysis.then_some(Value::Null),
-            false => Some(set.into()),
+    /// `Some(None)` turns it off.
+    fn update(&self) -> Option<Option<AnalysisUpdate>> {
+        let update = AnalysisUpdate {
+            max_error_rate: self.max_error_rate,
+            max_p95_latency_ratio: self.max_p95_latency_ratio,
+            min_requests: self.min_requests,
+        };
+        match update == AnalysisUpdate::default() {
+            true => self.no_analysis.then_some(None),
+            false => Some(Some(update)),
         }
     }
 }
@@ -156,60 +155,89 @@ enum Cleanup {
 }
 
 impl Settings {
-    /// What the server is told: only what was set.
-    pub fn body(&self) -> Map<String, Value> {
+    /// The request for a new environment with these settings.
+    pub fn create(&self, name: &str) -> anyhow::Result<CreateEnvironmentRequest> {
+        Ok(CreateEnvironmentRequest {
+            name: name.to_owned(),
+            autoscaling_settings: self.autoscaling(),
+            promotion_settings: self.promotion(),
+            request_backpressure_settings: self.backpressure(),
+            cors_settings: self.cors()?,
+        })
+    }
+
+    /// The request that changes what was set; nothing when nothing was.
+    pub fn update(&self) -> anyhow::Result<Option<UpdateEnvironmentRequest>> {
+        let request = UpdateEnvironmentRequest {
+            autoscaling_settings: self.autoscaling(),
+            promotion_settings: self.promotion(),
+            request_backpressure_settings: self.backpressure(),
+            cors_settings: self.cors()?,
+            autoscaling_schedule_settings: None,
+            traffic_routing_settings: None,
+        };
+        let is_something = request.autoscaling_settings.is_some()
+            || request.promotion_settings.is_some()
+            || request.request_backpressure_settings.is_some()
+            || request.cors_settings.is_some();
+        Ok(is_something.then_some(request))
+    }
+
+    fn autoscaling(&self) -> Option<AutoscalingUpdate> {
+        let update = AutoscalingUpdate {
+            min_replica: self.min_replica,
+            max_replica: self.max_replica,
+            autoscaling_window: self.autoscaling_window,
+            scale_down_delay: self.scale_down_delay,
+            concurrency_target: self.concurrency_target,
+            target_utilization_percentage: self.target_utilization,
+            max_scale_down_rate: self.max_scale_down_rate,
+            target_in_flight_tokens: None,
+        };
+        (update != AutoscalingUpdate::default()).then_some(update)
+    }
+
+    fn promotion(&self) -> Option<PromotionSettingsUpdate> {
         let switch = |on: bool, off: bool| (on || off).then_some(on);
         let sticky = match self.no_sticky_header {
             true => Some(String::new()),
             false => self.sticky_header.clone(),
         };
-        let mut body = Map::new();
-        let mut set = |section: &str, name: &str, value: Option<Value>| {
-            let Some(value) = value else { return };
-            let fields = body.entry(section).or_insert_with(|| Map::new().into());
-            fields[name] = value;
+        let update = PromotionSettingsUpdate {
+            redeploy_on_promotion: switch(self.redeploy, self.no_redeploy),
+            ramp_up_while_promoting: switch(self.ramp_up, self.no_ramp_up),
+            ramp_up_duration_seconds: self.ramp_up_duration,
+            promotion_cleanup_strategy: self.cleanup.map(|strategy| match strategy {
+                Cleanup::Keep => CleanupStrategy::Keep,
+                Cleanup::ScaleToZero => CleanupStrategy::ScaleToZero,
+                Cleanup::Deactivate => CleanupStrategy::Deactivate,
+            }),
+            sticky_header: sticky.map(Some),
+            analysis: self.analysis.update(),
+            shadow_percent: self.shadow_percent.map(Some),
+            ..PromotionSettingsUpdate::default()
         };
-        let mut autoscaling = |name: &str, value: Option<u32>| {
-            set("autoscaling_settings", name, value.map(Value::from));
+        (update != PromotionSettingsUpdate::default()).then_some(update)
+    }
+
+    fn backpressure(&self) -> Option<BackpressureUpdate> {
+        let policy = match self.on_full? {
+            OnFull::Queue => BackpressurePolicy::QueueOnFull,
+            OnFull::Reject => BackpressurePolicy::RejectOnFull,
         };
-        autoscaling("min_replica", self.min_replica);
-        autoscaling("max_replica", self.max_replica);
-        autoscaling("autoscaling_window", self.autoscaling_window);
-        autoscaling("scale_down_delay", self.scale_down_delay);
-        autoscaling("concurrency_target", self.concurrency_target);
-        autoscaling("target_utilization_percentage", self.target_utilization);
-        autoscaling("max_scale_down_rate", self.max_scale_down_rate);
-        let mut promotion = |name: &str, value: Option<Value>| {
-            set("promotion_settings", name, value);
-        };
-        let ramp_up = switch(self.ramp_up, self.no_ramp_up);
-        promotion("ramp_up_while_promoting", ramp_up.map(Value::from));
-        let duration = self.ramp_up_duration;
-        promotion("ramp_up_duration_seconds", duration.map(Value::from));
-        let redeploy = switch(self.redeploy, self.no_redeploy);
-        promotion("redeploy_on_promotion", redeploy.map(Value::from));
-        let cleanup = self.cleanup.map(|strategy| match strategy {
-            Cleanup::Keep => "KEEP",
-            Cleanup::ScaleToZero => "SCALE_TO_ZERO",
-            Cleanup::Deactivate => "DEACTIVATE",
-        });
-        promotion("promotion_cleanup_strategy", cleanup.map(Value::from));
-        promotion("sticky_header", sticky.map(Value::from));
-        promotion("shadow_percent", self.shadow_percent.map(Value::from));
-        promotion("analysis", self.analysis.value());
-        let policy = self.on_full.map(|policy| match policy {
-            OnFull::Queue => "QUEUE_ON_FULL",
-            OnFull::Reject => "REJECT_ON_FULL",
-        });
-        set(
-            "request_backpressure_settings",
-            "policy",
-            policy.map(Value::from),
-        );
-        let origins = (self.no_allow_origin || !self.allow_origins.is_empty())
-            .then(|| Value::from(self.allow_origins.clone()));
-        set("cors_settings", "allowed_origins", origins);
-        body
+        Some(BackpressureUpdate {
+            policy: Some(policy),
+        })
+    }
+
+    fn cors(&self) -> anyhow::Result<Option<CorsUpdate>> {
+        if self.allow_origins.is_empty() && !self.no_allow_origin {
+            return Ok(None);
+        }
+        let origins = self.allow_origins.iter().map(|text| text.parse());
+        Ok(Some(CorsUpdate {
+            allowed_origins: Some(origins.collect::<Result<_, _>>()?),
+        }))
     }
 }
 
@@ -227,7 +255,7 @@ fn seconds(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -239,12 +267,13 @@ mod tests {
 
     fn body(line: &str) -> Value {
         let words = std::iter::once("x").chain(line.split_whitespace());
-        Line::try_parse_from(words).unwrap().settings.body().into()
+        let settings = Line::try_parse_from(words).unwrap().settings;
+        serde_json::to_value(settings.update().unwrap()).unwrap()
     }
 
     #[test]
     fn only_what_is_set_is_sent() {
-        assert_eq!(body(""), json!({}));
+        assert_eq!(body(""), Value::Null);
         assert_eq!(
             body(
                 "--min-replica 1 --ramp-up --ramp-up-duration 20s --cleanup deactivate --on-full reject"
@@ -298,9 +327,7 @@ mod tests {
         let settings = samovar_types::promotion_settings::PromotionSettings::default();
         assert!(settings.updated(&promotion).is_ok());
         let policy = all["request_backpressure_settings"]["policy"].clone();
-        assert!(
-            serde_json::from_value::<samovar_types::settings::BackpressurePolicy>(policy).is_ok()
-        );
+        assert!(serde_json::from_value::<BackpressurePolicy>(policy).is_ok());
     }
 
     #[test]

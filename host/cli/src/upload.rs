@@ -1,16 +1,12 @@
 //! Uploads blobs of a bundle: those that the server lacks, a few at a time.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::{HumanBytes, ProgressBar};
-use reqwest::{Method, StatusCode, header};
 use samovar_bundle::collect::{LocalBlob, Source};
-use samovar_client::{ANSWER_TIMEOUT, Client, ClientError};
-use tokio::io::AsyncReadExt as _;
-use tokio_util::io::ReaderStream;
+use samovar_client::{Client, ClientError};
 
 use crate::output;
 use crate::progress::Progress;
@@ -23,16 +19,8 @@ pub async fn lacking<'a>(
     blobs: &'a [LocalBlob],
 ) -> anyhow::Result<Vec<&'a LocalBlob>> {
     let checked = stream::iter(blobs).map(|blob| async move {
-        let request = client
-            .request(Method::HEAD, &path(blob))?
-            .timeout(ANSWER_TIMEOUT);
-        match client.send(request).await {
-            Ok(_) => Ok(None),
-            Err(ClientError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => {
-                Ok(Some(blob))
-            }
-            Err(error) => Err(anyhow::Error::new(error)),
-        }
+        let is_there = client.has_blob(blob.digest).await?;
+        Ok::<_, ClientError>((!is_there).then_some(blob))
     });
     let found: Vec<_> = checked.buffered(PARALLEL).try_collect().await?;
     Ok(found.into_iter().flatten().collect())
@@ -60,37 +48,15 @@ pub async fn upload(client: &Client, blobs: &[&LocalBlob]) -> anyhow::Result<()>
     progress.during(uploads).await
 }
 
-async fn put(client: &Client, blob: &LocalBlob, bar: &ProgressBar) -> anyhow::Result<()> {
-    let body = match &blob.source {
-        Source::File(path) => file(path, blob.size, bar).await?,
-        Source::Memory { bytes, .. } => bytes.clone().into(),
-    };
-    let request = client
-        .request(Method::PUT, &path(blob))?
-        .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CONTENT_LENGTH, blob.size)
-        .body(body);
-    client.send(request).await?;
-    Ok(())
-}
-
-async fn file(path: &Path, size: u64, bar: &ProgressBar) -> anyhow::Result<reqwest::Body> {
-    let file = tokio::fs::File::open(path).await?;
-    let found = file.metadata().await?.len();
-    if found != size {
-        bail!(
-            "the file changed while it was pushed: found {found} bytes, wanted {size}; push again"
-        );
+async fn put(client: &Client, blob: &LocalBlob, bar: &ProgressBar) -> Result<(), ClientError> {
+    match &blob.source {
+        Source::File(path) => {
+            let counter = bar.clone();
+            let sent = move |bytes| counter.inc(bytes);
+            client.upload_file(blob.digest, blob.size, path, sent).await
+        }
+        Source::Memory { bytes, .. } => client.upload(blob.digest, blob.size, bytes.clone()).await,
     }
-    // The server checks the digest; a file that grows now must not outgrow its announced length.
-    let reader = ReaderStream::with_capacity(file.take(size), 256 << 10);
-    let counter = bar.clone();
-    let counted = reader.inspect_ok(move |chunk| counter.inc(chunk.len() as u64));
-    Ok(reqwest::Body::wrap_stream(counted))
-}
-
-fn path(blob: &LocalBlob) -> String {
-    format!("/v1/blobs/{}", blob.digest)
 }
 
 fn name(blob: &LocalBlob) -> String {

@@ -1,6 +1,10 @@
 //! Why a call failed, in words for people and codes for programs.
 
+use std::path::PathBuf;
+
 use reqwest::StatusCode;
+use samovar_types::digest::Digest;
+use samovar_types::error::{ErrorCode, MissingBlobs};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -24,6 +28,48 @@ pub enum ClientError {
         url: String,
         /// What the system said.
         source: Reason,
+    },
+    /// The response is not what a server of this release sends.
+    #[error("{url} did not answer with JSON: is that a Samovar server?")]
+    NoJson {
+        /// What was called.
+        url: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The response is JSON of another form: another release, or no Samovar server.
+    #[error(
+        "{url} answered with JSON of another form: is that a Samovar server of another release?"
+    )]
+    OtherForm {
+        /// What was called.
+        url: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The response is longer than any that is read.
+    #[error("{url} answered with more than {limit} bytes")]
+    TooLong {
+        /// What was called.
+        url: String,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// What was to be called is no address.
+    #[error("the address {text}: {problem}")]
+    Address {
+        /// The address.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file that was to be sent cannot be.
+    #[error("{}: {problem}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The server said no.
     #[error("{}", refusal(*status, answer))]
@@ -75,11 +121,43 @@ impl ClientError {
         }
     }
 
-    /// The program-readable reason and its facts.
-    pub fn code(&self) -> Option<(&str, &Value)> {
+    /// The code of a refusal; nothing when it is none, or of another release.
+    pub fn code(&self) -> Option<ErrorCode> {
         match self {
-            Self::Refused { answer, .. } => Some((answer.error_code.as_deref()?, &answer.detail)),
+            Self::Refused { answer, .. } => answer.error_code.as_deref()?.parse().ok(),
             _ => None,
+        }
+    }
+
+    /// The status of a refusal.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the server says that there is no such thing.
+    pub fn is_not_found(&self) -> bool {
+        self.status() == Some(StatusCode::NOT_FOUND)
+    }
+
+    /// The files of a push that the server says it lacks.
+    pub fn missing_blobs(&self) -> Vec<Digest> {
+        let Self::Refused { answer, .. } = self else {
+            return Vec::new();
+        };
+        if self.code() != Some(ErrorCode::MissingBlobs) {
+            return Vec::new();
+        }
+        let detail = MissingBlobs::deserialize(&answer.detail);
+        detail.map(|detail| detail.missing).unwrap_or_default()
+    }
+
+    pub(crate) fn unexpected(url: String, source: serde_json::Error) -> Self {
+        match source.is_data() {
+            true => Self::OtherForm { url, source },
+            false => Self::NoJson { url, source },
         }
     }
 }

@@ -3,6 +3,11 @@
 /// Longest event that is read.
 const MAX_EVENT_BYTES: usize = 4 << 20;
 
+/// An event is longer than any that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the server sent an event of more than {MAX_EVENT_BYTES} bytes")]
+pub struct TooLongEvent;
+
 /// Puts server-sent events together from the pieces of a body.
 #[derive(Default)]
 pub struct EventReader {
@@ -23,12 +28,12 @@ impl EventReader {
     ///
     /// # Errors
     /// An event is longer than any that is read.
-    pub fn add(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn add(&mut self, bytes: &[u8]) -> Result<(), TooLongEvent> {
         self.bytes.extend_from_slice(bytes);
-        if self.bytes.len() > MAX_EVENT_BYTES {
-            anyhow::bail!("the server sent an event of more than {MAX_EVENT_BYTES} bytes");
+        match self.bytes.len() > MAX_EVENT_BYTES {
+            true => Err(TooLongEvent),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// The next event that has arrived whole.

@@ -4,28 +4,48 @@
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod api_keys;
+mod async_requests;
+mod audit;
+mod blobs;
+mod bundles;
 pub mod config;
+mod deployments;
+mod environments;
 pub mod error;
 pub mod event_stream;
+mod events;
+mod identity;
+mod inference;
+mod logs;
+mod models;
+mod promotions;
+mod secrets;
+mod status;
 pub mod text;
+mod usage;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
-use reqwest::{Method, RequestBuilder, Response, Url};
-use serde_json::Value;
-
-pub use crate::error::{ClientError, ErrorAnswer};
+use reqwest::header::CONTENT_TYPE;
+pub use reqwest::{Body, Method, Response, StatusCode, header};
+use reqwest::{RequestBuilder, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::config::ClientConfig;
+pub use crate::error::{ClientError, ErrorAnswer};
 use crate::error::{Reason, parse_error};
+pub use crate::events::{EventStream, Received, StreamItem};
+pub use crate::inference::Target;
 
 /// The server when nothing says otherwise: what `samovar serve` listens on.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
-/// Longest wait for an ordinary answer.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for an ordinary response.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -40,6 +60,9 @@ pub struct Client {
 
 impl Client {
     /// The client for the server that the environment or the configuration file names.
+    ///
+    /// # Errors
+    /// A variable or the file says something that is no server.
     pub fn from_environment() -> anyhow::Result<Self> {
         let variable = |name: &str| match std::env::var(name) {
             Ok(value) if !value.is_empty() => Ok(Some(value)),
@@ -57,6 +80,9 @@ impl Client {
     }
 
     /// A client for a server.
+    ///
+    /// # Errors
+    /// The address is not one of http or https.
     pub fn new(url: &str, api_key: Option<String>) -> anyhow::Result<Self> {
         let base = parse_base(url)?;
         let mut builder = reqwest::Client::builder();
@@ -88,18 +114,35 @@ impl Client {
         self.api_key.is_some()
     }
 
-    /// A request for a path, which starts with a slash and may end with a query.
-    pub fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
-        let text = format!("{}{path}", self.url());
-        let url = Url::parse(&text).with_context(|| format!("the address {text}"))?;
-        let request = self.http.request(method, url);
-        Ok(match &self.api_key {
-            Some(key) => request.bearer_auth(key),
-            None => request,
-        })
+    /// A call of a route, given by the segments of its path.
+    pub(crate) fn call(&self, method: Method, path: &[&str]) -> Call<'_> {
+        let mut url = self.base.clone();
+        // The scheme of a base is http or https, which have paths.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        Call {
+            client: self,
+            method,
+            url,
+            body: None,
+            timeout: Some(ANSWER_TIMEOUT),
+        }
     }
 
-    /// Sends a request; an answer that is an error becomes one here.
+    /// A request for an address, with the key.
+    pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        let request = self.http.request(method, url);
+        match &self.api_key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// Sends a request; a response that is an error becomes one here.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.broken(error))?;
         let status = response.status();
@@ -124,34 +167,6 @@ impl Client {
         })
     }
 
-    /// Sends a request whose answer is a JSON document.
-    pub async fn json(&self, request: RequestBuilder) -> anyhow::Result<Value> {
-        let response = self.send(request).await?;
-        let url = response.url().clone();
-        let mut body = Vec::new();
-        let mut chunks = response.bytes_stream();
-        while let Some(chunk) = chunks.next().await {
-            body.extend_from_slice(&chunk.map_err(|error| self.broken(error))?);
-            if body.len() > MAX_ANSWER_BYTES {
-                bail!("{url} answered with more than {MAX_ANSWER_BYTES} bytes");
-            }
-        }
-        serde_json::from_slice(&body)
-            .with_context(|| format!("{url} did not answer with JSON: is that a Samovar server?"))
-    }
-
-    /// Gets a JSON document.
-    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let request = self.request(Method::GET, path)?;
-        self.json(request.timeout(ANSWER_TIMEOUT)).await
-    }
-
-    /// Deletes something.
-    pub async fn delete(&self, path: &str) -> anyhow::Result<Value> {
-        let request = self.request(Method::DELETE, path)?;
-        self.json(request.timeout(ANSWER_TIMEOUT)).await
-    }
-
     /// The error for a call that broke.
     pub fn broken(&self, source: reqwest::Error) -> ClientError {
         let url = self.url().to_owned();
@@ -167,6 +182,83 @@ impl Client {
                 source: reason,
             }
         }
+    }
+}
+
+/// A call of a route before it is sent.
+pub(crate) struct Call<'c> {
+    client: &'c Client,
+    method: Method,
+    url: Url,
+    body: Option<Vec<u8>>,
+    timeout: Option<Duration>,
+}
+
+impl Call<'_> {
+    /// Adds values after the `?`.
+    pub fn query<'q>(mut self, pairs: impl IntoIterator<Item = (&'q str, String)>) -> Self {
+        let mut pairs = pairs.into_iter().peekable();
+        if pairs.peek().is_some() {
+            let mut query = self.url.query_pairs_mut();
+            query.extend_pairs(pairs);
+        }
+        self
+    }
+
+    /// Sends a JSON body.
+    pub fn body(mut self, body: &impl Serialize) -> Self {
+        // Types of the API have text keys and plain values, which leave the writer nothing to fail on.
+        self.body = serde_json::to_vec(body).ok();
+        self
+    }
+
+    /// Waits longer for the response than for an ordinary one.
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Waits for the response as long as it takes.
+    pub fn patiently(mut self) -> Self {
+        self.timeout = None;
+        self
+    }
+
+    /// The request, for what has no JSON body.
+    pub fn into_request(self) -> RequestBuilder {
+        let mut request = self.client.request(self.method, self.url);
+        if let Some(timeout) = self.timeout {
+            request = request.timeout(timeout);
+        }
+        match self.body {
+            Some(body) => request.header(CONTENT_TYPE, "application/json").body(body),
+            None => request,
+        }
+    }
+
+    /// Sends it.
+    pub async fn send(self) -> Result<Response, ClientError> {
+        let client = self.client;
+        client.send(self.into_request()).await
+    }
+
+    /// Sends it and reads the JSON document of the response.
+    pub async fn json<T: DeserializeOwned>(self) -> Result<T, ClientError> {
+        let client = self.client;
+        let response = self.send().await?;
+        let url = response.url().to_string();
+        let mut body = Vec::new();
+        let mut chunks = response.bytes_stream();
+        while let Some(chunk) = chunks.next().await {
+            body.extend_from_slice(&chunk.map_err(|error| client.broken(error))?);
+            if body.len() > MAX_ANSWER_BYTES {
+                return Err(ClientError::TooLong {
+                    url,
+                    limit: MAX_ANSWER_BYTES,
+                });
+            }
+        }
+        serde_json::from_slice(&body).map_err(|source| ClientError::unexpected(url, source))
     }
 }
 
@@ -244,9 +336,12 @@ mod tests {
         }
         let client = Client::new("http://h/prefix/", None).unwrap();
         assert_eq!(client.url(), "http://h/prefix");
-        let request = client.request(Method::GET, "/v1/models").unwrap();
-        let url = request.build().unwrap().url().to_string();
-        assert_eq!(url, "http://h/prefix/v1/models");
+        let call = |path: &[&str]| client.call(Method::GET, path).url.to_string();
+        assert_eq!(call(&["v1", "models"]), "http://h/prefix/v1/models");
+        assert_eq!(
+            call(&["v1", "a/b?c", "%"]),
+            "http://h/prefix/v1/a%2Fb%3Fc/%25"
+        );
     }
 
     #[test]
@@ -270,7 +365,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let client = Client::new(&format!("http://{address}"), None).unwrap();
-        let error = client.get("/v1/models").await.unwrap_err().to_string();
+        let error = client.models().await.unwrap_err().to_string();
         let wanted = format!(
             "no Samovar server at http://{address}: start one with `samovar serve` or set SAMOVAR_URL"
         );

@@ -4,9 +4,10 @@
 mod install;
 
 use indicatif::HumanBytes;
-use samovar_cli::output::{self, Format, cell};
+use samovar_cli::output::{self, Format, or_dash};
 use samovar_client::Client;
-use serde_json::Value;
+use samovar_client::text::printable;
+use samovar_types::api::status::{Backend, Confinement, Device, ListBackendsResponse};
 
 /// What is done with them; they are listed when nothing is said.
 #[derive(Debug, clap::Args)]
@@ -34,7 +35,7 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
 
 /// Prints them.
 async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
-    let answer = client.get("/v1/backends").await?;
+    let answer = client.backends().await?;
     match format {
         Format::Json => output::document(&answer),
         Format::Text => {
@@ -67,73 +68,68 @@ async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
     }
 }
 
-fn no_devices(answer: &Value) -> String {
-    match answer["devices_reason"].as_str() {
-        Some(reason) => format!("no GPU: {}", samovar_client::text::printable(reason)),
+fn no_devices(answer: &ListBackendsResponse) -> String {
+    match &answer.devices_reason {
+        Some(reason) => format!("no GPU: {}", printable(reason)),
         None => "no GPU".into(),
     }
 }
 
-fn devices(answer: &Value) -> Vec<Vec<String>> {
-    let size = |bytes: &Value| HumanBytes(bytes.as_u64().unwrap_or_default()).to_string();
-    let row = |device: &Value| {
+fn devices(answer: &ListBackendsResponse) -> Vec<Vec<String>> {
+    let size = |bytes: u64| HumanBytes(bytes).to_string();
+    let row = |device: &Device| {
         vec![
-            cell(&device["name"]),
-            cell(&device["model"]),
-            size(&device["memory_bytes"]),
-            size(&device["free_memory_bytes"]),
-            size(&device["graph_memory_bytes"]),
-            cell(&device["driver_version"]),
-            available(device),
+            printable(&device.name),
+            printable(&device.model),
+            size(device.memory_bytes),
+            size(device.free_memory_bytes),
+            size(device.graph_memory_bytes),
+            printable(&device.driver_version),
+            available(device.available, device.reason.as_ref()),
         ]
     };
-    let devices = answer["devices"].as_array();
-    devices.into_iter().flatten().map(row).collect()
+    answer.devices.iter().map(row).collect()
 }
 
-fn confinement(answer: &Value) -> Vec<Vec<String>> {
-    let active = |barrier: &Value| {
-        let reason = barrier["reason"]
-            .as_str()
-            .map(samovar_client::text::printable);
-        match (barrier["active"].as_bool(), reason) {
-            (Some(true), None) => "yes".into(),
-            (Some(true), Some(lacks)) => format!("yes, but {lacks}"),
-            (_, reason) => format!("no: {}", reason.unwrap_or_default()),
+fn confinement(answer: &ListBackendsResponse) -> Vec<Vec<String>> {
+    let active = |barrier: &Confinement| {
+        let reason = barrier.reason.as_deref().map(printable);
+        match (barrier.active, reason) {
+            (true, None) => "yes".into(),
+            (true, Some(lacks)) => format!("yes, but {lacks}"),
+            (false, reason) => format!("no: {}", reason.unwrap_or_default()),
         }
     };
-    let row = |barrier: &Value| {
+    let row = |barrier: &Confinement| {
         vec![
-            cell(&barrier["name"]),
-            cell(&barrier["version"]),
+            printable(&barrier.name),
+            or_dash(barrier.version),
             active(barrier),
         ]
     };
-    let barriers = answer["confinement"].as_array();
-    barriers.into_iter().flatten().map(row).collect()
+    answer.confinement.iter().map(row).collect()
 }
 
-fn available(one: &Value) -> String {
-    match one["available"].as_bool() {
-        Some(true) => "yes".into(),
-        _ => format!("no: {}", cell(&one["reason"])),
+fn available(is_available: bool, reason: Option<&String>) -> String {
+    match is_available {
+        true => "yes".into(),
+        false => format!("no: {}", or_dash(reason)),
     }
 }
 
-fn rows(answer: &Value) -> Vec<Vec<String>> {
-    let backends = answer["backends"].as_array();
-    let row = |backend: &Value| {
-        let targets = backend["targets"].as_array().into_iter().flatten();
-        let targets: Vec<_> = targets.map(cell).collect();
+fn rows(answer: &ListBackendsResponse) -> Vec<Vec<String>> {
+    let row = |backend: &Backend| {
+        let targets: Vec<_> = backend.targets.iter().map(|one| printable(one)).collect();
+        let path = backend.path.as_ref();
         vec![
-            cell(&backend["name"]),
-            cell(&backend["version"]),
+            printable(&backend.name),
+            or_dash(backend.version.as_ref()),
             targets.join(", "),
-            available(backend),
-            cell(&backend["path"]),
+            available(backend.available, backend.reason.as_ref()),
+            or_dash(path.map(|path| path.display())),
         ]
     };
-    backends.into_iter().flatten().map(row).collect()
+    answer.backends.iter().map(row).collect()
 }
 
 #[cfg(test)]
@@ -142,6 +138,15 @@ mod tests {
 
     use super::*;
 
+    /// What a server answers that has only what is given.
+    fn answer(given: serde_json::Value) -> ListBackendsResponse {
+        let mut all =
+            json!({ "backends": [], "devices": [], "devices_reason": null, "confinement": [] });
+        let fields = given.as_object().unwrap().clone();
+        all.as_object_mut().unwrap().extend(fields);
+        serde_json::from_value(all).unwrap()
+    }
+
     #[test]
     fn a_card_shows_its_memory_and_what_it_lacks() {
         let card = json!({
@@ -149,7 +154,7 @@ mod tests {
             "graph_memory_bytes": 1 << 30, "driver_version": "580.1", "available": false, "reason": "built without CUDA",
         });
         assert_eq!(
-            devices(&json!({"devices": [card]})),
+            devices(&answer(json!({"devices": [card]}))),
             [[
                 "cuda:0",
                 "NVIDIA H100",
@@ -160,18 +165,18 @@ mod tests {
                 "no: built without CUDA"
             ]]
         );
-        let none = json!({"devices": [], "devices_reason": "no NVIDIA driver"});
+        let none = answer(json!({"devices": [], "devices_reason": "no NVIDIA driver"}));
         assert!(devices(&none).is_empty());
         assert_eq!(no_devices(&none), "no GPU: no NVIDIA driver");
     }
 
     #[test]
     fn what_does_not_confine_says_why() {
-        let answer = json!({"confinement": [
+        let answer = answer(json!({"confinement": [
             {"name": "rlimits", "active": true, "version": null, "reason": null},
             {"name": "landlock", "active": true, "version": 3, "reason": "this version of it does not confine signals"},
             {"name": "seccomp", "active": false, "version": null, "reason": "the kernel takes no filter"},
-        ]});
+        ]}));
         assert_eq!(
             confinement(&answer),
             [
@@ -188,10 +193,10 @@ mod tests {
 
     #[test]
     fn a_backend_that_lacks_says_why() {
-        let answer = json!({"backends": [
+        let answer = answer(json!({"backends": [
             {"name": "rten", "version": "0.27", "path": null, "targets": ["cpu"], "available": true, "reason": null},
             {"name": "onnxruntime", "version": null, "path": null, "targets": ["cpu", "gpu"], "available": false, "reason": "not found"},
-        ]});
+        ]}));
         assert_eq!(
             rows(&answer),
             [

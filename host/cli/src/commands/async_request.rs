@@ -5,18 +5,16 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use jiff::Timestamp;
-use reqwest::Method;
-use samovar_client::{ANSWER_TIMEOUT, Client};
+use samovar_client::text::printable;
+use samovar_client::{Client, Target};
+use samovar_types::api::async_requests::{AsyncRequestResponse, SubmitAsyncRequest};
 use samovar_types::async_request::MAX_SUBMISSION_BYTES;
-use serde::Serialize;
-use serde_json::Value;
-use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt as _;
 
 use crate::commands::predict;
 use crate::failure::UsageError;
 use crate::identifier;
-use crate::output::{self, Format, cell, since};
+use crate::output::{self, Format, since, word};
 
 /// A request that was handed in.
 #[derive(Debug, clap::Args)]
@@ -27,12 +25,6 @@ pub struct Place {
     /// The request's id
     #[arg(value_parser = identifier)]
     id: String,
-}
-
-impl Place {
-    fn path(&self) -> String {
-        format!("/models/{}/async_request/{}", self.model, self.id)
-    }
 }
 
 /// What to do.
@@ -60,35 +52,24 @@ pub struct HandIn {
     priority: Option<u8>,
 }
 
-#[derive(Serialize)]
-struct Submission<'a> {
-    model_input: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    webhook_endpoint: &'a Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    priority: Option<u8>,
-}
-
 /// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     match action {
         Action::Show(place) => {
-            let answer = client.get(&place.path()).await?;
+            let answer = client.async_request(&place.model, &place.id).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::properties(&properties(&answer, Timestamp::now())),
             }
         }
         Action::Result(place) => {
-            let path = format!("{}/result", place.path());
-            let request = client.request(Method::GET, &path)?;
-            let response = client.send(request).await?;
+            let response = client.async_result(&place.model, &place.id).await?;
             predict::print(client, response, format).await
         }
         Action::Cancel(place) => {
-            let answer = client.delete(&place.path()).await?;
-            if answer["canceled"] != true {
-                bail!("not canceled: {}", cell(&answer["message"]));
+            let answer = client.cancel_async(&place.model, &place.id).await?;
+            if !answer.canceled {
+                bail!("not canceled: {}", printable(&answer.message));
             }
             match format {
                 Format::Json => output::document(&answer),
@@ -101,7 +82,8 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
 /// Hands a request in at a target of a model.
 pub async fn hand_in(
     client: &Client,
-    target: &str,
+    model: &str,
+    target: Target<'_>,
     how: &HandIn,
     input: &str,
     format: Format,
@@ -110,19 +92,17 @@ pub async fn hand_in(
         problem: format!("the input of a request that is answered later is JSON: {error}"),
         hint: Some("`-d '\"text\"'` for a text".into()),
     })?;
-    let body = Submission {
+    let request = SubmitAsyncRequest {
         model_input,
-        webhook_endpoint: &how.webhook,
-        priority: how.priority,
+        webhook_endpoint: how.webhook.clone(),
+        priority: how.priority.map(i64::from),
+        max_time_in_queue_seconds: None,
+        inference_retry_config: None,
     };
-    let request = client
-        .request(Method::POST, &format!("{target}/async_predict"))?
-        .timeout(ANSWER_TIMEOUT)
-        .json(&body);
-    let answer = client.json(request).await?;
+    let answer = client.submit_async(model, target, &request).await?;
     match format {
         Format::Json => output::document(&answer),
-        Format::Text => output::line(&cell(&answer["request_id"])),
+        Format::Text => output::line(&printable(&answer.request_id)),
     }
 }
 
@@ -158,19 +138,18 @@ pub async fn input(data: Option<String>, file: Option<&Path>) -> anyhow::Result<
     Ok(text)
 }
 
-fn properties(request: &Value, now: Timestamp) -> Vec<(&'static str, String)> {
+fn properties(request: &AsyncRequestResponse, now: Timestamp) -> Vec<(&'static str, String)> {
     let mut lines = vec![
-        ("id", cell(&request["request_id"])),
-        ("model", cell(&request["model_id"])),
-        ("deployment", cell(&request["deployment_id"])),
-        ("status", cell(&request["status"])),
-        ("since", since(&request["status_at"], now)),
-        ("webhook", cell(&request["webhook_status"])),
-        ("created", since(&request["created_at"], now)),
+        ("id", printable(&request.request_id)),
+        ("model", request.model_id.to_string()),
+        ("deployment", request.deployment_id.to_string()),
+        ("status", word(&request.status)),
+        ("since", since(request.status_at, now)),
+        ("webhook", word(&request.webhook_status)),
+        ("created", since(request.created_at, now)),
     ];
-    let errors = request["errors"].as_array().into_iter().flatten();
-    lines.extend(errors.map(|error| {
-        let told = format!("{}: {}", cell(&error["code"]), cell(&error["message"]));
+    lines.extend(request.errors.iter().map(|error| {
+        let told = format!("{}: {}", word(&error.code), printable(&error.message));
         ("error", told)
     }));
     lines
@@ -185,11 +164,12 @@ mod tests {
     #[test]
     fn a_request_is_shown_with_what_went_wrong() {
         let request = json!({
-            "request_id": "ab", "model_id": "m", "deployment_id": "d", "status": "FAILED",
+            "request_id": "ab", "model_id": "model000", "deployment_id": "deploy00", "webhook": null, "status": "FAILED",
             "webhook_status": "NO_WEBHOOK_PROVIDED", "created_at": "2026-01-01T00:00:00Z",
             "status_at": "2026-01-01T00:01:00Z",
             "errors": [{"code": "MODEL_PREDICT_ERROR", "message": "trap\u{1b}[2J"}],
         });
+        let request = serde_json::from_value(request).unwrap();
         let lines = properties(&request, "2026-01-01T00:02:00Z".parse().unwrap());
         for line in [
             ("status", "FAILED"),

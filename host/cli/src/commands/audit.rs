@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use samovar_client::Client;
 use samovar_client::text::printable;
+use samovar_types::api::audit::{AuditActor, AuditEntryResponse, AuditQuery};
 use serde_json::{Value, json};
 
 use crate::identifier;
@@ -36,16 +37,14 @@ pub struct Arguments {
 /// Prints it, the newest first.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
-    let mut entries: Vec<Value> = Vec::new();
+    let mut entries: Vec<AuditEntryResponse> = Vec::new();
     let mut cursor: Option<String> = None;
     let more = loop {
         let wanted = (limit - entries.len()).min(PAGE);
-        let path = address(&arguments, wanted, cursor.as_deref(), Timestamp::now())?;
-        let mut answer = client.get(&path).await?;
-        if let Value::Array(items) = answer["items"].take() {
-            entries.extend(items);
-        }
-        cursor = answer["pagination"]["cursor"].as_str().map(str::to_owned);
+        let query = query(&arguments, wanted, cursor, Timestamp::now());
+        let page = client.audit_log(&query).await?;
+        entries.extend(page.items);
+        cursor = page.pagination.cursor;
         if cursor.is_none() || entries.len() >= limit {
             break cursor.is_some();
         }
@@ -74,88 +73,65 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     }
 }
 
-fn address(
+fn query(
     arguments: &Arguments,
     limit: usize,
-    cursor: Option<&str>,
+    cursor: Option<String>,
     now: Timestamp,
-) -> anyhow::Result<String> {
-    // Only for its escapes; the client knows where the server is.
-    let mut url = reqwest::Url::parse("http://server/v1/audit_logs")?;
-    {
-        let mut query = url.query_pairs_mut();
-        query.append_pair("limit", &limit.to_string());
-        let start = arguments.since.map(|since| {
-            let since = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-            now.as_millisecond().saturating_sub(since).max(0)
-        });
-        if let Some(start) = start {
-            query.append_pair("start_epoch_millis", &start.to_string());
-        }
-        let model = arguments.model.as_deref().map(|model| ("model", model));
-        let actor = arguments.actor.as_deref().map(|actor| ("user_ids", actor));
-        let types = arguments.event_types.iter();
-        let types = types.map(|one| ("event_types", one.as_str()));
-        for (name, value) in model.into_iter().chain(actor).chain(types) {
-            query.append_pair(name, value);
-        }
-        if let Some(cursor) = cursor {
-            query.append_pair("cursor", cursor);
-        }
+) -> AuditQuery {
+    let start = arguments.since.map(|since| {
+        let since = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        now.as_millisecond().saturating_sub(since).max(0)
+    });
+    AuditQuery {
+        cursor,
+        limit: Some(limit),
+        event_types: arguments.event_types.clone(),
+        user_ids: arguments.actor.iter().cloned().collect(),
+        model: arguments.model.clone(),
+        start_epoch_millis: start,
+        ..AuditQuery::default()
     }
-    Ok(format!(
-        "{}?{}",
-        url.path(),
-        url.query().unwrap_or_default()
-    ))
 }
 
 /// An entry as a row.
-pub fn row(entry: &Value) -> Vec<String> {
-    let data = &entry["event_data"];
+pub fn row(entry: &AuditEntryResponse) -> Vec<String> {
+    let data = &entry.event_data;
+    let fact = |name: &str| data.get(name).map_or_else(|| "-".into(), cell);
     vec![
-        time(&entry["created"]),
-        who(&entry["actor"]),
-        cell(&entry["event_type"]),
-        cell(&data["model_name"]),
-        cell(&data["deployment_name"]),
-        cell(&data["environment_name"]),
+        // To the second: ids order what is closer.
+        entry.created.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        who(&entry.actor),
+        printable(&entry.event_type),
+        fact("model_name"),
+        fact("deployment_name"),
+        fact("environment_name"),
         detail(data),
     ]
 }
 
-/// To the second: ids order what is closer.
-fn time(value: &Value) -> String {
-    let time: Option<Timestamp> = value.as_str().and_then(|text| text.parse().ok());
-    time.map_or_else(
-        || cell(value),
-        |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-    )
-}
-
-fn who(actor: &Value) -> String {
-    match (&actor["api_key_prefix"], &actor["api_key_name"]) {
-        (Value::String(_), Value::String(name)) => {
-            format!("{} ({})", cell(&actor["api_key_prefix"]), printable(name))
-        }
-        (Value::String(_), _) => cell(&actor["api_key_prefix"]),
-        _ if actor["type"] == "BASETEN_SYSTEM" => "system".into(),
-        _ => "anyone".into(),
+fn who(actor: &AuditActor) -> String {
+    match (&actor.api_key_prefix, &actor.api_key_name) {
+        (Some(prefix), Some(name)) => format!("{} ({})", printable(prefix), printable(name)),
+        (Some(prefix), None) => printable(prefix),
+        (None, _) if actor.actor_type == "BASETEN_SYSTEM" => "system".into(),
+        (None, _) => "anyone".into(),
     }
 }
 
-/// What tells this change from others of its kind.
+/// What tells this change from others of its kind. Each type of event has facts of its own.
 fn detail(data: &Value) -> String {
-    if let Some(before) = data["previous_settings"].as_object() {
-        let changed = before.iter().filter(|(name, value)| data[name] != **value);
+    let fact = |name: &str| data.get(name).filter(|value| !value.is_null());
+    if let Some(Value::Object(before)) = fact("previous_settings") {
+        let now = |name: &str| data.get(name).unwrap_or(&Value::Null);
+        let changed = before.iter().filter(|(name, value)| now(name) != *value);
         let changed =
-            changed.map(|(name, value)| format!("{name} {} → {}", cell(value), cell(&data[name])));
+            changed.map(|(name, value)| format!("{name} {} → {}", cell(value), cell(now(name))));
         return changed.collect::<Vec<_>>().join(", ");
     }
-    for name in ["previous_name", "previous_policy"] {
-        if !data[name].is_null() {
-            return format!("was {}", cell(&data[name]));
-        }
+    let before = ["previous_name", "previous_policy"];
+    if let Some(before) = before.into_iter().find_map(fact) {
+        return format!("was {}", cell(before));
     }
     let facts = [
         "action",
@@ -167,8 +143,10 @@ fn detail(data: &Value) -> String {
         "webhook_signing_secret_id",
         "bundle_digest",
     ];
-    let fact = facts.into_iter().find(|name| !data[name].is_null());
-    fact.map_or_else(String::new, |name| cell(&data[name]))
+    facts
+        .into_iter()
+        .find_map(fact)
+        .map_or_else(String::new, cell)
 }
 
 #[cfg(test)]
@@ -177,15 +155,17 @@ mod tests {
 
     #[test]
     fn an_entry_is_a_row() {
-        let entry = json!({
+        let entry = serde_json::from_value(json!({
+            "id": "x", "source": "API", "client_name": null, "client_version": null, "client_session_id": null,
             "created": "2026-11-24T13:14:15.161718Z",
             "event_type": "ENVIRONMENT_UPDATED",
-            "actor": { "type": "API_KEY", "api_key_prefix": "abcd1234", "api_key_name": "ci\u{1b}" },
+            "actor": { "type": "API_KEY", "api_key_prefix": "abcd1234", "api_key_name": "ci\u{1b}", "email": null },
             "event_data": {
                 "model_name": "m", "environment_name": "staging", "max_replica": 3, "min_replica": 0,
                 "previous_settings": { "max_replica": 1, "min_replica": 0 },
             },
-        });
+        }))
+        .unwrap();
         assert_eq!(
             row(&entry),
             [
@@ -198,8 +178,14 @@ mod tests {
                 "max_replica 1 → 3",
             ]
         );
-        assert_eq!(who(&json!({ "type": "BASETEN_SYSTEM" })), "system");
-        assert_eq!(who(&json!({ "type": "ANYONE" })), "anyone");
+        let actor = |actor_type: &str| AuditActor {
+            actor_type: actor_type.into(),
+            email: None,
+            api_key_prefix: None,
+            api_key_name: None,
+        };
+        assert_eq!(who(&actor("BASETEN_SYSTEM")), "system");
+        assert_eq!(who(&actor("ANYONE")), "anyone");
         let renamed = json!({ "previous_name": "old" });
         assert_eq!(detail(&renamed), "was old");
         assert_eq!(detail(&json!({ "action": "PAUSE" })), "PAUSE");
@@ -207,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_escaped() {
+    fn what_is_asked_becomes_a_query() {
         let arguments = Arguments {
             model: Some("m".into()),
             since: Some(Duration::from_secs(10)),
@@ -216,10 +202,14 @@ mod tests {
             limit: 7,
         };
         let now = Timestamp::from_second(60).unwrap();
+        let pairs = query(&arguments, 7, Some("D.x/y".into()), now).pairs();
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         assert_eq!(
-            address(&arguments, 7, Some("D.x/y"), now).unwrap(),
-            "/v1/audit_logs?limit=7&start_epoch_millis=50000&model=m&user_ids=system\
-             &event_types=A&event_types=B&cursor=D.x%2Fy"
+            pairs.join("&"),
+            "limit=7&cursor=D.x/y&event_types=A&event_types=B&user_ids=system&model=m&start_epoch_millis=50000"
         );
     }
 }

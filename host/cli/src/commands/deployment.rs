@@ -8,15 +8,17 @@ use std::fmt;
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use samovar_client::Client;
 use samovar_client::text::printable;
-use serde_json::Value;
+use samovar_client::{Client, Target};
+use samovar_types::api::deployments::{
+    DeploymentGraph, DeploymentResponse, ListDeploymentsResponse,
+};
 
 use crate::commands::logs::{self, Follow};
 use crate::confirm::Consent;
 use crate::identifier;
 use crate::named::{self, deployment_name};
-use crate::output::{self, Format, cell, since};
+use crate::output::{self, Format, or_dash, since, word};
 
 /// As much of a reason as a list shows; `show` tells it whole.
 const MAX_REASON_CHARS: usize = 60;
@@ -37,21 +39,14 @@ impl Place {
     async fn find(&mut self, client: &Client) -> anyhow::Result<()> {
         if !matches!(&*self.deployment, "production" | "development") {
             let found = named::deployment(client, &self.model, &self.deployment).await?;
-            self.deployment = cell(&found["id"]);
+            self.deployment = found.id.to_string();
         }
         Ok(())
     }
 
-    fn path(&self) -> String {
-        format!("/v1/models/{}/deployments/{}", self.model, self.deployment)
-    }
-
-    fn wake_path(&self) -> String {
-        let target = match &*self.deployment {
-            target @ ("production" | "development") => target.to_owned(),
-            id => format!("deployment/{id}"),
-        };
-        format!("/models/{}/{target}/wake", self.model)
+    /// Where it is called.
+    fn target(&self) -> Target<'_> {
+        Target::of_deployment(&self.deployment)
     }
 }
 
@@ -127,9 +122,7 @@ pub async fn run(client: &Client, mut action: Action, format: Format) -> anyhow:
     }
     match action {
         Action::List { model } => {
-            let answer = client
-                .get(&format!("/v1/models/{model}/deployments"))
-                .await?;
+            let answer = client.deployments(&model).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::table(
@@ -148,7 +141,7 @@ pub async fn run(client: &Client, mut action: Action, format: Format) -> anyhow:
             }
         }
         Action::Show(place) => {
-            let answer = client.get(&place.path()).await?;
+            let answer = client.deployment(&place.model, &place.deployment).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::properties(&properties(&answer, now)),
@@ -159,10 +152,14 @@ pub async fn run(client: &Client, mut action: Action, format: Format) -> anyhow:
         Action::Replicas { place, kill } => {
             replicas::run(client, &place, kill.as_deref(), format).await
         }
-        Action::Logs { place, follow } => logs::print(client, &place.path(), follow, format).await,
+        Action::Logs { place, follow } => {
+            logs::print(client, &place.model, &place.deployment, follow, format).await
+        }
         Action::Delete { place, consent } => {
             consent.ask(&format!("delete {place}"))?;
-            let answer = client.delete(&place.path()).await?;
+            let answer = client
+                .delete_deployment(&place.model, &place.deployment)
+                .await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::line(&format!("deleted {place}")),
@@ -172,117 +169,135 @@ pub async fn run(client: &Client, mut action: Action, format: Format) -> anyhow:
 }
 
 /// As much of a reason as a row has room for.
-fn short(reason: &Value) -> String {
-    let Value::String(reason) = reason else {
-        return String::new();
-    };
-    let reason = printable(reason);
+fn short(reason: Option<&str>) -> String {
+    let reason = printable(reason.unwrap_or_default());
     match reason.char_indices().nth(MAX_REASON_CHARS) {
         Some((end, _)) => format!("{}…", &reason[..end]),
         None => reason,
     }
 }
 
-fn environment(deployment: &Value) -> String {
-    match &deployment["environment"] {
-        Value::Null if deployment["is_production"] == true => "production".into(),
-        Value::Null if deployment["is_development"] == true => "development".into(),
-        other => cell(other),
+fn environment(deployment: &DeploymentResponse) -> String {
+    match &deployment.environment {
+        None if deployment.is_production => "production".into(),
+        None if deployment.is_development => "development".into(),
+        other => or_dash(other.as_ref()),
     }
 }
 
-fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
-    let deployments = answer["deployments"].as_array().into_iter().flatten();
-    deployments
-        .map(|deployment| {
-            vec![
-                cell(&deployment["id"]),
-                cell(&deployment["name"]),
-                environment(deployment),
-                cell(&deployment["status"]),
-                cell(&deployment["active_replica_count"]),
-                since(&deployment["created_at"], now),
-                short(&deployment["status_reason"]),
-            ]
-        })
-        .collect()
+fn rows(answer: &ListDeploymentsResponse, now: Timestamp) -> Vec<Vec<String>> {
+    let row = |deployment: &DeploymentResponse| {
+        vec![
+            deployment.id.to_string(),
+            printable(&deployment.name),
+            environment(deployment),
+            word(&deployment.status),
+            deployment.active_replica_count.to_string(),
+            since(deployment.created_at, now),
+            short(deployment.status_reason.as_deref()),
+        ]
+    };
+    answer.deployments.iter().map(row).collect()
 }
 
 /// A graph and what runs it.
-fn graph_line(graph: &Value) -> String {
-    let name = printable(graph["name"].as_str().unwrap_or_default());
-    if graph["backend"].is_null() {
+fn graph_line(graph: &DeploymentGraph) -> String {
+    let name = printable(&graph.name);
+    let Some(backend) = &graph.backend else {
         return format!("{name}, not loaded yet");
-    }
-    let (backend, device) = (cell(&graph["backend"]), cell(&graph["device"]));
+    };
+    let (backend, device) = (printable(backend), or_dash(graph.device.as_ref()));
     format!("{name} on {backend}, {device}")
 }
 
 /// What became of a deployment's wish to keep the memory after `init`.
-pub fn init_snapshot(deployment: &Value) -> Option<String> {
-    let snapshot = &deployment["init_snapshot"];
-    match snapshot["taken"].as_bool()? {
+pub fn init_snapshot(deployment: &DeploymentResponse) -> Option<String> {
+    let snapshot = deployment.init_snapshot.as_ref()?;
+    match snapshot.taken {
         true => Some("replicas start after `init`".into()),
         false => Some(format!(
             "none, `init` runs in each replica: {}",
-            cell(&snapshot["reason"])
+            or_dash(snapshot.reason.as_ref())
         )),
     }
 }
 
-fn properties(deployment: &Value, now: Timestamp) -> Vec<(&str, String)> {
+fn properties(deployment: &DeploymentResponse, now: Timestamp) -> Vec<(String, String)> {
     let mut lines = vec![
-        ("id", cell(&deployment["id"])),
-        ("name", cell(&deployment["name"])),
-        ("model", cell(&deployment["model_id"])),
+        ("id", deployment.id.to_string()),
+        ("name", printable(&deployment.name)),
+        ("model", deployment.model_id.to_string()),
         ("environment", environment(deployment)),
-        ("status", cell(&deployment["status"])),
-        ("replicas", cell(&deployment["active_replica_count"])),
-        ("created", since(&deployment["created_at"], now)),
-        ("bundle", cell(&deployment["bundle_digest"])),
-        ("isolation", cell(&deployment["isolation"])),
+        ("status", word(&deployment.status)),
+        ("replicas", deployment.active_replica_count.to_string()),
+        ("created", since(deployment.created_at, now)),
+        ("bundle", deployment.bundle_digest.to_string()),
+        ("isolation", word(&deployment.isolation)),
     ];
-    if !deployment["status_reason"].is_null() {
-        lines.insert(5, ("reason", cell(&deployment["status_reason"])));
+    if let Some(reason) = &deployment.status_reason {
+        lines.insert(5, ("reason", printable(reason)));
     }
-    for graph in deployment["graphs"].as_array().into_iter().flatten() {
+    for graph in &deployment.graphs {
         lines.push(("graph", graph_line(graph)));
     }
     if let Some(line) = init_snapshot(deployment) {
         lines.push(("snapshot", line));
     }
-    let labels = deployment["labels"].as_object().into_iter().flatten();
-    lines.extend(labels.map(|(key, value)| {
-        let label = format!("{}={}", printable(key), cell(value));
+    lines.extend(deployment.labels.iter().map(|(key, value)| {
+        let label = format!("{}={}", printable(key), printable(value));
         ("label", label)
     }));
-    let settings = deployment["autoscaling_settings"].as_object();
-    for (name, value) in settings.into_iter().flatten() {
-        lines.push((name, cell(value)));
-    }
+    let lines = lines.into_iter();
+    let mut lines: Vec<_> = lines
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    lines.extend(output::fields(&deployment.autoscaling_settings));
     lines
+}
+
+/// A deployment for tests of what is shown of it.
+#[cfg(test)]
+pub fn example(id: &str, status: &str) -> DeploymentResponse {
+    serde_json::from_value(serde_json::json!({
+        "id": id, "created_at": "2026-01-01T00:00:00Z", "name": "deployment-1", "model_id": "abcd1234",
+        "is_production": false, "is_development": false, "status": status, "status_reason": null,
+        "active_replica_count": 0, "environment": null, "labels": {}, "autoscaling_settings": {},
+        "instance_type_name": "cpu", "request_backpressure_settings": { "policy": "QUEUE_ON_FULL" },
+        "bundle_digest": "0".repeat(64), "isolation": "shared", "graphs": [], "init_snapshot": null,
+    }))
+    .unwrap()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use samovar_types::api::deployments::InitSnapshot;
+    use samovar_types::bundle::Isolation;
 
     use super::*;
 
     #[test]
     fn a_deployment_is_a_row_and_properties() {
-        let deployment = json!({
-            "id": "dep12345", "created_at": "2026-01-01T00:00:00Z", "name": "deployment-1", "model_id": "abcd1234",
-            "is_production": true, "is_development": false, "status": "FAILED", "status_reason": "no import x",
-            "active_replica_count": 0, "environment": null, "labels": {"team": "a"},
-            "autoscaling_settings": {"min_replica": 0}, "bundle_digest": "00ff",
-            "isolation": "deployment",
-            "graphs": [{"name": "g", "backend": "rten", "device": "cpu"}, {"name": "h", "backend": null, "device": null}],
-            "init_snapshot": {"taken": false, "reason": "it calls wasi:nn"},
-        });
+        let graph = |name: &str, loaded: bool| DeploymentGraph {
+            name: name.into(),
+            backend: loaded.then(|| "rten".into()),
+            device: loaded.then(|| "cpu".into()),
+        };
+        let deployment = DeploymentResponse {
+            is_production: true,
+            status_reason: Some("no import x".into()),
+            labels: [("team".into(), "a".into())].into(),
+            isolation: Isolation::Deployment,
+            graphs: vec![graph("g", true), graph("h", false)],
+            init_snapshot: Some(InitSnapshot {
+                taken: false,
+                reason: Some("it calls wasi:nn".into()),
+            }),
+            ..example("dep12345", "FAILED")
+        };
         let now = "2026-01-01T02:00:00Z".parse().unwrap();
+        let deployments = vec![deployment.clone()];
         assert_eq!(
-            rows(&json!({"deployments": [deployment]}), now),
+            rows(&ListDeploymentsResponse { deployments }, now),
             [[
                 "dep12345",
                 "deployment-1",
@@ -294,7 +309,7 @@ mod tests {
             ]]
         );
         let lines = properties(&deployment, now);
-        for line in [
+        for (name, value) in [
             ("reason", "no import x"),
             ("graph", "g on rten, cpu"),
             ("graph", "h, not loaded yet"),
@@ -306,7 +321,7 @@ mod tests {
             ("label", "team=a"),
             ("min_replica", "0"),
         ] {
-            assert!(lines.contains(&(line.0, line.1.into())), "{lines:?}");
+            assert!(lines.contains(&(name.into(), value.into())), "{lines:?}");
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use reqwest::Method;
-use samovar_client::{ANSWER_TIMEOUT, Client};
-use serde_json::{Value, json};
+use samovar_client::text::printable;
+use samovar_client::{Client, Target};
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::environments::{EnvironmentResponse, ListEnvironmentsResponse};
+#[cfg(test)]
+use samovar_types::api::promotions::PromotionResponse;
 
 use crate::confirm::Consent;
 use crate::failure::UsageError;
 use crate::identifier;
-use crate::output::{self, Format, cell, since};
+use crate::output::{self, Format, or_dash, since, word};
 use crate::settings::Settings;
 
 /// An environment's place.
@@ -21,16 +24,6 @@ pub struct Place {
     /// The environment's name
     #[arg(value_parser = identifier)]
     pub environment: String,
-}
-
-impl Place {
-    /// Where the server has it.
-    pub fn path(&self) -> String {
-        format!(
-            "/v1/models/{}/environments/{}",
-            self.model, self.environment
-        )
-    }
 }
 
 /// What to do.
@@ -72,18 +65,15 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
     match action {
         Action::List { model } => list(client, &model, format).await,
         Action::Show(place) => {
-            let answer = client.get(&place.path()).await?;
+            let answer = client.environment(&place.model, &place.environment).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => shown(client, &place, &answer),
             }
         }
         Action::Create { place, settings } => {
-            let mut body = settings.body();
-            body.insert("name".into(), json!(place.environment));
-            let path = format!("/v1/models/{}/environments", place.model);
-            let request = client.request(Method::POST, &path)?.json(&body);
-            let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
+            let request = settings.create(&place.environment)?;
+            let answer = client.create_environment(&place.model, &request).await?;
             if format == Format::Json {
                 return output::document(&answer);
             }
@@ -93,26 +83,28 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             ))
         }
         Action::Update { place, settings } => {
-            let body = settings.body();
-            if body.is_empty() {
+            let Some(request) = settings.update()? else {
                 return Err(UsageError {
                     problem: "found no setting to change".into(),
                     hint: Some("`samovar environment update --help` lists them".into()),
                 }
                 .into());
-            }
-            let request = client.request(Method::PATCH, &place.path())?.json(&body);
-            let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
+            };
+            let answer = client
+                .update_environment(&place.model, &place.environment, &request)
+                .await?;
             if format == Format::Json {
                 return output::document(&answer);
             }
-            output::line(&cell(&answer["message"]))?;
-            shown(client, &place, &answer["environment"])
+            output::line(&printable(&answer.message))?;
+            shown(client, &place, &answer.environment)
         }
         Action::Delete { place, consent } => {
             let what = format!("the environment {} of {}", place.environment, place.model);
             consent.ask(&format!("delete {what}"))?;
-            let answer = client.delete(&place.path()).await?;
+            let answer = client
+                .delete_environment(&place.model, &place.environment)
+                .await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::line(&format!("deleted {what}; its deployments stay")),
@@ -122,8 +114,7 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
 }
 
 async fn list(client: &Client, model: &str, format: Format) -> anyhow::Result<()> {
-    let path = format!("/v1/models/{model}/environments");
-    let answer = client.get(&path).await?;
+    let answer = client.environments(model).await?;
     match format {
         Format::Json => output::document(&answer),
         Format::Text => output::table(
@@ -135,113 +126,126 @@ async fn list(client: &Client, model: &str, format: Format) -> anyhow::Result<()
 }
 
 /// A deployment as `id (name)`.
-pub fn deployment(deployment: &Value) -> String {
+pub fn deployment(deployment: Option<&DeploymentResponse>) -> String {
     match deployment {
-        Value::Null => "-".into(),
-        one => format!("{} ({})", cell(&one["id"]), cell(&one["name"])),
+        None => "-".into(),
+        Some(one) => format!("{} ({})", one.id, printable(&one.name)),
     }
 }
 
 /// A promotion in a word or two.
-pub fn promotion(environment: &Value) -> String {
-    match &environment["in_progress_promotion"] {
-        Value::Null => "-".into(),
-        going => format!(
+fn promotion(environment: &EnvironmentResponse) -> String {
+    match &environment.in_progress_promotion {
+        None => "-".into(),
+        Some(going) => format!(
             "{} {} % to {}",
-            cell(&going["status"]),
-            cell(&going["percent_traffic_to_new_version"]),
-            cell(&going["deployment_id"])
+            word(&going.status),
+            going.percent_traffic_to_new_version,
+            going.deployment_id
         ),
     }
 }
 
-fn rows(answer: &Value) -> Vec<Vec<String>> {
-    let environments = answer["environments"].as_array().into_iter().flatten();
-    environments
-        .map(|one| {
-            let current = &one["current_deployment"];
-            vec![
-                cell(&one["name"]),
-                deployment(current),
-                cell(&current["status"]),
-                cell(&current["active_replica_count"]),
-                promotion(one),
-            ]
-        })
-        .collect()
+fn rows(answer: &ListEnvironmentsResponse) -> Vec<Vec<String>> {
+    let row = |one: &EnvironmentResponse| {
+        let current = one.current_deployment.as_ref();
+        vec![
+            printable(&one.name),
+            deployment(current),
+            or_dash(current.map(|current| word(&current.status))),
+            or_dash(current.map(|current| current.active_replica_count)),
+            promotion(one),
+        ]
+    };
+    answer.environments.iter().map(row).collect()
 }
 
-fn shown(client: &Client, place: &Place, environment: &Value) -> anyhow::Result<()> {
+fn shown(client: &Client, place: &Place, environment: &EnvironmentResponse) -> anyhow::Result<()> {
     let mut lines = properties(environment, Timestamp::now());
-    let target = match place.environment.as_str() {
-        "production" => "production".to_owned(),
-        name => format!("environments/{name}"),
-    };
-    let url = format!("{}/models/{}/{target}/predict", client.url(), place.model);
-    lines.push(("url".into(), url));
-    let lines: Vec<(&str, String)> = lines
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.clone()))
-        .collect();
+    let target = Target::of_environment(&place.environment);
+    let url = client.inference_url(&place.model, target);
+    lines.push(("url".into(), format!("{url}/predict")));
     output::properties(&lines)
 }
 
-fn properties(environment: &Value, now: Timestamp) -> Vec<(String, String)> {
+fn properties(environment: &EnvironmentResponse, now: Timestamp) -> Vec<(String, String)> {
+    let current = environment.current_deployment.as_ref();
     let mut lines: Vec<(String, String)> = [
-        ("name", cell(&environment["name"])),
-        ("created", since(&environment["created_at"], now)),
-        ("deployment", deployment(&environment["current_deployment"])),
-        ("status", cell(&environment["current_deployment"]["status"])),
-        ("previous", cell(&environment["previous_deployment_id"])),
+        ("name", printable(&environment.name)),
+        ("created", since(environment.created_at, now)),
+        ("deployment", deployment(current)),
+        (
+            "status",
+            or_dash(current.map(|current| word(&current.status))),
+        ),
+        ("previous", or_dash(environment.previous_deployment_id)),
         ("promotion", promotion(environment)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    for section in ["autoscaling_settings", "promotion_settings"] {
-        let settings = environment[section].as_object().into_iter().flatten();
-        // Settings of settings follow by their full names.
-        for (name, value) in settings {
-            match value.as_object() {
-                Some(fields) => lines.extend(
-                    fields
-                        .iter()
-                        .map(|(field, value)| (format!("{name}.{field}"), cell(value))),
-                ),
-                None => lines.push((name.clone(), cell(value))),
-            }
-        }
-    }
-    let policy = &environment["request_backpressure_settings"]["policy"];
-    lines.push(("backpressure".into(), cell(policy)));
-    let origins = environment["cors_settings"]["allowed_origins"].as_array();
-    let origins: Vec<String> = origins.into_iter().flatten().map(cell).collect();
+    lines.extend(output::fields(&environment.autoscaling_settings));
+    lines.extend(output::fields(&environment.promotion_settings));
+    let policy = word(&environment.request_backpressure_settings.policy);
+    lines.push(("backpressure".into(), policy));
+    let origins = environment.cors_settings.allowed_origins.iter();
+    let origins: Vec<String> = origins.map(|one| printable(&one.to_string())).collect();
     if !origins.is_empty() {
         lines.push(("allowed origins".into(), origins.join(", ")));
     }
     lines
 }
 
+/// An environment for tests of what is shown of it.
+#[cfg(test)]
+pub fn example(
+    current: Option<DeploymentResponse>,
+    going: Option<PromotionResponse>,
+    last: Option<PromotionResponse>,
+) -> EnvironmentResponse {
+    serde_json::from_value(serde_json::json!({
+        "name": "production", "created_at": "2026-01-01T00:00:00Z", "model_id": "abcd1234",
+        "current_deployment": current, "candidate_deployment": null, "previous_deployment_id": null,
+        "in_progress_promotion": going, "last_promotion": last,
+        "autoscaling_settings": { "min_replica": 1 },
+        "promotion_settings": { "ramp_up_duration_seconds": 600, "analysis": { "min_requests": 100 } },
+        "request_backpressure_settings": { "policy": "QUEUE_ON_FULL" },
+        "cors_settings": { "allowed_origins": [] },
+        "instance_type": {
+            "id": "cpu", "name": "cpu", "memory_limit_mib": 1, "millicpu_limit": 1000, "gpu_count": 0,
+            "gpu_type": null, "gpu_memory_limit_mib": null,
+        },
+    }))
+    .unwrap()
+}
+
+/// A promotion for tests of what is shown of it.
+#[cfg(test)]
+pub fn example_promotion(deployment: &str, status: &str) -> PromotionResponse {
+    serde_json::from_value(serde_json::json!({
+        "status": status, "percent_traffic_to_new_version": 30, "error_message": null,
+        "deployment_id": deployment, "previous_deployment_id": null, "created_at": "2026-01-01T00:00:00Z",
+        "stage": null, "stage_started_at": null, "next_stage_at": null, "ended_at": null,
+        "analysis": null, "shadow_requests": null, "rolling_deploy": false,
+    }))
+    .unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::deployment;
 
     #[test]
     fn an_environment_is_a_row_and_properties() {
-        let environment = json!({
-            "name": "production", "created_at": "2026-01-01T00:00:00Z",
-            "current_deployment": {
-                "id": "dep12345", "name": "deployment-1", "status": "ACTIVE", "active_replica_count": 2,
-            },
-            "previous_deployment_id": null,
-            "in_progress_promotion": {
-                "status": "RAMPING_UP", "percent_traffic_to_new_version": 30, "deployment_id": "dep67890",
-            },
-            "autoscaling_settings": { "min_replica": 1 },
-            "promotion_settings": { "ramp_up_duration_seconds": 600, "analysis": { "min_requests": 100 } },
-            "request_backpressure_settings": { "policy": "QUEUE_ON_FULL" },
-        });
+        let current = DeploymentResponse {
+            active_replica_count: 2,
+            ..deployment::example("dep12345", "ACTIVE")
+        };
+        let going = example_promotion("dep67890", "RAMPING_UP");
+        let environment = example(Some(current), Some(going), None);
+        let environments = vec![environment.clone()];
         assert_eq!(
-            rows(&json!({ "environments": [environment] })),
+            rows(&ListEnvironmentsResponse { environments }),
             [[
                 "production",
                 "dep12345 (deployment-1)",
@@ -261,7 +265,10 @@ mod tests {
         ] {
             assert!(lines.contains(&(name.into(), value.into())), "{lines:?}");
         }
-        let empty = json!({ "environments": [{ "name": "staging", "current_deployment": null }] });
-        assert_eq!(rows(&empty), [["staging", "-", "-", "-", "-"]]);
+        let environments = vec![example(None, None, None)];
+        assert_eq!(
+            rows(&ListEnvironmentsResponse { environments }),
+            [["production", "-", "-", "-", "-"]]
+        );
     }
 }

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use reqwest::Method;
-use samovar_client::event_stream::EventReader;
 use samovar_client::text::printable;
-use samovar_client::{Client, ClientError};
-use serde_json::Value;
+use samovar_client::{Client, ClientError, Received, StreamItem};
+use samovar_types::api::events::EventData;
+use samovar_types::engine::{ConcernedDeployment, EngineGraph};
 
 use crate::commands::audit;
 use crate::identifier;
-use crate::output::{self, Format, cell};
+use crate::output::{self, Format, or_dash, word};
 
 /// How long before it asks again when the connection broke.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -31,16 +29,9 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     let mut left = arguments.limit;
     let mut last: Option<String> = None;
     loop {
-        let path = match &arguments.model {
-            Some(model) => format!("/v1/events?model={model}"),
-            None => "/v1/events".to_owned(),
-        };
-        let mut request = client.request(Method::GET, &path)?;
-        if let Some(last) = &last {
-            request = request.header("last-event-id", last);
-        }
-        let response = match client.send(request).await {
-            Ok(response) => response,
+        let following = client.events(arguments.model.as_deref(), last.as_deref());
+        let mut stream = match following.await {
+            Ok(stream) => stream,
             // It was there before: it may be back soon.
             Err(ClientError::NoServer { .. } | ClientError::Broken { .. }) if last.is_some() => {
                 tokio::time::sleep(RETRY_DELAY).await;
@@ -48,30 +39,23 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
             }
             Err(error) => return Err(error.into()),
         };
-        let mut lines = EventReader::default();
-        let mut body = response.bytes_stream();
-        while let Some(Ok(bytes)) = body.next().await {
-            lines.add(&bytes)?;
-            while let Some(event) = lines.next_event() {
-                if let Some(id) = event.id {
-                    last = Some(id);
-                }
+        while let Some(StreamItem { id, event }) = stream.next().await? {
+            if let Some(id) = id {
+                last = Some(id);
+            }
+            let event = match event {
                 // One without data tells only how far it is.
-                let Ok(data) = serde_json::from_str::<Value>(&event.data) else {
-                    continue;
-                };
-                if data["type"] == "ready" {
-                    continue;
-                }
-                match format {
-                    Format::Json => output::json_line(&data)?,
-                    Format::Text => output::line(&text(&data))?,
-                }
-                if let Some(count) = &mut left {
-                    *count -= 1;
-                    if *count == 0 {
-                        return Ok(());
-                    }
+                None | Some(Received::Known(EventData::Ready)) => continue,
+                Some(event) => event,
+            };
+            match format {
+                Format::Json => output::json_line(&event)?,
+                Format::Text => output::line(&text(&event))?,
+            }
+            if let Some(count) = &mut left {
+                *count -= 1;
+                if *count == 0 {
+                    return Ok(());
                 }
             }
         }
@@ -81,99 +65,157 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
 }
 
 /// An event in words.
-fn text(data: &Value) -> String {
-    let gone = |words: String| match data["deleted"].as_bool() {
-        Some(true) => format!("{words} deleted"),
-        _ => words,
-    };
-    let model = cell(&data["model_id"]);
-    match data["type"].as_str().unwrap_or_default() {
-        "model" => gone(format!("model {model} {}", cell(&data["name"]))),
-        "deployment" => {
-            let words = format!("deployment {} of {model}", cell(&data["deployment_id"]));
-            if data["deleted"] == true {
-                return gone(words);
-            }
-            let reason = match data["status_reason"].as_str() {
-                Some(reason) => format!(": {}", printable(reason)),
-                None => String::new(),
-            };
-            format!("{words} {}{reason}", cell(&data["status"]))
+fn text(event: &Received) -> String {
+    match event {
+        Received::Known(data) => known(data),
+        Received::Unknown(data) => printable(&data.to_string()),
+    }
+}
+
+fn known(data: &EventData) -> String {
+    match data {
+        EventData::Ready => "ready".into(),
+        EventData::Reset => "some of what happened is no longer known to the server".into(),
+        EventData::Model {
+            model_id,
+            name,
+            deleted,
+        } => {
+            let words = format!("model {model_id} {}", or_dash(name.as_ref()));
+            with_end(words, *deleted)
         }
-        "environment" => {
-            let words = format!("environment {} of {model}", cell(&data["environment"]));
-            if data["deleted"] == true {
-                return gone(words);
-            }
-            format!("{words} → {}", cell(&data["current_deployment_id"]))
+        EventData::Deployment {
+            deployment_id,
+            model_id,
+            deleted: true,
+            ..
+        } => format!("deployment {deployment_id} of {model_id} deleted"),
+        EventData::Deployment {
+            deployment_id,
+            model_id,
+            status,
+            status_reason,
+            ..
+        } => {
+            let status = or_dash(status.map(|status| word(&status)));
+            let reason = status_reason.as_ref();
+            let reason =
+                reason.map_or_else(String::new, |reason| format!(": {}", printable(reason)));
+            format!("deployment {deployment_id} of {model_id} {status}{reason}")
         }
-        "promotion" => format!(
-            "promotion to {} of {model}: {} has {} % {}",
-            cell(&data["environment"]),
-            cell(&data["deployment_id"]),
-            cell(&data["percent_traffic_to_new_version"]),
-            cell(&data["status"]),
+        EventData::Environment {
+            environment,
+            model_id,
+            current_deployment_id,
+            deleted,
+            ..
+        } => {
+            let words = format!("environment {} of {model_id}", printable(environment));
+            match deleted {
+                true => with_end(words, true),
+                false => format!("{words} → {}", or_dash(*current_deployment_id)),
+            }
+        }
+        EventData::Promotion {
+            environment,
+            model_id,
+            deployment_id,
+            status,
+            percent_traffic_to_new_version,
+            ..
+        } => format!(
+            "promotion to {} of {model_id}: {deployment_id} has {percent_traffic_to_new_version} % {}",
+            printable(environment),
+            word(status)
         ),
-        "replica" => format!(
-            "deployment {} of {model} has {} replicas {}",
-            cell(&data["deployment_id"]),
-            cell(&data["active_replica_count"]),
-            cell(&data["status"]),
+        EventData::Replica {
+            deployment_id,
+            model_id,
+            active_replica_count,
+            status,
+        } => format!(
+            "deployment {deployment_id} of {model_id} has {active_replica_count} replicas {}",
+            or_dash(status.map(|status| word(&status)))
         ),
-        "engine" => engine(data),
-        "quarantine" => quarantine(data),
-        "audit" => {
-            let row = audit::row(&data["entry"]);
+        EventData::Engine { .. } => engine(data),
+        EventData::Quarantine { .. } => quarantine(data),
+        EventData::Audit { entry } => {
+            let row = audit::row(entry);
             let words = row
                 .into_iter()
                 .filter(|word| word != "-" && !word.is_empty());
             format!("audit {}", words.collect::<Vec<_>>().join(" "))
         }
-        "reset" => "some of what happened is no longer known to the server".into(),
-        other => format!("{} {data}", printable(other)),
     }
 }
 
-fn engine(data: &Value) -> String {
-    let (backend, process) = (cell(&data["backend"]), cell(&data["process"]));
-    let kind = match data["suspect"].as_bool() {
-        Some(true) => "suspect's engine",
-        _ => "engine",
-    };
-    if data["ended"] != true {
-        return format!("{kind} {process} of {backend} started{}", concerned(data));
+fn with_end(words: String, deleted: bool) -> String {
+    match deleted {
+        true => format!("{words} deleted"),
+        false => words,
     }
-    let graphs = data["graphs"].as_array().into_iter().flatten();
-    let graphs: Vec<String> = graphs.map(graph).collect();
-    let graphs = match graphs.is_empty() {
+}
+
+fn engine(data: &EventData) -> String {
+    let EventData::Engine {
+        backend,
+        process,
+        suspect,
+        ended,
+        message,
+        graphs,
+        deployments,
+        ..
+    } = data
+    else {
+        return String::new();
+    };
+    let kind = match suspect {
+        true => "suspect's engine",
+        false => "engine",
+    };
+    let name = format!("{kind} {} of {}", or_dash(*process), printable(backend));
+    if !ended {
+        return format!("{name} started{}", concerned(deployments));
+    }
+    let suspects: Vec<String> = graphs.iter().map(graph).collect();
+    let suspects = match suspects.is_empty() {
         true => String::new(),
-        false => format!("; suspects: {}", graphs.join(", ")),
+        false => format!("; suspects: {}", suspects.join(", ")),
     };
-    let message = cell(&data["message"]);
     format!(
-        "{kind} {process} of {backend} ended: {message}{graphs}{}",
-        concerned(data)
+        "{name} ended: {}{suspects}{}",
+        or_dash(message.as_ref()),
+        concerned(deployments)
     )
 }
 
-fn quarantine(data: &Value) -> String {
-    let graph = graph(&data["graph"]);
-    if data["ended"] == true {
-        return format!("graph {graph} may be run again{}", concerned(data));
+fn quarantine(data: &EventData) -> String {
+    let EventData::Quarantine {
+        graph: one,
+        ended,
+        seconds,
+        engine_ends,
+        deployments,
+    } = data
+    else {
+        return String::new();
+    };
+    let (graph, concerned) = (graph(one), concerned(deployments));
+    match ended {
+        true => format!("graph {graph} may be run again{concerned}"),
+        false => format!(
+            "graph {graph} is not run for {} s because it ended its own engine {} times{concerned}",
+            or_dash(*seconds),
+            or_dash(*engine_ends),
+        ),
     }
-    format!(
-        "graph {graph} is not run for {} s because it ended its own engine {} times{}",
-        cell(&data["seconds"]),
-        cell(&data["engine_ends"]),
-        concerned(data),
-    )
 }
 
 /// A graph, with the inputs of its last run.
-fn graph(data: &Value) -> String {
-    let name = cell(&data["name"]);
-    let inputs = data["inputs"].as_array().into_iter().flatten();
-    let inputs: Vec<String> = inputs.map(cell).collect();
+fn graph(graph: &EngineGraph) -> String {
+    let name = printable(&graph.name);
+    let inputs: Vec<String> = graph.inputs.iter().map(|one| printable(one)).collect();
     match inputs.is_empty() {
         true => name,
         false => format!("{name} with {}", inputs.join(", ")),
@@ -181,54 +223,55 @@ fn graph(data: &Value) -> String {
 }
 
 /// The deployments that an event of an engine concerns.
-fn concerned(data: &Value) -> String {
-    let deployments = data["deployments"].as_array().into_iter().flatten();
-    let deployments: Vec<String> = deployments
-        .map(|one| {
-            let (model, deployment) = (cell(&one["model_id"]), cell(&one["deployment_id"]));
-            format!("{deployment} of {model}")
-        })
+fn concerned(deployments: &[ConcernedDeployment]) -> String {
+    let named = deployments.iter();
+    let named: Vec<String> = named
+        .map(|one| format!("{} of {}", one.deployment_id, one.model_id))
         .collect();
-    match deployments.is_empty() {
+    match named.is_empty() {
         true => String::new(),
-        false => format!(" (deployments: {})", deployments.join(", ")),
+        false => format!(" (deployments: {})", named.join(", ")),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     #[test]
     fn events_are_told_in_words() {
-        let told = |data: Value| text(&data);
+        let told = |data: Value| text(&Received::Known(serde_json::from_value(data).unwrap()));
         let deployment = json!({
-            "type": "deployment", "model_id": "m", "deployment_id": "d", "deleted": false,
-            "status": "BUILD_FAILED", "status_reason": "no\u{1b}",
+            "type": "deployment", "model_id": "model000", "deployment_id": "deploy00", "deleted": false,
+            "name": "n", "active_replica_count": 0, "status": "BUILD_FAILED", "status_reason": "no\u{1b}",
         });
         assert_eq!(
             told(deployment),
-            "deployment d of m BUILD_FAILED: no\\u{1b}"
+            "deployment deploy00 of model000 BUILD_FAILED: no\\u{1b}"
         );
-        let gone = json!({ "type": "model", "model_id": "m", "name": null, "deleted": true });
-        assert_eq!(told(gone), "model m - deleted");
+        let gone =
+            json!({ "type": "model", "model_id": "model000", "name": null, "deleted": true });
+        assert_eq!(told(gone), "model model000 - deleted");
         let replica = json!({
-            "type": "replica", "model_id": "m", "deployment_id": "d", "active_replica_count": 2, "status": "ACTIVE",
+            "type": "replica", "model_id": "model000", "deployment_id": "deploy00", "active_replica_count": 2, "status": "ACTIVE",
         });
-        assert_eq!(told(replica), "deployment d of m has 2 replicas ACTIVE");
+        assert_eq!(
+            told(replica),
+            "deployment deploy00 of model000 has 2 replicas ACTIVE"
+        );
         let ended = json!({
             "type": "engine", "backend": "rten", "process": 7, "suspect": false, "ended": true, "reason": "signal",
-            "message": "it was killed by SIGABRT", "graphs": [{"name": "g", "inputs": ["f32 [1, 2]"]}],
-            "deployments": [{"model_id": "m", "deployment_id": "d"}],
+            "message": "it was killed by SIGABRT", "graphs": [{"name": "g", "digest": "0", "inputs": ["f32 [1, 2]"]}],
+            "deployments": [{"model_id": "model000", "deployment_id": "deploy00"}],
         });
         assert_eq!(
             told(ended),
-            "engine 7 of rten ended: it was killed by SIGABRT; suspects: g with f32 [1, 2] (deployments: d of m)"
+            "engine 7 of rten ended: it was killed by SIGABRT; suspects: g with f32 [1, 2] (deployments: deploy00 of model000)"
         );
         let quarantined = json!({
-            "type": "quarantine", "graph": {"name": "g", "inputs": []}, "ended": false, "seconds": 60, "engine_ends": 3,
+            "type": "quarantine", "graph": {"name": "g", "digest": "0", "inputs": []}, "ended": false, "seconds": 60, "engine_ends": 3,
             "deployments": [],
         });
         assert_eq!(
@@ -236,12 +279,12 @@ mod tests {
             "graph g is not run for 60 s because it ended its own engine 3 times"
         );
         let promotion = json!({
-            "type": "promotion", "model_id": "m", "environment": "production", "deployment_id": "d",
-            "status": "RAMPING_UP", "percent_traffic_to_new_version": 20,
+            "type": "promotion", "model_id": "model000", "environment": "production", "deployment_id": "deploy00",
+            "status": "RAMPING_UP", "percent_traffic_to_new_version": 20, "error_message": null,
         });
         assert_eq!(
             told(promotion),
-            "promotion to production of m: d has 20 % RAMPING_UP"
+            "promotion to production of model000: deploy00 has 20 % RAMPING_UP"
         );
     }
 }

@@ -2,15 +2,14 @@
 
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
-use reqwest::Method;
+use samovar_client::Client;
 use samovar_client::text::printable;
-use samovar_client::{ANSWER_TIMEOUT, Client};
+use samovar_types::api::api_keys::{ApiKeyResponse, CreateApiKeyRequest, ListApiKeysResponse};
 use samovar_types::api_key::KeyType;
-use serde_json::{Value, json};
 
 use crate::confirm::Consent;
 use crate::identifier;
-use crate::output::{self, Format, cell, since};
+use crate::output::{self, Format, or_dash, since, word};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -75,7 +74,7 @@ impl From<Type> for KeyType {
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     match action {
         Action::List => {
-            let answer = client.get("/v1/api_keys").await?;
+            let answer = client.api_keys().await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::table(
@@ -90,27 +89,25 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             name,
             models,
         } => {
-            let body = json!({
-                "type": KeyType::from(key_type),
-                "name": name,
-                "model_ids": (!models.is_empty()).then_some(models),
-            });
-            let request = client.request(Method::POST, "/v1/api_keys")?;
-            let answer = client
-                .json(request.json(&body).timeout(ANSWER_TIMEOUT))
-                .await?;
+            let request = CreateApiKeyRequest {
+                key_type: key_type.into(),
+                name,
+                model_ids: (!models.is_empty()).then_some(models),
+                team_id: None,
+            };
+            let answer = client.create_api_key(&request).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => {
-                    let prefix = cell(&answer["prefix"]);
+                    let prefix = printable(&answer.prefix);
                     output::note(&format!("made the key {prefix}; it is shown this once:\n"));
-                    output::line(&printable(answer["api_key"].as_str().unwrap_or_default()))
+                    output::line(&printable(&answer.api_key))
                 }
             }
         }
         Action::Delete { prefix, consent } => {
             consent.ask(&format!("delete the API key {prefix}"))?;
-            let answer = client.delete(&format!("/v1/api_keys/{prefix}")).await?;
+            let answer = client.delete_api_key(&prefix).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::line(&format!("deleted the API key {prefix}")),
@@ -119,24 +116,21 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
     }
 }
 
-fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
-    let keys = answer["keys"].as_array().into_iter().flatten();
-    keys.map(|key| {
-        let models = key["model_ids"].as_array().into_iter().flatten();
-        let models: Vec<String> = models.map(cell).collect();
+fn rows(answer: &ListApiKeysResponse, now: Timestamp) -> Vec<Vec<String>> {
+    let row = |key: &ApiKeyResponse| {
+        let models = key.model_ids.as_ref().map(|ids| {
+            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            ids.join(" ")
+        });
         vec![
-            cell(&key["prefix"]),
-            cell(&key["type"]),
-            cell(&key["name"]),
-            if models.is_empty() {
-                "all".into()
-            } else {
-                models.join(" ")
-            },
-            since(&key["created_at"], now),
+            printable(&key.prefix),
+            word(&key.key_type),
+            or_dash(key.name.as_ref()),
+            models.unwrap_or_else(|| "all".into()),
+            since(key.created_at, now),
         ]
-    })
-    .collect()
+    };
+    answer.keys.iter().map(row).collect()
 }
 
 #[cfg(test)]
@@ -145,14 +139,27 @@ mod tests {
 
     #[test]
     fn a_key_is_a_row() {
-        let key = json!({
-            "prefix": "abcd1234", "type": "WORKSPACE_INVOKE", "name": null, "model_ids": ["m1", "m2"],
-            "created_at": "2026-01-01T00:00:00Z",
-        });
+        let key = ApiKeyResponse {
+            prefix: "abcd1234".into(),
+            name: None,
+            key_type: KeyType::WorkspaceInvoke,
+            model_ids: Some(vec![
+                "model001".parse().unwrap(),
+                "model002".parse().unwrap(),
+            ]),
+            team_name: "default".into(),
+            created_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+        };
         let now = "2026-01-01T00:03:00Z".parse().unwrap();
         assert_eq!(
-            rows(&json!({"keys": [key]}), now),
-            [["abcd1234", "WORKSPACE_INVOKE", "-", "m1 m2", "3 min ago"]]
+            rows(&ListApiKeysResponse { keys: vec![key] }, now),
+            [[
+                "abcd1234",
+                "WORKSPACE_INVOKE",
+                "-",
+                "model001 model002",
+                "3 min ago"
+            ]]
         );
     }
 

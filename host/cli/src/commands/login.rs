@@ -24,10 +24,7 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let text = read_key(&arguments.url).context("reading the key from standard input")?;
     let key = check_key(&text)?;
     let client = Client::new(&arguments.url, Some(key.to_owned()))?;
-    client
-        .get("/v1/models")
-        .await
-        .context("nothing was saved")?;
+    client.models().await.context("nothing was saved")?;
     let file = config::save(client.url(), key)?;
     match format {
         Format::Json => output::document(&json!({"url": client.url(), "config_file": file})),

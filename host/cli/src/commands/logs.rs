@@ -6,10 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use samovar_client::Client;
 use samovar_client::text::printable;
-use serde_json::Value;
+use samovar_types::api::logs::{LogEntry, LogsQuery};
+use samovar_types::names::PRODUCTION;
 
 use crate::identifier;
-use crate::output::{self, Format, cell};
+use crate::output::{self, Format};
 
 /// Lines of one answer, the server's own bound.
 const LIMIT: usize = 1000;
@@ -39,18 +40,25 @@ pub struct Follow {
 
 /// Prints the logs of the production deployment.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
-    let path = format!("/v1/models/{}/deployments/production", arguments.model);
-    print(client, &path, arguments.follow, format).await
+    print(
+        client,
+        &arguments.model,
+        PRODUCTION,
+        arguments.follow,
+        format,
+    )
+    .await
 }
 
-/// Prints the logs of the deployment at a path.
+/// Prints the logs of a deployment.
 pub async fn print(
     client: &Client,
-    path: &str,
+    model: &str,
+    deployment: &str,
     follow: Follow,
     format: Format,
 ) -> anyhow::Result<()> {
-    let mut follower = Follower::new(path);
+    let mut follower = Follower::new(model, deployment);
     let mut is_first = true;
     loop {
         let Fresh { lines, are_all } = follower.fresh(client).await?;
@@ -78,23 +86,25 @@ pub async fn print(
 
 /// Reads on in the logs of a deployment.
 pub struct Follower {
-    path: String,
+    model: String,
+    deployment: String,
     printed: Printed,
 }
 
 /// Lines that were not read before.
 pub struct Fresh {
     /// The lines, oldest first.
-    pub lines: Vec<Value>,
+    pub lines: Vec<LogEntry>,
     /// Whether there were no more of them.
     pub are_all: bool,
 }
 
 impl Follower {
-    /// For the deployment at a path, from the oldest line on that the server gives.
-    pub fn new(path: &str) -> Self {
+    /// Of a deployment, from the oldest line on that the server gives.
+    pub fn new(model: &str, deployment: &str) -> Self {
         Self {
-            path: path.to_owned(),
+            model: model.to_owned(),
+            deployment: deployment.to_owned(),
             printed: Printed::default(),
         }
     }
@@ -102,11 +112,14 @@ impl Follower {
     /// What has come since it was asked last.
     pub async fn fresh(&mut self, client: &Client) -> anyhow::Result<Fresh> {
         let start = (self.printed).start_epoch_millis(Timestamp::now().as_millisecond());
-        let path = &self.path;
-        let query = format!("{path}/logs?limit={LIMIT}&start_epoch_millis={start}");
-        let answer = client.get(&query).await?;
-        let lines = answer["logs"].as_array().map_or(&[][..], Vec::as_slice);
-        let fresh = self.printed.fresh(lines);
+        let query = LogsQuery {
+            limit: Some(LIMIT),
+            start_epoch_millis: Some(start),
+            ..LogsQuery::default()
+        };
+        let read = client.deployment_logs(&self.model, &self.deployment, &query);
+        let answer = read.await?;
+        let fresh = self.printed.fresh(&answer.logs);
         Ok(Fresh {
             // A full answer of new lines alone has no overlap with the one before it.
             are_all: fresh.len() < LIMIT,
@@ -116,20 +129,18 @@ impl Follower {
 }
 
 /// A line in words.
-pub fn text(line: &Value) -> String {
-    let mut text = format!("{} {:<7}", cell(&line["timestamp"]), cell(&line["level"]));
-    if !line["replica"].is_null() {
-        text.push_str(&format!(" [{}]", cell(&line["replica"])));
-    }
-    let message = line["message"].as_str().unwrap_or_default();
-    format!("{text} {}", printable(message.trim_end()))
+pub fn text(line: &LogEntry) -> String {
+    let level = printable(&line.level);
+    let (time, replica) = (line.timestamp, printable(&line.replica));
+    let message = printable(line.message.trim_end());
+    format!("{time} {level:<7} [{replica}] {message}")
 }
 
 /// Which lines have been printed, as far as they can come again.
 #[derive(Default)]
 struct Printed {
     newest_ms: Option<i64>,
-    lines: VecDeque<Value>,
+    lines: VecDeque<LogEntry>,
 }
 
 impl Printed {
@@ -146,7 +157,7 @@ impl Printed {
     }
 
     /// The lines not seen before, which from now on have been.
-    fn fresh<'a>(&mut self, lines: &'a [Value]) -> Vec<&'a Value> {
+    fn fresh<'a>(&mut self, lines: &'a [LogEntry]) -> Vec<&'a LogEntry> {
         let mut old = std::mem::take(&mut self.lines);
         let mut fresh = Vec::new();
         for line in lines {
@@ -164,22 +175,24 @@ impl Printed {
     }
 }
 
-fn epoch_millis(line: &Value) -> Option<i64> {
-    let time: Timestamp = line["timestamp"].as_str()?.parse().ok()?;
-    Some(time.as_millisecond())
+fn epoch_millis(line: &LogEntry) -> Option<i64> {
+    Some(line.timestamp.as_millisecond())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn line(second: u32, message: &str) -> Value {
-        json!({
-            "timestamp": format!("2026-01-01T00:00:{second:02}.000001Z"),
-            "level": "INFO", "message": message, "replica": "r1", "request_id": null,
-        })
+    fn line(second: u32, message: &str) -> LogEntry {
+        LogEntry {
+            timestamp: format!("2026-01-01T00:00:{second:02}.000001Z")
+                .parse()
+                .unwrap(),
+            level: "INFO".into(),
+            message: message.into(),
+            replica: "r1".into(),
+            request_id: None,
+        }
     }
 
     #[test]

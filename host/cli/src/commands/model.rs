@@ -2,14 +2,15 @@
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use reqwest::Method;
 use samovar_bundle::open_inference;
-use samovar_client::{ANSWER_TIMEOUT, Client};
-use serde_json::{Value, json};
+use samovar_client::text::printable;
+use samovar_client::{Client, Target};
+use samovar_types::api::models::{ListModelsResponse, ModelResponse};
+use samovar_types::bundle::Bundle;
 
 use crate::confirm::Consent;
 use crate::identifier;
-use crate::output::{self, Format, cell, since};
+use crate::output::{self, Format, or_dash, since};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -46,7 +47,7 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
     let now = Timestamp::now();
     match action {
         Action::List => {
-            let answer = client.get("/v1/models").await?;
+            let answer = client.models().await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::table(
@@ -57,33 +58,30 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             }
         }
         Action::Show { model } => {
-            let answer = client.get(&format!("/v1/models/{model}")).await?;
+            let answer = client.model(&model).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => {
                     let bundle = production_bundle(client, &model, &answer).await;
-                    output::properties(&properties(&answer, &bundle, client.url(), now))
+                    output::properties(&properties(&answer, bundle.as_ref(), client, now))
                 }
             }
         }
         Action::Rename { model, name } => {
-            let path = format!("/v1/models/{model}");
-            let body = json!({ "name": name });
-            let request = client.request(Method::PATCH, &path)?.json(&body);
-            let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
+            let answer = client.rename_model(&model, &name).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::line(&format!(
                     "renamed the model {model} to {name}; its address is {}/models/{name} now, and by id as before {}/models/{}",
                     client.url(),
                     client.url(),
-                    cell(&answer["id"])
+                    answer.id
                 )),
             }
         }
         Action::Delete { model, consent } => {
             consent.ask(&format!("delete the model {model} and all its deployments"))?;
-            let answer = client.delete(&format!("/v1/models/{model}")).await?;
+            let answer = client.delete_model(&model).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::line(&format!("deleted the model {model}")),
@@ -92,38 +90,34 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
     }
 }
 
-fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
-    let models = answer["models"].as_array().into_iter().flatten();
-    models
-        .map(|model| {
-            vec![
-                cell(&model["name"]),
-                cell(&model["id"]),
-                cell(&model["deployments_count"]),
-                cell(&model["production_deployment_id"]),
-                since(&model["created_at"], now),
-            ]
-        })
-        .collect()
+fn rows(answer: &ListModelsResponse, now: Timestamp) -> Vec<Vec<String>> {
+    let row = |model: &ModelResponse| {
+        vec![
+            printable(&model.name),
+            model.id.to_string(),
+            model.deployments_count.to_string(),
+            or_dash(model.production_deployment_id),
+            since(model.created_at, now),
+        ]
+    };
+    answer.models.iter().map(row).collect()
 }
 
 /// What production runs; nothing when there is none, or when it may not be seen.
-async fn production_bundle(client: &Client, model: &str, answer: &Value) -> Value {
-    let Some(id) = answer["production_deployment_id"].as_str() else {
-        return Value::Null;
-    };
-    let path = format!("/v1/models/{model}/deployments/{id}/config");
-    let mut answer = client.get(&path).await.unwrap_or_default();
-    answer["config"].take()
+async fn production_bundle(client: &Client, model: &str, answer: &ModelResponse) -> Option<Bundle> {
+    let id = answer.production_deployment_id?;
+    let shown = client.config(model, id.as_str()).await;
+    shown.ok()?.config
 }
 
 /// Where production is called, and a request that it answers if one is known.
-fn call(name: &str, bundle: &Value, url: &str) -> Vec<(&'static str, String)> {
-    let base = format!("{url}/models/{name}/production");
-    let served = cell(&bundle["name"]);
-    if !bundle["files"][open_inference::DESCRIPTION].is_null() {
+fn call(name: &str, bundle: Option<&Bundle>, client: &Client) -> Vec<(&'static str, String)> {
+    let base = client.inference_url(name, Target::Production);
+    if let Some(bundle) = bundle
+        && bundle.files.contains_key(open_inference::DESCRIPTION)
+    {
         // The built-in component has no other address.
-        let model = format!("/v2/models/{served}");
+        let model = format!("/v2/models/{}", printable(&bundle.name));
         return vec![
             ("url", format!("{base}/sync{model}/infer")),
             (
@@ -133,7 +127,7 @@ fn call(name: &str, bundle: &Value, url: &str) -> Vec<(&'static str, String)> {
         ];
     }
     let mut lines = vec![("url", format!("{base}/predict"))];
-    if let Some(example) = bundle["example"].as_str() {
+    if let Some(example) = bundle.and_then(|bundle| bundle.example.as_deref()) {
         let example = output::quoted(example);
         lines.push(("try", format!("samovar predict {name} -d {example}")));
     }
@@ -141,56 +135,72 @@ fn call(name: &str, bundle: &Value, url: &str) -> Vec<(&'static str, String)> {
 }
 
 fn properties(
-    model: &Value,
-    bundle: &Value,
-    url: &str,
+    model: &ModelResponse,
+    bundle: Option<&Bundle>,
+    client: &Client,
     now: Timestamp,
 ) -> Vec<(&'static str, String)> {
+    let name = printable(&model.name);
     let mut lines = vec![
-        ("name", cell(&model["name"])),
-        ("id", cell(&model["id"])),
-        ("created", since(&model["created_at"], now)),
-        ("deployments", cell(&model["deployments_count"])),
-        ("production", cell(&model["production_deployment_id"])),
-        ("development", cell(&model["development_deployment_id"])),
+        ("name", name.clone()),
+        ("id", model.id.to_string()),
+        ("created", since(model.created_at, now)),
+        ("deployments", model.deployments_count.to_string()),
+        ("production", or_dash(model.production_deployment_id)),
+        ("development", or_dash(model.development_deployment_id)),
     ];
-    if !model["production_deployment_id"].is_null() {
-        let name = cell(&model["name"]);
-        lines.extend(call(&name, bundle, url));
+    if model.production_deployment_id.is_some() {
+        lines.extend(call(&name, bundle, client));
     }
     lines
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_model_is_a_row_and_properties() {
-        let model = json!({
+        let model: ModelResponse = serde_json::from_value(json!({
             "id": "abcd1234", "created_at": "2026-01-01T00:00:00Z", "name": "magika", "deployments_count": 2,
             "production_deployment_id": "dep12345", "development_deployment_id": null,
-        });
+            "instance_type_name": "cpu", "team_name": "default",
+        }))
+        .unwrap();
         let now = "2026-01-01T00:03:00Z".parse().unwrap();
+        let models = vec![model.clone()];
         assert_eq!(
-            rows(&json!({"models": [model]}), now),
+            rows(&ListModelsResponse { models }, now),
             [["magika", "abcd1234", "2", "dep12345", "3 min ago"]]
         );
-        let shown = |bundle| properties(&model, &bundle, "http://h", now);
-        let lines = shown(Value::Null);
+        let client = Client::new("http://h", None).unwrap();
+        let component = json!({ "digest": "0".repeat(64), "size": 1 });
+        let bundle = |more: serde_json::Value| -> Bundle {
+            let mut fields = json!({ "name": "magika", "component": component });
+            let more = more.as_object().unwrap().clone();
+            fields.as_object_mut().unwrap().extend(more);
+            serde_json::from_value(fields).unwrap()
+        };
+        let lines = properties(&model, None, &client, now);
         assert!(lines.contains(&("development", "-".into())));
         let url = "http://h/models/magika/production/predict";
         assert!(lines.contains(&("url", url.into())));
-        let lines = shown(json!({ "name": "magika", "example": "it's" }));
+        let lines = properties(
+            &model,
+            Some(&bundle(json!({ "example": "it's" }))),
+            &client,
+            now,
+        );
         let call = r"samovar predict magika -d 'it'\''s'";
         assert!(lines.contains(&("try", call.into())), "{lines:?}");
-        let file = json!({ open_inference::DESCRIPTION: { "digest": "0", "size": 1 } });
-        let lines = shown(json!({ "name": "magika", "files": file }));
+        let files = json!({ "files": { open_inference::DESCRIPTION: component } });
+        let lines = properties(&model, Some(&bundle(files)), &client, now);
         let base = "/v2/models/magika";
         let url = format!("http://h/models/magika/production/sync{base}/infer");
         assert!(lines.contains(&("url", url)), "{lines:?}");
         let call = format!("samovar predict magika --path {base} -X GET");
         assert!(lines.contains(&("try", call)), "{lines:?}");
-        assert!(rows(&json!([]), now).is_empty());
     }
 }

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Body, Method};
-use samovar_client::Client;
+use samovar_client::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use samovar_client::{Body, Client, Method, Response, Target as Called};
 use serde_json::json;
 use tokio_util::io::ReaderStream;
 
@@ -58,12 +57,12 @@ struct Target {
 }
 
 impl Target {
-    fn path(&self) -> String {
+    fn called(&self) -> Called<'_> {
         match (&self.environment, &self.deployment) {
-            (Some(environment), _) => format!("environments/{environment}"),
-            (None, Some(deployment)) => format!("deployment/{deployment}"),
-            (None, None) if self.development => "development".into(),
-            (None, None) => "production".into(),
+            (Some(environment), _) => Called::Environment(environment),
+            (None, Some(deployment)) => Called::Deployment(deployment),
+            (None, None) if self.development => Called::Development,
+            (None, None) => Called::Production,
         }
     }
 }
@@ -102,14 +101,13 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 /// Calls the model.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
-    let target = format!("/models/{}/{}", arguments.model, arguments.target.path());
+    let (model, target) = (&arguments.model, arguments.target.called());
     if arguments.hand_in.later {
         let input = async_request::input(arguments.data, arguments.file.as_deref()).await?;
         let how = arguments.hand_in;
-        return async_request::hand_in(client, &target, &how, &input, format).await;
+        return async_request::hand_in(client, model, target, &how, &input, format).await;
     }
-    let path = format!("{target}{}", arguments.path);
-    let mut request = client.request(arguments.method, &path)?;
+    let mut request = client.inference(arguments.method, model, target, &arguments.path)?;
     let mut headers = HeaderMap::new();
     if let Some(data) = arguments.data {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(data_type(&data)));
@@ -138,11 +136,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
 }
 
 /// Prints a model's answer as it comes.
-pub async fn print(
-    client: &Client,
-    response: reqwest::Response,
-    format: Format,
-) -> anyhow::Result<()> {
+pub async fn print(client: &Client, response: Response, format: Format) -> anyhow::Result<()> {
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
     let wrap = format == Format::Json && !is_json(content_type.unwrap_or_default());
@@ -243,24 +237,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_has_its_path() {
+    fn a_target_is_the_one_that_was_named() {
         let target = Target::default();
-        assert_eq!(target.path(), "production");
+        assert_eq!(target.called(), Called::Production);
         let target = Target {
             environment: Some("staging".into()),
             ..Target::default()
         };
-        assert_eq!(target.path(), "environments/staging");
+        assert_eq!(target.called(), Called::Environment("staging"));
         let target = Target {
             deployment: Some("dep12345".into()),
             ..Target::default()
         };
-        assert_eq!(target.path(), "deployment/dep12345");
+        assert_eq!(target.called(), Called::Deployment("dep12345"));
         let target = Target {
             development: true,
             ..Target::default()
         };
-        assert_eq!(target.path(), "development");
+        assert_eq!(target.called(), Called::Development);
     }
 
     #[test]

@@ -3,14 +3,18 @@
 use anyhow::bail;
 use clap::Subcommand;
 use jiff::Timestamp;
-use reqwest::Method;
-use samovar_client::{ANSWER_TIMEOUT, Client};
+use samovar_client::Client;
+use samovar_client::text::printable;
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::environments::EnvironmentResponse;
+use samovar_types::api::promotions::{PromoteRequest, PromotionResponse, SideAnalysis};
 use samovar_types::names::PRODUCTION;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::commands::environment::{Place, deployment};
 use crate::named::{self, deployment_name};
-use crate::output::{self, Format, cell, since};
+use crate::output::{self, Format, since, word};
 use crate::{identifier, promotion_wait as waiting};
 
 /// What `promote` is given.
@@ -79,10 +83,13 @@ pub async fn promote(client: &Client, arguments: Promote, format: Format) -> any
         environment: to.clone(),
     };
     let promoted = begin(client, &place, &named, arguments.keep_previous).await?;
-    let moving = deployment(&promoted);
+    let moving = deployment(Some(&promoted));
     if format == Format::Text {
-        if promoted["id"] != named["id"] {
-            let made = format!("made {moving} of the bundle of {}\n", deployment(&named));
+        if promoted.id != named.id {
+            let made = format!(
+                "made {moving} of the bundle of {}\n",
+                deployment(Some(&named))
+            );
             output::note(&made);
         }
         output::note(&format!("promoting {moving} to {to} of {model}\n"));
@@ -99,9 +106,9 @@ pub async fn promote(client: &Client, arguments: Promote, format: Format) -> any
             output::document(&json!({ "deployment": promoted, "environment": environment }))
         }
         Format::Text => {
-            let current = deployment(&environment["current_deployment"]);
+            let current = deployment(environment.current_deployment.as_ref());
             output::line(&format!("{to} of {model} is {current} now"))?;
-            if environment["previous_deployment_id"].is_null() {
+            if environment.previous_deployment_id.is_none() {
                 return Ok(());
             }
             output::line(&format!(
@@ -122,138 +129,150 @@ fn next(place: &Place) -> String {
 async fn begin(
     client: &Client,
     place: &Place,
-    named: &Value,
+    named: &DeploymentResponse,
     keep_previous: bool,
-) -> anyhow::Result<Value> {
-    let body = json!({
-        "deployment_id": named["id"],
-        "scale_down_previous_deployment": !keep_previous,
-    });
-    act(client, &format!("{}/promote", place.path()), &body).await
-}
-
-async fn act(client: &Client, path: &str, body: &Value) -> anyhow::Result<Value> {
-    let request = client.request(Method::POST, path)?.json(body);
-    client.json(request.timeout(ANSWER_TIMEOUT)).await
+) -> anyhow::Result<DeploymentResponse> {
+    let request = PromoteRequest {
+        deployment_id: named.id,
+        scale_down_previous_deployment: !keep_previous,
+        preserve_env_instance_type: true,
+        environment_settings_update: None,
+        promotion_settings_override: None,
+    };
+    let promoted = client.promote(&place.model, &place.environment, &request);
+    Ok(promoted.await?)
 }
 
 /// Does something with a promotion.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
-    let (route, at, done) = match &action {
+    const BACK: &str = "called off: all traffic is back";
+    let place = match &action {
         Action::Show(at) => return show(client, &at.place(), format).await,
-        Action::Cancel(at) => ("cancel_promotion", at, "called off: all traffic is back"),
-        Action::Pause(at) => ("pause_promotion", at, "halted in its stage"),
-        Action::Resume(at) => ("resume_promotion", at, "goes on"),
-        Action::ForceCancel(at) => (
-            "force_cancel_promotion",
-            at,
-            "called off: all traffic is back",
+        Action::Cancel(at)
+        | Action::Pause(at)
+        | Action::Resume(at)
+        | Action::ForceCancel(at)
+        | Action::ForceRollForward(at) => at.place(),
+    };
+    let (model, environment) = (&*place.model, &*place.environment);
+    let (answer, done) = match &action {
+        Action::Cancel(_) => {
+            let answer = client.cancel_promotion(model, environment).await?;
+            return tell(&answer, &place, BACK, format);
+        }
+        Action::Pause(_) => (
+            client.pause_promotion(model, environment).await?,
+            "halted in its stage",
         ),
-        Action::ForceRollForward(at) => (
-            "force_roll_forward_promotion",
-            at,
+        Action::Resume(_) => (
+            client.resume_promotion(model, environment).await?,
+            "resumed",
+        ),
+        Action::ForceRollForward(_) => (
+            client
+                .force_roll_forward_promotion(model, environment)
+                .await?,
             "finished: all traffic goes to the new deployment",
         ),
+        Action::Show(_) | Action::ForceCancel(_) => (
+            client.force_cancel_promotion(model, environment).await?,
+            BACK,
+        ),
     };
-    let place = at.place();
-    let answer = act(client, &format!("{}/{route}", place.path()), &json!({})).await?;
-    if format == Format::Json {
-        return output::document(&answer);
-    }
-    let (model, environment) = (&place.model, &place.environment);
-    output::line(&format!(
-        "the promotion to {environment} of {model} is {done}"
-    ))?;
-    if let Action::Pause(_) = action {
-        output::line(&format!(
+    tell(&answer, &place, done, format)?;
+    match (action, format) {
+        (Action::Pause(_), Format::Text) => output::line(&format!(
             "\nnext:\n  samovar promotion resume {model} {environment}\n  samovar promotion cancel {model} {environment}"
-        ))?;
+        )),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn tell(answer: &impl Serialize, place: &Place, done: &str, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Json => output::document(answer),
+        Format::Text => output::line(&format!(
+            "the promotion to {} of {} is {done}",
+            place.environment, place.model
+        )),
+    }
+}
+
+/// The promotions of an environment.
+#[derive(Serialize)]
+struct Shown<'a> {
+    environment: &'a str,
+    current_deployment: Option<&'a DeploymentResponse>,
+    candidate_deployment: Option<&'a DeploymentResponse>,
+    in_progress_promotion: Option<&'a PromotionResponse>,
+    last_promotion: Option<&'a PromotionResponse>,
 }
 
 async fn show(client: &Client, place: &Place, format: Format) -> anyhow::Result<()> {
-    let environment = client.get(&place.path()).await?;
-    let promotion = match &environment["in_progress_promotion"] {
-        Value::Null => &environment["last_promotion"],
-        going => going,
-    };
+    let environment = client.environment(&place.model, &place.environment).await?;
+    let going = environment.in_progress_promotion.as_ref();
+    let last = environment.last_promotion.as_ref();
     if format == Format::Json {
-        return output::document(&json!({
-            "environment": environment["name"],
-            "current_deployment": environment["current_deployment"],
-            "candidate_deployment": environment["candidate_deployment"],
-            "in_progress_promotion": environment["in_progress_promotion"],
-            "last_promotion": environment["last_promotion"],
-        }));
+        return output::document(&Shown {
+            environment: &environment.name,
+            current_deployment: environment.current_deployment.as_ref(),
+            candidate_deployment: environment.candidate_deployment.as_ref(),
+            in_progress_promotion: going,
+            last_promotion: last,
+        });
     }
-    if promotion.is_null() {
+    let Some(promotion) = going.or(last) else {
         return output::line(&format!(
             "nothing was promoted to {} of {} yet: `samovar promote {} DEPLOYMENT --to {}`",
             place.environment, place.model, place.model, place.environment
         ));
-    }
+    };
     output::properties(&properties(&environment, promotion, Timestamp::now()))
 }
 
 fn properties(
-    environment: &Value,
-    promotion: &Value,
+    environment: &EnvironmentResponse,
+    promotion: &PromotionResponse,
     now: Timestamp,
 ) -> Vec<(&'static str, String)> {
     let mut lines = vec![
-        ("status", cell(&promotion["status"])),
+        ("status", word(&promotion.status)),
         (
             "traffic",
-            format!("{} %", cell(&promotion["percent_traffic_to_new_version"])),
+            format!("{} %", promotion.percent_traffic_to_new_version),
         ),
-        ("to", cell(&promotion["deployment_id"])),
-        ("current", deployment(&environment["current_deployment"])),
-        ("began", since(&promotion["created_at"], now)),
+        ("to", promotion.deployment_id.to_string()),
+        (
+            "current",
+            deployment(environment.current_deployment.as_ref()),
+        ),
+        ("began", since(promotion.created_at, now)),
     ];
-    if let Some(stage) = promotion["stage"].as_u64() {
-        let since = since(&promotion["stage_started_at"], now);
-        lines.push(("stage", format!("{stage} of 10, {since}")));
+    if let (Some(stage), Some(started)) = (promotion.stage, promotion.stage_started_at) {
+        lines.push(("stage", format!("{stage} of 10, {}", since(started, now))));
     }
-    if let Some(at) = promotion["next_stage_at"]
-        .as_str()
-        .and_then(|at| at.parse().ok())
-    {
+    if let Some(at) = promotion.next_stage_at {
         let seconds = now.duration_until(at).as_secs().max(0);
         lines.push(("next stage", format!("in {seconds} s")));
     }
-    for (name, side) in [
-        ("candidate in this stage", "candidate"),
-        ("current in this stage", "current"),
-    ] {
-        let side = &promotion["analysis"][side];
-        if side.is_object() {
-            lines.push((name, measured(side)));
-        }
+    if let Some(analysis) = &promotion.analysis {
+        lines.push(("candidate in this stage", measured(&analysis.candidate)));
+        lines.push(("current in this stage", measured(&analysis.current)));
     }
-    let shadows = &promotion["shadow_requests"];
-    if shadows.is_object() {
-        let text = format!(
-            "{} sent, {} not",
-            cell(&shadows["sent"]),
-            cell(&shadows["dropped"])
-        );
+    if let Some(shadows) = &promotion.shadow_requests {
+        let text = format!("{} sent, {} not", shadows.sent, shadows.dropped);
         lines.push(("copied requests", text));
     }
-    if !promotion["error_message"].is_null() {
-        lines.push(("reason", cell(&promotion["error_message"])));
+    if let Some(reason) = &promotion.error_message {
+        lines.push(("reason", printable(reason)));
     }
     lines
 }
 
 /// What one side did in a stage: `120 requests, 3 errors, p95 4.1 ms`.
-fn measured(side: &Value) -> String {
-    let mut text = format!(
-        "{} requests, {} errors",
-        cell(&side["requests"]),
-        cell(&side["errors"])
-    );
-    if let Some(ms) = side["p95_latency_ms"].as_f64() {
+fn measured(side: &SideAnalysis) -> String {
+    let mut text = format!("{} requests, {} errors", side.requests, side.errors);
+    if let Some(ms) = side.p95_latency_ms {
         text += &format!(", p95 {ms:.1} ms");
     }
     text
@@ -264,47 +283,38 @@ fn measured(side: &Value) -> String {
 pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Result<()> {
     let place = at.place();
     let (model, environment) = (&place.model, &place.environment);
-    let before = client.get(&place.path()).await?;
-    if !before["in_progress_promotion"].is_null() {
-        act(
-            client,
-            &format!("{}/cancel_promotion", place.path()),
-            &json!({}),
-        )
-        .await?;
-        let environment = client.get(&place.path()).await?;
+    let before = client.environment(model, environment).await?;
+    if before.in_progress_promotion.is_some() {
+        client.cancel_promotion(model, environment).await?;
+        let after = client.environment(model, environment).await?;
         return match format {
             Format::Json => {
-                output::document(&json!({ "rollback": "CANCELED", "environment": environment }))
+                output::document(&json!({ "rollback": "CANCELED", "environment": after }))
             }
             Format::Text => output::line(&format!(
-                "called the promotion to {} off: all traffic goes to {}",
-                place.environment,
-                deployment(&environment["current_deployment"])
+                "called the promotion to {environment} off: all traffic goes to {}",
+                deployment(after.current_deployment.as_ref())
             )),
         };
     }
-    let Some(id) = before["previous_deployment_id"].as_str() else {
+    let Some(id) = before.previous_deployment_id else {
         bail!(
             "{environment} of {model} had no other deployment before that is still there: see `samovar deployment list \
              {model}`, then `samovar promote {model} DEPLOYMENT --to {environment}`"
         );
     };
-    let path = format!("/v1/models/{model}/deployments/{id}");
-    let mut previous = client.get(&path).await?;
-    if matches!(
-        previous["status"].as_str(),
-        Some("INACTIVE" | "DEACTIVATING")
-    ) {
+    let mut previous = client.deployment(model, id.as_str()).await?;
+    if previous.status.is_off() {
         if format == Format::Text {
             output::note(&format!(
                 "{} is off: activating it\n",
-                deployment(&previous)
+                deployment(Some(&previous))
             ));
         }
-        let request = client.request(Method::POST, &format!("{path}/activate"))?;
-        client.json(request.timeout(waiting::PATIENCE)).await?;
-        previous = client.get(&path).await?;
+        client
+            .activate(model, id.as_str(), waiting::PATIENCE)
+            .await?;
+        previous = client.deployment(model, id.as_str()).await?;
     }
     let promoted = begin(client, &place, &previous, false).await?;
     let environment = waiting::at_once(client, &place, &promoted).await?;
@@ -315,8 +325,8 @@ pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Res
         Format::Text => output::line(&format!(
             "{} of {model} is {} again; {} was there\n\nnext:\n  samovar deployment list {model}\n  samovar rollback {model} {}    undoes this",
             place.environment,
-            deployment(&environment["current_deployment"]),
-            deployment(&before["current_deployment"]),
+            deployment(environment.current_deployment.as_ref()),
+            deployment(before.current_deployment.as_ref()),
             place.environment,
         )),
     }
@@ -324,19 +334,40 @@ pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Res
 
 #[cfg(test)]
 mod tests {
+    use samovar_types::api::promotions::{ShadowRequests, StageAnalysis};
+
     use super::*;
+    use crate::commands::deployment;
+    use crate::commands::environment::{example, example_promotion};
 
     #[test]
     fn a_promotion_is_told_with_what_comes_next_and_what_went_wrong() {
-        let environment = json!({ "current_deployment": { "id": "dep12345", "name": "one" } });
-        let promotion = json!({
-            "status": "RAMPING_UP", "percent_traffic_to_new_version": 20, "deployment_id": "dep67890",
-            "created_at": "2026-01-01T00:00:00Z", "next_stage_at": "2026-01-01T00:01:30Z", "error_message": null,
-            "stage": 2, "stage_started_at": "2026-01-01T00:00:30Z",
-            "analysis": { "candidate": { "requests": 120, "errors": 3, "p95_latency_ms": 4.14 },
-                          "current": { "requests": 480, "errors": 0, "p95_latency_ms": null } },
-            "shadow_requests": { "sent": 48, "dropped": 2 },
-        });
+        let current = DeploymentResponse {
+            name: "one".into(),
+            ..deployment::example("dep12345", "ACTIVE")
+        };
+        let environment = example(Some(current), None, None);
+        let side = |requests, errors, p95_latency_ms| SideAnalysis {
+            requests,
+            errors,
+            error_rate: None,
+            p95_latency_ms,
+        };
+        let promotion = PromotionResponse {
+            percent_traffic_to_new_version: 20,
+            next_stage_at: Some("2026-01-01T00:01:30Z".parse().unwrap()),
+            stage: Some(2),
+            stage_started_at: Some("2026-01-01T00:00:30Z".parse().unwrap()),
+            analysis: Some(StageAnalysis {
+                candidate: side(120, 3, Some(4.14)),
+                current: side(480, 0, None),
+            }),
+            shadow_requests: Some(ShadowRequests {
+                sent: 48,
+                dropped: 2,
+            }),
+            ..example_promotion("dep67890", "RAMPING_UP")
+        };
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let lines = properties(&environment, &promotion, now);
         for (name, value) in [
@@ -352,8 +383,10 @@ mod tests {
         ] {
             assert!(lines.contains(&(name, value.into())), "{lines:?}");
         }
-        let failed =
-            json!({ "status": "FAILED", "error_message": "it crashed", "next_stage_at": null });
+        let failed = PromotionResponse {
+            error_message: Some("it crashed".into()),
+            ..example_promotion("dep67890", "FAILED")
+        };
         let lines = properties(&environment, &failed, now);
         assert!(lines.contains(&("reason", "it crashed".into())));
     }

@@ -1,21 +1,20 @@
 //! `samovar push`: builds a model, uploads what the server lacks, and deploys it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use reqwest::Method;
 use samovar_bundle::collect::{LocalBlob, LocalBundle};
 use samovar_bundle::manifest::Manifest;
 use samovar_client::{Client, ClientError};
+use samovar_types::api::models::{PushRequest, PushResponse};
 use samovar_types::bundle::Bundle;
 use samovar_types::names::PRODUCTION;
-use serde_json::{Map, Value, json};
 
 use crate::build::{Build, Group};
 use crate::commands::environment::Place;
-use crate::output::{self, Format, cell};
+use crate::output::{self, Format};
 use crate::progress::spin;
 use crate::pushed::{Report, Target};
 use crate::{identifier, promotion_wait, ready, upload};
@@ -77,41 +76,35 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     let mut sent = upload::lacking(client, &local.blobs).await?;
     upload::upload(client, &sent).await?;
 
-    let body = body(&arguments, &local.bundle);
+    let request = request(&arguments, &local.bundle);
     let begun = Instant::now();
-    let mut answer = match deploy(client, &body).await {
+    let mut answer = match deploy(client, &request).await {
         Ok(answer) => answer,
         Err(error) => {
             // A blob that was there may have been cleaned away since: nothing held it yet.
             let missing = missing(&error, &local.blobs);
             if missing.is_empty() {
-                return Err(error);
+                return Err(error.into());
             }
             upload::upload(client, &missing).await?;
             sent.extend(missing);
-            deploy(client, &body).await?
+            deploy(client, &request).await?
         }
     };
     let took = begun.elapsed();
     if arguments.wait {
-        let deployment = answer["deployment"].take();
-        let waiting = ready::wait(client, deployment, DEPLOY_TIMEOUT);
-        answer["deployment"] = spin("waiting for the deployment", waiting).await?;
+        let waiting = ready::wait(client, answer.deployment, DEPLOY_TIMEOUT);
+        answer.deployment = spin("waiting for the deployment", waiting).await?;
     }
-    ready::check(&answer["deployment"])?;
+    ready::check(&answer.deployment)?;
     if let Some(environment) = arguments.environment().filter(|_| arguments.wait) {
         let place = Place {
-            model: cell(&answer["model"]["id"]),
+            model: answer.model.id.to_string(),
             environment: environment.to_owned(),
         };
-        let deployment = answer["deployment"].clone();
-        promotion_wait::until_ended(client, &place, &deployment).await?;
-        let path = format!(
-            "/v1/models/{}/deployments/{}",
-            place.model,
-            cell(&deployment["id"])
-        );
-        answer["deployment"] = client.get(&path).await?;
+        promotion_wait::until_ended(client, &place, &answer.deployment).await?;
+        let id = answer.deployment.id;
+        answer.deployment = client.deployment(&place.model, id.as_str()).await?;
     }
     let report = Report {
         local: &local,
@@ -123,7 +116,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
         },
         took,
     };
-    report.print(client, answer, format)
+    report.print(client, &answer, format)
 }
 
 impl Arguments {
@@ -143,56 +136,39 @@ async fn build(manifest: &Manifest, command: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn body(arguments: &Arguments, bundle: &Bundle) -> Value {
-    let mut body = Map::new();
-    body.insert("bundle".into(), json!(bundle));
-    let mut add = |key: &str, value: Option<&str>| {
-        if let Some(value) = value {
-            body.insert(key.into(), json!(value));
-        }
-    };
-    add("name", arguments.model.as_deref());
-    add("deployment_name", arguments.name.as_deref());
-    add("environment", arguments.environment());
-    if arguments.development {
-        body.insert("development".into(), json!(true));
+fn request(arguments: &Arguments, bundle: &Bundle) -> PushRequest {
+    let labels: BTreeMap<_, _> = arguments.labels.iter().cloned().collect();
+    PushRequest {
+        name: arguments.model.clone(),
+        bundle: bundle.clone(),
+        deployment_name: arguments.name.clone(),
+        development: arguments.development,
+        environment: arguments.environment().map(str::to_owned),
+        labels: (!labels.is_empty()).then_some(labels),
     }
-    if !arguments.labels.is_empty() {
-        let labels: BTreeMap<_, _> = arguments.labels.iter().cloned().collect();
-        body.insert("labels".into(), json!(labels));
-    }
-    body.into()
 }
 
 /// Deploys; it answers when that has ended.
-pub async fn deploy(client: &Client, body: &Value) -> anyhow::Result<Value> {
-    let request = client.request(Method::POST, "/v1/models")?;
-    let answering = client.json(request.timeout(DEPLOY_TIMEOUT).json(body));
+pub async fn deploy(client: &Client, request: &PushRequest) -> Result<PushResponse, ClientError> {
+    let answering = client.push(request, DEPLOY_TIMEOUT);
     spin("the server compiles and deploys", answering).await
 }
 
 /// The blobs of ours that the server says it lacks.
-pub fn missing<'a>(error: &anyhow::Error, blobs: &'a [LocalBlob]) -> Vec<&'a LocalBlob> {
-    let code = error
-        .downcast_ref::<ClientError>()
-        .and_then(ClientError::code);
-    let Some(("missing_blobs", detail)) = code else {
-        return Vec::new();
-    };
-    let named = detail["missing"].as_array().into_iter().flatten();
-    let named: BTreeSet<_> = named.filter_map(Value::as_str).collect();
+pub fn missing<'a>(error: &ClientError, blobs: &'a [LocalBlob]) -> Vec<&'a LocalBlob> {
+    let named = error.missing_blobs();
     blobs
         .iter()
-        .filter(|blob| named.contains(blob.digest.to_string().as_str()))
+        .filter(|blob| named.contains(&blob.digest))
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use reqwest::StatusCode;
     use samovar_bundle::collect::Source;
-    use samovar_client::ErrorAnswer;
+    use samovar_client::{ErrorAnswer, StatusCode};
     use samovar_types::digest::Digest;
+    use serde_json::json;
 
     use super::*;
 
@@ -206,18 +182,17 @@ mod tests {
         let blobs = [blob("a"), blob("b")];
         let refused = |code: &str| {
             let other = Digest::of(b"c").to_string();
-            anyhow::Error::new(ClientError::Refused {
+            ClientError::Refused {
                 status: StatusCode::CONFLICT,
                 answer: Box::new(ErrorAnswer {
                     error_code: Some(code.into()),
                     detail: json!({"missing": [blobs[1].digest.to_string(), other]}),
                     ..ErrorAnswer::default()
                 }),
-            })
+            }
         };
         assert_eq!(missing(&refused("missing_blobs"), &blobs), [&blobs[1]]);
         assert!(missing(&refused("conflict"), &blobs).is_empty());
-        assert!(missing(&anyhow::anyhow!("other"), &blobs).is_empty());
     }
 
     #[test]

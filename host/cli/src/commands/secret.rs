@@ -9,16 +9,16 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use console::Term;
 use jiff::Timestamp;
-use reqwest::Method;
-use samovar_client::{ANSWER_TIMEOUT, Client};
+use samovar_client::Client;
+use samovar_client::text::printable;
+use samovar_types::api::secrets::{ListSecretsResponse, SecretResponse, SetSecretRequest};
 use samovar_types::names;
 use samovar_types::secret::{self, MAX_SECRET_BYTES};
-use secrecy::zeroize::Zeroizing;
-use serde_json::{Value, json};
+use secrecy::zeroize::{Zeroize as _, Zeroizing};
 
 use crate::confirm::Consent;
 use crate::failure::UsageError;
-use crate::output::{self, Format, cell, since};
+use crate::output::{self, Format, since};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -48,7 +48,7 @@ pub enum Action {
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     match action {
         Action::List => {
-            let answer = client.get("/v1/secrets").await?;
+            let answer = client.secrets().await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::table(
@@ -73,11 +73,13 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
                 .into());
             }
             secret::check(&name, &value)?;
-            let request = client.request(Method::POST, "/v1/secrets")?;
-            let request = request
-                .json(&json!({ "name": name, "value": *value }))
-                .timeout(ANSWER_TIMEOUT);
-            let answer = client.json(request).await?;
+            let mut request = SetSecretRequest {
+                name: name.clone(),
+                value: value.to_string(),
+            };
+            let answer = client.set_secret(&request).await;
+            request.value.zeroize();
+            let answer = answer?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::line(&format!("set the secret {name}")),
@@ -85,7 +87,7 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
         }
         Action::Delete { name, consent } => {
             consent.ask(&format!("delete the secret {name}"))?;
-            let answer = client.delete(&format!("/v1/secrets/{name}")).await?;
+            let answer = client.delete_secret(&name).await?;
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::line(&format!("deleted the secret {name}")),
@@ -131,11 +133,10 @@ fn without_line_break(text: &mut String) {
     }
 }
 
-fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
-    let secrets = answer["secrets"].as_array().into_iter().flatten();
-    secrets
-        .map(|secret| vec![cell(&secret["name"]), since(&secret["created_at"], now)])
-        .collect()
+fn rows(answer: &ListSecretsResponse, now: Timestamp) -> Vec<Vec<String>> {
+    let row =
+        |secret: &SecretResponse| vec![printable(&secret.name), since(secret.created_at, now)];
+    answer.secrets.iter().map(row).collect()
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! `samovar status`: how the server is.
 
-use samovar_client::Client;
-use serde_json::Value;
+use std::time::Duration;
 
-use crate::output::{self, Format, cell};
+use samovar_client::Client;
+use samovar_client::text::printable;
+use samovar_types::api::status::StatusResponse;
+
+use crate::output::{self, Format, or_dash};
 
 /// Prints it.
 pub async fn run(client: &Client, format: Format) -> anyhow::Result<()> {
-    let answer = client.get("/v1/status").await?;
+    let answer = client.status().await?;
     match format {
         Format::Json => output::document(&answer),
         Format::Text => {
@@ -18,27 +21,41 @@ pub async fn run(client: &Client, format: Format) -> anyhow::Result<()> {
     }
 }
 
-fn properties(answer: &Value) -> Vec<(&str, String)> {
-    let fields = answer.as_object().into_iter().flatten();
-    fields
-        .filter_map(|(name, value)| {
-            if let (Some(name), Some(milliseconds)) = (name.strip_suffix("_ms"), value.as_u64()) {
-                let whole = std::time::Duration::from_secs(milliseconds / 1000);
-                return Some((name, humantime::format_duration(whole).to_string()));
-            }
-            let value = match value {
-                Value::Object(_) => return None,
-                Value::Array(values) if !values.is_empty() => values
-                    .iter()
-                    // A backend and the like: its name is enough here.
-                    .map(|value| cell(value.get("name").unwrap_or(value)))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                value => cell(value),
-            };
-            Some((name.as_str(), value))
-        })
-        .collect()
+/// Each plain fact, and of backends and the like the names.
+fn properties(status: &StatusResponse) -> Vec<(&'static str, String)> {
+    let uptime = Duration::from_secs(status.uptime_ms / 1000);
+    let unreadable = status.unreadable_documents.iter();
+    vec![
+        ("version", printable(&status.version)),
+        ("uptime", humantime::format_duration(uptime).to_string()),
+        ("models", status.models.to_string()),
+        ("deployments", status.deployments.to_string()),
+        ("active_replicas", status.active_replicas.to_string()),
+        (
+            "loaded_graphs",
+            names(status.loaded_graphs.iter().map(|one| &one.name)),
+        ),
+        ("engines", names(status.engines.iter().map(|one| &one.name))),
+        ("confined_by", names(&status.confined_by)),
+        ("allocator", printable(&status.allocator)),
+        (
+            "backends",
+            names(status.backends.iter().map(|one| &one.name)),
+        ),
+        (
+            "unreadable_documents",
+            names(unreadable.map(|one| &one.key)),
+        ),
+        ("open_files_limit", or_dash(status.open_files_limit)),
+    ]
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| printable(name)).collect();
+    match names.is_empty() {
+        true => "-".into(),
+        false => names.join(", "),
+    }
 }
 
 #[cfg(test)]
@@ -49,19 +66,25 @@ mod tests {
 
     #[test]
     fn each_plain_fact_is_a_line() {
-        let answer = json!({
-            "version": "0.1.0", "uptime_ms": 61_999, "models": 2,
-            "backends": [{"name": "rten"}, "onnxruntime"], "loaded_graphs": [], "nested": {"a": 1},
+        let backend = |name: &str| json!({ "name": name, "version": null, "path": null, "targets": [], "available": true, "reason": null });
+        let status = json!({
+            "version": "0.1.0", "uptime_ms": 61_999, "models": 2, "deployments": 3, "active_replicas": 1,
+            "loaded_graphs": [], "graph_memory": { "limit_bytes": 1, "used_bytes": 0 }, "engines": [],
+            "confined_by": ["seccomp"], "allocator": "pooling",
+            "backends": [backend("rten"), backend("onnxruntime")],
+            "unreadable_documents": [{ "key": "models/x", "reason": "?" }],
+            "connections": { "open": 1, "max": 2 }, "open_files_limit": null,
         });
-        let mut lines = properties(&answer);
-        lines.sort();
-        let wanted = [
-            ("backends", "rten, onnxruntime".to_owned()),
-            ("loaded_graphs", "-".to_owned()),
-            ("models", "2".to_owned()),
-            ("uptime", "1m 1s".to_owned()),
-            ("version", "0.1.0".to_owned()),
-        ];
-        assert_eq!(lines, wanted);
+        let lines = properties(&serde_json::from_value(status).unwrap());
+        for (name, value) in [
+            ("backends", "rten, onnxruntime"),
+            ("loaded_graphs", "-"),
+            ("models", "2"),
+            ("uptime", "1m 1s"),
+            ("version", "0.1.0"),
+            ("unreadable_documents", "models/x"),
+        ] {
+            assert!(lines.contains(&(name, value.to_owned())), "{lines:?}");
+        }
     }
 }

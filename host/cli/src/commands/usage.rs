@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use samovar_client::Client;
 use samovar_client::text::printable;
+use samovar_types::api::usage::{UsageEntry, UsageParams};
 use samovar_types::id::Id;
 use samovar_types::usage::{Counters, Resolution};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::failure::UsageError;
@@ -60,15 +61,8 @@ impl By {
     }
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    start: Timestamp,
-    end: Timestamp,
-    usage: Vec<Entry>,
-}
-
-/// A row.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A row: what a deployment used in a part of the time, or in all of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<Timestamp>,
@@ -90,22 +84,21 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
         let hint = Some("one of them".into());
         return Err(UsageError { problem, hint }.into());
     }
-    let answer = client.get(&address(&arguments)?).await?;
-    let mut answer: Answer = serde_json::from_value(answer)?;
+    let answer = client.usage(&params(&arguments)).await?;
+    let mut entries: Vec<Entry> = answer.usage.into_iter().map(Entry::from).collect();
     if arguments.by == By::Deployment {
-        answer.usage = by_deployment(answer.usage);
+        entries = by_deployment(entries);
     }
     match format {
-        _ if arguments.csv => output::write(&csv(&answer.usage, arguments.by)?),
+        _ if arguments.csv => output::write(&csv(&entries, arguments.by)?),
         Format::Json => output::document(&json!({
             "start": answer.start,
             "end": answer.end,
-            "usage": answer.usage,
+            "usage": entries,
         })),
         Format::Text => output::table(
             &header(arguments.by),
-            answer
-                .usage
+            entries
                 .iter()
                 .map(|entry| row(entry, arguments.by))
                 .collect(),
@@ -114,29 +107,30 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     }
 }
 
-fn address(arguments: &Arguments) -> anyhow::Result<String> {
-    // Only for its escapes; the client knows where the server is.
-    let mut url = reqwest::Url::parse("http://server/v1/usage")?;
-    {
-        let mut query = url.query_pairs_mut();
-        let resolution = serde_json::to_value(arguments.by.resolution())?;
-        query.append_pair("resolution", resolution.as_str().unwrap_or_default());
-        let values = [
-            ("start", &arguments.start),
-            ("end", &arguments.end),
-            ("model", &arguments.model),
-        ];
-        for (name, value) in values {
-            if let Some(value) = value {
-                query.append_pair(name, value);
-            }
+impl From<UsageEntry> for Entry {
+    fn from(entry: UsageEntry) -> Self {
+        Self {
+            start: Some(entry.start),
+            model_id: entry.model_id,
+            model_name: entry.model_name,
+            deployment_id: entry.deployment_id,
+            deployment_name: entry.deployment_name,
+            is_deleted: entry.is_deleted,
+            requests: entry.requests,
+            replica_minutes: entry.replica_minutes,
+            counters: entry.counters,
         }
     }
-    Ok(format!(
-        "{}?{}",
-        url.path(),
-        url.query().unwrap_or_default()
-    ))
+}
+
+fn params(arguments: &Arguments) -> UsageParams {
+    UsageParams {
+        start: arguments.start.clone(),
+        end: arguments.end.clone(),
+        model: arguments.model.clone(),
+        deployment: None,
+        resolution: arguments.by.resolution(),
+    }
 }
 
 /// Adds up what belongs to one deployment, ordered by names.
@@ -352,20 +346,5 @@ mod tests {
             let start = (by == By::Day).then(|| "2026-01-02T00:00:00Z".to_owned());
             assert_eq!(value("start"), start);
         }
-    }
-
-    #[test]
-    fn what_is_asked_is_escaped() {
-        let arguments = Arguments {
-            start: Some("2026-01-01T00:00:00+02:00".into()),
-            end: Some("a&model=b".into()),
-            model: None,
-            by: By::Deployment,
-            csv: false,
-        };
-        assert_eq!(
-            address(&arguments).unwrap(),
-            "/v1/usage?resolution=day&start=2026-01-01T00%3A00%3A00%2B02%3A00&end=a%26model%3Db"
-        );
     }
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use reqwest::Method;
-use samovar_client::{ANSWER_TIMEOUT, Client};
-use serde_json::{Value, json};
+use samovar_client::Client;
+use samovar_client::text::printable;
+use serde::Serialize;
 
 use super::Place;
-use crate::output::{self, Format, cell};
+use crate::output::{self, Format, or_dash, word};
 
 /// What builds a deployment answers when that is done.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -47,63 +47,63 @@ impl Action {
 
 /// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
-    let (answer, told) = match action {
+    match action {
         Action::Activate(place) => {
-            let answer = post(client, &format!("{}/activate", place.path()), BUILD_TIMEOUT).await?;
-            let told = match answer["no_op"] == true {
+            let Place { model, deployment } = &place;
+            let answer = client.activate(model, deployment, BUILD_TIMEOUT).await?;
+            let told = match answer.no_op {
                 true => format!("{place} is on already"),
                 false => format!("switched on {place}"),
             };
-            (answer, told)
+            tell(&answer, &told, format)
         }
         Action::Deactivate(place) => {
-            let path = format!("{}/deactivate", place.path());
-            let answer = post(client, &path, ANSWER_TIMEOUT).await?;
-            let told = match answer["no_op"] == true {
+            let Place { model, deployment } = &place;
+            let answer = client.deactivate(model, deployment).await?;
+            let told = match answer.no_op {
                 true => format!("{place} is off already"),
                 false => format!(
-                    "switched off {place}; `samovar deployment activate {} {}` switches it on again",
-                    place.model, place.deployment
+                    "switched off {place}; `samovar deployment activate {model} {deployment}` switches it on again"
                 ),
             };
-            (answer, told)
+            tell(&answer, &told, format)
         }
         Action::Retry(place) => {
-            let answer = post(client, &format!("{}/retry", place.path()), BUILD_TIMEOUT).await?;
-            let told = match answer["retried"] == true {
-                true => format!("{place} is {}", cell(&answer["deployment"]["status"])),
-                false => format!("nothing to do for {place}: {}", cell(&answer["reason"])),
+            let Place { model, deployment } = &place;
+            let answer = client.retry(model, deployment, BUILD_TIMEOUT).await?;
+            let told = match answer.retried {
+                true => format!("{place} is {}", word(&answer.deployment.status)),
+                false => format!(
+                    "nothing to do for {place}: {}",
+                    or_dash(answer.reason.as_ref())
+                ),
             };
-            (answer, told)
+            tell(&answer, &told, format)
         }
         Action::Wake(place) => {
-            let answer = post(client, &place.wake_path(), ANSWER_TIMEOUT).await?;
+            let answer = client.wake(&place.model, place.target()).await?;
             let told = format!(
                 "{place} starts a replica; see `samovar deployment replicas {} {}`",
                 place.model, place.deployment
             );
-            (answer, told)
+            tell(&answer, &told, format)
         }
         Action::Rename { place, name } => {
-            let request = client.request(Method::PATCH, &place.path())?;
-            let request = request.json(&json!({ "name": name }));
-            let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
+            let Place { model, deployment } = &place;
+            let answer = client.rename_deployment(model, deployment, &name).await?;
             let told = format!(
-                "the deployment {} of {} is named {} now",
-                cell(&answer["id"]),
-                place.model,
-                cell(&answer["name"])
+                "the deployment {} of {model} is named {} now",
+                answer.id,
+                printable(&answer.name)
             );
-            (answer, told)
+            tell(&answer, &told, format)
         }
-    };
-    match format {
-        Format::Json => output::document(&answer),
-        Format::Text => output::line(&told),
     }
 }
 
-async fn post(client: &Client, path: &str, timeout: Duration) -> anyhow::Result<Value> {
-    let request = client.request(Method::POST, path)?;
-    client.json(request.timeout(timeout)).await
+fn tell(answer: &impl Serialize, told: &str, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Json => output::document(answer),
+        Format::Text => output::line(told),
+    }
 }

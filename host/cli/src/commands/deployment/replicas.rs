@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 use samovar_client::Client;
-use serde_json::Value;
+use samovar_client::text::printable;
+use samovar_types::api::replicas::{ListReplicasResponse, ReplicaResponse};
 
 use super::Place;
-use crate::output::{self, Format, cell, since};
+use crate::output::{self, Format, since, word};
 
 /// Lists the replicas, or stops one.
 pub async fn run(
@@ -14,12 +15,11 @@ pub async fn run(
     kill: Option<&str>,
     format: Format,
 ) -> anyhow::Result<()> {
-    let path = format!("{}/replicas", place.path());
+    let Place { model, deployment } = place;
     let Some(id) = kill else {
-        let answer = client.get(&path).await?;
+        let answer = client.replicas(model, deployment).await?;
         let none = format!(
-            "no replicas: the next request starts one, or `samovar deployment wake {} {}`",
-            place.model, place.deployment
+            "no replicas: the next request starts one, or `samovar deployment wake {model} {deployment}`"
         );
         return match format {
             Format::Json => output::document(&answer),
@@ -30,8 +30,8 @@ pub async fn run(
             ),
         };
     };
-    let answer = client.delete(&format!("{path}/{id}")).await?;
-    let told = match answer["finishes_first"] == true {
+    let answer = client.terminate_replica(model, deployment, id).await?;
+    let told = match answer.finishes_first {
         true => format!("the replica {id} finishes what it does, and stops then"),
         false => format!("stopped the replica {id}"),
     };
@@ -41,33 +41,36 @@ pub async fn run(
     }
 }
 
-fn rows(answer: &Value, now: Timestamp) -> Vec<Vec<String>> {
-    let replicas = answer["replicas"].as_array().into_iter().flatten();
-    replicas
-        .map(|replica| {
-            vec![
-                cell(&replica["id"]),
-                cell(&replica["state"]),
-                since(&replica["started_at"], now),
-                cell(&replica["requests_served"]),
-            ]
-        })
-        .collect()
+fn rows(answer: &ListReplicasResponse, now: Timestamp) -> Vec<Vec<String>> {
+    let row = |replica: &ReplicaResponse| {
+        vec![
+            printable(&replica.id),
+            word(&replica.state),
+            since(replica.started_at, now),
+            replica.requests_served.to_string(),
+        ]
+    };
+    answer.replicas.iter().map(row).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use samovar_types::api::replicas::ReplicaStatus;
 
     use super::*;
 
     #[test]
     fn a_replica_is_a_row() {
-        let answer = json!({"replicas": [{
-            "id": "ab12z", "state": "IDLE", "started_at": "2026-01-01T00:00:00Z", "age_seconds": 7200.0,
-            "requests_served": 3,
-        }]});
+        let replica = ReplicaResponse {
+            id: "ab12z".into(),
+            state: ReplicaStatus::Idle,
+            started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+            age_seconds: 7200.0,
+            requests_served: 3,
+        };
         let now = "2026-01-01T02:00:00Z".parse().unwrap();
-        assert_eq!(rows(&answer, now), [["ab12z", "IDLE", "2 h ago", "3"]]);
+        let replicas = vec![replica];
+        let rows = rows(&ListReplicasResponse { replicas }, now);
+        assert_eq!(rows, [["ab12z", "IDLE", "2 h ago", "3"]]);
     }
 }

@@ -1,12 +1,12 @@
 //! How many replicas a deployment keeps, and when that changes.
 
-use reqwest::Method;
-use samovar_client::{ANSWER_TIMEOUT, Client};
-use serde_json::{Map, Value};
+use samovar_client::Client;
+use samovar_client::text::printable;
+use samovar_types::settings::AutoscalingUpdate;
 
 use super::Place;
 use crate::failure::UsageError;
-use crate::output::{self, Format, cell};
+use crate::output::{self, Format};
 
 /// What is set; the rest stays.
 #[derive(Debug, clap::Args)]
@@ -35,20 +35,17 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What is set, by the names of the API.
-    fn update(&self) -> Map<String, Value> {
-        let fields = [
-            ("min_replica", self.min),
-            ("max_replica", self.max),
-            ("autoscaling_window", self.window),
-            ("scale_down_delay", self.scale_down_delay),
-            ("concurrency_target", self.concurrency_target),
-            ("target_utilization_percentage", self.target_utilization),
-            ("max_scale_down_rate", self.max_scale_down_rate),
-        ];
-        let set = fields.into_iter();
-        set.filter_map(|(name, value)| Some((name.to_owned(), value?.into())))
-            .collect()
+    fn update(&self) -> AutoscalingUpdate {
+        AutoscalingUpdate {
+            min_replica: self.min,
+            max_replica: self.max,
+            autoscaling_window: self.window,
+            scale_down_delay: self.scale_down_delay,
+            concurrency_target: self.concurrency_target,
+            target_utilization_percentage: self.target_utilization,
+            max_scale_down_rate: self.max_scale_down_rate,
+            target_in_flight_tokens: None,
+        }
     }
 }
 
@@ -60,7 +57,7 @@ pub async fn run(
     format: Format,
 ) -> anyhow::Result<()> {
     let update = settings.update();
-    if update.is_empty() {
+    if update == AutoscalingUpdate::default() {
         return Err(UsageError {
             problem: "nothing to change was named".into(),
             hint: Some(format!(
@@ -70,12 +67,13 @@ pub async fn run(
         }
         .into());
     }
-    let path = format!("{}/autoscaling_settings", place.path());
-    let request = client.request(Method::PATCH, &path)?.json(&update);
-    let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
+    let Place { model, deployment } = place;
+    let answer = client
+        .update_autoscaling(model, deployment, &update)
+        .await?;
     match format {
         Format::Json => output::document(&answer),
-        Format::Text => output::line(&format!("{place}: {}", cell(&answer["message"]))),
+        Format::Text => output::line(&format!("{place}: {}", printable(&answer.message))),
     }
 }
 
@@ -96,7 +94,8 @@ mod tests {
             target_utilization: Some(4),
             max_scale_down_rate: Some(5),
         };
-        let mut named: Vec<String> = settings.update().keys().cloned().collect();
+        let update = serde_json::to_value(settings.update()).unwrap();
+        let mut named: Vec<String> = update.as_object().unwrap().keys().cloned().collect();
         let mut wanted = AutoscalingSettings::NAMES;
         named.sort();
         wanted.sort_unstable();

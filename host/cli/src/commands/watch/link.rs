@@ -2,8 +2,7 @@
 
 use std::cell::Cell;
 
-use reqwest::StatusCode;
-use samovar_client::ClientError;
+use samovar_client::{ClientError, StatusCode};
 use tokio::sync::Notify;
 
 use super::report::{Event, Report};
@@ -62,6 +61,7 @@ pub fn unreachable(error: &anyhow::Error) -> Option<&ClientError> {
             StatusCode::GATEWAY_TIMEOUT,
         ]
         .contains(status),
+        _ => false,
     };
     is_lost.then_some(error)
 }

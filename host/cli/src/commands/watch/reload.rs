@@ -4,21 +4,35 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use reqwest::{Method, StatusCode};
 use samovar_bundle::collect::{LocalBlob, LocalBundle};
 use samovar_client::{Client, ClientError};
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::development::{ReloadRequest, ReloadStatus, ReloadTimings};
+use samovar_types::api::models::PushRequest;
 use samovar_types::digest::Digest;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::commands::push::{self, DEPLOY_TIMEOUT};
 use crate::{ready, upload};
 
+/// What a watch changed on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// The development deployment was made.
+    Created,
+    /// It serves another bundle than before.
+    Reloaded,
+    /// It served that bundle already.
+    Unchanged,
+}
+
 /// How it went.
 pub struct Reloaded {
-    /// CREATED, RELOADED or UNCHANGED.
-    pub status: String,
-    /// What the server says of its time.
-    pub timings: Value,
+    /// Whether it changed anything.
+    pub status: Status,
+    /// What the server says of its time; nothing for a deployment that was made.
+    pub timings: Option<ReloadTimings>,
     /// Files that were sent, and their bytes.
     pub uploaded: (usize, u64),
     /// Looking which are lacking, and sending them.
@@ -46,13 +60,13 @@ pub async fn reload(
 
     let begun = Instant::now();
     let mut activation = Duration::ZERO;
-    let answer = match swap(client, model, local).await {
-        Ok(answer) => answer,
+    let swapped = match swap(client, model, local).await {
+        Ok(swapped) => swapped,
         Err(error) => {
             // What was there may have been taken away since.
             let missing = push::missing(&error, &local.blobs);
             if missing.is_empty() {
-                return Err(error);
+                return Err(error.into());
             }
             activation += begun.elapsed();
             let begun = Instant::now();
@@ -63,30 +77,53 @@ pub async fn reload(
         }
     };
     activation += begun.elapsed();
-    ready::check(&answer["deployment"])?;
+    ready::check(&swapped.deployment)?;
     Ok(Reloaded {
-        status: answer["status"].as_str().unwrap_or("CREATED").to_owned(),
-        timings: answer["timings"].clone(),
+        status: swapped.status,
+        timings: swapped.timings,
         uploaded: (sent.len(), sent.iter().map(|blob| blob.size).sum()),
         upload,
         activation,
     })
 }
 
-async fn swap(client: &Client, model: &str, local: &LocalBundle) -> anyhow::Result<Value> {
-    let path = format!("/v1/models/{model}/deployments/development/bundle");
-    let request = client.request(Method::PUT, &path)?.timeout(DEPLOY_TIMEOUT);
-    let bundle = json!({ "bundle": local.bundle });
-    match client.json(request.json(&bundle)).await {
-        Err(error) if is_not_there(&error) => {
-            let body = json!({ "bundle": local.bundle, "name": model, "development": true });
-            push::deploy(client, &body).await
-        }
-        answered => answered,
-    }
+/// What the server answered.
+struct Swapped {
+    status: Status,
+    deployment: DeploymentResponse,
+    timings: Option<ReloadTimings>,
 }
 
-fn is_not_there(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<ClientError>();
-    matches!(error, Some(ClientError::Refused { status, .. }) if *status == StatusCode::NOT_FOUND)
+async fn swap(client: &Client, model: &str, local: &LocalBundle) -> Result<Swapped, ClientError> {
+    let request = ReloadRequest {
+        bundle: local.bundle.clone(),
+        labels: None,
+    };
+    match client.reload(model, &request, DEPLOY_TIMEOUT).await {
+        Ok(answer) => Ok(Swapped {
+            status: match answer.status {
+                ReloadStatus::Reloaded => Status::Reloaded,
+                ReloadStatus::Unchanged => Status::Unchanged,
+            },
+            deployment: answer.deployment,
+            timings: Some(answer.timings),
+        }),
+        Err(error) if error.is_not_found() => {
+            let request = PushRequest {
+                name: Some(model.to_owned()),
+                bundle: request.bundle,
+                deployment_name: None,
+                development: true,
+                environment: None,
+                labels: None,
+            };
+            let answer = push::deploy(client, &request).await?;
+            Ok(Swapped {
+                status: Status::Created,
+                deployment: answer.deployment,
+                timings: None,
+            })
+        }
+        Err(error) => Err(error),
+    }
 }

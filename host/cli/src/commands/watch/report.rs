@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use samovar_client::text::printable;
+use samovar_types::api::development::ReloadTimings;
+use samovar_types::api::logs::LogEntry;
 use serde::Serialize;
-use serde_json::Value;
 
+use super::reload::Status;
 use crate::commands::logs;
 use crate::output::{self, Format};
 
@@ -73,7 +75,7 @@ pub enum Event<'a> {
     /// A line of the deployment's log.
     Log {
         /// As the management API has it.
-        line: &'a Value,
+        line: &'a LogEntry,
     },
     /// Something that the user should know.
     Note {
@@ -87,8 +89,8 @@ pub enum Event<'a> {
 /// How the development deployment came to serve what is there.
 #[derive(Debug, Serialize)]
 pub struct Serving<'a> {
-    /// CREATED, RELOADED, or UNCHANGED when it served that already.
-    pub status: &'a str,
+    /// What changed on the server.
+    pub status: Status,
     /// The model's name.
     pub model: &'a str,
     /// Where it is called.
@@ -104,7 +106,7 @@ pub struct Serving<'a> {
     /// Until it served.
     pub activation_ms: f64,
     /// What the server says of that time.
-    pub timings: &'a Value,
+    pub timings: Option<&'a ReloadTimings>,
 }
 
 /// Milliseconds, as the server gives them.
@@ -174,7 +176,7 @@ impl Serving<'_> {
             parts.push(format!("build {}", span(build)));
         }
         parts.push(match self.uploaded_files {
-            0 => format!("upload of nothing {}", span(self.upload_ms)),
+            0 => format!("nothing to upload ({})", span(self.upload_ms)),
             count => format!(
                 "upload of {count} {}, {} {}",
                 if count == 1 { "file" } else { "files" },
@@ -182,21 +184,24 @@ impl Serving<'_> {
                 span(self.upload_ms)
             ),
         });
-        let phases = ["compile", "graphs", "start", "switch"];
-        let phases = phases.iter().filter_map(|name| {
-            let time = self.timings.get(format!("{name}_ms"))?.as_f64()?;
-            Some(format!("{name} {}", span(time)))
+        let phases = self.timings.map(|timings| {
+            format!(
+                "compile {}, graphs {}, start {}, switch {}",
+                span(timings.compile_ms),
+                span(timings.graphs_ms),
+                span(timings.start_ms),
+                span(timings.switch_ms)
+            )
         });
-        let phases = phases.collect::<Vec<_>>().join(", ");
         let activation = span(self.activation_ms);
-        parts.push(match phases.is_empty() {
-            true => format!("activation {activation}"),
-            false => format!("activation {activation} ({phases})"),
+        parts.push(match phases {
+            None => format!("activation {activation}"),
+            Some(phases) => format!("activation {activation} ({phases})"),
         });
         let what = match self.status {
-            "CREATED" => format!("serving {} at {}", self.model, self.url),
-            "UNCHANGED" => format!("serving {} at {}, as before", self.model, self.url),
-            _ => format!("reloaded {}", self.model),
+            Status::Created => format!("serving {} at {}", self.model, self.url),
+            Status::Unchanged => format!("serving {} at {}, as before", self.model, self.url),
+            Status::Reloaded => format!("reloaded {}", self.model),
         };
         format!("{what}: {}", parts.join(", "))
     }
@@ -226,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    fn serving<'a>(status: &'a str, timings: &'a Value) -> Serving<'a> {
+    fn serving(status: Status, timings: Option<&ReloadTimings>) -> Serving<'_> {
         Serving {
             status,
             model: "m",
@@ -242,11 +247,16 @@ mod tests {
 
     #[test]
     fn a_reload_is_one_line_of_where_the_time_went() {
-        let timings = json!({"compile_ms": 80.4, "graphs_ms": 0.01, "start_ms": 2.0});
-        let mut reloaded = serving("RELOADED", &timings);
+        let timings = ReloadTimings {
+            compile_ms: 80.4,
+            graphs_ms: 0.01,
+            start_ms: 2.0,
+            switch_ms: 0.4,
+        };
+        let mut reloaded = serving(Status::Reloaded, Some(&timings));
         assert_eq!(
             reloaded.text(),
-            "reloaded m: upload of nothing 1.2 ms, activation 1.2 s (compile 80 ms, graphs 0.0 ms, start 2.0 ms)"
+            "reloaded m: nothing to upload (1.2 ms), activation 1.2 s (compile 80 ms, graphs 0.0 ms, start 2.0 ms, switch 0.4 ms)"
         );
         reloaded.build_ms = Some(2500.0);
         reloaded.uploaded_files = 1;
@@ -254,17 +264,17 @@ mod tests {
         let told = reloaded.text();
         let wanted = "reloaded m: build 2.5 s, upload of 1 file, 2.00 KiB 1.2 ms, ";
         assert!(told.starts_with(wanted), "{told}");
-        let created = serving("CREATED", &Value::Null).text();
-        let wanted = "serving m at http://h/models/m/development/predict: upload of nothing 1.2 ms, activation 1.2 s";
+        let created = serving(Status::Created, None).text();
+        let wanted = "serving m at http://h/models/m/development/predict: nothing to upload (1.2 ms), activation 1.2 s";
         assert_eq!(created, wanted);
     }
 
     #[test]
     fn programs_read_the_kind_of_an_event_in_one_place() {
         let json = |event: &Event<'_>| serde_json::to_value(event).unwrap();
-        let timings = Value::Null;
-        let told = json(&Event::Serving(serving("UNCHANGED", &timings)));
+        let told = json(&Event::Serving(serving(Status::Unchanged, None)));
         assert_eq!(told["event"], "serving");
+        assert_eq!(told["status"], "UNCHANGED");
         assert_eq!(told["activation_ms"], 1234.0);
         assert_eq!(json(&Event::Stopped), json!({"event": "stopped"}));
     }

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use reqwest::StatusCode;
 use samovar_bundle::collect::LocalBundle;
 use samovar_bundle::hash_cache::Identity;
 use samovar_bundle::manifest::Manifest;
-use samovar_client::{Client, ClientError};
+use samovar_client::{Client, ClientError, StatusCode, Target};
 use samovar_types::bundle::Bundle;
 use samovar_types::digest::Digest;
+use samovar_types::error::ErrorCode;
 use tokio::sync::mpsc;
 
 use super::Arguments;
@@ -258,10 +258,8 @@ impl Session<'_> {
         let refused = error
             .chain()
             .find_map(|cause| cause.downcast_ref::<ClientError>());
-        let code = refused
-            .and_then(ClientError::code)
-            .map(|(code, _)| code.to_owned());
-        if code.as_deref() == Some("reload_in_progress") {
+        let code = refused.and_then(ClientError::code);
+        if code == Some(ErrorCode::ReloadInProgress) {
             return Ok(Again::After(RETRY_DELAY));
         }
         if let Some(ClientError::Refused { status, .. }) = refused
@@ -276,7 +274,7 @@ impl Session<'_> {
         self.state.build = None;
         self.report.tell(&Event::Failed {
             error: format!("{error:#}"),
-            error_code: code,
+            error_code: code.map(|code| code.to_string()),
         })?;
         Ok(Again::Changed)
     }
@@ -285,15 +283,18 @@ impl Session<'_> {
         let (uploaded_files, uploaded_bytes) = reloaded.uploaded;
         let build = self.state.build.take();
         self.report.tell(&Event::Serving(Serving {
-            status: &reloaded.status,
+            status: reloaded.status,
             model,
-            url: format!("{}/models/{model}/development/predict", self.client.url()),
+            url: format!(
+                "{}/predict",
+                self.client.inference_url(model, Target::Development)
+            ),
             uploaded_files,
             uploaded_bytes,
             build_ms: build.map(ms),
             upload_ms: ms(reloaded.upload),
             activation_ms: ms(reloaded.activation),
-            timings: &reloaded.timings,
+            timings: reloaded.timings.as_ref(),
         }))
     }
 

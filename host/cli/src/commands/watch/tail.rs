@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use samovar_client::Client;
+use samovar_types::names::DEVELOPMENT;
 use tokio::sync::mpsc;
 
 use super::link::{self, Link};
@@ -13,8 +14,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A follower of what is to come in the log of a model's development deployment; what is there already was said before.
 pub async fn begin(client: &Client, model: &str) -> anyhow::Result<Follower> {
-    let path = format!("/v1/models/{model}/deployments/development");
-    let mut follower = Follower::new(&path);
+    let mut follower = Follower::new(model, DEVELOPMENT);
     match follower.fresh(client).await {
         Ok(_) => {}
         Err(error) if link::unreachable(&error).is_some() => return Err(error),

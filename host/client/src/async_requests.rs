@@ -1,0 +1,89 @@
+//! Requests that are answered later.
+
+use reqwest::{Method, Response};
+use samovar_types::api::async_requests::{
+    AsyncQueueStatusResponse, AsyncRequestResponse, CancelAsyncResponse, SubmitAsyncRequest,
+    SubmitAsyncResponse,
+};
+
+use crate::Client;
+use crate::error::ClientError;
+use crate::inference::Target;
+
+impl Client {
+    /// Hands a request in.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn submit_async(
+        &self,
+        model: &str,
+        target: Target<'_>,
+        request: &SubmitAsyncRequest,
+    ) -> Result<SubmitAsyncResponse, ClientError> {
+        let path = below(model, target, "async_predict");
+        self.call(Method::POST, &path).body(request).json().await
+    }
+
+    /// Shows how many requests of a deployment wait and run.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn async_queue_status(
+        &self,
+        model: &str,
+        target: Target<'_>,
+    ) -> Result<AsyncQueueStatusResponse, ClientError> {
+        let path = below(model, target, "async_queue_status");
+        self.call(Method::GET, &path).json().await
+    }
+
+    /// Shows how a request stands.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn async_request(
+        &self,
+        model: &str,
+        id: &str,
+    ) -> Result<AsyncRequestResponse, ClientError> {
+        self.call(Method::GET, &["models", model, "async_request", id])
+            .json()
+            .await
+    }
+
+    /// Reads what the model answered.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn async_result(&self, model: &str, id: &str) -> Result<Response, ClientError> {
+        self.call(
+            Method::GET,
+            &["models", model, "async_request", id, "result"],
+        )
+        .patiently()
+        .send()
+        .await
+    }
+
+    /// Takes a request back that still waits.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn cancel_async(
+        &self,
+        model: &str,
+        id: &str,
+    ) -> Result<CancelAsyncResponse, ClientError> {
+        self.call(Method::DELETE, &["models", model, "async_request", id])
+            .json()
+            .await
+    }
+}
+
+fn below<'a>(model: &'a str, target: Target<'a>, last: &'a str) -> Vec<&'a str> {
+    let mut path = vec!["models", model];
+    path.extend(target.segments());
+    path.push(last);
+    path
+}

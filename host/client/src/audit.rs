@@ -1,0 +1,35 @@
+//! The audit log.
+
+use reqwest::Method;
+use samovar_types::api::audit::{AuditLogResponse, AuditQuery};
+
+use crate::Client;
+use crate::error::ClientError;
+
+impl Client {
+    /// Reads a page of the audit log of the server.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn audit_log(&self, query: &AuditQuery) -> Result<AuditLogResponse, ClientError> {
+        self.call(Method::GET, &["v1", "audit_logs"])
+            .query(query.pairs())
+            .json()
+            .await
+    }
+
+    /// Reads a page of the audit log of a model.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn audit_log_of_model(
+        &self,
+        model: &str,
+        query: &AuditQuery,
+    ) -> Result<AuditLogResponse, ClientError> {
+        self.call(Method::GET, &["v1", "models", model, "audit_logs"])
+            .query(query.pairs())
+            .json()
+            .await
+    }
+}

@@ -1,0 +1,57 @@
+//! What a deployment runs.
+
+use reqwest::{Method, Response};
+use samovar_types::api::bundles::{ConfigResponse, DownloadResponse};
+
+use crate::Client;
+use crate::error::ClientError;
+
+impl Client {
+    /// Shows the manifest of a deployment.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn config(
+        &self,
+        model: &str,
+        deployment: &str,
+    ) -> Result<ConfigResponse, ClientError> {
+        self.call(
+            Method::GET,
+            &["v1", "models", model, "deployments", deployment, "config"],
+        )
+        .json()
+        .await
+    }
+
+    /// Says where the bundle of a deployment can be read.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn download(
+        &self,
+        model: &str,
+        deployment: &str,
+    ) -> Result<DownloadResponse, ClientError> {
+        self.call(
+            Method::GET,
+            &["v1", "models", model, "deployments", deployment, "download"],
+        )
+        .json()
+        .await
+    }
+
+    /// Reads the bundle of a deployment as a tar archive.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn bundle(&self, model: &str, deployment: &str) -> Result<Response, ClientError> {
+        self.call(
+            Method::GET,
+            &["v1", "models", model, "deployments", deployment, "bundle"],
+        )
+        .patiently()
+        .send()
+        .await
+    }
+}

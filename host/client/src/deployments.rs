@@ -1,0 +1,268 @@
+//! Deployments: listed, shown, switched, scaled, reloaded, deleted; and their replicas.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use samovar_types::api::deployments::{
+    BackpressureSettings, BackpressureUpdate, DeleteDeploymentResponse, DeploymentResponse,
+    ListDeploymentsResponse, RetryResponse, SwitchResponse, UpdateDeploymentRequest,
+    UpdateSettingsResponse,
+};
+use samovar_types::api::development::{ReloadRequest, ReloadResponse};
+use samovar_types::api::replicas::{ListReplicasResponse, TerminateReplicaResponse};
+use samovar_types::settings::AutoscalingUpdate;
+
+use crate::Client;
+use crate::error::ClientError;
+
+impl Client {
+    /// Lists the deployments of a model.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn deployments(&self, model: &str) -> Result<ListDeploymentsResponse, ClientError> {
+        self.call(Method::GET, &["v1", "models", model, "deployments"])
+            .json()
+            .await
+    }
+
+    /// Shows a deployment, by id or as `production` or `development`.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn deployment(
+        &self,
+        model: &str,
+        deployment: &str,
+    ) -> Result<DeploymentResponse, ClientError> {
+        self.call(
+            Method::GET,
+            &["v1", "models", model, "deployments", deployment],
+        )
+        .json()
+        .await
+    }
+
+    /// Renames a deployment.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn rename_deployment(
+        &self,
+        model: &str,
+        deployment: &str,
+        name: &str,
+    ) -> Result<DeploymentResponse, ClientError> {
+        let body = UpdateDeploymentRequest {
+            name: name.to_owned(),
+        };
+        self.call(
+            Method::PATCH,
+            &["v1", "models", model, "deployments", deployment],
+        )
+        .body(&body)
+        .json()
+        .await
+    }
+
+    /// Switches a deployment on, and waits until it is built.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn activate(
+        &self,
+        model: &str,
+        deployment: &str,
+        timeout: Duration,
+    ) -> Result<SwitchResponse, ClientError> {
+        self.call(
+            Method::POST,
+            &["v1", "models", model, "deployments", deployment, "activate"],
+        )
+        .within(timeout)
+        .json()
+        .await
+    }
+
+    /// Switches a deployment off.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn deactivate(
+        &self,
+        model: &str,
+        deployment: &str,
+    ) -> Result<SwitchResponse, ClientError> {
+        self.call(
+            Method::POST,
+            &[
+                "v1",
+                "models",
+                model,
+                "deployments",
+                deployment,
+                "deactivate",
+            ],
+        )
+        .json()
+        .await
+    }
+
+    /// Builds a deployment again that failed, or lets requests to one again that is unhealthy.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn retry(
+        &self,
+        model: &str,
+        deployment: &str,
+        timeout: Duration,
+    ) -> Result<RetryResponse, ClientError> {
+        self.call(
+            Method::POST,
+            &["v1", "models", model, "deployments", deployment, "retry"],
+        )
+        .within(timeout)
+        .json()
+        .await
+    }
+
+    /// Changes how many replicas a deployment keeps.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn update_autoscaling(
+        &self,
+        model: &str,
+        deployment: &str,
+        update: &AutoscalingUpdate,
+    ) -> Result<UpdateSettingsResponse, ClientError> {
+        self.call(
+            Method::PATCH,
+            &[
+                "v1",
+                "models",
+                model,
+                "deployments",
+                deployment,
+                "autoscaling_settings",
+            ],
+        )
+        .body(update)
+        .json()
+        .await
+    }
+
+    /// Changes what happens to requests of a deployment that find every replica busy.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn update_backpressure(
+        &self,
+        model: &str,
+        deployment: &str,
+        update: &BackpressureUpdate,
+    ) -> Result<BackpressureSettings, ClientError> {
+        self.call(
+            Method::PATCH,
+            &[
+                "v1",
+                "models",
+                model,
+                "deployments",
+                deployment,
+                "request_backpressure_settings",
+            ],
+        )
+        .body(update)
+        .json()
+        .await
+    }
+
+    /// Swaps the bundle of the development deployment, and waits until the new one serves.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn reload(
+        &self,
+        model: &str,
+        request: &ReloadRequest,
+        timeout: Duration,
+    ) -> Result<ReloadResponse, ClientError> {
+        self.call(
+            Method::PUT,
+            &[
+                "v1",
+                "models",
+                model,
+                "deployments",
+                "development",
+                "bundle",
+            ],
+        )
+        .body(request)
+        .within(timeout)
+        .json()
+        .await
+    }
+
+    /// Deletes a deployment.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn delete_deployment(
+        &self,
+        model: &str,
+        deployment: &str,
+    ) -> Result<DeleteDeploymentResponse, ClientError> {
+        self.call(
+            Method::DELETE,
+            &["v1", "models", model, "deployments", deployment],
+        )
+        .json()
+        .await
+    }
+
+    /// Lists the replicas of a deployment on the node that answers.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn replicas(
+        &self,
+        model: &str,
+        deployment: &str,
+    ) -> Result<ListReplicasResponse, ClientError> {
+        self.call(
+            Method::GET,
+            &["v1", "models", model, "deployments", deployment, "replicas"],
+        )
+        .json()
+        .await
+    }
+
+    /// Stops a replica: at once when it is idle, else after its request.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn terminate_replica(
+        &self,
+        model: &str,
+        deployment: &str,
+        replica: &str,
+    ) -> Result<TerminateReplicaResponse, ClientError> {
+        self.call(
+            Method::DELETE,
+            &[
+                "v1",
+                "models",
+                model,
+                "deployments",
+                deployment,
+                "replicas",
+                replica,
+            ],
+        )
+        .json()
+        .await
+    }
+}

@@ -1,0 +1,143 @@
+//! Environments: listed, shown, made, changed, deleted.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use samovar_types::api::deployments::SwitchResponse;
+use samovar_types::api::environments::{
+    CreateEnvironmentRequest, DeleteEnvironmentResponse, EnvironmentResponse,
+    ListEnvironmentsResponse, UpdateEnvironmentRequest, UpdateEnvironmentResponse,
+};
+
+use crate::Client;
+use crate::error::ClientError;
+
+impl Client {
+    /// Lists the environments of a model.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn environments(&self, model: &str) -> Result<ListEnvironmentsResponse, ClientError> {
+        self.call(Method::GET, &["v1", "models", model, "environments"])
+            .json()
+            .await
+    }
+
+    /// Shows an environment.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn environment(
+        &self,
+        model: &str,
+        environment: &str,
+    ) -> Result<EnvironmentResponse, ClientError> {
+        self.call(
+            Method::GET,
+            &["v1", "models", model, "environments", environment],
+        )
+        .json()
+        .await
+    }
+
+    /// Makes an environment that points at nothing yet.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn create_environment(
+        &self,
+        model: &str,
+        request: &CreateEnvironmentRequest,
+    ) -> Result<EnvironmentResponse, ClientError> {
+        self.call(Method::POST, &["v1", "models", model, "environments"])
+            .body(request)
+            .json()
+            .await
+    }
+
+    /// Changes the settings of an environment.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn update_environment(
+        &self,
+        model: &str,
+        environment: &str,
+        request: &UpdateEnvironmentRequest,
+    ) -> Result<UpdateEnvironmentResponse, ClientError> {
+        self.call(
+            Method::PATCH,
+            &["v1", "models", model, "environments", environment],
+        )
+        .body(request)
+        .json()
+        .await
+    }
+
+    /// Deletes an environment; its deployments stay.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn delete_environment(
+        &self,
+        model: &str,
+        environment: &str,
+    ) -> Result<DeleteEnvironmentResponse, ClientError> {
+        self.call(
+            Method::DELETE,
+            &["v1", "models", model, "environments", environment],
+        )
+        .json()
+        .await
+    }
+
+    /// Switches on the deployment that an environment points at, and waits until it is built.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn activate_environment(
+        &self,
+        model: &str,
+        environment: &str,
+        timeout: Duration,
+    ) -> Result<SwitchResponse, ClientError> {
+        self.call(
+            Method::POST,
+            &[
+                "v1",
+                "models",
+                model,
+                "environments",
+                environment,
+                "activate",
+            ],
+        )
+        .within(timeout)
+        .json()
+        .await
+    }
+
+    /// Switches off the deployment that an environment points at.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn deactivate_environment(
+        &self,
+        model: &str,
+        environment: &str,
+    ) -> Result<SwitchResponse, ClientError> {
+        self.call(
+            Method::POST,
+            &[
+                "v1",
+                "models",
+                model,
+                "environments",
+                environment,
+                "deactivate",
+            ],
+        )
+        .json()
+        .await
+    }
+}

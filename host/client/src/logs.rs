@@ -1,0 +1,47 @@
+//! Logs of deployments and environments.
+
+use reqwest::Method;
+use samovar_types::api::logs::{LogsQuery, LogsResponse};
+
+use crate::Client;
+use crate::error::ClientError;
+
+impl Client {
+    /// Reads the log of a deployment.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn deployment_logs(
+        &self,
+        model: &str,
+        deployment: &str,
+        query: &LogsQuery,
+    ) -> Result<LogsResponse, ClientError> {
+        self.call(
+            Method::GET,
+            &["v1", "models", model, "deployments", deployment, "logs"],
+        )
+        .query(query.pairs())
+        .json()
+        .await
+    }
+
+    /// Reads the logs of an environment.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn environment_logs(
+        &self,
+        model: &str,
+        environment: &str,
+        query: &LogsQuery,
+    ) -> Result<LogsResponse, ClientError> {
+        self.call(
+            Method::GET,
+            &["v1", "models", model, "environments", environment, "logs"],
+        )
+        .query(query.pairs())
+        .json()
+        .await
+    }
+}

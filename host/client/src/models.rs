@@ -1,0 +1,76 @@
+//! Models: listed, pushed, renamed, deleted.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use samovar_types::api::models::{
+    DeleteModelResponse, ListModelsResponse, ModelResponse, PushRequest, PushResponse,
+    UpdateModelRequest,
+};
+
+use crate::Client;
+use crate::error::ClientError;
+
+impl Client {
+    /// Lists the models.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn models(&self) -> Result<ListModelsResponse, ClientError> {
+        self.call(Method::GET, &["v1", "models"]).json().await
+    }
+
+    /// Shows a model, by id or name.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn model(&self, model: &str) -> Result<ModelResponse, ClientError> {
+        self.call(Method::GET, &["v1", "models", model])
+            .json()
+            .await
+    }
+
+    /// Pushes a bundle whose blobs are on the server, and waits until it is built.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn push(
+        &self,
+        request: &PushRequest,
+        timeout: Duration,
+    ) -> Result<PushResponse, ClientError> {
+        self.call(Method::POST, &["v1", "models"])
+            .body(request)
+            .within(timeout)
+            .json()
+            .await
+    }
+
+    /// Renames a model.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn rename_model(
+        &self,
+        model: &str,
+        name: &str,
+    ) -> Result<ModelResponse, ClientError> {
+        let body = UpdateModelRequest {
+            name: name.to_owned(),
+        };
+        self.call(Method::PATCH, &["v1", "models", model])
+            .body(&body)
+            .json()
+            .await
+    }
+
+    /// Deletes a model with all its deployments and environments.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn delete_model(&self, model: &str) -> Result<DeleteModelResponse, ClientError> {
+        self.call(Method::DELETE, &["v1", "models", model])
+            .json()
+            .await
+    }
+}

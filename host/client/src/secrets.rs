@@ -1,0 +1,80 @@
+//! Secrets and webhook secrets.
+
+use reqwest::Method;
+use samovar_types::api::secrets::{
+    DeleteSecretResponse, ListSecretsResponse, SecretResponse, SetSecretRequest,
+};
+use samovar_types::api::webhook_secrets::{
+    DeleteWebhookSecretResponse, ListWebhookSecretsResponse, RotateWebhookSecretResponse,
+};
+use samovar_types::id::Id;
+
+use crate::Client;
+use crate::error::ClientError;
+
+impl Client {
+    /// Lists the secrets, without their values.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn secrets(&self) -> Result<ListSecretsResponse, ClientError> {
+        self.call(Method::GET, &["v1", "secrets"]).json().await
+    }
+
+    /// Sets a secret.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn set_secret(
+        &self,
+        request: &SetSecretRequest,
+    ) -> Result<SecretResponse, ClientError> {
+        self.call(Method::POST, &["v1", "secrets"])
+            .body(request)
+            .json()
+            .await
+    }
+
+    /// Deletes a secret.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn delete_secret(&self, name: &str) -> Result<DeleteSecretResponse, ClientError> {
+        self.call(Method::DELETE, &["v1", "secrets", name])
+            .json()
+            .await
+    }
+
+    /// Lists the webhook secrets that are valid, without their values.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn webhook_secrets(&self) -> Result<ListWebhookSecretsResponse, ClientError> {
+        self.call(Method::GET, &["v1", "webhook_secrets"])
+            .json()
+            .await
+    }
+
+    /// Makes a webhook secret; the one before is valid for a day more.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn rotate_webhook_secret(&self) -> Result<RotateWebhookSecretResponse, ClientError> {
+        self.call(Method::POST, &["v1", "webhook_secrets"])
+            .json()
+            .await
+    }
+
+    /// Makes a webhook secret invalid at once.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn delete_webhook_secret(
+        &self,
+        id: Id,
+    ) -> Result<DeleteWebhookSecretResponse, ClientError> {
+        self.call(Method::DELETE, &["v1", "webhook_secrets", id.as_str()])
+            .json()
+            .await
+    }
+}

@@ -1,0 +1,40 @@
+//! What deployments used.
+
+use reqwest::Method;
+use samovar_types::api::usage::{
+    UsageParams, UsageResponse, UsageSummaryQuery, UsageSummaryResponse,
+};
+
+use crate::Client;
+use crate::error::ClientError;
+
+impl Client {
+    /// Reads what deployments used.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn usage(&self, params: &UsageParams) -> Result<UsageResponse, ClientError> {
+        self.call(Method::GET, &["v1", "usage"])
+            .query(params.pairs())
+            .json()
+            .await
+    }
+
+    /// Summarises what deployments used.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn usage_summary(
+        &self,
+        query: &UsageSummaryQuery,
+    ) -> Result<UsageSummaryResponse, ClientError> {
+        let pairs = [
+            ("start_date", query.start_date.clone()),
+            ("end_date", query.end_date.clone()),
+        ];
+        self.call(Method::GET, &["v1", "billing", "usage_summary"])
+            .query(pairs)
+            .json()
+            .await
+    }
+}
