@@ -11,7 +11,7 @@ use crate::id::Id;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = ApiKey))]
 pub struct ApiKeyResponse {
-    /// Its public part.
+    /// The public part of the key, before the dot.
     pub prefix: String,
     /// What people call it.
     pub name: Option<String>,
@@ -22,7 +22,7 @@ pub struct ApiKeyResponse {
     pub model_ids: Option<Vec<Id>>,
     /// The server's one team.
     pub team_name: String,
-    /// When it was made.
+    /// When the API key was made.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
 }
@@ -78,7 +78,7 @@ pub struct CreateApiKeyRequest {
 pub struct CreateApiKeyResponse {
     /// The whole key, which is not shown again.
     pub api_key: String,
-    /// Its public part.
+    /// The public part of the key, before the dot.
     pub prefix: String,
 }
 
@@ -86,6 +86,6 @@ pub struct CreateApiKeyResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteApiKeyResponse {
-    /// Its public part.
+    /// The public part of the key, before the dot.
     pub prefix: String,
 }

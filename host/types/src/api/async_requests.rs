@@ -45,7 +45,7 @@ pub struct InferenceRetryUpdate {
 /// What handing a request in answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SubmitAsyncResponse {
-    /// Its id.
+    /// Id of the request.
     pub request_id: String,
 }
 
@@ -65,13 +65,13 @@ pub struct AsyncQueueStatusResponse {
 /// How a request stands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AsyncRequestResponse {
-    /// Its id.
+    /// Id of the request.
     pub request_id: String,
     /// The model it is for.
     pub model_id: Id,
     /// The deployment it is for.
     pub deployment_id: Id,
-    /// Where it stands.
+    /// State of the request.
     pub status: AsyncStatus,
     /// Where its webhook stands.
     pub webhook_status: WebhookStatus,
@@ -97,7 +97,7 @@ pub struct WebhookDelivery {
 /// What cancelling a request did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CancelAsyncResponse {
-    /// Its id.
+    /// Id of the request.
     pub request_id: String,
     /// Whether it was canceled; only one that is QUEUED can be.
     pub canceled: bool,

@@ -31,7 +31,7 @@ pub struct Pagination {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = AuditLogEntry))]
 pub struct AuditEntryResponse {
-    /// Its id.
+    /// Id of the entry.
     pub id: String,
     /// When it was done.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
@@ -47,7 +47,7 @@ pub struct AuditEntryResponse {
     pub actor: AuditActor,
     /// The program that asked for it, if it said so.
     pub client_name: Option<String>,
-    /// Its version.
+    /// Version of the entry.
     pub client_version: Option<String>,
     /// Always null.
     pub client_session_id: Option<String>,

@@ -16,22 +16,22 @@ use crate::settings::{AutoscalingSettings, BackpressurePolicy};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Deployment))]
 pub struct DeploymentResponse {
-    /// Its id.
+    /// Id of the deployment.
     pub id: Id,
     /// When it was pushed.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// Its name.
+    /// Name of the deployment.
     pub name: String,
-    /// Its model.
+    /// The model that the deployment belongs to.
     pub model_id: Id,
     /// Whether it is what production points at.
     pub is_production: bool,
     /// Whether it is the model's development deployment.
     pub is_development: bool,
-    /// Where it stands.
+    /// State of the deployment.
     pub status: DeploymentStatus,
-    /// Why it stands there, when something went wrong.
+    /// Why it is in that state, when something went wrong.
     pub status_reason: Option<String>,
     /// Replicas that can serve now.
     pub active_replica_count: usize,
@@ -108,11 +108,11 @@ pub struct ListDeploymentsResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteDeploymentResponse {
-    /// Its id.
+    /// Id of the deployment.
     pub id: Id,
     /// Always true.
     pub deleted: bool,
-    /// Its model.
+    /// The model that the deployment belongs to.
     pub model_id: Id,
 }
 
@@ -121,7 +121,7 @@ pub struct DeleteDeploymentResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateDeploymentRequest {
-    /// Its new name.
+    /// New name of the deployment.
     pub name: String,
 }
 

@@ -17,12 +17,12 @@ use crate::settings::{AutoscalingSettings, AutoscalingUpdate};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Environment))]
 pub struct EnvironmentResponse {
-    /// Its name.
+    /// Name of the environment.
     pub name: String,
-    /// When it was made.
+    /// When the environment was made.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// Its model.
+    /// The model that the environment belongs to.
     pub model_id: Id,
     /// The deployment that its requests go to.
     pub current_deployment: Option<DeploymentResponse>,
@@ -78,7 +78,7 @@ pub struct ListEnvironmentsResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateEnvironmentRequest {
-    /// Its name.
+    /// Name of the environment.
     pub name: String,
     /// How many replicas its deployment keeps; the defaults, or what the first one brings.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,9 +137,9 @@ pub struct UpdateEnvironmentResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteEnvironmentResponse {
-    /// Its name.
+    /// Name of the environment.
     pub name: String,
-    /// Its model.
+    /// The model that the environment belongs to.
     pub model_id: Id,
     /// Always true.
     pub deleted: bool,

@@ -25,9 +25,9 @@ pub struct UserResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Organization))]
 pub struct OrganizationResponse {
-    /// Its id.
+    /// Id of the organization.
     pub org_id: Id,
-    /// Its name.
+    /// Name of the organization.
     pub name: String,
     /// When the server was first started.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
@@ -39,9 +39,9 @@ pub struct OrganizationResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Team))]
 pub struct TeamResponse {
-    /// Its id.
+    /// Id of the team.
     pub id: Id,
-    /// Its name.
+    /// Name of the team.
     pub name: String,
     /// Always true.
     pub default: bool,

@@ -14,12 +14,12 @@ use crate::id::Id;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Model))]
 pub struct ModelResponse {
-    /// Its id.
+    /// Id of the model.
     pub id: Id,
     /// When it was first pushed.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// Its name.
+    /// Name of the model.
     pub name: String,
     /// Deployments that it has.
     pub deployments_count: usize,
@@ -91,7 +91,7 @@ pub struct ListModelsResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteModelResponse {
-    /// Its id.
+    /// Id of the model.
     pub id: Id,
     /// Always true.
     pub deleted: bool,
@@ -102,6 +102,6 @@ pub struct DeleteModelResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateModelRequest {
-    /// Its new name.
+    /// New name of the model.
     pub name: String,
 }

@@ -10,7 +10,7 @@ use crate::id::Id;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Secret))]
 pub struct SecretResponse {
-    /// Its id.
+    /// Id of the secret.
     pub id: Id,
     /// What manifests call it.
     pub name: String,
@@ -36,7 +36,7 @@ pub struct ListSecretsResponse {
 pub struct SetSecretRequest {
     /// What manifests call it.
     pub name: String,
-    /// Its value, which is not shown again.
+    /// Value of the secret, which is not shown again.
     pub value: String,
 }
 
@@ -44,6 +44,6 @@ pub struct SetSecretRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteSecretResponse {
-    /// Its name.
+    /// Name of the secret.
     pub name: String,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Backend {
     /// `rten` or `onnxruntime`.
     pub name: String,
-    /// Its version.
+    /// Version of the backend.
     pub version: Option<String>,
     /// Where it was found; null when it is part of the server.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
@@ -110,7 +110,7 @@ pub struct Engine {
     pub deployment_id: Option<String>,
     /// Whether it runs one graph alone, because engines ended that this graph ran in.
     pub suspect: bool,
-    /// Its process.
+    /// Id of the process.
     pub process: Option<u32>,
     /// How many graphs it has loaded.
     pub graphs: usize,
@@ -122,7 +122,7 @@ pub struct Engine {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StatusResponse {
-    /// Its release.
+    /// Release of the server.
     pub version: String,
     /// Since its start.
     pub uptime_ms: u64,

@@ -95,7 +95,7 @@ pub struct DailyUsage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BillableResource {
-    /// Its id.
+    /// Id of the deployment.
     pub id: Id,
     /// Always `MODEL_DEPLOYMENT`.
     pub kind: String,
@@ -103,7 +103,7 @@ pub struct BillableResource {
     pub is_deleted: bool,
     /// Its name, or the last that it had.
     pub name: String,
-    /// Its model.
+    /// The model that the deployment belongs to.
     pub model_id: Id,
     /// The model's name, or the last that it had.
     pub model_name: String,

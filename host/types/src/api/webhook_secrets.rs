@@ -10,9 +10,9 @@ use crate::id::Id;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = WebhookSecret))]
 pub struct WebhookSecretResponse {
-    /// Its id.
+    /// Id of the webhook secret.
     pub id: Id,
-    /// When it was made.
+    /// When the webhook secret was made.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
     /// Until when webhooks are signed with it; null for the current one.
@@ -33,12 +33,12 @@ pub struct ListWebhookSecretsResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = NewWebhookSecret))]
 pub struct RotateWebhookSecretResponse {
-    /// Its id.
+    /// Id of the webhook secret.
     pub id: Id,
-    /// When it was made.
+    /// When the webhook secret was made.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// Its value, which is not shown again.
+    /// Value of the webhook secret, which is not shown again.
     pub secret: String,
 }
 
@@ -46,7 +46,7 @@ pub struct RotateWebhookSecretResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteWebhookSecretResponse {
-    /// Its id.
+    /// Id of the webhook secret.
     pub id: Id,
     /// Always true.
     pub deleted: bool,
