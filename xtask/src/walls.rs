@@ -1,6 +1,7 @@
 //! Which crates may not be needed by which, through whatever dependency: the compiler enforces the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
@@ -64,9 +65,14 @@ fn needed(metadata: &Metadata, root: &str) -> BTreeSet<String> {
 }
 
 fn metadata() -> Metadata {
+    let output = Command::new("rustc").arg("-vV").output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let host = output.lines().find_map(|line| line.strip_prefix("host: "));
+    // A machine that has just built this lacks the crates that only other platforms need.
+    let options = ["--locked", "--offline", "--filter-platform", host.unwrap()];
     MetadataCommand::new()
         .current_dir(crate::repository())
-        .other_options(["--locked".into(), "--offline".into()])
+        .other_options(options.map(str::to_owned))
         .exec()
         .unwrap()
 }
