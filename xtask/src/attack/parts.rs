@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::process::setpriority_process;
 
 use super::Part;
 use super::bombs;
@@ -19,6 +20,8 @@ use super::summary::Summary;
 
 /// Threads that attack.
 const THREADS: u64 = 3;
+/// How much less than the node the threads that attack get of the cores.
+const NICENESS: i32 = 10;
 /// Runs against each model.
 const RUNS: u64 = 40;
 /// Models that the guest loads from bytes for each that is pushed.
@@ -83,6 +86,9 @@ impl Attack {
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
+                    // Attackers compute on machines of their own, but here they share the cores with the node. Linux sets it
+                    // for this thread alone.
+                    let _ = setpriority_process(None, NICENESS);
                     while Instant::now() < until {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let seed = self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9));
