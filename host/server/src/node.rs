@@ -185,7 +185,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let async_queue = AsyncQueue::new(sqlite.clone(), webhooks);
     let webhook_secrets = WebhookSecrets::new(store.clone(), vault);
     let blobs = Blobs::open(&data.join("blobs")).await?;
-    let logs = Logs::open(&data.join("logs")).context("cannot keep logs")?;
+    let mut tasks = Tasks::default();
+    let logs = Logs::open(&data.join("logs"), &mut tasks).context("cannot keep logs")?;
     let meters = Arc::new(Meters::default());
     let usage = Usage::open(&data.join("usage.spool"), sqlite, meters.clone())
         .context("cannot keep usage")?;
@@ -211,7 +212,6 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         limits,
     );
     let serving = Arc::new(serving);
-    let mut tasks = Tasks::default();
     tasks.spawn("usage", usage.clone().run());
     folder.begin();
     let builder = Builder::new(registry.clone(), serving.clone());

@@ -1,7 +1,9 @@
-//! The background tasks of a node. They run as long as it does: one that ends before ends the node.
+//! The background tasks and threads of a node. They run as long as it does: one that ends before ends the node.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 /// The background tasks of a node. Dropped, it stops them.
@@ -26,6 +28,30 @@ impl Tasks {
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let handle = self.set.spawn(task);
         self.running.insert(handle.id(), (name, handle));
+    }
+
+    /// Runs `body` on a thread of its own, which counts as a task of that name. The thread is not stopped with the tasks.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn_thread(
+        &mut self,
+        name: &'static str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        let (ended, end) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || {
+            // Unwind safety: `body` is gone after a panic, and the node ends on account of it.
+            let _ = ended.send(catch_unwind(AssertUnwindSafe(body)));
+        })?;
+        self.spawn(name, async move {
+            if let Ok(Err(panic)) = end.await {
+                // As if the task had panicked itself, without a second line from the panic hook.
+                resume_unwind(panic);
+            }
+        });
+        Ok(())
     }
 
     /// Waits until one of them ends.
@@ -89,6 +115,27 @@ mod tests {
         assert_eq!(
             tasks.ended().await.to_string(),
             "background task `waits` ended: it was cancelled"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_ends_is_named_with_the_reason() {
+        let mut tasks = Tasks::default();
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let waits = move || {
+            let _ = gate.recv();
+        };
+        tasks.spawn_thread("waits", waits).unwrap();
+        let panics = tasks.spawn_thread("panics", || panic!("of {}", 7));
+        panics.unwrap();
+        assert_eq!(
+            tasks.ended().await.to_string(),
+            "background task `panics` ended: it panicked: of 7"
+        );
+        drop(open);
+        assert_eq!(
+            tasks.ended().await.to_string(),
+            "background task `waits` ended: it returned"
         );
     }
 

@@ -6,6 +6,7 @@ mod interleavings;
 mod turns;
 
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -55,7 +56,7 @@ impl Ticker {
         let for_thread = ticker.clone();
         let handle = std::thread::Builder::new()
             .name("epoch-ticker".into())
-            .spawn(move || for_thread.run(&engines))?;
+            .spawn(move || or_abort(|| for_thread.run(&engines)))?;
         // The cell was just made, so nothing else can have set it.
         let _ = ticker.thread.set(handle.thread().clone());
         Ok(ticker)
@@ -109,6 +110,20 @@ impl Ticker {
     }
 }
 
+/// Runs the ticker's loop. If it panics, aborts the process, which its service manager restarts: without epochs a guest in an
+/// endless loop keeps its executor thread for ever, past its own deadline, so that the node could not even drain. Running the
+/// loop again would hide a bug that is likely to panic at the next look, too.
+fn or_abort(run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        // The panic hook has written the reason.
+        tracing::error!(
+            thread = "epoch-ticker",
+            "thread panicked; without it guests that compute never yield, so the process aborts"
+        );
+        std::process::abort();
+    }
+}
+
 /// How long to wait for the next look, by what the last ones found.
 #[derive(Default)]
 struct Pace {
@@ -140,7 +155,48 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    /// Set in the process whose ticker panics.
+    const PANICS: &str = "SAMOVAR_TEST_TICKER_PANICS";
+
+    /// Panics in a process of its own, because it ends with it.
+    #[test]
+    fn a_ticker_that_panics_ends_the_process_and_is_named() {
+        if std::env::var_os(PANICS).is_some() {
+            let thread = std::thread::Builder::new().name("epoch-ticker".into());
+            let ticker = thread.spawn(|| or_abort(|| panic!("on purpose")));
+            let _ = ticker.unwrap().join();
+            return;
+        }
+        let test = concat!(
+            module_path!(),
+            "::a_ticker_that_panics_ends_the_process_and_is_named"
+        );
+        let (_, test) = test.split_once("::").unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(PANICS, "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{said}");
+        assert!(
+            said.contains("epoch-ticker") && said.contains("on purpose"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_loop_that_ends_ends_nothing_else() {
+        let mut ran = false;
+        or_abort(|| ran = true);
+        assert!(ran);
+    }
 
     #[test]
     fn a_turn_is_long_when_it_goes_on_from_one_look_to_the_next() {

@@ -27,6 +27,7 @@ use crate::registry::{Push, PushTo, Secrets};
 use crate::state::blobs::Blobs;
 use crate::state::sqlite::SqliteStore;
 use crate::state::vault::{KeyAbsent, Vault};
+use crate::tasks::Tasks;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;
 
@@ -73,7 +74,7 @@ impl Node {
         let serving = Serving::new(
             Arc::new(Runtime::new(options).unwrap()),
             blobs,
-            Logs::open(&path.join("logs")).unwrap(),
+            Logs::open(&path.join("logs"), &mut Tasks::default()).unwrap(),
             Arc::new(Meters::default()),
             Arc::new(GuestSecrets::new(secrets)),
             path.join("bundles"),

@@ -18,6 +18,7 @@ use samovar_types::api::logs::LogEntry;
 use tokio::sync::oneshot;
 
 use super::log_queue::{LogQueue, Step};
+use crate::tasks::Tasks;
 
 /// The newest log of one deployment that is kept, in bytes on disk.
 pub const MAX_LOG_BYTES: u64 = 16 << 20;
@@ -72,15 +73,26 @@ struct State {
     queue: LogQueue,
     /// The writer sleeps until it is called.
     asleep: bool,
+    /// Nothing is pushed any more.
     closed: bool,
+    /// The writer has ended: what is pushed is dropped.
+    ended: bool,
 }
 
 impl Logs {
-    /// Keeps logs under `folder`, written by a thread of their own.
+    /// Keeps logs under `folder`, written by a thread of their own, which is one of `tasks`.
     ///
     /// # Errors
     /// When the folder or the thread cannot be made.
-    pub fn open(folder: &Path) -> std::io::Result<Self> {
+    pub fn open(folder: &Path, tasks: &mut Tasks) -> std::io::Result<Self> {
+        Self::open_with(folder, tasks, Writer::run)
+    }
+
+    fn open_with(
+        folder: &Path,
+        tasks: &mut Tasks,
+        write: impl FnOnce(Writer) + Send + 'static,
+    ) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let shared = Arc::<Shared>::default();
         let writer = Writer {
@@ -88,9 +100,7 @@ impl Logs {
             open: HashMap::new(),
             shared: shared.clone(),
         };
-        std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || writer.run())?;
+        tasks.spawn_thread("log writer", move || write(writer))?;
         Ok(Self {
             folder: folder.to_owned(),
             inlet: Arc::new(Inlet(shared)),
@@ -108,13 +118,18 @@ impl Logs {
     /// The lines that a query asks for, oldest first, also those written just before it.
     ///
     /// # Errors
-    /// When the files cannot be read.
+    /// When the files cannot be read, or the thread that writes them has ended.
     pub async fn read(&self, deployment: &str, query: LogQuery) -> std::io::Result<Vec<LogEntry>> {
         let (done, flushed) = oneshot::channel();
         let folder = self.folder.join(deployment);
         let deployment: Arc<str> = deployment.into();
         self.inlet.push(|queue| queue.push_flush(&deployment, done));
-        let _ = flushed.await;
+        // A deletion drops flushes that wait, too: then there is nothing to flush.
+        if flushed.await.is_err() && self.inlet.0.lock().ended {
+            return Err(std::io::Error::other(
+                "the thread that writes logs has ended, so the newest lines are missing: restart the node",
+            ));
+        }
         // The files are large.
         let read = tokio::task::spawn_blocking(move || read_lines(&folder, &query));
         read.await.map_err(std::io::Error::other)?
@@ -130,6 +145,9 @@ impl Logs {
 impl Inlet {
     fn push(&self, change: impl FnOnce(&mut LogQueue)) {
         let mut state = self.0.lock();
+        if state.ended {
+            return;
+        }
         change(&mut state.queue);
         let asleep = std::mem::take(&mut state.asleep);
         drop(state);
@@ -208,6 +226,18 @@ struct Writer {
     folder: PathBuf,
     open: HashMap<Arc<str>, OpenLog>,
     shared: Arc<Shared>,
+}
+
+impl Drop for Writer {
+    /// Also when it panicked: drops what waits, so that readers do not wait for a flush that never comes.
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.ended = true;
+        let waiting = std::mem::take(&mut state.queue);
+        drop(state);
+        // Outside the lock: this wakes the readers.
+        drop(waiting);
+    }
 }
 
 struct OpenLog {
@@ -396,7 +426,7 @@ mod tests {
     #[tokio::test]
     async fn lines_are_read_back_and_filtered() {
         let folder = tempfile::tempdir().unwrap();
-        let logs = Logs::open(folder.path()).unwrap();
+        let logs = Logs::open(folder.path(), &mut Tasks::default()).unwrap();
         let log = logs.of("d1");
         for number in 0..10 {
             log.write(line(format!("line {number}")));
@@ -422,7 +452,7 @@ mod tests {
     #[tokio::test]
     async fn a_deleted_log_is_gone_with_what_was_on_its_way() {
         let folder = tempfile::tempdir().unwrap();
-        let logs = Logs::open(folder.path()).unwrap();
+        let logs = Logs::open(folder.path(), &mut Tasks::default()).unwrap();
         let log = logs.of("d1");
         log.write(line("kept".into()));
         assert_eq!(logs.read("d1", all()).await.unwrap().len(), 1);
@@ -435,7 +465,7 @@ mod tests {
     #[tokio::test]
     async fn the_newest_megabytes_stay_and_what_is_too_fast_is_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let logs = Logs::open(folder.path()).unwrap();
+        let logs = Logs::open(folder.path(), &mut Tasks::default()).unwrap();
         let log = logs.of("d1");
         for number in 0..3000 {
             log.write(line(format!("{number} {}", "x".repeat(10_000))));
@@ -451,5 +481,31 @@ mod tests {
             .map(|entry| entry.unwrap().metadata().unwrap().len())
             .sum();
         assert!(bytes <= MAX_LOG_BYTES, "{bytes}");
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_ends_its_task_and_what_is_asked_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tasks = Tasks::default();
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let logs = Logs::open_with(folder.path(), &mut tasks, move |_writer| {
+            let _ = gate.recv();
+            panic!("on purpose")
+        });
+        let logs = logs.unwrap();
+        let log = logs.of("d1");
+        log.write(line("lost".into()));
+        let mut waiting = Box::pin(logs.read("d1", all()));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        open.send(()).unwrap();
+        let error = waiting.await.unwrap_err().to_string();
+        assert!(error.contains("writes logs has ended"), "{error}");
+        assert_eq!(
+            tasks.ended().await.to_string(),
+            "background task `log writer` ended: it panicked: on purpose"
+        );
+        log.write(line("late".into()));
+        assert!(logs.inlet.0.lock().queue.next().is_none());
+        assert!(logs.read("d1", all()).await.is_err());
     }
 }
