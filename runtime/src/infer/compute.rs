@@ -322,4 +322,41 @@ mod tests {
         }
         assert!(compute.dispatch.lock().crews[&1].idle <= 2);
     }
+
+    /// Fills `busy` to its last permit with runs that wait, and has more of them queue; then `free` runs what it is asked.
+    async fn runs_beside(busy: &Compute, free: &Compute) {
+        let mut gates = Vec::new();
+        for _ in 0..busy.lanes(1) {
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            let (begun, has_begun) = oneshot::channel();
+            let job = move |_: &Worker| {
+                let _ = begun.send(());
+                let _ = gate.recv();
+            };
+            busy.start(OWNER, 1, job).unwrap();
+            has_begun.await.unwrap();
+            gates.push(open);
+        }
+        // Of the same deployment, to which no permits are lent.
+        let mut queued = Box::pin(run(busy, 1, |_| ()));
+        assert!(futures::poll!(&mut queued).is_pending());
+        assert!(busy.dispatch.lock().budget.is_waited_for());
+        for threads in [1, free.lanes(1)] {
+            run(free, threads, |_| ()).await.unwrap();
+        }
+        assert!(busy.dispatch.lock().budget.is_waited_for());
+        assert!(futures::poll!(&mut queued).is_pending());
+        drop(gates);
+        queued.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn runs_that_wait_on_cards_keep_none_on_cores_from_running_and_the_reverse() {
+        let computes = Computes::default();
+        let (cores, cards) = (computes.at(Place::Host), computes.at(Place::Cuda(0)));
+        // All cards share their permits.
+        assert!(Arc::ptr_eq(&cards, &computes.at(Place::Cuda(1))));
+        runs_beside(&cards, &cores).await;
+        runs_beside(&cores, &cards).await;
+    }
 }
