@@ -1,16 +1,19 @@
-//! A graph that takes too long to load harms only its own deployment, and its load ends with the deployment.
+//! A graph that takes too long to load, or is a very long chain of operators, harms only its own deployment, and its load ends
+//! with the deployment.
 
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use samovar_tests::onnx::doubling;
+use samovar_tests::onnx::{Value as Port, doubling, model};
 use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, children, eventually};
 use serde_json::{Value, json};
 
 use crate::engines::{RTEN, shape, shared_engine, sums, zeros};
 use crate::events::Events;
-use crate::open_inference::{infer, push_folder, sum};
+use crate::open_inference::{F32, infer, node, push_folder, sum};
 
 /// The end of an engine on account of a graph.
 fn ended(event: &Value) -> bool {
@@ -120,5 +123,98 @@ async fn functions_that_become_many_operators_do_not_load_for_ever() -> Result<(
     sums(&server).await?;
     let (status, told) = infer(&server, "few", &input).await?;
     assert_eq!(status, 200, "{told}");
+    Ok(())
+}
+
+/// `y = x` (one f32) after so many operators in a row, of which each changes the sign. The number must be even.
+fn chain(operators: usize) -> Vec<u8> {
+    let mut names: Vec<String> = (0..=operators).map(|at| format!("v{at}")).collect();
+    "x".clone_into(&mut names[0]);
+    "y".clone_into(&mut names[operators]);
+    let inputs: Vec<[&str; 1]> = names.iter().map(|name| [name.as_str()]).collect();
+    let outputs = names.iter().skip(1);
+    let nodes = inputs.iter().zip(outputs);
+    let nodes: Vec<_> = nodes
+        .map(|(input, output)| node("Neg", input, output))
+        .collect();
+    let port = |name| Port {
+        name,
+        ty: F32,
+        dims: &[Some(1)],
+    };
+    model(14, &nodes, &[port("x")], &[port("y")])
+}
+
+/// Writes a folder with a graph for this backend.
+fn folder_for(server: &Server, name: &str, backend: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let folder = server.folder().join(name);
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("m.onnx"), bytes)?;
+    let graph = format!("[graphs.chain]\nfile = \"m.onnx\"\nbackend = \"{backend}\"\n");
+    let manifest = format!("name = \"{name}\"\n{graph}");
+    std::fs::write(folder.join("samovar.toml"), manifest)?;
+    Ok(folder)
+}
+
+/// Pushes a chain of operators while a neighbour is asked again and again. It is served right, or refused with an error, when
+/// it is pushed or when it runs.
+async fn served_or_refused(server: &Server, operators: usize, backend: &str) -> Result<()> {
+    let name = format!("{backend}-{operators}");
+    let folder = folder_for(server, &name, backend, &chain(operators))?;
+    let mut push = server.command(&["push", folder.to_str().context("a path")?]);
+    push.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut push = push.stderr(Stdio::piped()).spawn()?;
+    while push.try_wait()?.is_none() {
+        sums(server).await?;
+        // The cores are for the load.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let pushed = push.wait_with_output()?;
+    let said = String::from_utf8_lossy(&pushed.stderr);
+    if !pushed.status.success() {
+        // Not by a signal or a panic of the CLI.
+        assert_eq!(pushed.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains("error: "), "{name}: {said}");
+        eprintln!("{name} is refused: {said}");
+        return Ok(());
+    }
+    let input = json!({ "inputs": [
+        {"name": "x", "shape": [1], "datatype": "FP32", "data": [2.5]},
+    ]});
+    let (status, told) = infer(server, &name, &input).await?;
+    if status == 200 {
+        assert_eq!(told["outputs"][0]["data"], json!([2.5]), "{name}");
+    } else {
+        let error = told["error"].as_str().context("an error")?;
+        assert!(
+            status >= 500 && !error.is_empty(),
+            "{name}: {status} {told}"
+        );
+        eprintln!("{name} fails: {error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn long_chains_of_operators_are_served_or_refused() -> Result<()> {
+    let library = onnxruntime()?;
+    let mut args = [&RTEN[..], &["--load-timeout", "5m"]].concat();
+    let mut backends = vec!["rten"];
+    if let Some(library) = &library {
+        args.extend(["--onnxruntime", library.as_str()]);
+        backends.push("onnxruntime");
+    }
+    let mut server = Server::start_with(&args)?;
+    push_folder(&server, "sum", &[("sum", sum())], "")?;
+    for operators in [8_000, 100_000] {
+        for backend in &backends {
+            served_or_refused(&server, operators, backend).await?;
+            // The node is never started again here: it is the same process.
+            assert!(server.is_running()?, "{backend} {operators}");
+            let healthy = server.client().get(server.at("/healthz")).send().await?;
+            assert_eq!(healthy.status(), 200, "{backend} {operators}");
+            sums(&server).await?;
+        }
+    }
     Ok(())
 }
