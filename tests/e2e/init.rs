@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use anyhow::{Context as _, Result, ensure};
 use samovar_tests::python::Python;
 use samovar_tests::skip::{Need, skip};
-use samovar_tests::{Server, binary, guest_variables};
+use samovar_tests::{Server, binary, eventually, guest_variables};
 use serde_json::{Value, json};
 
 /// What a component of the SDK may weigh. One of `wasip2` alone, such as `examples/hello`, weighs 59,000.
@@ -132,6 +132,66 @@ impl<'s> Project<'s> {
         }
         self.tells_irises_apart()
     }
+
+    /// Puts `statement` before the one line of a file that begins with `line`.
+    fn insert(&self, file: &str, line: &str, statement: &str) -> Result<()> {
+        let path = self.folder().join(file);
+        let text = std::fs::read_to_string(&path)?;
+        let line = format!("\n{line}");
+        let found = text.matches(&line).count();
+        ensure!(found == 1, "{file}: {found} lines begin with {line:?}");
+        let edited = text.replace(&line, &format!("\n{statement}{line}"));
+        std::fs::write(path, edited)?;
+        Ok(())
+    }
+
+    /// An exception of the model's own code is an error to its caller and a traceback with `frame` in the log, and the
+    /// replica stays. The code was made to raise it when the first measure is 9.
+    async fn answers_an_exception(&self, error: &str, frame: &str) -> Result<()> {
+        let replicas = self.replicas().await?;
+        let url = format!("/models/{}/production/predict", self.name);
+        let request = self.server.client().post(self.server.at(&url));
+        let answer = request.body("[9, 3.2, 4.5, 1.5]").send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        assert_eq!(status, 500, "{text}");
+        let told: Value = serde_json::from_str(&text).context(text)?;
+        assert_eq!(told, json!({ "error": error }));
+        self.tells_irises_apart()?;
+        let after = self.replicas().await?;
+        let is_there = |replica| after.contains(replica);
+        ensure!(
+            replicas.iter().all(is_there),
+            "{replicas:?}, then {after:?}"
+        );
+        let what = format!("{error:?} and {frame:?} are in the log");
+        eventually(&what, async || {
+            let log = self.of_deployment("logs?limit=1000").await.unwrap();
+            let messages = log["logs"].as_array().unwrap().iter();
+            let messages: Vec<_> = messages
+                .filter_map(|line| line["message"].as_str())
+                .collect();
+            [error, frame]
+                .iter()
+                .all(|part| messages.iter().any(|message| message.contains(*part)))
+        })
+        .await
+    }
+
+    /// The ids of its replicas.
+    async fn replicas(&self) -> Result<Vec<String>> {
+        let listed = self.of_deployment("replicas").await?;
+        let all = listed["replicas"].as_array().context("replicas")?;
+        all.iter()
+            .map(|one| one["id"].as_str().map(str::to_owned).context("an id"))
+            .collect()
+    }
+
+    /// What the server says of the deployment in production.
+    async fn of_deployment(&self, what: &str) -> Result<Value> {
+        let path = format!("/v1/models/{}/deployments/production/{what}", self.name);
+        let request = self.server.client().get(self.server.at(&path));
+        Ok(request.send().await?.error_for_status()?.json().await?)
+    }
 }
 
 fn samovar(server: &Server, folder: &Path, args: &[&str]) -> Command {
@@ -217,9 +277,16 @@ async fn python() -> Result<()> {
         .chain(std::env::split_paths(&others));
     project.variables = vec![("PATH".into(), std::env::join_paths(path)?)];
     project.test()?;
+    project.insert(
+        "app.py",
+        "    x = Tensor(",
+        "    if measures[0] == 9:\n        raise RuntimeError(\"no petals\")",
+    )?;
     project.push()?;
     project.tells_irises_apart()?;
-    project.refuses_what_is_no_number().await
+    project.refuses_what_is_no_number().await?;
+    let error = "RuntimeError: no petals";
+    project.answers_an_exception(error, "in predict").await
 }
 
 #[tokio::test]
@@ -230,13 +297,20 @@ async fn javascript() -> Result<()> {
     let server = Server::start()?;
     let project = Project::init(&server, "flowers-js", "js")?;
     project.test()?;
+    project.insert(
+        "app.js",
+        "  const x = new Tensor(",
+        "  if (measures[0] === 9) throw new RangeError(\"no petals\");",
+    )?;
     // Twice: the second build finds what the first installed, and must install or remove nothing that the first needed.
     for _ in 0..2 {
         project.push()?;
         std::fs::remove_file(project.folder().join("app.wasm"))?;
     }
     project.tells_irises_apart()?;
-    project.refuses_what_is_no_number().await
+    project.refuses_what_is_no_number().await?;
+    let error = "RangeError: no petals";
+    project.answers_an_exception(error, "predict@").await
 }
 
 #[test]

@@ -23,9 +23,17 @@ export const lifecycle = {
 export const incomingHandler = {
   // Once for each request.
   handle(request, responseOut) {
-    const [path] = (request.pathWithQuery() ?? "/").split("?");
-    const [status, answer] = route(request.method().tag, path, () => read(request));
-    send(responseOut, status, JSON.stringify(answer));
+    let status, text;
+    try {
+      const [path] = (request.pathWithQuery() ?? "/").split("?");
+      const [code, answer] = route(request.method().tag, path, () => read(request));
+      [status, text] = [code, JSON.stringify(answer)];
+    } catch (error) {
+      // An exception that leaves this function ends the replica. What is printed is in the log.
+      console.error(`${error}\n${error?.stack}`);
+      [status, text] = [500, JSON.stringify({ error: reason(error) })];
+    }
+    send(responseOut, status, text);
   },
 };
 
@@ -48,6 +56,9 @@ function route(method, path, body) {
   try {
     return predict(measures);
   } catch (error) {
+    if (!error?.payload?.data) {
+      throw error;
+    }
     return [500, { error: `the graph did not compute: ${reason(error)}` }];
   }
 }

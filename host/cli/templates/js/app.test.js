@@ -31,6 +31,22 @@ test("an answer that is no number is none", () => {
   assert.equal(status, 400);
 });
 
+test("an exception is an answer and its stack is printed", (t) => {
+  const log = t.mock.method(console, "error", () => {});
+  graph.error = new RangeError("no petals");
+  const answer = ask(incomingHandler, "post", "/predict", "[1, 2, 3, 4]");
+  graph.error = undefined;
+  assert.deepEqual(answer, [500, { error: "RangeError: no petals" }]);
+  assert.match(log.mock.calls[0].arguments[0], /RangeError: no petals\n/);
+});
+
+test("a graph that does not compute is named as the reason", () => {
+  graph.error = Object.assign(new Error("as the host throws it"), { payload: { data: () => "too large" } });
+  const answer = ask(incomingHandler, "post", "/predict", "[1, 2, 3, 4]");
+  graph.error = undefined;
+  assert.deepEqual(answer, [500, { error: "the graph did not compute: too large" }]);
+});
+
 test("other addresses are refused", () => {
   assert.equal(ask(incomingHandler, "post", "/", "")[0], 404);
   assert.equal(ask(incomingHandler, "get", "/predict?x", "")[0], 405);

@@ -2,6 +2,7 @@
 
 import json
 import math
+import traceback
 from array import array
 
 from componentize_py_types import Err, Ok
@@ -40,8 +41,14 @@ class Lifecycle:
 class IncomingHandler:
     def handle(self, request: IncomingRequest, response_out: ResponseOutparam) -> None:
         """Called for each request."""
-        status, answer = route(request)
-        send(response_out, status, json.dumps(answer, allow_nan=False).encode())
+        try:
+            status, answer = route(request)
+            text = json.dumps(answer, allow_nan=False)
+        except Exception as error:
+            # An exception that leaves this function ends the replica. What is printed is in the log.
+            traceback.print_exc()
+            status, text = 500, json.dumps({"error": f"{type(error).__name__}: {error}"})
+        send(response_out, status, text.encode())
 
 
 def route(request: IncomingRequest) -> tuple[int, object]:

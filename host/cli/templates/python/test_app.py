@@ -1,5 +1,7 @@
 """Tests app.py natively, with a graph and a request that are made up."""
 
+import contextlib
+import io
 import json
 import sys
 import unittest
@@ -86,6 +88,21 @@ class TheModel(unittest.TestCase):
     def test_an_answer_that_is_no_number_is_none(self):
         status, answer = ask(FakeContext([float("nan"), 0, 0]), b"[3e38, 3e38, 3e38, 3e38]")
         self.assertEqual(status, 400, answer)
+
+    def test_an_exception_is_an_answer_and_its_traceback_is_printed(self):
+        context = mock.Mock()
+        context.compute.side_effect = RuntimeError("no petals")
+        log = io.StringIO()
+        with (
+            mock.patch.object(app, "context", context),
+            mock.patch.object(app, "Tensor", FakeTensor),
+            mock.patch.object(app, "read", lambda _: b"[1, 2, 3, 4]"),
+            mock.patch.object(app, "send") as send,
+            contextlib.redirect_stderr(log),
+        ):
+            app.IncomingHandler().handle(FakeRequest(Method_Post(), "/predict"), None)
+        send.assert_called_once_with(None, 500, b'{"error": "RuntimeError: no petals"}')
+        self.assertIn("in predict", log.getvalue())
 
     def test_other_addresses_are_refused(self):
         self.assertEqual(ask(None, b"", path="/")[0], 404)

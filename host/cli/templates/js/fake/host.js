@@ -1,5 +1,5 @@
-// A host with one graph, which answers what the test wants and keeps what it was asked, and with the HTTP that app.js uses.
-export const graph = { probabilities: [1, 0, 0], inputs: undefined };
+// A host with one graph, which answers or throws what the test wants and keeps what it was asked, and with the HTTP that app.js uses.
+export const graph = { probabilities: [1, 0, 0], inputs: undefined, error: undefined };
 
 // What the component answers to a request.
 export function ask(incomingHandler, method, path, body) {
@@ -26,6 +26,9 @@ export function loadByName(name) {
     initExecutionContext: () => ({
       compute(inputs) {
         graph.inputs = new Map(inputs);
+        if (graph.error) {
+          throw graph.error;
+        }
         const bytes = new Uint8Array(new Float32Array(graph.probabilities).buffer);
         return [["probabilities", new Tensor([1, 3], "FP32", bytes)]];
       },
