@@ -410,3 +410,38 @@ fn failure(error: &wasmtime::Error, store: &mut Store<Sandbox>, limits: &Limits)
         None => GuestFailure::Trap(shortened(format!("{:#}", error.root_cause()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tokio::task::JoinHandle;
+    use wasmtime_wasi_http::Error;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_breaks_off_the_body_instead_of_ending_it() {
+        let (sender, receiver) = futures::channel::mpsc::unbounded::<Result<Frame<Bytes>, Error>>();
+        let exchange = Arc::new(Exchange::default());
+        let body = StreamBody::new(receiver).boxed_unsync();
+        exchange.answer(Ok(http::Response::new(body)));
+        let written = Frame::data(Bytes::from_static(b"written"));
+        sender.unbounded_send(Ok(written)).unwrap();
+        let serving: JoinHandle<()> = tokio::spawn({
+            let exchange = exchange.clone();
+            async move {
+                // Like a replica's store, it is dropped after `cut`, and the body then has an end.
+                let _store = sender;
+                let _cut = CutOff(&exchange);
+                panic!("a bug of the host");
+            }
+        });
+        assert!(serving.await.unwrap_err().is_panic());
+        let next = || poll_fn(|cx| exchange.poll_frame(cx));
+        let first = next().await.unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "written");
+        assert!(next().await.unwrap().is_err());
+    }
+}
