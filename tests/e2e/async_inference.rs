@@ -299,6 +299,40 @@ async fn a_receiver_that_never_answers_holds_up_no_other() -> Result<()> {
 }
 
 #[tokio::test]
+async fn receivers_of_one_model_that_never_answer_hold_up_no_new_one_of_another() -> Result<()> {
+    // Far shorter than 60 deliveries of 10 s take in 8 places.
+    const SOON: Duration = Duration::from_secs(20);
+    let server = Server::start_with(LOCAL_WEBHOOKS)?;
+    server.push_as("dead", "echo", "")?;
+    server.push_as("alive", "echo", "")?;
+    // The system accepts connections to them, and no answer ever comes.
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        silent.push(std::net::TcpListener::bind("127.0.0.1:0")?);
+    }
+    let mut held_up = Vec::new();
+    for (number, listener) in silent.iter().enumerate() {
+        let hook = format!("http://{}/hook", listener.local_addr()?);
+        let body = json!({ "model_input": number, "webhook_endpoint": hook });
+        held_up.push(hand_in(&server, "dead", body).await?);
+    }
+    for id in &held_up {
+        until(&server, "dead", id, "SUCCEEDED").await?;
+    }
+    let good = Receiver::start(&[]).await?;
+    // By this name it comes after all the others, in an order by name too.
+    let hook = good.url.replace("127.0.0.1", "localhost");
+    let body = json!({ "model_input": "good", "webhook_endpoint": hook });
+    hand_in(&server, "alive", body).await?;
+    let told = tokio::time::timeout(SOON, good.next()).await;
+    let told = told.context("the webhook of another model was held up")??;
+    assert_eq!(told.json["data"], "good");
+    let last = status(&server, "dead", &held_up[59]).await?;
+    assert_eq!(last["webhook_status"], "PENDING");
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_was_accepted_is_answered_although_the_server_is_killed() -> Result<()> {
     let mut server = Server::start()?;
     server.push("routes", ONE)?;

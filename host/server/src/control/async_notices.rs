@@ -1,4 +1,4 @@
-//! Sends the webhooks of async requests that are done, receivers in turns. One that was cut off is sent again after the next
+//! Sends the webhooks of async requests that are done, receivers and deployments in turns. One that was cut off is sent again after the next
 //! start.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use super::async_queue::AsyncQueue;
 use super::webhook::{ATTEMPTS, Courier, DELAY, Delivery};
 use super::webhook_turns::Turns;
 use crate::domain::webhook_address::receiver;
-use crate::state::async_requests::Notice;
+use crate::state::async_requests::{Notice, NoticeQueue};
 
 /// How long a claim holds: longer than an attempt at a delivery.
 const VISIBILITY: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub async fn run(queue: &AsyncQueue, courier: &Arc<Courier>, stop: &Cancellation
         courier,
         turns: Turns::default(),
         running: JoinSet::new(),
-        receivers: HashMap::new(),
+        queues: HashMap::new(),
     };
     let mut look_at = tokio::time::interval(LOOK_EVERY);
     look_at.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -51,13 +51,13 @@ struct Post<'a> {
     turns: Turns,
     /// Answers whether the receiver did.
     running: JoinSet<bool>,
-    receivers: HashMap<TaskId, String>,
+    queues: HashMap<TaskId, NoticeQueue>,
 }
 
 impl Post<'_> {
     /// Sends what is due and has its turn.
     async fn begin(&mut self) {
-        let mut due = match self.queue.store().due_receivers().await {
+        let mut due = match self.queue.store().due_notices().await {
             Ok(due) => due,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the webhooks that are due");
@@ -66,33 +66,33 @@ impl Post<'_> {
         };
         loop {
             let now = Instant::now();
-            let mut granted: HashMap<String, usize> = HashMap::new();
-            while let Some(receiver) = self.turns.next(&due, now) {
-                *granted.entry(receiver).or_default() += 1;
+            let mut granted: HashMap<NoticeQueue, usize> = HashMap::new();
+            while let Some(queue) = self.turns.next(&due, now) {
+                *granted.entry(queue).or_default() += 1;
             }
             if granted.is_empty() {
                 return;
             }
-            for (receiver, count) in granted {
-                let claimed = self.claim(&receiver, count).await;
+            for (queue, count) in granted {
+                let claimed = self.claim(&queue, count).await;
                 if claimed < count {
-                    due.retain(|other| *other != receiver);
+                    due.retain(|other| *other != queue);
                 }
                 for _ in claimed..count {
-                    self.turns.called_off(&receiver);
+                    self.turns.called_off(&queue);
                 }
             }
         }
     }
 
-    /// Claims webhooks to a receiver and sends them. Answers how many.
-    async fn claim(&mut self, receiver: &str, count: usize) -> usize {
-        let claimed = self.queue.store();
-        match claimed.claim_notices(receiver, count, VISIBILITY).await {
+    /// Claims webhooks of a queue and sends them. Answers how many.
+    async fn claim(&mut self, queue: &NoticeQueue, count: usize) -> usize {
+        let store = self.queue.store();
+        match store.claim_notices(queue, count, VISIBILITY).await {
             Ok(notices) => {
                 let count = notices.len();
                 for notice in notices {
-                    self.spawn(receiver, notice);
+                    self.spawn(queue, notice);
                 }
                 count
             }
@@ -103,11 +103,11 @@ impl Post<'_> {
         }
     }
 
-    fn spawn(&mut self, receiver: &str, notice: Notice) {
+    fn spawn(&mut self, of: &NoticeQueue, notice: Notice) {
         let (queue, courier) = (self.queue.clone(), self.courier.clone());
         let task = async move { send(&queue, &courier, notice).await };
         let id = self.running.spawn(task).id();
-        self.receivers.insert(id, receiver.to_owned());
+        self.queues.insert(id, of.clone());
     }
 
     fn ended(&mut self, ended: Result<(TaskId, bool), JoinError>) {
@@ -116,8 +116,8 @@ impl Post<'_> {
             tracing::error!(%panic, "sending a webhook failed");
             (panic.id(), true)
         });
-        if let Some(receiver) = self.receivers.remove(&id) {
-            self.turns.ended(&receiver, answered, Instant::now());
+        if let Some(queue) = self.queues.remove(&id) {
+            self.turns.ended(&queue, answered, Instant::now());
         }
     }
 

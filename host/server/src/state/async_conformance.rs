@@ -69,6 +69,14 @@ fn place() -> Place {
     }
 }
 
+/// The queue of the tests' deployment to a receiver.
+fn notices_to(receiver: &str) -> NoticeQueue {
+    NoticeQueue {
+        deployment_id: place().deployment_id,
+        receiver: receiver.to_owned(),
+    }
+}
+
 fn request(number: u32) -> NewAsyncRequest {
     let place = place();
     NewAsyncRequest {
@@ -95,6 +103,11 @@ async fn accept(store: &dyn AsyncRequests, request: &NewAsyncRequest) -> AsyncRe
 async fn claim(store: &dyn AsyncRequests, max: usize, visibility: Duration) -> Vec<Prediction> {
     let deployment = place().deployment_id;
     store.claim(deployment, max, visibility).await.unwrap()
+}
+
+async fn claim_notices(store: &dyn AsyncRequests, receiver: &str, max: usize) -> Vec<Notice> {
+    let queue = notices_to(receiver);
+    store.claim_notices(&queue, max, LONG).await.unwrap()
 }
 
 /// Claims one request, waiting until it may be claimed.
@@ -166,13 +179,7 @@ pub async fn a_request_is_accepted_claimed_answered_and_purged(open: Open, folde
     assert_eq!(stands(&*store, &id).await, done);
     assert_eq!(store.result(&id).await.unwrap(), outcome.result);
     assert!(claim(&*store, 9, LONG).await.is_empty());
-    assert!(
-        store
-            .claim_notices(RECEIVER, 9, LONG)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(claim_notices(&*store, RECEIVER, 9).await.is_empty());
     let counts = store.counts(place().deployment_id).await.unwrap();
     assert_eq!(counts, AsyncCounts::default());
 
@@ -373,12 +380,7 @@ pub async fn who_waits_too_long_expires(open: Open, folder: &Path) {
     assert_eq!(expired.errors[0].code, AsyncErrorCode::ModelUnavailable);
     assert_eq!(stands(&*store, &told).await.1, WebhookStatus::Pending);
     assert!(claim(&*store, 9, LONG).await.is_empty());
-    let notice = store
-        .claim_notices(RECEIVER, 9, LONG)
-        .await
-        .unwrap()
-        .pop()
-        .unwrap();
+    let notice = claim_notices(&*store, RECEIVER, 9).await.pop().unwrap();
     assert_eq!((&notice.claim.id, &notice.result), (&told, &None));
     store
         .finish_notice(&notice.claim, Err("gone"))
@@ -396,13 +398,7 @@ pub async fn a_webhook_is_due_until_it_is_noted(open: Open, folder: &Path) {
         new.submission.webhook_endpoint = Some(format!("https://example.com/{number}"));
         ids.push(accept(&*store, &new).await);
     }
-    assert!(
-        store
-            .claim_notices(RECEIVER, 9, LONG)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(claim_notices(&*store, RECEIVER, 9).await.is_empty());
     for one in claim(&*store, 9, LONG).await {
         store.finish(&one.claim, &success("told")).await.unwrap();
     }
@@ -411,22 +407,13 @@ pub async fn a_webhook_is_due_until_it_is_noted(open: Open, folder: &Path) {
     let hour = SignedDuration::from_hours(1);
     let purged = store.purge(Timestamp::now() + hour, 9).await.unwrap();
     assert_eq!(purged, 0, "nobody was told yet");
-    assert_eq!(
-        store.claim_notices(RECEIVER, 9, LONG).await.unwrap().len(),
-        2
-    );
-    assert!(
-        store
-            .claim_notices(RECEIVER, 9, LONG)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_eq!(claim_notices(&*store, RECEIVER, 9).await.len(), 2);
+    assert!(claim_notices(&*store, RECEIVER, 9).await.is_empty());
     drop(store);
 
     let store = open(folder.to_owned()).await;
     assert_eq!(store.take_up().await.unwrap(), 2);
-    let mut notices = store.claim_notices(RECEIVER, 9, LONG).await.unwrap();
+    let mut notices = claim_notices(&*store, RECEIVER, 9).await;
     notices.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
     assert_eq!(notices[1].endpoint, "https://example.com/1");
     assert_eq!(notices[1].result, success("told").result);
@@ -468,29 +455,30 @@ pub async fn webhooks_are_claimed_by_receiver_and_tell_why_they_failed(open: Ope
         new.submission.webhook_endpoint = Some(endpoint.into());
         ids.push(accept(&*store, &new).await);
     }
-    assert!(store.due_receivers().await.unwrap().is_empty());
+    assert!(store.due_notices().await.unwrap().is_empty());
     for one in claim(&*store, 9, LONG).await {
         store.finish(&one.claim, &success("told")).await.unwrap();
     }
-    let mut due = store.due_receivers().await.unwrap();
+    let mut due = store.due_notices().await.unwrap();
     due.sort();
-    assert_eq!(due, ["https://a.example", "https://b.example"]);
-    let claimed = store
-        .claim_notices("https://b.example", 9, LONG)
-        .await
-        .unwrap();
+    let [a, b] = ["https://a.example", "https://b.example"].map(notices_to);
+    assert_eq!(due, [a.clone(), b.clone()]);
+    let other = NoticeQueue {
+        deployment_id: Id::FIRST,
+        ..b
+    };
+    let of_other = store.claim_notices(&other, 9, LONG).await.unwrap();
+    assert!(of_other.is_empty(), "another deployment has no webhooks");
+    let claimed = claim_notices(&*store, "https://b.example", 9).await;
     assert_eq!(claimed.len(), 1);
-    assert_eq!(store.due_receivers().await.unwrap(), ["https://a.example"]);
+    assert_eq!(store.due_notices().await.unwrap(), [a]);
     let long = "x".repeat(5000);
     store
         .requeue_notice(&claimed[0].claim, Duration::ZERO, &long)
         .await
         .unwrap();
     lost(store.finish_notice(&claimed[0].claim, Ok(())).await);
-    let again = store
-        .claim_notices("https://b.example", 9, LONG)
-        .await
-        .unwrap();
+    let again = claim_notices(&*store, "https://b.example", 9).await;
     let webhook = again[0].request.webhook.clone().unwrap();
     assert_eq!(webhook.attempts, 1);
     assert!(webhook.last_error.unwrap().len() <= 1024);
@@ -499,10 +487,7 @@ pub async fn webhooks_are_claimed_by_receiver_and_tell_why_they_failed(open: Ope
     assert_eq!((told.attempts, told.last_error), (2, None));
 
     // Nothing is given up that is claimed, or not old enough.
-    let held = store
-        .claim_notices("https://a.example", 1, LONG)
-        .await
-        .unwrap();
+    let held = claim_notices(&*store, "https://a.example", 1).await;
     let now = Timestamp::now();
     let give_up = async |before| {
         store

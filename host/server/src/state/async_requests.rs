@@ -67,6 +67,17 @@ pub struct Place {
     pub deployment_id: Id,
 }
 
+/// The webhooks of one deployment to one receiver, which wait for each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NoticeQueue {
+    /// The deployment.
+    pub deployment_id: Id,
+    /// The receiver, as [`webhook_address::receiver`] names it.
+    ///
+    /// [`webhook_address::receiver`]: crate::domain::webhook_address::receiver
+    pub receiver: String,
+}
+
 /// The right to work on a request until it runs out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -153,15 +164,13 @@ pub trait AsyncRequests: Send + Sync + 'static {
         visibility: Duration,
     ) -> Result<Vec<Prediction>, StoreError>;
 
-    /// The receivers whose webhooks can be claimed now, as [`webhook_address::receiver`] names them.
-    ///
-    /// [`webhook_address::receiver`]: crate::domain::webhook_address::receiver
-    async fn due_receivers(&self) -> Result<Vec<String>, StoreError>;
+    /// The queues with webhooks that can be claimed now.
+    async fn due_notices(&self) -> Result<Vec<NoticeQueue>, StoreError>;
 
-    /// Claims requests whose webhooks are to be sent to a receiver, longest due first.
+    /// Claims requests whose webhooks are to be sent from a queue, longest due first.
     async fn claim_notices(
         &self,
-        receiver: &str,
+        queue: &NoticeQueue,
         max: usize,
         visibility: Duration,
     ) -> Result<Vec<Notice>, StoreError>;

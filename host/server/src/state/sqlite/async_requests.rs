@@ -12,14 +12,16 @@ use sqlx::Sqlite;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 
-use super::async_rows::{column, notice, number, place, prediction, request, result, text};
+use super::async_rows::{
+    column, notice, notice_queue, number, place, prediction, request, result, text,
+};
 use super::{SqliteStore, unavailable};
 use crate::domain::async_request::{AsyncRequest, AsyncResult, NewAsyncRequest};
 use crate::domain::webhook_address::receiver;
 use crate::state::StoreError;
 use crate::state::async_requests::{
     Acceptance, AsyncCounts, AsyncRequests, Cancellation, Capacity, Claim, MAX_CLAIMS, Notice,
-    Outcome, Place, Prediction,
+    NoticeQueue, Outcome, Place, Prediction,
 };
 
 /// The store's clock, in milliseconds.
@@ -56,7 +58,7 @@ const CLAIM_NOTICES: &str = concat!(
     "UPDATE async_requests SET token = token + 1, claimable_at_ms = ",
     now!(),
     " + ?2 WHERE seq IN (SELECT seq FROM async_requests WHERE work = 'WEBHOOK' AND webhook_host = ?3 \
-     AND claimable_at_ms <= ",
+     AND deployment_id = ?4 AND claimable_at_ms <= ",
     now!(),
     " ORDER BY claimable_at_ms LIMIT ?1) RETURNING *"
 );
@@ -296,27 +298,29 @@ impl AsyncRequests for SqliteStore {
         Ok(claimed.into_iter().map(|(_, one)| one).collect())
     }
 
-    async fn due_receivers(&self) -> Result<Vec<String>, StoreError> {
-        sqlx::query_scalar(concat!(
-            "SELECT DISTINCT webhook_host FROM async_requests WHERE work = 'WEBHOOK' AND webhook_host IS NOT NULL \
-             AND claimable_at_ms <= ",
+    async fn due_notices(&self) -> Result<Vec<NoticeQueue>, StoreError> {
+        let rows = sqlx::query(concat!(
+            "SELECT DISTINCT webhook_host, deployment_id FROM async_requests \
+             WHERE work = 'WEBHOOK' AND webhook_host IS NOT NULL AND claimable_at_ms <= ",
             now!()
         ))
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)
+        .map_err(unavailable)?;
+        rows.iter().map(notice_queue).collect()
     }
 
     async fn claim_notices(
         &self,
-        receiver: &str,
+        queue: &NoticeQueue,
         max: usize,
         visibility: Duration,
     ) -> Result<Vec<Notice>, StoreError> {
         let statement = sqlx::query(CLAIM_NOTICES)
             .bind(signed(max.min(MAX_CLAIMS)))
             .bind(millis(visibility))
-            .bind(receiver.to_owned());
+            .bind(queue.receiver.clone())
+            .bind(queue.deployment_id.to_string());
         let rows = self.changed(statement).await?;
         rows.iter().map(notice).collect()
     }

@@ -9,7 +9,7 @@ use sqlx::{Row, Sqlite};
 use super::unavailable;
 use crate::domain::async_request::{AsyncRequest, AsyncResult, WebhookAttempts};
 use crate::state::StoreError;
-use crate::state::async_requests::{Claim, Notice, Place, Prediction};
+use crate::state::async_requests::{Claim, Notice, NoticeQueue, Place, Prediction};
 
 pub fn prediction(row: &SqliteRow) -> Result<Prediction, StoreError> {
     let losses: i64 = column(row, "losses")?;
@@ -29,6 +29,13 @@ pub fn notice(row: &SqliteRow) -> Result<Notice, StoreError> {
         endpoint: column(row, "webhook_endpoint")?,
         request: request(row)?,
         result: result(row, &column(row, "result_status")?)?,
+    })
+}
+
+pub fn notice_queue(row: &SqliteRow) -> Result<NoticeQueue, StoreError> {
+    Ok(NoticeQueue {
+        deployment_id: parsed(row, "deployment_id", |text| text.parse().ok())?,
+        receiver: column(row, "webhook_host")?,
     })
 }
 
