@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use samovar_tests::{Server, eventually};
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 
 /// Far longer than anything here may take, for a machine that is busy.
 const SOON: Duration = Duration::from_secs(30);
@@ -46,6 +48,41 @@ async fn an_init_that_uses_up_the_executors_patience_is_stopped() -> Result<()> 
     let pushed = tokio::time::timeout(SOON, pushing.kill_on_drop(true).output()).await??;
     let told = String::from_utf8(pushed.stderr)?;
     assert!(told.contains("`init` took longer"), "{told}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_outgoing_call_ends_with_the_request_that_made_it() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let authority = listener.local_addr()?.to_string();
+    let server = Server::start()?;
+    server.push(
+        "hostile",
+        &format!("[limits]\ntimeout = \"1s\"\n[network]\nallow = [\"{authority}\"]\n"),
+    )?;
+    let url = server.at(&format!("/models/hostile/production/fetch?{authority}"));
+    let call = tokio::spawn(server.client().get(url).send());
+
+    // It takes the call, answers nothing and keeps its side open.
+    let (mut stream, _) = tokio::time::timeout(SOON, listener.accept()).await??;
+    let mut received = Vec::new();
+    let closed = async {
+        let mut bytes = [0; 1024];
+        // A connection that is reset has ended as well.
+        while let Ok(count @ 1..) = stream.read(&mut bytes).await {
+            received.extend_from_slice(&bytes[..count]);
+        }
+    };
+    tokio::time::timeout(SOON, closed)
+        .await
+        .context("the connection stays open after the deadline")?;
+    let received = String::from_utf8(received)?;
+    assert!(received.starts_with("GET /healthz "), "{received}");
+
+    let answer = tokio::time::timeout(SOON, call).await???;
+    assert_eq!(answer.status(), 504);
+    let error: Value = answer.json().await?;
+    assert_eq!(error["error_code"], "timeout", "{error}");
     Ok(())
 }
 
