@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use memmap2::{Mmap, UncheckedAdvice};
 use ort::environment::Environment;
 use ort::logging::{LogLevel, LoggerFunction};
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use samovar_onnx::folding::Folding;
@@ -39,12 +40,30 @@ pub(super) fn open(
     folding: Folding,
 ) -> ort::Result<Session> {
     let mut builder = onnx_builder(environment, threads, folding)?;
-    match source {
+    let session = match source {
         Source::File(path) => builder.commit_from_file(path),
         Source::Bytes(model) => builder
             .with_config_entry(EXTERNAL_DATA_FOLDER, NOWHERE)?
             .commit_from_memory(&model.bytes),
-    }
+    }?;
+    begin_arena(&session)?;
+    Ok(session)
+}
+
+/// Allocates a byte of a session's arena, and gives it back. The arena never frees its first region, which is as large as the first
+/// allocation but 1 MiB at least: it would keep what a large first run takes for as long as the session is there.
+///
+/// # Errors
+/// In the library's words.
+fn begin_arena(session: &Session) -> ort::Result<()> {
+    let arena = MemoryInfo::new(
+        AllocationDevice::CPU,
+        0,
+        AllocatorType::Arena,
+        MemoryType::Default,
+    )?;
+    let allocator = Allocator::new(session, arena)?;
+    allocator.alloc::<u8>(1).map(drop)
 }
 
 /// Options of sessions that open a model in the ONNX format, and in no other: the library would take bytes that are
@@ -145,6 +164,7 @@ pub(super) fn open_optimized(
         .with_config_entry("session.use_ort_model_bytes_directly", "1")?
         .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?;
     let session = builder.commit_from_memory(map)?;
+    begin_arena(&session)?;
     if map.len() >= LARGE_BYTES {
         // Loading read all of it, and most weights are in copies now that are laid out for the processor.
         // SAFETY: nobody writes to the map; what is read of it again comes from the file as it was.
