@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use samovar_runtime::backend::{BackendOptions, Libraries};
 use samovar_runtime::{
-    Barrier, Compilation, Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions,
-    WorkerOptions,
+    Barrier, Compilation, Confinement, ENGINE_SCRATCH, EngineOptions, Engines, Program, Runtime,
+    RuntimeOptions, WorkerOptions,
 };
 use samovar_types::api_key::KeyType;
 use samovar_types::bundle::GraphBackend;
@@ -408,7 +408,10 @@ fn engine_confinement(data: &Path, graph_memory_bytes: u64) -> Confinement {
     Confinement {
         // `graphs` holds hard links to blobs, so that writing there would change the weights of every deployment.
         read: vec![data.join("blobs"), data.join("graphs")],
-        write: vec![data.join("optimized")],
+        write: vec![
+            data.join("optimized"),
+            data.join("graphs").join(ENGINE_SCRATCH),
+        ],
         memory_bytes: Some(graph_memory_bytes.saturating_add(ENGINE_OVERHEAD_BYTES)),
     }
 }

@@ -38,6 +38,10 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// How long an engine may take to say what it takes of the cards.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The folder below [`BackendOptions::scratch`] in which engines lay out models themselves, such as those that are edited. The rest
+/// of it holds links to weights and is for them to read.
+pub const ENGINE_SCRATCH: &str = "engines";
+
 /// Which graphs share an engine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Group {
@@ -392,6 +396,7 @@ impl Fleet {
         }
         std::thread::sleep(backoff(berth.quick_ends));
         let mut options = self.options.clone();
+        options.scratch = options.scratch.map(|all| all.join(ENGINE_SCRATCH));
         if group.backend == Backend::Rten {
             options.libraries = Libraries::OnlyRten;
         }
