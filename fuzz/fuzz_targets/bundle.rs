@@ -6,10 +6,10 @@
 use std::path::{Component, Path};
 
 use libfuzzer_sys::fuzz_target;
-use samovar_types::bundle::{Bundle, MAX_BUNDLE_BYTES};
-use samovar_types::strict::Strict;
 use samovar_fuzz::bundles;
 use samovar_fuzz::documents::{read_and_write, with_unknown_field};
+use samovar_types::bundle::{Bundle, MAX_BUNDLE_BYTES};
+use samovar_types::strict::Strict;
 
 fuzz_target!(|body: &[u8]| {
     let Ok(bundle) = samovar_server::fuzzing::pushed_bundle(body) else {

@@ -9,11 +9,11 @@ use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use libfuzzer_sys::fuzz_target;
-use samovar_types::names;
-use samovar_types::origins::{Allowed, Origin, allowed};
+use samovar_runtime::fuzzing::is_allowed;
 use samovar_server::front::BaseDomain;
 use samovar_server::fuzzing::{has_valid_host, host_without_port, is_from_this_machine};
-use samovar_runtime::fuzzing::is_allowed;
+use samovar_types::names;
+use samovar_types::origins::{Allowed, Origin, allowed};
 use url::{Host, Url};
 
 fuzz_target!(|text: &str| {

@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use samovar_types::bundle::Blob;
-use samovar_types::digest::Digest;
 use samovar_bundle::manifest::{Manifest, ManifestError};
 use samovar_fuzz::bundles;
+use samovar_types::bundle::Blob;
+use samovar_types::digest::Digest;
 
 fuzz_target!(|text: &str| {
     let manifest = match Manifest::parse(Path::new("samovar.toml"), text) {

@@ -12,8 +12,7 @@ use samovar_onnx::outside::Reference;
 use samovar_onnx::wire::{Edit, edited};
 
 static MODEL: LazyLock<MessageDescriptor> = LazyLock::new(|| {
-    let schema = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../host/onnx/src/schema");
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/onnx/src/schema");
     let files = protox::compile(["onnx-ml.proto3"], [schema]).expect("the schema compiles");
     let pool = prost_reflect::DescriptorPool::from_file_descriptor_set(files)
         .expect("the schema is whole");
@@ -38,10 +37,13 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(model) = DynamicMessage::decode(MODEL.clone(), bytes) else {
         return;
     };
-    let names = read.references.into_iter().map(|reference| match reference {
-        Reference::Data { tensor, .. } => tensor,
-        Reference::Engine { node } => node,
-    });
+    let names = read
+        .references
+        .into_iter()
+        .map(|reference| match reference {
+            Reference::Data { tensor, .. } => tensor,
+            Reference::Engine { node } => node,
+        });
     let mut found: Vec<String> = names.collect();
     let mut wanted = Vec::new();
     collect(&model, &mut wanted);
@@ -101,7 +103,10 @@ fn each_inner(message: &DynamicMessage, with: &mut dyn FnMut(&DynamicMessage)) {
     for (_, value) in message.fields() {
         match value {
             Value::Message(inner) => with(inner),
-            Value::List(list) => list.iter().filter_map(Value::as_message).for_each(&mut *with),
+            Value::List(list) => list
+                .iter()
+                .filter_map(Value::as_message)
+                .for_each(&mut *with),
             _ => {}
         }
     }

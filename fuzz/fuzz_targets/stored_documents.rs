@@ -5,6 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use samovar_fuzz::documents::read_and_write;
 use samovar_server::domain::api_key::ApiKey;
 use samovar_server::domain::audit::Entry;
 use samovar_server::domain::deployment::Deployment;
@@ -16,7 +17,6 @@ use samovar_server::domain::organization::Organization;
 use samovar_server::domain::secret::Secret;
 use samovar_server::domain::webhook_secret::WebhookSecret;
 use samovar_types::id::Id;
-use samovar_fuzz::documents::read_and_write;
 
 const MODEL: &str = "model000";
 const DEPLOYMENT: &str = "deploy00";

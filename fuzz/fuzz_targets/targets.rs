@@ -4,9 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use samovar_server::domain::model::Target;
-use samovar_types::names;
 use samovar_server::fuzzing::{Address, AsyncPart, Place, Route};
 use samovar_types::id::Id;
+use samovar_types::names;
 
 fuzz_target!(|path: &str| {
     let place = Place::below_models(path);

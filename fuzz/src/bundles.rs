@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use samovar_types::bundle::{Blob, Bundle, Graph, Network};
 use samovar_bundle::manifest::render::{Folder, folder};
 use samovar_bundle::manifest::{Component, Manifest};
+use samovar_types::bundle::{Blob, Bundle, Graph, Network};
 
 /// The bundle of a manifest whose files are these blobs. Weights beside a model are those that its file names, so there are
 /// none.
