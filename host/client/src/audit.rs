@@ -27,7 +27,7 @@ impl Client {
         model: &str,
         query: &AuditQuery,
     ) -> Result<AuditLogResponse, ClientError> {
-        self.call(Method::GET, &["v1", "models", model, "audit_logs"])
+        self.model_call(Method::GET, model, &["audit_logs"])
             .query(query.pairs())
             .json()
             .await

@@ -16,12 +16,9 @@ impl Client {
         model: &str,
         deployment: &str,
     ) -> Result<ConfigResponse, ClientError> {
-        self.call(
-            Method::GET,
-            &["v1", "models", model, "deployments", deployment, "config"],
-        )
-        .json()
-        .await
+        self.deployment_call(Method::GET, model, deployment, &["config"])
+            .json()
+            .await
     }
 
     /// Says where the bundle of a deployment can be read.
@@ -33,12 +30,9 @@ impl Client {
         model: &str,
         deployment: &str,
     ) -> Result<DownloadResponse, ClientError> {
-        self.call(
-            Method::GET,
-            &["v1", "models", model, "deployments", deployment, "download"],
-        )
-        .json()
-        .await
+        self.deployment_call(Method::GET, model, deployment, &["download"])
+            .json()
+            .await
     }
 
     /// Reads the bundle of a deployment as a tar archive.
@@ -46,12 +40,9 @@ impl Client {
     /// # Errors
     /// The server cannot be reached, or refuses.
     pub async fn bundle(&self, model: &str, deployment: &str) -> Result<Response, ClientError> {
-        self.call(
-            Method::GET,
-            &["v1", "models", model, "deployments", deployment, "bundle"],
-        )
-        .patiently()
-        .send()
-        .await
+        self.deployment_call(Method::GET, model, deployment, &["bundle"])
+            .patiently()
+            .send()
+            .await
     }
 }

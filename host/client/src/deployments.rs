@@ -21,7 +21,7 @@ impl Client {
     /// # Errors
     /// The server cannot be reached, or refuses.
     pub async fn deployments(&self, model: &str) -> Result<ListDeploymentsResponse, ClientError> {
-        self.call(Method::GET, &["v1", "models", model, "deployments"])
+        self.model_call(Method::GET, model, &["deployments"])
             .json()
             .await
     }
@@ -35,12 +35,9 @@ impl Client {
         model: &str,
         deployment: &str,
     ) -> Result<DeploymentResponse, ClientError> {
-        self.call(
-            Method::GET,
-            &["v1", "models", model, "deployments", deployment],
-        )
-        .json()
-        .await
+        self.deployment_call(Method::GET, model, deployment, &[])
+            .json()
+            .await
     }
 
     /// Renames a deployment.
@@ -56,13 +53,10 @@ impl Client {
         let body = UpdateDeploymentRequest {
             name: name.to_owned(),
         };
-        self.call(
-            Method::PATCH,
-            &["v1", "models", model, "deployments", deployment],
-        )
-        .body(&body)
-        .json()
-        .await
+        self.deployment_call(Method::PATCH, model, deployment, &[])
+            .body(&body)
+            .json()
+            .await
     }
 
     /// Switches a deployment on, and waits until it is built.
@@ -75,13 +69,10 @@ impl Client {
         deployment: &str,
         timeout: Duration,
     ) -> Result<SwitchResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &["v1", "models", model, "deployments", deployment, "activate"],
-        )
-        .within(timeout)
-        .json()
-        .await
+        self.deployment_call(Method::POST, model, deployment, &["activate"])
+            .within(timeout)
+            .json()
+            .await
     }
 
     /// Switches a deployment off.
@@ -93,19 +84,9 @@ impl Client {
         model: &str,
         deployment: &str,
     ) -> Result<SwitchResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "deployments",
-                deployment,
-                "deactivate",
-            ],
-        )
-        .json()
-        .await
+        self.deployment_call(Method::POST, model, deployment, &["deactivate"])
+            .json()
+            .await
     }
 
     /// Builds a deployment again that failed, or lets requests to one again that is unhealthy.
@@ -118,13 +99,10 @@ impl Client {
         deployment: &str,
         timeout: Duration,
     ) -> Result<RetryResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &["v1", "models", model, "deployments", deployment, "retry"],
-        )
-        .within(timeout)
-        .json()
-        .await
+        self.deployment_call(Method::POST, model, deployment, &["retry"])
+            .within(timeout)
+            .json()
+            .await
     }
 
     /// Changes how many replicas a deployment keeps.
@@ -137,20 +115,10 @@ impl Client {
         deployment: &str,
         update: &AutoscalingUpdate,
     ) -> Result<UpdateSettingsResponse, ClientError> {
-        self.call(
-            Method::PATCH,
-            &[
-                "v1",
-                "models",
-                model,
-                "deployments",
-                deployment,
-                "autoscaling_settings",
-            ],
-        )
-        .body(update)
-        .json()
-        .await
+        self.deployment_call(Method::PATCH, model, deployment, &["autoscaling_settings"])
+            .body(update)
+            .json()
+            .await
     }
 
     /// Changes what happens to requests of a deployment that find every replica busy.
@@ -163,16 +131,11 @@ impl Client {
         deployment: &str,
         update: &BackpressureUpdate,
     ) -> Result<BackpressureSettings, ClientError> {
-        self.call(
+        self.deployment_call(
             Method::PATCH,
-            &[
-                "v1",
-                "models",
-                model,
-                "deployments",
-                deployment,
-                "request_backpressure_settings",
-            ],
+            model,
+            deployment,
+            &["request_backpressure_settings"],
         )
         .body(update)
         .json()
@@ -189,16 +152,10 @@ impl Client {
         request: &ReloadRequest,
         timeout: Duration,
     ) -> Result<ReloadResponse, ClientError> {
-        self.call(
+        self.model_call(
             Method::PUT,
-            &[
-                "v1",
-                "models",
-                model,
-                "deployments",
-                "development",
-                "bundle",
-            ],
+            model,
+            &["deployments", "development", "bundle"],
         )
         .body(request)
         .within(timeout)
@@ -215,12 +172,9 @@ impl Client {
         model: &str,
         deployment: &str,
     ) -> Result<DeleteDeploymentResponse, ClientError> {
-        self.call(
-            Method::DELETE,
-            &["v1", "models", model, "deployments", deployment],
-        )
-        .json()
-        .await
+        self.deployment_call(Method::DELETE, model, deployment, &[])
+            .json()
+            .await
     }
 
     /// Lists the replicas of a deployment on the node that answers.
@@ -232,12 +186,9 @@ impl Client {
         model: &str,
         deployment: &str,
     ) -> Result<ListReplicasResponse, ClientError> {
-        self.call(
-            Method::GET,
-            &["v1", "models", model, "deployments", deployment, "replicas"],
-        )
-        .json()
-        .await
+        self.deployment_call(Method::GET, model, deployment, &["replicas"])
+            .json()
+            .await
     }
 
     /// Stops a replica: at once when it is idle, else after its request.
@@ -250,19 +201,8 @@ impl Client {
         deployment: &str,
         replica: &str,
     ) -> Result<TerminateReplicaResponse, ClientError> {
-        self.call(
-            Method::DELETE,
-            &[
-                "v1",
-                "models",
-                model,
-                "deployments",
-                deployment,
-                "replicas",
-                replica,
-            ],
-        )
-        .json()
-        .await
+        self.deployment_call(Method::DELETE, model, deployment, &["replicas", replica])
+            .json()
+            .await
     }
 }

@@ -18,7 +18,7 @@ impl Client {
     /// # Errors
     /// The server cannot be reached, or refuses.
     pub async fn environments(&self, model: &str) -> Result<ListEnvironmentsResponse, ClientError> {
-        self.call(Method::GET, &["v1", "models", model, "environments"])
+        self.model_call(Method::GET, model, &["environments"])
             .json()
             .await
     }
@@ -32,12 +32,9 @@ impl Client {
         model: &str,
         environment: &str,
     ) -> Result<EnvironmentResponse, ClientError> {
-        self.call(
-            Method::GET,
-            &["v1", "models", model, "environments", environment],
-        )
-        .json()
-        .await
+        self.environment_call(Method::GET, model, environment, &[])
+            .json()
+            .await
     }
 
     /// Makes an environment that points at nothing yet.
@@ -49,7 +46,7 @@ impl Client {
         model: &str,
         request: &CreateEnvironmentRequest,
     ) -> Result<EnvironmentResponse, ClientError> {
-        self.call(Method::POST, &["v1", "models", model, "environments"])
+        self.model_call(Method::POST, model, &["environments"])
             .body(request)
             .json()
             .await
@@ -65,13 +62,10 @@ impl Client {
         environment: &str,
         request: &UpdateEnvironmentRequest,
     ) -> Result<UpdateEnvironmentResponse, ClientError> {
-        self.call(
-            Method::PATCH,
-            &["v1", "models", model, "environments", environment],
-        )
-        .body(request)
-        .json()
-        .await
+        self.environment_call(Method::PATCH, model, environment, &[])
+            .body(request)
+            .json()
+            .await
     }
 
     /// Deletes an environment; its deployments stay.
@@ -83,12 +77,9 @@ impl Client {
         model: &str,
         environment: &str,
     ) -> Result<DeleteEnvironmentResponse, ClientError> {
-        self.call(
-            Method::DELETE,
-            &["v1", "models", model, "environments", environment],
-        )
-        .json()
-        .await
+        self.environment_call(Method::DELETE, model, environment, &[])
+            .json()
+            .await
     }
 
     /// Switches on the deployment that an environment points at, and waits until it is built.
@@ -101,20 +92,10 @@ impl Client {
         environment: &str,
         timeout: Duration,
     ) -> Result<SwitchResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "environments",
-                environment,
-                "activate",
-            ],
-        )
-        .within(timeout)
-        .json()
-        .await
+        self.environment_call(Method::POST, model, environment, &["activate"])
+            .within(timeout)
+            .json()
+            .await
     }
 
     /// Switches off the deployment that an environment points at.
@@ -126,18 +107,8 @@ impl Client {
         model: &str,
         environment: &str,
     ) -> Result<SwitchResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "environments",
-                environment,
-                "deactivate",
-            ],
-        )
-        .json()
-        .await
+        self.environment_call(Method::POST, model, environment, &["deactivate"])
+            .json()
+            .await
     }
 }

@@ -17,7 +17,7 @@ pub struct EventReader {
 /// A server-sent event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ServerSentEvent {
-    /// Names its place in the stream.
+    /// The position of the event in the stream.
     pub id: Option<String>,
     /// Its data; empty where the server only tells how far the stream is.
     pub data: String,

@@ -20,7 +20,7 @@ pub struct EventStream {
 /// An item of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamItem {
-    /// Names its place in the stream: a stream that begins with it goes on after it.
+    /// The position of the event. A stream that is opened with it starts with the next event.
     pub id: Option<String>,
     /// What happened; nothing where the server only tells how far the stream is.
     pub event: Option<Received>,

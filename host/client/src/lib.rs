@@ -130,6 +130,35 @@ impl Client {
         }
     }
 
+    /// A call about a model; `path` is what follows the model in the address.
+    pub(crate) fn model_call(&self, method: Method, model: &str, path: &[&str]) -> Call<'_> {
+        self.call(method, &[&["v1", "models", model], path].concat())
+    }
+
+    /// A call about a deployment; `path` is what follows the deployment in the address.
+    pub(crate) fn deployment_call(
+        &self,
+        method: Method,
+        model: &str,
+        deployment: &str,
+        path: &[&str],
+    ) -> Call<'_> {
+        let path = [&["deployments", deployment], path].concat();
+        self.model_call(method, model, &path)
+    }
+
+    /// A call about an environment; `path` is what follows the environment in the address.
+    pub(crate) fn environment_call(
+        &self,
+        method: Method,
+        model: &str,
+        environment: &str,
+        path: &[&str],
+    ) -> Call<'_> {
+        let path = [&["environments", environment], path].concat();
+        self.model_call(method, model, &path)
+    }
+
     /// A request for an address, with the key.
     pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.http.request(method, url);

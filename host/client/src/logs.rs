@@ -17,13 +17,10 @@ impl Client {
         deployment: &str,
         query: &LogsQuery,
     ) -> Result<LogsResponse, ClientError> {
-        self.call(
-            Method::GET,
-            &["v1", "models", model, "deployments", deployment, "logs"],
-        )
-        .query(query.pairs())
-        .json()
-        .await
+        self.deployment_call(Method::GET, model, deployment, &["logs"])
+            .query(query.pairs())
+            .json()
+            .await
     }
 
     /// Reads the logs of an environment.
@@ -36,12 +33,9 @@ impl Client {
         environment: &str,
         query: &LogsQuery,
     ) -> Result<LogsResponse, ClientError> {
-        self.call(
-            Method::GET,
-            &["v1", "models", model, "environments", environment, "logs"],
-        )
-        .query(query.pairs())
-        .json()
-        .await
+        self.environment_call(Method::GET, model, environment, &["logs"])
+            .query(query.pairs())
+            .json()
+            .await
     }
 }

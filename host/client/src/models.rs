@@ -25,9 +25,7 @@ impl Client {
     /// # Errors
     /// The server cannot be reached, or refuses.
     pub async fn model(&self, model: &str) -> Result<ModelResponse, ClientError> {
-        self.call(Method::GET, &["v1", "models", model])
-            .json()
-            .await
+        self.model_call(Method::GET, model, &[]).json().await
     }
 
     /// Pushes a bundle whose blobs are on the server, and waits until it is built.
@@ -58,7 +56,7 @@ impl Client {
         let body = UpdateModelRequest {
             name: name.to_owned(),
         };
-        self.call(Method::PATCH, &["v1", "models", model])
+        self.model_call(Method::PATCH, model, &[])
             .body(&body)
             .json()
             .await
@@ -69,8 +67,6 @@ impl Client {
     /// # Errors
     /// The server cannot be reached, or refuses.
     pub async fn delete_model(&self, model: &str) -> Result<DeleteModelResponse, ClientError> {
-        self.call(Method::DELETE, &["v1", "models", model])
-            .json()
-            .await
+        self.model_call(Method::DELETE, model, &[]).json().await
     }
 }

@@ -20,20 +20,10 @@ impl Client {
         environment: &str,
         request: &PromoteRequest,
     ) -> Result<DeploymentResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "environments",
-                environment,
-                "promote",
-            ],
-        )
-        .body(request)
-        .json()
-        .await
+        self.environment_call(Method::POST, model, environment, &["promote"])
+            .body(request)
+            .json()
+            .await
     }
 
     /// Begins to move production to a deployment.
@@ -46,13 +36,10 @@ impl Client {
         deployment: &str,
         request: &PromoteToProductionRequest,
     ) -> Result<DeploymentResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &["v1", "models", model, "deployments", deployment, "promote"],
-        )
-        .body(request)
-        .json()
-        .await
+        self.deployment_call(Method::POST, model, deployment, &["promote"])
+            .body(request)
+            .json()
+            .await
     }
 
     /// Calls a promotion off: all traffic goes back at once.
@@ -64,19 +51,9 @@ impl Client {
         model: &str,
         environment: &str,
     ) -> Result<CancelPromotionResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "environments",
-                environment,
-                "cancel_promotion",
-            ],
-        )
-        .json()
-        .await
+        self.environment_call(Method::POST, model, environment, &["cancel_promotion"])
+            .json()
+            .await
     }
 
     /// Halts a canary in its stage.
@@ -88,19 +65,8 @@ impl Client {
         model: &str,
         environment: &str,
     ) -> Result<ControlPromotionResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "environments",
-                environment,
-                "pause_promotion",
-            ],
-        )
-        .json()
-        .await
+        self.control_promotion(model, environment, "pause_promotion")
+            .await
     }
 
     /// Resumes a canary that was halted.
@@ -112,19 +78,8 @@ impl Client {
         model: &str,
         environment: &str,
     ) -> Result<ControlPromotionResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "environments",
-                environment,
-                "resume_promotion",
-            ],
-        )
-        .json()
-        .await
+        self.control_promotion(model, environment, "resume_promotion")
+            .await
     }
 
     /// Calls a promotion off, whatever it waits for.
@@ -136,19 +91,8 @@ impl Client {
         model: &str,
         environment: &str,
     ) -> Result<ControlPromotionResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "environments",
-                environment,
-                "force_cancel_promotion",
-            ],
-        )
-        .json()
-        .await
+        self.control_promotion(model, environment, "force_cancel_promotion")
+            .await
     }
 
     /// Finishes a promotion at once.
@@ -160,18 +104,18 @@ impl Client {
         model: &str,
         environment: &str,
     ) -> Result<ControlPromotionResponse, ClientError> {
-        self.call(
-            Method::POST,
-            &[
-                "v1",
-                "models",
-                model,
-                "environments",
-                environment,
-                "force_roll_forward_promotion",
-            ],
-        )
-        .json()
-        .await
+        self.control_promotion(model, environment, "force_roll_forward_promotion")
+            .await
+    }
+
+    async fn control_promotion(
+        &self,
+        model: &str,
+        environment: &str,
+        action: &str,
+    ) -> Result<ControlPromotionResponse, ClientError> {
+        self.environment_call(Method::POST, model, environment, &[action])
+            .json()
+            .await
     }
 }

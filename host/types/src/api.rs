@@ -12,17 +12,9 @@ pub mod identity;
 pub mod logs;
 pub mod models;
 pub mod promotions;
+mod query;
 pub mod replicas;
 pub mod secrets;
 pub mod status;
 pub mod usage;
 pub mod webhook_secrets;
-
-/// A value of an enum without fields, as the API spells it.
-pub(crate) fn word(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        // Only values without fields are given.
-        _ => String::new(),
-    }
-}

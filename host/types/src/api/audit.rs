@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::word;
+use super::query::QueryPairs;
 
 /// A page of the audit log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -230,27 +230,21 @@ impl AuditGroup {
 impl AuditQuery {
     /// What it adds to an address, by names and values.
     pub fn pairs(&self) -> Vec<(&'static str, String)> {
-        let one = |name, value: &Option<String>| value.clone().map(|value| (name, value));
-        let many = |name, values: &[String]| -> Vec<_> {
-            values.iter().map(|value| (name, value.clone())).collect()
-        };
-        let number = |name, value: Option<i64>| value.map(|value| (name, value.to_string()));
-        let mut pairs = Vec::new();
-        pairs.extend(self.limit.map(|limit| ("limit", limit.to_string())));
-        pairs.extend(one("cursor", &self.cursor));
-        pairs.extend(self.direction.map(|one| ("direction", word(&one))));
-        pairs.extend(one("search", &self.search));
-        pairs.extend(many("event_types", &self.event_types));
-        let groups = self.event_type_groups.iter();
-        pairs.extend(groups.map(|one| ("event_type_groups", word(one))));
-        pairs.extend(many("user_ids", &self.user_ids));
-        pairs.extend(one("model", &self.model));
-        pairs.extend(many("deployment_ids", &self.deployment_ids));
-        pairs.extend(many("chain_deployment_ids", &self.chain_deployment_ids));
-        pairs.extend(many("environment_names", &self.environment_names));
-        pairs.extend(self.sources.iter().map(|one| ("sources", word(one))));
-        pairs.extend(number("start_epoch_millis", self.start_epoch_millis));
-        pairs.extend(number("end_epoch_millis", self.end_epoch_millis));
-        pairs
+        QueryPairs::default()
+            .value("limit", self.limit)
+            .value("cursor", self.cursor.as_ref())
+            .words("direction", &self.direction)
+            .value("search", self.search.as_ref())
+            .values("event_types", &self.event_types)
+            .words("event_type_groups", &self.event_type_groups)
+            .values("user_ids", &self.user_ids)
+            .value("model", self.model.as_ref())
+            .values("deployment_ids", &self.deployment_ids)
+            .values("chain_deployment_ids", &self.chain_deployment_ids)
+            .values("environment_names", &self.environment_names)
+            .words("sources", &self.sources)
+            .value("start_epoch_millis", self.start_epoch_millis)
+            .value("end_epoch_millis", self.end_epoch_millis)
+            .into_vec()
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::word;
+use super::query::QueryPairs;
 
 /// Lines of a log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,23 +105,18 @@ impl LogLevel {
 impl LogsQuery {
     /// What it adds to an address, by names and values.
     pub fn pairs(&self) -> Vec<(&'static str, String)> {
-        let one = |name, value: &Option<String>| value.clone().map(|value| (name, value));
-        let many = |name, values: &[String]| -> Vec<_> {
-            values.iter().map(|value| (name, value.clone())).collect()
-        };
-        let number = |name, value: Option<i64>| value.map(|value| (name, value.to_string()));
-        let mut pairs = Vec::new();
-        pairs.extend(self.limit.map(|limit| ("limit", limit.to_string())));
-        pairs.extend(number("start_epoch_millis", self.start_epoch_millis));
-        pairs.extend(number("end_epoch_millis", self.end_epoch_millis));
-        pairs.extend(self.direction.map(|one| ("direction", word(&one))));
-        pairs.extend(self.min_level.map(|one| ("min_level", word(&one))));
-        pairs.extend(one("replica", &self.replica));
-        pairs.extend(one("request_id", &self.request_id));
-        pairs.extend(one("component", &self.component));
-        pairs.extend(one("search_pattern", &self.search_pattern));
-        pairs.extend(many("includes", &self.includes));
-        pairs.extend(many("excludes", &self.excludes));
-        pairs
+        QueryPairs::default()
+            .value("limit", self.limit)
+            .value("start_epoch_millis", self.start_epoch_millis)
+            .value("end_epoch_millis", self.end_epoch_millis)
+            .words("direction", &self.direction)
+            .words("min_level", &self.min_level)
+            .value("replica", self.replica.as_ref())
+            .value("request_id", self.request_id.as_ref())
+            .value("component", self.component.as_ref())
+            .value("search_pattern", self.search_pattern.as_ref())
+            .values("includes", &self.includes)
+            .values("excludes", &self.excludes)
+            .into_vec()
     }
 }

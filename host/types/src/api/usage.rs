@@ -3,7 +3,7 @@
 use jiff::{Timestamp, civil};
 use serde::{Deserialize, Serialize};
 
-use super::word;
+use super::query::QueryPairs;
 use crate::id::Id;
 use crate::usage::{Counters, Resolution};
 
@@ -181,12 +181,12 @@ pub struct UsageEntry {
 impl UsageParams {
     /// What it adds to an address, by names and values.
     pub fn pairs(&self) -> Vec<(&'static str, String)> {
-        let mut pairs = vec![("resolution", word(&self.resolution))];
-        pairs.extend(self.start.clone().map(|start| ("start", start)));
-        pairs.extend(self.end.clone().map(|end| ("end", end)));
-        pairs.extend(self.model.clone().map(|model| ("model", model)));
-        let deployment = self.deployment.map(|id| ("deployment", id.to_string()));
-        pairs.extend(deployment);
-        pairs
+        QueryPairs::default()
+            .words("resolution", [&self.resolution])
+            .value("start", self.start.as_ref())
+            .value("end", self.end.as_ref())
+            .value("model", self.model.as_ref())
+            .value("deployment", self.deployment)
+            .into_vec()
     }
 }
