@@ -110,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_is_pending_is_waited_for() {
-        // Nothing listens there: whoever asks gets an error.
+        // Nothing listens there, so that each call fails.
         let client = Client::new("http://127.0.0.1:1", None).unwrap();
         let minute = Duration::from_secs(60);
         let ready = example("dep12345", "ACTIVE");

@@ -39,8 +39,8 @@ pub use schema::messages::{
 pub use schema::messages::{OperatorSetIdProto as OperatorSetId, StringStringEntryProto as Entry};
 pub use schema::tables;
 
-/// The sources of what reads models and makes edited copies of them: whoever keeps a copy can tell by them whether it is
-/// still what would be made.
+/// The sources of the code that reads models and makes edited copies of them. A cache of copies has them in its key, so that a
+/// change of this code makes the copies again.
 pub const SOURCES: [&str; 3] = [
     include_str!("known.rs"),
     include_str!("scan.rs"),

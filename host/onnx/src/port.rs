@@ -99,7 +99,7 @@ pub struct Port {
     pub dims: Option<Vec<Option<u32>>>,
     /// Whether a run may leave this input out, because the graph has a default for it.
     pub optional: bool,
-    /// What each column of this output stands for, when it is a classifier's.
+    /// The classes of a classifier, one for each column of this output.
     pub labels: Option<Labels>,
 }
 

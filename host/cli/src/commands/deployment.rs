@@ -255,7 +255,7 @@ fn properties(deployment: &DeploymentResponse, now: Timestamp) -> Vec<(String, S
     lines
 }
 
-/// A deployment for tests of what is shown of it.
+/// A deployment as the API shows it, for tests.
 #[cfg(test)]
 pub fn example(id: &str, status: &str) -> DeploymentResponse {
     serde_json::from_value(serde_json::json!({

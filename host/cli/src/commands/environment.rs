@@ -195,7 +195,7 @@ fn properties(environment: &EnvironmentResponse, now: Timestamp) -> Vec<(String,
     lines
 }
 
-/// An environment for tests of what is shown of it.
+/// An environment as the API shows it, for tests.
 #[cfg(test)]
 pub fn example(
     current: Option<DeploymentResponse>,
@@ -218,7 +218,7 @@ pub fn example(
     .unwrap()
 }
 
-/// A promotion for tests of what is shown of it.
+/// A promotion as the API shows it, for tests.
 #[cfg(test)]
 pub fn example_promotion(deployment: &str, status: &str) -> PromotionResponse {
     serde_json::from_value(serde_json::json!({

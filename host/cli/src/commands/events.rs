@@ -24,7 +24,7 @@ pub struct Arguments {
     limit: Option<u32>,
 }
 
-/// Prints events until it is stopped; when the connection breaks, it goes on where it was.
+/// Prints events until it is stopped. After a broken connection it resumes with the next event.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let mut left = arguments.limit;
     let mut last: Option<String> = None;

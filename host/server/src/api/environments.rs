@@ -254,7 +254,7 @@ async fn deactivate(
 }
 
 impl Api {
-    /// Changes a model and serves what came of it.
+    /// Changes a model, and applies the change to what is served.
     pub(super) async fn change_model(
         &self,
         model: &str,

@@ -180,7 +180,7 @@ async fn events(
         async |(api, caller, mut receiver)| {
             loop {
                 let told = receiver.recv().await?;
-                // A key that was deleted meanwhile is told no more.
+                // A key that was deleted in the meantime gets no more events.
                 if !api.access.knows(&caller) {
                     return None;
                 }

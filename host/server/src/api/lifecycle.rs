@@ -54,7 +54,8 @@ impl From<Done> for UpdateSettingsResponse {
 }
 
 impl Api {
-    /// Changes a deployment that is named by id or by `production` or `development`, and serves what came of it.
+    /// Changes a deployment that is named by id or by `production` or `development`, and applies the change to what is
+    /// served.
     pub(super) async fn change_deployment<T: Send>(
         &self,
         model: &str,
