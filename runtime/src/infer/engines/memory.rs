@@ -5,12 +5,11 @@
 //! besides. It counts with the size of its files at least: they are mapped, and in memory once runs have read them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::slot::Slot;
-use super::wire::Weight;
 use crate::infer::residency::{Resident, Room, Tenant, room};
 
 /// So long a graph waits for others to end their runs, when memory is full of graphs that run.
@@ -49,11 +48,9 @@ struct State {
 }
 
 /// What a graph takes, and what its runs take besides.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Measure {
     weight_bytes: u64,
-    /// Whether an engine has measured that, or it is reckoned from the size of the files.
-    weight: Weight,
     peak_bytes: u64,
 }
 
@@ -64,7 +61,6 @@ pub(super) struct Share {
     file_bytes: u64,
     /// What it takes when it does not run.
     weight_bytes: AtomicU64,
-    is_weighed: AtomicBool,
     /// What its runs take besides.
     peak_bytes: AtomicU64,
 }
@@ -113,11 +109,9 @@ impl Memory {
         let measured = self.lock().measured.get(key).copied();
         let Measure {
             weight_bytes,
-            weight,
             peak_bytes,
         } = measured.unwrap_or(Measure {
             weight_bytes: file_bytes.saturating_add(OVERHEAD_BYTES),
-            weight: Weight::Unknown,
             peak_bytes: 0,
         });
         let bytes = weight_bytes.saturating_add(peak_bytes);
@@ -128,7 +122,6 @@ impl Memory {
             key: key.to_owned(),
             file_bytes,
             weight_bytes: AtomicU64::new(weight_bytes),
-            is_weighed: AtomicBool::new(weight == Weight::Known),
             peak_bytes: AtomicU64::new(peak_bytes),
         })
     }
@@ -224,23 +217,13 @@ impl Share {
         let Measure {
             weight_bytes,
             peak_bytes,
-            ..
         } = self.measure();
         weight_bytes.saturating_add(peak_bytes)
-    }
-
-    /// Whether it is known what the graph takes when it does not run.
-    pub fn weight(&self) -> Weight {
-        self.measure().weight
     }
 
     fn measure(&self) -> Measure {
         Measure {
             weight_bytes: self.weight_bytes.load(Ordering::Relaxed),
-            weight: match self.is_weighed.load(Ordering::Relaxed) {
-                true => Weight::Known,
-                false => Weight::Unknown,
-            },
             peak_bytes: self.peak_bytes.load(Ordering::Relaxed),
         }
     }
@@ -252,7 +235,6 @@ impl Share {
     pub fn measured(&self, bytes: u64) -> Result<(), String> {
         let bytes = bytes.max(self.file_bytes);
         let before = self.weight_bytes.swap(bytes, Ordering::Relaxed);
-        self.is_weighed.store(true, Ordering::Relaxed);
         let mut state = self.memory.lock();
         state.remember(&self.key, self.measure());
         state.used_bytes = state
@@ -288,27 +270,5 @@ impl Drop for Share {
         let bytes = self.bytes();
         let mut state = self.memory.lock();
         state.used_bytes = state.used_bytes.saturating_sub(bytes);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_graph_is_weighed_until_its_weight_is_known() {
-        let memory = Memory::new(1 << 30);
-        let first = memory.share("a", 1000).unwrap();
-        assert_eq!(first.weight(), Weight::Unknown);
-        // A run tells what it took, and nothing of the weight.
-        first.ran_with(50);
-        assert_eq!(memory.share("a", 1000).unwrap().weight(), Weight::Unknown);
-        first.measured(5000).unwrap();
-        assert_eq!(memory.used_bytes(), 5050);
-        drop(first);
-        assert_eq!(memory.used_bytes(), 0);
-        let again = memory.share("a", 1000).unwrap();
-        assert_eq!((again.weight(), again.bytes()), (Weight::Known, 5050));
-        assert_eq!(memory.share("b", 1000).unwrap().weight(), Weight::Unknown);
     }
 }

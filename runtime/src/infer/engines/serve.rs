@@ -22,7 +22,7 @@ use super::shared::Shared;
 use super::tensors::{self, Outgoing, Tensors};
 use super::wire::{
     self, Answer, BackendHead, Failure, Length, Load, LoadSource, LoadedHead, MAX_MESSAGE_BYTES,
-    Open, Order, Reply, Request, Span, Weight,
+    Open, Order, Reply, Request, Span,
 };
 use crate::infer::backend::tensor::Tensor;
 use crate::infer::backend::{Backends, GuestModel, LoadError, Loaded, RunError, Source, Wanted};
@@ -177,20 +177,16 @@ impl Engine {
     }
 
     fn load(&self, load: Load) {
-        let (graph, weight) = (load.graph, load.weight);
+        let graph = load.graph;
         let activity = self.gauge.begin();
         let loaded = guarded(|| self.loaded(load))
             .map_err(|e| LoadError(e.to_string()))
             .flatten();
-        let weight_bytes = match weight {
-            Weight::Unknown => {
-                // What reading and optimizing took is not the graph's.
-                self.give_back();
-                activity.growth_bytes()
-            }
-            Weight::Known => None,
-        };
+        // What reading and optimizing took is not the graph's.
+        self.give_back();
+        let weight_bytes = activity.growth_bytes();
         drop(activity);
+        self.gauge.settle();
         let answer = match loaded {
             Ok(loaded) => {
                 let head = Box::new(LoadedHead {
@@ -216,10 +212,6 @@ impl Engine {
             let error = format!("its description cannot be sent: {error}");
             let _ = self.answer(&Answer::NotLoaded { graph, error });
         }
-        if weight == Weight::Known {
-            self.give_back();
-        }
-        self.gauge.settle();
     }
 
     fn loaded(&self, load: Load) -> Result<Loaded, LoadError> {
@@ -317,7 +309,6 @@ impl Engine {
                 RunError::Failed(text) => Failure::Backend(text),
             })?;
         let time = begun.elapsed();
-        self.crew.note_run(time);
         let mut peak_bytes = 0;
         if let Some(activity) = activity
             && time > WORTH_A_LOOK

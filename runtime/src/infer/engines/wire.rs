@@ -153,16 +153,6 @@ pub(super) struct Load {
     pub threads: usize,
     pub digest: Option<String>,
     pub source: LoadSource,
-    pub weight: Weight,
-}
-
-/// Whether the node knows what the graph takes of the memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Weight {
-    /// The engine measures it before it answers.
-    Unknown,
-    /// Measured when it was loaded before: the answer need not wait for that.
-    Known,
 }
 
 /// Where its bytes are.

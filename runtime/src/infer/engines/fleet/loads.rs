@@ -102,7 +102,6 @@ impl Fleet {
         // The backends keep the same weights in different forms.
         let key = format!("{} on {}", spec.label.key(), spec.backend.name());
         let share = self.memory.share(&key, spec.file_bytes())?;
-        let weight = share.weight();
         // Before the engine is looked for, so that it does not end meanwhile.
         let counted = Counted::new(self, group);
         let engine = self.engine(&counted)?;
@@ -144,7 +143,6 @@ impl Fleet {
             threads: spec.threads,
             digest: spec.digest.clone(),
             source,
-            weight,
         });
         let loaded = self.wait_for_load(&at, &spec.label.name, loading, interested);
         drop(part);

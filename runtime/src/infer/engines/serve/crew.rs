@@ -18,8 +18,6 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const LOOKOUT: Duration = Duration::from_micros(100);
 /// Messages that come less often than this can bear a wake, and looking out for them would be in vain.
 const WORTH_LOOKING: Duration = Duration::from_millis(1);
-/// A wake is a small part of a run that takes longer than this, and what looks out takes its core from such runs.
-const LONG_RUN: Duration = Duration::from_micros(500);
 
 /// The threads that run graphs.
 #[derive(Default)]
@@ -32,8 +30,6 @@ pub(super) struct Crew {
     looks_out: AtomicBool,
     /// How long messages were waited for, of late.
     typical_wait_ns: AtomicU64,
-    /// How long runs took, of late.
-    typical_run_ns: AtomicU64,
     number: AtomicU64,
     /// Whether the watchman sleeps.
     unwatched: AtomicBool,
@@ -43,28 +39,19 @@ pub(super) struct Crew {
 
 impl Crew {
     fn is_worth_looking(&self) -> bool {
-        let wait = self.typical_wait_ns.load(Ordering::Relaxed);
-        let run = self.typical_run_ns.load(Ordering::Relaxed);
-        u128::from(wait) < WORTH_LOOKING.as_nanos() && u128::from(run) < LONG_RUN.as_nanos()
+        let typical = self.typical_wait_ns.load(Ordering::Relaxed);
+        u128::from(typical) < WORTH_LOOKING.as_nanos()
     }
 
     fn note_wait(&self, waited: Duration) {
         // A long pause tells no more than one that is too long to look out for.
-        note(&self.typical_wait_ns, waited.min(WORTH_LOOKING * 4));
+        let waited = waited.min(WORTH_LOOKING * 4);
+        let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.typical_wait_ns.load(Ordering::Relaxed);
+        // Of threads that note theirs at once one is lost, which does not matter.
+        let typical = before - before / 8 + waited / 8;
+        self.typical_wait_ns.store(typical, Ordering::Relaxed);
     }
-
-    /// Notes how long a run took.
-    pub fn note_run(&self, took: Duration) {
-        note(&self.typical_run_ns, took.min(LONG_RUN * 4));
-    }
-}
-
-/// Has the typical time come nearer to this one.
-fn note(typical_ns: &AtomicU64, time: Duration) {
-    let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let before_ns = typical_ns.load(Ordering::Relaxed);
-    // Of threads that note theirs at once one is lost, which does not matter.
-    typical_ns.store(before_ns - before_ns / 8 + time_ns / 8, Ordering::Relaxed);
 }
 
 impl Engine {
