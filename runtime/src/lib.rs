@@ -53,8 +53,8 @@ pub use engine::{Allocator, EngineOptions, machine_memory_bytes};
 pub use failure::GuestFailure;
 pub use health::Trouble;
 pub use infer::engines::{
-    ENGINE_SCRATCH, EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines,
-    GraphLabel, GraphMemory, Program, Suspect, serve as serve_engine,
+    EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines, GraphLabel,
+    GraphMemory, Program, Suspect, serve as serve_engine,
 };
 pub use infer::loading::NotLoaded;
 pub use infer::{backend, graphs, nn};

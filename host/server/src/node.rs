@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use samovar_runtime::backend::{BackendOptions, Libraries};
 use samovar_runtime::{
-    Barrier, Compilation, Confinement, ENGINE_SCRATCH, EngineOptions, Engines, Program, Runtime,
-    RuntimeOptions, WorkerOptions,
+    Barrier, Compilation, Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions,
+    WorkerOptions,
 };
 use samovar_types::api_key::KeyType;
 use samovar_types::bundle::GraphBackend;
@@ -403,19 +403,6 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 /// What an engine takes besides its graphs: its program and libraries, and what runs take before that was measured.
 const ENGINE_OVERHEAD_BYTES: u64 = 1 << 30;
 
-/// What engines may do with the node's data: nothing that changes what another deployment computes.
-fn engine_confinement(data: &Path, graph_memory_bytes: u64) -> Confinement {
-    Confinement {
-        // `graphs` holds hard links to blobs, so that writing there would change the weights of every deployment.
-        read: vec![data.join("blobs"), data.join("graphs")],
-        write: vec![
-            data.join("optimized"),
-            data.join("graphs").join(ENGINE_SCRATCH),
-        ],
-        memory_bytes: Some(graph_memory_bytes.saturating_add(ENGINE_OVERHEAD_BYTES)),
-    }
-}
-
 fn runtime_options(options: &ServeOptions, data: &Path, bundles: &Path) -> RuntimeOptions {
     let graph_memory_bytes = options
         .memory_bytes
@@ -440,7 +427,11 @@ fn runtime_options(options: &ServeOptions, data: &Path, bundles: &Path) -> Runti
             EngineMode::InProcess => Engines::InProcess,
             EngineMode::Shared | EngineMode::PerDeployment => Engines::Processes {
                 program: Program::Process(OWN_PROGRAM.into()),
-                confinement: engine_confinement(data, graph_memory_bytes),
+                confinement: Confinement {
+                    read: vec![data.join("blobs")],
+                    write: Vec::new(),
+                    memory_bytes: Some(graph_memory_bytes.saturating_add(ENGINE_OVERHEAD_BYTES)),
+                },
                 load_timeout: options.load_timeout,
                 memory_bytes: graph_memory_bytes,
             },
@@ -585,23 +576,6 @@ async fn stop_signal() {
         }
         Err(_) => {
             let _ = interrupt.await;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn engines_cannot_write_to_weights() {
-        let data = Path::new("/data");
-        let confinement = engine_confinement(data, 1 << 30);
-        for folder in ["blobs", "graphs"] {
-            let folder = data.join(folder);
-            let mut writable = confinement.write.iter();
-            assert!(!writable.any(|written| folder.starts_with(written)));
-            assert!(confinement.read.contains(&folder));
         }
     }
 }

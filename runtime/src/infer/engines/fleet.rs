@@ -1,6 +1,7 @@
 //! The engines of a node: started when a graph needs one, ended when none does, and which graph is loaded in which.
 
 mod ends;
+mod folders;
 mod inspect;
 mod loads;
 
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
+
+use folders::{engine_options, with_folders};
 
 use super::Program;
 use super::blame::Blame;
@@ -37,10 +40,6 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 const SETTLED: Duration = Duration::from_secs(10);
 /// How long an engine may take to say what it takes of the cards.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The folder below [`BackendOptions::scratch`] in which engines lay out models themselves, such as those that are edited. The rest
-/// of it holds links to weights and is for them to read.
-pub const ENGINE_SCRATCH: &str = "engines";
 
 /// Which graphs share an engine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -395,15 +394,14 @@ impl Fleet {
             berth.engine = None;
         }
         std::thread::sleep(backoff(berth.quick_ends));
-        let mut options = self.options.clone();
-        options.scratch = options.scratch.map(|all| all.join(ENGINE_SCRATCH));
+        let mut options = engine_options(&self.options);
         if group.backend == Backend::Rten {
             options.libraries = Libraries::OnlyRten;
         }
         let open = Open {
             backends: options,
             confinement: match self.program {
-                Program::Process(_) => Some(self.confinement.clone()),
+                Program::Process(_) => Some(with_folders(self.confinement.clone(), &self.options)),
                 #[cfg(test)]
                 Program::Thread => None,
             },

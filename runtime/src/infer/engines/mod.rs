@@ -29,7 +29,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::process::confine::Confinement;
-pub use fleet::ENGINE_SCRATCH;
 pub(crate) use fleet::Fleet;
 pub use history::{EndReason, EngineEvent, EngineLabel, EngineTotals, GraphLabel, Suspect};
 pub use memory::GraphMemory;
