@@ -6,7 +6,7 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// What only a server needs.
-const SERVER: &[&str] = &["axum", "sqlx", "samovar-server"];
+const SERVER: &[&str] = &["axum", "sqlx", "samovar-server", "samovar-store"];
 /// What runs models.
 const RUNTIME: &[&str] = &["wasmtime", "ort", "rten", "samovar-runtime"];
 /// What calls others over a network.
@@ -24,6 +24,20 @@ const WALLS: &[(&str, &[&[&str]])] = &[
         &[SERVER, RUNTIME, SHOWN, &["samovar-bundle"]],
     ),
     ("samovar-cli", &[SERVER, RUNTIME]),
+    (
+        "samovar-store",
+        &[
+            RUNTIME,
+            SHOWN,
+            &[
+                "axum",
+                "hyper",
+                "reqwest",
+                "samovar-server",
+                "samovar-bundle",
+            ],
+        ],
+    ),
     (
         "samovar-runtime",
         &[SERVER, SHOWN, &["samovar-types", "samovar-bundle"]],

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::Mode;
-
-use crate::state::vault::KEY_FILE;
+use samovar_store::vault::KEY_FILE;
 
 /// What the lock file holds while a node runs.
 const RUNNING: &[u8] = b"running\n";

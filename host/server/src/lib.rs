@@ -16,7 +16,6 @@ pub mod node;
 pub mod random;
 pub mod registry;
 pub mod server;
-pub mod state;
 pub mod tasks;
 pub mod telemetry;
 pub mod unread;

@@ -13,6 +13,10 @@ use samovar_runtime::{
     Barrier, Compilation, Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions,
     WorkerOptions,
 };
+use samovar_store::DocStore;
+use samovar_store::blobs::Blobs;
+use samovar_store::sqlite::SqliteStore;
+use samovar_store::vault::{KEY_FILE, Vault};
 use samovar_types::api_key::KeyType;
 use samovar_types::bundle::GraphBackend;
 pub use samovar_types::origins::Origin;
@@ -44,10 +48,6 @@ pub use crate::registry::LostSecrets;
 use crate::registry::{Registry, Secrets, UnreadableDocuments, WebhookSecrets, open_vault};
 use crate::server::open_files::{MAX_CONNECTIONS, connections_within, raise_limit};
 use crate::server::{Server, Timeouts};
-use crate::state::DocStore;
-use crate::state::blobs::Blobs;
-use crate::state::sqlite::SqliteStore;
-use crate::state::vault::{KEY_FILE, Vault};
 use crate::tasks::Tasks;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;

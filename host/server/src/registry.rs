@@ -15,6 +15,7 @@ mod webhook_secrets;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use samovar_store::{Doc, DocStore, Expect, Op, Rev, StoreError};
 use samovar_types::id::Id;
 use samovar_types::names;
 use serde::Serialize;
@@ -25,7 +26,6 @@ use crate::domain::deployment::Deployment;
 use crate::domain::environment::Environment;
 use crate::domain::keys;
 use crate::domain::model::{Model, ModelView};
-use crate::state::{Doc, DocStore, Expect, Op, Rev, StoreError};
 pub use api_keys::MAX_API_KEYS;
 pub use audit::{AuditLog, Entries, MAX_LOOKED_AT, Page};
 pub use change::Changed;

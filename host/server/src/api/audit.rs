@@ -1,6 +1,7 @@
 //! The audit log: who changed what, by pages.
 
 use jiff::Timestamp;
+use samovar_store::Order;
 use samovar_types::api::audit::{
     AuditActor, AuditDirection, AuditEntryResponse, AuditLogResponse, AuditQuery, AuditSource,
     Pagination,
@@ -16,7 +17,6 @@ use super::extract::{Json, Pairs, Path, State};
 use super::permission::{Action, Needs as _};
 use crate::domain::audit::{Actor, Entry, is_id};
 use crate::registry::{Page, RegistryError};
-use crate::state::Order;
 
 /// Entries of one page.
 pub const MAX_ENTRIES: usize = 200;

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::response::Response;
+use samovar_store::blobs::{BlobError, PutOutcome};
 use samovar_types::bundle::MAX_BLOB_BYTES;
 use samovar_types::digest::Digest;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,7 +14,6 @@ use super::Api;
 use super::error::ApiError;
 use super::extract::{Path, State};
 use super::permission::{Action, Needs as _};
-use crate::state::blobs::{BlobError, PutOutcome};
 
 /// The routes of blobs.
 pub fn router() -> OpenApiRouter<super::Shared> {

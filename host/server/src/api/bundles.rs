@@ -7,6 +7,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use samovar_bundle::manifest::render::{Folder, folder};
+use samovar_store::blobs::BlobError;
 use samovar_types::api::bundles::{ConfigFormat, ConfigQuery, ConfigResponse, DownloadResponse};
 use samovar_types::digest::Digest;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,7 +19,6 @@ use super::error::ApiError;
 use super::extract::{Json, Path, Query, State};
 use super::permission::{Action, Needs as _};
 use super::tar;
-use crate::state::blobs::BlobError;
 
 /// The routes of bundles.
 pub fn router() -> OpenApiRouter<super::Shared> {

@@ -150,9 +150,9 @@ impl From<&crate::registry::RegistryError> for ApiError {
     }
 }
 
-impl From<crate::state::StoreError> for ApiError {
-    fn from(error: crate::state::StoreError) -> Self {
-        use crate::state::StoreError as E;
+impl From<samovar_store::StoreError> for ApiError {
+    fn from(error: samovar_store::StoreError) -> Self {
+        use samovar_store::StoreError as E;
         match error {
             E::Invalid(text) => Self::bad_request(text),
             _ => {
@@ -176,9 +176,9 @@ impl From<samovar_types::settings::InvalidSetting> for ApiError {
     }
 }
 
-impl From<&crate::state::blobs::BlobError> for ApiError {
-    fn from(error: &crate::state::blobs::BlobError) -> Self {
-        use crate::state::blobs::BlobError as E;
+impl From<&samovar_store::blobs::BlobError> for ApiError {
+    fn from(error: &samovar_store::blobs::BlobError) -> Self {
+        use samovar_store::blobs::BlobError as E;
         let text = error.to_string();
         match error {
             E::NotFound { .. } => Self::not_found(text),
@@ -287,7 +287,7 @@ macro_rules! by_value {
 
 by_value!(
     crate::registry::RegistryError,
-    crate::state::blobs::BlobError,
+    samovar_store::blobs::BlobError,
     crate::control::secrets::SecretsError,
     crate::control::serving::ServeError,
     Refusal,

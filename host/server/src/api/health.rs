@@ -7,10 +7,10 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use samovar_store::DocStore;
 use serde::Serialize;
 
 use crate::control::feed::Feed;
-use crate::state::DocStore;
 
 /// How long the store may take to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -109,8 +109,9 @@ async fn ready(readiness: Readiness) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use samovar_store::sqlite::SqliteStore;
+
     use super::*;
-    use crate::state::sqlite::SqliteStore;
     use tokio_util::sync::CancellationToken;
 
     #[tokio::test]

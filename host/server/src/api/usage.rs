@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use samovar_store::usage::UsageQuery;
 use samovar_types::api::usage::{
     BillableResource, Cost, DailyUsage, DedicatedItem, DedicatedUsage, UsageEntry, UsageParams,
     UsageResponse, UsageSummaryQuery, UsageSummaryResponse,
@@ -20,7 +21,6 @@ use super::extract::{Json, Query, State};
 use super::permission::{Action, Needs as _};
 use crate::domain::model::ModelView;
 use crate::domain::usage_window::{Asked, MAX_SUMMARY_DAYS, MAX_USAGE_DAYS, Window, timestamp};
-use crate::state::usage::UsageQuery;
 
 /// Longest wait for the newest usage to be written down; an answer is given without it then.
 const MAX_FLUSH: Duration = Duration::from_secs(2);

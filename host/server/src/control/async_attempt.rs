@@ -8,15 +8,15 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use samovar_runtime::{RunError, Traffic};
+use samovar_store::StoreError;
+use samovar_store::async_requests::{AsyncResult, Claim, Outcome, Place, Prediction};
 use samovar_types::async_request::{AsyncError, AsyncErrorCode, AsyncStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::async_queue::AsyncQueue;
 use super::serving::{Room, Served, Serving};
-use crate::domain::async_request::{AsyncResult, NextStep, next_step};
+use crate::domain::async_retry::{NextStep, next_step};
 use crate::domain::model::Unresolved;
-use crate::state::StoreError;
-use crate::state::async_requests::{Claim, Outcome, Place, Prediction};
 
 /// Largest answer of a model that is kept.
 pub const MAX_RESULT_BYTES: usize = 16 << 20;

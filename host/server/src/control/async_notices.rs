@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use samovar_store::async_requests::{Notice, NoticeQueue};
 use tokio::task::{Id as TaskId, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,6 @@ use super::async_queue::AsyncQueue;
 use super::webhook::{ATTEMPTS, Courier, DELAY, Delivery};
 use super::webhook_turns::Turns;
 use crate::domain::webhook_address::receiver;
-use crate::state::async_requests::{Notice, NoticeQueue};
 
 /// How long a claim holds: longer than an attempt at a delivery.
 const VISIBILITY: Duration = Duration::from_secs(60);

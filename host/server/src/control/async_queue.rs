@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use samovar_store::StoreError;
+use samovar_store::async_requests::{
+    Acceptance, AsyncCounts, AsyncRequest, AsyncRequests, AsyncResult, Cancellation, Capacity,
+    NewAsyncRequest, Place,
+};
 use samovar_types::async_request::AsyncRequestId;
 use samovar_types::id::Id;
 use tokio::sync::Notify;
 
-use crate::domain::async_request::{AsyncRequest, AsyncResult, NewAsyncRequest};
 use crate::domain::webhook_address::WebhookAddresses;
-use crate::state::StoreError;
-use crate::state::async_requests::{
-    Acceptance, AsyncCounts, AsyncRequests, Cancellation, Capacity, Place,
-};
 
 /// What a node takes: requests that wait or run, and bytes of inputs and results.
 pub const CAPACITY: Capacity = Capacity {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::state::async_requests::Place;
+use samovar_store::async_requests::Place;
 
 /// Async requests that run on a node at once, of all deployments together.
 pub const MAX_IN_FLIGHT: usize = 64;

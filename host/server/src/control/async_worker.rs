@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use samovar_store::StoreError;
+use samovar_store::async_requests::{Place, Prediction};
 use tokio::task::{Id as TaskId, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +17,6 @@ use super::async_queue::AsyncQueue;
 use super::async_turns::{Candidate, MAX_IN_FLIGHT, Turns};
 use super::serving::Serving;
 use super::webhook::Courier;
-use crate::state::StoreError;
-use crate::state::async_requests::{Place, Prediction};
 
 /// How long a request and its result can be read after it is done.
 pub const RETENTION: SignedDuration = SignedDuration::from_hours(1);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
+use samovar_store::{Change, DocStore, Rev, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,6 @@ use crate::domain::events::{Event, EventId, Meaning, Mirror, Unreadable, What};
 use crate::domain::keys::Key;
 use crate::domain::model::ModelView;
 use crate::registry::{Registry, RegistryError};
-use crate::state::{Change, DocStore, Rev, StoreError};
 
 /// Subscribers of one node.
 pub const MAX_SUBSCRIBERS: usize = 100;

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use samovar_store::blobs::{BlobError, Blobs};
 use samovar_types::bundle::Bundle;
 use samovar_types::digest::Digest;
 
 use crate::control::serving::Serving;
 use crate::domain::keys;
 use crate::registry::{Registry, RegistryError};
-use crate::state::blobs::{BlobError, Blobs};
 
 /// A blob that nobody names is left alone for this long: its push may be on the way.
 pub const UNNAMED: Duration = Duration::from_secs(24 * 3600);

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use samovar_store::blobs::{BlobError, Blobs};
 use samovar_types::digest::Digest;
 
 use crate::registry::{Registry, RegistryError};
-use crate::state::blobs::{BlobError, Blobs};
 
 /// From one round to the next.
 const PERIOD: Duration = Duration::from_secs(24 * 3600);

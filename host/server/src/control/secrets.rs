@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use samovar_runtime::{Config, WeakConfig};
+use samovar_store::Change;
 use secrecy::ExposeSecret as _;
 
 use crate::domain::keys;
 use crate::registry::{RegistryError, Secrets};
-use crate::state::Change;
 
 /// How long a node waits before it looks for changes again after the store failed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -182,10 +182,10 @@ mod tests {
     use std::sync::Arc;
 
     use jiff::Timestamp;
+    use samovar_store::sqlite::SqliteStore;
+    use samovar_store::vault::{KeyAbsent, Vault};
 
     use super::*;
-    use crate::state::sqlite::SqliteStore;
-    use crate::state::vault::{KeyAbsent, Vault};
 
     #[tokio::test]
     async fn a_change_that_another_node_made_arrives() {

@@ -18,6 +18,7 @@ use samovar_runtime::{
     Capabilities, ComponentFile, Counts, DeploymentSpec, Limits, Pool, PoolSettings, RunError,
     Runtime,
 };
+use samovar_store::blobs::{BlobError, Blobs};
 use samovar_types::bundle::{Bundle, Isolation};
 use samovar_types::digest::Digest;
 use samovar_types::id::Id;
@@ -32,7 +33,6 @@ use crate::control::secrets::{GuestSecrets, SecretsError};
 use crate::control::trial::{self, Trial};
 use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target, Unresolved};
-use crate::state::blobs::{BlobError, Blobs};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;
 use files::BundleFiles;

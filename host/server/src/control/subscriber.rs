@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use samovar_store::{Rev, StoreError};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::control::feed::{Feed, Subscription};
 use crate::domain::events::{Event, EventId, What};
-use crate::state::{Rev, StoreError};
 
 /// Events on their way to one subscriber.
 pub const MAX_PENDING: usize = 64;

@@ -9,6 +9,7 @@ use hmac::{Hmac, Mac as _};
 use jiff::Timestamp;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
+use samovar_store::async_requests::{AsyncResult, Notice};
 use samovar_types::async_request::AsyncError;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
@@ -16,10 +17,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use sha2::Sha256;
 
 use super::webhook_resolver::{CheckedResolver, proxy_hosts};
-use crate::domain::async_request::AsyncResult;
 use crate::domain::webhook_address::{ForbiddenAddress, WebhookAddresses, is_loopback};
 use crate::registry::{RegistryError, WebhookSecrets};
-use crate::state::async_requests::Notice;
 
 /// Times that a webhook is sent.
 pub const ATTEMPTS: u32 = 2;

@@ -5,13 +5,12 @@ use std::sync::Mutex;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
+use samovar_store::StoreError;
+use samovar_store::async_requests::{AsyncRequest, Claim};
 use samovar_types::async_request::{AsyncErrorCode, AsyncRequestId, AsyncStatus, WebhookStatus};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::async_request::AsyncRequest;
-use crate::state::StoreError;
-use crate::state::async_requests::Claim;
 
 /// Answers with these statuses in turn, and keeps what it got.
 #[derive(Default)]

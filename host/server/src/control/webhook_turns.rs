@@ -6,9 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use samovar_store::async_requests::NoticeQueue;
 use samovar_types::id::Id;
-
-use crate::state::async_requests::NoticeQueue;
 
 /// Webhooks sent at once; each holds a model's answer in memory.
 pub const MAX_DELIVERIES: usize = 16;

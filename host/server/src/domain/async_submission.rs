@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
+use samovar_store::async_requests::{Submission, Webhook};
 use samovar_types::api::async_requests::{InferenceRetryUpdate, SubmitAsyncRequest};
 use samovar_types::async_request::{
     INITIAL_DELAY_MS, InferenceRetryConfig, MAX_ATTEMPTS, MAX_DELAY_MS, PRIORITY,
@@ -11,24 +12,9 @@ use samovar_types::async_request::{
 };
 use samovar_types::settings::InvalidSetting;
 
-use super::webhook_address::WebhookAddresses;
+use super::webhook_address::{WebhookAddresses, receiver};
 
 const DEFAULT_TIME_IN_QUEUE_SECONDS: i64 = 600;
-
-/// What was asked, within its limits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Submission {
-    /// The JSON that the model gets, byte by byte as it was sent.
-    pub model_input: Bytes,
-    /// Where the answer is sent, if anywhere.
-    pub webhook_endpoint: Option<String>,
-    /// Its class; the lower one goes first.
-    pub priority: u8,
-    /// How long it may wait.
-    pub max_time_in_queue: Duration,
-    /// How often it is tried.
-    pub retry: InferenceRetryConfig,
-}
 
 /// Why a body was refused.
 #[derive(Debug, thiserror::Error)]
@@ -41,30 +27,34 @@ pub enum InvalidSubmission {
     Setting(#[from] InvalidSetting),
 }
 
-impl Submission {
-    /// Reads the body of `async_predict`.
-    ///
-    /// # Errors
-    /// When it is no JSON, has an unknown key, a value outside its range, or a webhook that may not be sent.
-    pub fn parse(body: &[u8], webhooks: &WebhookAddresses) -> Result<Self, InvalidSubmission> {
-        let given: SubmitAsyncRequest = serde_json::from_slice(body)?;
-        if let Some(endpoint) = &given.webhook_endpoint {
-            webhooks.check_endpoint(endpoint)?;
-        }
-        let seconds = given
-            .max_time_in_queue_seconds
-            .unwrap_or(DEFAULT_TIME_IN_QUEUE_SECONDS);
-        let seconds = ranged("max_time_in_queue_seconds", seconds, TIME_IN_QUEUE_SECONDS)?;
-        let priority = ranged("priority", given.priority.unwrap_or(0), PRIORITY)?;
-        let model_input: Box<str> = given.model_input.into();
-        Ok(Self {
-            model_input: Bytes::from(model_input.into_string()),
-            webhook_endpoint: given.webhook_endpoint,
-            priority: u8::try_from(priority).unwrap_or(u8::MAX),
-            max_time_in_queue: Duration::from_secs(seconds.into()),
-            retry: retry(&given.inference_retry_config.unwrap_or_default())?,
-        })
+/// Reads the body of `async_predict`.
+///
+/// # Errors
+/// When it is no JSON, has an unknown key, a value outside its range, or a webhook that may not be sent.
+pub fn parse_submission(
+    body: &[u8],
+    webhooks: &WebhookAddresses,
+) -> Result<Submission, InvalidSubmission> {
+    let given: SubmitAsyncRequest = serde_json::from_slice(body)?;
+    if let Some(endpoint) = &given.webhook_endpoint {
+        webhooks.check_endpoint(endpoint)?;
     }
+    let seconds = given
+        .max_time_in_queue_seconds
+        .unwrap_or(DEFAULT_TIME_IN_QUEUE_SECONDS);
+    let seconds = ranged("max_time_in_queue_seconds", seconds, TIME_IN_QUEUE_SECONDS)?;
+    let priority = ranged("priority", given.priority.unwrap_or(0), PRIORITY)?;
+    let model_input: Box<str> = given.model_input.into();
+    Ok(Submission {
+        model_input: Bytes::from(model_input.into_string()),
+        webhook: given.webhook_endpoint.map(|endpoint| Webhook {
+            receiver: receiver(&endpoint),
+            endpoint,
+        }),
+        priority: u8::try_from(priority).unwrap_or(u8::MAX),
+        max_time_in_queue: Duration::from_secs(seconds.into()),
+        retry: retry(&given.inference_retry_config.unwrap_or_default())?,
+    })
 }
 
 fn retry(given: &InferenceRetryUpdate) -> Result<InferenceRetryConfig, InvalidSetting> {
@@ -110,7 +100,7 @@ mod tests {
     use super::*;
 
     fn parse(body: &[u8]) -> Result<Submission, InvalidSubmission> {
-        Submission::parse(body, &WebhookAddresses::default())
+        parse_submission(body, &WebhookAddresses::default())
     }
 
     fn refused(body: &str) -> String {
@@ -125,7 +115,7 @@ mod tests {
             submission,
             Submission {
                 model_input: Bytes::from_static(br#"{"b": 1.50, "a": 12345678901234567890123}"#),
-                webhook_endpoint: None,
+                webhook: None,
                 priority: 0,
                 max_time_in_queue: Duration::from_secs(600),
                 retry: InferenceRetryConfig::default(),
@@ -144,6 +134,11 @@ mod tests {
             (submission.priority, submission.max_time_in_queue.as_secs()),
             (2, 259_200)
         );
+        let webhook = Webhook {
+            endpoint: "https://example.com/hook?a=b".into(),
+            receiver: "https://example.com".into(),
+        };
+        assert_eq!(submission.webhook, Some(webhook));
         let retry = submission.retry;
         assert_eq!(
             (

@@ -1,7 +1,7 @@
 //! What Samovar stores and the rules of it: values and pure functions, no input or output.
 
 pub mod api_key;
-pub mod async_request;
+pub mod async_retry;
 pub mod async_submission;
 pub mod audit;
 pub mod changes;

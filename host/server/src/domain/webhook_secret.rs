@@ -6,11 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
+use samovar_store::vault::Sealed;
 use samovar_types::id::Id;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-
-use super::secret::Sealed;
 
 /// How long a secret is still valid after another took its place.
 pub const OVERLAP: SignedDuration = SignedDuration::from_hours(24);

@@ -9,6 +9,8 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
+use samovar_store::StoreError;
+use samovar_store::async_requests::{Acceptance, AsyncRequest, Cancellation, NewAsyncRequest};
 use samovar_types::api::async_requests::{
     AsyncQueueStatusResponse, AsyncRequestResponse, CancelAsyncResponse, SubmitAsyncResponse,
     WebhookDelivery,
@@ -23,10 +25,7 @@ use super::target::{AsyncAddress, AsyncPart};
 use crate::api::error::ApiError;
 use crate::api::request_id::RequestId;
 use crate::control::async_queue::CAPACITY;
-use crate::domain::async_request::{AsyncRequest, NewAsyncRequest};
-use crate::domain::async_submission::Submission;
-use crate::state::StoreError;
-use crate::state::async_requests::{Acceptance, Cancellation};
+use crate::domain::async_submission::parse_submission;
 
 /// How long the body of `async_predict` may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,7 +41,7 @@ impl Gateway {
     ) -> Result<Response, ApiError> {
         wanted(request.method(), &[Method::POST])?;
         let body = read(request).await?;
-        let submission = Submission::parse(&body, self.async_queue.webhooks())
+        let submission = parse_submission(&body, self.async_queue.webhooks())
             .map_err(|error| ApiError::bad_request(error.to_string()))?;
         let new = NewAsyncRequest {
             // The call's own id, so that one id leads from the answer to the logs.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use samovar_store::{Expect, Op, StoreError};
 use samovar_types::id::Id;
 
 use super::{ATTEMPTS, Registry, RegistryError, audit, put, read};
 use crate::domain::api_key::ApiKey;
 use crate::domain::audit::{Act, Note};
 use crate::domain::keys;
-use crate::state::{Expect, Op, StoreError};
 
 /// API keys of a server.
 pub const MAX_API_KEYS: usize = 10_000;
@@ -83,10 +83,10 @@ mod tests {
     use std::sync::Arc;
 
     use jiff::Timestamp;
+    use samovar_store::sqlite::SqliteStore;
     use samovar_types::api_key::KeyType;
 
     use super::*;
-    use crate::state::sqlite::SqliteStore;
 
     #[tokio::test]
     async fn the_last_admin_key_stays_however_many_are_removed_at_once() {

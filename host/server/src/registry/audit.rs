@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use samovar_store::{DocStore, Expect, MAX_RANGE, Op, Order, Range};
 
 use super::{Registry, RegistryError, UnreadableDocuments, put};
 use crate::domain::audit::{Author, Entry, Note, RETENTION, stamp};
 use crate::domain::keys;
-use crate::state::{DocStore, Expect, MAX_RANGE, Op, Order, Range};
 
 /// Entries that one page looks at; a page may have fewer than were asked for, and say that there are more.
 pub const MAX_LOOKED_AT: usize = 20_000;

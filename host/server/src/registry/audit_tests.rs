@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
+use samovar_store::sqlite::SqliteStore;
 use samovar_types::api_key::KeyType;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::digest::Digest;
@@ -16,7 +17,6 @@ use crate::domain::changes::{EnvironmentUpdate, Promote};
 use crate::domain::model::ModelView;
 use crate::random::random_id;
 use crate::registry::{Push, PushTo};
-use crate::state::sqlite::SqliteStore;
 
 fn author(prefix: &str) -> Author {
     Author {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use samovar_store::{Expect, Op, Rev, StoreError};
 use serde::Serialize;
 
 use super::{ATTEMPTS, Registry, RegistryError, Versioned, audit, put, shown};
@@ -9,7 +10,6 @@ use crate::domain::audit::Actor;
 use crate::domain::changes::Refusal;
 use crate::domain::keys;
 use crate::domain::model::ModelView;
-use crate::state::{Expect, Op, Rev, StoreError};
 
 /// A model after a change.
 #[derive(Debug, Clone)]

@@ -1,10 +1,9 @@
 //! Why the registry did not do what it was asked.
 
+use samovar_store::StoreError;
+use samovar_store::vault::VaultError;
 use samovar_types::id::Id;
 use samovar_types::settings::InvalidSetting;
-
-use crate::state::StoreError;
-use crate::state::vault::VaultError;
 
 /// Why a change was not made or a thing not found.
 #[derive(Debug, thiserror::Error)]

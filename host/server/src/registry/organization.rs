@@ -1,12 +1,12 @@
 //! The organization in the store.
 
 use jiff::Timestamp;
+use samovar_store::{Expect, StoreError};
 
 use super::{ATTEMPTS, Registry, RegistryError, put, read};
 use crate::domain::keys;
 use crate::domain::organization::Organization;
 use crate::random::random_id;
-use crate::state::{Expect, StoreError};
 
 impl Registry {
     /// Makes the organization of a store that has none. One that cannot be read is reported, and does not stop a node.
@@ -46,8 +46,9 @@ impl Registry {
 mod tests {
     use std::sync::Arc;
 
+    use samovar_store::sqlite::SqliteStore;
+
     use super::*;
-    use crate::state::sqlite::SqliteStore;
 
     #[tokio::test]
     async fn there_is_one_organization_for_good() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use samovar_store::{Expect, Op, StoreError};
 use samovar_types::bundle::Bundle;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::id::Id;
@@ -18,7 +19,6 @@ use crate::domain::environment::Environment;
 use crate::domain::keys;
 use crate::domain::model::{Model, ModelView};
 use crate::random::random_id;
-use crate::state::{Expect, Op, StoreError};
 
 /// What is pushed, and where to.
 #[derive(Debug, Clone)]

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use samovar_store::vault::{KeyAbsent, Vault};
+use samovar_store::{DocStore, Expect, Op};
+
 use super::{RegistryError, UnreadableDocuments, audit, put};
 use crate::domain::audit::{Act, Author, Note};
 use crate::domain::keys;
 use crate::domain::secret::Secret;
 use crate::domain::webhook_secret::WebhookSecret;
-use crate::state::vault::{KeyAbsent, Vault};
-use crate::state::{DocStore, Expect, Op};
 
 /// What to do with secrets whose key is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,11 +94,11 @@ mod tests {
     use std::sync::Arc;
 
     use jiff::Timestamp;
+    use samovar_store::sqlite::SqliteStore;
+    use samovar_store::vault::VaultError;
 
     use super::*;
     use crate::registry::{Secrets, WebhookSecrets};
-    use crate::state::sqlite::SqliteStore;
-    use crate::state::vault::VaultError;
 
     #[tokio::test]
     async fn a_lost_key_is_told_and_costs_what_it_sealed_only_on_demand() {

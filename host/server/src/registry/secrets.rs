@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use samovar_store::vault::Vault;
+use samovar_store::{Changes, DocStore, Expect, Op, Rev, StoreError};
 use samovar_types::names;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -12,8 +14,6 @@ use crate::domain::audit::{Act, Author, Note};
 use crate::domain::keys;
 use crate::domain::secret::{MAX_SECRETS, Secret};
 use crate::random::random_id;
-use crate::state::vault::Vault;
-use crate::state::{Changes, DocStore, Expect, Op, Rev, StoreError};
 
 /// The secrets in a store, as somebody changes them.
 #[derive(Clone)]
@@ -163,9 +163,10 @@ impl Secrets {
 
 #[cfg(test)]
 mod tests {
+    use samovar_store::sqlite::SqliteStore;
+    use samovar_store::vault::KeyAbsent;
+
     use super::*;
-    use crate::state::sqlite::SqliteStore;
-    use crate::state::vault::KeyAbsent;
 
     async fn secrets() -> (Secrets, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();

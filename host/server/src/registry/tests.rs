@@ -1,6 +1,7 @@
 //! Tests of the registry, on a store of its own each.
 
 use jiff::Timestamp;
+use samovar_store::sqlite::SqliteStore;
 use samovar_types::api_key::KeyType;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::digest::Digest;
@@ -13,7 +14,6 @@ use crate::domain::changes::{Done, Promote, Refusal};
 use crate::domain::deployment::DeploymentKind;
 use crate::domain::model::Target;
 use crate::random::random_id;
-use crate::state::sqlite::SqliteStore;
 
 async fn registry() -> (Registry, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use samovar_store::Doc;
 use serde::de::DeserializeOwned;
 
 use super::RegistryError;
-use crate::state::Doc;
 
 /// Documents that are reported; more are passed over without a word.
 const MAX_KEPT: usize = 1000;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use samovar_store::vault::Vault;
+use samovar_store::{DocStore, Expect, StoreError};
 use samovar_types::id::Id;
 use secrecy::SecretString;
 
@@ -11,8 +13,6 @@ use crate::domain::audit::{Act, Author, Note};
 use crate::domain::keys;
 use crate::domain::webhook_secret::{MAX_WEBHOOK_SECRETS, WebhookSecret, generate, rotated};
 use crate::random::random_id;
-use crate::state::vault::Vault;
-use crate::state::{DocStore, Expect, StoreError};
 
 /// The webhook secrets in a store, as somebody changes them.
 #[derive(Clone)]
@@ -132,11 +132,11 @@ impl WebhookSecrets {
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
+    use samovar_store::sqlite::SqliteStore;
+    use samovar_store::vault::KeyAbsent;
     use secrecy::ExposeSecret as _;
 
     use super::*;
-    use crate::state::sqlite::SqliteStore;
-    use crate::state::vault::KeyAbsent;
 
     async fn webhook_secrets() -> (WebhookSecrets, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();

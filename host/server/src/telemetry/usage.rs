@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use samovar_store::StoreError;
+use samovar_store::usage::{MAX_BATCH_ROWS, UsageLog};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +17,6 @@ use tokio_util::sync::CancellationToken;
 use super::meters::Meters;
 use super::spool::{Batch, Spool};
 use crate::random::random_id;
-use crate::state::StoreError;
-use crate::state::usage::{MAX_BATCH_ROWS, UsageLog};
 
 /// How often meters are read.
 pub const PERIOD: Duration = Duration::from_secs(1);

@@ -1,12 +1,12 @@
 //! Nothing that was counted is lost or counted twice, whatever fails between the meters and the store.
 
 use samovar_runtime::meter::Meter;
+use samovar_store::DocStore;
+use samovar_store::sqlite::SqliteStore;
+use samovar_store::usage::UsageQuery;
 use samovar_types::usage::{Owner, Resolution, UsageBucket};
 
 use super::*;
-use crate::state::DocStore;
-use crate::state::sqlite::SqliteStore;
-use crate::state::usage::UsageQuery;
 
 fn owner(model_name: &str) -> Owner {
     Owner {

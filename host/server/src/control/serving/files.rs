@@ -6,11 +6,11 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use samovar_runtime::FileCheck;
+use samovar_store::blobs::Blobs;
 use samovar_types::bundle::Bundle;
 use samovar_types::digest::Digest;
 
 use super::layout::Layout;
-use crate::state::blobs::Blobs;
 
 /// The files of one deployment.
 pub struct BundleFiles {

@@ -5,9 +5,8 @@ use std::time::Duration;
 use samovar_runtime::Owner;
 use samovar_runtime::backend::{BackendChoice, DataFile, Target};
 use samovar_runtime::graphs::{Batching, GraphSpec};
+use samovar_store::blobs::{BlobError, Blobs};
 use samovar_types::bundle::{Graph, GraphBackend, GraphTarget};
-
-use crate::state::blobs::{BlobError, Blobs};
 
 /// A graph whose files are among these blobs, loaded when its owner's turn has come.
 ///

@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use samovar_store::blobs::FileVersion;
 use samovar_types::id::Id;
 
 use crate::random::random_id;
-use crate::state::integrity::FileVersion;
 
 /// A folder that goes when this is dropped. Each has a name of its own, so that a deployment whose bundle is swapped has
 /// the old files and the new ones at once, for the requests that run on either.

@@ -4,6 +4,11 @@
 //! which nobody sees before it is complete, and is completed only when its digest is right. On disk that is a staging
 //! file beside the blob's place, synced and renamed (`with_fsync`), so an acknowledged blob survives a lost power line.
 
+mod error;
+mod integrity;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
 use std::io;
@@ -20,69 +25,14 @@ use object_store::{MultipartUpload, ObjectStore as _, ObjectStoreExt, PutPayload
 use samovar_types::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
-use super::integrity::{Integrity, Pace, Verdict};
+use error::{from_io, from_store};
+use integrity::{Integrity, Pace, Verdict};
+
+pub use error::BlobError;
+pub use integrity::FileVersion;
 
 /// Bytes gathered before they are written; buckets want at least 5 MiB for a part.
 const PART_BYTES: usize = 8 << 20;
-
-/// Why a blob was not stored or not read.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    /// There is no such blob.
-    #[error("there is no blob {digest}")]
-    NotFound {
-        /// Which.
-        digest: Digest,
-    },
-    /// The bytes are not those of the digest; nothing was kept.
-    #[error("the bytes have the digest {found}, wanted {wanted}: nothing was kept")]
-    WrongDigest {
-        /// The digest that was announced.
-        wanted: Digest,
-        /// The digest of the bytes that came.
-        found: Digest,
-    },
-    /// More bytes came than are accepted; nothing was kept.
-    #[error(
-        "more than {limit_bytes} bytes came, which is the most accepted here: nothing was kept"
-    )]
-    TooLarge {
-        /// The most that is accepted.
-        limit_bytes: u64,
-    },
-    /// The size that was announced for a blob is not its size.
-    #[error("blob {digest} was announced with {announced} bytes, but has {size}")]
-    WrongSize {
-        /// Which.
-        digest: Digest,
-        /// What was announced.
-        announced: u64,
-        /// What it has.
-        size: u64,
-    },
-    /// The file of a blob holds other bytes than those that were stored.
-    #[error(
-        "blob {digest} is damaged on disk: its file now has the digest {found}. Push the model again, which replaces it"
-    )]
-    Damaged {
-        /// Which.
-        digest: Digest,
-        /// The digest of what its file holds.
-        found: Digest,
-    },
-    /// The sender broke off; nothing was kept.
-    #[error("the upload broke off: {0}")]
-    Interrupted(Box<dyn StdError + Send + Sync>),
-    /// There is no room.
-    #[error("no space is left in {}: free some, or move the data folder to a larger disk", root.display())]
-    Full {
-        /// The folder of the blobs.
-        root: PathBuf,
-    },
-    /// The storage failed.
-    #[error("the blob storage failed: {0}")]
-    Unavailable(String),
-}
 
 /// What became of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -405,29 +355,6 @@ where
     })
 }
 
-fn from_store(root: &Path, digest: Option<Digest>, error: object_store::Error) -> BlobError {
-    if let (object_store::Error::NotFound { .. }, Some(digest)) = (&error, digest) {
-        return BlobError::NotFound { digest };
-    }
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return from_io(root, error);
-        }
-        cause = error.source();
-    }
-    BlobError::Unavailable(error.to_string())
-}
-
-fn from_io(root: &Path, error: &io::Error) -> BlobError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BlobError::Full {
-            root: root.to_owned(),
-        },
-        _ => BlobError::Unavailable(format!("{}: {error}", root.display())),
-    }
-}
-
 /// Removes staging files, `{digest}#{number}`, and says how many there were.
 fn sweep(root: &Path) -> io::Result<usize> {
     let mut removed = 0;
@@ -447,245 +374,4 @@ fn sweep(root: &Path) -> io::Result<usize> {
         }
     }
     Ok(removed)
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::stream;
-
-    use super::*;
-
-    const LIMIT: u64 = 64 << 20;
-
-    fn chunks(bytes: &[u8]) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
-        let chunks: Vec<_> = bytes
-            .chunks(100_000)
-            .map(Bytes::copy_from_slice)
-            .map(Ok)
-            .collect();
-        stream::iter(chunks)
-    }
-
-    fn files(root: &Path) -> Vec<PathBuf> {
-        let mut files = Vec::new();
-        for folder in std::fs::read_dir(root).unwrap() {
-            for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
-                files.push(file.unwrap().path());
-            }
-        }
-        files
-    }
-
-    async fn read(blobs: &Blobs, digest: Digest) -> Vec<u8> {
-        let (size, stream) = blobs.get_stream(digest).await.unwrap();
-        let chunks: Vec<Bytes> = stream.try_collect().await.unwrap();
-        let bytes = chunks.concat();
-        assert_eq!(bytes.len() as u64, size);
-        bytes
-    }
-
-    #[tokio::test]
-    async fn a_blob_is_stored_once_and_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).await.unwrap();
-        // Empty, less than a part, several parts.
-        for size in [0, 1, 20 << 20] {
-            let bytes: Vec<u8> = (0..size).map(|n: u32| (n % 251) as u8).collect();
-            let digest = Digest::of(&bytes);
-            assert_eq!(blobs.head(digest).await.unwrap(), None);
-            assert!(matches!(
-                blobs.local_path(digest).await,
-                Err(BlobError::NotFound { .. })
-            ));
-            let put = || blobs.put_stream(digest, LIMIT, chunks(&bytes));
-            assert_eq!(put().await.unwrap(), PutOutcome::Created);
-            assert_eq!(put().await.unwrap(), PutOutcome::AlreadyThere);
-            assert_eq!(blobs.head(digest).await.unwrap(), Some(bytes.len() as u64));
-            assert_eq!(read(&blobs, digest).await, bytes);
-            let path = blobs.local_path(digest).await.unwrap();
-            assert_eq!(std::fs::read(path).unwrap(), bytes);
-            let again = Blobs::open(folder.path()).await.unwrap();
-            assert_eq!(read(&again, digest).await, bytes);
-            blobs.delete(digest).await.unwrap();
-            blobs.delete(digest).await.unwrap();
-            assert_eq!(blobs.head(digest).await.unwrap(), None);
-            assert!(blobs.get_stream(digest).await.is_err());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_damaged_blob_counts_as_missing_until_it_is_stored_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).await.unwrap();
-        let bytes = vec![3; 300_000];
-        let digest = Digest::of(&bytes);
-        let put = async |blobs: &Blobs| blobs.put_stream(digest, LIMIT, chunks(&bytes)).await;
-        put(&blobs).await.unwrap();
-        let path = blobs.local_path(digest).await.unwrap();
-        let mut flipped = bytes.clone();
-        flipped[77] ^= 4;
-        // Those that were cut short have another size, too.
-        for damage in [flipped, bytes[..1000].to_vec(), Vec::new()] {
-            std::fs::write(&path, &damage).unwrap();
-            // Not within the same tick of the file system's clock as the write before.
-            let file = std::fs::File::options().write(true).open(&path).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(60))
-                .unwrap();
-            for blobs in [&blobs, &Blobs::open(folder.path()).await.unwrap()] {
-                assert!(matches!(
-                    blobs.check(digest).await,
-                    Err(BlobError::Damaged { found, .. }) if found == Digest::of(&damage)
-                ));
-                assert!(blobs.get_stream(digest).await.is_err());
-                assert_eq!(blobs.head(digest).await.unwrap(), None);
-                let wanted = BTreeMap::from([(digest, bytes.len() as u64)]);
-                assert_eq!(blobs.missing(&wanted).await.unwrap(), [digest]);
-            }
-            assert_eq!(put(&blobs).await.unwrap(), PutOutcome::Created);
-            assert_eq!(put(&blobs).await.unwrap(), PutOutcome::AlreadyThere);
-            blobs.scrub(digest).await.unwrap();
-            assert_eq!(read(&blobs, digest).await, bytes);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_upload_that_fails_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).await.unwrap();
-        let wanted = Digest::of(b"right");
-        let error = blobs
-            .put_stream(wanted, LIMIT, chunks(b"wrong"))
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(error, BlobError::WrongDigest { found, .. } if found == Digest::of(b"wrong"))
-        );
-
-        let large = vec![0; PART_BYTES * 2];
-        let limit = large.len() as u64 - 1;
-        let error = blobs
-            .put_stream(Digest::of(&large), limit, chunks(&large))
-            .await
-            .unwrap_err();
-        assert!(matches!(error, BlobError::TooLarge { limit_bytes } if limit_bytes == limit));
-
-        let broken = chunks(&large).chain(stream::iter([Err(io::Error::other("hung up"))]));
-        let error = blobs
-            .put_stream(Digest::of(&large), LIMIT, broken)
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains("hung up"), "{error}");
-        assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
-        assert_eq!(blobs.head(wanted).await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn nothing_is_seen_before_it_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).await.unwrap();
-        let bytes = vec![3; PART_BYTES + 1];
-        let digest = Digest::of(&bytes);
-        let seen = blobs.clone();
-        let looking = chunks(&bytes).and_then(move |chunk| {
-            let seen = seen.clone();
-            async move {
-                assert_eq!(seen.head(digest).await.unwrap(), None);
-                Ok(chunk)
-            }
-        });
-        blobs.put_stream(digest, LIMIT, looking).await.unwrap();
-        assert!(blobs.head(digest).await.unwrap().is_some());
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn many_may_upload_the_same() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).await.unwrap();
-        let bytes = vec![9; 300_000];
-        let digest = Digest::of(&bytes);
-        let tasks: Vec<_> = (0..16)
-            .map(|_| {
-                let (blobs, chunks) = (blobs.clone(), chunks(&bytes));
-                tokio::spawn(async move { blobs.put_stream(digest, LIMIT, chunks).await.unwrap() })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        assert_eq!(read(&blobs, digest).await, bytes);
-        assert_eq!(files(folder.path()).len(), 1);
-    }
-
-    #[tokio::test]
-    async fn what_a_crash_left_is_swept_and_the_rest_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).await.unwrap();
-        let digest = Digest::of(b"kept");
-        blobs
-            .put_stream(digest, LIMIT, chunks(b"kept"))
-            .await
-            .unwrap();
-        let place = blobs.local_path(digest).await.unwrap();
-        let wanted = BTreeMap::from([(digest, 4), (Digest::of(b"missing"), 7)]);
-        assert_eq!(
-            blobs.missing(&wanted).await.unwrap(),
-            [Digest::of(b"missing")]
-        );
-        let error = blobs
-            .missing(&BTreeMap::from([(digest, 5)]))
-            .await
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("announced with 5 bytes, but has 4"),
-            "{error}"
-        );
-        let staged = PathBuf::from(format!("{}#7", place.display()));
-        std::fs::write(&staged, "ke").unwrap();
-        let blobs = Blobs::open(folder.path()).await.unwrap();
-        assert!(!staged.exists());
-        assert_eq!(read(&blobs, digest).await, b"kept");
-    }
-
-    #[tokio::test]
-    async fn blobs_are_known_by_their_age() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).await.unwrap();
-        let put = async |text: &'static [u8]| {
-            let digest = Digest::of(text);
-            let stored = blobs.put_stream(digest, LIMIT, chunks(text)).await;
-            stored.map(|_| digest).unwrap()
-        };
-        let (old, young) = (put(b"old").await, put(b"young").await);
-        let file = std::fs::File::open(blobs.local_path(old).await.unwrap()).unwrap();
-        let hour = Duration::from_secs(3600);
-        file.set_modified(SystemTime::now() - 2 * hour).unwrap();
-        let found = async |age| blobs.older_than(age).await.unwrap();
-        assert_eq!(found(hour).await, BTreeSet::from([old]));
-        assert_eq!(found(Duration::ZERO).await, BTreeSet::from([old, young]));
-        assert_eq!(found(3 * hour).await, BTreeSet::new());
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_full_disk_is_called_one() {
-        use std::io::Write;
-        let full = std::fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/full")
-            .unwrap();
-        let source = (&full).write_all(b"x").unwrap_err();
-        let error = object_store::Error::Generic {
-            store: "LocalFileSystem",
-            source: Box::new(source),
-        };
-        let error = from_store(Path::new("/data/blobs"), None, error);
-        assert!(
-            error
-                .to_string()
-                .starts_with("no space is left in /data/blobs"),
-            "{error}"
-        );
-    }
 }

@@ -1,14 +1,8 @@
-//! A request that is answered later, as it is handed in and read back, and what follows a failed attempt.
+//! What follows a failed attempt of an async request: when it is tried again, or that it has failed.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use samovar_types::async_request::{
-    AsyncError, AsyncErrorCode, AsyncRequestId, AsyncStatus, InferenceRetryConfig, WebhookStatus,
-};
-use samovar_types::id::Id;
-
-use super::async_submission::Submission;
+use samovar_types::async_request::{AsyncErrorCode, InferenceRetryConfig};
 
 /// What follows a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,64 +27,6 @@ pub fn next_step(attempt: u32, code: AsyncErrorCode, config: InferenceRetryConfi
     } else {
         NextStep::Fail
     }
-}
-
-/// A request as it is handed in.
-#[derive(Debug, Clone)]
-pub struct NewAsyncRequest {
-    /// Its id.
-    pub id: AsyncRequestId,
-    /// The model it is for.
-    pub model_id: Id,
-    /// The deployment it is for, which stays the same whatever is promoted meanwhile.
-    pub deployment_id: Id,
-    /// When it was handed in.
-    pub created_at: Timestamp,
-    /// What was asked.
-    pub submission: Submission,
-}
-
-/// What became of a webhook so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WebhookAttempts {
-    /// How often it was sent.
-    pub attempts: u32,
-    /// Why it was not taken the last time, if it was not.
-    pub last_error: Option<String>,
-}
-
-/// A request as its sender may see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AsyncRequest {
-    /// Its id.
-    pub id: AsyncRequestId,
-    /// The model it is for.
-    pub model_id: Id,
-    /// The deployment it is for.
-    pub deployment_id: Id,
-    /// Where it stands.
-    pub status: AsyncStatus,
-    /// Where its webhook stands.
-    pub webhook_status: WebhookStatus,
-    /// How its webhook was sent, if one was asked for.
-    pub webhook: Option<WebhookAttempts>,
-    /// When it was handed in.
-    pub created_at: Timestamp,
-    /// Since when it stands there.
-    pub status_at: Timestamp,
-    /// What went wrong, one for each failed attempt.
-    pub errors: Vec<AsyncError>,
-}
-
-/// What the model answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AsyncResult {
-    /// Its HTTP status.
-    pub status: u16,
-    /// What it says its body is.
-    pub content_type: Option<String>,
-    /// Its body.
-    pub body: bytes::Bytes,
 }
 
 #[cfg(test)]

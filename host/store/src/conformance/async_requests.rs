@@ -1,58 +1,21 @@
-//! What every store of async requests has to keep, written once over the trait: `suite!` makes the tests for one store.
+//! The queue of async requests: acceptance, claims, retries, expiry and capacity.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, join, join_all};
+use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use samovar_types::async_request::*;
 use samovar_types::id::Id;
 
-use super::StoreError;
-use super::async_requests::*;
-use crate::domain::async_request::*;
-use crate::domain::async_submission::Submission;
+use super::OpenAsyncRequests as Open;
+use crate::StoreError;
+use crate::async_requests::*;
 
-/// Opens the store of a folder, which may have been open before.
-pub type Open = fn(PathBuf) -> BoxFuture<'static, Arc<dyn AsyncRequests>>;
-
-/// Makes the tests for a store; `$open` is an async function from the folder's path to the store.
-macro_rules! suite {
-    ($open:ident) => {
-        fn opener(folder: std::path::PathBuf) -> futures::future::BoxFuture<'static, Arc<dyn AsyncRequests>> {
-            Box::pin(async move { $open(&folder).await })
-        }
-
-        crate::state::async_conformance::suite!(@tests
-            a_request_is_accepted_claimed_answered_and_purged
-            claims_go_by_priority_then_age
-            what_was_accepted_survives_a_store_that_was_not_closed
-            two_claimers_never_get_the_same_request
-            a_request_is_cancelled_or_claimed_but_not_both
-            a_lost_claim_changes_nothing
-            a_claim_that_ran_out_is_given_again_and_counted
-            a_request_waits_for_its_next_attempt
-            who_waits_too_long_expires
-            a_webhook_is_due_until_it_is_noted
-            webhooks_are_claimed_by_receiver_and_tell_why_they_failed
-            capacity_is_kept_and_comes_back
-            what_one_deployment_hands_in_leaves_room_for_others
-        );
-    };
-    (@tests $($name:ident)*) => {$(
-        #[tokio::test(flavor = "multi_thread")]
-        async fn $name() {
-            let folder = tempfile::tempdir().unwrap();
-            crate::state::async_conformance::$name(opener, folder.path()).await;
-        }
-    )*};
-}
-pub(crate) use suite;
-
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
 const BOUNDLESS: Capacity = Capacity {
     open: u64::MAX,
@@ -60,9 +23,16 @@ const BOUNDLESS: Capacity = Capacity {
 };
 
 /// Whose webhooks the tests send.
-const RECEIVER: &str = "https://example.com";
+pub(super) const RECEIVER: &str = "https://example.com";
 
-fn place() -> Place {
+pub(super) fn webhook(receiver: &str, path: &str) -> Webhook {
+    Webhook {
+        endpoint: format!("{receiver}{path}"),
+        receiver: receiver.to_owned(),
+    }
+}
+
+pub(super) fn place() -> Place {
     Place {
         model_id: "model000".parse().unwrap(),
         deployment_id: "deploy00".parse().unwrap(),
@@ -70,14 +40,14 @@ fn place() -> Place {
 }
 
 /// The queue of the tests' deployment to a receiver.
-fn notices_to(receiver: &str) -> NoticeQueue {
+pub(super) fn notices_to(receiver: &str) -> NoticeQueue {
     NoticeQueue {
         deployment_id: place().deployment_id,
         receiver: receiver.to_owned(),
     }
 }
 
-fn request(number: u32) -> NewAsyncRequest {
+pub(super) fn request(number: u32) -> NewAsyncRequest {
     let place = place();
     NewAsyncRequest {
         id: format!("{number:032x}").parse().unwrap(),
@@ -86,7 +56,7 @@ fn request(number: u32) -> NewAsyncRequest {
         created_at: Timestamp::now(),
         submission: Submission {
             model_input: Bytes::from(format!("[{number}]")),
-            webhook_endpoint: None,
+            webhook: None,
             priority: 0,
             max_time_in_queue: Duration::from_secs(600),
             retry: InferenceRetryConfig::default(),
@@ -94,18 +64,26 @@ fn request(number: u32) -> NewAsyncRequest {
     }
 }
 
-async fn accept(store: &dyn AsyncRequests, request: &NewAsyncRequest) -> AsyncRequestId {
+pub(super) async fn accept(store: &dyn AsyncRequests, request: &NewAsyncRequest) -> AsyncRequestId {
     let accepted = store.accept(request, BOUNDLESS).await.unwrap();
     assert_eq!(accepted, Acceptance::Accepted);
     request.id.clone()
 }
 
-async fn claim(store: &dyn AsyncRequests, max: usize, visibility: Duration) -> Vec<Prediction> {
+pub(super) async fn claim(
+    store: &dyn AsyncRequests,
+    max: usize,
+    visibility: Duration,
+) -> Vec<Prediction> {
     let deployment = place().deployment_id;
     store.claim(deployment, max, visibility).await.unwrap()
 }
 
-async fn claim_notices(store: &dyn AsyncRequests, receiver: &str, max: usize) -> Vec<Notice> {
+pub(super) async fn claim_notices(
+    store: &dyn AsyncRequests,
+    receiver: &str,
+    max: usize,
+) -> Vec<Notice> {
     let queue = notices_to(receiver);
     store.claim_notices(&queue, max, LONG).await.unwrap()
 }
@@ -123,12 +101,15 @@ async fn claim_soon(store: &dyn AsyncRequests, visibility: Duration) -> Predicti
     tokio::time::timeout(LONG, claimed).await.unwrap()
 }
 
-async fn stands(store: &dyn AsyncRequests, id: &AsyncRequestId) -> (AsyncStatus, WebhookStatus) {
+pub(super) async fn stands(
+    store: &dyn AsyncRequests,
+    id: &AsyncRequestId,
+) -> (AsyncStatus, WebhookStatus) {
     let request = store.get(id).await.unwrap().unwrap();
     (request.status, request.webhook_status)
 }
 
-fn success(body: &'static str) -> Outcome {
+pub(super) fn success(body: &'static str) -> Outcome {
     Outcome {
         status: AsyncStatus::Succeeded,
         errors: Vec::new(),
@@ -140,7 +121,7 @@ fn success(body: &'static str) -> Outcome {
     }
 }
 
-fn lost(result: Result<(), StoreError>) {
+pub(super) fn lost(result: Result<(), StoreError>) {
     assert!(
         matches!(result, Err(StoreError::Conflict { .. })),
         "{result:?}"
@@ -257,7 +238,7 @@ pub async fn two_claimers_never_get_the_same_request(open: Open, folder: &Path) 
 pub async fn a_request_is_cancelled_or_claimed_but_not_both(open: Open, folder: &Path) {
     let store = open(folder.to_owned()).await;
     let mut new = request(0);
-    new.submission.webhook_endpoint = Some("https://example.com".into());
+    new.submission.webhook = Some(webhook(RECEIVER, "/"));
     let id = accept(&*store, &new).await;
     assert_eq!(store.cancel(&id).await.unwrap(), Cancellation::Canceled);
     let canceled = (AsyncStatus::Canceled, WebhookStatus::Canceled);
@@ -368,7 +349,7 @@ pub async fn who_waits_too_long_expires(open: Open, folder: &Path) {
     assert_eq!(claim(&*store, 1, LONG).await.len(), 1);
     let silent = accept(&*store, &request(2)).await;
     let mut new = request(3);
-    new.submission.webhook_endpoint = Some("https://example.com".into());
+    new.submission.webhook = Some(webhook(RECEIVER, "/"));
     let told = accept(&*store, &new).await;
     let within = Timestamp::now() + SignedDuration::from_secs(590);
     assert_eq!(store.expire_due(within).await.unwrap(), 0);
@@ -388,124 +369,6 @@ pub async fn who_waits_too_long_expires(open: Open, folder: &Path) {
         .unwrap();
     let kept = (AsyncStatus::Expired, WebhookStatus::Failed);
     assert_eq!(stands(&*store, &told).await, kept);
-}
-
-pub async fn a_webhook_is_due_until_it_is_noted(open: Open, folder: &Path) {
-    let store = open(folder.to_owned()).await;
-    let mut ids = Vec::new();
-    for number in 0..2 {
-        let mut new = request(number);
-        new.submission.webhook_endpoint = Some(format!("https://example.com/{number}"));
-        ids.push(accept(&*store, &new).await);
-    }
-    assert!(claim_notices(&*store, RECEIVER, 9).await.is_empty());
-    for one in claim(&*store, 9, LONG).await {
-        store.finish(&one.claim, &success("told")).await.unwrap();
-    }
-    let pending = (AsyncStatus::Succeeded, WebhookStatus::Pending);
-    assert_eq!(stands(&*store, &ids[0]).await, pending);
-    let hour = SignedDuration::from_hours(1);
-    let purged = store.purge(Timestamp::now() + hour, 9).await.unwrap();
-    assert_eq!(purged, 0, "nobody was told yet");
-    assert_eq!(claim_notices(&*store, RECEIVER, 9).await.len(), 2);
-    assert!(claim_notices(&*store, RECEIVER, 9).await.is_empty());
-    drop(store);
-
-    let store = open(folder.to_owned()).await;
-    assert_eq!(store.take_up().await.unwrap(), 2);
-    let mut notices = claim_notices(&*store, RECEIVER, 9).await;
-    notices.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
-    assert_eq!(notices[1].endpoint, "https://example.com/1");
-    assert_eq!(notices[1].result, success("told").result);
-    for (notice, webhook) in notices.iter().zip([Ok(()), Err("not there")]) {
-        store.finish_notice(&notice.claim, webhook).await.unwrap();
-        lost(store.finish_notice(&notice.claim, webhook).await);
-    }
-    let attempts =
-        async |id: &AsyncRequestId| store.get(id).await.unwrap().unwrap().webhook.unwrap();
-    assert_eq!(
-        (
-            attempts(&ids[0]).await.attempts,
-            attempts(&ids[0]).await.last_error
-        ),
-        (1, None)
-    );
-    assert_eq!(
-        attempts(&ids[1]).await.last_error.as_deref(),
-        Some("not there")
-    );
-    let good = (AsyncStatus::Succeeded, WebhookStatus::Succeeded);
-    let bad = (AsyncStatus::WebhookFailed, WebhookStatus::Failed);
-    assert_eq!(stands(&*store, &ids[0]).await, good);
-    assert_eq!(stands(&*store, &ids[1]).await, bad);
-}
-
-pub async fn webhooks_are_claimed_by_receiver_and_tell_why_they_failed(open: Open, folder: &Path) {
-    let store = open(folder.to_owned()).await;
-    let mut ids = Vec::new();
-    for (number, endpoint) in [
-        "https://a.example/1",
-        "https://b.example/2",
-        "https://a.example/3",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let mut new = request(u32::try_from(number).unwrap());
-        new.submission.webhook_endpoint = Some(endpoint.into());
-        ids.push(accept(&*store, &new).await);
-    }
-    assert!(store.due_notices().await.unwrap().is_empty());
-    for one in claim(&*store, 9, LONG).await {
-        store.finish(&one.claim, &success("told")).await.unwrap();
-    }
-    let mut due = store.due_notices().await.unwrap();
-    due.sort();
-    let [a, b] = ["https://a.example", "https://b.example"].map(notices_to);
-    assert_eq!(due, [a.clone(), b.clone()]);
-    let other = NoticeQueue {
-        deployment_id: Id::FIRST,
-        ..b
-    };
-    let of_other = store.claim_notices(&other, 9, LONG).await.unwrap();
-    assert!(of_other.is_empty(), "another deployment has no webhooks");
-    let claimed = claim_notices(&*store, "https://b.example", 9).await;
-    assert_eq!(claimed.len(), 1);
-    assert_eq!(store.due_notices().await.unwrap(), [a]);
-    let long = "x".repeat(5000);
-    store
-        .requeue_notice(&claimed[0].claim, Duration::ZERO, &long)
-        .await
-        .unwrap();
-    lost(store.finish_notice(&claimed[0].claim, Ok(())).await);
-    let again = claim_notices(&*store, "https://b.example", 9).await;
-    let webhook = again[0].request.webhook.clone().unwrap();
-    assert_eq!(webhook.attempts, 1);
-    assert!(webhook.last_error.unwrap().len() <= 1024);
-    store.finish_notice(&again[0].claim, Ok(())).await.unwrap();
-    let told = store.get(&ids[1]).await.unwrap().unwrap().webhook.unwrap();
-    assert_eq!((told.attempts, told.last_error), (2, None));
-
-    // Nothing is given up that is claimed, or not old enough.
-    let held = claim_notices(&*store, "https://a.example", 1).await;
-    let now = Timestamp::now();
-    let give_up = async |before| {
-        store
-            .give_up_notices("https://a.example", before, "too old")
-            .await
-            .unwrap()
-    };
-    let hour = SignedDuration::from_hours(1);
-    assert_eq!(give_up(now - hour).await, 0);
-    assert_eq!(give_up(now + hour).await, 1);
-    let given_up = ids
-        .iter()
-        .find(|id| **id == ids[0] && held[0].claim.id != **id)
-        .unwrap_or(&ids[2]);
-    let told = store.get(given_up).await.unwrap().unwrap();
-    assert_eq!(told.status, AsyncStatus::WebhookFailed);
-    assert_eq!(told.webhook.unwrap().last_error.as_deref(), Some("too old"));
-    store.finish_notice(&held[0].claim, Ok(())).await.unwrap();
 }
 
 pub async fn capacity_is_kept_and_comes_back(open: Open, folder: &Path) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::state::StoreError;
+use crate::StoreError;
 
 /// Room that a disk must have to count as one that takes writes.
 const PROBE_BYTES: usize = 1 << 20;

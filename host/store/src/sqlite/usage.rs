@@ -9,10 +9,11 @@ use samovar_types::usage::{Counters, MINUTE_MS, MINUTE_SLACK_MS, Owner, UsageBuc
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{SqliteStore, millis, unavailable};
-use crate::state::StoreError;
-use crate::state::usage::{
-    BATCH_MEMORY, MAX_BUCKETS, UsageLog, UsageQuery, check_answer, check_batch, check_query,
+use super::SqliteStore;
+use super::errors::unavailable;
+use crate::StoreError;
+use crate::usage::{
+    BATCH_MEMORY_S, MAX_BUCKETS, UsageLog, UsageQuery, check_answer, check_batch, check_query,
 };
 
 #[async_trait]
@@ -21,7 +22,7 @@ impl UsageLog for SqliteStore {
         check_batch(batch_id, rows)?;
         let mut transaction = self.begin().await?;
         sqlx::query("DELETE FROM usage_batches WHERE appended_at < unixepoch() - ?1")
-            .bind(millis(BATCH_MEMORY) / 1000)
+            .bind(BATCH_MEMORY_S)
             .execute(&mut *transaction)
             .await
             .map_err(unavailable)?;
@@ -160,13 +161,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::state::usage_conformance::row;
+    use crate::conformance::usage::row;
 
     async fn open(folder: &Path) -> Arc<dyn UsageLog> {
         Arc::new(SqliteStore::open(&folder.join("state.db")).await.unwrap())
     }
 
-    crate::state::usage_conformance::suite!(open);
+    crate::usage_log_conformance!(open);
 
     #[tokio::test]
     async fn the_ids_of_batches_are_forgotten_after_a_day() {
@@ -183,9 +184,8 @@ mod tests {
                 .bind(seconds)
                 .execute(&store.writer)
         };
-        let memory_s = millis(BATCH_MEMORY) / 1000;
-        age("old", memory_s + 60).await.unwrap();
-        age("young", memory_s - 60).await.unwrap();
+        age("old", BATCH_MEMORY_S + 60).await.unwrap();
+        age("young", BATCH_MEMORY_S - 60).await.unwrap();
         store.append("new", &[row(1, "aaaaaaaa", 1)]).await.unwrap();
         let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM usage_batches ORDER BY id")
             .fetch_all(&store.readers)

@@ -7,8 +7,12 @@ use sqlx::Row;
 use sqlx::sqlite::SqlitePool;
 use tokio::sync::watch;
 
-use super::{from_rev, prefix_end, to_rev, unavailable};
-use crate::state::{Change, Doc, MAX_COMMIT_BYTES, PROGRESS_INTERVAL, Rev, StoreError};
+use super::change_log::{from_rev, to_rev};
+use super::documents::prefix_end;
+use super::errors::unavailable;
+use crate::documents::PROGRESS_INTERVAL;
+use crate::limits::MAX_COMMIT_BYTES;
+use crate::{Change, Doc, Rev, StoreError};
 
 /// Changes of other processes are not announced, so a watch looks by itself this often.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

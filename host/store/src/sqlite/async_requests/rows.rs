@@ -6,10 +6,11 @@ use samovar_types::async_request::{AsyncStatus, WebhookStatus};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite};
 
-use super::unavailable;
-use crate::domain::async_request::{AsyncRequest, AsyncResult, WebhookAttempts};
-use crate::state::StoreError;
-use crate::state::async_requests::{Claim, Notice, NoticeQueue, Place, Prediction};
+use crate::StoreError;
+use crate::async_requests::{
+    AsyncRequest, AsyncResult, Claim, Notice, NoticeQueue, Place, Prediction, WebhookAttempts,
+};
+use crate::sqlite::errors::unavailable;
 
 pub fn prediction(row: &SqliteRow) -> Result<Prediction, StoreError> {
     let losses: i64 = column(row, "losses")?;

@@ -3,10 +3,11 @@
 //!
 //! Where a value is stored is authenticated with it, so that one secret's value cannot be put in another's place.
 
+mod error;
+mod key_file;
+mod sealed;
+
 use std::fmt;
-use std::fs::{File, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
@@ -16,82 +17,13 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::secret::Sealed;
+use key_file::{create_key, read_key};
 
-/// The key's name in the data folder.
-pub const KEY_FILE: &str = "secrets.key";
+pub use error::VaultError;
+pub use key_file::KEY_FILE;
+pub use sealed::Sealed;
 
-const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
-/// Enough to see that a file is not a key.
-const MAX_FILE_BYTES: u64 = 1024;
-
-/// Why values cannot be sealed or read.
-#[derive(Debug, thiserror::Error)]
-pub enum VaultError {
-    /// The key file cannot be read or written.
-    #[error("the key of the secrets, {}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// Others than its owner may read the key.
-    #[error(
-        "the key of the secrets, {}, has mode {mode:03o}: wanted one that only its owner may use, as after `chmod 600 {}`",
-        path.display(), path.display()
-    )]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// The file holds something else.
-    #[error(
-        "the key of the secrets, {}: found something else, wanted {} hexadecimal digits; put the right file there",
-        path.display(), 2 * KEY_BYTES
-    )]
-    NoKey {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Secrets are stored, but their key is gone.
-    #[error(
-        "secrets are stored, but their key {} is not there: put it back, or name it with --secrets-key; if it is lost, \
-         --discard-secrets deletes what it sealed",
-        path.display()
-    )]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The value was sealed with another key.
-    #[error(
-        "{place} was sealed with another key than that in {}: put the right one there, or name it with --secrets-key; if \
-         it is lost, --discard-secrets deletes what it sealed",
-        path.display()
-    )]
-    OtherKey {
-        /// The key of the value's document.
-        place: String,
-        /// The key file in use.
-        path: PathBuf,
-    },
-    /// The cipher does not take so much at once.
-    #[error("{place} cannot be sealed: its value is too large")]
-    TooLarge {
-        /// The key of the value's document.
-        place: String,
-    },
-    /// The value is not as it was sealed.
-    #[error("{place} was changed since it was sealed, or moved there: set it again")]
-    Tampered {
-        /// The key of the value's document.
-        place: String,
-    },
-}
 
 /// What to do when there is no key file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,68 +131,15 @@ impl Vault {
     }
 }
 
-type PlainKey = Zeroizing<[u8; KEY_BYTES]>;
-
-fn read_key(path: &Path) -> Result<Option<PlainKey>, VaultError> {
-    let failed = |source| VaultError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    // Of the file that is open: a name may mean another one the next moment.
-    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let path = path.to_owned();
-        return Err(VaultError::Exposed { path, mode });
-    }
-    let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));
-    file.take(MAX_FILE_BYTES)
-        .read_to_end(&mut text)
-        .map_err(failed)?;
-    let mut key = PlainKey::default();
-    match hex::decode_to_slice(text.trim_ascii(), key.as_mut_slice()) {
-        Ok(()) => Ok(Some(key)),
-        Err(_) => Err(VaultError::NoKey {
-            path: path.to_owned(),
-        }),
-    }
-}
-
-/// Makes the key and its file, which is there whole or not at all, also after a power cut.
-fn create_key(path: &Path) -> Result<PlainKey, VaultError> {
-    let mut key = PlainKey::default();
-    rand::rng().fill(key.as_mut_slice());
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let written = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(".secrets")
-            .permissions(Permissions::from_mode(0o600))
-            .tempfile_in(folder)?;
-        let text = Zeroizing::new(hex::encode(key.as_slice()));
-        file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path).map_err(|error| error.error)?;
-        File::open(folder)?.sync_all()
-    };
-    written().map_err(|source| VaultError::File {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(key)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
     use proptest::prelude::*;
+
+    use super::key_file::KEY_BYTES;
+    use super::*;
 
     fn vault(path: &Path) -> Vault {
         Vault::open(path, KeyAbsent::Create).unwrap()

@@ -1,48 +1,19 @@
-//! What every log of usage has to keep, written once over the trait: `suite!` makes the tests for one store.
+//! The log of usage: each batch once, sums, limits.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::try_join_all;
 use rand::RngExt;
 use samovar_types::usage::{
     Counters, MINUTE_SLACK_MS, Minute, Owner, Resolution, UsageBucket, UsageRow, bucketed,
 };
 
-use super::StoreError;
-use super::usage::{MAX_BATCH_ROWS, MAX_BUCKETS, MAX_COUNT, UsageLog, UsageQuery};
+use super::OpenUsageLog as Open;
+use crate::StoreError;
+use crate::usage::{MAX_BATCH_ROWS, MAX_BUCKETS, MAX_COUNT, UsageLog, UsageQuery};
 
-/// Opens the log of a folder, which may have been open before.
-pub type Open = fn(PathBuf) -> BoxFuture<'static, Arc<dyn UsageLog>>;
-
-/// Makes the tests for a store; `$open` is an async function from the folder's path to the log.
-macro_rules! suite {
-    ($open:ident) => {
-        fn opener(folder: std::path::PathBuf) -> futures::future::BoxFuture<'static, Arc<dyn UsageLog>> {
-            Box::pin(async move { $open(&folder).await })
-        }
-
-        crate::state::usage_conformance::suite!(@tests
-            a_batch_sent_again_adds_nothing
-            appends_at_once_add_up
-            usage_is_there_after_reopening
-            sums_are_those_of_the_domain
-            a_question_may_be_about_one_model_or_deployment
-            the_newest_names_are_told
-            limits_of_usage_are_kept
-        );
-    };
-    (@tests $($name:ident)*) => {$(
-        #[tokio::test(flavor = "multi_thread")]
-        async fn $name() {
-            let folder = tempfile::tempdir().unwrap();
-            crate::state::usage_conformance::$name(opener, folder.path()).await;
-        }
-    )*};
-}
-pub(crate) use suite;
-
-pub fn row(minute: Minute, deployment: &str, requests_ok: u64) -> UsageRow {
+pub(crate) fn row(minute: Minute, deployment: &str, requests_ok: u64) -> UsageRow {
     UsageRow {
         minute,
         owner: Owner {

@@ -8,14 +8,80 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use samovar_types::async_request::{AsyncError, AsyncRequestId, AsyncStatus, InferenceRetryConfig};
+use samovar_types::async_request::{
+    AsyncError, AsyncRequestId, AsyncStatus, InferenceRetryConfig, WebhookStatus,
+};
 use samovar_types::id::Id;
 
-use super::StoreError;
-use crate::domain::async_request::{AsyncRequest, AsyncResult, NewAsyncRequest};
+use crate::StoreError;
 
 /// Requests claimed by one call.
-pub const MAX_CLAIMS: usize = 64;
+pub(crate) const MAX_CLAIMS: usize = 64;
+
+/// A request as it is handed in.
+#[derive(Debug, Clone)]
+pub struct NewAsyncRequest {
+    pub id: AsyncRequestId,
+    pub model_id: Id,
+    /// Stays the same, whatever is promoted meanwhile.
+    pub deployment_id: Id,
+    pub created_at: Timestamp,
+    pub submission: Submission,
+}
+
+/// What the caller asked for, within its limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// The JSON that the model gets, byte by byte as it was sent.
+    pub model_input: Bytes,
+    pub webhook: Option<Webhook>,
+    /// The lower one goes first.
+    pub priority: u8,
+    pub max_time_in_queue: Duration,
+    pub retry: InferenceRetryConfig,
+}
+
+/// Where the answer is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    pub endpoint: String,
+    /// Scheme, host and port. Webhooks to one receiver wait for each other.
+    pub receiver: String,
+}
+
+/// A request as its sender may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsyncRequest {
+    pub id: AsyncRequestId,
+    pub model_id: Id,
+    pub deployment_id: Id,
+    pub status: AsyncStatus,
+    pub webhook_status: WebhookStatus,
+    /// How its webhook was sent, if one was asked for.
+    pub webhook: Option<WebhookAttempts>,
+    pub created_at: Timestamp,
+    /// When it got its status.
+    pub status_at: Timestamp,
+    /// One for each failed attempt.
+    pub errors: Vec<AsyncError>,
+}
+
+/// The deliveries of a webhook so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WebhookAttempts {
+    pub attempts: u32,
+    /// Why the last one failed, if it did.
+    pub last_error: Option<String>,
+}
+
+/// What the model answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsyncResult {
+    /// Of HTTP.
+    pub status: u16,
+    pub content_type: Option<String>,
+    pub body: Bytes,
+}
 
 /// How much a store of requests takes. No deployment takes more of it than it leaves free, so that there is room for others
 /// whatever one hands in: half of it alone, a third beside another that takes what it can.
@@ -72,9 +138,7 @@ pub struct Place {
 pub struct NoticeQueue {
     /// The deployment.
     pub deployment_id: Id,
-    /// The receiver, as [`webhook_address::receiver`] names it.
-    ///
-    /// [`webhook_address::receiver`]: crate::domain::webhook_address::receiver
+    /// As in [`Webhook::receiver`].
     pub receiver: String,
 }
 
@@ -156,7 +220,7 @@ pub trait AsyncRequests: Send + Sync + 'static {
     /// The deployments with requests that can be claimed now.
     async fn due(&self) -> Result<Vec<Place>, StoreError>;
 
-    /// Claims requests of a deployment by priority, then age: at most `max`, never more than [`MAX_CLAIMS`].
+    /// Claims requests of a deployment by priority, then age: at most `max`, never more than 64.
     async fn claim(
         &self,
         deployment: Id,

@@ -1,25 +1,23 @@
 //! The log of what deployments used: batches in, each counted once; sums out.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use samovar_types::id::Id;
 use samovar_types::usage::{Minute, Resolution, UsageBucket, UsageRow};
 
-use super::StoreError;
+use crate::StoreError;
 
 /// Rows of one batch.
 pub const MAX_BATCH_ROWS: usize = 16_384;
 /// Longest id of a batch.
-pub const MAX_BATCH_ID_BYTES: usize = 128;
+pub(crate) const MAX_BATCH_ID_BYTES: usize = 128;
 /// Largest single count: every store and every reader of JSON holds it exactly.
-pub const MAX_COUNT: u64 = 1 << 53;
+pub(crate) const MAX_COUNT: u64 = 1 << 53;
 /// Longest name of a model or deployment in a row, and of a model in a question.
-pub const MAX_NAME_BYTES: usize = 256;
+pub(crate) const MAX_NAME_BYTES: usize = 256;
 /// Most buckets in one answer.
-pub const MAX_BUCKETS: usize = 50_000;
-/// For so long a batch that is sent again is known, by the store's clock.
-pub const BATCH_MEMORY: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const MAX_BUCKETS: usize = 50_000;
+/// Seconds, by the store's clock, for which the id of a batch is remembered.
+pub(crate) const BATCH_MEMORY_S: i64 = 24 * 3600;
 
 /// What somebody wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,17 +38,17 @@ pub struct UsageQuery {
 #[async_trait]
 pub trait UsageLog: Send + Sync + 'static {
     /// Adds the rows to those of their minutes, all or none, once for each batch id: a batch that is not known to have
-    /// arrived is sent again, within [`BATCH_MEMORY`]. When it answers, the rows are on disk.
+    /// arrived is sent again, within a day. When it answers, the rows are on disk.
     async fn append(&self, batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError>;
 
     /// The sums of minutes, hours or days, ordered by time and deployment: what
-    /// [`bucketed`](samovar_types::usage::bucketed) makes of the rows. More than [`MAX_BUCKETS`] are
+    /// [`bucketed`](samovar_types::usage::bucketed) makes of the rows. More than 50,000 are
     /// [`StoreError::Invalid`].
     async fn query(&self, query: &UsageQuery) -> Result<Vec<UsageBucket>, StoreError>;
 }
 
 /// Refuses a batch that not every store could hold.
-pub fn check_batch(batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError> {
+pub(crate) fn check_batch(batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError> {
     let plain = batch_id.bytes().all(|byte| byte.is_ascii_graphic());
     if batch_id.is_empty() || batch_id.len() > MAX_BATCH_ID_BYTES || !plain {
         let shown: String = batch_id.chars().take(80).collect();
@@ -88,7 +86,7 @@ pub fn check_batch(batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError> 
 }
 
 /// Refuses a question that no answer fits.
-pub fn check_query(query: &UsageQuery) -> Result<(), StoreError> {
+pub(crate) fn check_query(query: &UsageQuery) -> Result<(), StoreError> {
     if query.from > query.to {
         return Err(StoreError::Invalid(format!(
             "usage from minute {} to {}: the start is after the end",
@@ -109,7 +107,7 @@ pub fn check_query(query: &UsageQuery) -> Result<(), StoreError> {
 }
 
 /// Refuses an answer that is too long.
-pub fn check_answer(buckets: &[UsageBucket]) -> Result<(), StoreError> {
+pub(crate) fn check_answer(buckets: &[UsageBucket]) -> Result<(), StoreError> {
     if buckets.len() > MAX_BUCKETS {
         return Err(StoreError::Invalid(format!(
             "the answer has more than {MAX_BUCKETS} rows: ask for a shorter time, a coarser resolution or one deployment"

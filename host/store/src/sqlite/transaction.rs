@@ -12,9 +12,9 @@ use sqlx::Sqlite;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
+use super::errors::{explain, is_full, unavailable};
 use super::write_probe::WriteProbe;
-use super::{explain, is_full, unavailable};
-use crate::state::StoreError;
+use crate::StoreError;
 
 /// A transaction that writes. Dropped without [`WriteTransaction::commit`], it changes nothing.
 pub(super) struct WriteTransaction {
@@ -111,7 +111,7 @@ mod tests {
 
     use super::super::SqliteStore;
     use super::*;
-    use crate::state::{DocStore as _, Expect, Op};
+    use crate::{DocStore as _, Expect, Op};
 
     async fn store(folder: &tempfile::TempDir) -> SqliteStore {
         let file = folder.path().join("state.db");

@@ -1,0 +1,104 @@
+//! Why a blob was not stored or not read.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use samovar_types::digest::Digest;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    #[error("there is no blob {digest}")]
+    NotFound { digest: Digest },
+    /// The bytes are not those of the digest; nothing was kept.
+    #[error("the bytes have the digest {found}, wanted {wanted}: nothing was kept")]
+    WrongDigest {
+        /// As announced.
+        wanted: Digest,
+        found: Digest,
+    },
+    /// More bytes came than are accepted; nothing was kept.
+    #[error(
+        "more than {limit_bytes} bytes came, which is the most accepted here: nothing was kept"
+    )]
+    TooLarge { limit_bytes: u64 },
+    /// The size that was announced for a blob is not its size.
+    #[error("blob {digest} was announced with {announced} bytes, but has {size}")]
+    WrongSize {
+        digest: Digest,
+        announced: u64,
+        size: u64,
+    },
+    /// The file of a blob holds other bytes than those that were stored.
+    #[error(
+        "blob {digest} is damaged on disk: its file now has the digest {found}. Push the model again, which replaces it"
+    )]
+    Damaged {
+        digest: Digest,
+        /// The digest of what its file holds.
+        found: Digest,
+    },
+    /// The sender broke off; nothing was kept.
+    #[error("the upload broke off: {0}")]
+    Interrupted(Box<dyn StdError + Send + Sync>),
+    /// There is no room.
+    #[error("no space is left in {}: free some, or move the data folder to a larger disk", root.display())]
+    Full { root: PathBuf },
+    /// The storage failed.
+    #[error("the blob storage failed: {0}")]
+    Unavailable(String),
+}
+
+pub(super) fn from_store(
+    root: &Path,
+    digest: Option<Digest>,
+    error: object_store::Error,
+) -> BlobError {
+    if let (object_store::Error::NotFound { .. }, Some(digest)) = (&error, digest) {
+        return BlobError::NotFound { digest };
+    }
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return from_io(root, error);
+        }
+        cause = error.source();
+    }
+    BlobError::Unavailable(error.to_string())
+}
+
+pub(super) fn from_io(root: &Path, error: &io::Error) -> BlobError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BlobError::Full {
+            root: root.to_owned(),
+        },
+        _ => BlobError::Unavailable(format!("{}: {error}", root.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_called_one() {
+        use std::io::Write;
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let source = (&full).write_all(b"x").unwrap_err();
+        let error = object_store::Error::Generic {
+            store: "LocalFileSystem",
+            source: Box::new(source),
+        };
+        let error = from_store(Path::new("/data/blobs"), None, error);
+        assert!(
+            error
+                .to_string()
+                .starts_with("no space is left in /data/blobs"),
+            "{error}"
+        );
+    }
+}

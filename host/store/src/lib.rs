@@ -1,0 +1,28 @@
+//! Storage of a node: documents, the queue of async requests, usage, blobs and sealed secrets.
+//!
+//! [`DocStore`], [`async_requests::AsyncRequests`] and [`usage::UsageLog`] are the traits that the server uses;
+//! [`sqlite::SqliteStore`] implements all three in one file. [`conformance`] holds the tests that every implementation
+//! must pass.
+
+#![forbid(unsafe_code)]
+// An internal crate: a comment is written where the name does not say enough.
+#![allow(missing_docs)]
+// A test that meets an unexpected error has failed; unwrapping shows where.
+#![cfg_attr(any(test, feature = "conformance"), allow(clippy::unwrap_used))]
+
+pub mod async_requests;
+pub mod blobs;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod documents;
+mod error;
+mod limits;
+pub mod sqlite;
+pub mod usage;
+pub mod vault;
+
+pub use documents::{
+    Change, Changes, Doc, DocStore, Expect, Lease, Listing, Op, Order, Range, Rev,
+};
+pub use error::StoreError;
+pub use limits::MAX_RANGE;
