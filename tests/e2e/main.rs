@@ -48,6 +48,7 @@ mod open_inference_tensors;
 mod openapi;
 mod optimized;
 mod permissions;
+mod previous_releases;
 mod promotion;
 mod protocol;
 mod push;

@@ -15,7 +15,9 @@ pub mod watching;
 pub mod withheld;
 
 use std::collections::BTreeMap;
+use std::fs::{DirBuilder, Permissions};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -59,6 +61,16 @@ impl Server {
         shell.args(["-c", &script]).arg(binary());
         let command = configured(shell, folder.path());
         Self::start_by(command, folder, args, "127.0.0.1:0")
+    }
+
+    /// A node on a copy of a data folder, with a key of it that may do everything.
+    pub fn start_on_copy(data: &Path, key: &str, args: &[&str]) -> Result<Self> {
+        let folder = Arc::new(tempfile::tempdir()?);
+        copy_private(data, &folder.path().join("data"))?;
+        let config = format!("url = \"http://127.0.0.1:1\"\napi_key = \"{key}\"\n");
+        std::fs::write(folder.path().join("config.toml"), config)?;
+        let args = args.iter().map(ToString::to_string).collect();
+        Self::start_in(folder, args, "127.0.0.1:0")
     }
 
     pub(crate) fn start_in(
@@ -339,6 +351,22 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Copies a folder to one that only its owner may use: permissions that Git does not keep.
+fn copy_private(from: &Path, to: &Path) -> Result<()> {
+    DirBuilder::new().mode(0o700).create(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_private(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), &to)?;
+            std::fs::set_permissions(&to, Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(())
 }
 
 /// The repository.

@@ -305,4 +305,6 @@ fn shown(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod previous_release_tests;
+#[cfg(test)]
 mod tests;
