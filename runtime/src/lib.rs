@@ -8,65 +8,54 @@
 
 mod account;
 pub mod admission;
-mod answer;
 pub mod artifact;
-mod body;
 mod budget;
 mod checked;
 mod compile;
 mod config;
 mod engine;
-mod exchange;
-mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
-mod health;
 mod infer;
-mod ledger;
 pub mod limits;
-mod load;
 pub mod log;
-mod logging;
 pub mod meter;
 mod pool;
 mod process;
-mod replica;
-mod roster;
+mod request;
 mod runtime;
 mod sandbox;
-mod slots;
 mod snapshot;
-mod stop;
 mod text;
 mod time_slice;
 mod turns;
 
 pub use account::{Account, OverLimit};
 pub use artifact::ArtifactError;
-pub use body::{BrokenBody, GuestBody};
 pub use budget::Owner;
 pub use compile::{
     Compilation, CompileError, ComponentFile, WorkerOptions, serve as serve_compile_worker,
 };
 pub use config::{Config, WeakConfig};
 pub use engine::{Allocator, EngineOptions, machine_memory_bytes};
-pub use failure::GuestFailure;
-pub use health::Trouble;
 pub use infer::engines::{
     EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines, GraphLabel,
     GraphMemory, Program, Suspect, serve as serve_engine,
 };
 pub use infer::loading::NotLoaded;
 pub use infer::{backend, graphs, nn};
-pub use ledger::{Counts, PoolSettings};
 pub use limits::Limits;
-pub use load::Traffic;
+pub use pool::circuit_breaker::state::Trouble;
+pub use pool::load::Traffic;
+pub use pool::registry::{Presence, ReplicaInfo, ReplicaState, Stopping};
+pub use pool::replica::{StartError, StartTimings};
+pub use pool::state::{Counts, PoolSettings};
 pub use pool::{DeploymentSpec, FileCheck, Pool, RunError, RunsOn, Seen, Timings};
 pub use process::barrier::Barrier;
 pub use process::confine::Confinement;
 pub use process::memory_limit_bytes;
-pub use replica::{StartError, StartTimings};
-pub use roster::{Presence, ReplicaInfo, ReplicaState, Stopping};
+pub use request::body::{BrokenBody, GuestBody};
+pub use request::failure::GuestFailure;
 pub use runtime::{Runtime, RuntimeOptions};
 pub use sandbox::Capabilities;
 pub use snapshot::Snapshot;

@@ -2,14 +2,19 @@
 
 #[cfg(test)]
 mod change_tests;
+pub(crate) mod circuit_breaker;
 mod error;
-mod gate;
 mod handoff;
 mod inspect;
+pub(crate) mod load;
+pub(crate) mod registry;
+pub(crate) mod replica;
 mod replica_id;
 mod scaling;
 mod seen;
+pub(crate) mod slots;
 mod starting;
+pub(crate) mod state;
 mod upkeep;
 
 use std::future::poll_fn;
@@ -25,24 +30,24 @@ use tokio::sync::Notify;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::artifact::ArtifactStore;
-use crate::body::{GuestBody, LimitedBody};
 use crate::compile::ComponentFile;
 use crate::engine::SharedEngine;
-use crate::exchange::{Exchange, Stop};
-use crate::failure::GuestFailure;
 use crate::infer::graphs::{GraphSpec, GraphStore, GraphUse};
-use crate::ledger::{Ledger, PoolSettings};
 use crate::limits::Limits;
-use crate::load::Traffic;
 use crate::log::LogSink;
 use crate::meter::{Counted, Meter, Outcome};
-use crate::replica::{Call, Replica, Served, StartTimings};
-use crate::roster::Roster;
+use crate::pool::load::Traffic;
+use crate::pool::registry::Roster;
+use crate::pool::replica::{Call, Replica, Served, StartTimings};
+use crate::pool::slots::{Share, Slots};
+use crate::pool::state::{Ledger, PoolSettings};
+use crate::request::body::{GuestBody, LimitedBody};
+use crate::request::failure::GuestFailure;
+use crate::request::state::{Exchange, Stop};
 use crate::sandbox::Capabilities;
-use crate::slots::{Share, Slots};
 use crate::snapshot::Setting;
+use circuit_breaker::Gate;
 pub use error::RunError;
-use gate::Gate;
 use handoff::{Asked, Lease, Places, Waiter};
 pub use seen::{RunsOn, Seen};
 use starting::Starting;

@@ -13,9 +13,9 @@ use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Fleet, GraphMemory};
 use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
 use crate::infer::loader::Loader;
+use crate::pool::slots::Slots;
 use crate::pool::{DeploymentSpec, Machine, Pool};
 use crate::process::barrier::Barrier;
-use crate::slots::Slots;
 use crate::snapshot::Snapshot;
 
 /// What a runtime is made from.

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod holdings;
+mod logging;
 pub(crate) mod outgoing;
 
 use std::path::PathBuf;
@@ -15,14 +16,14 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::config::Config;
 use crate::engine::{Calls, SharedEngine, yield_at_epochs};
-use crate::exchange::Exchange;
 use crate::infer::nn::{NnCtx, NnView};
 use crate::limits::{
     HOSTCALL_SLACK_BYTES, MAX_COMPONENT_HANDLES, MAX_CONCURRENT, MAX_HANDLES, MAX_HEADER_BYTES,
     MAX_RANDOM_BYTES, StoreLimiter,
 };
 use crate::log::{Level, LogStream, ReplicaLog};
-use crate::logging::LoggingView;
+use crate::request::state::Exchange;
+use crate::sandbox::logging::LoggingView;
 use crate::snapshot::Watch;
 pub use holdings::Excess;
 use holdings::{CALLS_BETWEEN_COUNTS, Holdings};
@@ -247,7 +248,7 @@ pub fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sa
     wasmtime_wasi_config::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
         WasiConfig::from(sandbox.config())
     })?;
-    crate::logging::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
+    crate::sandbox::logging::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
         LoggingView(&sandbox.log)
     })?;
     crate::infer::nn::add_to_linker(&mut linker, Sandbox::nn)?;

@@ -21,7 +21,7 @@ use crate::infer::loading::Loading;
 use crate::infer::nn::{NnCtx, NnLimits};
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
-use crate::replica;
+use crate::pool::replica;
 use crate::sandbox::{Capabilities, Sandbox};
 pub(crate) use watch::Watch;
 

@@ -16,15 +16,15 @@ use crate::budget::Owner;
 use crate::compile::{Compilation, ComponentFile};
 use crate::engine::EngineOptions;
 use crate::infer::backend::BackendOptions;
-use crate::ledger::PoolSettings;
 use crate::limits::Limits;
-use crate::load::Traffic;
 use crate::log::{LogLine, LogSink};
 use crate::meter::Outcome;
-use crate::replica::StartError;
+use crate::pool::load::Traffic;
+use crate::pool::replica::StartError;
+use crate::pool::slots::IdleHolder;
+use crate::pool::state::PoolSettings;
 use crate::runtime::{Runtime, RuntimeOptions};
 use crate::sandbox::Capabilities;
-use crate::slots::IdleHolder;
 
 /// Slots that the two pools share: fewer than they may have replicas together.
 const SLOTS: u32 = 4;

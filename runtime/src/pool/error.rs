@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::failure::GuestFailure;
-use crate::health::Trouble;
 use crate::meter::Outcome;
-use crate::replica::StartError;
+use crate::pool::circuit_breaker::state::Trouble;
+use crate::pool::replica::StartError;
+use crate::request::failure::GuestFailure;
 
 /// Why a request got no answer from the guest.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::ledger::{Freed, Ledger, Next, PoolSettings};
-use crate::load::Traffic;
+use crate::pool::load::Traffic;
+use crate::pool::state::{Freed, Ledger, Next, PoolSettings};
 
 /// Who waits for a place.
 pub(super) type Waiter<P> = oneshot::Sender<Lease<P>>;

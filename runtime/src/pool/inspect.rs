@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use crate::health::Trouble;
-use crate::roster::{ReplicaInfo, Stopping};
+use crate::pool::circuit_breaker::state::Trouble;
+use crate::pool::registry::{ReplicaInfo, Stopping};
 
 impl Pool {
     /// Its replicas, the oldest first.
@@ -16,8 +16,9 @@ impl Pool {
             ledger.idle().map(|one| one.card().id().into()).collect()
         };
         let now = Instant::now();
-        let info =
-            |card: &std::sync::Arc<crate::roster::Card>| card.info(idle.contains(card.id()), now);
+        let info = |card: &std::sync::Arc<crate::pool::registry::Card>| {
+            card.info(idle.contains(card.id()), now)
+        };
         let mut replicas: Vec<ReplicaInfo> = cards.iter().map(info).collect();
         replicas.sort_by(|a, b| b.age.cmp(&a.age).then_with(|| a.id.cmp(&b.id)));
         replicas

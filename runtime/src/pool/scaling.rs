@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::handoff::Lease;
 use super::{Pool, RunError};
-use crate::replica::StartTimings;
-use crate::roster::Presence;
+use crate::pool::registry::Presence;
+use crate::pool::replica::StartTimings;
 
 /// Replicas of one pool that start at once without a request for them.
 const MAX_WARMING: usize = 8;

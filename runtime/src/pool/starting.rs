@@ -17,8 +17,8 @@ use crate::artifact::{Artifact, ArtifactError};
 use crate::infer::loading::Loading;
 use crate::infer::nn::{NnCtx, NnLimits};
 use crate::log::{Level, ReplicaLog};
-use crate::replica::{Blueprint, Replica, StartError, StartTimings};
-use crate::roster::Listed;
+use crate::pool::registry::Listed;
+use crate::pool::replica::{Blueprint, Replica, StartError, StartTimings};
 
 type Started = Result<(Box<Replica>, StartTimings), RunError>;
 

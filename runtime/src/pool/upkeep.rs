@@ -8,10 +8,10 @@ use tokio::time::timeout;
 use super::handoff::{Lease, Places};
 use super::{Pool, RunError};
 use crate::infer::graphs::GraphUse;
-use crate::ledger::{Counts, PoolSettings};
 use crate::meter::Meter;
-use crate::replica::{Replica, StartTimings};
-use crate::slots::IdleHolder;
+use crate::pool::replica::{Replica, StartTimings};
+use crate::pool::slots::IdleHolder;
+use crate::pool::state::{Counts, PoolSettings};
 
 /// How long a replica that is killed may take to be gone: until its guest yields, and its instance is taken apart.
 const KILL_TIME: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Weak};
 
-use crate::exchange::Exchange;
+use crate::request::state::Exchange;
 
 /// Large buffers of one replica at once.
 const MAX_LARGE: usize = 4;

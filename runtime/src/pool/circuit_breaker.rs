@@ -1,10 +1,12 @@
 //! Lets starts of replicas pause while they fail; asks nothing of a deployment whose starts succeed but one look at a flag.
 
+pub(crate) mod state;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::health::{Admission, Health, Trouble};
+use state::{Admission, Health, Trouble};
 
 /// How well a pool's replicas start, shared by all its starts.
 #[derive(Debug)]

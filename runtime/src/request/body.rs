@@ -8,9 +8,9 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::Error as HttpError;
 
-use crate::answer::AnswerBody;
-use crate::exchange::{Exchange, Halt};
 use crate::meter::Meter;
+use crate::request::response_body::AnswerBody;
+use crate::request::state::{Exchange, Halt};
 
 /// A request body that ends with an error, and says so, past its limit.
 pub(crate) struct LimitedBody<B> {

@@ -15,20 +15,20 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::account::OverLimit;
 use crate::admission::LIFECYCLE;
-use crate::answer::AnswerBody;
 use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::SharedEngine;
-use crate::exchange::{Exchange, Settled, Stop};
-use crate::failure::{GuestFailure, shortened};
 use crate::infer::loading::{Loading, NotLoaded};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
 use crate::meter::{Alive, Meter, Outcome};
-use crate::roster::{Card, Listed};
+use crate::pool::registry::{Card, Listed};
+use crate::pool::slots::Slot;
+use crate::request::cancellation::stop;
+use crate::request::failure::{GuestFailure, shortened};
+use crate::request::response_body::AnswerBody;
+use crate::request::state::{Exchange, Settled, Stop};
 use crate::sandbox::{Capabilities, Sandbox};
-use crate::slots::Slot;
-use crate::stop::stop;
 use crate::text::bounded_format;
 
 /// Why a replica did not start.

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
-use crate::exchange::{Exchange, Halt, Stop};
-use crate::roster::Card;
+use crate::pool::registry::Card;
+use crate::request::state::{Exchange, Halt, Stop};
 
 /// Waits for the first reason to stop a guest.
 ///
@@ -33,7 +33,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::roster::Roster;
+    use crate::pool::registry::Roster;
 
     /// Stops a future that uses up the budget of its task in each poll, as a guest can.
     async fn stopped(deadline: Instant, before: impl FnOnce(&Card)) -> Stop {

@@ -10,9 +10,9 @@ use http::StatusCode;
 use http_body::Frame;
 use wasmtime_wasi_http::WasiBody;
 
-use crate::answer::{AnswerBody, Progress, Reason};
-use crate::failure::GuestFailure;
 use crate::meter::Outcome;
+use crate::request::failure::GuestFailure;
+use crate::request::response_body::{AnswerBody, Progress, Reason};
 
 /// A guest's answer, or why there is none.
 pub(crate) type Head = Result<http::Response<WasiBody>, GuestFailure>;

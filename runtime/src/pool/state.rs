@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::load::{Load, Traffic};
+use crate::pool::load::{Load, Traffic};
 
 /// The bounds that decisions keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
