@@ -1,6 +1,8 @@
-//! `cargo xtask book`: checks that everything the book names is there, and builds it with mdbook.
+//! `cargo xtask book`: copies code into the pages, checks their links, and builds the book with mdbook.
 //!
 //! The check is a test too, so that a page cannot fall behind the code that it shows.
+
+mod includes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -8,11 +10,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-const INCLUDE: &str = "{{#include ";
 const SUMMARY: &str = "SUMMARY.md";
 
-/// Checks the book and builds it into `target/book`.
+/// Brings the code in the pages up to date, checks the book and builds it into `target/book`.
 pub fn build() -> Result<()> {
+    copy_includes(&folder())?;
     let problems = problems(&folder())?;
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     let docs = crate::repository().join("docs");
@@ -20,7 +22,7 @@ pub fn build() -> Result<()> {
         Ok(status) => ensure!(status.success(), "mdbook failed ({status})"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             bail!(
-                "mdbook is not installed: `cargo install mdbook`. The pages can be read as they are, in docs/src"
+                "mdbook is not installed: `cargo install mdbook`. The pages in docs/src read the same without it"
             )
         }
         Err(error) => return Err(error).context("mdbook does not start"),
@@ -34,90 +36,57 @@ fn folder() -> PathBuf {
     crate::repository().join("docs/src")
 }
 
-/// What is wrong with the book in a folder, one line for each.
-fn problems(folder: &Path) -> Result<Vec<String>> {
-    let mut problems = Vec::new();
-    let mut pages = BTreeMap::new();
+/// The pages of a folder by name, and the names of other files.
+fn read_pages(folder: &Path) -> Result<(BTreeMap<String, String>, Vec<String>)> {
+    let (mut pages, mut others) = (BTreeMap::new(), Vec::new());
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.extension().is_some_and(|ending| ending == "md") {
-            let text = std::fs::read_to_string(&path)?;
-            let read = |file: &str| std::fs::read_to_string(folder.join(file)).ok();
-            let (text, wrong) = expanded(&text, read);
-            problems.extend(wrong.iter().map(|problem| format!("{name}: {problem}")));
-            pages.insert(name.into_owned(), text);
+            pages.insert(name.into_owned(), std::fs::read_to_string(&path)?);
         } else {
-            problems.push(format!("{name}: the book holds pages (.md) alone"));
+            others.push(name.into_owned());
         }
+    }
+    Ok((pages, others))
+}
+
+fn expand(folder: &Path, page: &str) -> includes::Expanded {
+    includes::expand(page, |file| std::fs::read_to_string(folder.join(file)).ok())
+}
+
+/// Writes pages whose code differs from the files that it comes from.
+fn copy_includes(folder: &Path) -> Result<()> {
+    for (name, text) in read_pages(folder)?.0 {
+        let expanded = expand(folder, &text);
+        if expanded.text != text {
+            println!("{name}: copied {}", expanded.outdated.join(", "));
+            std::fs::write(folder.join(&name), expanded.text)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the book in a folder, one line for each.
+fn problems(folder: &Path) -> Result<Vec<String>> {
+    let (pages, others) = read_pages(folder)?;
+    let others = others.iter();
+    let mut problems: Vec<String> = others
+        .map(|name| format!("{name}: the book holds pages (.md) alone"))
+        .collect();
+    for (name, text) in &pages {
+        let expanded = expand(folder, text);
+        let outdated = expanded.outdated.iter();
+        problems.extend(outdated.map(|source| {
+            format!("{name}: differs from {source}: `cargo xtask book` copies it again")
+        }));
+        let wrong = expanded.problems.iter();
+        problems.extend(wrong.map(|problem| format!("{name}: {problem}")));
     }
     problems.extend(wrong_links(&pages));
     problems.extend(wrong_summary(&pages));
     problems.extend(strays(folder)?);
     Ok(problems)
-}
-
-/// A page with what it includes put in, and what could not be.
-fn expanded(page: &str, read: impl Fn(&str) -> Option<String>) -> (String, Vec<String>) {
-    let (mut text, mut problems) = (String::new(), Vec::new());
-    for line in page.lines() {
-        let Some((before, rest)) = line.split_once("{{#") else {
-            text.push_str(line);
-            text.push('\n');
-            continue;
-        };
-        let directive = line
-            .strip_prefix(INCLUDE)
-            .and_then(|rest| rest.strip_suffix("}}"));
-        let (true, Some(directive)) = (before.is_empty(), directive) else {
-            problems.push(format!(
-                "`{{{{#{rest}`: wanted {INCLUDE}FILE:ANCHOR}}}} on a line of its own"
-            ));
-            continue;
-        };
-        match included(directive, &read) {
-            Ok(part) => text.push_str(&part),
-            Err(problem) => problems.push(format!("{INCLUDE}{directive}}}}}: {problem}")),
-        }
-    }
-    (text, problems)
-}
-
-fn included(directive: &str, read: impl Fn(&str) -> Option<String>) -> Result<String> {
-    let (file, anchor) = match directive.split_once(':') {
-        Some((file, anchor)) => (file, Some(anchor)),
-        None => (directive, None),
-    };
-    let text = read(file).context("there is no such file")?;
-    let Some(anchor) = anchor else {
-        return Ok(text);
-    };
-    ensure!(
-        anchor.starts_with(|first: char| first.is_ascii_alphabetic()),
-        "lines by their numbers move: name an anchor"
-    );
-    let marks = |line: &str, mark: &str| {
-        let after = line.split_once(mark).map(|(_, after)| after.trim_start());
-        after.and_then(|after| after.split_whitespace().next()) == Some(anchor)
-    };
-    let mut part = String::new();
-    let mut lines = text
-        .lines()
-        .skip_while(|line| !marks(line, "ANCHOR:"))
-        .peekable();
-    ensure!(lines.next().is_some(), "the file has no `ANCHOR: {anchor}`");
-    for line in lines {
-        if marks(line, "ANCHOR_END:") {
-            ensure!(!part.trim().is_empty(), "there is nothing in it");
-            return Ok(part);
-        }
-        // mdbook leaves the marks of others out.
-        if !line.contains("ANCHOR:") && !line.contains("ANCHOR_END:") {
-            part.push_str(line);
-            part.push('\n');
-        }
-    }
-    bail!("the file has no `ANCHOR_END: {anchor}`")
 }
 
 /// Lines that are no code, without their code spans.
@@ -246,39 +215,30 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_file_is_put_in_without_its_marks() {
-        let code =
-            "no\n// ANCHOR: a\nyes\n// ANCHOR: b\ntoo\n// ANCHOR_END: b\n// ANCHOR_END: a\nno\n";
-        let page = |directive: &str| {
-            let (text, problems) =
-                expanded(&format!("x\n{{{{#include f.rs{directive}}}}}\ny"), |file| {
-                    (file == "f.rs").then(|| code.to_owned())
-                });
-            (text, problems.join("; "))
+    fn code_that_fell_behind_its_file_is_reported_and_copied_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let pages = folder.path().join("src");
+        std::fs::create_dir(&pages).unwrap();
+        std::fs::write(folder.path().join("code.rs"), "new\n").unwrap();
+        let page = |code: &str| {
+            format!("<!-- include: ../code.rs -->\n```rust\n{code}\n```\n<!-- /include -->\n")
         };
-        assert_eq!(page(":a").0, "x\nyes\ntoo\ny\n");
-        assert_eq!(page(":b").0, "x\ntoo\ny\n");
-        assert_eq!(page("").0, format!("x\n{code}y\n"));
-        for (directive, problem) in [
-            (":c", "no `ANCHOR: c`"),
-            (":2:3", "name an anchor"),
-            ("x", "no such file"),
-        ] {
-            assert!(
-                page(directive).1.contains(problem),
-                "{directive}: {}",
-                page(directive).1
-            );
-        }
-        let open = |_: &str| Some("// ANCHOR: a\nx\n".to_owned());
-        assert!(
-            included("f:a", open)
-                .unwrap_err()
-                .to_string()
-                .contains("ANCHOR_END")
+        std::fs::write(pages.join("a.md"), page("old")).unwrap();
+        std::fs::write(pages.join(SUMMARY), "- [A](a.md)\n").unwrap();
+        let about_code = || -> Vec<String> {
+            let problems = problems(&pages).unwrap().into_iter();
+            problems
+                .filter(|problem| problem.contains("differs"))
+                .collect()
+        };
+        assert_eq!(
+            about_code(),
+            ["a.md: differs from ../code.rs: `cargo xtask book` copies it again"]
         );
-        let (_, problems) = expanded("{{#playground f.rs}}", |_| None);
-        assert!(problems[0].contains("wanted {{#include"), "{problems:?}");
+        copy_includes(&pages).unwrap();
+        let written = std::fs::read_to_string(pages.join("a.md")).unwrap();
+        assert_eq!(written, page("new"));
+        assert!(about_code().is_empty());
     }
 
     #[test]
