@@ -398,7 +398,7 @@ async fn the_command_line_shows_who_did_what() -> Result<()> {
         ["API_KEY_CREATED"]
     );
     let none = server.cli(&["audit", "--type", "MODEL_DELETED"])?;
-    assert_eq!(String::from_utf8(none.stdout)?, "nothing was changed\n");
+    assert_eq!(String::from_utf8(none.stdout)?, "no changes\n");
 
     // By its name of now, a model is told of whatever it was called; one that is gone by what it was called.
     let of = |model: &str| -> Result<Vec<String>> {

@@ -47,7 +47,7 @@ async fn a_fetched_library_is_the_one_that_serves() -> Result<()> {
     )?;
     assert!(!output.status.success());
     let missing = format!(
-        "pip could not fetch onnxruntime==0.0.1: No matching distribution found for onnxruntime==0.0.1; there are {version}"
+        "pip could not install onnxruntime==0.0.1: No matching distribution found for onnxruntime==0.0.1; available versions: {version}"
     );
     assert!(said(&output).contains(&missing), "{}", said(&output));
 

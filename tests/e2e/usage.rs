@@ -309,7 +309,7 @@ async fn the_command_line_shows_a_table_csv_and_json() -> Result<()> {
         );
         Ok(String::from_utf8(output.stdout)?)
     };
-    assert_eq!(output(&["usage"])?, "nothing was used in that time\n");
+    assert_eq!(output(&["usage"])?, "no usage in that time\n");
     server.push("count", "")?;
     server.push("echo", "")?;
     for model in ["count", "count", "count", "echo"] {

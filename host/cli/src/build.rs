@@ -1,4 +1,4 @@
-//! A manifest's build command: what it says goes to standard error as it says it, and all that it started ends with it.
+//! Runs a manifest's build command: its output goes to standard error, and all processes that it started end with it.
 
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Asks before something is lost for good.
+//! Asks before a command deletes something.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
@@ -7,23 +7,22 @@ use anyhow::bail;
 use crate::failure::UsageError;
 use crate::output;
 
-/// Leave to delete.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Consent {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
 
 impl Consent {
-    /// Goes on only if the user agrees to `action`, such as "delete the model m".
+    /// Fails unless the user agrees to `action`, such as "delete model m".
     pub fn ask(&self, action: &str) -> anyhow::Result<()> {
         if self.yes {
             return Ok(());
         }
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return Err(UsageError {
-                problem: format!("nobody to ask whether to {action}"),
+                problem: format!("cannot ask whether to {action} without a terminal"),
                 hint: Some("the same command with `--yes`".into()),
             }
             .into());

@@ -1,4 +1,4 @@
-//! How a command ends that did not succeed: its exit code, and what its user may try.
+//! Reports failed commands: exit code, error and hint.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use samovar_client::ClientError;
 
 use crate::output::StdoutClosed;
 
-/// A command line that clap could not see to be wrong.
+/// A wrong command line that clap cannot detect.
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
 pub struct UsageError {
@@ -17,7 +17,7 @@ pub struct UsageError {
     pub hint: Option<String>,
 }
 
-/// Tells the user what went wrong; never with a backtrace.
+/// Prints the error without a backtrace.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|cause| cause.is::<StdoutClosed>()) {
         // Whoever read the output has seen enough: `samovar model list | head -1`.

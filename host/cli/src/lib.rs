@@ -1,6 +1,6 @@
-//! The commands of Samovar that need no server in their own process: they call one, or make projects and bundles.
+//! The commands of Samovar that call a server, or create projects and bundles.
 //!
-//! The binary adds those that do, `serve` above all, and parses the command line.
+//! The binary adds the commands that run server code, such as `serve`, and parses the command line.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -32,60 +32,59 @@ use commands::{
 };
 use output::Format;
 
-/// The commands of this crate.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a folder with a model that builds, tests and pushes as it is
+    /// Create a project with a model that builds, tests and pushes without changes
     Init(init::Arguments),
-    /// Build a model, upload what the server lacks, and deploy it
+    /// Build a model, upload missing files, and deploy it
     Push(push::Arguments),
-    /// Keep the development deployment at what lies in a folder: build and push with each change, and follow its log
+    /// Build and push to the development deployment whenever a file changes, and follow its log
     Watch(watch::Arguments),
-    /// Call a model and stream its answer
+    /// Call a model and stream its response
     Predict(predict::Arguments),
     /// List, show, rename and delete models
     #[command(subcommand)]
     Model(model::Action),
-    /// List, show, scale, switch and delete deployments, and read their logs
+    /// List, show, scale, activate, deactivate and delete deployments, and show their logs
     #[command(subcommand)]
     Deployment(deployment::Action),
-    /// List, show, create, change and delete environments
+    /// List, show, create, update and delete environments
     #[command(subcommand)]
     Environment(environment::Action),
-    /// Move an environment to a deployment, production unless another is named
+    /// Move production or another environment to a deployment
     Promote(promotion::Promote),
-    /// Show, halt, call off and finish promotions
+    /// Show, pause, cancel and finish promotions
     #[command(subcommand)]
     Promotion(promotion::Action),
-    /// Go back: call a promotion off, or bring back the deployment that was there before
+    /// Cancel the running promotion, or bring back the previous deployment
     Rollback(promotion::Where),
-    /// Show, read and cancel requests that `predict --async` handed in
+    /// Show, read and cancel requests that `predict --async` submitted
     #[command(subcommand)]
     AsyncRequest(async_request::Action),
-    /// Read the logs of a model's production deployment
+    /// Show the log of a model's production deployment
     Logs(logs::Arguments),
     /// List, set and delete the secrets that models read
     #[command(subcommand)]
     Secret(secret::Action),
-    /// List, make and delete API keys
+    /// List, create and delete API keys
     #[command(subcommand)]
     Key(key::Action),
-    /// Show how the server is
+    /// Show the server's state
     Status,
-    /// Show what deployments used, those that are gone included
+    /// Show the usage of deployments, including deleted ones
     Usage(usage::Arguments),
     /// Show who changed what in the last 90 days
     Audit(audit::Arguments),
-    /// Show what happens, as it happens
+    /// Stream changes on the server as they happen
     Events(events::Arguments),
-    /// Save which server to call, with a key read from standard input
+    /// Save the address of the server to call, and a key read from standard input
     Login(login::Arguments),
 }
 
 /// Runs a command to its end.
 ///
 /// # Errors
-/// What kept it from doing what it was asked for; [`failure::report`] tells the user.
+/// The reason why the command failed; [`failure::report`] prints it.
 pub async fn run(command: Command, format: Format) -> anyhow::Result<()> {
     let client = Client::from_environment;
     match command {
@@ -111,7 +110,7 @@ pub async fn run(command: Command, format: Format) -> anyhow::Result<()> {
     }
 }
 
-/// Takes an id or a name, of which nothing needs an escape in a path.
+/// Parses an id or a name. Its characters need no escapes in a URL's path.
 fn identifier(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if !text.is_empty() && text.len() <= 128 && text.bytes().all(plain) {

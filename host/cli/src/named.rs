@@ -1,4 +1,4 @@
-//! Which deployment is meant: by id, by name, `production` or `development`.
+//! Looks up a deployment by id, by name, `production` or `development`.
 
 use anyhow::bail;
 use samovar_client::Client;
@@ -8,7 +8,7 @@ use samovar_types::names::{DEVELOPMENT, MAX_NAME_BYTES, PRODUCTION};
 
 use crate::failure::UsageError;
 
-/// Takes what a deployment may be called.
+/// Parses the name or id of a deployment.
 pub fn deployment_name(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(plain) {
@@ -18,7 +18,7 @@ pub fn deployment_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The deployment of a model that is meant, as the server shows it.
+/// Looks up a deployment of a model.
 pub async fn deployment(
     client: &Client,
     model: &str,
@@ -49,7 +49,7 @@ fn choose(
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
         (None, _) => bail!(
-            "model {model} has no deployment {name:?}: `samovar deployment list {model}` shows those that it has"
+            "model {model} has no deployment {name:?}: `samovar deployment list {model}` lists its deployments"
         ),
         (Some(last), false) => {
             found.push(last);
@@ -60,7 +60,7 @@ fn choose(
                     ids.len(),
                     ids.join(", ")
                 ),
-                hint: Some("the same with one of these ids".into()),
+                hint: Some("the same command with one of these ids".into()),
             }
             .into())
         }

@@ -1,4 +1,4 @@
-//! What commands print on standard output: documents for programs, tables and words for people.
+//! Writes to standard output: documents for programs, tables and text for people.
 
 use std::io::{self, Write as _};
 
@@ -8,21 +8,21 @@ use samovar_client::text::printable;
 use serde::Serialize;
 use serde_json::Value;
 
-/// Who reads standard output.
+/// The format of standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// People.
+    /// Text for people.
     Text,
-    /// Programs: JSON and nothing else.
+    /// Only JSON, for programs.
     Json,
 }
 
-/// Nobody reads standard output any more.
+/// The reader of standard output has closed it.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output was closed")]
 pub struct StdoutClosed;
 
-/// Writes bytes to standard output at once, so that a stream's reader waits for none of them.
+/// Writes bytes to standard output and flushes, so that a stream's reader gets them at once.
 pub fn write(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
@@ -32,7 +32,7 @@ pub fn write(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Tells people something beside the answer. When nobody reads it, nothing is lost.
+/// Writes a note to standard error. Errors are ignored, because notes are optional.
 pub fn note(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
@@ -69,7 +69,7 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) -> anyhow::Res
     Ok(())
 }
 
-/// Writes names and what they are, one a line.
+/// Writes names with values, one per line.
 pub fn properties<N: AsRef<str>>(pairs: &[(N, String)]) -> anyhow::Result<()> {
     let width = pairs
         .iter()
@@ -83,7 +83,7 @@ pub fn properties<N: AsRef<str>>(pairs: &[(N, String)]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A value of a field, of whatever type; `-` for nothing.
+/// The value of a field of any type; `-` if there is none.
 pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
@@ -93,7 +93,7 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
-/// A text that may be missing; `-` for nothing.
+/// An optional text; `-` if there is none.
 pub fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".into(), |text| printable(&text.to_string()))
 }
@@ -122,7 +122,7 @@ pub fn fields(value: &impl Serialize) -> Vec<(String, String)> {
     lines
 }
 
-/// A time, as long ago.
+/// How long ago a time was.
 pub fn since(time: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(time.as_second());
     match seconds {
@@ -134,7 +134,7 @@ pub fn since(time: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// As a shell takes it for one word.
+/// Quotes a text as one word for a shell.
 pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

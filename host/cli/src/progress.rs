@@ -1,22 +1,22 @@
-//! Progress on standard error: drawn on a terminal alone, and only for what takes longer than a moment.
+//! Progress on standard error, only on a terminal and only for work that takes longer than a moment.
 
 use std::future::Future;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// What ends sooner needs no progress.
+/// Shorter work shows no progress.
 const MOMENT: Duration = Duration::from_millis(500);
 const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Bars below one another.
+/// Several progress bars.
 pub(crate) struct Progress {
     bars: MultiProgress,
     moment: Duration,
 }
 
 impl Progress {
-    /// Without bars, and unseen as yet.
+    /// Without bars, and not shown yet.
     pub fn new() -> Self {
         Self {
             bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
@@ -34,8 +34,7 @@ impl Progress {
         self.bars.add(bar)
     }
 
-    /// Does the work; shows the bars once it takes long, and leaves none behind, so that an error is told below the last
-    /// line and not among them.
+    /// Does the work. Shows the bars if it takes long and removes them afterwards, so that they do not mix with an error.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         tokio::select! {
@@ -52,7 +51,7 @@ impl Progress {
     }
 }
 
-/// Does work of unknown length below a turning mark.
+/// Does work of unknown length and shows a spinner.
 pub async fn spin<T>(message: &'static str, work: impl Future<Output = T>) -> T {
     let progress = Progress::new();
     let spinner = progress

@@ -1,4 +1,4 @@
-//! The wait for the end of a promotion: what an environment's state says of it, drawn while it lasts.
+//! Waits for the end of a promotion, and shows its progress.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -53,7 +53,7 @@ fn stand(deployment: &DeploymentResponse, environment: &EnvironmentResponse) -> 
     if let Some(last) = last.filter(|last| last.deployment_id == id) {
         return Stand::Failed(match last.status {
             PromotionStatus::Succeeded => {
-                "it took over, and another deployment has taken its place since".into()
+                "its promotion succeeded, but another deployment has replaced it since".into()
             }
             status => format!(
                 "it ended {}{}",
@@ -66,7 +66,7 @@ fn stand(deployment: &DeploymentResponse, environment: &EnvironmentResponse) -> 
     match &deployment.status_reason {
         _ if status.is_unfinished() => Stand::Building,
         None => Stand::Failed(format!(
-            "the deployment is {}, but its promotion was called off or another went before it",
+            "the deployment is {}, but its promotion was canceled or replaced by another one",
             word(&status)
         )),
         told => Stand::Failed(format!(
@@ -77,8 +77,8 @@ fn stand(deployment: &DeploymentResponse, environment: &EnvironmentResponse) -> 
     }
 }
 
-/// Waits until a deployment has moved into an environment, and answers the environment then. A promotion that fails or is
-/// called off is an error.
+/// Waits until a deployment has moved into an environment, and returns the environment. A promotion that fails or is canceled is
+/// an error.
 pub async fn until_ended(
     client: &Client,
     place: &Place,
@@ -134,7 +134,7 @@ async fn watch(
         shown.tell(&stand);
         if begun.elapsed() > PATIENCE {
             bail!(
-                "the promotion to {} of {model} still goes on: see `samovar promotion show`",
+                "the promotion to {} of {model} is still running: see `samovar promotion show`",
                 place.environment
             );
         }
@@ -152,7 +152,7 @@ async fn force(client: &Client, place: &Place) -> anyhow::Result<()> {
     }
 }
 
-/// What was told of it so far: a bar on a terminal, else a line for each change.
+/// Shows the progress: a bar on a terminal, otherwise a line for each change.
 struct Shown {
     bar: Option<ProgressBar>,
     last: Option<Stand>,
@@ -250,7 +250,7 @@ mod tests {
                 "FAILED: 5 % errors",
             ),
             (failed, waits.clone(), "DEPLOY_FAILED: no graph"),
-            (new("ACTIVE"), waits, "called off"),
+            (new("ACTIVE"), waits, "canceled"),
         ] {
             let Stand::Failed(found) = stand(&deployment, &environment) else {
                 panic!("{reason}");

@@ -1,4 +1,4 @@
-//! What `samovar push` tells: what was sent, what came of it, where that is called and what to do next.
+//! The output of `samovar push`: what was uploaded, the outcome, the URL and the next steps.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -78,7 +78,7 @@ impl Report<'_> {
         let deployment = &answer.deployment;
         let mut lines = vec![
             ("uploaded", files(&new)),
-            ("already there", files(&old)),
+            ("already on server", files(&old)),
             ("model", printable(&answer.model.name)),
             (
                 "deployment",
@@ -103,11 +103,11 @@ impl Report<'_> {
         output::line(&format!("  {}", call.curl(&key)))?;
         if let Key::File(file) = key {
             let file = file.display();
-            output::line(&format!("  (SAMOVAR_API_KEY being the api_key of {file})"))?;
+            output::line(&format!("  (SAMOVAR_API_KEY is the api_key in {file})"))?;
         }
         if matches!(call.body, Body::Unknown) {
             output::line(
-                "  (FILE holds a request; with `example` in the manifest a whole call is shown here)",
+                "  (FILE holds a request body; with `example` in the manifest, a complete call is shown here)",
             )?;
         }
         Ok(())
@@ -193,9 +193,9 @@ fn next(answer: &PushResponse, target: Target<'_>, call: &Call) -> Vec<String> {
         return vec![
             format!("samovar predict {model} --development {options}"),
             format!("samovar deployment logs {model} development -f"),
-            "samovar push --development    swaps its code".into(),
+            "samovar push --development    replaces its bundle".into(),
             format!(
-                "samovar promote {model} development    publishes it and moves production there"
+                "samovar promote {model} development    publishes it and promotes it to production"
             ),
         ];
     }
@@ -211,7 +211,7 @@ fn next(answer: &PushResponse, target: Target<'_>, call: &Call) -> Vec<String> {
         }
         Target::Deployment if deployment.environment.is_none() => {
             lines.push(format!(
-                "samovar promote {model} {id}    moves production there"
+                "samovar promote {model} {id}    promotes it to production"
             ));
         }
         _ => {}

@@ -1,4 +1,4 @@
-//! What has become of a deployment that was pushed, and the wait until that is clear.
+//! Waits until a pushed deployment is ready or has failed.
 
 use std::time::Duration;
 

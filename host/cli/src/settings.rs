@@ -1,4 +1,4 @@
-//! The settings of an environment as options of a command, and as the server takes them. A new one is a field and a line.
+//! The settings of an environment as options of a command, and as a request to the server. A new setting is a field and a line.
 
 use std::time::Duration;
 
@@ -11,35 +11,35 @@ use samovar_types::api::environments::{
 use samovar_types::promotion_settings::{AnalysisUpdate, CleanupStrategy, PromotionSettingsUpdate};
 use samovar_types::settings::{AutoscalingUpdate, BackpressurePolicy};
 
-/// What is set; what is left out stays.
+/// The settings to change; those that are left out keep their values.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Settings {
-    /// Replicas kept without traffic
+    /// Replicas to keep without traffic
     #[arg(long, value_name = "COUNT", help_heading = "Autoscaling")]
     min_replica: Option<u32>,
-    /// Replicas at most
+    /// Maximum number of replicas
     #[arg(long, value_name = "COUNT", help_heading = "Autoscaling")]
     max_replica: Option<u32>,
     /// Time over which traffic is averaged, such as 60s
     #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Autoscaling")]
     autoscaling_window: Option<u32>,
-    /// Time that traffic has to stay low before replicas go, such as 15m
+    /// Time that traffic has to stay low before replicas are removed, such as 15m
     #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Autoscaling")]
     scale_down_delay: Option<u32>,
-    /// Requests that one replica is meant to have at once
+    /// Intended number of concurrent requests per replica
     #[arg(long, value_name = "COUNT", help_heading = "Autoscaling")]
     concurrency_target: Option<u32>,
-    /// Percentage of the concurrency target that is aimed at
+    /// Intended utilization of replicas, as a percentage of the concurrency target
     #[arg(long, value_name = "PERCENT", help_heading = "Autoscaling")]
     target_utilization: Option<u32>,
-    /// Percentage of the replicas beyond need that go at one time
+    /// Percentage of the excess replicas that are removed at one time
     #[arg(long, value_name = "PERCENT", help_heading = "Autoscaling")]
     max_scale_down_rate: Option<u32>,
-    /// What happens to requests that find every replica busy
+    /// What to do with requests while every replica is busy
     #[arg(long, value_name = "POLICY", help_heading = "Autoscaling")]
     on_full: Option<OnFull>,
 
-    /// Origin of web pages that may call the environment from a browser, as https://app.example, or `*`; may be repeated
+    /// Origin of web pages that may call the environment from a browser, such as https://app.example, or `*`; may be repeated
     #[arg(
         long = "allow-origin",
         value_name = "ORIGIN",
@@ -47,7 +47,7 @@ pub struct Settings {
         help_heading = "Browsers"
     )]
     allow_origins: Vec<String>,
-    /// No web page may call it
+    /// Allow no web pages to call it
     #[arg(long, help_heading = "Browsers")]
     no_allow_origin: bool,
 
@@ -57,19 +57,19 @@ pub struct Settings {
     /// Move all traffic at once
     #[arg(long, help_heading = "Promotion")]
     no_ramp_up: bool,
-    /// How long the stages take together, such as 10m
+    /// Duration of all stages together, such as 10m
     #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Promotion")]
     ramp_up_duration: Option<u32>,
-    /// Promote a fresh deployment of the same bundle each time
+    /// Create a new deployment of the same bundle for each promotion
     #[arg(long, overrides_with = "no_redeploy", help_heading = "Promotion")]
     redeploy: bool,
     /// Promote the deployment itself
     #[arg(long, help_heading = "Promotion")]
     no_redeploy: bool,
-    /// What becomes of the deployment that was there
+    /// What to do with the previous deployment
     #[arg(long, value_name = "STRATEGY", help_heading = "Promotion")]
     cleanup: Option<Cleanup>,
-    /// Request header that keeps each client on one side of a canary
+    /// Request header whose value keeps each client on one deployment during a canary
     #[arg(
         long,
         value_name = "HEADER",
@@ -77,20 +77,20 @@ pub struct Settings {
         help_heading = "Promotion"
     )]
     sticky_header: Option<String>,
-    /// Divide requests whoever sends them
+    /// Split requests without regard to the client
     #[arg(long, help_heading = "Promotion")]
     no_sticky_header: bool,
-    /// Percentage of the current deployment's requests that are copied to the candidate of a canary; 0 for none
+    /// Percentage of the current deployment's requests to copy to the candidate of a canary; 0 copies none
     #[arg(long, value_name = "PERCENT", help_heading = "Promotion")]
     shadow_percent: Option<u32>,
     #[command(flatten)]
     analysis: Analysis,
 }
 
-/// What the candidate of a canary has to hold in each stage. What is set takes the place of all that was set before.
+/// The limits for the candidate in each stage of a canary. They replace all previous limits.
 #[derive(Debug, Clone, Default, clap::Args)]
 struct Analysis {
-    /// Roll a canary back when more than this share of the candidate's requests fail, such as 0.05
+    /// Roll back a canary if more than this share of the candidate's requests fails, such as 0.05
     #[arg(
         long,
         value_name = "RATE",
@@ -98,7 +98,7 @@ struct Analysis {
         help_heading = "Promotion"
     )]
     max_error_rate: Option<f64>,
-    /// Roll a canary back when the candidate's p95 latency is more than so many times the current one's, such as 1.5
+    /// Roll back a canary if the candidate's p95 latency exceeds this multiple of the current deployment's, such as 1.5
     #[arg(
         long,
         value_name = "RATIO",
@@ -106,7 +106,7 @@ struct Analysis {
         help_heading = "Promotion"
     )]
     max_p95_latency_ratio: Option<f64>,
-    /// Requests that a side must have answered in a stage before it is judged; 100 when left out
+    /// Requests that each deployment must have answered in a stage before it is judged [default: 100]
     #[arg(
         long,
         value_name = "COUNT",
@@ -114,7 +114,7 @@ struct Analysis {
         help_heading = "Promotion"
     )]
     min_requests: Option<u32>,
-    /// Do not look at what a canary does
+    /// Remove the analysis of canaries
     #[arg(long, help_heading = "Promotion")]
     no_analysis: bool,
 }
@@ -134,23 +134,21 @@ impl Analysis {
     }
 }
 
-/// What happens to requests that find every replica busy.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnFull {
-    /// They wait
+    /// Queue them
     Queue,
-    /// They are refused with 429
+    /// Reject them with 429
     Reject,
 }
 
-/// What becomes of the deployment that was there.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Cleanup {
-    /// It keeps its replicas
+    /// Keep its replicas
     Keep,
-    /// It keeps no replica without traffic of its own
+    /// Set its min_replica to 0
     ScaleToZero,
-    /// It is switched off
+    /// Deactivate it
     Deactivate,
 }
 
@@ -166,7 +164,7 @@ impl Settings {
         })
     }
 
-    /// The request that changes what was set; nothing when nothing was.
+    /// The request that changes the given settings, if there are any.
     pub fn update(&self) -> anyhow::Result<Option<UpdateEnvironmentRequest>> {
         let request = UpdateEnvironmentRequest {
             autoscaling_settings: self.autoscaling(),
@@ -241,7 +239,7 @@ impl Settings {
     }
 }
 
-/// A time in whole seconds: `20s`, `10m`.
+/// Parses a duration in whole seconds: `20s`, `10m`.
 fn seconds(text: &str) -> Result<u32, String> {
     let wanted = || format!("wanted {DURATION_WANTED}, in whole seconds");
     let millis = parse_duration_ms(text).ok_or_else(wanted)?;

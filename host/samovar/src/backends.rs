@@ -9,7 +9,6 @@ use samovar_client::Client;
 use samovar_client::text::printable;
 use samovar_types::api::status::{Backend, Confinement, Device, ListBackendsResponse};
 
-/// What is done with them; they are listed when nothing is said.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -20,12 +19,11 @@ pub struct Arguments {
 enum Action {
     /// List the server's inference backends
     List,
-    /// Fetch ONNX Runtime with pip into the data folder, where `samovar serve` finds it
+    /// Install ONNX Runtime with pip into the data folder, where `samovar serve` finds it
     #[command(disable_version_flag = true)]
     Install(install::Arguments),
 }
 
-/// Does it.
 pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     match arguments.action {
         None | Some(Action::List) => list(&Client::from_environment()?, format).await,
@@ -33,7 +31,6 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     }
 }
 
-/// Prints them.
 async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
     let answer = client.backends().await?;
     match format {
@@ -62,7 +59,7 @@ async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
             output::table(
                 &["CONFINEMENT", "VERSION", "ACTIVE"],
                 confinement(&answer),
-                "graphs run in the server's own process, which nothing confines (`serve --engines in-process`)",
+                "graphs run in the server's own process without confinement (`serve --engines in-process`)",
             )
         }
     }

@@ -1,4 +1,4 @@
-//! `samovar completions`: a shell's script that completes commands.
+//! `samovar completions`: completion scripts for shells.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
@@ -6,14 +6,12 @@ use samovar_cli::output;
 
 use crate::Cli;
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The shell
+    /// Shell to print the script for
     shell: Shell,
 }
 
-/// Prints the script.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     output::write(&script(arguments.shell))
 }

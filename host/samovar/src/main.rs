@@ -1,4 +1,4 @@
-//! The `samovar` command: `serve` and what runs beside it from the server, all other commands from `samovar-cli`.
+//! The `samovar` command: `serve` and its worker processes from the server's crates, all other commands from `samovar-cli`.
 
 #![allow(
     missing_docs,
@@ -21,18 +21,18 @@ use samovar_cli::failure;
 use samovar_cli::output::Format;
 use samovar_runtime::TimeSlice;
 
-/// A request makes some eighty small allocations, on one thread, and gives them back on another as often as not.
+/// A request makes some eighty small allocations, and often frees them on another thread; mimalloc is fast at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Serverless platform for machine-learning models in WebAssembly sandboxes.
 ///
-/// Commands call the server that SAMOVAR_URL names, with the key of SAMOVAR_API_KEY, or else the one that `samovar serve`
-/// or `samovar login` saved.
+/// Commands call the server at SAMOVAR_URL with the key in SAMOVAR_API_KEY. Without these variables, they use the address and
+/// key that `samovar serve` or `samovar login` saved.
 #[derive(Debug, Parser)]
 #[command(name = "samovar", version, propagate_version = true)]
 struct Cli {
-    /// Print JSON on standard output, and nothing else there
+    /// Print only JSON to standard output
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -45,14 +45,14 @@ enum Command {
     Serve(serve::Arguments),
     #[command(flatten)]
     Client(samovar_cli::Command),
-    /// List the server's inference backends, and fetch ONNX Runtime
+    /// List the server's inference backends and install ONNX Runtime
     Backends(backends::Arguments),
-    /// Print a script that completes commands in a shell
+    /// Print a completion script for a shell
     Completions(completions::Arguments),
-    /// Run graphs for a server, which starts this itself
+    /// Run graphs for a server; started by `samovar serve`
     #[command(hide = true)]
     Engine,
-    /// Compile components for a server, which starts this itself
+    /// Compile components for a server; started by `samovar serve`
     #[command(hide = true)]
     CompileWorker,
 }

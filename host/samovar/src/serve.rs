@@ -15,103 +15,102 @@ use samovar_server::node::{
 use samovar_server::server::Timeouts;
 use samovar_types::bundle::GraphBackend;
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free port
     #[arg(long, default_value = "127.0.0.1:8080")]
     addr: SocketAddr,
     /// Folder for models, logs and keys
     #[arg(long, default_value = "./samovar-data")]
     data: PathBuf,
-    /// Ask for no keys; on loopback addresses alone
+    /// Require no keys; allowed on loopback addresses only
     #[arg(long)]
     no_auth: bool,
-    /// Domain whose names model-ID are the addresses of models, beside /models/MODEL
+    /// Domain for host names of models: model-ID.DOMAIN is the same as /models/ID
     #[arg(long, value_name = "DOMAIN")]
     base_domain: Option<BaseDomain>,
-    /// Origin of web pages that may call models from a browser, as https://app.example, or `*` for any; may be repeated
+    /// Origin of web pages that may call models from a browser, such as https://app.example, or `*` for any; may be repeated
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     allow_origins: Vec<Origin>,
-    /// File with the key of the secrets; `secrets.key` in the data folder without it
+    /// File with the key that encrypts secrets [default: secrets.key in the data folder]
     #[arg(long, value_name = "FILE")]
     secrets_key: Option<PathBuf>,
-    /// Delete secrets whose key is lost, rather than not start
+    /// Delete secrets whose key is lost; without this option, the server does not start then
     #[arg(long)]
     discard_secrets: bool,
-    /// Begin without models although the data folder holds blobs of a database that is gone
+    /// Start without models although the data folder holds blobs of a lost database
     #[arg(long)]
     new_store: bool,
-    /// The ONNX Runtime library, instead of the one that is found
+    /// ONNX Runtime library to use, instead of searching for one
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
-    /// Backend of the graphs that choose none
+    /// Backend of graphs that do not choose one
     #[arg(long, value_name = "BACKEND", value_enum, default_value = "auto")]
     default_backend: Backend,
-    /// Memory that all graphs together may take in engines, as 8GiB; three quarters of the machine's without it
+    /// Memory that all graphs together may use in engines, such as 8GiB [default: three quarters of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
     memory: Option<u64>,
-    /// Memory of each GPU that graphs may take, as 8GiB; all that is free without it
+    /// Memory of each GPU that all graphs together may use, such as 8GiB [default: all that is free]
     #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
     gpu_memory: Option<u64>,
     /// Where graphs run
     #[arg(long, value_name = "WHERE", value_enum, default_value = "shared")]
     engines: Engines,
-    /// Longest time that a graph may take to load in an engine
+    /// Longest time to load a graph in an engine
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = timeout)]
     load_timeout: Duration,
-    /// Components that compile at once, each in a process of its own
+    /// Number of components that compile at once, each in its own process
     #[arg(long, value_name = "N", default_value = "2")]
     compile_workers: std::num::NonZeroUsize,
-    /// Memory that compiling one component may take
+    /// Memory to compile one component
     #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = compile_memory_bytes)]
     compile_memory: u64,
-    /// Processor time that compiling one component may take, of all cores together
+    /// Processor time to compile one component, summed over all cores
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = timeout)]
     compile_time: Duration,
-    /// Requests of one deployment that may wait for a replica
+    /// Number of requests of one deployment that may wait for a replica; further ones get 429
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_queued_requests: usize,
-    /// Requests after which a replica is replaced
+    /// Number of requests after which a replica is replaced [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_requests_per_replica: Option<u64>,
-    /// How long running requests may go on after SIGTERM, or after their deployment was switched off or deleted
+    /// How long running requests may continue after SIGTERM, or after their deployment was deactivated or deleted
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     drain_timeout: Duration,
-    /// Replicas of all deployments together
+    /// Number of replicas of all deployments together [default: 1 per MiB of memory, 64 to 1000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_replicas: Option<u32>,
-    /// Connections at once; without it three quarters of the files that may be open, 10,000 at most
+    /// Number of connections at once [default: three quarters of the limit of open files, at most 10000]
     #[arg(long, value_name = "N")]
     max_connections: Option<std::num::NonZeroUsize>,
-    /// Longest time from the acceptance of a connection to the head of its first request
+    /// Longest time from accepting a connection to the end of its first request's head
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
     header_timeout: Duration,
-    /// Longest time between an answer and the next request of a connection
+    /// Longest time from a response to the end of the head of the connection's next request
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
     idle_timeout: Duration,
-    /// Where webhooks may go besides public addresses: loopback, private, or a network as 10.1.0.0/16; may be given again
+    /// Where webhooks may go besides public addresses: loopback, private, or a network such as 10.1.0.0/16; may be repeated
     #[arg(long, value_name = "NETWORK")]
     webhook_allow: Vec<Allowance>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Backend {
-    /// ONNX Runtime where there is one and it can run the graph, else rten
+    /// ONNX Runtime if it is available and can run the graph, otherwise rten
     Auto,
     /// ONNX Runtime
     Onnxruntime,
-    /// rten, which is always there
+    /// rten, which is always available
     Rten,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Engines {
-    /// In one process for each backend, beside the server's
+    /// In one separate process for each backend
     Shared,
-    /// In processes of each deployment's own
+    /// In separate processes for each deployment
     PerDeployment,
-    /// In the server's own process, which a model can end then
+    /// In the server's process, which a model can then crash
     InProcess,
 }
 
@@ -135,9 +134,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| format!("wanted {}", units::DURATION_WANTED))
 }
 
-/// A timeout of connections, of loading, or of compiling. Shorter ones would cut off clients that are far away.
+/// A timeout of connections, of loading, or of compiling. A shorter one would cut off clients with slow connections.
 fn timeout(text: &str) -> Result<Duration, String> {
-    let wanted = || "wanted 1s to 1h, as 500ms, 30s or 5m are written".to_owned();
+    let wanted = || "wanted a duration from 1s to 1h, such as 30s or 5m".to_owned();
     let duration = Duration::from_millis(units::parse_duration_ms(text).ok_or_else(wanted)?);
     let range = Duration::from_secs(1)..=Duration::from_secs(3600);
     range
@@ -146,7 +145,6 @@ fn timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(wanted)
 }
 
-/// Runs until it is told to stop.
 pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     node::serve(options(arguments, format)).await
 }

@@ -1,4 +1,4 @@
-//! `samovar async-request`, and `samovar predict --async`: requests that are answered later.
+//! `samovar async-request`, and `samovar predict --async`: submits and follows async requests.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::failure::UsageError;
 use crate::identifier;
 use crate::output::{self, Format, since, word};
 
-/// A request that was handed in.
+/// An async request.
 #[derive(Debug, clap::Args)]
 pub struct Place {
     /// The model's name or id
@@ -27,32 +27,30 @@ pub struct Place {
     id: String,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Show how a request stands
+    /// Show the status of a request
     Show(#[command(flatten)] Place),
-    /// Print what the model answered
+    /// Print the model's response
     Result(#[command(flatten)] Place),
-    /// Take a request back that still waits
+    /// Cancel a request that still waits
     Cancel(#[command(flatten)] Place),
 }
 
-/// How `samovar predict` hands a request in instead of waiting for the answer.
+/// How `samovar predict` submits an async request.
 #[derive(Debug, clap::Args)]
 pub struct HandIn {
-    /// Do not wait: print the id of the request, for `samovar async-request`
+    /// Submit an async request and print its id for `samovar async-request`
     #[arg(long = "async", conflicts_with_all = ["path", "headers", "method"])]
     pub later: bool,
-    /// Where the answer is sent when it is there; https, or http on localhost
+    /// URL that the server sends the response to: a public https address, or what `serve --webhook-allow` permits
     #[arg(long, value_name = "URL", requires = "later")]
     webhook: Option<String>,
-    /// 0, 1 or 2; the lower one goes first
+    /// Priority: 0, 1 or 2; lower numbers run first
     #[arg(long, value_name = "N", requires = "later", value_parser = clap::value_parser!(u8).range(0..=2))]
     priority: Option<u8>,
 }
 
-/// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     match action {
         Action::Show(place) => {
@@ -73,13 +71,13 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             }
             match format {
                 Format::Json => output::document(&answer),
-                Format::Text => output::line(&format!("canceled the request {}", place.id)),
+                Format::Text => output::line(&format!("canceled request {}", place.id)),
             }
         }
     }
 }
 
-/// Hands a request in at a target of a model.
+/// Submits a request to a target of a model.
 pub async fn hand_in(
     client: &Client,
     model: &str,
@@ -89,8 +87,8 @@ pub async fn hand_in(
     format: Format,
 ) -> anyhow::Result<()> {
     let model_input = serde_json::from_str(input).map_err(|error| UsageError {
-        problem: format!("the input of a request that is answered later is JSON: {error}"),
-        hint: Some("`-d '\"text\"'` for a text".into()),
+        problem: format!("an async request needs JSON input: {error}"),
+        hint: Some("`-d '\"text\"'` to send a text".into()),
     })?;
     let request = SubmitAsyncRequest {
         model_input,
@@ -106,11 +104,11 @@ pub async fn hand_in(
     }
 }
 
-/// The input of a request, which has to be whole before it is sent.
+/// Reads the complete input of a request.
 pub async fn input(data: Option<String>, file: Option<&Path>) -> anyhow::Result<String> {
     let Some(file) = file else {
         return data.ok_or_else(|| {
-            let problem = "a request that is answered later needs its input".into();
+            let problem = "an async request needs input".into();
             let hint = Some("`-d JSON` or `-f FILE`".into());
             UsageError { problem, hint }.into()
         });
@@ -131,7 +129,7 @@ pub async fn input(data: Option<String>, file: Option<&Path>) -> anyhow::Result<
     read.with_context(|| format!("reading {}", file.display()))?;
     if text.len() > MAX_SUBMISSION_BYTES {
         bail!(
-            "{} has more than the {MAX_SUBMISSION_BYTES} bytes that a request may have that is answered later",
+            "{} is too large for an async request: the limit is {MAX_SUBMISSION_BYTES} bytes",
             file.display()
         );
     }

@@ -14,27 +14,26 @@ use crate::output::{self, Format, cell};
 /// Entries of one page, the server's own bound.
 const PAGE: usize = 200;
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Only about the model of this name or id, also when it is deleted
+    /// Show only changes of the model with this name or id, which may be deleted
     #[arg(long, value_parser = identifier)]
     model: Option<String>,
-    /// Only the last so much time, as `24h` or `7d`; 90 days are kept
+    /// Show only changes within this time, such as `24h` or `7d`; the server keeps 90 days
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     since: Option<Duration>,
-    /// Only by this key's prefix, or by `system`, or by `anyone`
+    /// Show only changes by the key with this prefix, by `system`, or by `anyone`
     #[arg(long, value_parser = identifier)]
     actor: Option<String>,
-    /// Only of this type, as `MODEL_DEPLOYED`; may come more than once
+    /// Show only changes of this type, such as `MODEL_DEPLOYED`; may be repeated
     #[arg(long = "type", value_name = "TYPE", value_parser = identifier)]
     event_types: Vec<String>,
-    /// The newest so many
+    /// Number of entries to show, newest first
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 
-/// Prints it, the newest first.
+/// Prints the newest entries first.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
     let mut entries: Vec<AuditEntryResponse> = Vec::new();
@@ -63,10 +62,10 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
                     "DETAIL",
                 ],
                 entries.iter().map(row).collect(),
-                "nothing was changed",
+                "no changes",
             )?;
             if more {
-                output::note("there are more: give a larger --limit\n");
+                output::note("there are more: use a larger --limit\n");
             }
             Ok(())
         }
@@ -119,7 +118,7 @@ fn who(actor: &AuditActor) -> String {
     }
 }
 
-/// What tells this change from others of its kind. Each type of event has facts of its own.
+/// The details of a change, which differ between types of events.
 fn detail(data: &Value) -> String {
     let fact = |name: &str| data.get(name).filter(|value| !value.is_null());
     if let Some(Value::Object(before)) = fact("previous_settings") {

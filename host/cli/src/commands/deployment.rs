@@ -20,10 +20,9 @@ use crate::identifier;
 use crate::named::{self, deployment_name};
 use crate::output::{self, Format, or_dash, since, word};
 
-/// As much of a reason as a list shows; `show` tells it whole.
+/// Length of a reason in a list; `show` prints all of it.
 const MAX_REASON_CHARS: usize = 60;
 
-/// A deployment's place.
 #[derive(Debug, clap::Args)]
 pub struct Place {
     /// The model's name or id
@@ -35,7 +34,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Finds the id of a deployment that is given by its name.
+    /// Looks up the id of a deployment that is given by its name.
     async fn find(&mut self, client: &Client) -> anyhow::Result<()> {
         if !matches!(&*self.deployment, "production" | "development") {
             let found = named::deployment(client, &self.model, &self.deployment).await?;
@@ -44,7 +43,7 @@ impl Place {
         Ok(())
     }
 
-    /// Where it is called.
+    /// The URL to call it at.
     fn target(&self) -> Target<'_> {
         Target::of_deployment(&self.deployment)
     }
@@ -56,7 +55,6 @@ impl fmt::Display for Place {
     }
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// List a model's deployments
@@ -69,22 +67,22 @@ pub enum Action {
     Show(#[command(flatten)] Place),
     #[command(flatten)]
     Life(life::Action),
-    /// Change how many replicas a deployment keeps, and when; it holds at once
+    /// Change a deployment's autoscaling settings; takes effect at once
     Scale {
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
         settings: scale::Settings,
     },
-    /// List a deployment's replicas
+    /// List a deployment's replicas, or stop one
     Replicas {
         #[command(flatten)]
         place: Place,
-        /// Stop this one instead: at once when it is idle, else after its request
+        /// Stop this replica instead: at once if it is idle, otherwise after its request
         #[arg(long, value_name = "ID", value_parser = identifier)]
         kill: Option<String>,
     },
-    /// Read a deployment's logs
+    /// Show a deployment's log
     Logs {
         #[command(flatten)]
         place: Place,
@@ -114,7 +112,6 @@ impl Action {
     }
 }
 
-/// Does it.
 pub async fn run(client: &Client, mut action: Action, format: Format) -> anyhow::Result<()> {
     let now = Timestamp::now();
     if let Some(place) = action.place_mut() {
@@ -136,7 +133,7 @@ pub async fn run(client: &Client, mut action: Action, format: Format) -> anyhow:
                         "REASON",
                     ],
                     rows(&answer, now),
-                    "no deployments: add one with `samovar push`",
+                    "no deployments: create one with `samovar push`",
                 ),
             }
         }
@@ -168,7 +165,7 @@ pub async fn run(client: &Client, mut action: Action, format: Format) -> anyhow:
     }
 }
 
-/// As much of a reason as a row has room for.
+/// A reason, shortened for a row of a table.
 fn short(reason: Option<&str>) -> String {
     let reason = printable(reason.unwrap_or_default());
     match reason.char_indices().nth(MAX_REASON_CHARS) {
@@ -200,7 +197,7 @@ fn rows(answer: &ListDeploymentsResponse, now: Timestamp) -> Vec<Vec<String>> {
     answer.deployments.iter().map(row).collect()
 }
 
-/// A graph and what runs it.
+/// A graph with its backend and device.
 fn graph_line(graph: &DeploymentGraph) -> String {
     let name = printable(&graph.name);
     let Some(backend) = &graph.backend else {
@@ -210,13 +207,13 @@ fn graph_line(graph: &DeploymentGraph) -> String {
     format!("{name} on {backend}, {device}")
 }
 
-/// What became of a deployment's wish to keep the memory after `init`.
+/// Whether a deployment with `snapshot = true` has a snapshot.
 pub fn init_snapshot(deployment: &DeploymentResponse) -> Option<String> {
     let snapshot = deployment.init_snapshot.as_ref()?;
     match snapshot.taken {
         true => Some("replicas start after `init`".into()),
         false => Some(format!(
-            "none, `init` runs in each replica: {}",
+            "none, so `init` runs in each replica: {}",
             or_dash(snapshot.reason.as_ref())
         )),
     }
@@ -315,7 +312,7 @@ mod tests {
             ("graph", "h, not loaded yet"),
             (
                 "snapshot",
-                "none, `init` runs in each replica: it calls wasi:nn",
+                "none, so `init` runs in each replica: it calls wasi:nn",
             ),
             ("isolation", "deployment"),
             ("label", "team=a"),

@@ -15,7 +15,6 @@ use crate::identifier;
 use crate::output::{self, Format, or_dash, since, word};
 use crate::settings::Settings;
 
-/// An environment's place.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Place {
     /// The model's name or id
@@ -26,7 +25,6 @@ pub struct Place {
     pub environment: String,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// List a model's environments
@@ -37,7 +35,7 @@ pub enum Action {
     },
     /// Show an environment and its settings
     Show(#[command(flatten)] Place),
-    /// Create an environment that points at nothing yet
+    /// Create an environment without a deployment
     Create {
         #[command(flatten)]
         place: Place,
@@ -51,7 +49,7 @@ pub enum Action {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Delete an environment; its deployments stay
+    /// Delete an environment, but not its deployments
     Delete {
         #[command(flatten)]
         place: Place,
@@ -60,7 +58,6 @@ pub enum Action {
     },
 }
 
-/// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     match action {
         Action::List { model } => list(client, &model, format).await,
@@ -78,14 +75,14 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
                 return output::document(&answer);
             }
             output::line(&format!(
-                "created the environment {} of {}\n\nnext:\n  samovar promote {} DEPLOYMENT --to {}",
+                "created environment {} of {}\n\nnext:\n  samovar promote {} DEPLOYMENT --to {}",
                 place.environment, place.model, place.model, place.environment
             ))
         }
         Action::Update { place, settings } => {
             let Some(request) = settings.update()? else {
                 return Err(UsageError {
-                    problem: "found no setting to change".into(),
+                    problem: "no setting to change was given".into(),
                     hint: Some("`samovar environment update --help` lists them".into()),
                 }
                 .into());
@@ -100,14 +97,14 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             shown(client, &place, &answer.environment)
         }
         Action::Delete { place, consent } => {
-            let what = format!("the environment {} of {}", place.environment, place.model);
+            let what = format!("environment {} of {}", place.environment, place.model);
             consent.ask(&format!("delete {what}"))?;
             let answer = client
                 .delete_environment(&place.model, &place.environment)
                 .await?;
             match format {
                 Format::Json => output::document(&answer),
-                Format::Text => output::line(&format!("deleted {what}; its deployments stay")),
+                Format::Text => output::line(&format!("deleted {what}, but not its deployments")),
             }
         }
     }
@@ -133,7 +130,7 @@ pub fn deployment(deployment: Option<&DeploymentResponse>) -> String {
     }
 }
 
-/// A promotion in a word or two.
+/// A short description of a promotion.
 fn promotion(environment: &EnvironmentResponse) -> String {
     match &environment.in_progress_promotion {
         None => "-".into(),

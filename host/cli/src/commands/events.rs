@@ -1,4 +1,4 @@
-//! `samovar events`: what happens, as it happens.
+//! `samovar events`: streams changes on the server.
 
 use std::time::Duration;
 
@@ -11,20 +11,19 @@ use crate::commands::audit;
 use crate::identifier;
 use crate::output::{self, Format, or_dash, word};
 
-/// How long before it asks again when the connection broke.
+/// Pause before reconnecting.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Only of the model of this name or id
+    /// Show only events of the model with this name or id
     #[arg(long, value_parser = identifier)]
     model: Option<String>,
-    /// End after so many events
+    /// Exit after this number of events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 }
 
-/// Prints events until it is stopped. After a broken connection it resumes with the next event.
+/// Prints events until the user stops it. After a reconnect it continues with the next event.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let mut left = arguments.limit;
     let mut last: Option<String> = None;
@@ -59,12 +58,12 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
                 }
             }
         }
-        output::note("the server ended the stream; waiting for it to come back\n");
+        output::note("the server closed the stream; waiting for it to come back\n");
         tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
-/// An event in words.
+/// An event as text.
 fn text(event: &Received) -> String {
     match event {
         Received::Known(data) => known(data),
@@ -75,7 +74,10 @@ fn text(event: &Received) -> String {
 fn known(data: &EventData) -> String {
     match data {
         EventData::Ready => "ready".into(),
-        EventData::Reset => "some of what happened is no longer known to the server".into(),
+        EventData::Reset => {
+            "the server no longer knows all events since the last one: read the current state again"
+                .into()
+        }
         EventData::Model {
             model_id,
             name,
@@ -203,9 +205,9 @@ fn quarantine(data: &EventData) -> String {
     };
     let (graph, concerned) = (graph(one), concerned(deployments));
     match ended {
-        true => format!("graph {graph} may be run again{concerned}"),
+        true => format!("graph {graph} may run again{concerned}"),
         false => format!(
-            "graph {graph} is not run for {} s because it ended its own engine {} times{concerned}",
+            "graph {graph} is in quarantine for {} s because it ended its own engine {} times{concerned}",
             or_dash(*seconds),
             or_dash(*engine_ends),
         ),
@@ -276,7 +278,7 @@ mod tests {
         });
         assert_eq!(
             told(quarantined),
-            "graph g is not run for 60 s because it ended its own engine 3 times"
+            "graph g is in quarantine for 60 s because it ended its own engine 3 times"
         );
         let promotion = json!({
             "type": "promotion", "model_id": "model000", "environment": "production", "deployment_id": "deploy00",

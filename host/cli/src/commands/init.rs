@@ -1,4 +1,4 @@
-//! `samovar init`: a folder with a model that builds, tests and pushes as it is.
+//! `samovar init`: creates a project with a model that builds, tests and pushes without changes.
 
 use std::fs;
 use std::io;
@@ -17,21 +17,19 @@ mod templates;
 
 use templates::File;
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The model's name, and the folder that is made for it
+    /// Name of the model, and of the folder to create for it
     #[arg(value_parser = name)]
     name: String,
-    /// What the model is written in
+    /// Kind of project
     #[arg(long, value_enum, default_value = "rust")]
     template: Template,
-    /// Where samovar-sdk comes from, instead of a copy in the project: a folder, or the address of a git repository (Rust only)
+    /// Source of samovar-sdk, instead of a copy in the project: a folder, or the address of a git repository (Rust only)
     #[arg(long, value_name = "PATH|URL")]
     sdk: Option<String>,
 }
 
-/// What a model is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Template {
     /// A component in Rust, with samovar-sdk
@@ -55,7 +53,7 @@ impl Template {
         own.iter().chain(templates::GRAPH).chain(wit)
     }
 
-    /// What tests the code.
+    /// The command that runs the project's tests.
     fn test(self) -> Option<&'static str> {
         match self {
             Self::Rust => Some("cargo test"),
@@ -65,7 +63,7 @@ impl Template {
         }
     }
 
-    /// A request that the model answers, as arguments of `samovar predict`.
+    /// An example request, as arguments of `samovar predict`.
     fn request(self) -> &'static str {
         match self {
             Self::Rust | Self::Python | Self::Js => "-d '[6.4, 3.2, 4.5, 1.5]'",
@@ -83,7 +81,6 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Makes the folder.
 pub fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let Arguments {
         name,
@@ -127,7 +124,7 @@ pub fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
             if copies_sdk {
                 shown.push("the SDK in vendor/");
             }
-            output::line(&format!("made {name}/ with {}", shown.join(", ")))?;
+            output::line(&format!("created {name}/ with {}", shown.join(", ")))?;
             output::line("\nnext:")?;
             steps
                 .iter()
@@ -144,12 +141,12 @@ fn next(name: &str, template: Template) -> Vec<String> {
     steps
 }
 
-/// The line of Cargo.toml that says where the SDK is: in the project itself, unless the user names another place.
+/// The line of Cargo.toml with the SDK: the project's own copy, unless the user names another place.
 fn rust_dependency(name: &str, given: Option<&str>) -> anyhow::Result<String> {
     if name.starts_with(|first: char| first.is_ascii_digit()) {
         return Err(UsageError {
             problem: format!(
-                "{name:?} begins with a digit, which Cargo takes for no package: wanted a letter first"
+                "{name:?} begins with a digit, but the name of a Cargo package must begin with a letter"
             ),
             hint: Some(format!("`samovar init model-{name}`")),
         }
@@ -169,7 +166,7 @@ fn rust_dependency(name: &str, given: Option<&str>) -> anyhow::Result<String> {
     ))
 }
 
-/// The folder in full, if it holds the SDK.
+/// The absolute path of the folder, if it holds the SDK.
 fn sdk_at(folder: &Path) -> Option<String> {
     let folder = fs::canonicalize(folder).ok()?;
     let manifest = fs::read_to_string(folder.join("Cargo.toml")).ok()?;
@@ -178,23 +175,23 @@ fn sdk_at(folder: &Path) -> Option<String> {
         .then(|| folder.to_str().map(str::to_owned))?
 }
 
-/// Makes the folder, or takes one that is empty.
+/// Creates the folder, or uses an empty one.
 fn claim(folder: &Path) -> anyhow::Result<()> {
     let what = folder.display();
     match fs::create_dir(folder) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error).with_context(|| format!("making the folder {what}")),
+        Err(error) => return Err(error).with_context(|| format!("creating the folder {what}")),
     }
-    let mut entries =
-        fs::read_dir(folder).with_context(|| format!("{what}: wanted an empty folder, or none"))?;
+    let mut entries = fs::read_dir(folder)
+        .with_context(|| format!("{what}: wanted an empty folder or a new one"))?;
     match entries.next() {
         None => Ok(()),
         Some(_) => Err(UsageError {
             problem: format!(
-                "{what}: found a folder that is not empty, wanted an empty one, or none"
+                "{what}: found a folder that is not empty, wanted an empty one or a new one"
             ),
-            hint: Some("another name, or another folder to be in".into()),
+            hint: Some("another name, or run the command in another folder".into()),
         }
         .into()),
     }

@@ -11,26 +11,25 @@ use crate::confirm::Consent;
 use crate::identifier;
 use crate::output::{self, Format, or_dash, since, word};
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// List all keys, without their secret parts
     List,
-    /// Make a key and print it, once, on standard output
+    /// Create a key and print it once to standard output
     Create {
-        /// What it is for
+        /// What the key allows
         #[arg(long = "type", value_enum, ignore_case = true, value_name = "TYPE")]
         key_type: Type,
-        /// What to call it
+        /// Name of the key, for lists
         #[arg(long)]
         name: Option<String>,
-        /// Limit it to this model, by name or id; may be given more than once
+        /// Limit the key to the model with this name or id; may be repeated
         #[arg(long = "model", value_name = "MODEL", value_parser = identifier)]
         models: Vec<String>,
     },
-    /// Delete a key; it is refused from then on
+    /// Delete a key; the server refuses it at once
     Delete {
-        /// Its public part, before the dot
+        /// Public part of the key, before the dot
         #[arg(value_parser = identifier)]
         prefix: String,
         #[command(flatten)]
@@ -38,7 +37,6 @@ pub enum Action {
     },
 }
 
-/// What a key is for.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Type {
     /// Everything, for one person
@@ -47,7 +45,7 @@ pub enum Type {
     /// Everything
     #[value(alias = "WORKSPACE_MANAGE_ALL")]
     ManageAll,
-    /// Making and deleting keys
+    /// Creating and deleting keys
     #[value(alias = "WORKSPACE_MANAGE_API_KEYS")]
     ManageApiKeys,
     /// Calling models
@@ -70,7 +68,6 @@ impl From<Type> for KeyType {
     }
 }
 
-/// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     match action {
         Action::List => {
@@ -80,7 +77,7 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
                 Format::Text => output::table(
                     &["PREFIX", "TYPE", "NAME", "MODELS", "CREATED"],
                     rows(&answer, Timestamp::now()),
-                    "no keys: make one with `samovar key create --type invoke`",
+                    "no keys: create one with `samovar key create --type invoke`",
                 ),
             }
         }
@@ -100,17 +97,17 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
                 Format::Json => output::document(&answer),
                 Format::Text => {
                     let prefix = printable(&answer.prefix);
-                    output::note(&format!("made the key {prefix}; it is shown this once:\n"));
+                    output::note(&format!("created key {prefix}; it is shown only now:\n"));
                     output::line(&printable(&answer.api_key))
                 }
             }
         }
         Action::Delete { prefix, consent } => {
-            consent.ask(&format!("delete the API key {prefix}"))?;
+            consent.ask(&format!("delete API key {prefix}"))?;
             let answer = client.delete_api_key(&prefix).await?;
             match format {
                 Format::Json => output::document(&answer),
-                Format::Text => output::line(&format!("deleted the API key {prefix}")),
+                Format::Text => output::line(&format!("deleted API key {prefix}")),
             }
         }
     }

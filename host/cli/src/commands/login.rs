@@ -1,4 +1,4 @@
-//! `samovar login`: saves which server to call and with which key.
+//! `samovar login`: saves the address of the server to call and the key.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
@@ -12,14 +12,13 @@ use crate::output::{self, Format};
 
 const MAX_KEY_BYTES: u64 = 4096;
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The server's address, such as https://samovar.example.com
+    /// Address of the server, such as https://samovar.example.com
     url: String,
 }
 
-/// Reads the key, tries it, and saves it if the server takes it.
+/// Reads the key, tries it, and saves it if the server accepts it.
 pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let text = read_key(&arguments.url).context("reading the key from standard input")?;
     let key = check_key(&text)?;
@@ -29,7 +28,7 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     match format {
         Format::Json => output::document(&json!({"url": client.url(), "config_file": file})),
         Format::Text => output::line(&format!(
-            "{} takes the key; saved in {}",
+            "{} accepts the key; saved in {}",
             client.url(),
             file.display()
         )),
@@ -39,7 +38,7 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
 fn read_key(url: &str) -> io::Result<String> {
     let terminal = Term::stderr();
     if io::stdin().is_terminal() && terminal.is_term() {
-        output::note(&format!("Key for {url} (it does not show): "));
+        output::note(&format!("Key for {url} (not shown as you type): "));
         return terminal.read_secure_line();
     }
     let mut text = String::new();
@@ -61,7 +60,7 @@ fn check_key(text: &str) -> anyhow::Result<&str> {
     }
     if text.len() as u64 > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         bail!(
-            "standard input: found something that is no key, wanted one line of plain characters"
+            "standard input: found something that is not a key, wanted one line of plain characters"
         );
     }
     Ok(key)

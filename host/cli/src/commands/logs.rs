@@ -1,4 +1,4 @@
-//! `samovar logs`: what a deployment wrote, and with `-f` what it goes on to write.
+//! `samovar logs`: shows the log of a deployment, and follows it with `-f`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,15 +12,14 @@ use samovar_types::names::PRODUCTION;
 use crate::identifier;
 use crate::output::{self, Format};
 
-/// Lines of one answer, the server's own bound.
+/// Lines of one response; the server's limit.
 const LIMIT: usize = 1000;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How far back lines are asked for: the server allows 7 days, and the clocks here and there may differ.
+/// How far back to read: a little less than the server's limit of 7 days, because clocks may differ.
 const WINDOW_MS: i64 = 6 * 24 * 3600 * 1000;
-/// A follower asks again from so long before its newest line on, because replicas' lines may come out of order.
+/// A follower reads again from this long before its newest line, because lines of several replicas may arrive out of order.
 const OVERLAP_MS: i64 = 2000;
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The model's name or id
@@ -30,10 +29,10 @@ pub struct Arguments {
     follow: Follow,
 }
 
-/// Whether to end with the newest line.
+/// Whether to wait for new lines.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Follow {
-    /// Go on with new lines as they come
+    /// Wait for new lines and print them
     #[arg(long, short)]
     follow: bool,
 }
@@ -64,8 +63,10 @@ pub async fn print(
         let Fresh { lines, are_all } = follower.fresh(client).await?;
         if !are_all {
             output::note(match is_first {
-                true => "these are the newest lines, of more\n",
-                false => "some lines were skipped: they come faster than they are read\n",
+                true => "older lines are not shown\n",
+                false => {
+                    "some lines were skipped, because the log grows faster than it can be read\n"
+                }
             });
         } else if lines.is_empty() && is_first {
             output::note("no lines yet\n");
@@ -84,7 +85,7 @@ pub async fn print(
     }
 }
 
-/// Reads on in the logs of a deployment.
+/// Follows the log of a deployment.
 pub struct Follower {
     model: String,
     deployment: String,
@@ -95,12 +96,12 @@ pub struct Follower {
 pub struct Fresh {
     /// The lines, oldest first.
     pub lines: Vec<LogEntry>,
-    /// Whether there were no more of them.
+    /// Whether these are all of them.
     pub are_all: bool,
 }
 
 impl Follower {
-    /// Of a deployment, from the oldest line on that the server gives.
+    /// Starts with the oldest line of a deployment that the server returns.
     pub fn new(model: &str, deployment: &str) -> Self {
         Self {
             model: model.to_owned(),
@@ -109,7 +110,7 @@ impl Follower {
         }
     }
 
-    /// What has come since it was asked last.
+    /// The lines since the last call.
     pub async fn fresh(&mut self, client: &Client) -> anyhow::Result<Fresh> {
         let start = (self.printed).start_epoch_millis(Timestamp::now().as_millisecond());
         let query = LogsQuery {
@@ -128,7 +129,7 @@ impl Follower {
     }
 }
 
-/// A line in words.
+/// A line as text.
 pub fn text(line: &LogEntry) -> String {
     let level = printable(&line.level);
     let (time, replica) = (line.timestamp, printable(&line.replica));
@@ -136,7 +137,7 @@ pub fn text(line: &LogEntry) -> String {
     format!("{time} {level:<7} [{replica}] {message}")
 }
 
-/// Which lines have been printed, as far as they can come again.
+/// The printed lines that the server may return again.
 #[derive(Default)]
 struct Printed {
     newest_ms: Option<i64>,
@@ -150,13 +151,13 @@ impl Printed {
             .map_or(furthest, |start| start.max(furthest))
     }
 
-    /// From when on lines may come again.
+    /// Older lines cannot be returned again.
     fn overlap_ms(&self) -> Option<i64> {
         self.newest_ms
             .map(|newest| newest.saturating_sub(OVERLAP_MS))
     }
 
-    /// The lines not seen before, which from now on have been.
+    /// Filters out lines seen before, and remembers the others.
     fn fresh<'a>(&mut self, lines: &'a [LogEntry]) -> Vec<&'a LogEntry> {
         let mut old = std::mem::take(&mut self.lines);
         let mut fresh = Vec::new();

@@ -12,29 +12,28 @@ use crate::confirm::Consent;
 use crate::identifier;
 use crate::output::{self, Format, or_dash, since};
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// List all models
     List,
     /// Show a model
     Show {
-        /// Its name or id
+        /// The model's name or id
         #[arg(value_parser = identifier)]
         model: String,
     },
-    /// Rename a model; its id and addresses by id stay
+    /// Rename a model; its id and its addresses by id stay valid
     Rename {
-        /// Its name or id
+        /// The model's name or id
         #[arg(value_parser = identifier)]
         model: String,
-        /// Its new name
+        /// The new name
         #[arg(value_parser = identifier)]
         name: String,
     },
     /// Delete a model and all its deployments
     Delete {
-        /// Its name or id
+        /// The model's name or id
         #[arg(value_parser = identifier)]
         model: String,
         #[command(flatten)]
@@ -42,7 +41,6 @@ pub enum Action {
     },
 }
 
-/// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     let now = Timestamp::now();
     match action {
@@ -72,7 +70,7 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             match format {
                 Format::Json => output::document(&answer),
                 Format::Text => output::line(&format!(
-                    "renamed the model {model} to {name}; its address is {}/models/{name} now, and by id as before {}/models/{}",
+                    "renamed model {model} to {name}; its address is now {}/models/{name}, and still {}/models/{} by id",
                     client.url(),
                     client.url(),
                     answer.id
@@ -80,11 +78,11 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             }
         }
         Action::Delete { model, consent } => {
-            consent.ask(&format!("delete the model {model} and all its deployments"))?;
+            consent.ask(&format!("delete model {model} and all its deployments"))?;
             let answer = client.delete_model(&model).await?;
             match format {
                 Format::Json => output::document(&answer),
-                Format::Text => output::line(&format!("deleted the model {model}")),
+                Format::Text => output::line(&format!("deleted model {model}")),
             }
         }
     }
@@ -103,14 +101,14 @@ fn rows(answer: &ListModelsResponse, now: Timestamp) -> Vec<Vec<String>> {
     answer.models.iter().map(row).collect()
 }
 
-/// What production runs; nothing when there is none, or when it may not be seen.
+/// The deployment in production, if there is one and the key may see it.
 async fn production_bundle(client: &Client, model: &str, answer: &ModelResponse) -> Option<Bundle> {
     let id = answer.production_deployment_id?;
     let shown = client.config(model, id.as_str()).await;
     shown.ok()?.config
 }
 
-/// Where production is called, and a request that it answers if one is known.
+/// The URL of production, and an example request if one is known.
 fn call(name: &str, bundle: Option<&Bundle>, client: &Client) -> Vec<(&'static str, String)> {
     let base = client.inference_url(name, Target::Production);
     if let Some(bundle) = bundle

@@ -1,4 +1,4 @@
-//! `samovar predict`: calls a model, streaming the request from a file and the answer to standard output.
+//! `samovar predict`: calls a model, streaming the request from a file and the response to standard output.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,6 @@ use crate::commands::async_request::{self, HandIn};
 use crate::identifier;
 use crate::output::{self, Format};
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The model's name or id
@@ -22,36 +21,36 @@ pub struct Arguments {
     model: String,
     #[command(flatten)]
     target: Target,
-    /// Body of the request
+    /// Request body
     #[arg(long, short, value_name = "TEXT")]
     data: Option<String>,
-    /// File with the body of the request; `-` is standard input
+    /// File with the request body; `-` reads standard input
     #[arg(long, short, conflicts_with = "data")]
     file: Option<PathBuf>,
-    /// Path that the model is called at, with or without a query
+    /// Path to call, with or without a query
     #[arg(long, default_value = "/predict", value_parser = path)]
     path: String,
-    /// Header of the request; may be given more than once
+    /// Request header; may be repeated
     #[arg(long = "header", short = 'H', value_name = "NAME:VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Method of the request
+    /// Request method
     #[arg(long, short = 'X', default_value = "POST")]
     method: Method,
     #[command(flatten)]
     hand_in: HandIn,
 }
 
-/// Which deployment answers; production's, unless one is named.
+/// Which deployment to call; production by default.
 #[derive(Debug, Default, clap::Args)]
 #[group(multiple = false)]
 struct Target {
-    /// The deployment of an environment
+    /// Call the deployment of this environment instead of production
     #[arg(long, value_parser = identifier)]
     environment: Option<String>,
-    /// The deployment with this id
+    /// Call the deployment with this id
     #[arg(long, value_name = "ID", value_parser = identifier)]
     deployment: Option<String>,
-    /// The development deployment
+    /// Call the development deployment
     #[arg(long)]
     development: bool,
 }
@@ -89,12 +88,12 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let name = name
         .trim()
         .parse()
-        .map_err(|_| format!("{name:?} is no header's name"))?;
+        .map_err(|_| format!("{name:?} is not a valid name of a header"))?;
     // The value may be a secret and stays out of the message.
     let mut value: HeaderValue = value
         .trim()
         .parse()
-        .map_err(|_| format!("{name} has a value that no header may have"))?;
+        .map_err(|_| format!("the value of {name} is not valid in a header"))?;
     value.set_sensitive(true);
     Ok((name, value))
 }
@@ -135,7 +134,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     print(client, response, format).await
 }
 
-/// Prints a model's answer as it comes.
+/// Prints a model's response as it arrives.
 pub async fn print(client: &Client, response: Response, format: Format) -> anyhow::Result<()> {
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -146,7 +145,7 @@ pub async fn print(client: &Client, response: Response, format: Format) -> anyho
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk
             .map_err(|error| client.broken(error))
-            .context("the answer broke off")?;
+            .context("the response broke off")?;
         if !wrap {
             last_byte = chunk.last().copied().or(last_byte);
             output::write(&chunk)?;
@@ -200,10 +199,10 @@ fn is_json(content_type: &str) -> bool {
     ) || kind.ends_with("+json")
 }
 
-/// Makes JSON Lines of an answer that is no JSON, such that their texts together are the answer again.
+/// Turns a response that is not JSON into JSON Lines whose texts add up to the response.
 #[derive(Default)]
 struct Decoder {
-    /// The first bytes of a character whose last ones are in the next chunk: three at most.
+    /// The first bytes of a character that continues in the next chunk: at most three.
     tail: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! `samovar promote`, `samovar promotion` and `samovar rollback`: an environment on its way to another deployment.
+//! `samovar promote`, `samovar promotion` and `samovar rollback`: moves an environment to another deployment.
 
 use anyhow::bail;
 use clap::Subcommand;
@@ -17,19 +17,18 @@ use crate::named::{self, deployment_name};
 use crate::output::{self, Format, since, word};
 use crate::{identifier, promotion_wait as waiting};
 
-/// What `promote` is given.
 #[derive(Debug, clap::Args)]
 pub struct Promote {
     /// The model's name or id
     #[arg(value_parser = identifier)]
     model: String,
-    /// The deployment that moves in: its id, its name, or `development`
+    /// The deployment to promote: its id, its name, or `development`
     #[arg(value_parser = deployment_name)]
     deployment: String,
-    /// The environment that it moves into
+    /// The environment to move to the deployment
     #[arg(long, value_name = "ENVIRONMENT", default_value = PRODUCTION, value_parser = identifier)]
     to: String,
-    /// Leave the deployment that is there its replicas
+    /// Keep the replicas of the previous deployment
     #[arg(long)]
     keep_previous: bool,
     /// Wait until the promotion has ended
@@ -37,7 +36,6 @@ pub struct Promote {
     wait: bool,
 }
 
-/// The environment of a promotion.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Where {
     /// The model's name or id
@@ -57,20 +55,19 @@ impl Where {
     }
 }
 
-/// What to do with a promotion.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Show the promotion that goes on, or the last one
+    /// Show the running promotion, or the last one
     Show(#[command(flatten)] Where),
-    /// Call it off: all traffic goes back at once
+    /// Cancel the promotion: all traffic goes back at once
     Cancel(#[command(flatten)] Where),
-    /// Halt a canary in its stage
+    /// Pause a canary in its stage
     Pause(#[command(flatten)] Where),
-    /// Go on with a canary that was halted
+    /// Resume a paused canary
     Resume(#[command(flatten)] Where),
-    /// Call it off, whatever it waits for
+    /// The same as cancel
     ForceCancel(#[command(flatten)] Where),
-    /// Finish it now: all traffic goes to the new deployment
+    /// Finish the promotion now: all traffic goes to the new deployment
     ForceRollForward(#[command(flatten)] Where),
 }
 
@@ -87,7 +84,7 @@ pub async fn promote(client: &Client, arguments: Promote, format: Format) -> any
     if format == Format::Text {
         if promoted.id != named.id {
             let made = format!(
-                "made {moving} of the bundle of {}\n",
+                "created deployment {moving} from the bundle of {}\n",
                 deployment(Some(&named))
             );
             output::note(&made);
@@ -107,12 +104,12 @@ pub async fn promote(client: &Client, arguments: Promote, format: Format) -> any
         }
         Format::Text => {
             let current = deployment(environment.current_deployment.as_ref());
-            output::line(&format!("{to} of {model} is {current} now"))?;
+            output::line(&format!("{to} of {model} is now {current}"))?;
             if environment.previous_deployment_id.is_none() {
                 return Ok(());
             }
             output::line(&format!(
-                "\nnext:\n  samovar rollback {model} {to}    goes back"
+                "\nnext:\n  samovar rollback {model} {to}    brings back the previous deployment"
             ))
         }
     }
@@ -125,7 +122,7 @@ fn next(place: &Place) -> String {
     )
 }
 
-/// Begins a promotion; answers the deployment that moves in, which may be a fresh one.
+/// Begins a promotion. Returns the deployment that moves in, which may be a new one.
 async fn begin(
     client: &Client,
     place: &Place,
@@ -143,9 +140,8 @@ async fn begin(
     Ok(promoted.await?)
 }
 
-/// Does something with a promotion.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
-    const BACK: &str = "called off: all traffic is back";
+    const BACK: &str = "canceled: all traffic is back";
     let place = match &action {
         Action::Show(at) => return show(client, &at.place(), format).await,
         Action::Cancel(at)
@@ -162,7 +158,7 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
         }
         Action::Pause(_) => (
             client.pause_promotion(model, environment).await?,
-            "halted in its stage",
+            "paused in its stage",
         ),
         Action::Resume(_) => (
             client.resume_promotion(model, environment).await?,
@@ -223,7 +219,7 @@ async fn show(client: &Client, place: &Place, format: Format) -> anyhow::Result<
     }
     let Some(promotion) = going.or(last) else {
         return output::line(&format!(
-            "nothing was promoted to {} of {} yet: `samovar promote {} DEPLOYMENT --to {}`",
+            "no promotion to {} of {} yet: start one with `samovar promote {} DEPLOYMENT --to {}`",
             place.environment, place.model, place.model, place.environment
         ));
     };
@@ -260,7 +256,7 @@ fn properties(
         lines.push(("current in this stage", measured(&analysis.current)));
     }
     if let Some(shadows) = &promotion.shadow_requests {
-        let text = format!("{} sent, {} not", shadows.sent, shadows.dropped);
+        let text = format!("{} sent, {} dropped", shadows.sent, shadows.dropped);
         lines.push(("copied requests", text));
     }
     if let Some(reason) = &promotion.error_message {
@@ -269,7 +265,7 @@ fn properties(
     lines
 }
 
-/// What one side did in a stage: `120 requests, 3 errors, p95 4.1 ms`.
+/// The measurements of one deployment in a stage: `120 requests, 3 errors, p95 4.1 ms`.
 fn measured(side: &SideAnalysis) -> String {
     let mut text = format!("{} requests, {} errors", side.requests, side.errors);
     if let Some(ms) = side.p95_latency_ms {
@@ -278,8 +274,7 @@ fn measured(side: &SideAnalysis) -> String {
     text
 }
 
-/// Goes back to what an environment had before: calls off the promotion that goes on, or else brings the deployment back
-/// that was there, at once and without a canary.
+/// Cancels the running promotion, or else brings back the environment's previous deployment, at once and without a canary.
 pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Result<()> {
     let place = at.place();
     let (model, environment) = (&place.model, &place.environment);
@@ -292,7 +287,7 @@ pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Res
                 output::document(&json!({ "rollback": "CANCELED", "environment": after }))
             }
             Format::Text => output::line(&format!(
-                "called the promotion to {environment} off: all traffic goes to {}",
+                "canceled the promotion to {environment}: all traffic goes to {}",
                 deployment(after.current_deployment.as_ref())
             )),
         };
@@ -307,7 +302,7 @@ pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Res
     if previous.status.is_off() {
         if format == Format::Text {
             output::note(&format!(
-                "{} is off: activating it\n",
+                "{} is inactive: activating it\n",
                 deployment(Some(&previous))
             ));
         }
@@ -323,7 +318,7 @@ pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Res
             output::document(&json!({ "rollback": "PROMOTED", "environment": environment }))
         }
         Format::Text => output::line(&format!(
-            "{} of {model} is {} again; {} was there\n\nnext:\n  samovar deployment list {model}\n  samovar rollback {model} {}    undoes this",
+            "{} of {model} is {} again instead of {}\n\nnext:\n  samovar deployment list {model}\n  samovar rollback {model} {}    undoes this",
             place.environment,
             deployment(environment.current_deployment.as_ref()),
             deployment(before.current_deployment.as_ref()),

@@ -1,4 +1,4 @@
-//! `samovar push`: builds a model, uploads what the server lacks, and deploys it.
+//! `samovar push`: builds a model, uploads missing files, and deploys it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,10 +19,9 @@ use crate::progress::spin;
 use crate::pushed::{Report, Target};
 use crate::{identifier, promotion_wait, ready, upload};
 
-/// Deploying compiles the component first.
+/// Timeout of the request that deploys, which includes compiling the component.
 pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// A folder with a samovar.toml, a manifest, a component (.wasm), or an ONNX model (.onnx)
@@ -31,25 +30,25 @@ pub struct Arguments {
     /// Name of the model, instead of the manifest's
     #[arg(long, value_parser = identifier)]
     model: Option<String>,
-    /// Name of the deployment, instead of a numbered one
+    /// Name of the deployment [default: deployment-1, deployment-2, …]
     #[arg(long)]
     name: Option<String>,
-    /// Environment to deploy to, once the deployment is built
+    /// Promote the deployment to this environment once it is built
     #[arg(long, value_parser = identifier)]
     environment: Option<String>,
-    /// Deploy to production, unless another environment is named
+    /// Promote the deployment to production, unless --environment names another environment
     #[arg(long)]
     promote: bool,
-    /// Push to the development deployment: made with the first such push, its code swapped by the next ones
+    /// Push to the development deployment: create it, or replace its bundle
     #[arg(long, conflicts_with_all = ["name", "environment", "promote"])]
     development: bool,
-    /// Label of the deployment; may be given more than once
+    /// Label of the deployment; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// Wait until the deployment is ready, and its promotion has ended
+    /// Wait until the deployment is ready and its promotion has ended
     #[arg(long)]
     wait: bool,
-    /// Push what lies there without the manifest's build command
+    /// Do not run the manifest's build command
     #[arg(long)]
     no_build: bool,
 }
@@ -61,7 +60,6 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Does it.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let mut manifest = Manifest::load(&arguments.path)?;
     manifest.serve_as(arguments.model.as_deref());
@@ -120,7 +118,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
 }
 
 impl Arguments {
-    /// The environment that the deployment is to go to.
+    /// The environment to promote the deployment to.
     fn environment(&self) -> Option<&str> {
         let named = self.environment.as_deref();
         named.or_else(|| self.promote.then_some(PRODUCTION))
@@ -148,13 +146,13 @@ fn request(arguments: &Arguments, bundle: &Bundle) -> PushRequest {
     }
 }
 
-/// Deploys; it answers when that has ended.
+/// Deploys, and returns when that is done.
 pub async fn deploy(client: &Client, request: &PushRequest) -> Result<PushResponse, ClientError> {
     let answering = client.push(request, DEPLOY_TIMEOUT);
     spin("the server compiles and deploys", answering).await
 }
 
-/// The blobs of ours that the server says it lacks.
+/// The blobs that the server says it lacks.
 pub fn missing<'a>(error: &ClientError, blobs: &'a [LocalBlob]) -> Vec<&'a LocalBlob> {
     let named = error.missing_blobs();
     blobs

@@ -20,23 +20,22 @@ use crate::confirm::Consent;
 use crate::failure::UsageError;
 use crate::output::{self, Format, since};
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// List all secrets, without their values
     List,
-    /// Set a secret to what standard input says, less one line break at its end
+    /// Set a secret to the text on standard input, without a line break at its end
     Set {
-        /// Its name, as in `secrets` of a manifest
+        /// Name of the secret, as in `secrets` of a manifest
         #[arg(value_parser = name)]
         name: String,
         /// Read the value from this file instead, byte for byte
         #[arg(long, value_name = "FILE")]
         from_file: Option<PathBuf>,
     },
-    /// Delete a secret; models that name it read nothing there from then on
+    /// Delete a secret; models can no longer read it
     Delete {
-        /// Its name
+        /// Name of the secret
         #[arg(value_parser = name)]
         name: String,
         #[command(flatten)]
@@ -44,7 +43,6 @@ pub enum Action {
     },
 }
 
-/// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     match action {
         Action::List => {
@@ -82,15 +80,15 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             let answer = answer?;
             match format {
                 Format::Json => output::document(&answer),
-                Format::Text => output::line(&format!("set the secret {name}")),
+                Format::Text => output::line(&format!("set secret {name}")),
             }
         }
         Action::Delete { name, consent } => {
-            consent.ask(&format!("delete the secret {name}"))?;
+            consent.ask(&format!("delete secret {name}"))?;
             let answer = client.delete_secret(&name).await?;
             match format {
                 Format::Json => output::document(&answer),
-                Format::Text => output::line(&format!("deleted the secret {name}")),
+                Format::Text => output::line(&format!("deleted secret {name}")),
             }
         }
     }
@@ -106,7 +104,7 @@ fn name(text: &str) -> Result<String, String> {
 fn read_input(name: &str) -> io::Result<Zeroizing<String>> {
     let terminal = Term::stderr();
     if io::stdin().is_terminal() && terminal.is_term() {
-        output::note(&format!("Value of {name} (it does not show): "));
+        output::note(&format!("Value of {name} (not shown as you type): "));
         return terminal.read_secure_line().map(Zeroizing::new);
     }
     let mut text = read(io::stdin().lock())?;

@@ -1,4 +1,4 @@
-//! `samovar status`: how the server is.
+//! `samovar status`: shows the server's state.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use samovar_types::api::status::StatusResponse;
 
 use crate::output::{self, Format, or_dash};
 
-/// Prints it.
 pub async fn run(client: &Client, format: Format) -> anyhow::Result<()> {
     let answer = client.status().await?;
     match format {
@@ -21,7 +20,7 @@ pub async fn run(client: &Client, format: Format) -> anyhow::Result<()> {
     }
 }
 
-/// Each plain fact, and of backends and the like the names.
+/// All plain fields, and the names of backends, devices and the like.
 fn properties(status: &StatusResponse) -> Vec<(&'static str, String)> {
     let uptime = Duration::from_secs(status.uptime_ms / 1000);
     let unreadable = status.unreadable_documents.iter();

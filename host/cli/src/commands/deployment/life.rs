@@ -1,4 +1,4 @@
-//! A deployment switched on and off, woken, tried again, renamed.
+//! Activates, deactivates, retries, wakes and renames deployments.
 
 use std::time::Duration;
 
@@ -10,25 +10,24 @@ use serde::Serialize;
 use super::Place;
 use crate::output::{self, Format, or_dash, word};
 
-/// What builds a deployment answers when that is done.
+/// Requests that build a deployment return when the build is done.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Switch a deployment on again, with the settings that it had
+    /// Serve a deactivated deployment again, with its previous settings
     Activate(#[command(flatten)] Place),
-    /// Switch a deployment off: running requests finish, further ones are answered with 404
+    /// Stop serving a deployment: running requests finish, new ones get 404
     Deactivate(#[command(flatten)] Place),
-    /// Build a deployment again that failed, or let requests to one again that is unhealthy
+    /// Build a failed deployment again, or start a replica of an unhealthy one at once
     Retry(#[command(flatten)] Place),
-    /// Start a replica before a request comes
+    /// Start a replica ahead of a request
     Wake(#[command(flatten)] Place),
-    /// Give a deployment another name
+    /// Rename a deployment
     Rename {
         #[command(flatten)]
         place: Place,
-        /// Its new name
+        /// The new name
         name: String,
     },
 }
@@ -45,15 +44,14 @@ impl Action {
     }
 }
 
-/// Does it.
 pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Result<()> {
     match action {
         Action::Activate(place) => {
             let Place { model, deployment } = &place;
             let answer = client.activate(model, deployment, BUILD_TIMEOUT).await?;
             let told = match answer.no_op {
-                true => format!("{place} is on already"),
-                false => format!("switched on {place}"),
+                true => format!("{place} is already active"),
+                false => format!("activated {place}"),
             };
             tell(&answer, &told, format)
         }
@@ -61,9 +59,9 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             let Place { model, deployment } = &place;
             let answer = client.deactivate(model, deployment).await?;
             let told = match answer.no_op {
-                true => format!("{place} is off already"),
+                true => format!("{place} is already inactive"),
                 false => format!(
-                    "switched off {place}; `samovar deployment activate {model} {deployment}` switches it on again"
+                    "deactivated {place}; `samovar deployment activate {model} {deployment}` serves it again"
                 ),
             };
             tell(&answer, &told, format)
@@ -83,7 +81,7 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
         Action::Wake(place) => {
             let answer = client.wake(&place.model, place.target()).await?;
             let told = format!(
-                "{place} starts a replica; see `samovar deployment replicas {} {}`",
+                "{place} starts a replica; `samovar deployment replicas {} {}` lists it",
                 place.model, place.deployment
             );
             tell(&answer, &told, format)
@@ -92,7 +90,7 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             let Place { model, deployment } = &place;
             let answer = client.rename_deployment(model, deployment, &name).await?;
             let told = format!(
-                "the deployment {} of {model} is named {} now",
+                "renamed deployment {} of {model} to {}",
                 answer.id,
                 printable(&answer.name)
             );

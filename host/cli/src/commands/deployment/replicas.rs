@@ -1,4 +1,4 @@
-//! The replicas of a deployment: listed, and stopped one by one.
+//! Lists the replicas of a deployment, or stops one.
 
 use jiff::Timestamp;
 use samovar_client::Client;
@@ -8,7 +8,6 @@ use samovar_types::api::replicas::{ListReplicasResponse, ReplicaResponse};
 use super::Place;
 use crate::output::{self, Format, since, word};
 
-/// Lists the replicas, or stops one.
 pub async fn run(
     client: &Client,
     place: &Place,
@@ -19,7 +18,7 @@ pub async fn run(
     let Some(id) = kill else {
         let answer = client.replicas(model, deployment).await?;
         let none = format!(
-            "no replicas: the next request starts one, or `samovar deployment wake {model} {deployment}`"
+            "no replicas: the next request starts one, as does `samovar deployment wake {model} {deployment}`"
         );
         return match format {
             Format::Json => output::document(&answer),
@@ -32,8 +31,8 @@ pub async fn run(
     };
     let answer = client.terminate_replica(model, deployment, id).await?;
     let told = match answer.finishes_first {
-        true => format!("the replica {id} finishes what it does, and stops then"),
-        false => format!("stopped the replica {id}"),
+        true => format!("replica {id} stops after its request"),
+        false => format!("stopped replica {id}"),
     };
     match format {
         Format::Json => output::document(&answer),

@@ -1,4 +1,4 @@
-//! How many replicas a deployment keeps, and when that changes.
+//! Changes a deployment's autoscaling settings.
 
 use samovar_client::Client;
 use samovar_client::text::printable;
@@ -8,28 +8,28 @@ use super::Place;
 use crate::failure::UsageError;
 use crate::output::{self, Format};
 
-/// What is set; the rest stays.
+/// The settings to change; those that are left out keep their values.
 #[derive(Debug, clap::Args)]
 pub struct Settings {
-    /// Replicas kept without traffic
+    /// Replicas to keep without traffic
     #[arg(long, value_name = "N")]
     min: Option<u32>,
-    /// Replicas at most
+    /// Maximum number of replicas
     #[arg(long, value_name = "N")]
     max: Option<u32>,
     /// Seconds over which traffic is averaged, 10 to 3600
     #[arg(long, value_name = "SECONDS")]
     window: Option<u32>,
-    /// Seconds that traffic has to stay low before replicas go, up to 3600
+    /// Seconds that traffic has to stay low before replicas are removed, up to 3600
     #[arg(long, value_name = "SECONDS")]
     scale_down_delay: Option<u32>,
-    /// Requests that one replica is meant to have at once
+    /// Intended number of concurrent requests per replica
     #[arg(long, value_name = "N")]
     concurrency_target: Option<u32>,
-    /// Percentage of the concurrency target that is aimed at
+    /// Intended utilization of replicas, as a percentage of the concurrency target
     #[arg(long, value_name = "PERCENT")]
     target_utilization: Option<u32>,
-    /// Percentage of the excess replicas that go at one time, 1 to 50
+    /// Percentage of the excess replicas that are removed at one time, 1 to 50
     #[arg(long, value_name = "PERCENT")]
     max_scale_down_rate: Option<u32>,
 }
@@ -49,7 +49,6 @@ impl Settings {
     }
 }
 
-/// Changes the settings.
 pub async fn run(
     client: &Client,
     place: &Place,
@@ -59,9 +58,9 @@ pub async fn run(
     let update = settings.update();
     if update == AutoscalingUpdate::default() {
         return Err(UsageError {
-            problem: "nothing to change was named".into(),
+            problem: "no setting to change was given".into(),
             hint: Some(format!(
-                "`samovar deployment scale {} {} --min 0 --max 4`; `samovar deployment show` tells what holds",
+                "`samovar deployment scale {} {} --min 0 --max 4`; `samovar deployment show` shows the current settings",
                 place.model, place.deployment
             )),
         }

@@ -1,11 +1,11 @@
-//! The SDK's sources, which `samovar init --template rust` copies into a project: the SDK is in no registry, and a path to the
-//! machine that built this binary would be of no use elsewhere.
+//! The SDK's sources, which `samovar init --template rust` copies into a project: the SDK is in no registry, and a path on the
+//! machine that built this binary does not exist on others.
 
 use super::templates::File;
 
 /// The folder of a project that holds the copy. Below it, paths are those of Samovar's repository.
 pub const FOLDER: &str = "vendor/samovar";
-/// Where in that folder the crate is.
+/// The crate's folder in that folder.
 pub const CRATE: &str = "sdk";
 
 macro_rules! sources {
@@ -17,7 +17,6 @@ macro_rules! sources {
     };
 }
 
-/// The files.
 pub const SOURCES: &[File] = sources![
     "runtime/wit/logging/logging.wit",
     "runtime/wit/wasi-nn/wasi-nn.wit",

@@ -122,7 +122,7 @@ impl Folders {
         }
         if wanted.len() > MAX_FOLDERS {
             let found = wanted.len();
-            let text = format!("found {found} folders, of which {MAX_FOLDERS} are watched");
+            let text = format!("found {found} folders, but only {MAX_FOLDERS} can be watched");
             self.trouble.get_or_insert(text);
         }
         is_any_new
@@ -132,7 +132,7 @@ impl Folders {
     pub fn take_trouble(&mut self) -> Option<String> {
         let trouble = self.trouble.take()?;
         Some(format!(
-            "not all folders can be watched: {trouble}; looking every {} s instead",
+            "not all folders can be watched: {trouble}; checking all files every {} s instead",
             LOOK_INTERVAL.as_secs()
         ))
     }

@@ -147,7 +147,7 @@ impl Project {
         if self.was_cut {
             self.was_cut = false;
             return Some(format!(
-                "more than {MAX_SOURCES} source files: changes of the others are not noticed; name folders of tools in .gitignore"
+                "found more than {MAX_SOURCES} source files: changes of the others are not detected; add folders of tools to .gitignore"
             ));
         }
         self.folders.take_trouble()

@@ -149,16 +149,16 @@ fn text(event: &Event<'_>) -> String {
         Event::BuildFailed {
             status, build_ms, ..
         } => format!(
-            "the build failed after {}: {status}; it is built again when a file changes",
+            "the build failed after {}: {status}; the next change starts another build",
             span(*build_ms)
         ),
         Event::BuildOutput { paths } => format!(
-            "the build itself writes {}: from now on that is no change; add it to .gitignore",
+            "the build itself writes {}: changes of it no longer start a build; add it to .gitignore",
             named(paths)
         ),
         Event::Serving(serving) => serving.text(),
         Event::AsBefore { build_ms } => {
-            format!("built in {}: nothing is other than it was", span(*build_ms))
+            format!("built in {}: no change", span(*build_ms))
         }
         Event::Failed { error, .. } => format!("error: {error}"),
         Event::ServerLost { error } => format!("{error}; trying again until it answers"),

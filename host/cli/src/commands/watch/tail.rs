@@ -46,7 +46,8 @@ pub async fn follow(
                 link.answers(report)?;
                 if !are_all {
                     let text =
-                        "some lines were skipped: they come faster than they are read".into();
+                        "some lines were skipped, because the log grows faster than it can be read"
+                            .into();
                     report.tell(&Event::Note { text })?;
                 }
                 for line in &lines {
