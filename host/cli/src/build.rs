@@ -8,23 +8,23 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use samovar_bundle::manifest::Manifest;
 use tokio::process::{Child, Command};
 
-/// Time that a build has to end by itself before it is killed.
+/// Time that a build has to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Whom a terminal's Ctrl-C reaches.
+/// Which processes a terminal's Ctrl-C reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// The build as well as us.
+    /// The build and this process.
     Ours,
-    /// Us alone; whoever drops the build stops it.
+    /// Only this process; dropping the build stops it.
     Own,
 }
 
-/// A build that goes on.
+/// A running build.
 pub struct Build {
     child: Child,
-    /// The group that ends when this is dropped.
+    /// The process group that is ended when this is dropped.
     group: Option<Pid>,
 }
 

@@ -14,24 +14,24 @@ use samovar_types::promotion::PromotionStatus;
 use crate::commands::environment::{Place, deployment};
 use crate::output::{self, word};
 
-/// The longest canary, and the time for its candidate to be built and get ready.
+/// The longest canary, plus time to build its candidate and start it.
 pub const PATIENCE: Duration = Duration::from_secs((24 + 1) * 3600);
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Where the promotion of one deployment stands.
+/// The state of one deployment's promotion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stand {
     /// The deployment is being built.
     Building,
-    /// Traffic moves, or will.
+    /// Traffic moves, or will move.
     Going { status: String, percent: u64 },
-    /// The deployment took over.
+    /// The deployment gets all traffic.
     Succeeded,
-    /// It did not, for this reason.
+    /// The promotion ended otherwise, for this reason.
     Failed(String),
 }
 
-/// Reads it from the deployment and from the environment, which was asked for after it.
+/// Derives the state from the deployment, and from the environment, which was read after it.
 fn stand(deployment: &DeploymentResponse, environment: &EnvironmentResponse) -> Stand {
     let id = deployment.id;
     let going = environment.in_progress_promotion.as_ref();
@@ -87,7 +87,7 @@ pub async fn until_ended(
     watch(client, place, promoted, Pace::AsSet).await
 }
 
-/// The same, but without any stages.
+/// The same for a promotion without stages.
 pub async fn at_once(
     client: &Client,
     place: &Place,

@@ -15,19 +15,19 @@ use serde::Serialize;
 use crate::commands::deployment::init_snapshot;
 use crate::output::{self, Format, quoted, word};
 
-/// A push that went well.
+/// A successful push.
 pub struct Report<'a> {
-    /// What was pushed.
+    /// The pushed bundle.
     pub local: &'a LocalBundle,
-    /// What of it the server lacked.
+    /// The blobs that the server lacked.
     pub sent: &'a [&'a LocalBlob],
-    /// What it was for.
+    /// The target of the push.
     pub target: Target<'a>,
-    /// Time that the server took.
+    /// Time that the server needed.
     pub took: Duration,
 }
 
-/// What programs read of a push.
+/// The JSON output of a push.
 #[derive(Serialize)]
 struct Pushed<'a> {
     #[serde(flatten)]
@@ -38,10 +38,10 @@ struct Pushed<'a> {
     open_inference_url: Option<String>,
 }
 
-/// What a push was for.
+/// The target of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// A deployment, which goes to production if nothing is there.
+    /// A deployment, which goes to production if production has none.
     Deployment,
     /// This environment.
     Environment(&'a str),
@@ -50,7 +50,7 @@ pub enum Target<'a> {
 }
 
 impl Report<'_> {
-    /// Tells it.
+    /// Prints the result.
     pub fn print(
         &self,
         client: &Client,
@@ -114,21 +114,21 @@ impl Report<'_> {
     }
 }
 
-/// A call of what was pushed, to show the user.
+/// An example call, to show the user.
 struct Call {
     url: String,
-    /// Its address below the deployment's.
+    /// Its path below the deployment's URL.
     path: String,
     body: Body,
 }
 
-/// What a call sends.
+/// The body of a call.
 enum Body {
-    /// A text that the model answers.
+    /// An example of the model's author, or one made from the graph.
     Example(String),
-    /// What only the model's author knows.
+    /// Only the model's author knows.
     Unknown,
-    /// Nothing: it is a GET.
+    /// None: the call is a GET.
     None,
 }
 
@@ -154,7 +154,7 @@ impl Call {
         }
     }
 
-    /// What `samovar predict` is given for it behind the model and the target.
+    /// The arguments of `samovar predict` after the model and the target.
     fn options(&self) -> String {
         let path = match self.path.as_str() {
             "/predict" => String::new(),
@@ -183,7 +183,7 @@ impl Call {
     }
 }
 
-/// Commands that lead on.
+/// Suggested next commands.
 fn next(answer: &PushResponse, target: Target<'_>, call: &Call) -> Vec<String> {
     let options = call.options();
     let model = printable(&answer.model.name);
@@ -219,7 +219,7 @@ fn next(answer: &PushResponse, target: Target<'_>, call: &Call) -> Vec<String> {
     lines
 }
 
-/// Where the user has the key that a call needs.
+/// Where the user finds the key for a call.
 enum Key {
     None,
     Environment,
@@ -245,7 +245,7 @@ fn files(blobs: &[&LocalBlob]) -> String {
     }
 }
 
-/// Where the deployment that was just made is called, without a path of its own.
+/// The base URL of the new deployment.
 fn base(client: &Client, answer: &PushResponse, target: Target<'_>) -> String {
     let id = answer.deployment.id;
     let target = match target {

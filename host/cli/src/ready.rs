@@ -12,14 +12,14 @@ use crate::output::word;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What a status means to the one who pushed.
+/// What a status means for a push.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// It answers, or will with the first request.
+    /// The deployment serves, or will serve the first request.
     Ready,
-    /// It is on its way.
+    /// The deployment is still being built.
     Pending,
-    /// It needs its owner.
+    /// The deployment has failed.
     Failed,
 }
 
@@ -38,7 +38,7 @@ fn outcome(status: DeploymentStatus) -> Outcome {
     }
 }
 
-/// Says with an error that a deployment failed, and why.
+/// An error with the reason, if the deployment failed.
 pub fn check(deployment: &DeploymentResponse) -> anyhow::Result<()> {
     if outcome(deployment.status) != Outcome::Failed {
         return Ok(());
@@ -54,7 +54,7 @@ pub fn check(deployment: &DeploymentResponse) -> anyhow::Result<()> {
     )
 }
 
-/// Asks until the deployment's outcome is clear, but no longer than `wait`.
+/// Polls until the deployment is ready or has failed, but no longer than `wait`.
 pub async fn wait(
     client: &Client,
     mut deployment: DeploymentResponse,

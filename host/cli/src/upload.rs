@@ -1,4 +1,4 @@
-//! Uploads blobs of a bundle: those that the server lacks, a few at a time.
+//! Uploads the blobs of a bundle that the server lacks, a few at a time.
 
 use std::io::IsTerminal as _;
 

@@ -75,11 +75,11 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
         project: Some(project),
         state: session::State::default(),
     };
-    // A build that goes on ends with the future that waits for it.
+    // A running build ends with the future that waits for it.
     tokio::select! {
         biased;
         _ = stop.recv() => {}
-        ended = session.go_on() => return ended,
+        ended = session.run() => return ended,
         ended = tail::follow(client, &mut followers, &link, &report) => return ended,
     }
     report.tell(&Event::Stopped)

@@ -1,10 +1,10 @@
-//! The templates of new projects: the files of `host/cli/templates/`, and WIT that more than one of them has.
+//! The templates of new projects: the files of `host/cli/templates/`, and the WIT that several of them share.
 
-/// The name that stands in the templates for the model's.
+/// The placeholder for the model's name in the templates.
 const NAME: &str = "my-model";
-/// The line of the Rust template that finds the SDK from where it lies.
+/// The line of the Rust template with the SDK's path in this repository.
 const SDK: &str = r#"samovar-sdk = { path = "../../../../sdk" }"#;
-/// What the marks have in common by which the book includes parts of a template.
+/// Occurs in all lines that mark parts of a template for the book.
 const MARK: &str = "ANCHOR";
 
 /// A file of a template.
@@ -22,7 +22,7 @@ impl File {
         Self { path, bytes }
     }
 
-    /// What it holds in a project of this name, which finds the SDK by this line of Cargo.toml.
+    /// The file's contents in a project of this name with this line for the SDK in its Cargo.toml.
     pub fn named(&self, name: &str, sdk: &str) -> Vec<u8> {
         match std::str::from_utf8(self.bytes) {
             Ok(text) if !self.path.ends_with(".onnx") => {
@@ -96,10 +96,10 @@ template!(
 );
 template!(ONNX, "onnx", ["samovar.toml", "README.md"]);
 
-/// The graph that every project begins with.
+/// The graph of every new project.
 pub const GRAPH: &[File] = &[file!("model.onnx", "templates/shared/model.onnx")];
 
-/// The interfaces of a component, for those that have no SDK.
+/// The WIT of a component, for languages without an SDK.
 pub const WIT: &[File] = &[
     file!(
         "wit/deps/clocks.wit",

@@ -1,13 +1,13 @@
-//! When a burst of changes is over: editors and compilers write a file in several steps.
+//! Debouncing: editors and compilers write a file in several steps, so a burst of changes counts as one.
 
 use std::time::{Duration, Instant};
 
-/// Without a change for so long, a burst is over.
+/// A burst ends after this long without a change.
 pub const QUIET: Duration = Duration::from_millis(30);
-/// And after so long in any case.
+/// Longest burst.
 pub const LONGEST: Duration = Duration::from_millis(500);
 
-/// The changes of which nobody has taken notice yet.
+/// Changes that were not handled yet.
 #[derive(Debug, Default)]
 pub struct Burst(Option<Ends>);
 
@@ -18,19 +18,19 @@ struct Ends {
 }
 
 impl Burst {
-    /// Something changed.
+    /// Adds a change.
     pub fn add(&mut self, now: Instant) {
         let first = self.0.as_ref().map_or(now, |ends| ends.first);
         self.0 = Some(Ends { first, last: now });
     }
 
-    /// When it is to be looked at; never, when nothing changed.
+    /// When to handle the burst, if there is one.
     pub fn due(&self) -> Option<Instant> {
         let Ends { first, last } = self.0.as_ref()?;
         Some((*last + QUIET).min(*first + LONGEST))
     }
 
-    /// Somebody looks at it now.
+    /// Ends the burst, because it is being handled.
     pub fn end(&mut self) {
         self.0 = None;
     }

@@ -1,5 +1,5 @@
-//! The folders that the system watches for us. What it says is only a reason to look, so that nothing depends on how an
-//! editor saves, and what it misses is found by the next look.
+//! Watches folders with the operating system's notifications. A notification only triggers a scan, so nothing depends on how an
+//! editor saves files, and the next scan finds changes that the notifications missed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,14 +11,15 @@ use tokio::sync::mpsc;
 
 use super::debounce::Burst;
 
-/// Folders that are watched; what changes in others is seen by the looks that come without a reason.
+/// Number of folders that are watched; changes in others are found by periodic scans.
 pub const MAX_FOLDERS: usize = 8_000;
-/// A look is taken after so long without a reason: some file systems tell nothing.
+/// Interval of periodic scans, because some file systems report no changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// A look that takes long leaves the machine alone for so many times as long.
+/// After a scan, the next periodic one starts at the earliest after this many times its duration, so that slow scans do not keep the
+/// machine busy.
 const REST: u32 = 50;
 
-/// A folder, and not another of the same name.
+/// Identifies a folder, to detect another one of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FolderId {
     inode: u64,
@@ -43,19 +44,19 @@ pub struct Folders {
     trouble: Option<String>,
 }
 
-/// What is heard of them.
+/// Receives the notifications.
 pub struct Hints {
     heard: mpsc::Receiver<()>,
     burst: Burst,
 }
 
-/// Begins with no folder.
+/// Starts without folders.
 pub fn start() -> (Folders, Hints) {
     let (tell, heard) = mpsc::channel(1);
     let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        // An error is that some were lost.
+        // An error means that notifications were lost.
         if event.map_or(true, |event| is_change(&event.kind)) {
-            // One that nobody has heard yet says the same.
+            // If one is pending already, it serves for this one, too.
             let _ = tell.try_send(());
         }
     });
@@ -75,7 +76,7 @@ pub fn start() -> (Folders, Hints) {
     (folders, hints)
 }
 
-/// Whether something is other than it was; that somebody reads a file, as we do, is nothing.
+/// Whether the event is a change. Reading a file, as a scan does, is none.
 fn is_change(kind: &EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
@@ -85,7 +86,7 @@ fn is_change(kind: &EventKind) -> bool {
 }
 
 impl Folders {
-    /// Watches these and no others. Answers whether one is new, of which something may have been missed.
+    /// Watches exactly these folders. Returns whether one is new, so that changes in it may have been missed.
     pub fn watch(&mut self, wanted: &BTreeSet<PathBuf>) -> bool {
         let Some(watcher) = &mut self.watcher else {
             return false;
@@ -128,7 +129,7 @@ impl Folders {
         is_any_new
     }
 
-    /// Why not all that was to be watched is, if that was not said yet.
+    /// Why some folders are not watched, if that was not reported yet.
     pub fn take_trouble(&mut self) -> Option<String> {
         let trouble = self.trouble.take()?;
         Some(format!(
@@ -139,7 +140,7 @@ impl Folders {
 }
 
 impl Hints {
-    /// Waits until a burst of changes is over, or for the time to look without one, which depends on how long a look takes.
+    /// Waits until a burst of changes is over, or until the next periodic scan, whose time depends on the duration of a scan.
     pub async fn next(&mut self, look: Duration) {
         let begun = Instant::now();
         loop {

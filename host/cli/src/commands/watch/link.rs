@@ -1,4 +1,4 @@
-//! Whether the server can be reached: told when it changes, whoever notices first.
+//! Whether the server can be reached. Reports changes once, even if several tasks notice them.
 
 use std::cell::Cell;
 
@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::report::{Event, Report};
 
-/// The way to the server.
+/// The connection to the server.
 #[derive(Default)]
 pub struct Link {
     is_lost: Cell<bool>,
@@ -26,7 +26,7 @@ impl Link {
         Ok(())
     }
 
-    /// It did not.
+    /// The server did not answer.
     pub fn lost(&self, why: &ClientError, report: &Report) -> anyhow::Result<()> {
         if self.is_lost.replace(true) {
             return Ok(());
@@ -35,20 +35,20 @@ impl Link {
         report.tell(&Event::ServerLost { error })
     }
 
-    /// Waits until it is back after it was lost.
+    /// Waits until the server is back after it was lost.
     pub async fn back(&self) {
         while !self.is_back.take() {
             self.changed.notified().await;
         }
     }
 
-    /// What it may have lost meanwhile was brought to it.
+    /// The server has the current bundle again.
     pub fn is_up_to_date(&self) {
         self.is_back.set(false);
     }
 }
 
-/// The error of a call, if it is one of a server that is not there or not ready.
+/// The error of a call, if it means that the server cannot be reached or is not ready.
 pub fn unreachable(error: &anyhow::Error) -> Option<&ClientError> {
     let error = error
         .chain()

@@ -1,4 +1,4 @@
-//! Whether the sources want a build: they changed since the last one began, and not by what it wrote itself.
+//! Decides whether to build: when sources changed since the last build began, other than by that build itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use samovar_bundle::hash_cache::Identity;
 use samovar_types::digest::Digest;
 
-/// What a source file is known by.
+/// A fingerprint of a source file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Print {
-    /// What is in it, so that one that is saved as it was changes nothing.
+    /// The file's contents, so that saving it without changes is no change.
     Content(Digest),
-    /// Of one that is too large to be read each time.
+    /// Size and times, for a file that is too large to read each time.
     Identity(Identity),
 }
 
 /// The source files at one moment.
 pub type Snapshot = BTreeMap<PathBuf, Print>;
 
-/// Files that builds write beside the sources, each time or now and then.
+/// Lock files that builds may write among the sources.
 const LOCKS: [&str; 8] = [
     "Cargo.lock",
     "package-lock.json",
@@ -31,65 +31,65 @@ const LOCKS: [&str; 8] = [
     "uv.lock",
 ];
 
-/// How long a build waits for an edit to come first when only what changed during the last one asks for it, by how many such
-/// builds in a row changed the same files: an edit at just that moment is rare, three are none.
+/// If files changed only during the last build, either the user edited them or the build wrote them. The next build waits this long
+/// for an edit, by the number of such builds in a row that changed the same files. After three, the build must have written them.
 const PAUSES: [Duration; 3] = [
     Duration::ZERO,
     Duration::from_secs(1),
     Duration::from_secs(4),
 ];
 
-/// What to do about the sources.
+/// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing.
+    /// Wait for a change.
     Rest,
     /// Build, for this reason.
     Build(Cause),
-    /// Look again then.
+    /// Decide again at this time.
     Wait(Instant),
 }
 
-/// Why something is built.
+/// The reason of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     /// Nothing was built yet.
     Start,
-    /// The manifest was saved, be it as it was.
+    /// The manifest was saved, with or without changes.
     Manifest,
-    /// These changed after the last build.
+    /// These files changed after the last build.
     Changed(BTreeSet<PathBuf>),
-    /// These changed during the last build, after which nothing did: an edit, or the build itself.
+    /// These files changed during the last build, and none after it: by an edit, or by the build itself.
     During(BTreeSet<PathBuf>),
 }
 
 /// A build that ended.
 #[derive(Debug)]
 pub struct Built {
-    /// The manifest that it was made by.
+    /// The manifest that the build used.
     pub manifest: Identity,
     /// The sources when it began.
     pub before: Snapshot,
     /// The sources when it ended.
     pub after: Snapshot,
-    /// Whether it made a component.
+    /// Whether the build succeeded.
     pub succeeded: bool,
     /// When it ended.
     pub ended: Instant,
 }
 
-/// What is known of the builds so far.
+/// The state of the decision.
 #[derive(Debug, Default)]
 pub struct Plan {
     last: Option<Built>,
-    /// What builds write themselves each time.
+    /// Files that builds write.
     own: BTreeSet<PathBuf>,
-    /// Builds in a row that were made for what changed during the one before, and changed it once more.
+    /// Number of builds in a row whose cause was a file that changed during the build before, and that changed it again.
     rounds: usize,
 }
 
 impl Plan {
-    /// What to do now.
+    /// Decides what to do now.
     pub fn next(&self, manifest: Identity, sources: &Snapshot, now: Instant) -> Next {
         let Some(last) = &self.last else {
             return Next::Build(Cause::Start);
@@ -113,7 +113,7 @@ impl Plan {
         }
     }
 
-    /// Notes a build. Answers what of the sources turned out to be written by the build itself.
+    /// Records a build. Returns the sources that turned out to be written by builds.
     pub fn built(&mut self, cause: &Cause, built: Built) -> BTreeSet<PathBuf> {
         let mut again = BTreeSet::new();
         if let Cause::During(paths) = cause {
@@ -133,7 +133,7 @@ impl Plan {
         again
     }
 
-    /// Whether the component is that of the sources, as far as the last build knows.
+    /// Whether the last build succeeded, so that the component is up to date with its sources.
     pub fn has_succeeded(&self) -> bool {
         self.last.as_ref().is_some_and(|last| last.succeeded)
     }
@@ -144,7 +144,7 @@ impl Plan {
     }
 }
 
-/// The files that are not in both as they are in the other.
+/// The files that were added, removed or changed between two snapshots.
 fn difference(one: &Snapshot, other: &Snapshot) -> BTreeSet<PathBuf> {
     let gone = one.keys().filter(|path| !other.contains_key(*path));
     let differs = |(path, print): &(&PathBuf, &Print)| one.get(*path) != Some(*print);

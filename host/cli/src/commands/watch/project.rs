@@ -1,4 +1,4 @@
-//! What lies in the watched folders now: the sources, and the bundle that the manifest makes of the rest.
+//! Reads the project's files: the sources, and the files of the bundle.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,52 +14,52 @@ use super::folders::Folders;
 use super::plan::Snapshot;
 use super::sources::{self, MAX_SOURCES, OwnOutput};
 
-/// Folders are looked for again when a new one is found, of which something may have been missed; but not for ever.
+/// Number of scans in a row. A scan is repeated if it finds a new folder, because changes in it may have been missed before.
 const MAX_LOOKS: usize = 3;
 
-/// A project that is looked at again and again.
+/// A project that is scanned repeatedly.
 pub struct Project {
     /// What the user gave.
     path: PathBuf,
-    /// Folders of sources beside it.
+    /// Other folders with sources.
     also: Vec<PathBuf>,
     folders: Folders,
     own_output: OwnOutput,
     source_files: FileHashCache,
     bundle_files: FileHashCache,
     was_cut: bool,
-    /// Time that looking took last.
+    /// Duration of the last scan.
     pub took: Duration,
 }
 
-/// Which of the two is looked at.
+/// What a scan reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// The files that the manifest names.
+    /// Only the files that the manifest names.
     Named,
-    /// The sources too.
+    /// The sources, too.
     Sources,
 }
 
-/// What came before a bundle is collected.
+/// What happened before a bundle is collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
-    /// A build, which has written what it writes.
+    /// A build, which has finished writing files.
     Build,
-    /// Something else, which may go on.
+    /// Another change. A program may still be writing files.
     Change,
 }
 
-/// A bundle that can be pushed, or not yet.
+/// The result of collecting a bundle.
 pub enum Collected {
-    /// It can.
+    /// The bundle can be pushed.
     Whole(Box<LocalBundle>),
-    /// Somebody writes one of its files just now.
+    /// A program is writing one of its files.
     BeingWritten,
 }
 
 impl Project {
-    /// Of the path that the user gave.
+    /// Opens the project at the path that the user gave.
     pub fn new(path: PathBuf, also: Vec<PathBuf>, folders: Folders) -> Self {
         Self {
             path,
@@ -75,7 +75,7 @@ impl Project {
 
     /// The manifest as it is now.
     pub fn manifest(&mut self) -> Result<(Manifest, Identity), ManifestError> {
-        // Before it is read: a change after that makes it another.
+        // Read before the contents, so that a later change is detected.
         let identity = Identity::read(&self.manifest_file());
         let manifest = Manifest::load(&self.path).inspect_err(|_| {
             let folder = folder_of(&self.manifest_file());
@@ -88,7 +88,7 @@ impl Project {
         Ok((manifest, identity))
     }
 
-    /// What the manifest's file is known by, if it is there.
+    /// The identity of the manifest's file, if it exists.
     pub fn manifest_identity(&self) -> Option<Identity> {
         Identity::read(&self.manifest_file()).ok()
     }
@@ -100,7 +100,7 @@ impl Project {
         }
     }
 
-    /// The sources as they are now; none where they are not asked for. From now on, changes of what was looked at are heard of.
+    /// Scans the project and watches the folders that it scanned. Returns the sources if `scope` includes them.
     pub fn look(&mut self, manifest: &Manifest, scope: Scope) -> Snapshot {
         let begun = Instant::now();
         let (named, named_folders) = named(manifest);
@@ -126,7 +126,7 @@ impl Project {
         sources
     }
 
-    /// The bundle as it is now.
+    /// Collects the current bundle.
     pub fn collect(&mut self, manifest: &Manifest, after: After) -> Result<Collected, BundleError> {
         let is_written =
             |path: &PathBuf| Identity::read(path).is_ok_and(|one| one.is_being_written());
@@ -142,7 +142,7 @@ impl Project {
         Ok(Collected::Whole(Box::new(local)))
     }
 
-    /// What cannot be watched as it should be, if that was not said yet.
+    /// A problem of watching, if it was not reported yet.
     pub fn take_trouble(&mut self) -> Option<String> {
         if self.was_cut {
             self.was_cut = false;
@@ -154,7 +154,7 @@ impl Project {
     }
 }
 
-/// The files that a manifest names, itself among them, and the folders in which they lie. None of them is a source.
+/// The files that a manifest names, including itself, and their folders. None of these files is a source.
 fn named(manifest: &Manifest) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
     let root = &manifest.root;
     let mut files = BTreeSet::new();

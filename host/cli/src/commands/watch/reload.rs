@@ -1,5 +1,4 @@
-//! Brings a bundle onto the development deployment: uploads what the server lacks, swaps the code, and makes the
-//! deployment when there is none.
+//! Pushes a bundle to the development deployment: uploads missing blobs, and reloads the deployment or creates it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,33 +14,33 @@ use serde::Serialize;
 use crate::commands::push::{self, DEPLOY_TIMEOUT};
 use crate::{ready, upload};
 
-/// What a watch changed on the server.
+/// The effect of a push on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
-    /// The development deployment was made.
+    /// The development deployment was created.
     Created,
-    /// It serves another bundle than before.
+    /// It serves a new bundle.
     Reloaded,
-    /// It served that bundle already.
+    /// It already served this bundle.
     Unchanged,
 }
 
-/// How it went.
+/// The result of a push.
 pub struct Reloaded {
-    /// Whether it changed anything.
+    /// The effect.
     pub status: Status,
-    /// What the server says of its time; nothing for a deployment that was made.
+    /// The server's timings; none for a new deployment.
     pub timings: Option<ReloadTimings>,
-    /// Files that were sent, and their bytes.
+    /// Number of uploaded files, and their bytes.
     pub uploaded: (usize, u64),
-    /// Looking which are lacking, and sending them.
+    /// Time to find missing blobs and upload them.
     pub upload: Duration,
-    /// Until the new code served.
+    /// Time until the new code served.
     pub activation: Duration,
 }
 
-/// Does it; answers when the new code serves. `there` are blobs that the server had a moment ago.
+/// Pushes a bundle and returns when the new code serves. `there` are blobs that the server had a moment ago.
 pub async fn reload(
     client: &Client,
     model: &str,
@@ -87,7 +86,7 @@ pub async fn reload(
     })
 }
 
-/// What the server answered.
+/// The server's response.
 struct Swapped {
     status: Status,
     deployment: DeploymentResponse,

@@ -1,4 +1,4 @@
-//! What a watch tells, in words or as JSON Lines.
+//! The output of a watch, as text or as JSON Lines.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use super::reload::Status;
 use crate::commands::logs;
 use crate::output::{self, Format};
 
-/// Changed files that are named.
+/// Number of changed files that are listed.
 const NAMED: usize = 3;
 
-/// Something that happened.
+/// An event of a watch.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<'a> {
-    /// It begins.
+    /// The watch begins.
     Watching {
-        /// What was given.
+        /// The path that the user gave.
         path: String,
         /// The server.
         server: &'a str,
@@ -37,95 +37,95 @@ pub enum Event<'a> {
         /// It.
         command: &'a str,
     },
-    /// The build command failed; what it said went to standard error.
+    /// The build command failed; its output went to standard error.
     BuildFailed {
         /// It.
         command: &'a str,
-        /// How it ended.
+        /// Its exit status.
         status: String,
-        /// How long it took.
+        /// Its duration.
         build_ms: f64,
     },
-    /// The build command made what the server has already.
+    /// The build command produced what the server already has.
     AsBefore {
-        /// How long it took.
+        /// Its duration.
         build_ms: f64,
     },
-    /// Builds write these themselves.
+    /// Builds write these sources.
     BuildOutput {
         /// Which.
         paths: Vec<PathBuf>,
     },
-    /// The development deployment serves what is there.
+    /// The development deployment serves the project's files.
     Serving(Serving<'a>),
-    /// It does not, because of an error of the project or a refusal of the server.
+    /// It does not, because of an error of the project or of the server.
     Failed {
-        /// What is wrong.
+        /// The error.
         error: String,
-        /// The server's word for it, if it is the server that refused.
+        /// The server's error code, if the error comes from the server.
         error_code: Option<String>,
     },
     /// The server cannot be reached.
     ServerLost {
-        /// Why.
+        /// The reason.
         error: String,
     },
-    /// It can be reached again.
+    /// The server can be reached again.
     ServerBack,
     /// A line of the deployment's log.
     Log {
-        /// As the management API has it.
+        /// The line as in the management API.
         line: &'a LogEntry,
     },
-    /// Something that the user should know.
+    /// A note for the user.
     Note {
         /// In words.
         text: String,
     },
-    /// It ends.
+    /// The watch ends.
     Stopped,
 }
 
-/// How the development deployment came to serve what is there.
+/// Details of a push.
 #[derive(Debug, Serialize)]
 pub struct Serving<'a> {
-    /// What changed on the server.
+    /// The effect on the server.
     pub status: Status,
     /// The model's name.
     pub model: &'a str,
-    /// Where it is called.
+    /// The URL to call it at.
     pub url: String,
     /// Number of files that the server lacked.
     pub uploaded_files: usize,
     /// Their bytes.
     pub uploaded_bytes: u64,
-    /// The build command; nothing when nothing was built.
+    /// Duration of the build, if there was one.
     pub build_ms: Option<f64>,
-    /// Looking which files the server lacks, and sending them.
+    /// Time to find missing files and upload them.
     pub upload_ms: f64,
-    /// Until it served.
+    /// Time until the new code served.
     pub activation_ms: f64,
-    /// What the server says of that time.
+    /// The server's timings.
     pub timings: Option<&'a ReloadTimings>,
 }
 
-/// Milliseconds, as the server gives them.
+/// A duration in milliseconds, as the server writes it.
 pub fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 1e2
 }
 
-/// Tells what happens.
+/// Prints events.
 pub struct Report {
     format: Format,
 }
 
 impl Report {
-    /// In this format.
+    /// Prints in this format.
     pub fn new(format: Format) -> Self {
         Self { format }
     }
 
-    /// Tells it: what is asked for on standard output, the rest on standard error.
+    /// Prints an event: results to standard output, notes to standard error.
     pub fn tell(&self, event: &Event<'_>) -> anyhow::Result<()> {
         match (self.format, event) {
             (Format::Json, event) => output::json_line(event),
@@ -138,7 +138,7 @@ impl Report {
     }
 }
 
-/// An event in words.
+/// An event as text.
 fn text(event: &Event<'_>) -> String {
     match event {
         Event::Watching { path, server } => {

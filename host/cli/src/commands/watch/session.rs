@@ -1,5 +1,5 @@
-//! The rounds of a watch: each looks at what is there, builds when the sources ask for it, and pushes when the bundle is
-//! another than the server has.
+//! The main loop of a watch: each round scans the files, builds if sources changed, and pushes if the bundle differs from the
+//! server's.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,71 +25,71 @@ use super::tail;
 use crate::build::{Build, Group};
 use crate::commands::logs::Follower;
 
-/// How long before a server that did not answer, or had other work, is asked again.
+/// Pause before trying again a server that did not answer or was busy with another reload.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// A file that somebody writes is looked at again after so long.
+/// Pause before reading a file again that a program is writing.
 const WRITING_DELAY: Duration = Duration::from_millis(50);
 
-/// A watch that goes on.
+/// A running watch.
 pub struct Session<'a> {
     /// The server.
     pub client: &'a Client,
-    /// What it was given.
+    /// The command's arguments.
     pub arguments: &'a Arguments,
-    /// Where it tells what happens.
+    /// Prints events.
     pub report: &'a Report,
-    /// Whether the server is there.
+    /// Whether the server can be reached.
     pub link: &'a Link,
-    /// Takes the log that is to be followed.
+    /// Receives the log to follow.
     pub follow: mpsc::Sender<Follower>,
-    /// When to look.
+    /// Triggers the next round.
     pub hints: Hints,
-    /// What to look at; elsewhere while a thread looks.
+    /// The project's files; `None` while another thread reads them.
     pub project: Option<Project>,
-    /// What is known so far.
+    /// The state between rounds.
     pub state: State,
 }
 
-/// What is known so far.
+/// The state between rounds.
 #[derive(Default)]
 pub struct State {
     plan: Plan,
-    /// The manifest that the last push was made by.
+    /// The manifest of the last push.
     manifest: Option<Identity>,
-    /// What the server answered to last, for a yes or a no.
+    /// The last bundle that the server accepted or refused.
     pushed: Option<(String, Bundle)>,
-    /// The blobs that it had with its last yes.
+    /// The blobs of the last bundle that the server accepted.
     there: BTreeSet<Digest>,
     /// The model whose log is followed.
     followed: Option<String>,
-    /// What was complained of last, with the manifest of that time: it is not said twice.
+    /// The last reported error and its manifest, so that an error is not reported twice.
     complaint: Option<(String, Option<Identity>)>,
-    /// How long the build took whose component is to be pushed.
+    /// Duration of the build whose component is not pushed yet.
     build: Option<Duration>,
     is_past_first: bool,
 }
 
-/// When there is to be another round.
+/// When to start the next round.
 enum Again {
-    /// With the next change.
+    /// After the next change.
     Changed,
-    /// In a while, or with the next change.
+    /// After this time, or after the next change.
     After(Duration),
 }
 
-/// What is to be pushed.
+/// What to push.
 enum Push {
-    /// What lies there, which a build has just made.
+    /// The files that a build has just written.
     Built,
-    /// What lies there, which may be as it was.
+    /// The present files, which may be unchanged.
     Present,
-    /// Nothing: it is not what the sources say.
+    /// Nothing, because the component is older than its sources.
     Nothing,
 }
 
 impl Session<'_> {
-    /// Goes round for ever.
-    pub async fn go_on(mut self) -> anyhow::Result<()> {
+    /// Runs rounds until an error ends the watch.
+    pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
             let again = self.round().await?;
             self.state.is_past_first = true;
@@ -103,7 +103,7 @@ impl Session<'_> {
             tokio::select! {
                 biased;
                 () = self.link.back() => {
-                    // It may be another one, or one that has lost something.
+                    // It may be another server, or it may have lost data.
                     self.state.pushed = None;
                     self.state.there.clear();
                 }
@@ -125,7 +125,7 @@ impl Session<'_> {
             Push::Present => After::Change,
             Push::Nothing => return Ok(again),
         };
-        // Saving the manifest as it was asks for everything once more.
+        // Saving the manifest, even without changes, pushes again.
         if self.state.manifest.replace(identity) != Some(identity) {
             self.state.pushed = None;
         }
@@ -141,7 +141,7 @@ impl Session<'_> {
         }
     }
 
-    /// Builds if there is a reason to. Answers what is to be pushed then, and when to look again.
+    /// Builds if there is a reason to. Returns what to push then, and when to start the next round.
     async fn build(
         &mut self,
         manifest: &Manifest,
@@ -157,7 +157,7 @@ impl Session<'_> {
         };
         let before = self.look(manifest, Scope::Sources).await?;
         let now = Instant::now();
-        // The component of a build that failed is that of older sources.
+        // After a failed build, the component is older than its sources.
         let present = match self.state.plan.has_succeeded() {
             true => Push::Present,
             false => Push::Nothing,
@@ -253,7 +253,7 @@ impl Session<'_> {
             return Ok(Again::After(RETRY_DELAY));
         }
         self.link.answers(self.report)?;
-        // What was sent may have been taken away with the refusal.
+        // The server may have removed the uploaded blobs when it refused the bundle.
         self.state.there.clear();
         let refused = error
             .chain()
@@ -268,7 +268,7 @@ impl Session<'_> {
         {
             return Err(error);
         }
-        // The same is not asked again; a file that changed while it was sent makes another bundle.
+        // Do not push the same bundle again. A file that changed during the upload makes another bundle.
         self.state.pushed = Some(wanted);
         self.state.complaint = None;
         self.state.build = None;
@@ -298,7 +298,7 @@ impl Session<'_> {
         }))
     }
 
-    /// Says what is wrong with the project, unless that was said last; it is for the user to change something.
+    /// Reports an error of the project, unless it was the last one reported. The user has to change something.
     fn complain(&mut self, error: String) -> anyhow::Result<Again> {
         let complaint = (
             error,
@@ -328,7 +328,7 @@ impl Session<'_> {
         Ok(found)
     }
 
-    /// Works on the project where a large file may take its time, and Ctrl-C is heard all the same.
+    /// Works on the project in another thread, so that Ctrl-C works while a large file is read.
     async fn on_thread<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Project) -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! The source files of a project: all below its folder but what git ignores and what tools make.
+//! Finds the source files of a project: all files below its folder except those that git ignores and that tools create.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
@@ -11,12 +11,12 @@ use samovar_bundle::hash_cache::{FileHashCache, Identity};
 
 use super::plan::{Print, Snapshot};
 
-/// Source files that are looked at.
+/// Maximum number of source files.
 pub const MAX_SOURCES: usize = 20_000;
-/// A larger file is known by its size and times alone.
+/// The fingerprint of a larger file is only its size and times.
 const MAX_READ_BYTES: u64 = 1 << 20;
 
-/// Folders of tools, by their names.
+/// Names of folders that tools create.
 const TOOL_FOLDERS: [&str; 10] = [
     ".git",
     ".hg",
@@ -27,18 +27,18 @@ const TOOL_FOLDERS: [&str; 10] = [
     "node_modules",
     "__pycache__",
     ".venv",
-    // What `samovar serve` makes where it is started.
+    // Created by `samovar serve` in the folder where it is started.
     "samovar-data",
 ];
-/// Files that say of their folder that a tool made it: Cargo's target folder and caches, Python's virtual environments.
+/// Files that mark a folder as created by a tool: Cargo's target folder and caches, Python's virtual environments.
 const TOOL_MARKS: [&str; 2] = ["CACHEDIR.TAG", "pyvenv.cfg"];
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The source files.
     pub sources: Snapshot,
-    /// The folders that they lie in, and those that have none yet.
+    /// All folders, including those without source files.
     pub folders: BTreeSet<PathBuf>,
     /// Whether there are more than [`MAX_SOURCES`].
     pub is_cut: bool,
@@ -50,7 +50,7 @@ pub struct Found {
 pub struct OwnOutput(Vec<(u64, u64)>);
 
 impl OwnOutput {
-    /// Of standard output and standard error.
+    /// The files behind standard output and standard error.
     pub fn of_this_process() -> Self {
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         Self::of([stdout.as_fd(), stderr.as_fd()])
@@ -73,7 +73,7 @@ fn device_and_inode(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-/// Looks through a project. What is in `others` is no source: the manifest says what it is. Neither is `own_output`.
+/// Searches a project. Files in `others`, which the manifest names, and in `own_output` are no sources.
 pub fn find(
     root: &Path,
     others: &BTreeSet<PathBuf>,
@@ -85,7 +85,7 @@ pub fn find(
         .is_ok_and(|root| root.ancestors().any(|one| one.join(".git").exists()));
     let walk = WalkBuilder::new(root)
         .hidden(false)
-        // Outside of a repository a file of rules above the project is about other things.
+        // Outside a repository, ignore files above the project do not apply to it.
         .require_git(in_repository)
         .parents(in_repository)
         .filter_entry(|entry| entry.depth() == 0 || is_of_a_person(entry))
@@ -103,7 +103,7 @@ pub fn find(
             found.is_cut = true;
             break;
         }
-        // One that is gone again will be seen to be.
+        // The next scan detects a file that has disappeared since.
         if let Ok(Some(print)) = print(path, files) {
             found.sources.insert(path.to_owned(), print);
         }
@@ -112,7 +112,7 @@ pub fn find(
     found
 }
 
-/// What a file is known by; nothing for a pipe or a folder behind a link.
+/// The fingerprint of a file; none for a pipe or a link to a folder.
 fn print(path: &Path, files: &mut FileHashCache) -> std::io::Result<Option<Print>> {
     let identity = Identity::read(path)?;
     if !std::fs::metadata(path)?.is_file() {
@@ -137,7 +137,7 @@ fn is_of_a_person(entry: &DirEntry) -> bool {
     }
 }
 
-/// Whether a file is what an editor keeps beside the one that is edited.
+/// Whether a file is an editor's swap or backup file.
 fn is_of_an_editor(name: &str) -> bool {
     let is_swap = name.starts_with('.')
         && [".swp", ".swx", ".swo"]
@@ -149,7 +149,7 @@ fn is_of_an_editor(name: &str) -> bool {
         || name.starts_with('#') && name.ends_with('#')
         || name.ends_with("___jb_tmp___")
         || name.ends_with("___jb_old___")
-        // Vim tries whether it may write there.
+        // Vim creates it to test whether it may write there.
         || name == "4913"
         || name == ".DS_Store"
 }

@@ -1,4 +1,4 @@
-//! The log of the development deployment, as it grows.
+//! Follows the log of the development deployment.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::commands::logs::{Follower, Fresh};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A follower of what is to come in the log of a model's development deployment; what is there already was said before.
+/// Starts to follow the log of a model's development deployment, without the lines that it already has.
 pub async fn begin(client: &Client, model: &str) -> anyhow::Result<Follower> {
     let mut follower = Follower::new(model, DEVELOPMENT);
     match follower.fresh(client).await {
@@ -24,7 +24,7 @@ pub async fn begin(client: &Client, model: &str) -> anyhow::Result<Follower> {
     Ok(follower)
 }
 
-/// Tells the lines of the follower that came last, for ever.
+/// Prints the lines of the latest follower until the watch ends.
 pub async fn follow(
     client: &Client,
     followers: &mut mpsc::Receiver<Follower>,
