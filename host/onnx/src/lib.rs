@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod classes;
+pub mod defaults;
 pub mod external;
 pub mod file;
 pub mod fixed_cost;
@@ -41,7 +42,8 @@ pub use schema::tables;
 
 /// The sources of the code that reads models and makes edited copies of them. A cache of copies has them in its key, so that a
 /// change of this code makes the copies again.
-pub const SOURCES: [&str; 3] = [
+pub const SOURCES: [&str; 4] = [
+    include_str!("defaults.rs"),
     include_str!("known.rs"),
     include_str!("scan.rs"),
     include_str!("wire.rs"),

@@ -3,6 +3,7 @@
 //! It computes i64 and bool as i32, so values are converted at the border and refused where they do not fit.
 
 mod adapted;
+mod defaults;
 mod overflow;
 mod refusals;
 mod rewrites;
@@ -17,6 +18,9 @@ use rten::{
 use samovar_onnx::folding::Folding;
 use samovar_onnx::port::{Port, PortType};
 use samovar_onnx::{ModelProto, mixing};
+
+use adapted::Adaptable;
+use defaults::{Defaults, Optional, computes};
 
 use super::keep::{Keep, MAX_KEPT_BYTES};
 use super::tensor::{Data, ElementType, Tensor};
@@ -39,10 +43,11 @@ pub(crate) fn info() -> BackendInfo {
 
 struct Loadable {
     model: RtenModel,
+    /// Those that a run must give.
     inputs: Vec<(NodeId, Port)>,
+    /// Those after them.
+    optional: Vec<Optional>,
     outputs: Vec<(NodeId, Port)>,
-    /// Names of the inputs after those, which have a default.
-    optional: Vec<String>,
     /// What counts elements that do not fit into 32 bits, and where.
     guards: Vec<(NodeId, String)>,
 }
@@ -90,22 +95,14 @@ impl Rten {
         let needed = inputs.iter().filter(|port| !port.optional);
         let needed: Vec<Port> = needed.cloned().collect();
         for port in needed.iter().chain(&outputs) {
-            if matches!(port.ty, PortType::F16 | PortType::Bf16 | PortType::F64) {
+            if !computes(port.ty) {
                 return Err(format!(
                     "`{}` is {}, which rten does not compute",
                     port.name, port.ty
                 ));
             }
         }
-        let options = options(wanted.folding);
-        let model = match (folder, wanted.digest, &self.adapted) {
-            (Some(folder), ..) => {
-                let adapted = adapted::adapted(onnx, bytes, Some(folder))?;
-                mapped(adapted, folder, self.adapted.as_ref(), &options)?
-            }
-            (None, Some(digest), Some(keep)) => kept(keep, digest, onnx, bytes, &options)?,
-            (None, ..) => opened(adapted::adapted(onnx, bytes, None)?, &options)?,
-        };
+        let (model, optional) = self.open(onnx, bytes, &inputs, folder, wanted)?;
         let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
             ports
                 .iter()
@@ -119,10 +116,9 @@ impl Rten {
             let info = model.node_info(*id)?;
             Some((*id, overflow::guarded(info.name()?)?.to_owned()))
         });
-        let optional = inputs.iter().filter(|port| port.optional);
         let loadable = Loadable {
             guards: guards.collect(),
-            optional: optional.map(|port| port.name.clone()).collect(),
+            optional,
             inputs: placed(&needed)?,
             outputs: placed(&outputs)?,
             model,
@@ -136,6 +132,55 @@ impl Rten {
             outputs,
             mixes_rows: mixing::operator(onnx),
         })
+    }
+
+    /// Opens a model, if it can be with its optional inputs as inputs, and else with their defaults as constants.
+    fn open(
+        &self,
+        onnx: &ModelProto,
+        bytes: &[u8],
+        inputs: &[Port],
+        folder: Option<&Path>,
+        wanted: Wanted<'_>,
+    ) -> Result<(RtenModel, Vec<Optional>), String> {
+        let options = options(wanted.folding);
+        let adapted = |open: Option<&[u8]>| {
+            let from = Adaptable {
+                model: onnx,
+                bytes,
+                open,
+                folder,
+            };
+            match (folder, wanted.digest, &self.adapted) {
+                (Some(folder), ..) => {
+                    let adapted = adapted::adapted(&from)?;
+                    mapped(adapted, folder, self.adapted.as_ref(), &options)
+                }
+                (None, Some(digest), Some(keep)) => kept(keep, digest, &from, &options),
+                (None, ..) => opened(adapted::adapted(&from)?, &options),
+            }
+        };
+        let defaults = Defaults::of(inputs, bytes)?;
+        let open = defaults.as_ref().map(|defaults| {
+            let model = adapted(Some(&defaults.open))?;
+            let alone = || match folder {
+                Some(folder) => mapped(defaults.alone()?, folder, self.adapted.as_ref(), &options),
+                None => opened(defaults.alone()?, &options),
+            };
+            let optional = defaults::of_opened(&model, inputs, alone)?;
+            Ok::<_, String>((model, optional))
+        });
+        match open {
+            Some(Ok(open)) => return Ok(open),
+            Some(Err(why)) => {
+                tracing::info!(why, "a graph's defaults cannot be replaced on rten");
+                if let Some(digest) = wanted.digest {
+                    self.forget(digest);
+                }
+            }
+            None => {}
+        }
+        Ok((adapted(None)?, defaults::constant(inputs)))
     }
 }
 
@@ -154,8 +199,7 @@ fn opened(model: Vec<u8>, options: &ModelOptions) -> Result<RtenModel, String> {
 fn kept(
     keep: &Keep,
     digest: &str,
-    onnx: &ModelProto,
-    bytes: &[u8],
+    from: &Adaptable<'_>,
     options: &ModelOptions,
 ) -> Result<RtenModel, String> {
     if let Some(path) = keep.find(digest) {
@@ -166,7 +210,7 @@ fn kept(
             Err(error) => tracing::warn!(digest, %error, "an adapted model does not load"),
         }
     }
-    let adapted = adapted::adapted(onnx, bytes, None)?;
+    let adapted = adapted::adapted(from)?;
     if adapted.len() as u64 <= MAX_KEPT_BYTES {
         let made = keep.fresh().and_then(|made| {
             std::fs::write(made.as_ref(), &adapted)?;
@@ -216,20 +260,25 @@ fn mapped(
 
 impl Model for Loadable {
     fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, RunError> {
-        let optional = inputs.iter().skip(self.inputs.len()).zip(&self.optional);
-        let mut given = optional.filter(|(tensor, _)| !tensor.is_absent());
-        if let Some((_, name)) = given.next_back() {
-            return Err(RunError::Inputs(format!(
-                "input `{name}` has a default, which is part of the graph on rten: leave it out, or use `backend = \"onnxruntime\"`"
-            )));
-        }
         let mut values = Vec::with_capacity(inputs.len());
         // What came as a guest's bytes is lent to the run, which ends before this does.
         let mut lent = Vec::with_capacity(inputs.len());
-        for ((id, port), tensor) in self.inputs.iter().zip(inputs) {
-            match own(port, tensor)? {
-                Ok(value) => values.push((*id, ValueOrView::Value(value))),
-                Err(tensor) => lent.push((*id, port, tensor)),
+        let mut inputs = inputs.into_iter();
+        let needed = self.inputs.iter().map(|(id, port)| (port, Some(*id), None));
+        let optional = self.optional.iter().map(|one| match &one.replaceable {
+            Some((id, default)) => (&one.port, Some(*id), Some(default)),
+            None => (&one.port, None, None),
+        });
+        for (port, id, default) in needed.chain(optional) {
+            let given = inputs.next().filter(|tensor| !tensor.is_absent());
+            match (given, id, default) {
+                (Some(tensor), Some(id), _) => match own(port, tensor)? {
+                    Ok(value) => values.push((id, ValueOrView::Value(value))),
+                    Err(tensor) => lent.push((id, port, tensor)),
+                },
+                (Some(_), None, _) => return Err(constant(port)),
+                (None, Some(id), Some(default)) => values.push((id, ValueOrView::from(default))),
+                (None, ..) => {}
             }
         }
         for (id, port, tensor) in &lent {
@@ -277,6 +326,18 @@ fn refusal_or_failure(error: &rten::RunError) -> RunError {
         }
         _ => RunError::Failed(text),
     }
+}
+
+/// Why this input must be left out.
+fn constant(port: &Port) -> RunError {
+    let (name, ty) = (&port.name, port.ty);
+    let why = match computes(ty) {
+        true => "rten can run this graph with the default alone".to_owned(),
+        false => format!("the input is {ty}, which rten does not compute"),
+    };
+    RunError::Inputs(format!(
+        "input `{name}` has a default, and {why}: leave it out, or use `backend = \"onnxruntime\"`"
+    ))
 }
 
 fn is_zero(count: &Value) -> bool {

@@ -18,6 +18,7 @@ pub(super) fn key() -> String {
     let own = [
         super::VERSION,
         include_str!("adapted.rs"),
+        include_str!("defaults.rs"),
         include_str!("overflow.rs"),
         include_str!("refusals.rs"),
         include_str!("rewrites.rs"),
@@ -26,16 +27,26 @@ pub(super) fn key() -> String {
     own.into_iter().chain(samovar_onnx::SOURCES).collect()
 }
 
-/// A copy of the model for rten. Files with weights lie in `folder`.
+/// A model that is adapted to rten.
+#[derive(Clone, Copy)]
+pub(super) struct Adaptable<'a> {
+    pub model: &'a ModelProto,
+    /// As the file holds it.
+    pub bytes: &'a [u8],
+    /// What is adapted, where that is not the file itself: the model without the defaults of its inputs.
+    pub open: Option<&'a [u8]>,
+    /// Where files with weights lie.
+    pub folder: Option<&'a Path>,
+}
+
+/// A copy of the model for rten.
 ///
 /// # Errors
 /// With operator and node, when rten would compute something wrongly.
-pub(super) fn adapted(
-    model: &ModelProto,
-    bytes: &[u8],
-    folder: Option<&Path>,
-) -> Result<Vec<u8>, String> {
-    if let Some(why) = wide::refusal(model, bytes, folder) {
+pub(super) fn adapted(from: &Adaptable<'_>) -> Result<Vec<u8>, String> {
+    let Adaptable { model, bytes, .. } = *from;
+    // A default is as a constant to this: rten takes the nearest number that fits for both.
+    if let Some(why) = wide::refusal(model, bytes, from.folder) {
         return Err(why);
     }
     let mut adapt = Adapt {
@@ -43,7 +54,7 @@ pub(super) fn adapted(
         scopes: Vec::new(),
         ranges: Ranges::default(),
     };
-    edited(bytes, &mut adapt)
+    edited(from.open.unwrap_or(bytes), &mut adapt)
 }
 
 /// Number of the field of a graph that lists its inputs.
@@ -203,7 +214,13 @@ mod tests {
         .encode_to_vec();
         put(&mut bytes, 7, &graph);
         let model = Onnx::read(&bytes)?.model;
-        let adapted = Onnx::read(&adapted(&model, &bytes, None)?)?.model;
+        let from = Adaptable {
+            model: &model,
+            bytes: &bytes,
+            open: None,
+            folder: None,
+        };
+        let adapted = Onnx::read(&adapted(&from)?)?.model;
         let nodes = adapted.graph.into_iter().flat_map(|graph| graph.node);
         Ok(nodes.map(|node| node.op_type).collect())
     }

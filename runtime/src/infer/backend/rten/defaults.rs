@@ -1,0 +1,118 @@
+//! Inputs with a default, which rten takes for constants: it is given a model in which they are plain inputs, and the default
+//! where a caller leaves one out.
+
+use std::collections::HashSet;
+
+use rten::{Model as RtenModel, NodeId, Value, ValueType};
+use rten_tensor::Layout;
+use samovar_onnx::defaults::{alone, without};
+use samovar_onnx::port::{Port, PortType};
+
+use super::ValueView;
+
+/// An input that a run may leave out.
+pub(super) struct Optional {
+    pub port: Port,
+    /// The input in rten's model and what it is by default; `None` where the default is a constant of that model.
+    pub replaceable: Option<(NodeId, Value)>,
+}
+
+/// The inputs of a graph that have a default which rten can compute with.
+pub(super) struct Defaults<'a> {
+    /// The model without the defaults.
+    pub open: Vec<u8>,
+    bytes: &'a [u8],
+    names: HashSet<&'a str>,
+}
+
+impl<'a> Defaults<'a> {
+    /// Those of a graph with these inputs, if it has any.
+    pub fn of(inputs: &'a [Port], bytes: &'a [u8]) -> Result<Option<Self>, String> {
+        let names: HashSet<&str> = replaceable(inputs).collect();
+        if names.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            open: without(bytes, &names)?,
+            bytes,
+            names,
+        }))
+    }
+
+    /// A model that gives the defaults.
+    pub fn alone(&self) -> Result<Vec<u8>, String> {
+        alone(self.bytes, &self.names)
+    }
+}
+
+/// Whether rten computes with this type.
+pub(super) fn computes(ty: PortType) -> bool {
+    !matches!(ty, PortType::F16 | PortType::Bf16 | PortType::F64)
+}
+
+fn replaceable(inputs: &[Port]) -> impl Iterator<Item = &str> {
+    let found = inputs
+        .iter()
+        .filter(|port| port.optional && computes(port.ty));
+    found.map(|port| port.name.as_str())
+}
+
+/// The optional inputs of a model whose defaults are constants of it.
+pub(super) fn constant(inputs: &[Port]) -> Vec<Optional> {
+    let optional = inputs.iter().filter(|port| port.optional);
+    let constant = optional.map(|port| Optional {
+        port: port.clone(),
+        replaceable: None,
+    });
+    constant.collect()
+}
+
+/// The optional inputs of an opened model, with their defaults, which the model that `alone` opens gives.
+///
+/// # Errors
+/// When a default does not fit its input, so that no run could leave it out.
+pub(super) fn of_opened(
+    model: &RtenModel,
+    inputs: &[Port],
+    alone: impl FnOnce() -> Result<RtenModel, String>,
+) -> Result<Vec<Optional>, String> {
+    let mut optional = constant(inputs);
+    let places: HashSet<NodeId> = model.input_ids().iter().copied().collect();
+    let place = |name: &str| model.node_id(name).ok().filter(|id| places.contains(id));
+    // The model that was kept may be the one with constants.
+    if !replaceable(inputs).any(|name| place(name).is_some()) {
+        return Ok(optional);
+    }
+    let alone = alone()?;
+    let ids = replaceable(inputs).map(|name| alone.node_id(name));
+    let ids: Result<Vec<NodeId>, _> = ids.collect();
+    let ids = ids.map_err(|e| e.to_string())?;
+    let values = alone
+        .run(Vec::new(), &ids, None)
+        .map_err(|e| e.to_string())?;
+    let found = optional.iter_mut().filter(|one| computes(one.port.ty));
+    for (one, value) in found.zip(values) {
+        let name = &one.port.name;
+        let id = place(name).ok_or_else(|| format!("`{name}` is no input of the model"))?;
+        let declared = model.node_info(id).and_then(|info| info.dtype());
+        if !fits(&one.port, declared, &value.as_view()) {
+            return Err(format!("the default of `{name}` does not fit its input"));
+        }
+        one.replaceable = Some((id, value));
+    }
+    Ok(optional)
+}
+
+fn fits(port: &Port, declared: Option<ValueType>, value: &ValueView<'_>) -> bool {
+    let shape = value.shape();
+    let sizes = port.dims.as_ref().is_none_or(|dims| {
+        let mut pairs = dims.iter().zip(shape.iter());
+        dims.len() == shape.len()
+            && pairs.all(|(wanted, found)| wanted.is_none_or(|wanted| wanted as usize == *found))
+    });
+    sizes && declared.is_none_or(|declared| declared == value.dtype())
+}
+
+#[cfg(test)]
+#[path = "defaults_tests.rs"]
+mod tests;
