@@ -25,16 +25,17 @@ pub async fn deployment(
     text: &str,
 ) -> anyhow::Result<DeploymentResponse> {
     if matches!(text, PRODUCTION | DEVELOPMENT) {
-        return Ok(client.deployment(model, text).await?);
+        return Ok(client.deployment(model, text).await?.into_inner());
     }
     if text.parse::<Id>().is_ok() {
         match client.deployment(model, text).await {
             // A name may look like an id.
             Err(error) if error.is_not_found() => {}
-            answer => return Ok(answer?),
+            answer => return Ok(answer?.into_inner()),
         }
     }
-    choose(client.deployments(model).await?.deployments, model, text)
+    let answer = client.deployments(model).await?.into_inner();
+    choose(answer.deployments, model, text)
 }
 
 fn choose(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use samovar_client::text::printable;
-use samovar_client::{Client, StatusCode};
+use samovar_client::{Client, Received, StatusCode};
 use samovar_types::api::deployments::DeploymentResponse;
 use samovar_types::api::environments::EnvironmentResponse;
 use samovar_types::promotion::PromotionStatus;
@@ -51,27 +51,25 @@ fn stand(deployment: &DeploymentResponse, environment: &EnvironmentResponse) -> 
     };
     let last = environment.last_promotion.as_ref();
     if let Some(last) = last.filter(|last| last.deployment_id == id) {
-        return Stand::Failed(match last.status {
-            PromotionStatus::Succeeded => {
-                "its promotion succeeded, but another deployment has replaced it since".into()
-            }
-            status => format!(
+        return Stand::Failed(match last.status == PromotionStatus::Succeeded {
+            true => "its promotion succeeded, but another deployment has replaced it since".into(),
+            false => format!(
                 "it ended {}{}",
-                word(&status),
+                word(&last.status),
                 reason(last.error_message.as_ref())
             ),
         });
     }
-    let status = deployment.status;
+    let status = &deployment.status;
     match &deployment.status_reason {
-        _ if status.is_unfinished() => Stand::Building,
+        _ if status.known().is_some_and(|known| known.is_unfinished()) => Stand::Building,
         None => Stand::Failed(format!(
             "the deployment is {}, but its promotion was canceled or replaced by another one",
-            word(&status)
+            word(status)
         )),
         told => Stand::Failed(format!(
             "the deployment is {}{}",
-            word(&status),
+            word(status),
             reason(told.as_ref())
         )),
     }
@@ -83,7 +81,7 @@ pub async fn until_ended(
     client: &Client,
     place: &Place,
     promoted: &DeploymentResponse,
-) -> anyhow::Result<EnvironmentResponse> {
+) -> anyhow::Result<Received<EnvironmentResponse>> {
     watch(client, place, promoted, Pace::AsSet).await
 }
 
@@ -92,7 +90,7 @@ pub async fn at_once(
     client: &Client,
     place: &Place,
     promoted: &DeploymentResponse,
-) -> anyhow::Result<EnvironmentResponse> {
+) -> anyhow::Result<Received<EnvironmentResponse>> {
     watch(client, place, promoted, Pace::Forced).await
 }
 
@@ -107,7 +105,7 @@ async fn watch(
     place: &Place,
     promoted: &DeploymentResponse,
     pace: Pace,
-) -> anyhow::Result<EnvironmentResponse> {
+) -> anyhow::Result<Received<EnvironmentResponse>> {
     let model = &place.model;
     let mut shown = Shown::new();
     let begun = std::time::Instant::now();

@@ -7,8 +7,9 @@ use std::time::Duration;
 use indicatif::HumanBytes;
 use samovar_bundle::collect::{LocalBlob, LocalBundle};
 use samovar_client::text::printable;
-use samovar_client::{Client, Target as Called, config};
-use samovar_types::api::models::PushResponse;
+use samovar_client::{Client, Received, Target as Called, config};
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::models::{ModelResponse, PushResponse};
 use samovar_types::digest::Digest;
 use serde::Serialize;
 
@@ -27,11 +28,29 @@ pub struct Report<'a> {
     pub took: Duration,
 }
 
+/// What a push made, as the server showed it last.
+#[derive(Serialize)]
+pub struct Made {
+    /// Its model.
+    pub model: Received<ModelResponse>,
+    /// The deployment.
+    pub deployment: Received<DeploymentResponse>,
+}
+
+impl From<&Received<PushResponse>> for Made {
+    fn from(answer: &Received<PushResponse>) -> Self {
+        Self {
+            model: answer.part("model", |answer| &answer.model),
+            deployment: answer.part("deployment", |answer| &answer.deployment),
+        }
+    }
+}
+
 /// The JSON output of a push.
 #[derive(Serialize)]
 struct Pushed<'a> {
     #[serde(flatten)]
-    answer: &'a PushResponse,
+    made: &'a Made,
     uploaded: &'a BTreeSet<Digest>,
     url: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,20 +70,15 @@ pub enum Target<'a> {
 
 impl Report<'_> {
     /// Prints the result.
-    pub fn print(
-        &self,
-        client: &Client,
-        answer: &PushResponse,
-        format: Format,
-    ) -> anyhow::Result<()> {
-        let base = base(client, answer, self.target);
+    pub fn print(&self, client: &Client, made: &Made, format: Format) -> anyhow::Result<()> {
+        let base = base(client, made, self.target);
         let call = Call::of(self.local, &base);
         let uploaded: BTreeSet<Digest> = self.sent.iter().map(|one| one.digest).collect();
         let open_inference_url = self.local.open_inference.as_ref();
         let open_inference_url = open_inference_url.map(|_| format!("{base}/sync"));
         if format == Format::Json {
             return output::document(&Pushed {
-                answer,
+                made,
                 uploaded: &uploaded,
                 url: &call.url,
                 open_inference_url,
@@ -75,11 +89,11 @@ impl Report<'_> {
             .blobs
             .iter()
             .partition(|blob| uploaded.contains(&blob.digest));
-        let deployment = &answer.deployment;
+        let deployment = &made.deployment;
         let mut lines = vec![
             ("uploaded", files(&new)),
             ("already on server", files(&old)),
-            ("model", printable(&answer.model.name)),
+            ("model", printable(&made.model.name)),
             (
                 "deployment",
                 format!("{} ({})", deployment.id, printable(&deployment.name)),
@@ -96,7 +110,7 @@ impl Report<'_> {
         }
         output::properties(&lines)?;
         output::line("\nnext:")?;
-        for line in next(answer, self.target, &call) {
+        for line in next(made, self.target, &call) {
             output::line(&format!("  {line}"))?;
         }
         let key = key(client);
@@ -184,10 +198,10 @@ impl Call {
 }
 
 /// Suggested next commands.
-fn next(answer: &PushResponse, target: Target<'_>, call: &Call) -> Vec<String> {
+fn next(made: &Made, target: Target<'_>, call: &Call) -> Vec<String> {
     let options = call.options();
-    let model = printable(&answer.model.name);
-    let deployment = &answer.deployment;
+    let model = printable(&made.model.name);
+    let deployment = &made.deployment;
     let id = deployment.id;
     if target == Target::Development {
         return vec![
@@ -246,15 +260,15 @@ fn files(blobs: &[&LocalBlob]) -> String {
 }
 
 /// The base URL of the new deployment.
-fn base(client: &Client, answer: &PushResponse, target: Target<'_>) -> String {
-    let id = answer.deployment.id;
+fn base(client: &Client, made: &Made, target: Target<'_>) -> String {
+    let id = made.deployment.id;
     let target = match target {
-        _ if answer.deployment.is_production => Called::Production,
+        _ if made.deployment.is_production => Called::Production,
         Target::Development => Called::Development,
         Target::Environment(environment) => Called::of_environment(environment),
         Target::Deployment => Called::Deployment(id.as_str()),
     };
-    client.inference_url(&printable(&answer.model.name), target)
+    client.inference_url(&printable(&made.model.name), target)
 }
 
 #[cfg(test)]
@@ -263,32 +277,32 @@ mod tests {
 
     use samovar_bundle::open_inference::Description;
     use samovar_onnx::port::{Port, PortType, Ports};
-    use samovar_types::api::deployments::DeploymentResponse;
     use serde_json::json;
 
     use super::*;
     use crate::commands::deployment::example;
 
-    fn answer(is_production: bool) -> PushResponse {
+    fn made(is_production: bool) -> Made {
         let model = json!({
             "id": "abcd1234", "created_at": "2026-01-01T00:00:00Z", "name": "m", "deployments_count": 1,
             "production_deployment_id": null, "development_deployment_id": null,
             "instance_type_name": "cpu", "team_name": "default",
         });
-        PushResponse {
-            model: serde_json::from_value(model).unwrap(),
-            deployment: DeploymentResponse {
-                is_production,
-                environment: is_production.then(|| "production".into()),
-                ..example("dep12345", "ACTIVE")
-            },
+        let deployment = DeploymentResponse {
+            is_production,
+            environment: is_production.then(|| "production".into()),
+            ..example("dep12345", "ACTIVE")
+        };
+        Made {
+            model: Received::read(model.to_string().as_bytes()).unwrap(),
+            deployment: deployment.into(),
         }
     }
 
     #[test]
     fn the_address_is_the_deployments_own() {
         let client = Client::new("http://h", None).unwrap();
-        let told = |is_production, target| base(&client, &answer(is_production), target);
+        let told = |is_production, target| base(&client, &made(is_production), target);
         for (is_production, target, path) in [
             (true, Target::Deployment, "production"),
             (false, Target::Deployment, "deployment/dep12345"),
@@ -366,7 +380,7 @@ mod tests {
     #[test]
     fn what_comes_next_depends_on_what_it_was_for() {
         let call = Call::of(&local(None), "http://h/models/m/production");
-        let told = |is_production, target| next(&answer(is_production), target, &call).join("\n");
+        let told = |is_production, target| next(&made(is_production), target, &call).join("\n");
         assert!(told(false, Target::Deployment).contains("samovar promote m dep12345"));
         assert!(!told(true, Target::Deployment).contains("promot"));
         let waits = told(false, Target::Environment("staging"));

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use samovar_client::Client;
 use samovar_client::text::printable;
+use samovar_client::{Client, Received};
 use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::reported::Reported;
 use samovar_types::deployment::DeploymentStatus;
 
 use crate::output::word;
@@ -23,8 +24,12 @@ enum Outcome {
     Failed,
 }
 
-fn outcome(status: DeploymentStatus) -> Outcome {
+fn outcome(status: &Reported<DeploymentStatus>) -> Outcome {
     use DeploymentStatus as S;
+    // A newer server has a state that this release cannot judge: the next one may be known.
+    let Some(status) = status.known() else {
+        return Outcome::Pending;
+    };
     match status {
         S::Building | S::Deploying | S::LoadingModel | S::Updating => Outcome::Pending,
         S::BuildFailed
@@ -40,7 +45,7 @@ fn outcome(status: DeploymentStatus) -> Outcome {
 
 /// An error with the reason, if the deployment failed.
 pub fn check(deployment: &DeploymentResponse) -> anyhow::Result<()> {
-    if outcome(deployment.status) != Outcome::Failed {
+    if outcome(&deployment.status) != Outcome::Failed {
         return Ok(());
     }
     let reason = match &deployment.status_reason {
@@ -57,12 +62,12 @@ pub fn check(deployment: &DeploymentResponse) -> anyhow::Result<()> {
 /// Polls until the deployment is ready or has failed, but no longer than `wait`.
 pub async fn wait(
     client: &Client,
-    mut deployment: DeploymentResponse,
+    mut deployment: Received<DeploymentResponse>,
     wait: Duration,
-) -> anyhow::Result<DeploymentResponse> {
+) -> anyhow::Result<Received<DeploymentResponse>> {
     let (model, id) = (deployment.model_id, deployment.id);
     let asking = async {
-        while outcome(deployment.status) == Outcome::Pending {
+        while outcome(&deployment.status) == Outcome::Pending {
             tokio::time::sleep(POLL_INTERVAL).await;
             deployment = client.deployment(model.as_str(), id.as_str()).await?;
         }
@@ -93,7 +98,7 @@ mod tests {
                 _ if failed => Outcome::Failed,
                 _ => Outcome::Ready,
             };
-            assert_eq!(outcome(status), wanted, "{status:?}");
+            assert_eq!(outcome(&status.into()), wanted, "{status:?}");
         }
     }
 
@@ -113,13 +118,17 @@ mod tests {
         // Nothing listens there, so that each call fails.
         let client = Client::new("http://127.0.0.1:1", None).unwrap();
         let minute = Duration::from_secs(60);
-        let ready = example("dep12345", "ACTIVE");
+        let ready = example("dep12345", "ACTIVE").into();
         let answered = wait(&client, ready, minute).await.unwrap();
         assert_eq!(answered.status, DeploymentStatus::Active);
-        let pending = || example("dep12345", "BUILDING");
+        let pending = || example("dep12345", "BUILDING").into();
         assert!(wait(&client, pending(), minute).await.is_err());
         let error = wait(&client, pending(), Duration::from_millis(1)).await;
         let error = error.unwrap_err().to_string();
         assert!(error.contains("still BUILDING after 1ms"), "{error}");
+        let newer = example("dep12345", "HIBERNATING").into();
+        let error = wait(&client, newer, Duration::from_millis(1)).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("still HIBERNATING after 1ms"), "{error}");
     }
 }

@@ -171,8 +171,7 @@ impl Settings {
             promotion_settings: self.promotion(),
             request_backpressure_settings: self.backpressure(),
             cors_settings: self.cors()?,
-            autoscaling_schedule_settings: None,
-            traffic_routing_settings: None,
+            ..UpdateEnvironmentRequest::default()
         };
         let is_something = request.autoscaling_settings.is_some()
             || request.promotion_settings.is_some()

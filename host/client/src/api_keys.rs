@@ -7,13 +7,14 @@ use samovar_types::api::api_keys::{
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Lists the keys, without their secret parts.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn api_keys(&self) -> Result<ListApiKeysResponse, ClientError> {
+    pub async fn api_keys(&self) -> Result<Received<ListApiKeysResponse>, ClientError> {
         self.call(Method::GET, &["v1", "api_keys"]).json().await
     }
 
@@ -24,7 +25,7 @@ impl Client {
     pub async fn create_api_key(
         &self,
         request: &CreateApiKeyRequest,
-    ) -> Result<CreateApiKeyResponse, ClientError> {
+    ) -> Result<Received<CreateApiKeyResponse>, ClientError> {
         self.call(Method::POST, &["v1", "api_keys"])
             .body(request)
             .json()
@@ -35,7 +36,10 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn delete_api_key(&self, prefix: &str) -> Result<DeleteApiKeyResponse, ClientError> {
+    pub async fn delete_api_key(
+        &self,
+        prefix: &str,
+    ) -> Result<Received<DeleteApiKeyResponse>, ClientError> {
         self.call(Method::DELETE, &["v1", "api_keys", prefix])
             .json()
             .await

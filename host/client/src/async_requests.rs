@@ -9,6 +9,7 @@ use samovar_types::api::async_requests::{
 use crate::Client;
 use crate::error::ClientError;
 use crate::inference::Target;
+use crate::received::Received;
 
 impl Client {
     /// Hands a request in.
@@ -20,7 +21,7 @@ impl Client {
         model: &str,
         target: Target<'_>,
         request: &SubmitAsyncRequest,
-    ) -> Result<SubmitAsyncResponse, ClientError> {
+    ) -> Result<Received<SubmitAsyncResponse>, ClientError> {
         let path = below(model, target, "async_predict");
         self.call(Method::POST, &path).body(request).json().await
     }
@@ -33,7 +34,7 @@ impl Client {
         &self,
         model: &str,
         target: Target<'_>,
-    ) -> Result<AsyncQueueStatusResponse, ClientError> {
+    ) -> Result<Received<AsyncQueueStatusResponse>, ClientError> {
         let path = below(model, target, "async_queue_status");
         self.call(Method::GET, &path).json().await
     }
@@ -46,7 +47,7 @@ impl Client {
         &self,
         model: &str,
         id: &str,
-    ) -> Result<AsyncRequestResponse, ClientError> {
+    ) -> Result<Received<AsyncRequestResponse>, ClientError> {
         self.call(Method::GET, &["models", model, "async_request", id])
             .json()
             .await
@@ -74,7 +75,7 @@ impl Client {
         &self,
         model: &str,
         id: &str,
-    ) -> Result<CancelAsyncResponse, ClientError> {
+    ) -> Result<Received<CancelAsyncResponse>, ClientError> {
         self.call(Method::DELETE, &["models", model, "async_request", id])
             .json()
             .await

@@ -5,13 +5,17 @@ use samovar_types::api::audit::{AuditLogResponse, AuditQuery};
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Reads a page of the audit log of the server.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn audit_log(&self, query: &AuditQuery) -> Result<AuditLogResponse, ClientError> {
+    pub async fn audit_log(
+        &self,
+        query: &AuditQuery,
+    ) -> Result<Received<AuditLogResponse>, ClientError> {
         self.call(Method::GET, &["v1", "audit_logs"])
             .query(query.pairs())
             .json()
@@ -26,7 +30,7 @@ impl Client {
         &self,
         model: &str,
         query: &AuditQuery,
-    ) -> Result<AuditLogResponse, ClientError> {
+    ) -> Result<Received<AuditLogResponse>, ClientError> {
         self.model_call(Method::GET, model, &["audit_logs"])
             .query(query.pairs())
             .json()

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use futures::TryStreamExt as _;
-use reqwest::{Body, Method, header};
+use reqwest::{Body, Method, Response, header};
 use samovar_types::digest::Digest;
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
@@ -30,6 +30,16 @@ impl Client {
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn blob(&self, digest: Digest) -> Result<Response, ClientError> {
+        let text = digest.to_string();
+        let call = self.call(Method::GET, &["v1", "blobs", &text]);
+        call.patiently().send().await
     }
 
     /// Sends a file; the server compares it with its digest. `sent` is called with the bytes of each part on its way.

@@ -5,6 +5,7 @@ use samovar_types::api::bundles::{ConfigResponse, DownloadResponse};
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Shows the manifest of a deployment.
@@ -15,7 +16,7 @@ impl Client {
         &self,
         model: &str,
         deployment: &str,
-    ) -> Result<ConfigResponse, ClientError> {
+    ) -> Result<Received<ConfigResponse>, ClientError> {
         self.deployment_call(Method::GET, model, deployment, &["config"])
             .json()
             .await
@@ -29,7 +30,7 @@ impl Client {
         &self,
         model: &str,
         deployment: &str,
-    ) -> Result<DownloadResponse, ClientError> {
+    ) -> Result<Received<DownloadResponse>, ClientError> {
         self.deployment_call(Method::GET, model, deployment, &["download"])
             .json()
             .await

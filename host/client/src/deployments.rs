@@ -14,13 +14,17 @@ use samovar_types::settings::AutoscalingUpdate;
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Lists the deployments of a model.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn deployments(&self, model: &str) -> Result<ListDeploymentsResponse, ClientError> {
+    pub async fn deployments(
+        &self,
+        model: &str,
+    ) -> Result<Received<ListDeploymentsResponse>, ClientError> {
         self.model_call(Method::GET, model, &["deployments"])
             .json()
             .await
@@ -34,7 +38,7 @@ impl Client {
         &self,
         model: &str,
         deployment: &str,
-    ) -> Result<DeploymentResponse, ClientError> {
+    ) -> Result<Received<DeploymentResponse>, ClientError> {
         self.deployment_call(Method::GET, model, deployment, &[])
             .json()
             .await
@@ -49,7 +53,7 @@ impl Client {
         model: &str,
         deployment: &str,
         name: &str,
-    ) -> Result<DeploymentResponse, ClientError> {
+    ) -> Result<Received<DeploymentResponse>, ClientError> {
         let body = UpdateDeploymentRequest {
             name: name.to_owned(),
         };
@@ -68,7 +72,7 @@ impl Client {
         model: &str,
         deployment: &str,
         timeout: Duration,
-    ) -> Result<SwitchResponse, ClientError> {
+    ) -> Result<Received<SwitchResponse>, ClientError> {
         self.deployment_call(Method::POST, model, deployment, &["activate"])
             .within(timeout)
             .json()
@@ -83,7 +87,7 @@ impl Client {
         &self,
         model: &str,
         deployment: &str,
-    ) -> Result<SwitchResponse, ClientError> {
+    ) -> Result<Received<SwitchResponse>, ClientError> {
         self.deployment_call(Method::POST, model, deployment, &["deactivate"])
             .json()
             .await
@@ -98,7 +102,7 @@ impl Client {
         model: &str,
         deployment: &str,
         timeout: Duration,
-    ) -> Result<RetryResponse, ClientError> {
+    ) -> Result<Received<RetryResponse>, ClientError> {
         self.deployment_call(Method::POST, model, deployment, &["retry"])
             .within(timeout)
             .json()
@@ -114,7 +118,7 @@ impl Client {
         model: &str,
         deployment: &str,
         update: &AutoscalingUpdate,
-    ) -> Result<UpdateSettingsResponse, ClientError> {
+    ) -> Result<Received<UpdateSettingsResponse>, ClientError> {
         self.deployment_call(Method::PATCH, model, deployment, &["autoscaling_settings"])
             .body(update)
             .json()
@@ -130,7 +134,7 @@ impl Client {
         model: &str,
         deployment: &str,
         update: &BackpressureUpdate,
-    ) -> Result<BackpressureSettings, ClientError> {
+    ) -> Result<Received<BackpressureSettings>, ClientError> {
         self.deployment_call(
             Method::PATCH,
             model,
@@ -151,7 +155,7 @@ impl Client {
         model: &str,
         request: &ReloadRequest,
         timeout: Duration,
-    ) -> Result<ReloadResponse, ClientError> {
+    ) -> Result<Received<ReloadResponse>, ClientError> {
         self.model_call(
             Method::PUT,
             model,
@@ -171,7 +175,7 @@ impl Client {
         &self,
         model: &str,
         deployment: &str,
-    ) -> Result<DeleteDeploymentResponse, ClientError> {
+    ) -> Result<Received<DeleteDeploymentResponse>, ClientError> {
         self.deployment_call(Method::DELETE, model, deployment, &[])
             .json()
             .await
@@ -185,7 +189,7 @@ impl Client {
         &self,
         model: &str,
         deployment: &str,
-    ) -> Result<ListReplicasResponse, ClientError> {
+    ) -> Result<Received<ListReplicasResponse>, ClientError> {
         self.deployment_call(Method::GET, model, deployment, &["replicas"])
             .json()
             .await
@@ -200,7 +204,7 @@ impl Client {
         model: &str,
         deployment: &str,
         replica: &str,
-    ) -> Result<TerminateReplicaResponse, ClientError> {
+    ) -> Result<Received<TerminateReplicaResponse>, ClientError> {
         self.deployment_call(Method::DELETE, model, deployment, &["replicas", replica])
             .json()
             .await

@@ -11,13 +11,17 @@ use samovar_types::api::environments::{
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Lists the environments of a model.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn environments(&self, model: &str) -> Result<ListEnvironmentsResponse, ClientError> {
+    pub async fn environments(
+        &self,
+        model: &str,
+    ) -> Result<Received<ListEnvironmentsResponse>, ClientError> {
         self.model_call(Method::GET, model, &["environments"])
             .json()
             .await
@@ -31,7 +35,7 @@ impl Client {
         &self,
         model: &str,
         environment: &str,
-    ) -> Result<EnvironmentResponse, ClientError> {
+    ) -> Result<Received<EnvironmentResponse>, ClientError> {
         self.environment_call(Method::GET, model, environment, &[])
             .json()
             .await
@@ -45,7 +49,7 @@ impl Client {
         &self,
         model: &str,
         request: &CreateEnvironmentRequest,
-    ) -> Result<EnvironmentResponse, ClientError> {
+    ) -> Result<Received<EnvironmentResponse>, ClientError> {
         self.model_call(Method::POST, model, &["environments"])
             .body(request)
             .json()
@@ -61,7 +65,7 @@ impl Client {
         model: &str,
         environment: &str,
         request: &UpdateEnvironmentRequest,
-    ) -> Result<UpdateEnvironmentResponse, ClientError> {
+    ) -> Result<Received<UpdateEnvironmentResponse>, ClientError> {
         self.environment_call(Method::PATCH, model, environment, &[])
             .body(request)
             .json()
@@ -76,7 +80,7 @@ impl Client {
         &self,
         model: &str,
         environment: &str,
-    ) -> Result<DeleteEnvironmentResponse, ClientError> {
+    ) -> Result<Received<DeleteEnvironmentResponse>, ClientError> {
         self.environment_call(Method::DELETE, model, environment, &[])
             .json()
             .await
@@ -91,7 +95,7 @@ impl Client {
         model: &str,
         environment: &str,
         timeout: Duration,
-    ) -> Result<SwitchResponse, ClientError> {
+    ) -> Result<Received<SwitchResponse>, ClientError> {
         self.environment_call(Method::POST, model, environment, &["activate"])
             .within(timeout)
             .json()
@@ -106,7 +110,7 @@ impl Client {
         &self,
         model: &str,
         environment: &str,
-    ) -> Result<SwitchResponse, ClientError> {
+    ) -> Result<Received<SwitchResponse>, ClientError> {
         self.environment_call(Method::POST, model, environment, &["deactivate"])
             .json()
             .await

@@ -47,6 +47,12 @@ pub enum ClientError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// The response is no text.
+    #[error("{url} answered with bytes that are no text: is that a Samovar server?")]
+    NoText {
+        /// What was called.
+        url: String,
+    },
     /// The response is longer than any that is read.
     #[error("{url} answered with more than {limit} bytes")]
     TooLong {

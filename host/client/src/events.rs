@@ -4,12 +4,13 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use reqwest::Method;
 use samovar_types::api::events::EventData;
-use serde::Serialize;
+use samovar_types::api::reported::Reported;
 use serde_json::Value;
 
 use crate::Client;
 use crate::error::ClientError;
 use crate::event_stream::{EventReader, TooLongEvent};
+use crate::received::Received;
 
 /// What the server sends of what happens.
 pub struct EventStream {
@@ -23,18 +24,11 @@ pub struct StreamItem {
     /// The position of the event. A stream that is opened with it starts with the next event.
     pub id: Option<String>,
     /// What happened; nothing where the server only tells how far the stream is.
-    pub event: Option<Received>,
+    pub event: Option<Received<Event>>,
 }
 
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Received {
-    /// Something that this release knows.
-    Known(EventData),
-    /// Something that a newer server tells of.
-    Unknown(Value),
-}
+/// What happened: something that this release knows, or what a newer server tells of.
+pub type Event = Reported<EventData, Value>;
 
 impl EventStream {
     /// The next item; nothing when the stream ended or the connection broke.
@@ -46,7 +40,7 @@ impl EventStream {
             if let Some(sent) = self.reader.next_event() {
                 return Ok(Some(StreamItem {
                     id: sent.id,
-                    event: received(&sent.data),
+                    event: Received::read(sent.data.as_bytes()).ok(),
                 }));
             }
             match self.body.next().await {
@@ -54,13 +48,6 @@ impl EventStream {
                 Some(Err(_)) | None => return Ok(None),
             }
         }
-    }
-}
-
-fn received(data: &str) -> Option<Received> {
-    match serde_json::from_str(data) {
-        Ok(known) => Some(Received::Known(known)),
-        Err(_) => serde_json::from_str(data).ok().map(Received::Unknown),
     }
 }
 
@@ -94,15 +81,12 @@ mod tests {
 
     #[test]
     fn events_of_newer_servers_are_passed_on() {
-        assert_eq!(
-            received(r#"{"type":"ready"}"#),
-            Some(Received::Known(EventData::Ready))
-        );
+        let read = |data: &str| Received::<Event>::read(data.as_bytes()).ok();
+        let ready = read(r#"{"type":"ready"}"#).unwrap();
+        assert_eq!(*ready, EventData::Ready);
         let newer = r#"{"type":"comet","tail":1}"#;
-        let Some(Received::Unknown(value)) = received(newer) else {
-            panic!("it is known");
-        };
-        assert_eq!(value["type"], "comet");
-        assert_eq!(received(""), None);
+        let comet = read(newer).unwrap();
+        assert_eq!((comet.known(), comet.json()), (None, newer));
+        assert!(read("").is_none());
     }
 }

@@ -8,13 +8,14 @@ use samovar_types::id::Id;
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Shows who calls.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn user(&self) -> Result<UserResponse, ClientError> {
+    pub async fn user(&self) -> Result<Received<UserResponse>, ClientError> {
         self.call(Method::GET, &["v1", "users", "me"]).json().await
     }
 
@@ -22,7 +23,7 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn organization(&self) -> Result<OrganizationResponse, ClientError> {
+    pub async fn organization(&self) -> Result<Received<OrganizationResponse>, ClientError> {
         self.call(Method::GET, &["v1", "organizations", "me"])
             .json()
             .await
@@ -32,7 +33,7 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn teams(&self) -> Result<ListTeamsResponse, ClientError> {
+    pub async fn teams(&self) -> Result<Received<ListTeamsResponse>, ClientError> {
         self.call(Method::GET, &["v1", "teams"]).json().await
     }
 
@@ -40,7 +41,7 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn team(&self, id: Id) -> Result<TeamResponse, ClientError> {
+    pub async fn team(&self, id: Id) -> Result<Received<TeamResponse>, ClientError> {
         self.call(Method::GET, &["v1", "teams", id.as_str()])
             .json()
             .await
@@ -50,7 +51,7 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn instance_types(&self) -> Result<ListInstanceTypesResponse, ClientError> {
+    pub async fn instance_types(&self) -> Result<Received<ListInstanceTypesResponse>, ClientError> {
         self.call(Method::GET, &["v1", "instance_types"])
             .json()
             .await

@@ -7,6 +7,7 @@ use samovar_types::api::deployments::WakeResponse;
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 /// Which deployment of a model is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +89,11 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn wake(&self, model: &str, target: Target<'_>) -> Result<WakeResponse, ClientError> {
+    pub async fn wake(
+        &self,
+        model: &str,
+        target: Target<'_>,
+    ) -> Result<Received<WakeResponse>, ClientError> {
         let mut path = vec!["models", model];
         path.extend(target.segments());
         path.push("wake");

@@ -15,13 +15,16 @@ mod environments;
 pub mod error;
 pub mod event_stream;
 mod events;
+mod health;
 mod identity;
 mod inference;
 mod logs;
 mod models;
 mod promotions;
+mod received;
 mod secrets;
 mod status;
+mod teams;
 pub mod text;
 mod usage;
 
@@ -39,8 +42,9 @@ use serde::de::DeserializeOwned;
 use crate::config::ClientConfig;
 pub use crate::error::{ClientError, ErrorAnswer};
 use crate::error::{Reason, parse_error};
-pub use crate::events::{EventStream, Received, StreamItem};
+pub use crate::events::{Event, EventStream, StreamItem};
 pub use crate::inference::Target;
+pub use crate::received::Received;
 
 /// The server when nothing says otherwise: what `samovar serve` listens on.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -174,10 +178,15 @@ impl Client {
     /// The server cannot be reached, or refuses.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.broken(error))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(self.refused(response).await),
         }
+    }
+
+    /// The error for a response that is one.
+    async fn refused(&self, response: Response) -> ClientError {
+        let status = response.status();
         let request_id = response.headers().get("x-samovar-request-id");
         let request_id = request_id.and_then(|id| Some(id.to_str().ok()?.to_owned()));
         // What came of a body that then broke still says more than nothing.
@@ -190,10 +199,36 @@ impl Client {
                 break;
             }
         }
-        Err(ClientError::Refused {
+        ClientError::Refused {
             status,
             answer: Box::new(parse_error(&body, request_id.as_deref())),
-        })
+        }
+    }
+
+    /// The JSON document of a response.
+    async fn document_of<T: DeserializeOwned>(
+        &self,
+        response: Response,
+    ) -> Result<Received<T>, ClientError> {
+        let (url, body) = self.body_of(response).await?;
+        Received::read(&body).map_err(|source| ClientError::unexpected(url, source))
+    }
+
+    /// The whole body of a response that is no stream, and the address that it came from.
+    async fn body_of(&self, response: Response) -> Result<(String, Vec<u8>), ClientError> {
+        let url = response.url().to_string();
+        let mut body = Vec::new();
+        let mut chunks = response.bytes_stream();
+        while let Some(chunk) = chunks.next().await {
+            body.extend_from_slice(&chunk.map_err(|error| self.broken(error))?);
+            if body.len() > MAX_ANSWER_BYTES {
+                return Err(ClientError::TooLong {
+                    url,
+                    limit: MAX_ANSWER_BYTES,
+                });
+            }
+        }
+        Ok((url, body))
     }
 
     /// The error for a call that broke.
@@ -272,22 +307,16 @@ impl Call<'_> {
     }
 
     /// Sends it and reads the JSON document of the response.
-    pub async fn json<T: DeserializeOwned>(self) -> Result<T, ClientError> {
+    pub async fn json<T: DeserializeOwned>(self) -> Result<Received<T>, ClientError> {
         let client = self.client;
-        let response = self.send().await?;
-        let url = response.url().to_string();
-        let mut body = Vec::new();
-        let mut chunks = response.bytes_stream();
-        while let Some(chunk) = chunks.next().await {
-            body.extend_from_slice(&chunk.map_err(|error| client.broken(error))?);
-            if body.len() > MAX_ANSWER_BYTES {
-                return Err(ClientError::TooLong {
-                    url,
-                    limit: MAX_ANSWER_BYTES,
-                });
-            }
-        }
-        serde_json::from_slice(&body).map_err(|source| ClientError::unexpected(url, source))
+        client.document_of(self.send().await?).await
+    }
+
+    /// Sends it and reads the text of the response.
+    pub async fn text(self) -> Result<String, ClientError> {
+        let client = self.client;
+        let (url, body) = client.body_of(self.send().await?).await?;
+        String::from_utf8(body).map_err(|_| ClientError::NoText { url })
     }
 }
 

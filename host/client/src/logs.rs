@@ -5,6 +5,7 @@ use samovar_types::api::logs::{LogsQuery, LogsResponse};
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Reads the log of a deployment.
@@ -16,7 +17,7 @@ impl Client {
         model: &str,
         deployment: &str,
         query: &LogsQuery,
-    ) -> Result<LogsResponse, ClientError> {
+    ) -> Result<Received<LogsResponse>, ClientError> {
         self.deployment_call(Method::GET, model, deployment, &["logs"])
             .query(query.pairs())
             .json()
@@ -32,7 +33,7 @@ impl Client {
         model: &str,
         environment: &str,
         query: &LogsQuery,
-    ) -> Result<LogsResponse, ClientError> {
+    ) -> Result<Received<LogsResponse>, ClientError> {
         self.environment_call(Method::GET, model, environment, &["logs"])
             .query(query.pairs())
             .json()

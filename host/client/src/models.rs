@@ -10,13 +10,14 @@ use samovar_types::api::models::{
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Lists the models.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn models(&self) -> Result<ListModelsResponse, ClientError> {
+    pub async fn models(&self) -> Result<Received<ListModelsResponse>, ClientError> {
         self.call(Method::GET, &["v1", "models"]).json().await
     }
 
@@ -24,7 +25,7 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn model(&self, model: &str) -> Result<ModelResponse, ClientError> {
+    pub async fn model(&self, model: &str) -> Result<Received<ModelResponse>, ClientError> {
         self.model_call(Method::GET, model, &[]).json().await
     }
 
@@ -36,8 +37,25 @@ impl Client {
         &self,
         request: &PushRequest,
         timeout: Duration,
-    ) -> Result<PushResponse, ClientError> {
+    ) -> Result<Received<PushResponse>, ClientError> {
         self.call(Method::POST, &["v1", "models"])
+            .body(request)
+            .within(timeout)
+            .json()
+            .await
+    }
+
+    /// Pushes a bundle as a deployment of a model that there is, and waits until it is built.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn push_to_model(
+        &self,
+        model: &str,
+        request: &PushRequest,
+        timeout: Duration,
+    ) -> Result<Received<PushResponse>, ClientError> {
+        self.model_call(Method::POST, model, &["deployments"])
             .body(request)
             .within(timeout)
             .json()
@@ -52,7 +70,7 @@ impl Client {
         &self,
         model: &str,
         name: &str,
-    ) -> Result<ModelResponse, ClientError> {
+    ) -> Result<Received<ModelResponse>, ClientError> {
         let body = UpdateModelRequest {
             name: name.to_owned(),
         };
@@ -66,7 +84,10 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn delete_model(&self, model: &str) -> Result<DeleteModelResponse, ClientError> {
+    pub async fn delete_model(
+        &self,
+        model: &str,
+    ) -> Result<Received<DeleteModelResponse>, ClientError> {
         self.model_call(Method::DELETE, model, &[]).json().await
     }
 }

@@ -8,6 +8,7 @@ use samovar_types::api::promotions::{
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Begins to move an environment to a deployment; answers with the deployment that moves in, which may be a fresh one.
@@ -19,7 +20,7 @@ impl Client {
         model: &str,
         environment: &str,
         request: &PromoteRequest,
-    ) -> Result<DeploymentResponse, ClientError> {
+    ) -> Result<Received<DeploymentResponse>, ClientError> {
         self.environment_call(Method::POST, model, environment, &["promote"])
             .body(request)
             .json()
@@ -35,7 +36,7 @@ impl Client {
         model: &str,
         deployment: &str,
         request: &PromoteToProductionRequest,
-    ) -> Result<DeploymentResponse, ClientError> {
+    ) -> Result<Received<DeploymentResponse>, ClientError> {
         self.deployment_call(Method::POST, model, deployment, &["promote"])
             .body(request)
             .json()
@@ -50,7 +51,7 @@ impl Client {
         &self,
         model: &str,
         environment: &str,
-    ) -> Result<CancelPromotionResponse, ClientError> {
+    ) -> Result<Received<CancelPromotionResponse>, ClientError> {
         self.environment_call(Method::POST, model, environment, &["cancel_promotion"])
             .json()
             .await
@@ -64,7 +65,7 @@ impl Client {
         &self,
         model: &str,
         environment: &str,
-    ) -> Result<ControlPromotionResponse, ClientError> {
+    ) -> Result<Received<ControlPromotionResponse>, ClientError> {
         self.control_promotion(model, environment, "pause_promotion")
             .await
     }
@@ -77,7 +78,7 @@ impl Client {
         &self,
         model: &str,
         environment: &str,
-    ) -> Result<ControlPromotionResponse, ClientError> {
+    ) -> Result<Received<ControlPromotionResponse>, ClientError> {
         self.control_promotion(model, environment, "resume_promotion")
             .await
     }
@@ -90,7 +91,7 @@ impl Client {
         &self,
         model: &str,
         environment: &str,
-    ) -> Result<ControlPromotionResponse, ClientError> {
+    ) -> Result<Received<ControlPromotionResponse>, ClientError> {
         self.control_promotion(model, environment, "force_cancel_promotion")
             .await
     }
@@ -103,7 +104,7 @@ impl Client {
         &self,
         model: &str,
         environment: &str,
-    ) -> Result<ControlPromotionResponse, ClientError> {
+    ) -> Result<Received<ControlPromotionResponse>, ClientError> {
         self.control_promotion(model, environment, "force_roll_forward_promotion")
             .await
     }
@@ -113,7 +114,7 @@ impl Client {
         model: &str,
         environment: &str,
         action: &str,
-    ) -> Result<ControlPromotionResponse, ClientError> {
+    ) -> Result<Received<ControlPromotionResponse>, ClientError> {
         self.environment_call(Method::POST, model, environment, &[action])
             .json()
             .await

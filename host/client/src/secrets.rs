@@ -11,13 +11,14 @@ use samovar_types::id::Id;
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Lists the secrets, without their values.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn secrets(&self) -> Result<ListSecretsResponse, ClientError> {
+    pub async fn secrets(&self) -> Result<Received<ListSecretsResponse>, ClientError> {
         self.call(Method::GET, &["v1", "secrets"]).json().await
     }
 
@@ -28,7 +29,7 @@ impl Client {
     pub async fn set_secret(
         &self,
         request: &SetSecretRequest,
-    ) -> Result<SecretResponse, ClientError> {
+    ) -> Result<Received<SecretResponse>, ClientError> {
         self.call(Method::POST, &["v1", "secrets"])
             .body(request)
             .json()
@@ -39,7 +40,10 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn delete_secret(&self, name: &str) -> Result<DeleteSecretResponse, ClientError> {
+    pub async fn delete_secret(
+        &self,
+        name: &str,
+    ) -> Result<Received<DeleteSecretResponse>, ClientError> {
         self.call(Method::DELETE, &["v1", "secrets", name])
             .json()
             .await
@@ -49,7 +53,9 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn webhook_secrets(&self) -> Result<ListWebhookSecretsResponse, ClientError> {
+    pub async fn webhook_secrets(
+        &self,
+    ) -> Result<Received<ListWebhookSecretsResponse>, ClientError> {
         self.call(Method::GET, &["v1", "webhook_secrets"])
             .json()
             .await
@@ -59,7 +65,9 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn rotate_webhook_secret(&self) -> Result<RotateWebhookSecretResponse, ClientError> {
+    pub async fn rotate_webhook_secret(
+        &self,
+    ) -> Result<Received<RotateWebhookSecretResponse>, ClientError> {
         self.call(Method::POST, &["v1", "webhook_secrets"])
             .json()
             .await
@@ -72,7 +80,7 @@ impl Client {
     pub async fn delete_webhook_secret(
         &self,
         id: Id,
-    ) -> Result<DeleteWebhookSecretResponse, ClientError> {
+    ) -> Result<Received<DeleteWebhookSecretResponse>, ClientError> {
         self.call(Method::DELETE, &["v1", "webhook_secrets", id.as_str()])
             .json()
             .await

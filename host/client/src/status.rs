@@ -5,13 +5,14 @@ use samovar_types::api::status::{ListBackendsResponse, StatusResponse};
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Shows how the node is.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn status(&self) -> Result<StatusResponse, ClientError> {
+    pub async fn status(&self) -> Result<Received<StatusResponse>, ClientError> {
         self.call(Method::GET, &["v1", "status"]).json().await
     }
 
@@ -19,7 +20,7 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn backends(&self) -> Result<ListBackendsResponse, ClientError> {
+    pub async fn backends(&self) -> Result<Received<ListBackendsResponse>, ClientError> {
         self.call(Method::GET, &["v1", "backends"]).json().await
     }
 }

@@ -7,13 +7,17 @@ use samovar_types::api::usage::{
 
 use crate::Client;
 use crate::error::ClientError;
+use crate::received::Received;
 
 impl Client {
     /// Reads what deployments used.
     ///
     /// # Errors
     /// The server cannot be reached, or refuses.
-    pub async fn usage(&self, params: &UsageParams) -> Result<UsageResponse, ClientError> {
+    pub async fn usage(
+        &self,
+        params: &UsageParams,
+    ) -> Result<Received<UsageResponse>, ClientError> {
         self.call(Method::GET, &["v1", "usage"])
             .query(params.pairs())
             .json()
@@ -27,7 +31,7 @@ impl Client {
     pub async fn usage_summary(
         &self,
         query: &UsageSummaryQuery,
-    ) -> Result<UsageSummaryResponse, ClientError> {
+    ) -> Result<Received<UsageSummaryResponse>, ClientError> {
         let pairs = [
             ("start_date", query.start_date.clone()),
             ("end_date", query.end_date.clone()),

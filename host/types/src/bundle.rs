@@ -76,6 +76,27 @@ pub struct Bundle {
     pub autoscaling: AutoscalingSettings,
 }
 
+impl Bundle {
+    /// A component alone, with the settings that hold by default.
+    pub fn new(name: impl Into<String>, component: Blob) -> Self {
+        Self {
+            name: name.into(),
+            component,
+            graphs: BTreeMap::new(),
+            files: BTreeMap::new(),
+            secrets: BTreeSet::new(),
+            environment_variables: BTreeMap::new(),
+            network: Network::default(),
+            snapshot: false,
+            example: None,
+            load_graphs_from_bytes: false,
+            isolation: Isolation::default(),
+            limits: Limits::default(),
+            autoscaling: AutoscalingSettings::default(),
+        }
+    }
+}
+
 /// A stored file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -91,11 +91,9 @@ pub async fn hand_in(
         hint: Some("`-d '\"text\"'` to send a text".into()),
     })?;
     let request = SubmitAsyncRequest {
-        model_input,
         webhook_endpoint: how.webhook.clone(),
         priority: how.priority.map(i64::from),
-        max_time_in_queue_seconds: None,
-        inference_retry_config: None,
+        ..SubmitAsyncRequest::new(model_input)
     };
     let answer = client.submit_async(model, target, &request).await?;
     match format {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use samovar_client::Client;
 use samovar_client::text::printable;
+use samovar_client::{Client, Received};
 use samovar_types::api::audit::{AuditActor, AuditEntryResponse, AuditQuery};
 use serde_json::{Value, json};
 
@@ -36,14 +36,14 @@ pub struct Arguments {
 /// Prints the newest entries first.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
-    let mut entries: Vec<AuditEntryResponse> = Vec::new();
+    let mut entries: Vec<Received<AuditEntryResponse>> = Vec::new();
     let mut cursor: Option<String> = None;
     let more = loop {
         let wanted = (limit - entries.len()).min(PAGE);
         let query = query(&arguments, wanted, cursor, Timestamp::now());
         let page = client.audit_log(&query).await?;
-        entries.extend(page.items);
-        cursor = page.pagination.cursor;
+        entries.extend(page.items("items", |page| &page.items));
+        cursor = page.into_inner().pagination.cursor;
         if cursor.is_none() || entries.len() >= limit {
             break cursor.is_some();
         }
@@ -61,7 +61,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
                     "ENVIRONMENT",
                     "DETAIL",
                 ],
-                entries.iter().map(row).collect(),
+                entries.iter().map(|entry| row(entry)).collect(),
                 "no changes",
             )?;
             if more {

@@ -283,7 +283,7 @@ mod tests {
             is_production: true,
             status_reason: Some("no import x".into()),
             labels: [("team".into(), "a".into())].into(),
-            isolation: Isolation::Deployment,
+            isolation: Isolation::Deployment.into(),
             graphs: vec![graph("g", true), graph("h", false)],
             init_snapshot: Some(InitSnapshot {
                 taken: false,

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use samovar_client::text::printable;
-use samovar_client::{Client, ClientError, Received, StreamItem};
+use samovar_client::{Client, ClientError, Event, StreamItem};
 use samovar_types::api::events::EventData;
+use samovar_types::api::reported::Reported;
 use samovar_types::engine::{ConcernedDeployment, EngineGraph};
 
 use crate::commands::audit;
@@ -42,10 +43,9 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
             if let Some(id) = id {
                 last = Some(id);
             }
-            let event = match event {
-                // One without data tells only how far it is.
-                None | Some(Received::Known(EventData::Ready)) => continue,
-                Some(event) => event,
+            // One without data tells only how far it is.
+            let Some(event) = event.filter(|event| **event != EventData::Ready) else {
+                continue;
             };
             match format {
                 Format::Json => output::json_line(&event)?,
@@ -64,10 +64,10 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
 }
 
 /// An event as text.
-fn text(event: &Received) -> String {
+fn text(event: &Event) -> String {
     match event {
-        Received::Known(data) => known(data),
-        Received::Unknown(data) => printable(&data.to_string()),
+        Reported::Known(data) => known(data),
+        Reported::Unknown(data) => printable(&data.to_string()),
     }
 }
 
@@ -99,7 +99,7 @@ fn known(data: &EventData) -> String {
             status_reason,
             ..
         } => {
-            let status = or_dash(status.map(|status| word(&status)));
+            let status = or_dash(status.as_ref().map(word));
             let reason = status_reason.as_ref();
             let reason =
                 reason.map_or_else(String::new, |reason| format!(": {}", printable(reason)));
@@ -137,7 +137,7 @@ fn known(data: &EventData) -> String {
             status,
         } => format!(
             "deployment {deployment_id} of {model_id} has {active_replica_count} replicas {}",
-            or_dash(status.map(|status| word(&status)))
+            or_dash(status.as_ref().map(word))
         ),
         EventData::Engine { .. } => engine(data),
         EventData::Quarantine { .. } => quarantine(data),
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn events_are_told_in_words() {
-        let told = |data: Value| text(&Received::Known(serde_json::from_value(data).unwrap()));
+        let told = |data: Value| text(&serde_json::from_value(data).unwrap());
         let deployment = json!({
             "type": "deployment", "model_id": "model000", "deployment_id": "deploy00", "deleted": false,
             "name": "n", "active_replica_count": 0, "status": "BUILD_FAILED", "status_reason": "no\u{1b}",

@@ -87,10 +87,9 @@ pub async fn run(client: &Client, action: Action, format: Format) -> anyhow::Res
             models,
         } => {
             let request = CreateApiKeyRequest {
-                key_type: key_type.into(),
                 name,
                 model_ids: (!models.is_empty()).then_some(models),
-                team_id: None,
+                ..CreateApiKeyRequest::new(key_type.into())
             };
             let answer = client.create_api_key(&request).await?;
             match format {
@@ -139,7 +138,7 @@ mod tests {
         let key = ApiKeyResponse {
             prefix: "abcd1234".into(),
             name: None,
-            key_type: KeyType::WorkspaceInvoke,
+            key_type: KeyType::WorkspaceInvoke.into(),
             model_ids: Some(vec![
                 "model001".parse().unwrap(),
                 "model002".parse().unwrap(),

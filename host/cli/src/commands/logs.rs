@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use samovar_client::Client;
 use samovar_client::text::printable;
+use samovar_client::{Client, Received};
 use samovar_types::api::logs::{LogEntry, LogsQuery};
 use samovar_types::names::PRODUCTION;
 
@@ -95,7 +95,7 @@ pub struct Follower {
 /// Lines that were not read before.
 pub struct Fresh {
     /// The lines, oldest first.
-    pub lines: Vec<LogEntry>,
+    pub lines: Vec<Received<LogEntry>>,
     /// Whether these are all of them.
     pub are_all: bool,
 }
@@ -120,7 +120,8 @@ impl Follower {
         };
         let read = client.deployment_logs(&self.model, &self.deployment, &query);
         let answer = read.await?;
-        let fresh = self.printed.fresh(&answer.logs);
+        let lines = answer.items("logs", |answer| &answer.logs);
+        let fresh = self.printed.fresh(&lines);
         Ok(Fresh {
             // A full answer of new lines alone has no overlap with the one before it.
             are_all: fresh.len() < LIMIT,
@@ -141,7 +142,7 @@ pub fn text(line: &LogEntry) -> String {
 #[derive(Default)]
 struct Printed {
     newest_ms: Option<i64>,
-    lines: VecDeque<LogEntry>,
+    lines: VecDeque<Received<LogEntry>>,
 }
 
 impl Printed {
@@ -158,7 +159,7 @@ impl Printed {
     }
 
     /// Filters out lines seen before, and remembers the others.
-    fn fresh<'a>(&mut self, lines: &'a [LogEntry]) -> Vec<&'a LogEntry> {
+    fn fresh<'a>(&mut self, lines: &'a [Received<LogEntry>]) -> Vec<&'a Received<LogEntry>> {
         let mut old = std::mem::take(&mut self.lines);
         let mut fresh = Vec::new();
         for line in lines {
@@ -184,8 +185,8 @@ fn epoch_millis(line: &LogEntry) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn line(second: u32, message: &str) -> LogEntry {
-        LogEntry {
+    fn line(second: u32, message: &str) -> Received<LogEntry> {
+        Received::from(LogEntry {
             timestamp: format!("2026-01-01T00:00:{second:02}.000001Z")
                 .parse()
                 .unwrap(),
@@ -193,7 +194,7 @@ mod tests {
             message: message.into(),
             replica: "r1".into(),
             request_id: None,
-        }
+        })
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn rows(answer: &ListModelsResponse, now: Timestamp) -> Vec<Vec<String>> {
 async fn production_bundle(client: &Client, model: &str, answer: &ModelResponse) -> Option<Bundle> {
     let id = answer.production_deployment_id?;
     let shown = client.config(model, id.as_str()).await;
-    shown.ok()?.config
+    shown.ok()?.into_inner().config?.known().cloned()
 }
 
 /// The URL of production, and an example request if one is known.

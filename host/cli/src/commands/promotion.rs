@@ -3,8 +3,8 @@
 use anyhow::bail;
 use clap::Subcommand;
 use jiff::Timestamp;
-use samovar_client::Client;
 use samovar_client::text::printable;
+use samovar_client::{Client, Received};
 use samovar_types::api::deployments::DeploymentResponse;
 use samovar_types::api::environments::EnvironmentResponse;
 use samovar_types::api::promotions::{PromoteRequest, PromotionResponse, SideAnalysis};
@@ -128,13 +128,10 @@ async fn begin(
     place: &Place,
     named: &DeploymentResponse,
     keep_previous: bool,
-) -> anyhow::Result<DeploymentResponse> {
+) -> anyhow::Result<Received<DeploymentResponse>> {
     let request = PromoteRequest {
-        deployment_id: named.id,
         scale_down_previous_deployment: !keep_previous,
-        preserve_env_instance_type: true,
-        environment_settings_update: None,
-        promotion_settings_override: None,
+        ..PromoteRequest::new(named.id)
     };
     let promoted = client.promote(&place.model, &place.environment, &request);
     Ok(promoted.await?)
@@ -198,26 +195,34 @@ fn tell(answer: &impl Serialize, place: &Place, done: &str, format: Format) -> a
 #[derive(Serialize)]
 struct Shown<'a> {
     environment: &'a str,
-    current_deployment: Option<&'a DeploymentResponse>,
-    candidate_deployment: Option<&'a DeploymentResponse>,
-    in_progress_promotion: Option<&'a PromotionResponse>,
-    last_promotion: Option<&'a PromotionResponse>,
+    current_deployment: Received<Option<DeploymentResponse>>,
+    candidate_deployment: Received<Option<DeploymentResponse>>,
+    in_progress_promotion: Received<Option<PromotionResponse>>,
+    last_promotion: Received<Option<PromotionResponse>>,
+}
+
+impl<'a> From<&'a Received<EnvironmentResponse>> for Shown<'a> {
+    fn from(environment: &'a Received<EnvironmentResponse>) -> Self {
+        Self {
+            environment: &environment.name,
+            current_deployment: environment
+                .part("current_deployment", |one| &one.current_deployment),
+            candidate_deployment: environment
+                .part("candidate_deployment", |one| &one.candidate_deployment),
+            in_progress_promotion: environment
+                .part("in_progress_promotion", |one| &one.in_progress_promotion),
+            last_promotion: environment.part("last_promotion", |one| &one.last_promotion),
+        }
+    }
 }
 
 async fn show(client: &Client, place: &Place, format: Format) -> anyhow::Result<()> {
     let environment = client.environment(&place.model, &place.environment).await?;
-    let going = environment.in_progress_promotion.as_ref();
-    let last = environment.last_promotion.as_ref();
     if format == Format::Json {
-        return output::document(&Shown {
-            environment: &environment.name,
-            current_deployment: environment.current_deployment.as_ref(),
-            candidate_deployment: environment.candidate_deployment.as_ref(),
-            in_progress_promotion: going,
-            last_promotion: last,
-        });
+        return output::document(&Shown::from(&environment));
     }
-    let Some(promotion) = going.or(last) else {
+    let going = environment.in_progress_promotion.as_ref();
+    let Some(promotion) = going.or(environment.last_promotion.as_ref()) else {
         return output::line(&format!(
             "no promotion to {} of {} yet: start one with `samovar promote {} DEPLOYMENT --to {}`",
             place.environment, place.model, place.model, place.environment
@@ -299,7 +304,7 @@ pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Res
         );
     };
     let mut previous = client.deployment(model, id.as_str()).await?;
-    if previous.status.is_off() {
+    if previous.status.known().is_some_and(|known| known.is_off()) {
         if format == Format::Text {
             output::note(&format!(
                 "{} is inactive: activating it\n",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use samovar_bundle::collect::{LocalBlob, LocalBundle};
 use samovar_bundle::manifest::Manifest;
-use samovar_client::{Client, ClientError};
+use samovar_client::{Client, ClientError, Received};
 use samovar_types::api::models::{PushRequest, PushResponse};
 use samovar_types::bundle::Bundle;
 use samovar_types::names::PRODUCTION;
@@ -16,7 +16,7 @@ use crate::build::{Build, Group};
 use crate::commands::environment::Place;
 use crate::output::{self, Format};
 use crate::progress::spin;
-use crate::pushed::{Report, Target};
+use crate::pushed::{Made, Report, Target};
 use crate::{identifier, promotion_wait, ready, upload};
 
 /// Timeout of the request that deploys, which includes compiling the component.
@@ -76,7 +76,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
 
     let request = request(&arguments, &local.bundle);
     let begun = Instant::now();
-    let mut answer = match deploy(client, &request).await {
+    let answer = match deploy(client, &request).await {
         Ok(answer) => answer,
         Err(error) => {
             // A blob that was there may have been cleaned away since: nothing held it yet.
@@ -90,19 +90,20 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
         }
     };
     let took = begun.elapsed();
+    let mut made = Made::from(&answer);
     if arguments.wait {
-        let waiting = ready::wait(client, answer.deployment, DEPLOY_TIMEOUT);
-        answer.deployment = spin("waiting for the deployment", waiting).await?;
+        let waiting = ready::wait(client, made.deployment, DEPLOY_TIMEOUT);
+        made.deployment = spin("waiting for the deployment", waiting).await?;
     }
-    ready::check(&answer.deployment)?;
+    ready::check(&made.deployment)?;
     if let Some(environment) = arguments.environment().filter(|_| arguments.wait) {
         let place = Place {
-            model: answer.model.id.to_string(),
+            model: made.model.id.to_string(),
             environment: environment.to_owned(),
         };
-        promotion_wait::until_ended(client, &place, &answer.deployment).await?;
-        let id = answer.deployment.id;
-        answer.deployment = client.deployment(&place.model, id.as_str()).await?;
+        promotion_wait::until_ended(client, &place, &made.deployment).await?;
+        let id = made.deployment.id;
+        made.deployment = client.deployment(&place.model, id.as_str()).await?;
     }
     let report = Report {
         local: &local,
@@ -114,7 +115,7 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
         },
         took,
     };
-    report.print(client, &answer, format)
+    report.print(client, &made, format)
 }
 
 impl Arguments {
@@ -138,16 +139,19 @@ fn request(arguments: &Arguments, bundle: &Bundle) -> PushRequest {
     let labels: BTreeMap<_, _> = arguments.labels.iter().cloned().collect();
     PushRequest {
         name: arguments.model.clone(),
-        bundle: bundle.clone(),
         deployment_name: arguments.name.clone(),
         development: arguments.development,
         environment: arguments.environment().map(str::to_owned),
         labels: (!labels.is_empty()).then_some(labels),
+        ..PushRequest::new(bundle.clone())
     }
 }
 
 /// Deploys, and returns when that is done.
-pub async fn deploy(client: &Client, request: &PushRequest) -> Result<PushResponse, ClientError> {
+pub async fn deploy(
+    client: &Client,
+    request: &PushRequest,
+) -> Result<Received<PushResponse>, ClientError> {
     let answering = client.push(request, DEPLOY_TIMEOUT);
     spin("the server compiles and deploys", answering).await
 }

@@ -82,15 +82,17 @@ pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyho
         return Err(UsageError { problem, hint }.into());
     }
     let answer = client.usage(&params(&arguments)).await?;
-    let mut entries: Vec<Entry> = answer.usage.into_iter().map(Entry::from).collect();
+    let (start, end) = (answer.start, answer.end);
+    let usage = answer.into_inner().usage;
+    let mut entries: Vec<Entry> = usage.into_iter().map(Entry::from).collect();
     if arguments.by == By::Deployment {
         entries = by_deployment(entries);
     }
     match format {
         _ if arguments.csv => output::write(&csv(&entries, arguments.by)?),
         Format::Json => output::document(&json!({
-            "start": answer.start,
-            "end": answer.end,
+            "start": start,
+            "end": end,
             "usage": entries,
         })),
         Format::Text => output::table(
@@ -125,8 +127,8 @@ fn params(arguments: &Arguments) -> UsageParams {
         start: arguments.start.clone(),
         end: arguments.end.clone(),
         model: arguments.model.clone(),
-        deployment: None,
         resolution: arguments.by.resolution(),
+        ..UsageParams::default()
     }
 }
 

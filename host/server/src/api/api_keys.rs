@@ -36,7 +36,7 @@ impl From<ApiKey> for ApiKeyResponse {
         Self {
             prefix: key.prefix,
             name: key.name,
-            key_type: key.key_type,
+            key_type: key.key_type.into(),
             model_ids: (!models.is_empty()).then_some(models),
             team_name: organization::NAME.to_owned(),
             created_at: key.created_at,

@@ -43,7 +43,7 @@ async fn config(
     let bundle = &find(&view, &deployment)?.bundle;
     let form = query.output_format.unwrap_or_default();
     Ok(Json(ConfigResponse {
-        config: (form != ConfigFormat::Raw).then(|| bundle.clone()),
+        config: (form != ConfigFormat::Raw).then(|| bundle.clone().into()),
         raw_config: (form != ConfigFormat::Parsed).then(|| folder(bundle).manifest.1),
     }))
 }

@@ -55,8 +55,8 @@ async fn reload(
     let deployment = reloaded.view.deployment(reloaded.id)?;
     Ok(Json(ReloadResponse {
         status: match reloaded.done {
-            Done::Changed => ReloadStatus::Reloaded,
-            Done::Unchanged => ReloadStatus::Unchanged,
+            Done::Changed => ReloadStatus::Reloaded.into(),
+            Done::Unchanged => ReloadStatus::Unchanged.into(),
         },
         deployment: deployment_response(&api, &reloaded.view, deployment),
         timings: timings(&reloaded),

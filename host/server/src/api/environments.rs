@@ -61,14 +61,11 @@ fn environment_response(
         .current_deployment_id
         .and_then(|id| view.deployments.get(&id));
     let autoscaling = environment.autoscaling_settings.clone();
-    let promotion = environment
-        .promotion
-        .as_ref()
-        .map(|promotion| promotion_response(api, environment, promotion, now));
-    let (going, ended) = match promotion {
+    let (going, ended) = match &environment.promotion {
         Some(promotion) if promotion.status.is_in_progress() => (Some(promotion), None),
-        ended => (None, ended),
+        ended => (None, ended.as_ref()),
     };
+    let promotion = |promotion| promotion_response(api, environment, promotion, now);
     EnvironmentResponse {
         name: environment.name.clone(),
         created_at: environment.created_at,
@@ -76,14 +73,14 @@ fn environment_response(
         current_deployment: shown(environment.current_deployment_id),
         candidate_deployment: shown(environment.candidate_deployment_id()),
         previous_deployment_id: environment.previous_deployment_id,
-        in_progress_promotion: going,
-        last_promotion: ended,
+        in_progress_promotion: going.map(promotion),
+        last_promotion: ended.map(promotion),
         autoscaling_settings: autoscaling
             .or_else(|| current.map(|deployment| deployment.autoscaling()))
             .unwrap_or_default(),
-        promotion_settings: environment.promotion_settings.clone(),
+        promotion_settings: environment.promotion_settings.clone().into(),
         request_backpressure_settings: BackpressureSettings {
-            policy: environment.backpressure,
+            policy: environment.backpressure.into(),
         },
         cors_settings: CorsSettings {
             allowed_origins: environment.allowed_origins.clone(),

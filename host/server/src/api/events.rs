@@ -84,7 +84,7 @@ fn event_data(api: &Api, event: &Event) -> Option<EventData> {
                 model_id: deployment.model_id,
                 deployment_id: deployment.id,
                 name: Some(deployment.name.clone()),
-                status: Some(shown(api, deployment.id, stored, &observed)),
+                status: Some(shown(api, deployment.id, stored, &observed).into()),
                 status_reason: shown_reason(stored, reason, &observed),
                 active_replica_count: observed.ready,
                 deleted: false,
@@ -120,7 +120,7 @@ fn event_data(api: &Api, event: &Event) -> Option<EventData> {
             model_id: event.model?,
             environment: environment.clone(),
             deployment_id: promotion.candidate_deployment_id,
-            status: promotion.status,
+            status: promotion.status.into(),
             percent_traffic_to_new_version: promotion.percent(Timestamp::now()),
             error_message: promotion.error_message.clone(),
         },
@@ -131,7 +131,7 @@ fn event_data(api: &Api, event: &Event) -> Option<EventData> {
                 model_id: event.model?,
                 deployment_id: *deployment,
                 active_replica_count: observed.ready,
-                status: stored.map(|stored| shown(api, *deployment, stored, &observed)),
+                status: stored.map(|stored| shown(api, *deployment, stored, &observed).into()),
             }
         }
     })

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use samovar_store::DocStore;
-use serde::Serialize;
+use samovar_types::api::health::{NotReady, NotReadyCode, ReadinessResponse};
 
 use crate::control::feed::Feed;
 
@@ -29,15 +29,6 @@ pub struct Readiness {
     probed: Arc<tokio::sync::Mutex<Option<Probe>>>,
 }
 
-/// Why a node is not ready.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NotReady {
-    /// For programs: `starting`, `store_unavailable` or `draining`.
-    pub code: &'static str,
-    /// For people.
-    pub reason: String,
-}
-
 impl Readiness {
     /// Of the node that follows this store by this feed.
     pub fn new(feed: Arc<Feed>, store: Arc<dyn DocStore>) -> Self {
@@ -53,20 +44,20 @@ impl Readiness {
         let mut reasons = Vec::new();
         if self.feed.stop().is_cancelled() {
             reasons.push(NotReady {
-                code: "draining",
+                code: NotReadyCode::Draining.into(),
                 reason: "the node is stopping: running requests finish, new ones belong elsewhere"
                     .to_owned(),
             });
         }
         if !self.feed.is_synced() {
             reasons.push(NotReady {
-                code: "starting",
+                code: NotReadyCode::Starting.into(),
                 reason: "the models in the store have not been read yet".to_owned(),
             });
         }
         let failure = self.probe().await;
         reasons.extend(failure.map(|reason| NotReady {
-            code: "store_unavailable",
+            code: NotReadyCode::StoreUnavailable.into(),
             reason,
         }));
         reasons
@@ -103,7 +94,10 @@ async fn ready(readiness: Readiness) -> Response {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let answer = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons });
+    let answer = ReadinessResponse {
+        ready: reasons.is_empty(),
+        reasons,
+    };
     (status, axum::Json(answer)).into_response()
 }
 
@@ -122,21 +116,24 @@ mod tests {
         let stop = CancellationToken::new();
         let feed = Arc::new(Feed::new(store.clone(), stop.clone()));
         let readiness = Readiness::new(feed.clone(), store.clone());
-        let codes = async || -> Vec<&'static str> {
+        let codes = async || -> Vec<Option<NotReadyCode>> {
             let reasons = readiness.reasons().await;
-            reasons.iter().map(|one| one.code).collect()
+            reasons
+                .iter()
+                .map(|one| one.code.known().copied())
+                .collect()
         };
-        assert_eq!(codes().await, ["starting"]);
+        assert_eq!(codes().await, [Some(NotReadyCode::Starting)]);
         feed.synced(1);
-        assert_eq!(codes().await, [""; 0]);
+        assert_eq!(codes().await, [None; 0]);
         stop.cancel();
-        assert_eq!(codes().await, ["draining"]);
+        assert_eq!(codes().await, [Some(NotReadyCode::Draining)]);
         store.close().await;
         // Not asked again before its last answer is too old.
-        assert_eq!(codes().await, ["draining"]);
+        assert_eq!(codes().await, [Some(NotReadyCode::Draining)]);
         tokio::time::sleep(STORE_HOLDS).await;
         let reasons = readiness.reasons().await;
-        assert_eq!(reasons[1].code, "store_unavailable");
+        assert_eq!(reasons[1].code, NotReadyCode::StoreUnavailable);
         assert_eq!(
             reasons[1].reason,
             "the store is unavailable: the store was closed"

@@ -42,11 +42,11 @@ impl From<Done> for UpdateSettingsResponse {
     fn from(done: Done) -> Self {
         match done {
             Done::Changed => Self {
-                status: UpdateStatus::Accepted,
+                status: UpdateStatus::Accepted.into(),
                 message: "the settings hold from now on".to_owned(),
             },
             Done::Unchanged => Self {
-                status: UpdateStatus::Unchanged,
+                status: UpdateStatus::Unchanged.into(),
                 message: "the settings were so already".to_owned(),
             },
         }
@@ -198,6 +198,6 @@ async fn backpressure(
         None => Ok(Done::Unchanged),
     };
     let (view, id, _) = api.change_deployment(&model, &deployment, change).await?;
-    let policy = view.deployment(id)?.backpressure;
+    let policy = view.deployment(id)?.backpressure.into();
     Ok(Json(BackpressureSettings { policy }))
 }

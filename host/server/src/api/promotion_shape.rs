@@ -26,7 +26,7 @@ pub(super) fn promotion_response(
     let figures = figures.and_then(|(stage, trial)| trial.figures(stage).pop());
     let shadowed = promotion.settings.shadow_percent > 0;
     PromotionResponse {
-        status: promotion.status,
+        status: promotion.status.into(),
         percent_traffic_to_new_version: promotion.percent(now),
         error_message: promotion.error_message.clone(),
         deployment_id: promotion.candidate_deployment_id,

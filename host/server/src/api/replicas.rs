@@ -22,16 +22,20 @@ pub fn router() -> OpenApiRouter<super::Shared> {
         .routes(routes!(terminate).needs(Action::Manage))
 }
 
+fn status(state: ReplicaState) -> ReplicaStatus {
+    match state {
+        ReplicaState::Starting => ReplicaStatus::Starting,
+        ReplicaState::Idle => ReplicaStatus::Idle,
+        ReplicaState::Busy => ReplicaStatus::Busy,
+        ReplicaState::Stopping => ReplicaStatus::Stopping,
+    }
+}
+
 fn replica(replica: ReplicaInfo, now: Timestamp) -> ReplicaResponse {
     let age = SignedDuration::try_from(replica.age).unwrap_or(SignedDuration::MAX);
     ReplicaResponse {
         id: replica.id,
-        state: match replica.state {
-            ReplicaState::Starting => ReplicaStatus::Starting,
-            ReplicaState::Idle => ReplicaStatus::Idle,
-            ReplicaState::Busy => ReplicaStatus::Busy,
-            ReplicaState::Stopping => ReplicaStatus::Stopping,
-        },
+        state: status(replica.state).into(),
         started_at: now.checked_sub(age).unwrap_or(now),
         age_seconds: replica.age.as_secs_f64(),
         requests_served: replica.served,

@@ -59,7 +59,7 @@ pub(super) fn deployment_response(
         model_id: deployment.model_id,
         is_production: environment.as_deref() == Some("production"),
         is_development: deployment.kind == DeploymentKind::Development,
-        status: shown(api, deployment.id, stored, &observed),
+        status: shown(api, deployment.id, stored, &observed).into(),
         status_reason: shown_reason(stored, reason, &observed),
         active_replica_count: observed.ready,
         autoscaling_settings: deployment.autoscaling(),
@@ -67,10 +67,10 @@ pub(super) fn deployment_response(
         environment,
         labels: deployment.labels.clone(),
         request_backpressure_settings: BackpressureSettings {
-            policy: deployment.backpressure,
+            policy: deployment.backpressure.into(),
         },
         bundle_digest: deployment.bundle_digest,
-        isolation: deployment.bundle.isolation,
+        isolation: deployment.bundle.isolation.into(),
         graphs: deployment
             .bundle
             .graphs

@@ -77,7 +77,7 @@ async fn usage(
     Ok(Json(UsageResponse {
         start: timestamp(window.from),
         end: timestamp(window.to),
-        resolution: query.resolution,
+        resolution: query.resolution.into(),
         usage: entries.collect(),
     }))
 }

@@ -157,15 +157,15 @@ fn status(request: &AsyncRequest) -> Json<AsyncRequestResponse> {
         request_id: request.id.as_str().to_owned(),
         model_id: request.model_id,
         deployment_id: request.deployment_id,
-        status: request.status,
-        webhook_status: request.webhook_status,
+        status: request.status.into(),
+        webhook_status: request.webhook_status.into(),
         webhook: request.webhook.as_ref().map(|webhook| WebhookDelivery {
             attempts: webhook.attempts,
             last_error: webhook.last_error.clone(),
         }),
         created_at: request.created_at,
         status_at: request.status_at,
-        errors: request.errors.clone(),
+        errors: request.errors.iter().cloned().map(Into::into).collect(),
     })
 }
 

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::reported::Reported;
 use crate::api_key::KeyType;
 use crate::id::Id;
 
@@ -17,7 +18,8 @@ pub struct ApiKeyResponse {
     pub name: Option<String>,
     /// What it is for.
     #[serde(rename = "type")]
-    pub key_type: KeyType,
+    #[cfg_attr(feature = "openapi", schema(value_type = KeyType))]
+    pub key_type: Reported<KeyType>,
     /// The models it is limited to; null for all.
     pub model_ids: Option<Vec<Id>>,
     /// The server's one team.
@@ -69,6 +71,18 @@ pub struct CreateApiKeyRequest {
     /// The server's one team, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub team_id: Option<String>,
+}
+
+impl CreateApiKeyRequest {
+    /// A key of a type, without a name and for all models.
+    pub fn new(key_type: KeyType) -> Self {
+        Self {
+            key_type,
+            name: None,
+            model_ids: None,
+            team_id: None,
+        }
+    }
 }
 
 /// A new key. It has no debug form, so that it gets into no message.

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::async_request::{AsyncError, AsyncStatus, WebhookStatus};
+use super::reported::Reported;
+use crate::async_request::{AsyncError, AsyncErrorCode, AsyncStatus, WebhookStatus};
 use crate::id::Id;
 
 /// A request that is handed in. The model gets its input byte by byte as it is here.
@@ -25,6 +26,19 @@ pub struct SubmitAsyncRequest {
     /// How often it is tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inference_retry_config: Option<InferenceRetryUpdate>,
+}
+
+impl SubmitAsyncRequest {
+    /// A request without a webhook, whose priority and patience are those by default.
+    pub fn new(model_input: Box<RawValue>) -> Self {
+        Self {
+            model_input,
+            webhook_endpoint: None,
+            priority: None,
+            max_time_in_queue_seconds: None,
+            inference_retry_config: None,
+        }
+    }
 }
 
 /// How often and when an attempt is repeated; what is left out is as by default.
@@ -72,9 +86,9 @@ pub struct AsyncRequestResponse {
     /// The deployment it is for.
     pub deployment_id: Id,
     /// State of the request.
-    pub status: AsyncStatus,
+    pub status: Reported<AsyncStatus>,
     /// Where its webhook stands.
-    pub webhook_status: WebhookStatus,
+    pub webhook_status: Reported<WebhookStatus>,
     /// How its webhook was sent; null without one.
     pub webhook: Option<WebhookDelivery>,
     /// When it was handed in.
@@ -82,7 +96,25 @@ pub struct AsyncRequestResponse {
     /// Since when it stands there.
     pub status_at: Timestamp,
     /// What went wrong, one for each failed attempt.
-    pub errors: Vec<AsyncError>,
+    pub errors: Vec<AsyncErrorResponse>,
+}
+
+/// What went wrong with an attempt.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AsyncErrorResponse {
+    /// For programs.
+    pub code: Reported<AsyncErrorCode>,
+    /// For people.
+    pub message: String,
+}
+
+impl From<AsyncError> for AsyncErrorResponse {
+    fn from(AsyncError { code, message }: AsyncError) -> Self {
+        Self {
+            code: code.into(),
+            message,
+        }
+    }
 }
 
 /// How a webhook was sent.

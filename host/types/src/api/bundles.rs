@@ -1,7 +1,9 @@
 //! What a deployment runs: its manifest, and where its bundle is.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::reported::Reported;
 use crate::bundle::Bundle;
 
 /// What is asked of a manifest.
@@ -35,7 +37,8 @@ pub enum ConfigFormat {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConfigResponse {
     /// The bundle with every default filled in.
-    pub config: Option<Bundle>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Bundle>))]
+    pub config: Option<Reported<Bundle, Value>>,
     /// A `samovar.toml` that says the same: pushed with the bundle's files, it makes the same bundle again.
     pub raw_config: Option<String>,
 }

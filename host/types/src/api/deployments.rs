@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::reported::Reported;
 use crate::bundle::Isolation;
 use crate::deployment::DeploymentStatus;
 use crate::digest::Digest;
@@ -30,7 +31,8 @@ pub struct DeploymentResponse {
     /// Whether it is the model's development deployment.
     pub is_development: bool,
     /// State of the deployment.
-    pub status: DeploymentStatus,
+    #[cfg_attr(feature = "openapi", schema(value_type = DeploymentStatus))]
+    pub status: Reported<DeploymentStatus>,
     /// Why it is in that state, when something went wrong.
     pub status_reason: Option<String>,
     /// Replicas that can serve now.
@@ -48,7 +50,8 @@ pub struct DeploymentResponse {
     /// The bundle's digest.
     pub bundle_digest: Digest,
     /// With whom its graphs share a process, as its manifest says. `serve --engines per-deployment` separates all.
-    pub isolation: Isolation,
+    #[cfg_attr(feature = "openapi", schema(value_type = Isolation))]
+    pub isolation: Reported<Isolation>,
     /// Its graphs.
     pub graphs: Vec<DeploymentGraph>,
     /// What became of the wish to keep the memory after `init`; null without one, and until it was tried on this node.
@@ -78,11 +81,12 @@ pub struct InitSnapshot {
 }
 
 /// What happens to requests that find every replica busy.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BackpressureSettings {
     /// Whether they wait or are refused.
-    pub policy: BackpressurePolicy,
+    #[cfg_attr(feature = "openapi", schema(value_type = BackpressurePolicy))]
+    pub policy: Reported<BackpressurePolicy>,
 }
 
 /// Which deployments are listed.
@@ -167,7 +171,8 @@ pub enum UpdateStatus {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UpdateSettingsResponse {
     /// Whether anything is other than before.
-    pub status: UpdateStatus,
+    #[cfg_attr(feature = "openapi", schema(value_type = UpdateStatus))]
+    pub status: Reported<UpdateStatus>,
     /// The same in words.
     pub message: String,
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::deployments::DeploymentResponse;
+use super::reported::Reported;
 use crate::bundle::Bundle;
 
 /// A reload. The bundle's blobs have to be on the server already.
@@ -36,7 +37,8 @@ pub enum ReloadStatus {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReloadResponse {
     /// Whether the bundle was swapped.
-    pub status: ReloadStatus,
+    #[cfg_attr(feature = "openapi", schema(value_type = ReloadStatus))]
+    pub status: Reported<ReloadStatus>,
     /// The development deployment as it is now.
     pub deployment: DeploymentResponse,
     /// Where the time went.

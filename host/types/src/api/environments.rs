@@ -2,11 +2,13 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::deployments::UpdateStatus;
 use super::deployments::{BackpressureSettings, BackpressureUpdate, DeploymentResponse};
 use super::identity::InstanceType;
 use super::promotions::PromotionResponse;
+use super::reported::Reported;
 use crate::id::Id;
 use crate::origins::Origin;
 use crate::promotion_settings::{PromotionSettings, PromotionSettingsUpdate};
@@ -37,7 +39,8 @@ pub struct EnvironmentResponse {
     /// What a deployment takes on that moves in.
     pub autoscaling_settings: AutoscalingSettings,
     /// How it moves to another deployment.
-    pub promotion_settings: PromotionSettings,
+    #[cfg_attr(feature = "openapi", schema(value_type = PromotionSettings))]
+    pub promotion_settings: Reported<PromotionSettings, Value>,
     /// What happens to requests that find every replica busy.
     pub request_backpressure_settings: BackpressureSettings,
     /// The web pages that may call it from a browser.
@@ -74,7 +77,7 @@ pub struct ListEnvironmentsResponse {
 }
 
 /// A new environment.
-#[derive(Clone, Deserialize, Serialize)]
+#[derive(Clone, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateEnvironmentRequest {
@@ -95,7 +98,7 @@ pub struct CreateEnvironmentRequest {
 }
 
 /// What changes of an environment; what is left out or null stays.
-#[derive(Clone, Deserialize, Serialize)]
+#[derive(Clone, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateEnvironmentRequest {
@@ -114,11 +117,11 @@ pub struct UpdateEnvironmentRequest {
     /// Taken for compatibility; anything but null is refused.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub autoscaling_schedule_settings: Option<serde_json::Value>,
+    pub autoscaling_schedule_settings: Option<Value>,
     /// Taken for compatibility; anything but null is refused.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub traffic_routing_settings: Option<serde_json::Value>,
+    pub traffic_routing_settings: Option<Value>,
 }
 
 /// What changing an environment did.
@@ -128,7 +131,8 @@ pub struct UpdateEnvironmentResponse {
     /// The environment as it is now.
     pub environment: EnvironmentResponse,
     /// Whether anything is other than before.
-    pub status: UpdateStatus,
+    #[cfg_attr(feature = "openapi", schema(value_type = UpdateStatus))]
+    pub status: Reported<UpdateStatus>,
     /// The same in words.
     pub message: String,
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::audit::AuditEntryResponse;
+use super::reported::Reported;
 use crate::deployment::DeploymentStatus;
 use crate::engine::{ConcernedDeployment, EngineGraph};
 use crate::id::Id;
@@ -50,7 +51,8 @@ pub enum EventData {
         /// Its name, while it is there.
         name: Option<String>,
         /// Where it stands, while it is there.
-        status: Option<DeploymentStatus>,
+        #[cfg_attr(feature = "openapi", schema(value_type = Option<DeploymentStatus>))]
+        status: Option<Reported<DeploymentStatus>>,
         /// Why it stands there, when something went wrong.
         status_reason: Option<String>,
         /// Replicas now.
@@ -80,7 +82,8 @@ pub enum EventData {
         /// The deployment that moves in.
         deployment_id: Id,
         /// Where it stands.
-        status: PromotionStatus,
+        #[cfg_attr(feature = "openapi", schema(value_type = PromotionStatus))]
+        status: Reported<PromotionStatus>,
         /// Percentage of requests that the deployment gets.
         percent_traffic_to_new_version: u32,
         /// Why it failed.
@@ -96,7 +99,8 @@ pub enum EventData {
         /// Replicas now.
         active_replica_count: usize,
         /// Where the deployment stands.
-        status: Option<DeploymentStatus>,
+        #[cfg_attr(feature = "openapi", schema(value_type = Option<DeploymentStatus>))]
+        status: Option<Reported<DeploymentStatus>>,
     },
     /// A process that runs graphs started or ended. Not told later.
     Engine {

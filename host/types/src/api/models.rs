@@ -58,6 +58,20 @@ pub struct PushRequest {
     pub labels: Option<BTreeMap<String, String>>,
 }
 
+impl PushRequest {
+    /// A push of a bundle that leaves everything else to the server.
+    pub fn new(bundle: Bundle) -> Self {
+        Self {
+            name: None,
+            bundle,
+            deployment_name: None,
+            development: false,
+            environment: None,
+            labels: None,
+        }
+    }
+}
+
 /// What a push made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

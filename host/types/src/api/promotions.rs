@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::reported::Reported;
 use crate::id::Id;
 use crate::promotion::PromotionStatus;
 
@@ -12,7 +13,8 @@ use crate::promotion::PromotionStatus;
 #[cfg_attr(feature = "openapi", schema(as = Promotion))]
 pub struct PromotionResponse {
     /// Where it stands.
-    pub status: PromotionStatus,
+    #[cfg_attr(feature = "openapi", schema(value_type = PromotionStatus))]
+    pub status: Reported<PromotionStatus>,
     /// Percentage of requests that the candidate gets.
     pub percent_traffic_to_new_version: u32,
     /// Why it failed.
@@ -101,6 +103,19 @@ pub struct PromoteRequest {
     pub promotion_settings_override: Option<serde_json::Value>,
 }
 
+impl PromoteRequest {
+    /// A promotion that the environment's settings decide on.
+    pub fn new(deployment_id: Id) -> Self {
+        Self {
+            deployment_id,
+            scale_down_previous_deployment: true,
+            preserve_env_instance_type: true,
+            environment_settings_update: None,
+            promotion_settings_override: None,
+        }
+    }
+}
+
 /// A promotion to production.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -120,6 +135,17 @@ pub struct PromoteToProductionRequest {
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promotion_settings_override: Option<serde_json::Value>,
+}
+
+impl Default for PromoteToProductionRequest {
+    fn default() -> Self {
+        Self {
+            scale_down_previous_production: true,
+            preserve_env_instance_type: true,
+            environment_settings_update: None,
+            promotion_settings_override: None,
+        }
+    }
 }
 
 /// What cancelling did.

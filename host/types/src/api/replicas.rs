@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::reported::Reported;
+
 /// The replicas of a deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -19,7 +21,8 @@ pub struct ReplicaResponse {
     /// Its id, as in logs.
     pub id: String,
     /// What it does.
-    pub state: ReplicaStatus,
+    #[cfg_attr(feature = "openapi", schema(value_type = ReplicaStatus))]
+    pub state: Reported<ReplicaStatus>,
     /// When it began to start.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub started_at: Timestamp,

@@ -4,6 +4,7 @@ use jiff::{Timestamp, civil};
 use serde::{Deserialize, Serialize};
 
 use super::query::QueryPairs;
+use super::reported::Reported;
 use crate::id::Id;
 use crate::usage::{Counters, Resolution};
 
@@ -114,7 +115,7 @@ pub struct BillableResource {
 }
 
 /// Which usage is told.
-#[derive(Clone, Deserialize, Serialize)]
+#[derive(Clone, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
@@ -147,7 +148,8 @@ pub struct UsageResponse {
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub end: Timestamp,
     /// How finely.
-    pub resolution: Resolution,
+    #[cfg_attr(feature = "openapi", schema(value_type = Resolution))]
+    pub resolution: Reported<Resolution>,
     /// What anything was used by, ordered by time and deployment.
     pub usage: Vec<UsageEntry>,
 }

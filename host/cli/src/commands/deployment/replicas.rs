@@ -62,7 +62,7 @@ mod tests {
     fn a_replica_is_a_row() {
         let replica = ReplicaResponse {
             id: "ab12z".into(),
-            state: ReplicaStatus::Idle,
+            state: ReplicaStatus::Idle.into(),
             started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
             age_seconds: 7200.0,
             requests_served: 3,

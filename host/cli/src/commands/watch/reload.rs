@@ -100,26 +100,24 @@ async fn swap(client: &Client, model: &str, local: &LocalBundle) -> Result<Swapp
     };
     match client.reload(model, &request, DEPLOY_TIMEOUT).await {
         Ok(answer) => Ok(Swapped {
-            status: match answer.status {
-                ReloadStatus::Reloaded => Status::Reloaded,
-                ReloadStatus::Unchanged => Status::Unchanged,
+            // Whatever a newer server says else of it, the deployment serves this bundle now.
+            status: match answer.status == ReloadStatus::Unchanged {
+                true => Status::Unchanged,
+                false => Status::Reloaded,
             },
-            deployment: answer.deployment,
-            timings: Some(answer.timings),
+            deployment: answer.deployment.clone(),
+            timings: Some(answer.timings.clone()),
         }),
         Err(error) if error.is_not_found() => {
             let request = PushRequest {
                 name: Some(model.to_owned()),
-                bundle: request.bundle,
-                deployment_name: None,
                 development: true,
-                environment: None,
-                labels: None,
+                ..PushRequest::new(request.bundle)
             };
             let answer = push::deploy(client, &request).await?;
             Ok(Swapped {
                 status: Status::Created,
-                deployment: answer.deployment,
+                deployment: answer.into_inner().deployment,
                 timings: None,
             })
         }

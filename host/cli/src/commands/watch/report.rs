@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
+use samovar_client::Received;
 use samovar_client::text::printable;
 use samovar_types::api::development::ReloadTimings;
 use samovar_types::api::logs::LogEntry;
@@ -75,7 +76,7 @@ pub enum Event<'a> {
     /// A line of the deployment's log.
     Log {
         /// The line as in the management API.
-        line: &'a LogEntry,
+        line: &'a Received<LogEntry>,
     },
     /// A note for the user.
     Note {
