@@ -14,6 +14,7 @@ mod browsers;
 mod bundles;
 mod chat;
 mod cli;
+mod client;
 mod compile_limits;
 mod conformance;
 mod connections;

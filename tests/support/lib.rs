@@ -10,6 +10,7 @@ pub mod http2;
 pub mod onnx;
 pub mod python;
 pub mod receiver;
+pub mod recorder;
 pub mod skip;
 pub mod watching;
 pub mod withheld;
@@ -24,6 +25,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use samovar_client::Client;
+use samovar_types::bundle::Blob;
+use samovar_types::digest::Digest;
 use serde_json::Value;
 
 /// The longest that anything here is waited for.
@@ -256,7 +260,18 @@ impl Server {
         format!("{}{path}", self.url)
     }
 
-    /// A client that bears the admin key.
+    /// The client of the API, with the admin key.
+    pub fn api(&self) -> Client {
+        self.api_with(&self.key())
+    }
+
+    /// The client of the API, with another key.
+    pub fn api_with(&self, key: &str) -> Client {
+        let key = (!key.is_empty()).then(|| key.to_owned());
+        Client::new(&self.url, key).expect("a server has an address")
+    }
+
+    /// A client of HTTP that bears the admin key, for what the client of the API does not send.
     pub fn client(&self) -> reqwest::Client {
         let mut headers = reqwest::header::HeaderMap::new();
         let key = format!("Bearer {}", self.key());
@@ -321,6 +336,17 @@ impl Server {
         );
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("not JSON: {}", String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Uploads bytes as a push does, and answers how a bundle names them.
+    pub async fn upload(&self, bytes: &[u8]) -> Result<Blob> {
+        let blob = Blob {
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+        };
+        let sent = self.api().upload(blob.digest, blob.size, bytes.to_vec());
+        sent.await?;
+        Ok(blob)
     }
 
     /// Pushes one of the guests with lines of a manifest added to it, as the model of the guest's name.
