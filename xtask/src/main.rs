@@ -11,6 +11,8 @@ mod deny;
 mod fuzz;
 mod guests;
 mod process;
+#[cfg(test)]
+mod promises;
 mod python;
 mod test;
 mod tidy;
@@ -34,7 +36,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Build what is needed, serve examples/magika and ask it about three files
+    /// Build what is needed, serve examples/magika, and classify three files with it
     Demo {
         /// Where to listen; port 0 takes a free one
         #[arg(long, default_value = "127.0.0.1:8080")]
@@ -43,13 +45,13 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
-    /// Run every check and every test, ending with one line of the counts
+    /// Run every check and every test; the last line counts them
     Test {
         /// Only these parts
         #[arg(long, value_enum)]
         part: Vec<test::Part>,
     },
-    /// Measure Samovar beside what does the same without it; needs wrk
+    /// Measure Samovar against comparable programs and print one table; needs wrk
     Bench {
         /// Seconds of each run of the load generator
         #[arg(long, default_value_t = 5)]
@@ -57,34 +59,34 @@ enum Command {
         /// Only these parts
         #[arg(long, value_enum)]
         only: Vec<bench::Part>,
-        /// Folder with `samovar` and `bare`, built before: nothing is built then, guests neither
+        /// Folder that already holds `samovar` and `bare`; without it both are built, and the guests
         #[arg(long, value_name = "FOLDER")]
         built: Option<PathBuf>,
-        /// Where graphs of the nodes run, as `samovar serve --engines` takes it; as it does by itself without it
+        /// Value of `samovar serve --engines` for the measured servers; their default without it
         #[arg(long, value_name = "WHERE")]
         engines: Option<String>,
-        /// Say which parts there are, and measure nothing
+        /// List the parts and measure nothing
         #[arg(long)]
         list: bool,
     },
-    /// Build the guests: examples and those that tests use
+    /// Build the WebAssembly components of the examples and the tests
     Guests,
-    /// Build the component that `samovar` holds, from examples/open-inference into host/bundle/assets, when that has changed
+    /// Rebuild the component that is part of `samovar`, if examples/open-inference has changed
     BuiltIn,
-    /// Run the fuzz targets
+    /// Run the fuzz targets for some minutes
     Fuzz {
-        /// Minutes of all targets together, by the clock
+        /// Minutes that all targets take together
         #[arg(long, default_value_t = 10.0)]
         minutes: f64,
         /// Only these targets
         #[arg(long, value_name = "TARGET")]
         only: Vec<String>,
     },
-    /// Attack a node for a time, beside models that must not notice
+    /// Attack a server for some minutes; fails if it, or another model on it, is affected
     Attack(attack::Options),
-    /// Generate the Rust form of the ONNX schema, when that has changed
+    /// Regenerate the Rust types of the ONNX schema, if the schema has changed
     OnnxSchema,
-    /// Check the book in docs/ and build it; needs mdbook
+    /// Check the book in docs/, and build it with mdbook
     Book,
 }
 
@@ -146,4 +148,36 @@ fn repository() -> &'static Path {
         here.parent().map_or(here.clone(), Path::to_path_buf)
     });
     &REPOSITORY
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn without_a_verb_all_are_listed_with_one_line_each() {
+        let error = Cli::try_parse_from(["cargo xtask"]).unwrap_err();
+        let told = error.to_string();
+        for verb in Cli::command().get_subcommands() {
+            let about = verb
+                .get_about()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                (10..=90).contains(&about.len()) && !about.contains('\n'),
+                "{}: {about:?}",
+                verb.get_name()
+            );
+            let line = told
+                .lines()
+                .find(|line| line.split_whitespace().next() == Some(verb.get_name()));
+            assert!(
+                line.is_some_and(|line| line.ends_with(&about)),
+                "{} in {told}",
+                verb.get_name()
+            );
+        }
+    }
 }
