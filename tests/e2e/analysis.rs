@@ -8,7 +8,14 @@ use anyhow::{Context, Result};
 use samovar_tests::canary::Canary;
 use samovar_tests::onnx::relu;
 use samovar_tests::{PATIENCE, Server, eventually};
-use serde_json::{Value, json};
+use samovar_types::api::environments::{EnvironmentResponse, UpdateEnvironmentRequest};
+use samovar_types::api::logs::LogsQuery;
+use samovar_types::api::promotions::{PromoteRequest, PromotionResponse};
+use samovar_types::api::usage::UsageParams;
+use samovar_types::error::ErrorCode;
+use samovar_types::names::PRODUCTION;
+use samovar_types::promotion::PromotionStatus;
+use samovar_types::promotion_settings::{AnalysisUpdate, PromotionSettingsUpdate};
 use sha2::{Digest as _, Sha256};
 
 /// Clients that call a path until they are told to stop.
@@ -53,11 +60,28 @@ impl Load {
     }
 }
 
-async fn is_back(server: &Server, canary: &Canary<'_>, path: &str, shown: &Value) -> Result<()> {
-    assert_eq!(shown["last_promotion"]["status"], "FAILED", "{shown}");
-    assert_eq!(shown["in_progress_promotion"], Value::Null);
-    assert_eq!(shown["candidate_deployment"], Value::Null);
-    assert_eq!(shown["current_deployment"]["id"], canary.old);
+/// The deployment that an environment points at.
+fn current(shown: &EnvironmentResponse) -> &str {
+    let current = shown.current_deployment.as_ref();
+    current.map_or("none", |current| current.id.as_str())
+}
+
+/// The promotion of an environment that ended last.
+fn last(shown: &EnvironmentResponse) -> Result<&PromotionResponse> {
+    let last = shown.last_promotion.as_ref();
+    last.with_context(|| format!("{shown:?}"))
+}
+
+async fn is_back(
+    server: &Server,
+    canary: &Canary<'_>,
+    path: &str,
+    shown: &EnvironmentResponse,
+) -> Result<()> {
+    assert_eq!(last(shown)?.status, PromotionStatus::Failed, "{shown:?}");
+    assert!(shown.in_progress_promotion.is_none(), "{shown:?}");
+    assert!(shown.candidate_deployment.is_none(), "{shown:?}");
+    assert_eq!(current(shown), canary.old);
     for _ in 0..50 {
         let answer = server
             .client()
@@ -74,13 +98,29 @@ async fn is_back(server: &Server, canary: &Canary<'_>, path: &str, shown: &Value
 }
 
 /// What an environment says of why its promotion was rolled back, which has all these parts.
-fn told<'a>(shown: &'a Value, parts: &[&str]) -> Result<&'a str> {
-    let told = shown["last_promotion"]["error_message"].as_str();
-    let told = told.with_context(|| shown.to_string())?;
+fn told<'a>(shown: &'a EnvironmentResponse, parts: &[&str]) -> Result<&'a str> {
+    let told = last(shown)?.error_message.as_deref();
+    let told = told.with_context(|| format!("{shown:?}"))?;
     for part in parts {
         assert!(told.contains(part), "{told}");
     }
     Ok(told)
+}
+
+/// Settings with which a candidate is judged.
+fn judged(analysis: AnalysisUpdate) -> PromotionSettingsUpdate {
+    PromotionSettingsUpdate {
+        analysis: Some(Some(analysis)),
+        ..PromotionSettingsUpdate::default()
+    }
+}
+
+/// Settings with which so much of the requests is copied.
+fn copied(percent: u32) -> PromotionSettingsUpdate {
+    PromotionSettingsUpdate {
+        shadow_percent: Some(Some(percent)),
+        ..PromotionSettingsUpdate::default()
+    }
 }
 
 #[tokio::test]
@@ -88,8 +128,12 @@ async fn a_candidate_that_fails_goes_back_and_says_why() -> Result<()> {
     let server = Server::start()?;
     let canary = Canary::push(&server, "bad", ["echo", "hostile"], "")?;
     // Fewer than the crashes in a row after which it counts as ill, which is a reason of its own.
-    let analysis = json!({ "max_error_rate": 0.1, "min_requests": 5 });
-    canary.set(40, json!({ "analysis": analysis })).await?;
+    let analysis = AnalysisUpdate {
+        max_error_rate: Some(0.1),
+        min_requests: Some(5),
+        ..AnalysisUpdate::default()
+    };
+    canary.set(40, judged(analysis)).await?;
     // It traps, answers an error of its own, breaks off in the middle.
     for path in ["/trap", "/status?503", "/late"] {
         let load = Load::start(&server, &canary.url(path));
@@ -122,7 +166,7 @@ async fn a_candidate_that_fails_goes_back_and_says_why() -> Result<()> {
 async fn a_candidate_that_fails_goes_back_without_an_analysis() -> Result<()> {
     let server = Server::start()?;
     let canary = Canary::push(&server, "unwatched", ["echo", "hostile"], "")?;
-    canary.set(40, json!({})).await?;
+    canary.set(40, PromotionSettingsUpdate::default()).await?;
     for path in ["/trap", "/status?503"] {
         let load = Load::start(&server, &canary.url(path));
         canary.promote(&canary.new).await?;
@@ -167,35 +211,39 @@ async fn a_candidate_that_stops_starting_never_takes_over() -> Result<()> {
         let replica = replica["id"].as_str().context("an id")?;
         server.cli_json(&["deployment", "replicas", "starts", id, "--kill", replica])?;
     }
-    let production = server.at("/v1/models/starts/environments/production");
+    let (client, api) = (server.client(), server.api());
     for settings in [
-        json!({}),
-        json!({ "ramp_up_while_promoting": true, "ramp_up_duration_seconds": 1 }),
+        PromotionSettingsUpdate::default(),
+        PromotionSettingsUpdate {
+            ramp_up_while_promoting: Some(true),
+            ramp_up_duration_seconds: Some(1),
+            ..PromotionSettingsUpdate::default()
+        },
     ] {
-        let client = server.client();
-        let body = json!({ "promotion_settings": settings });
-        let set = client.patch(&production).json(&body).send().await?;
-        assert_eq!(set.status(), 200);
-        let body = json!({ "deployment_id": id });
-        let url = format!("{production}/promote");
-        let promoted = client.post(url).json(&body).send().await?;
-        assert_eq!(promoted.status(), 200);
+        let request = UpdateEnvironmentRequest {
+            promotion_settings: Some(settings),
+            ..UpdateEnvironmentRequest::default()
+        };
+        api.update_environment("starts", PRODUCTION, &request)
+            .await?;
+        let request = PromoteRequest::new(id.parse()?);
+        api.promote("starts", PRODUCTION, &request).await?;
         let url = server.at("/models/starts/production/");
-        let ended = async || -> Result<Value> {
+        let ended = async || -> Result<EnvironmentResponse> {
             loop {
                 let answer = client.post(&url).body("x").send().await?;
                 assert_eq!(answer.status(), 200);
                 assert_eq!(answer.text().await?, "x");
-                let shown: Value = client.get(&production).send().await?.json().await?;
-                if shown["in_progress_promotion"].is_null() {
-                    return Ok(shown);
+                let shown = api.environment("starts", PRODUCTION).await?;
+                if shown.in_progress_promotion.is_none() {
+                    return Ok(shown.into_inner());
                 }
             }
         };
         let shown = tokio::time::timeout(PATIENCE, ended()).await??;
-        assert_eq!(shown["last_promotion"]["status"], "FAILED", "{shown}");
+        assert_eq!(last(&shown)?.status, PromotionStatus::Failed, "{shown:?}");
         told(&shown, &["graph"])?;
-        assert_ne!(shown["current_deployment"]["id"], id);
+        assert_ne!(current(&shown), id);
     }
     Ok(())
 }
@@ -204,8 +252,12 @@ async fn a_candidate_that_stops_starting_never_takes_over() -> Result<()> {
 async fn a_candidate_that_is_slow_goes_back_and_says_why() -> Result<()> {
     let server = Server::start()?;
     let canary = Canary::push(&server, "slow", ["echo", "hostile"], "")?;
-    let analysis = json!({ "max_p95_latency_ratio": 3, "min_requests": 10 });
-    canary.set(40, json!({ "analysis": analysis })).await?;
+    let analysis = AnalysisUpdate {
+        max_p95_latency_ratio: Some(3.0),
+        min_requests: Some(10),
+        ..AnalysisUpdate::default()
+    };
+    canary.set(40, judged(analysis)).await?;
     let load = Load::start(&server, &canary.url("/sleep?200"));
     canary.promote(&canary.new).await?;
     let shown = canary.ended().await?;
@@ -228,58 +280,71 @@ async fn a_candidate_that_is_slow_goes_back_and_says_why() -> Result<()> {
 async fn a_candidate_is_not_blamed_for_what_clients_do_wrong_or_settings_allow() -> Result<()> {
     let server = Server::start()?;
     let canary = Canary::push(&server, "good", ["echo", "hostile"], "")?;
-    let analysis = json!({ "max_error_rate": 0, "max_p95_latency_ratio": 1000, "min_requests": 5 });
-    canary.set(3, json!({ "analysis": analysis })).await?;
+    let analysis = AnalysisUpdate {
+        max_error_rate: Some(0.0),
+        max_p95_latency_ratio: Some(1000.0),
+        min_requests: Some(5),
+    };
+    canary.set(3, judged(analysis)).await?;
     let load = Load::start(&server, &canary.url("/status?404"));
     canary.promote(&canary.new).await?;
     eventually("what is measured is shown", async || {
-        let shown = canary.shown().await.unwrap();
-        let stage = &shown["in_progress_promotion"]["analysis"];
-        stage["candidate"]["requests"].as_u64() > Some(0)
-            && stage["candidate"]["errors"] == 0
-            && stage["current"]["p95_latency_ms"].is_number()
+        let promotion = canary.in_progress().await.unwrap();
+        promotion
+            .and_then(|promotion| promotion.analysis)
+            .is_some_and(|stage| {
+                stage.candidate.requests > 0
+                    && stage.candidate.errors == 0
+                    && stage.current.p95_latency_ms.is_some()
+            })
     })
     .await?;
     let shown = canary.ended().await?;
     let statuses = load.stop().await?;
-    assert_eq!(shown["last_promotion"]["status"], "SUCCEEDED", "{shown}");
-    assert_eq!(shown["current_deployment"]["id"], canary.new);
+    let status = &last(&shown)?.status;
+    assert_eq!(*status, PromotionStatus::Succeeded, "{shown:?}");
+    assert_eq!(current(&shown), canary.new);
     assert!(statuses.contains(&404), "the candidate had its share");
 
     // With every answer an error, which the settings allow.
     let canary = Canary::push(&server, "allowed", ["echo", "hostile"], "")?;
-    let analysis = json!({ "max_error_rate": 1 });
-    canary.set(2, json!({ "analysis": analysis })).await?;
+    let analysis = AnalysisUpdate {
+        max_error_rate: Some(1.0),
+        ..AnalysisUpdate::default()
+    };
+    canary.set(2, judged(analysis)).await?;
     let load = Load::start(&server, &canary.url("/status?500"));
     canary.promote(&canary.new).await?;
     let shown = canary.ended().await?;
     load.stop().await?;
-    assert_eq!(shown["last_promotion"]["status"], "SUCCEEDED", "{shown}");
+    let status = &last(&shown)?.status;
+    assert_eq!(*status, PromotionStatus::Succeeded, "{shown:?}");
     Ok(())
 }
 
 /// The lines that a deployment wrote.
 async fn lines(server: &Server, model: &str, deployment: &str) -> Result<Vec<String>> {
-    let path = format!("/v1/models/{model}/deployments/{deployment}/logs?limit=1000");
-    let answer = server.client().get(server.at(&path)).send().await?;
-    let answer: Value = answer.json().await?;
-    let lines = answer["logs"].as_array().context("logs")?;
-    let text = |line: &Value| line["message"].as_str().unwrap_or_default().to_owned();
-    Ok(lines.iter().map(text).collect())
+    let query = LogsQuery {
+        limit: Some(1000),
+        ..LogsQuery::default()
+    };
+    let api = server.api();
+    let answer = api.deployment_logs(model, deployment, &query).await?;
+    let lines = answer.into_inner().logs;
+    Ok(lines.into_iter().map(|line| line.message).collect())
 }
 
 async fn shadows(canary: &Canary<'_>) -> Result<(u64, u64)> {
-    let shown = canary.shown().await?;
-    let counts = &shown["in_progress_promotion"]["shadow_requests"];
-    let count = |name: &str| counts[name].as_u64().with_context(|| shown.to_string());
-    Ok((count("sent")?, count("dropped")?))
+    let promotion = canary.in_progress().await?.context("a promotion")?;
+    let counts = promotion.shadow_requests.context("copies")?;
+    Ok((counts.sent, counts.dropped))
 }
 
 #[tokio::test]
 async fn copies_reach_the_candidate_and_no_client() -> Result<()> {
     let server = Server::start()?;
     let canary = Canary::push(&server, "shadow", ["echo", "routes"], "")?;
-    canary.set(60, json!({ "shadow_percent": 50 })).await?;
+    canary.set(60, copied(50)).await?;
     assert_eq!(canary.pause_in_stage(1).await?, 10);
     let mut answered = 0;
     for number in 0..200 {
@@ -331,7 +396,8 @@ async fn copies_end_with_the_promotion_and_do_not_hold_up_a_stop() -> Result<()>
     let mut server = Server::start()?;
     {
         let canary = Canary::push(&server, "ends", ["echo", "hostile"], "")?;
-        canary.set(60, json!({ "shadow_percent": 100 })).await?;
+        canary.set(60, copied(100)).await?;
+        let api = server.api();
         for round in 0..2 {
             canary.pause_in_stage(1).await?;
             // The tenth goes to the candidate.
@@ -341,19 +407,20 @@ async fn copies_end_with_the_promotion_and_do_not_hold_up_a_stop() -> Result<()>
             }
             assert_eq!(shadows(&canary).await?, (5, 0));
             eventually("all run", async || {
-                let path = format!("/v1/models/ends/deployments/{}", canary.new);
-                let answer = server.client().get(server.at(&path)).send().await.unwrap();
-                let shown: Value = answer.json().await.unwrap();
-                shown["active_replica_count"].as_u64() >= Some(5)
+                let shown = api.deployment("ends", &canary.new).await.unwrap();
+                shown.active_replica_count >= 5
             })
             .await?;
             if round == 0 {
-                canary.control("cancel").await?;
+                canary.cancel().await?;
+                let params = UsageParams {
+                    deployment: Some(canary.new.parse()?),
+                    ..UsageParams::default()
+                };
                 eventually("they are cancelled", async || {
-                    let path = format!("/v1/usage?deployment={}", canary.new);
-                    let answer = server.client().get(server.at(&path)).send().await.unwrap();
-                    let usage: Value = answer.json().await.unwrap();
-                    usage["usage"][0]["requests_cancelled"] == 5
+                    let used = api.usage(&params).await.unwrap();
+                    let first = used.usage.first();
+                    first.is_some_and(|first| first.counters.requests_cancelled == 5)
                 })
                 .await?;
             }
@@ -373,30 +440,34 @@ async fn copies_end_with_the_promotion_and_do_not_hold_up_a_stop() -> Result<()>
 async fn a_hook_without_stages_is_refused_in_words() -> Result<()> {
     let server = Server::start()?;
     server.push("echo", "")?;
-    let url = server.at("/v1/models/echo/environments/production");
+    let api = server.api();
+    let rate = |max_error_rate| {
+        judged(AnalysisUpdate {
+            max_error_rate,
+            ..AnalysisUpdate::default()
+        })
+    };
+    let staged = |settings| PromotionSettingsUpdate {
+        ramp_up_while_promoting: Some(true),
+        ..settings
+    };
     for (settings, named) in [
-        (json!({ "shadow_percent": 10 }), "ramp_up_while_promoting"),
+        (copied(10), "ramp_up_while_promoting"),
+        (rate(Some(0.1)), "ramp_up_while_promoting"),
+        (staged(rate(None)), "max_error_rate"),
         (
-            json!({ "analysis": { "max_error_rate": 0.1 } }),
-            "ramp_up_while_promoting",
-        ),
-        (
-            json!({ "ramp_up_while_promoting": true, "analysis": {} }),
-            "max_error_rate",
-        ),
-        (
-            json!({ "ramp_up_while_promoting": true, "analysis": { "max_error_rate": 2 } }),
+            staged(rate(Some(2.0))),
             "analysis.max_error_rate: found 2, wanted 0 to 1",
         ),
     ] {
-        let body = json!({ "promotion_settings": settings });
-        let answer = server.client().patch(&url).json(&body).send().await?;
-        assert_eq!(answer.status(), 400);
-        let answer: Value = answer.json().await?;
-        assert!(
-            answer["error"].as_str().context("error")?.contains(named),
-            "{answer}"
-        );
+        let request = UpdateEnvironmentRequest {
+            promotion_settings: Some(settings),
+            ..UpdateEnvironmentRequest::default()
+        };
+        let refused = api.update_environment("echo", PRODUCTION, &request).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Some(ErrorCode::ClientError));
+        assert!(refused.to_string().contains(named), "{refused}");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use samovar_tests::onnx::{Value as Port, Weight, model_with};
-use samovar_tests::{Server, binary, eventually};
+use samovar_tests::{PATIENCE, Server, binary, eventually};
 use serde_json::{Value, json};
 
 use crate::open_inference::{F32, infer, node, push};
@@ -125,9 +125,8 @@ async fn a_damaged_weight_is_named_and_repaired_by_the_next_push() -> Result<()>
     for part in [&*digest, "model `twice`", "damaged", "Push the model again"] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    let path = format!("/v1/blobs/{digest}");
-    let head = server.client().head(server.at(&path)).send().await?;
-    assert_eq!(head.status(), 404, "a push would send nothing");
+    let there = server.api().has_blob(digest.parse()?).await?;
+    assert!(!there, "a push would send nothing");
     // Found by the node itself, too, with those that use it.
     eventually("the log names the blob", async || {
         let log = server.log();
@@ -251,8 +250,7 @@ async fn a_lost_database_is_not_taken_for_a_first_start() -> Result<()> {
     assert_ne!(std::fs::read_to_string(&config)?, before);
     let earlier = std::fs::read_to_string(folder.join("config.toml.1"))?;
     assert_eq!(earlier, before);
-    let models = server.client().get(server.at("/v1/models")).send().await?;
-    assert_eq!(models.json::<Value>().await?["models"], json!([]));
+    assert!(server.api().models().await?.models.is_empty());
     Ok(())
 }
 
@@ -299,11 +297,8 @@ async fn a_build_that_ends_the_node_twice_has_failed() -> Result<()> {
     server.push("count", "")?;
     // Whoever knows better may try again.
     let id = deployment(&server, "endless")?["id"].clone();
-    let retry = format!(
-        "/v1/models/endless/deployments/{}/retry",
-        id.as_str().context("id")?
-    );
-    let mut retrying = Box::pin(server.client().post(server.at(&retry)).send());
+    let (client, id) = (server.api(), id.as_str().context("id")?);
+    let mut retrying = Box::pin(client.retry("endless", id, PATIENCE));
     tokio::select! {
         answer = &mut retrying => anyhow::bail!("answered: {answer:?}"),
         begun = starting(&server) => begun?,

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use samovar_tests::{Server, eventually};
+use samovar_types::api::replicas::ReplicaStatus;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::names::PRODUCTION;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -94,13 +97,11 @@ async fn sigterm_ends_the_node_although_an_answer_has_no_end() -> Result<()> {
     let answer = endless(&server, "hostile").await?;
     let url = server.at("/models/hostile/production/budget");
     let silent = tokio::spawn(server.client().get(url).send());
+    let api = server.api();
     eventually("both are there", async || {
-        let url = server.at("/v1/models/hostile/deployments/production/replicas");
-        let found = server.client().get(url).send().await.unwrap();
-        let found: Value = found.json().await.unwrap();
-        found["replicas"]
-            .as_array()
-            .is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["state"] == "BUSY"))
+        let found = api.replicas("hostile", PRODUCTION).await.unwrap();
+        let mut states = found.replicas.iter().map(|one| &one.state);
+        found.replicas.len() == 2 && states.all(|state| *state == ReplicaStatus::Busy)
     })
     .await?;
     server.terminate();
@@ -117,42 +118,35 @@ async fn sigterm_ends_the_node_although_an_answer_has_no_end() -> Result<()> {
 #[tokio::test]
 async fn what_is_switched_off_killed_or_deleted_ends_after_the_drain_time() -> Result<()> {
     let server = Server::start_with(&["--drain-timeout", "500ms"])?;
-    let call = async |request: reqwest::RequestBuilder| -> Result<()> {
-        tokio::time::timeout(SOON, request.send())
-            .await??
-            .error_for_status()?;
-        Ok(())
-    };
+    let api = server.api();
     for what in ["kill", "deactivate", "delete"] {
         server.push_as(what, "hostile", ENDLESS)?;
         let answer = endless(&server, what).await?;
-        let base = server.at(&format!("/v1/models/{what}"));
-        match what {
-            "kill" => {
-                let replicas = format!("{base}/deployments/production/replicas");
-                let found: Value = server.client().get(&replicas).send().await?.json().await?;
-                let id = found["replicas"][0]["id"].as_str().context("a replica")?;
-                call(server.client().delete(format!("{replicas}/{id}"))).await?;
+        let end = async || -> Result<()> {
+            match what {
+                "kill" => {
+                    let found = api.replicas(what, PRODUCTION).await?;
+                    let replica = found.replicas.first().context("a replica")?;
+                    api.terminate_replica(what, PRODUCTION, &replica.id).await?;
+                }
+                "deactivate" => {
+                    let found = api.deployments(what).await?;
+                    let id = found.deployments.first().context("an id")?.id;
+                    api.deactivate(what, id.as_str()).await?;
+                }
+                _ => drop(api.delete_model(what).await?),
             }
-            "deactivate" => {
-                let found = server.client().get(format!("{base}/deployments"));
-                let found: Value = found.send().await?.json().await?;
-                let id = found["deployments"][0]["id"].as_str().context("an id")?;
-                let url = format!("{base}/deployments/{id}/deactivate");
-                call(server.client().post(url)).await?;
-            }
-            _ => call(server.client().delete(&base)).await?,
-        }
+            Ok(())
+        };
+        tokio::time::timeout(SOON, end()).await??;
         breaks_off(answer).await.context(what)?;
     }
     // The one whose replica was killed goes on.
     let url = server.at("/models/kill/production/");
     assert_eq!(server.client().get(url).send().await?.status(), 200);
     eventually("it is off for good", async || {
-        let url = server.at("/v1/models/deactivate/deployments");
-        let found = server.client().get(url).send().await.unwrap();
-        let found: Value = found.json().await.unwrap();
-        found["deployments"][0]["status"] == "INACTIVE"
+        let found = api.deployments("deactivate").await.unwrap();
+        found.deployments[0].status == DeploymentStatus::Inactive
     })
     .await
 }

@@ -3,22 +3,24 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use reqwest::StatusCode;
+use samovar_client::ClientError;
 use samovar_tests::disk::Disk;
 use samovar_tests::{Server, eventually};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use samovar_types::api::health::{NotReadyCode, ReadinessResponse};
+use samovar_types::api::secrets::SetSecretRequest;
+use samovar_types::api::usage::UsageParams;
+use samovar_types::digest::Digest;
+use samovar_types::error::ErrorCode;
+use samovar_types::usage::Resolution;
 
-async fn set_secret(server: &Server, value: &str) -> Result<(StatusCode, Value)> {
-    let body = json!({ "name": "token", "value": value });
-    let request = server.client().post(server.at("/v1/secrets")).json(&body);
-    let answer = request.send().await?;
-    Ok((answer.status(), answer.json().await?))
-}
-
-async fn status(server: &Server, path: &str) -> Result<StatusCode> {
-    Ok(server.client().get(server.at(path)).send().await?.status())
+async fn set_secret(server: &Server, value: &str) -> Result<(), ClientError> {
+    let request = SetSecretRequest {
+        name: "token".into(),
+        value: value.to_owned(),
+    };
+    server.api().set_secret(&request).await.map(drop)
 }
 
 async fn predict(server: &Server) -> Result<StatusCode> {
@@ -29,14 +31,11 @@ async fn predict(server: &Server) -> Result<StatusCode> {
 /// Inference and everything that only reads.
 async fn reads_work(server: &Server) -> Result<()> {
     assert_eq!(predict(server).await?, 200);
-    for path in [
-        "/healthz",
-        "/v1/models",
-        "/v1/models/echo/deployments",
-        "/v1/secrets",
-    ] {
-        assert_eq!(status(server, path).await?, 200, "{path}");
-    }
+    let api = server.api();
+    api.check_alive().await?;
+    api.models().await?;
+    api.deployments("echo").await?;
+    api.secrets().await?;
     Ok(())
 }
 
@@ -45,44 +44,40 @@ async fn refused_write(server: &Server) -> Result<String> {
     let value = "x".repeat(16 << 10);
     // SQLite's log may still have room.
     for _ in 0..1000 {
-        let (status, answer) = set_secret(server, &value).await?;
-        if status != 200 {
-            assert_eq!(status, 503, "{answer}");
-            assert_eq!(answer["error_code"], "store_unavailable", "{answer}");
-            return Ok(answer["error"].to_string());
+        if let Err(error) = set_secret(server, &value).await {
+            assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
+            assert_eq!(error.code(), Some(ErrorCode::StoreUnavailable), "{error}");
+            return Ok(error.to_string());
         }
     }
     anyhow::bail!("every write was taken");
 }
 
-async fn upload(server: &Server, bytes: &[u8]) -> Result<(String, StatusCode, String)> {
-    let digest = hex::encode(Sha256::digest(bytes));
-    let url = server.at(&format!("/v1/blobs/{digest}"));
-    let answer = server.client().put(url).body(bytes.to_vec()).send().await?;
-    Ok((digest, answer.status(), answer.text().await?))
+async fn upload(server: &Server, bytes: &[u8]) -> Result<(), ClientError> {
+    let size = bytes.len() as u64;
+    let digest = Digest::of(bytes);
+    server.api().upload(digest, size, bytes.to_vec()).await
 }
 
-/// Waits until `/readyz` answers so, and gives what it says.
-async fn readiness(server: &Server, wanted: u16) -> Result<Value> {
-    let ask = async || -> Result<(StatusCode, Value)> {
-        let answer = server.client().get(server.at("/readyz")).send().await?;
-        Ok((answer.status(), answer.json().await?))
-    };
+/// Waits until the node is ready or is not, and gives what it says.
+async fn readiness(server: &Server, wanted: bool) -> Result<ReadinessResponse> {
+    let api = server.api();
     eventually("readiness follows the disk", async || {
-        ask().await.is_ok_and(|(status, _)| status == wanted)
+        let told = api.readiness().await;
+        told.is_ok_and(|told| told.ready == wanted)
     })
     .await?;
-    let (status, told) = ask().await?;
-    assert_eq!(status, wanted, "{told}");
+    let told = api.readiness().await?.into_inner();
+    assert_eq!(told.ready, wanted, "{told:?}");
     Ok(told)
 }
 
-/// `/readyz` says that the store takes no writes.
+/// The node says that the store takes no writes.
 async fn is_not_ready(server: &Server) -> Result<()> {
-    let told = readiness(server, 503).await?;
-    assert_eq!(told["reasons"][0]["code"], "store_unavailable", "{told}");
-    let reason = told["reasons"][0]["reason"].to_string();
-    assert!(reason.contains("disk of the data folder"), "{told}");
+    let told = readiness(server, false).await?;
+    let first = told.reasons.first().context("a reason")?;
+    assert_eq!(first.code, NotReadyCode::StoreUnavailable, "{told:?}");
+    assert!(first.reason.contains("disk of the data folder"), "{told:?}");
     Ok(())
 }
 
@@ -104,15 +99,11 @@ async fn survives(
     }
     is_not_ready(server).await?;
     let large = vec![7; 9 << 20];
-    let (digest, code, text) = upload(server, &large).await?;
-    assert_eq!(code, 503, "{text}");
-    assert!(text.contains("storage_unavailable"), "{text}");
-    let blob = format!("/v1/blobs/{digest}");
-    assert_eq!(
-        status(server, &blob).await?,
-        404,
-        "a part was taken for all"
-    );
+    let error = upload(server, &large).await.unwrap_err();
+    assert_eq!(error.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(error.code(), Some(ErrorCode::StorageUnavailable), "{error}");
+    let is_there = server.api().has_blob(Digest::of(&large)).await?;
+    assert!(!is_there, "a part was taken for all");
     let folder = server.bundle("late", "count", "")?;
     let pushed = server.cli(&["push", folder.to_str().unwrap()])?;
     ensure!(!pushed.status.success(), "pushed to a broken disk");
@@ -121,20 +112,20 @@ async fn survives(
 
     heals()?;
     // Nobody else writes: a server that waited for that would never get requests again.
-    readiness(server, 200).await?;
-    let (code, answer) = set_secret(server, "later").await?;
-    assert_eq!(code, 200, "{answer}");
-    let (_, code, text) = upload(server, &large).await?;
-    assert_eq!(code, 201, "{text}");
+    readiness(server, true).await?;
+    set_secret(server, "later").await?;
+    upload(server, &large).await?;
     server.push("count", "")?;
     reads_work(server).await?;
     // What was used meanwhile is told once the store takes it.
+    let api = server.api();
+    let by_minutes = UsageParams {
+        resolution: Resolution::Minute,
+        ..UsageParams::default()
+    };
     eventually("usage is written again", async || {
-        let url = server.at("/v1/usage?resolution=minute");
-        let Ok(answer) = server.client().get(url).send().await else {
-            return false;
-        };
-        answer.status() == 200 && answer.text().await.is_ok_and(|text| text.contains("echo"))
+        let used = api.usage(&by_minutes).await;
+        used.is_ok_and(|used| used.usage.iter().any(|one| one.model_name == "echo"))
     })
     .await
 }
@@ -190,11 +181,12 @@ async fn a_disk_that_hangs_holds_up_writes_alone() -> Result<()> {
     disk.freeze()?;
     let writes = (0..64).map(|_| set_secret(&server, "slow"));
     let writes = futures::future::join_all(writes);
+    let api = server.api();
     let reads = async {
         // More often than there are threads that could be held up.
         for _ in 0..50 {
             assert_eq!(predict(&server).await?, 200);
-            assert_eq!(status(&server, "/healthz").await?, 200);
+            api.check_alive().await?;
         }
         disk.thaw()
     };
@@ -203,11 +195,10 @@ async fn a_disk_that_hangs_holds_up_writes_alone() -> Result<()> {
     })
     .await?;
     read?;
-    for one in written {
-        let (code, answer) = one?;
-        assert!(code == 200 || code == 503, "{code} {answer}");
+    for error in written.into_iter().filter_map(Result::err) {
+        let refused = error.status() == Some(StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refused, "{error}");
     }
-    let (code, answer) = set_secret(&server, "after").await?;
-    assert_eq!(code, 200, "{answer}");
+    set_secret(&server, "after").await?;
     Ok(())
 }

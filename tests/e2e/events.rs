@@ -6,7 +6,12 @@ use anyhow::{Context, Result, bail};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use samovar_tests::{PATIENCE, Server, eventually};
-use serde_json::{Value, json};
+use samovar_types::api::environments::UpdateEnvironmentRequest;
+use samovar_types::api::promotions::PromoteRequest;
+use samovar_types::names::PRODUCTION;
+use samovar_types::promotion_settings::PromotionSettingsUpdate;
+use samovar_types::settings::AutoscalingUpdate;
+use serde_json::Value;
 
 /// Events of a server as they come.
 pub struct Events {
@@ -83,14 +88,10 @@ fn id_of(pushed: &Value) -> String {
     pushed["deployment"]["id"].as_str().unwrap().to_owned()
 }
 
-async fn post(server: &Server, path: &str, body: Value) -> Result<()> {
-    let answer = server
-        .client()
-        .post(server.at(path))
-        .json(&body)
-        .send()
-        .await?;
-    anyhow::ensure!(answer.status() == 200, "{}", answer.text().await?);
+/// Begins to move production of `count` to a deployment.
+async fn promote(server: &Server, id: &str) -> Result<()> {
+    let request = PromoteRequest::new(id.parse()?);
+    server.api().promote("count", PRODUCTION, &request).await?;
     Ok(())
 }
 
@@ -114,11 +115,10 @@ async fn the_life_of_a_model_is_told() -> Result<()> {
     events
         .up_to(|event| event["type"] == "replica" && event["active_replica_count"] == 1)
         .await?;
-    let replicas = server.at("/v1/models/count/deployments/production/replicas");
-    let found: Value = server.client().get(&replicas).send().await?.json().await?;
-    let replica = found["replicas"][0]["id"].as_str().context("replica")?;
-    let stopped = server.client().delete(format!("{replicas}/{replica}"));
-    assert_eq!(stopped.send().await?.status(), 200);
+    let api = server.api();
+    let found = api.replicas("count", PRODUCTION).await?;
+    let replica = &found.replicas.first().context("a replica")?.id;
+    api.terminate_replica("count", PRODUCTION, replica).await?;
     events
         .up_to(|event| {
             event["type"] == "replica"
@@ -128,8 +128,7 @@ async fn the_life_of_a_model_is_told() -> Result<()> {
         .await?;
 
     let second = id_of(&server.push("count", "")?);
-    let path = "/v1/models/count/environments/production/promote";
-    post(&server, path, json!({ "deployment_id": second })).await?;
+    promote(&server, &second).await?;
     let seen = events
         .up_to(|event| event["type"] == "promotion" && event["status"] == "SUCCEEDED")
         .await?;
@@ -140,8 +139,7 @@ async fn the_life_of_a_model_is_told() -> Result<()> {
     let seen = events.up_to(|event| event["type"] == "environment").await?;
     assert_eq!(seen[seen.len() - 1]["current_deployment_id"], *second);
 
-    let path = format!("/v1/models/count/deployments/{first}/deactivate");
-    post(&server, &path, Value::Null).await?;
+    api.deactivate("count", &first).await?;
     events.up_to(status(&first, "INACTIVE")).await?;
     server.cli_json(&["model", "delete", "count", "--yes"])?;
     let seen = events
@@ -159,18 +157,18 @@ async fn stages_of_a_canary_are_told() -> Result<()> {
     server.push("count", "")?;
     let second = id_of(&server.push("count", "")?);
     let mut events = Events::of(&server, "?model=count", None).await?;
-    let path = "/v1/models/count/environments/production";
-    let settings = json!({ "promotion_settings": {
-        "ramp_up_while_promoting": true, "ramp_up_duration_seconds": 5,
-    }});
-    let patch = server.client().patch(server.at(path)).json(&settings);
-    assert_eq!(patch.send().await?.status(), 200);
-    post(
-        &server,
-        &format!("{path}/promote"),
-        json!({ "deployment_id": second }),
-    )
-    .await?;
+    let request = UpdateEnvironmentRequest {
+        promotion_settings: Some(PromotionSettingsUpdate {
+            ramp_up_while_promoting: Some(true),
+            ramp_up_duration_seconds: Some(5),
+            ..PromotionSettingsUpdate::default()
+        }),
+        ..UpdateEnvironmentRequest::default()
+    };
+    let api = server.api();
+    api.update_environment("count", PRODUCTION, &request)
+        .await?;
+    promote(&server, &second).await?;
     let seen = events
         .up_to(|event| event["type"] == "promotion" && event["status"] == "SUCCEEDED")
         .await?;
@@ -308,13 +306,19 @@ async fn the_command_line_prints_events_as_lines() -> Result<()> {
         }
     });
     // It may not listen yet: something happens until it has seen enough.
-    let client = server.client();
+    let client = server.api();
     let size = std::cell::Cell::new(1);
     eventually("it has seen enough", async || {
         size.set(size.get() % 50 + 1);
-        let settings = json!({ "autoscaling_settings": { "max_replica": size.get() } });
-        let path = server.at("/v1/models/count/environments/production");
-        client.patch(path).json(&settings).send().await.unwrap();
+        let request = UpdateEnvironmentRequest {
+            autoscaling_settings: Some(AutoscalingUpdate {
+                max_replica: Some(size.get()),
+                ..AutoscalingUpdate::default()
+            }),
+            ..UpdateEnvironmentRequest::default()
+        };
+        let updated = client.update_environment("count", PRODUCTION, &request);
+        updated.await.unwrap();
         output.is_finished()
     })
     .await?;

@@ -1,9 +1,15 @@
 //! While one deployment does its worst, its neighbours are served: they wait for a run of it at most, never for all.
 
 use anyhow::{Context, Result};
+use samovar_client::Target;
 use samovar_tests::onnx::looping;
 use samovar_tests::{Server, eventually};
-use serde_json::{Value, json};
+use samovar_types::api::async_requests::SubmitAsyncRequest;
+use samovar_types::api::logs::LogsQuery;
+use samovar_types::api::replicas::ReplicaStatus;
+use samovar_types::async_request::AsyncStatus;
+use samovar_types::names::PRODUCTION;
+use serde_json::json;
 
 use crate::open_inference::{infer, push_folder, sum};
 
@@ -33,23 +39,27 @@ async fn a_flood_of_log_lines_loses_no_line_of_a_neighbour() -> Result<()> {
         })
         .collect();
     // In the middle of it.
+    let api = server.api();
+    let one = LogsQuery {
+        limit: Some(1),
+        ..LogsQuery::default()
+    };
     eventually("the flood has begun", async || {
-        let url = server.at("/v1/models/loud/environments/production/logs?limit=1");
-        match client.get(url).send().await {
-            Ok(answer) => answer.text().await.is_ok_and(|text| text.contains("xxx")),
-            Err(_) => false,
-        }
+        let read = api.environment_logs("loud", PRODUCTION, &one).await;
+        read.is_ok_and(|read| read.logs.iter().any(|line| line.message.contains("xxx")))
     })
     .await?;
     for number in 0..40 {
         let path = format!("/stderr?line-{number}-of-quiet");
         assert_eq!(get(&server, "quiet", &path).await?.0, 200);
     }
-    let url = format!("/v1/models/quiet/deployments/{id}/logs?includes=of-quiet&limit=1000");
-    let answer = server.client().get(server.at(&url)).send().await?;
-    let found: Value = answer.json().await?;
-    let lines = found["logs"].as_array().context("logs")?;
-    let found: Vec<&str> = lines.iter().filter_map(|l| l["message"].as_str()).collect();
+    let of_quiet = LogsQuery {
+        includes: vec!["of-quiet".into()],
+        limit: Some(1000),
+        ..LogsQuery::default()
+    };
+    let read = api.deployment_logs("quiet", id, &of_quiet).await?;
+    let found: Vec<&str> = read.logs.iter().map(|line| &*line.message).collect();
     let wanted: Vec<String> = (0..40).map(|n| format!("line-{n}-of-quiet")).collect();
     assert_eq!(found, wanted);
     for flood in floods {
@@ -72,13 +82,16 @@ async fn requests_that_sleep_leave_a_replica_for_others() -> Result<()> {
             tokio::spawn(async move { sleep.await.map(|answer| answer.status()) })
         })
         .collect();
+    let api = server.api();
     eventually("as many sleep as may", async || {
-        let url = server.at(&format!("/v1/models/sleeper/deployments/{id}/replicas"));
-        let Ok(answer) = client.get(url).send().await else {
-            return false;
-        };
-        let list = answer.text().await.unwrap_or_default();
-        list.matches("\"BUSY\"").count() >= 7
+        let found = api.replicas("sleeper", id).await;
+        found.is_ok_and(|found| {
+            let states = found.replicas.iter().map(|one| &one.state);
+            states
+                .filter(|state| **state == ReplicaStatus::Busy)
+                .count()
+                >= 7
+        })
     })
     .await?;
     for _ in 0..3 {
@@ -129,24 +142,19 @@ async fn slow_async_requests_leave_places_for_others() -> Result<()> {
     let slow = format!("{PATIENT}[environment_variables]\nSLEEP_MS = \"50000\"\n");
     server.push_as("slow", "hostile", &slow)?;
     server.push_as("quick", "hostile", NEIGHBOUR)?;
-    let client = server.client();
+    let client = server.api();
     let hand_in = async |model: &str| -> Result<String> {
-        let url = server.at(&format!("/models/{model}/production/async_predict"));
-        let body = json!({ "model_input": 1 });
-        let told: Value = client.post(url).json(&body).send().await?.json().await?;
-        Ok(told["request_id"].as_str().context("id")?.to_owned())
+        let request = SubmitAsyncRequest::new(serde_json::value::to_raw_value(&1)?);
+        let submitted = client.submit_async(model, Target::Production, &request);
+        Ok(submitted.await?.into_inner().request_id)
     };
     for _ in 0..80 {
         hand_in("slow").await?;
     }
     let queue = async || -> Result<(u64, u64)> {
-        let url = server.at("/models/slow/production/async_queue_status");
-        let status: Value = client.get(url).send().await?.json().await?;
-        let count = |name: &str| status[name].as_u64().context("a count");
-        Ok((
-            count("num_queued_requests")?,
-            count("num_in_progress_requests")?,
-        ))
+        let status = client.async_queue_status("slow", Target::Production);
+        let status = status.await?;
+        Ok((status.num_queued_requests, status.num_in_progress_requests))
     };
     eventually("as many run as may", async || {
         queue().await.is_ok_and(|(_, running)| running >= 56)
@@ -154,13 +162,8 @@ async fn slow_async_requests_leave_places_for_others() -> Result<()> {
     .await?;
     let id = hand_in("quick").await?;
     eventually("the other's is done", async || {
-        let url = server.at(&format!("/models/quick/async_request/{id}"));
-        let answer = client.get(url).send().await;
-        let text = match answer {
-            Ok(answer) => answer.text().await.unwrap_or_default(),
-            Err(_) => return false,
-        };
-        text.contains("\"SUCCEEDED\"")
+        let shown = client.async_request("quick", &id).await;
+        shown.is_ok_and(|shown| shown.status == AsyncStatus::Succeeded)
     })
     .await?;
     assert_eq!(queue().await?, (24, 56), "none of the slow ones has ended");

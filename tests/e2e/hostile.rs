@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use reqwest::StatusCode;
 use samovar_tests::Server;
+use samovar_types::api::logs::LogsQuery;
 use serde_json::Value;
 
 const MANIFEST: &str = "[limits]\nmemory = \"32MiB\"\ntimeout = \"2s\"\nbody = \"1MiB\"\n";
@@ -192,12 +193,13 @@ async fn what_a_model_prints_is_its_log() -> Result<()> {
     ask(&server, "/flood?4000").await?;
     let deployment = server.cli_json(&["deployment", "list", "hostile"])?;
     let id = deployment["deployments"][0]["id"].as_str().unwrap();
-    let url = server.at(&format!(
-        "/v1/models/hostile/deployments/{id}/logs?includes=hello-from-inside"
-    ));
-    let found: Value = server.client().get(url).send().await?.json().await?;
-    assert_eq!(found["logs"][0]["message"], "hello-from-inside", "{found}");
-    assert_eq!(found["logs"][0]["level"], "WARNING");
-    assert!(found["logs"][0]["request_id"].is_string());
+    let query = LogsQuery {
+        includes: vec!["hello-from-inside".into()],
+        ..LogsQuery::default()
+    };
+    let found = server.api().deployment_logs("hostile", id, &query).await?;
+    assert_eq!(found.logs[0].message, "hello-from-inside", "{found:?}");
+    assert_eq!(found.logs[0].level, "WARNING");
+    assert!(found.logs[0].request_id.is_some());
     Ok(())
 }

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use samovar_tests::python::Python;
 use samovar_tests::skip::{Need, skip};
 use samovar_tests::{Server, binary, eventually, guest_variables};
+use samovar_types::api::logs::LogsQuery;
+use samovar_types::names::PRODUCTION;
 use serde_json::{Value, json};
 
 /// What a component of the SDK may weigh. One of `wasip2` alone, such as `examples/hello`, weighs 59,000.
@@ -165,32 +167,24 @@ impl<'s> Project<'s> {
         );
         let what = format!("{error:?} and {frame:?} are in the log");
         eventually(&what, async || {
-            let log = self.of_deployment("logs?limit=1000").await.unwrap();
-            let messages = log["logs"].as_array().unwrap().iter();
-            let messages: Vec<_> = messages
-                .filter_map(|line| line["message"].as_str())
-                .collect();
-            [error, frame]
-                .iter()
-                .all(|part| messages.iter().any(|message| message.contains(*part)))
+            let query = LogsQuery {
+                limit: Some(1000),
+                ..LogsQuery::default()
+            };
+            let api = self.server.api();
+            let read = api.deployment_logs(self.name, PRODUCTION, &query);
+            let lines = read.await.unwrap().into_inner().logs;
+            let is_there = |part: &str| lines.iter().any(|line| line.message.contains(part));
+            is_there(error) && is_there(frame)
         })
         .await
     }
 
     /// The ids of its replicas.
     async fn replicas(&self) -> Result<Vec<String>> {
-        let listed = self.of_deployment("replicas").await?;
-        let all = listed["replicas"].as_array().context("replicas")?;
-        all.iter()
-            .map(|one| one["id"].as_str().map(str::to_owned).context("an id"))
-            .collect()
-    }
-
-    /// What the server says of the deployment in production.
-    async fn of_deployment(&self, what: &str) -> Result<Value> {
-        let path = format!("/v1/models/{}/deployments/production/{what}", self.name);
-        let request = self.server.client().get(self.server.at(&path));
-        Ok(request.send().await?.error_for_status()?.json().await?)
+        let api = self.server.api();
+        let listed = api.replicas(self.name, PRODUCTION).await?.into_inner();
+        Ok(listed.replicas.into_iter().map(|one| one.id).collect())
     }
 }
 

@@ -1,8 +1,12 @@
 //! API keys open what they are for, from the moment they are made until the moment they are deleted.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use reqwest::Method;
+use samovar_client::ClientError;
 use samovar_tests::Server;
+use samovar_types::api::api_keys::CreateApiKeyRequest;
+use samovar_types::api_key::KeyType;
+use samovar_types::error::ErrorCode;
 use serde_json::{Value, json};
 
 /// Makes a key by the command line, which prints it and nothing else.
@@ -52,10 +56,16 @@ impl<'s> Caller<'s> {
         self.send(Method::POST, "/v1/api_keys", Some(body)).await
     }
 
-    async fn delete(&self, prefix: &str) -> Result<(u16, Value)> {
-        let path = format!("/v1/api_keys/{prefix}");
-        self.send(Method::DELETE, &path, None).await
+    /// The error of deleting a key, if it is not deleted.
+    async fn delete(&self, prefix: &str) -> Option<ClientError> {
+        let client = self.server.api_with(self.key);
+        client.delete_api_key(prefix).await.err()
     }
+}
+
+/// The code of an error, which there must be.
+fn code(error: Option<ClientError>) -> Option<ErrorCode> {
+    error.unwrap().code()
 }
 
 #[tokio::test]
@@ -166,20 +176,21 @@ async fn the_last_key_that_may_do_everything_stays() -> Result<()> {
         server: &server,
         key: &first,
     };
-    let (status, answer) = first.delete(prefix(first.key)).await?;
-    assert_eq!(status, 409);
-    assert_eq!(answer["error_code"], "last_admin_key");
+    let refused = first.delete(prefix(first.key)).await;
+    assert_eq!(code(refused), Some(ErrorCode::LastAdminKey));
     assert_eq!(first.get("/v1/models").await?, 200);
     let second = made(&server, &["manage-all"])?;
     let second = Caller {
         server: &server,
         key: &second,
     };
-    assert_eq!(second.delete(prefix(first.key)).await?.0, 200);
+    assert!(second.delete(prefix(first.key)).await.is_none());
     assert_eq!(first.get("/v1/models").await?, 401);
-    assert_eq!(second.delete(prefix(second.key)).await?.0, 409);
-    for wild in ["x", "..%2Fx", "%00", &"x".repeat(5000)] {
-        assert_eq!(second.delete(wild).await?.0, 404, "{wild}");
+    let refused = second.delete(prefix(second.key)).await;
+    assert_eq!(code(refused), Some(ErrorCode::LastAdminKey));
+    for wild in ["x", "../x", "\0", &"x".repeat(5000)] {
+        let refused = second.delete(wild).await;
+        assert_eq!(code(refused), Some(ErrorCode::NotFound), "{wild}");
     }
     Ok(())
 }
@@ -192,47 +203,46 @@ async fn a_key_for_keys_gives_nobody_more_than_it_may() -> Result<()> {
         server: &server,
         key: &key,
     };
-    for key_type in ["PERSONAL", "WORKSPACE_MANAGE_ALL"] {
-        let (status, answer) = caller.create(json!({ "type": key_type })).await?;
-        assert_eq!(status, 403, "{answer}");
+    let client = server.api_with(&key);
+    for key_type in [KeyType::Personal, KeyType::WorkspaceManageAll] {
+        let request = CreateApiKeyRequest::new(key_type);
+        let refused = client.create_api_key(&request).await.err();
+        assert_eq!(code(refused), Some(ErrorCode::Forbidden), "{key_type:?}");
     }
-    assert_eq!(caller.delete(prefix(&server.key())).await?.0, 403);
-    let (status, created) = caller.create(json!({ "type": "WORKSPACE_INVOKE" })).await?;
-    assert_eq!(status, 200);
-    let new = created["api_key"].as_str().unwrap();
-    assert_eq!(created["prefix"], prefix(new));
-    assert_eq!(caller.delete(prefix(new)).await?.0, 200);
+    let refused = caller.delete(prefix(&server.key())).await;
+    assert_eq!(code(refused), Some(ErrorCode::Forbidden));
+    let request = CreateApiKeyRequest::new(KeyType::WorkspaceInvoke);
+    let created = client.create_api_key(&request).await?;
+    assert_eq!(created.prefix, prefix(&created.api_key));
+    assert!(caller.delete(&created.prefix).await.is_none());
     Ok(())
 }
 
 #[tokio::test]
 async fn who_calls_and_whose_server_it_is_stay_the_same() -> Result<()> {
     let server = Server::start()?;
-    let ask = async |server: &Server, path: &str| -> Result<Value> {
-        let key = server.key();
-        let caller = Caller { server, key: &key };
-        let (status, answer) = caller.send(Method::GET, path, None).await?;
-        assert_eq!(status, 200, "{path}");
-        Ok(answer)
-    };
-    let me = ask(&server, "/v1/users/me").await?;
-    assert_eq!(me["user_id"], prefix(&server.key()));
-    let organization = ask(&server, "/v1/organizations/me").await?;
-    assert!(organization["created_at"].is_string());
-    let teams = ask(&server, "/v1/teams").await?;
-    let team = &teams["teams"][0];
-    assert_eq!(team["default"], true);
-    let id = team["id"].as_str().unwrap();
-    assert_eq!(&ask(&server, &format!("/v1/teams/{id}")).await?, team);
-    let none = ask(&server, "/v1/teams?name=nobody").await?;
+    let client = server.api();
+    assert_eq!(client.user().await?.user_id, prefix(&server.key()));
+    let organization = client.organization().await?;
+    let teams = client.teams().await?.into_inner().teams;
+    let team = teams.first().context("a team")?;
+    assert!(team.default);
+    let shown = client.team(team.id).await?;
+    assert_eq!(
+        (shown.id, &shown.name, shown.created_at),
+        (team.id, &team.name, team.created_at)
+    );
+    let request = server.client().get(server.at("/v1/teams?name=nobody"));
+    let none: Value = request.send().await?.json().await?;
     assert_eq!(none["teams"], json!([]));
-    let types = ask(&server, "/v1/instance_types").await?;
-    let cpu = &types["instance_types"][0];
-    assert_eq!(cpu["id"], "cpu");
-    assert!(cpu["memory_limit_mib"].as_u64() > Some(0));
-    assert!(cpu["millicpu_limit"].as_u64() >= Some(1000));
-    assert_eq!(cpu["gpu_count"], 0);
+    let types = client.instance_types().await?.into_inner().instance_types;
+    let cpu = types.first().context("a type")?;
+    assert_eq!(cpu.id, "cpu");
+    assert!(cpu.memory_limit_mib > 0);
+    assert!(cpu.millicpu_limit >= 1000);
+    assert_eq!(cpu.gpu_count, 0);
     let server = server.restart()?;
-    assert_eq!(ask(&server, "/v1/organizations/me").await?, organization);
+    let again = server.api().organization().await?;
+    assert_eq!(again.json(), organization.json());
     Ok(())
 }

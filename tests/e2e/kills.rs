@@ -2,29 +2,32 @@
 //! nothing half-made.
 
 use anyhow::{Context, Result, ensure};
-use reqwest::Method;
+use samovar_client::{Client, ClientError, Received, Target};
 use samovar_tests::dice::Dice;
-use samovar_tests::{Server, eventually, guest};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use samovar_tests::{PATIENCE, Server, eventually, guest};
+use samovar_types::api::async_requests::SubmitAsyncRequest;
+use samovar_types::api::environments::{EnvironmentResponse, UpdateEnvironmentRequest};
+use samovar_types::api::models::PushRequest;
+use samovar_types::api::promotions::PromoteRequest;
+use samovar_types::async_request::AsyncStatus;
+use samovar_types::bundle::Bundle;
+use samovar_types::id::Id;
+use samovar_types::names::PRODUCTION;
+use samovar_types::promotion::PromotionStatus;
+use samovar_types::promotion_settings::PromotionSettingsUpdate;
+use serde_json::Value;
 use tokio::sync::Notify;
 
-/// What came back: an answer, or nothing because the server was killed before.
-type Heard = Option<(u16, Value)>;
-
-async fn call(server: &Server, method: Method, path: &str, body: &Value) -> Heard {
-    let request = server.client().request(method, server.at(path)).json(body);
-    let answer = request.send().await.ok()?;
-    let status = answer.status().as_u16();
-    Some((status, answer.json().await.ok()?))
-}
-
-async fn get(server: &Server, path: &str) -> Result<Value> {
-    let (status, answer) = call(server, Method::GET, path, &Value::Null)
-        .await
-        .context("no answer")?;
-    ensure!(status == 200, "{path}: {status} {answer}");
-    Ok(answer)
+/// What came back; nothing when the server was killed before it answered.
+///
+/// # Errors
+/// What the server refused.
+fn heard<T>(answer: Result<Received<T>, ClientError>) -> Result<Option<T>, ClientError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer.into_inner())),
+        Err(ClientError::Broken { .. } | ClientError::NoServer { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Kills the server in the middle of something, and starts it again.
@@ -38,28 +41,20 @@ async fn kill_during<T>(
     Ok((server.restart()?, done))
 }
 
-/// Hands in blobs as a push does.
-async fn upload(server: &Server, bytes: &[u8]) -> Result<String> {
-    let digest = hex::encode(Sha256::digest(bytes));
-    let url = server.at(&format!("/v1/blobs/{digest}"));
-    let answer = server.client().put(url).body(bytes.to_vec()).send().await?;
-    ensure!(answer.status().is_success(), "{}", answer.status());
-    Ok(digest)
-}
-
 /// Pushes a component with a file that makes its bundle another one. Answers the deployment, if that was acknowledged.
-async fn push(server: &Server, model: &str, component: &[u8], extra: &[u8]) -> Option<String> {
-    let blob = async |bytes: &[u8]| {
-        let digest = upload(server, bytes).await.ok()?;
-        Some(json!({ "digest": digest, "size": bytes.len() }))
+async fn push(server: &Server, model: &str, component: &[u8], extra: &[u8]) -> Option<Id> {
+    let component = server.upload(component).await.ok()?;
+    let extra = server.upload(extra).await.ok()?;
+    let bundle = Bundle {
+        files: [("extra".to_owned(), extra)].into(),
+        ..Bundle::new(model, component)
     };
-    let component = blob(component).await?;
-    let bundle =
-        json!({ "name": model, "component": component, "files": { "extra": blob(extra).await? } });
-    let body = json!({ "name": model, "bundle": bundle });
-    let (status, answer) = call(server, Method::POST, "/v1/models", &body).await?;
-    assert_eq!(status, 200, "{answer}");
-    Some(answer["deployment"]["id"].as_str()?.to_owned())
+    let request = PushRequest {
+        name: Some(model.to_owned()),
+        ..PushRequest::new(bundle)
+    };
+    let pushed = heard(server.api().push(&request, PATIENCE).await);
+    Some(pushed.expect("it is not refused")?.deployment.id)
 }
 
 async fn is_called(server: &Server, path: &str) -> Result<u16> {
@@ -73,22 +68,21 @@ async fn is_called(server: &Server, path: &str) -> Result<u16> {
 }
 
 /// Every deployment that is listed comes to serve by itself; answers their ids.
-async fn all_serve(server: &Server) -> Result<Vec<String>> {
+async fn all_serve(server: &Server) -> Result<Vec<Id>> {
+    let api = server.api();
     let mut ids = Vec::new();
-    let models = get(server, "/v1/models").await?;
-    for model in models["models"].as_array().context("models")? {
-        let name = model["name"].as_str().context("name")?;
-        let list = get(server, &format!("/v1/models/{name}/deployments")).await?;
-        let list = list["deployments"].as_array().context("deployments")?;
+    for model in api.models().await?.into_inner().models {
+        let name = model.name;
+        let list = api.deployments(&name).await?.into_inner().deployments;
         ensure!(!list.is_empty(), "{name} is listed without a deployment");
         for deployment in list {
-            let id = deployment["id"].as_str().context("id")?;
+            let id = deployment.id;
             let path = format!("/models/{name}/deployment/{id}/predict");
             eventually(&format!("{name} {id} serves"), async || {
                 is_called(server, &path).await.unwrap() == 200
             })
             .await?;
-            ids.push(id.to_owned());
+            ids.push(id);
         }
         let path = format!("/models/{name}/production/predict");
         eventually(&format!("production of {name} serves"), async || {
@@ -145,23 +139,25 @@ async fn a_deletion_is_whole_or_nothing() -> Result<()> {
             .context("no answer")?;
         all_serve(&server).await?;
         let whole = dice.below(2) == 0;
-        let path = match whole {
-            true => format!("/v1/models/{model}"),
-            false => format!("/v1/models/{model}/deployments/{second}"),
-        };
-        let (back, heard) = kill_during(server, &mut dice, 60, async |server| {
-            call(server, Method::DELETE, &path, &Value::Null).await
+        let (back, deleted) = kill_during(server, &mut dice, 60, async |server| {
+            let api = server.api();
+            match whole {
+                true => heard(api.delete_model(&model).await).map(|one| one.is_some()),
+                false => {
+                    let deleted = api.delete_deployment(&model, second.as_str()).await;
+                    heard(deleted).map(|one| one.is_some())
+                }
+            }
         })
         .await?;
         server = back;
         let ids = all_serve(&server).await?;
         let there = (ids.contains(&first), ids.contains(&second));
         let (before, after) = ((true, true), (!whole, false));
-        if let Some((status, answer)) = &heard {
-            assert_eq!(*status, 200, "{answer}");
-            assert_eq!(there, after, "acknowledged: {answer}");
+        if deleted? {
+            assert_eq!(there, after, "it was acknowledged");
         }
-        assert!(there == before || there == after, "{path}: {there:?}");
+        assert!(there == before || there == after, "{model}: {there:?}");
         if there == after {
             let path = format!("/models/{model}/deployment/{second}/predict");
             assert_eq!(is_called(&server, &path).await?, 404);
@@ -169,10 +165,10 @@ async fn a_deletion_is_whole_or_nothing() -> Result<()> {
     }
     // Nothing of what is gone is in the way of the rest, or of its own name.
     for round in 0..20 {
-        let path = format!("/v1/models/model-{round}");
-        let heard = call(&server, Method::DELETE, &path, &Value::Null).await;
-        let (status, answer) = heard.context("no answer")?;
-        assert!(status == 200 || status == 404, "{answer}");
+        match server.api().delete_model(&format!("model-{round}")).await {
+            Ok(_) => {}
+            Err(error) => assert!(error.is_not_found(), "{error}"),
+        }
     }
     push(&server, "model-0", &component, b"again")
         .await
@@ -181,15 +177,84 @@ async fn a_deletion_is_whole_or_nothing() -> Result<()> {
     Ok(())
 }
 
-const PRODUCTION: &str = "/v1/models/canary/environments/production";
-
 /// What an environment shows of its promotion.
-fn shown_status(environment: &Value) -> Option<String> {
-    let promotion = match &environment["in_progress_promotion"] {
-        Value::Null => &environment["last_promotion"],
-        going => going,
-    };
-    promotion["status"].as_str().map(str::to_owned)
+fn shown_status(environment: &EnvironmentResponse) -> Option<PromotionStatus> {
+    let going = environment.in_progress_promotion.as_ref();
+    let promotion = going.or(environment.last_promotion.as_ref())?;
+    promotion.status.known().copied()
+}
+
+/// What is done to a canary while the server is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    Look,
+    Promote,
+    Pause,
+    Resume,
+    Cancel,
+}
+
+impl Doing {
+    fn next(before: PromotionStatus, dice: &mut Dice) -> Self {
+        match before {
+            PromotionStatus::RampingUp => {
+                *dice.choose(&[Self::Pause, Self::Cancel, Self::Look, Self::Look])
+            }
+            PromotionStatus::Paused => {
+                *dice.choose(&[Self::Resume, Self::Resume, Self::Cancel, Self::Look])
+            }
+            PromotionStatus::Releasing => Self::Look,
+            _ => Self::Promote,
+        }
+    }
+
+    /// Does it. Answers whether that was acknowledged, also with a refusal because the promotion had come to its end.
+    async fn run(self, client: &Client, new: Id) -> Result<bool, ClientError> {
+        let (model, at) = ("canary", PRODUCTION);
+        let ended = |answer: Result<bool, ClientError>| match answer {
+            Err(error) if error.status().is_some_and(|status| status == 409) => Ok(false),
+            answer => answer,
+        };
+        match self {
+            Self::Look => heard(client.environment(model, at).await).map(|one| one.is_some()),
+            Self::Promote => {
+                let request = PromoteRequest::new(new);
+                heard(client.promote(model, at, &request).await).map(|one| one.is_some())
+            }
+            Self::Pause => {
+                ended(heard(client.pause_promotion(model, at).await).map(|one| one.is_some()))
+            }
+            Self::Resume => {
+                ended(heard(client.resume_promotion(model, at).await).map(|one| one.is_some()))
+            }
+            Self::Cancel => {
+                ended(heard(client.cancel_promotion(model, at).await).map(|one| one.is_some()))
+            }
+        }
+    }
+
+    /// What may have come of it.
+    fn outcomes(self) -> &'static [PromotionStatus] {
+        use PromotionStatus as S;
+        match self {
+            Self::Promote => &[S::Releasing, S::RampingUp],
+            Self::Pause => &[S::Paused],
+            Self::Resume => &[S::RampingUp, S::Succeeded],
+            Self::Cancel => &[S::Canceled],
+            Self::Look => &[],
+        }
+    }
+}
+
+/// What a promotion may have become that nothing was done to.
+fn goes_on(before: PromotionStatus) -> &'static [PromotionStatus] {
+    use PromotionStatus as S;
+    match before {
+        S::Releasing | S::RampingUp => &[S::Releasing, S::RampingUp, S::Succeeded],
+        S::Paused => &[S::Paused],
+        S::Canceled => &[S::Canceled],
+        _ => &[S::Succeeded],
+    }
 }
 
 #[tokio::test]
@@ -206,85 +271,50 @@ async fn a_canary_goes_on_from_what_was_acknowledged() -> Result<()> {
         .await
         .context("no answer")?;
     all_serve(&server).await?;
-    let settings = json!({ "ramp_up_while_promoting": true, "ramp_up_duration_seconds": 15 });
-    let body = json!({ "promotion_settings": settings });
-    let heard = call(&server, Method::PATCH, PRODUCTION, &body).await;
-    assert_eq!(heard.context("no answer")?.0, 200);
+    let request = UpdateEnvironmentRequest {
+        promotion_settings: Some(PromotionSettingsUpdate {
+            ramp_up_while_promoting: Some(true),
+            ramp_up_duration_seconds: Some(15),
+            ..PromotionSettingsUpdate::default()
+        }),
+        ..UpdateEnvironmentRequest::default()
+    };
+    let api = server.api();
+    api.update_environment("canary", PRODUCTION, &request)
+        .await?;
 
-    let mut before = "SUCCEEDED".to_owned();
+    let mut before = PromotionStatus::Succeeded;
     let mut percent = 0;
     for round in 0..30 {
-        let doing = match &*before {
-            "RAMPING_UP" => *dice.choose(&["pause", "cancel", "look", "look"]),
-            "PAUSED" => *dice.choose(&["resume", "resume", "cancel", "look"]),
-            "RELEASING" => "look",
-            _ => "promote",
-        };
-        let (back, heard) = kill_during(server, &mut dice, 80, async |server| {
-            let (path, body) = match doing {
-                "look" => return call(server, Method::GET, PRODUCTION, &Value::Null).await,
-                "promote" => (
-                    format!("{PRODUCTION}/promote"),
-                    json!({ "deployment_id": new }),
-                ),
-                what => (format!("{PRODUCTION}/{what}_promotion"), Value::Null),
-            };
-            call(server, Method::POST, &path, &body).await
+        let doing = Doing::next(before, &mut dice);
+        let (back, acknowledged) = kill_during(server, &mut dice, 80, async |server| {
+            doing.run(&server.api(), new).await
         })
         .await?;
         server = back;
-        let acknowledged = match heard {
-            Some((200, _)) => true,
-            // It came to its end by itself meanwhile.
-            Some((409, _)) if doing != "promote" => false,
-            Some((status, answer)) => panic!("round {round}, {doing}: {status} {answer}"),
-            None => false,
-        };
-        let environment = get(&server, PRODUCTION).await?;
+        let acknowledged = acknowledged.with_context(|| format!("round {round}, {doing:?}"))?;
+        let environment = server.api().environment("canary", PRODUCTION).await?;
         let status = shown_status(&environment).context("a promotion")?;
-        let came_of_it: &[&str] = match doing {
-            "promote" => &["RELEASING", "RAMPING_UP"],
-            "pause" => &["PAUSED"],
-            "resume" => &["RAMPING_UP", "SUCCEEDED"],
-            "cancel" => &["CANCELED"],
-            _ => &[],
-        };
-        let goes_on: &[&str] = match &*before {
-            "RELEASING" | "RAMPING_UP" => &["RELEASING", "RAMPING_UP", "SUCCEEDED"],
-            "PAUSED" => &["PAUSED"],
-            "CANCELED" => &["CANCELED"],
-            _ => &["SUCCEEDED"],
-        };
-        let in_order = came_of_it.contains(&&*status)
-            || (!acknowledged || doing == "look") && goes_on.contains(&&*status);
+        let in_order = doing.outcomes().contains(&status)
+            || (!acknowledged || doing == Doing::Look) && goes_on(before).contains(&status);
         assert!(
             in_order,
-            "round {round}: {doing} while {before}, acknowledged {acknowledged}: {environment}"
+            "round {round}: {doing:?} while {before:?}, acknowledged {acknowledged}: {environment:?}"
         );
         // Whole: a candidate while it goes on, none otherwise; the old one until the end.
-        let going = ["RELEASING", "RAMPING_UP", "PAUSED"].contains(&&*status);
-        assert_eq!(
-            environment["candidate_deployment"].is_object(),
-            going,
-            "{environment}"
-        );
-        assert_eq!(
-            environment["in_progress_promotion"].is_object(),
-            going,
-            "{environment}"
-        );
-        let is_over = environment["current_deployment"]["id"] == *new;
-        assert!(
-            is_over || environment["current_deployment"]["id"] == *old,
-            "{environment}"
-        );
+        let going = status.is_in_progress();
+        let promotion = environment.in_progress_promotion.as_ref();
+        assert_eq!(environment.candidate_deployment.is_some(), going);
+        assert_eq!(promotion.is_some(), going, "{environment:?}");
+        let current = environment.current_deployment.as_ref().map(|one| one.id);
+        let is_over = current == Some(new);
+        assert!(is_over || current == Some(old), "{environment:?}");
         if is_over {
             break;
         }
-        let now = environment["in_progress_promotion"]["percent_traffic_to_new_version"]
-            .as_u64()
-            .unwrap_or(0);
-        if going && before != "CANCELED" && before != "SUCCEEDED" {
+        let now = promotion.map_or(0, |one| one.percent_traffic_to_new_version);
+        let began = [PromotionStatus::Canceled, PromotionStatus::Succeeded].contains(&before);
+        if going && !began {
             assert!(now >= percent, "round {round}: {now} % after {percent} %");
         }
         percent = now;
@@ -296,24 +326,16 @@ async fn a_canary_goes_on_from_what_was_acknowledged() -> Result<()> {
         }
         before = status;
     }
-    let path = match &*before {
-        "PAUSED" => Some(("resume_promotion", Value::Null)),
-        "CANCELED" => Some(("promote", json!({ "deployment_id": new }))),
-        _ => None,
+    let last = match before {
+        PromotionStatus::Paused => Doing::Resume,
+        PromotionStatus::Canceled => Doing::Promote,
+        _ => Doing::Look,
     };
-    if let Some((path, body)) = path {
-        let heard = call(
-            &server,
-            Method::POST,
-            &format!("{PRODUCTION}/{path}"),
-            &body,
-        )
-        .await;
-        assert_eq!(heard.context("no answer")?.0, 200);
-    }
+    ensure!(last.run(&server.api(), new).await?, "{last:?}");
     eventually("it ends by itself", async || {
-        let environment = get(&server, PRODUCTION).await.unwrap();
-        environment["current_deployment"]["id"] == *new
+        let shown = server.api().environment("canary", PRODUCTION).await;
+        let shown = shown.unwrap();
+        shown.current_deployment.as_ref().map(|one| one.id) == Some(new)
     })
     .await
 }
@@ -329,29 +351,30 @@ async fn async_requests_that_were_accepted_are_answered_or_stay_cancelled() -> R
         // Killed shortly after so many are known to be accepted, however long that takes.
         let (enough, reached) = (dice.below(12), Notify::new());
         let work = async |server: &Server| {
+            let api = server.api();
             let (mut accepted, mut cancelled) = (Vec::new(), Vec::new());
             for number in 0..100 {
                 let numbers: Vec<u64> = (0..500).chain([round * 100 + number]).collect();
                 let sum = numbers.iter().sum();
-                let body = json!({ "model_input": numbers });
-                let path = "/models/routes/production/async_predict";
-                let Some((201, answer)) = call(server, Method::POST, path, &body).await else {
+                let input = serde_json::value::to_raw_value(&numbers).unwrap();
+                let request = SubmitAsyncRequest::new(input);
+                let submitted = api.submit_async("routes", Target::Production, &request);
+                let Ok(answer) = submitted.await else {
                     break;
                 };
                 if number == enough {
                     reached.notify_one();
                 }
-                let id = answer["request_id"].as_str().unwrap().to_owned();
+                let id = answer.into_inner().request_id;
                 if number % 7 == 3 {
-                    let path = format!("/models/routes/async_request/{id}");
-                    match call(server, Method::DELETE, &path, &Value::Null).await {
-                        Some((200, answer)) if answer["canceled"] == true => {
+                    match heard(api.cancel_async("routes", &id).await) {
+                        Ok(Some(answer)) if answer.canceled => {
                             cancelled.push(id);
                             continue;
                         }
                         // Neither way is wrong when nobody heard.
-                        None => break,
-                        Some(_) => {}
+                        Ok(None) => break,
+                        Ok(Some(_)) | Err(_) => {}
                     }
                 }
                 accepted.push((id, sum));
@@ -376,20 +399,20 @@ async fn async_requests_that_were_accepted_are_answered_or_stay_cancelled() -> R
         "only {} were accepted",
         accepted.len()
     );
+    let api = server.api();
     for (id, sum) in &accepted {
-        let path = format!("/models/routes/async_request/{id}");
         eventually(&format!("{id} is done"), async || {
-            let status = get(&server, &path).await.unwrap();
-            assert_ne!(status["status"], "FAILED", "{status}");
-            status["status"] == "SUCCEEDED"
+            let shown = api.async_request("routes", id).await.unwrap();
+            assert_ne!(shown.status, AsyncStatus::Failed, "{shown:?}");
+            shown.status == AsyncStatus::Succeeded
         })
         .await?;
-        let answer = get(&server, &format!("{path}/result")).await?;
+        let answer: Value = api.async_result("routes", id).await?.json().await?;
         assert_eq!(answer["sum"].as_f64(), Some(*sum as f64), "{id}");
     }
     for id in &cancelled {
-        let status = get(&server, &format!("/models/routes/async_request/{id}")).await?;
-        assert_eq!(status["status"], "CANCELED", "{id}");
+        let shown = api.async_request("routes", id).await?;
+        assert_eq!(shown.status, AsyncStatus::Canceled, "{id}");
     }
     Ok(())
 }

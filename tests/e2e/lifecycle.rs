@@ -134,7 +134,6 @@ async fn what_runs_and_waits_when_a_deployment_goes_is_answered() -> Result<()> 
     for way in ["deactivate", "delete"] {
         let pushed = server.push("hostile", one_replica)?;
         let id = pushed["deployment"]["id"].as_str().unwrap();
-        let path = format!("/v1/models/hostile/deployments/{id}");
         let ask = |path: &str| {
             let url = server.at(&format!("/models/hostile/deployment/{id}{path}"));
             let request = server.client().get(url);
@@ -145,17 +144,11 @@ async fn what_runs_and_waits_when_a_deployment_goes_is_answered() -> Result<()> 
         tokio::time::sleep(Duration::from_millis(200)).await;
         let others = [ask("/trap"), ask("/env?X"), ask("/env?X")];
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let client = server.client();
-        let answer = match way {
-            "delete" => client.delete(server.at(&path)).send().await?,
-            _ => {
-                client
-                    .post(server.at(&format!("{path}/{way}")))
-                    .send()
-                    .await?
-            }
-        };
-        assert_eq!(answer.status(), 200, "{}", answer.text().await?);
+        let api = server.api();
+        match way {
+            "delete" => drop(api.delete_deployment("hostile", id).await?),
+            _ => drop(api.deactivate("hostile", id).await?),
+        }
         assert_eq!(ask("/env?X").await??, 404, "{way}");
         assert_eq!(first.await??, 200, "{way}");
         for one in others {

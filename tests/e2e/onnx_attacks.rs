@@ -7,7 +7,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use samovar_tests::onnx::{Node, Value as Port, leaking, model};
 use samovar_tests::python::onnxruntime;
-use samovar_tests::{Server, binary, guest};
+use samovar_tests::{PATIENCE, Server, binary, guest};
+use samovar_types::api::models::PushRequest;
+use samovar_types::bundle::Bundle;
+use samovar_types::error::ErrorCode;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -61,26 +64,23 @@ async fn a_function_s_default_attribute_reads_no_file() -> Result<()> {
     Ok(())
 }
 
-async fn upload(server: &Server, bytes: &[u8]) -> Result<Value> {
-    let digest = hex::encode(Sha256::digest(bytes));
-    let url = server.at(&format!("/v1/blobs/{digest}"));
-    let answer = server.client().put(url).body(bytes.to_vec()).send().await?;
-    ensure!(answer.status().is_success(), "{}", answer.status());
-    Ok(json!({ "digest": digest, "size": bytes.len() }))
-}
-
 /// Pushes a graph as a client could that checks nothing, and answers why it is not served.
 async fn refusal(server: &Server, name: &str, graph: &[u8]) -> Result<String> {
-    let component = upload(server, &std::fs::read(guest("tensors"))?).await?;
-    let mut stored = upload(server, graph).await?;
+    let component = server.upload(&std::fs::read(guest("tensors"))?).await?;
+    let mut stored = serde_json::to_value(server.upload(graph).await?)?;
     stored["file"] = json!("model.onnx");
-    let bundle = json!({ "name": name, "component": component, "graphs": { "default": stored } });
-    let url = server.at("/v1/models");
-    let body = json!({ "name": name, "bundle": bundle });
-    let answer = server.client().post(url).json(&body).send().await?;
-    let answer: Value = answer.json().await?;
-    assert_eq!(answer["error_code"], "graph_refused", "{answer}");
-    Ok(answer["error"].as_str().context("a reason")?.to_owned())
+    let bundle = Bundle {
+        graphs: [("default".to_owned(), serde_json::from_value(stored)?)].into(),
+        ..Bundle::new(name, component)
+    };
+    let request = PushRequest {
+        name: Some(name.to_owned()),
+        ..PushRequest::new(bundle)
+    };
+    let pushed = server.api().push(&request, PATIENCE).await;
+    let refused = pushed.err().context("it is served")?;
+    assert_eq!(refused.code(), Some(ErrorCode::GraphRefused), "{refused}");
+    Ok(refused.to_string())
 }
 
 #[tokio::test]

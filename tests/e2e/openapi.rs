@@ -4,7 +4,9 @@ use anyhow::{Context, Result};
 use samovar_tests::canary::Canary;
 use samovar_tests::python::Python;
 use samovar_tests::{Server, guest};
-use serde_json::{Value, json};
+use samovar_types::api::environments::CreateEnvironmentRequest;
+use samovar_types::promotion_settings::{AnalysisUpdate, PromotionSettingsUpdate};
+use serde_json::Value;
 
 #[tokio::test]
 async fn every_route_answers_as_the_document_says() -> Result<()> {
@@ -13,24 +15,28 @@ async fn every_route_answers_as_the_document_says() -> Result<()> {
     };
     let server = Server::start()?;
     let canary = Canary::push(&server, "walked", ["routes", "echo"], "")?;
-    canary
-        .set(
-            60,
-            json!({ "shadow_percent": 10, "analysis": { "max_error_rate": 0.1 } }),
-        )
-        .await?;
-    let url = server.at("/v1/models/walked/environments");
-    let body = json!({ "name": "staging" });
-    let answer = server.client().post(url).json(&body).send().await?;
-    assert_eq!(answer.status(), 200);
-    let model = server.cli_json(&["model", "show", "walked"])?;
-    let model = model["id"].as_str().context("id")?;
+    let settings = PromotionSettingsUpdate {
+        shadow_percent: Some(Some(10)),
+        analysis: Some(Some(AnalysisUpdate {
+            max_error_rate: Some(0.1),
+            ..AnalysisUpdate::default()
+        })),
+        ..PromotionSettingsUpdate::default()
+    };
+    canary.set(60, settings).await?;
+    let client = server.api();
+    let staging = CreateEnvironmentRequest {
+        name: "staging".into(),
+        ..CreateEnvironmentRequest::default()
+    };
+    client.create_environment("walked", &staging).await?;
+    let model = client.model("walked").await?.id.to_string();
     let routes = guest("routes").display().to_string();
     let args = [
         &server.url,
         &*server.key(),
         &routes,
-        model,
+        &model,
         "walked",
         &canary.old,
         &canary.new,

@@ -1,8 +1,17 @@
 //! Environments move from one deployment to another, by hand or in stages, and no request is lost on the way.
 
 use anyhow::{Context, Result};
+use samovar_client::Client;
 use samovar_tests::python::Python;
 use samovar_tests::{Server, eventually, guest};
+use samovar_types::api::deployments::UpdateStatus;
+use samovar_types::api::environments::{EnvironmentResponse, UpdateEnvironmentRequest};
+use samovar_types::api::promotions::PromoteRequest;
+use samovar_types::error::ErrorCode;
+use samovar_types::id::Id;
+use samovar_types::names::PRODUCTION;
+use samovar_types::promotion_settings::PromotionSettingsUpdate;
+use samovar_types::settings::AutoscalingUpdate;
 use serde_json::{Value, json};
 
 /// A model whose first deployment echoes and whose second counts.
@@ -16,22 +25,15 @@ fn two_versions(server: &Server) -> Result<(String, String)> {
     Ok((old, new))
 }
 
-async fn call(
-    server: &Server,
-    method: reqwest::Method,
-    path: &str,
-    body: Value,
-) -> Result<(u16, Value)> {
-    let request = server.client().request(method, server.at(path));
-    let answer = request.json(&body).send().await?;
-    Ok((answer.status().as_u16(), answer.json().await?))
+async fn production(client: &Client) -> Result<EnvironmentResponse> {
+    let shown = client.environment("canary", PRODUCTION).await?;
+    Ok(shown.into_inner())
 }
 
-async fn post(server: &Server, path: &str, body: Value) -> Result<(u16, Value)> {
-    call(server, reqwest::Method::POST, path, body).await
+/// The deployment that production points at.
+fn current(shown: &EnvironmentResponse) -> Option<Id> {
+    shown.current_deployment.as_ref().map(|current| current.id)
 }
-
-const PRODUCTION: &str = "/v1/models/canary/environments/production";
 
 #[tokio::test]
 async fn the_official_client_moves_production_in_stages_under_load() -> Result<()> {
@@ -54,13 +56,10 @@ async fn the_official_client_moves_production_in_stages_under_load() -> Result<(
 async fn without_a_canary_all_traffic_moves_at_once() -> Result<()> {
     let server = Server::start()?;
     let (old, new) = two_versions(&server)?;
-    let (status, deployment) = post(
-        &server,
-        &format!("{PRODUCTION}/promote"),
-        json!({ "deployment_id": new }),
-    )
-    .await?;
-    assert_eq!((status, &deployment["id"]), (200, &json!(new)));
+    let client = server.api();
+    let request = PromoteRequest::new(new.parse()?);
+    let promoted = client.promote("canary", PRODUCTION, &request).await?;
+    assert_eq!(promoted.id.as_str(), new);
     let url = server.at("/models/canary/production/predict");
     eventually("the new deployment answers", async || {
         let answer = server.client().post(&url).body("x").send().await.unwrap();
@@ -68,16 +67,10 @@ async fn without_a_canary_all_traffic_moves_at_once() -> Result<()> {
         answer.text().await.unwrap() != "x"
     })
     .await?;
-    let (status, answer) = post(
-        &server,
-        &format!("{PRODUCTION}/promote"),
-        json!({ "deployment_id": new }),
-    )
-    .await?;
-    assert_eq!(
-        (status, &answer["error_code"]),
-        (409, &json!("already_there"))
-    );
+    let again = client.promote("canary", PRODUCTION, &request).await;
+    let refused = again.err().context("it is there already")?;
+    assert_eq!(refused.code(), Some(ErrorCode::AlreadyThere));
+    assert_eq!(refused.status().map(|status| status.as_u16()), Some(409));
     let list = server.cli_json(&["deployment", "list", "canary"])?;
     let production: Vec<_> = list["deployments"]
         .as_array()
@@ -94,48 +87,37 @@ async fn without_a_canary_all_traffic_moves_at_once() -> Result<()> {
 async fn two_admins_who_promote_at_once_get_one_outcome() -> Result<()> {
     let server = Server::start()?;
     let (old, new) = two_versions(&server)?;
-    let promote = |id: &str| {
-        let (path, body) = (
-            format!("{PRODUCTION}/promote"),
-            json!({ "deployment_id": id }),
-        );
-        let request = server.client().post(server.at(&path)).json(&body);
+    let (client, old, new) = (server.api(), old.parse::<Id>()?, new.parse::<Id>()?);
+    let promote = |id: Id| {
+        let client = client.clone();
         tokio::spawn(async move {
-            let answer = request.send().await?;
-            let status = answer.status().as_u16();
-            anyhow::Ok((status, answer.json::<Value>().await?))
+            let request = PromoteRequest::new(id);
+            client.promote("canary", PRODUCTION, &request).await
         })
     };
-    let serving = async || -> Result<String> {
-        let answer = server.client().get(server.at(PRODUCTION)).send().await?;
-        let shown: Value = answer.json().await?;
-        let current = shown["current_deployment"]["id"].as_str();
-        Ok(current.context(shown.to_string())?.to_owned())
-    };
     for round in 0..10 {
-        let (one, other) = tokio::join!(promote(&new), promote(&old));
+        let (one, other) = tokio::join!(promote(new), promote(old));
         let mut taken = Vec::new();
-        for (id, answer) in [(&new, one??), (&old, other??)] {
+        for (id, answer) in [(new, one?), (old, other?)] {
             match answer {
-                (200, _) => taken.push(id.clone()),
+                Ok(_) => taken.push(id),
                 // Told that it came second, or that it is promoted already.
-                (400 | 409, answer) => assert!(answer["error"].is_string(), "{answer}"),
-                (status, answer) => anyhow::bail!("round {round}: {status} {answer}"),
+                Err(error) => {
+                    let status = error.status().map(|status| status.as_u16());
+                    let is_told = matches!(status, Some(400 | 409));
+                    assert!(is_told, "round {round}: {error}");
+                }
             }
         }
         assert!(!taken.is_empty(), "round {round}: neither was taken");
         eventually("the one that was taken last serves", async || {
-            let shown: Value = match server.client().get(server.at(PRODUCTION)).send().await {
-                Ok(answer) => answer.json().await.unwrap_or_default(),
-                Err(_) => return false,
-            };
-            shown["in_progress_promotion"].is_null()
-                && taken
-                    .iter()
-                    .any(|id| shown["current_deployment"]["id"] == **id)
+            production(&client).await.is_ok_and(|shown| {
+                let current = current(&shown);
+                shown.in_progress_promotion.is_none() && taken.iter().any(|id| current == Some(*id))
+            })
         })
         .await?;
-        let id = serving().await?;
+        let id = current(&production(&client).await?).context("a deployment")?;
         // What the environment says is what answers.
         let url = server.at("/models/canary/production/predict");
         let answer = server.client().post(url).body("echoed").send().await?;
@@ -150,31 +132,33 @@ async fn two_admins_who_promote_at_once_get_one_outcome() -> Result<()> {
 async fn a_server_killed_in_a_canary_comes_back_in_the_stage_of_the_clock() -> Result<()> {
     let mut server = Server::start()?;
     let (_, new) = two_versions(&server)?;
-    let settings = json!({ "promotion_settings": { "ramp_up_while_promoting": true, "ramp_up_duration_seconds": 6 } });
-    let (status, _) = call(&server, reqwest::Method::PATCH, PRODUCTION, settings).await?;
-    assert_eq!(status, 200);
-    let (status, _) = post(
-        &server,
-        &format!("{PRODUCTION}/promote"),
-        json!({ "deployment_id": new }),
-    )
-    .await?;
-    assert_eq!(status, 200);
+    let settings = UpdateEnvironmentRequest {
+        promotion_settings: Some(PromotionSettingsUpdate {
+            ramp_up_while_promoting: Some(true),
+            ramp_up_duration_seconds: Some(6),
+            ..PromotionSettingsUpdate::default()
+        }),
+        ..UpdateEnvironmentRequest::default()
+    };
+    let (client, new) = (server.api(), new.parse::<Id>()?);
+    client
+        .update_environment("canary", PRODUCTION, &settings)
+        .await?;
+    let request = PromoteRequest::new(new);
+    client.promote("canary", PRODUCTION, &request).await?;
     let mut before = 0;
     for round in 0..4u64 {
         server.kill()?;
         server = server.restart()?;
-        let (status, shown) = call(&server, reqwest::Method::GET, PRODUCTION, Value::Null).await?;
-        assert_eq!(status, 200);
-        let promotion = &shown["in_progress_promotion"];
-        let percent = match promotion["percent_traffic_to_new_version"].as_u64() {
-            Some(percent) => percent,
+        let shown = production(&server.api()).await?;
+        let percent = match &shown.in_progress_promotion {
+            Some(promotion) => promotion.percent_traffic_to_new_version,
             None => {
-                assert_eq!(shown["current_deployment"]["id"], json!(new), "{shown}");
+                assert_eq!(current(&shown), Some(new), "{shown:?}");
                 100
             }
         };
-        assert!(percent >= before, "{percent} after {before}: {shown}");
+        assert!(percent >= before, "{percent} after {before}: {shown:?}");
         before = percent;
         let url = server.at("/models/canary/production/predict");
         let answer = server.client().post(url).body("x").send().await?;
@@ -183,8 +167,8 @@ async fn a_server_killed_in_a_canary_comes_back_in_the_stage_of_the_clock() -> R
         tokio::time::sleep(std::time::Duration::from_millis(300 + 170 * round)).await;
     }
     eventually("the canary ends by itself", async || {
-        let shown = call(&server, reqwest::Method::GET, PRODUCTION, Value::Null).await;
-        shown.unwrap().1["current_deployment"]["id"] == json!(new)
+        let shown = production(&server.api()).await.unwrap();
+        current(&shown) == Some(new)
     })
     .await
 }
@@ -193,16 +177,23 @@ async fn a_server_killed_in_a_canary_comes_back_in_the_stage_of_the_clock() -> R
 async fn settings_of_an_environment_hold_at_once_and_bad_ones_are_refused() -> Result<()> {
     let server = Server::start()?;
     let (old, new) = two_versions(&server)?;
-    let patch = async |body: Value| call(&server, reqwest::Method::PATCH, PRODUCTION, body).await;
-    let (status, answer) = patch(json!({ "autoscaling_settings": { "min_replica": 3 } })).await?;
-    assert_eq!((status, &answer["status"]), (200, &json!("ACCEPTED")));
+    let client = server.api();
+    let three = UpdateEnvironmentRequest {
+        autoscaling_settings: Some(AutoscalingUpdate {
+            min_replica: Some(3),
+            ..AutoscalingUpdate::default()
+        }),
+        ..UpdateEnvironmentRequest::default()
+    };
+    let updated = client.update_environment("canary", PRODUCTION, &three);
+    assert_eq!(updated.await?.status, UpdateStatus::Accepted);
     eventually("three replicas", async || {
-        let list = server.cli_json(&["deployment", "list", "canary"]).unwrap();
-        list["deployments"][0]["active_replica_count"] == 3
+        let list = client.deployments("canary").await.unwrap();
+        list.deployments[0].active_replica_count == 3
     })
     .await?;
-    let (_, answer) = patch(json!({ "autoscaling_settings": { "min_replica": 3 } })).await?;
-    assert_eq!(answer["status"], "UNCHANGED");
+    let updated = client.update_environment("canary", PRODUCTION, &three);
+    assert_eq!(updated.await?.status, UpdateStatus::Unchanged);
     for (body, named) in [
         (
             json!({ "autoscaling_settings": { "min_replica": 99 } }),
@@ -214,35 +205,30 @@ async fn settings_of_an_environment_hold_at_once_and_bad_ones_are_refused() -> R
         ),
         (json!({ "promotion_settings": { "ramp": 1 } }), "ramp"),
     ] {
-        let (status, answer) = patch(body).await?;
-        assert_eq!(status, 400);
+        let url = server.at("/v1/models/canary/environments/production");
+        let answer = server.client().patch(url).json(&body).send().await?;
+        assert_eq!(answer.status(), 400);
+        let answer: Value = answer.json().await?;
         assert!(
             answer["error"].as_str().unwrap().contains(named),
             "{answer}"
         );
     }
     // Who moves in takes them on.
-    post(
-        &server,
-        &format!("{PRODUCTION}/promote"),
-        json!({ "deployment_id": new, "scale_down_previous_deployment": false }),
-    )
-    .await?;
+    let request = PromoteRequest {
+        scale_down_previous_deployment: false,
+        ..PromoteRequest::new(new.parse()?)
+    };
+    client.promote("canary", PRODUCTION, &request).await?;
     eventually("the new one has three replicas", async || {
-        let path = format!("/v1/models/canary/deployments/{new}");
-        let shown = call(&server, reqwest::Method::GET, &path, Value::Null)
-            .await
-            .unwrap()
-            .1;
-        shown["active_replica_count"] == 3 && shown["is_production"] == true
+        let shown = client.deployment("canary", &new).await.unwrap();
+        shown.active_replica_count == 3 && shown.is_production
     })
     .await?;
-    let path = format!("/v1/models/canary/deployments/{old}");
-    let shown = call(&server, reqwest::Method::GET, &path, Value::Null)
-        .await?
-        .1;
-    assert_eq!(shown["autoscaling_settings"]["min_replica"], 3);
-    let (status, _) = call(&server, reqwest::Method::DELETE, PRODUCTION, Value::Null).await?;
-    assert_eq!(status, 409);
+    let shown = client.deployment("canary", &old).await?;
+    assert_eq!(shown.autoscaling_settings.min_replica, 3);
+    let deleted = client.delete_environment("canary", PRODUCTION).await;
+    let refused = deleted.err().and_then(|error| error.status());
+    assert_eq!(refused.map(|status| status.as_u16()), Some(409));
     Ok(())
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
+use samovar_client::StatusCode;
 use samovar_tests::Server;
+use samovar_types::api::secrets::SetSecretRequest;
 use serde_json::{Value, json};
 
 const NAMES_A: &str = "secrets = [\"A\"]\n";
@@ -86,14 +88,13 @@ async fn a_changed_value_reaches_the_guests_and_no_request_fails() -> Result<()>
             })
         })
         .collect();
+    let api = server.api();
     for value in 1..=20 {
-        let body = json!({ "name": "A", "value": value.to_string() });
-        let set = client
-            .post(server.at("/v1/secrets"))
-            .json(&body)
-            .send()
-            .await?;
-        assert_eq!(set.status(), 200);
+        let request = SetSecretRequest {
+            name: "A".into(),
+            value: value.to_string(),
+        };
+        api.set_secret(&request).await?;
         // Whoever asks after the answer has the new value.
         let read = client.get(&url).send().await?.text().await?;
         assert_eq!(read, value.to_string());
@@ -174,9 +175,8 @@ async fn nothing_secret_is_in_files_in_the_log_or_in_an_answer() -> Result<()> {
     server.set_secret("A", value)?;
     server.push("routes", NAMES_A)?;
     assert_eq!(secret(&server, "A").await?, found(value));
-    let webhook = client.post(server.at("/v1/webhook_secrets")).send();
-    let webhook: Value = webhook.await?.json().await?;
-    let signing = webhook["secret"].as_str().unwrap();
+    let webhook = server.api().rotate_webhook_secret().await?;
+    let signing = webhook.secret.as_str();
     assert!(signing.starts_with("whsec_") && signing.len() == 50);
     let made = server.cli(&["key", "create", "--type", "invoke"])?;
     let key = String::from_utf8(made.stdout)?.trim().to_owned();
@@ -318,9 +318,11 @@ async fn names_and_values_have_bounds_that_are_told() -> Result<()> {
         assert_eq!(status, 400, "{answer}");
         assert_eq!(answer["error_code"], "client_error");
     }
-    for name in ["B", "..%2FA", "%00", &"x".repeat(5000)] {
-        let url = server.at(&format!("/v1/secrets/{name}"));
-        assert_eq!(client.delete(url).send().await?.status(), 404, "{name}");
+    let api = server.api();
+    for name in ["B", "../A", "\0", &"x".repeat(5000)] {
+        let refused = api.delete_secret(name).await.err();
+        let status = refused.and_then(|error| error.status());
+        assert_eq!(status, Some(StatusCode::NOT_FOUND), "{name}");
     }
     let refused = server.cli(&["secret", "set", "A", "value"])?;
     assert_eq!(refused.status.code(), Some(2));
@@ -335,25 +337,20 @@ async fn names_and_values_have_bounds_that_are_told() -> Result<()> {
 #[tokio::test]
 async fn webhook_secrets_are_shown_once_and_overlap() -> Result<()> {
     let server = Server::start()?;
-    let client = server.client();
-    let url = server.at("/v1/webhook_secrets");
-    let rotate = async || -> Result<Value> { Ok(client.post(&url).send().await?.json().await?) };
-    let (first, second) = (rotate().await?, rotate().await?);
-    assert_ne!(first["secret"], second["secret"]);
+    let client = server.api();
+    let first = client.rotate_webhook_secret().await?;
+    let second = client.rotate_webhook_secret().await?;
+    assert_ne!(first.secret, second.secret);
     let server = server.restart()?;
-    let url = server.at("/v1/webhook_secrets");
-    let client = server.client();
-    let listed: Value = client.get(&url).send().await?.json().await?;
-    let listed = listed["webhook_secrets"].as_array().unwrap();
-    let ids: Vec<_> = listed.iter().map(|one| &one["id"]).collect();
-    assert_eq!(ids, [&second["id"], &first["id"]]);
-    assert!(listed[0]["expires_at"].is_null() && listed[1]["expires_at"].is_string());
-    let one = format!("{url}/{}", first["id"].as_str().unwrap());
-    assert_eq!(client.delete(&one).send().await?.status(), 200);
-    assert_eq!(client.delete(&one).send().await?.status(), 404);
-    assert_eq!(
-        client.delete(format!("{url}/x")).send().await?.status(),
-        404
-    );
+    let client = server.api();
+    let listed = client.webhook_secrets().await?.into_inner().webhook_secrets;
+    let ids: Vec<_> = listed.iter().map(|one| one.id).collect();
+    assert_eq!(ids, [second.id, first.id]);
+    assert!(listed[0].expires_at.is_none() && listed[1].expires_at.is_some());
+    assert!(client.delete_webhook_secret(first.id).await?.deleted);
+    let refused = client.delete_webhook_secret(first.id).await.err();
+    assert!(refused.is_some_and(|error| error.is_not_found()));
+    let url = server.at("/v1/webhook_secrets/x");
+    assert_eq!(server.client().delete(url).send().await?.status(), 404);
     Ok(())
 }

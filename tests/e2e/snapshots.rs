@@ -2,6 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use samovar_tests::Server;
+use samovar_types::api::logs::LogsQuery;
+use samovar_types::names::PRODUCTION;
 use serde_json::Value;
 
 /// The manifest of the guest, whose file `mode` says what its `init` does beside filling a table.
@@ -21,16 +23,11 @@ async fn ask(server: &Server, model: &str) -> Result<String> {
 
 /// The replicas in which `init` was seen to fill its table.
 async fn filled(server: &Server, model: &str) -> Result<Vec<String>> {
-    let url = server.at(&format!("/v1/models/{model}/deployments/production/logs"));
-    let logs: Value = server.client().get(url).send().await?.json().await?;
-    let logs = logs["logs"].as_array().context("no logs")?;
-    let filled = logs.iter().filter(|line| {
-        let message = line["message"].as_str().unwrap_or_default();
-        message.contains("the table is filled")
-    });
-    Ok(filled
-        .map(|line| line["replica"].as_str().unwrap_or_default().to_owned())
-        .collect())
+    let query = LogsQuery::default();
+    let read = server.api().deployment_logs(model, PRODUCTION, &query);
+    let lines = read.await?.into_inner().logs.into_iter();
+    let filled = lines.filter(|line| line.message.contains("the table is filled"));
+    Ok(filled.map(|line| line.replica).collect())
 }
 
 fn stop_replicas(server: &Server, model: &str) -> Result<()> {

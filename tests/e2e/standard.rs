@@ -4,7 +4,6 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use samovar_tests::skip::{Need, skip};
 use samovar_tests::{Server, guest};
-use serde_json::Value;
 
 /// A guest's address for a path.
 fn at(server: &Server, guest: &str, path: &str) -> String {
@@ -136,11 +135,8 @@ async fn a_replica_serves_as_many_requests_as_its_manifest_says() -> Result<()> 
     // The manifest that is shown says so too.
     let id = pushed["deployment"]["id"].as_str().context("an id")?;
     let model = pushed["model"]["id"].as_str().context("an id")?;
-    let config = server.at(&format!("/v1/models/{model}/deployments/{id}/config"));
-    let config: Value = server.client().get(config).send().await?.json().await?;
-    assert!(
-        config.to_string().contains("requests_per_replica"),
-        "{config}"
-    );
+    let config = server.api().config(model, id).await?.into_inner();
+    let text = config.raw_config.context("a manifest")?;
+    assert!(text.contains("requests_per_replica = 2"), "{text}");
     Ok(())
 }

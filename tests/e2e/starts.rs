@@ -7,31 +7,24 @@ use anyhow::{Context, Result};
 use samovar_tests::onnx::relu;
 use samovar_tests::withheld::Withheld;
 use samovar_tests::{Server, eventually};
-use serde_json::{Value, json};
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::replicas::ReplicaStatus;
+use samovar_types::api::reported::Reported;
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::names::PRODUCTION;
+use serde_json::json;
 
 /// The replicas of a model in production.
-async fn replicas(server: &Server, model: &str) -> Result<Vec<(String, String)>> {
-    let url = server.at(&format!(
-        "/v1/models/{model}/deployments/production/replicas"
-    ));
-    let found: Value = server.client().get(url).send().await?.json().await?;
-    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or_default().to_owned();
-    let all = found["replicas"].as_array().context("replicas")?;
-    Ok(all
-        .iter()
-        .map(|one| (text(one, "id"), text(one, "state")))
-        .collect())
+async fn replicas(server: &Server, model: &str) -> Result<Vec<(String, Reported<ReplicaStatus>)>> {
+    let found = server.api().replicas(model, PRODUCTION).await?.into_inner();
+    let all = found.replicas.into_iter();
+    Ok(all.map(|one| (one.id, one.state)).collect())
 }
 
 async fn stop_all(server: &Server, model: &str) -> Result<()> {
+    let client = server.api();
     for (id, _) in replicas(server, model).await? {
-        let path = format!("/v1/models/{model}/deployments/production/replicas/{id}");
-        server
-            .client()
-            .delete(server.at(&path))
-            .send()
-            .await?
-            .error_for_status()?;
+        client.terminate_replica(model, PRODUCTION, &id).await?;
     }
     eventually("there is none", async || {
         replicas(server, model).await.unwrap().is_empty()
@@ -39,10 +32,14 @@ async fn stop_all(server: &Server, model: &str) -> Result<()> {
     .await
 }
 
-async fn status(server: &Server, model: &str) -> Result<Value> {
-    let url = server.at(&format!("/v1/models/{model}/deployments"));
-    let answer: Value = server.client().get(url).send().await?.json().await?;
-    Ok(answer["deployments"][0]["status"].clone())
+/// A model's first deployment.
+async fn deployment(server: &Server, model: &str) -> Result<DeploymentResponse> {
+    let list = server.api().deployments(model).await?.into_inner();
+    list.deployments.into_iter().next().context("a deployment")
+}
+
+async fn status(server: &Server, model: &str) -> Result<Reported<DeploymentStatus>> {
+    Ok(deployment(server, model).await?.status)
 }
 
 #[tokio::test]
@@ -70,7 +67,11 @@ async fn a_model_that_loads_longer_than_a_request_may_take_comes_up_all_the_same
         let (one, two) = tokio::join!(ask(), ask());
         assert_eq!((one?, two?), (504, 504));
         let found = replicas(&server, "tensors").await?;
-        assert!(found.iter().all(|(_, state)| state == "STARTING"));
+        assert!(
+            found
+                .iter()
+                .all(|(_, state)| *state == ReplicaStatus::Starting)
+        );
         if starting.is_empty() {
             starting.clone_from(&found);
         }
@@ -80,7 +81,10 @@ async fn a_model_that_loads_longer_than_a_request_may_take_comes_up_all_the_same
     let hung_up = tokio::time::timeout(Duration::from_millis(100), ask()).await;
     assert!(hung_up.is_err());
     assert_eq!(replicas(&server, "tensors").await?, starting);
-    assert_eq!(status(&server, "tensors").await?, "WAKING_UP");
+    assert_eq!(
+        status(&server, "tensors").await?,
+        DeploymentStatus::WakingUp
+    );
 
     withheld.give()?;
     eventually("they are up without another request", async || {
@@ -89,11 +93,11 @@ async fn a_model_that_loads_longer_than_a_request_may_take_comes_up_all_the_same
             && found
                 .iter()
                 .zip(&starting)
-                .all(|(now, before)| now.0 == before.0 && now.1 == "IDLE")
+                .all(|(now, before)| now.0 == before.0 && now.1 == ReplicaStatus::Idle)
     })
     .await?;
     assert_eq!(ask().await?, 200);
-    assert_eq!(status(&server, "tensors").await?, "ACTIVE");
+    assert_eq!(status(&server, "tensors").await?, DeploymentStatus::Active);
     Ok(())
 }
 
@@ -111,7 +115,7 @@ async fn a_start_that_takes_up_a_place_late_outlives_its_request() -> Result<()>
     let crashing = tokio::spawn(crashing);
     eventually("it is busy", async || {
         let found = replicas(&server, "init").await.unwrap();
-        found.iter().any(|(_, state)| state == "BUSY")
+        found.iter().any(|(_, state)| *state == ReplicaStatus::Busy)
     })
     .await?;
     let waiting = server.client().get(at("/")).send().await?;
@@ -151,7 +155,7 @@ async fn requests_that_crash_cost_nobody_but_their_callers() -> Result<()> {
         assert_eq!(found, wanted);
     }
     assert_eq!(ask("/").await?, 200);
-    assert_eq!(status(&server, "hostile").await?, "ACTIVE");
+    assert_eq!(status(&server, "hostile").await?, DeploymentStatus::Active);
     Ok(())
 }
 
@@ -165,11 +169,9 @@ async fn an_init_that_fails_with_a_long_text_is_told_shortly() -> Result<()> {
     )?;
     let pushed = server.cli(&["push", folder.to_str().context("path")?])?;
     assert!(!pushed.status.success());
-    let url = server.at("/v1/models/init/deployments");
-    let answer: Value = server.client().get(url).send().await?.json().await?;
-    let shown = &answer["deployments"][0];
-    assert_eq!(shown["status"], "DEPLOY_FAILED");
-    let reason = shown["status_reason"].as_str().context("a reason")?;
+    let shown = deployment(&server, "init").await?;
+    assert_eq!(shown.status, DeploymentStatus::DeployFailed);
+    let reason = shown.status_reason.context("a reason")?;
     assert!(reason.contains("10000000 bytes"), "{} bytes", reason.len());
     assert!(reason.len() < 8 << 10, "{} bytes", reason.len());
     Ok(())

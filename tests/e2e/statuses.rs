@@ -1,50 +1,61 @@
 //! Where a deployment stands is told while it is built, while it serves, while it is ill, and when it is off.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use samovar_tests::onnx::relu;
 use samovar_tests::withheld::{Withheld, blob, put_file};
-use samovar_tests::{Server, eventually};
+use samovar_tests::{PATIENCE, Server, eventually};
+use samovar_types::api::deployments::DeploymentResponse;
+use samovar_types::api::reported::Reported;
+use samovar_types::deployment::DeploymentStatus as Status;
+use samovar_types::digest::Digest;
+use samovar_types::error::ErrorCode;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-async fn deployment(server: &Server, model: &str) -> Result<Value> {
-    let url = server.at(&format!("/v1/models/{model}/deployments"));
-    let answer: Value = server.client().get(url).send().await?.json().await?;
-    Ok(answer["deployments"][0].clone())
+async fn deployment(server: &Server, model: &str) -> Result<DeploymentResponse> {
+    let answer = server.api().deployments(model).await?.into_inner();
+    answer
+        .deployments
+        .into_iter()
+        .next()
+        .context("none is left")
 }
 
-async fn status(server: &Server, model: &str) -> String {
-    let found = deployment(server, model).await.unwrap();
-    found["status"].as_str().unwrap_or_default().to_owned()
+async fn status(server: &Server, model: &str) -> Reported<Status> {
+    deployment(server, model).await.unwrap().status
 }
 
-async fn becomes(server: &Server, model: &str, wanted: &str) -> Result<()> {
-    let waited = eventually(wanted, async || status(server, model).await == wanted);
+async fn becomes(server: &Server, model: &str, wanted: Status) -> Result<()> {
+    let waited = eventually(&format!("{wanted:?}"), async || {
+        status(server, model).await == wanted
+    });
     match waited.await {
         Ok(()) => Ok(()),
-        Err(error) => Err(error.context(status(server, model).await)),
+        Err(error) => Err(error.context(format!("{:?}", status(server, model).await))),
     }
 }
 
-/// Posts to a route of the model's first deployment, and answers at once.
-fn post(
-    server: &Server,
-    id: &str,
-    model: &str,
-    what: &str,
-) -> tokio::task::JoinHandle<Result<(u16, Value)>> {
-    let url = server.at(&format!("/v1/models/{model}/deployments/{id}/{what}"));
-    let request = server.client().post(url);
-    tokio::spawn(async move {
-        let answer = request.send().await?;
-        Ok((answer.status().as_u16(), answer.json().await?))
-    })
+/// What builds a deployment.
+#[derive(Clone, Copy)]
+enum Build {
+    Activate,
+    Retry,
 }
 
-async fn done(server: &Server, id: &str, model: &str, what: &str) -> Result<Value> {
-    let (status, answer) = post(server, id, model, what).await??;
-    ensure!(status == 200, "{what}: {status} {answer}");
-    Ok(answer)
+/// Has a deployment built, and answers at once. The task answers the code of the error, if there is one.
+fn build(
+    server: &Server,
+    model: &'static str,
+    id: &str,
+    what: Build,
+) -> tokio::task::JoinHandle<Option<ErrorCode>> {
+    let (client, id) = (server.api(), id.to_owned());
+    tokio::spawn(async move {
+        let failed = match what {
+            Build::Activate => client.activate(model, &id, PATIENCE).await.err(),
+            Build::Retry => client.retry(model, &id, PATIENCE).await.err(),
+        };
+        failed.map(|error| error.code().unwrap_or(ErrorCode::InternalError))
+    })
 }
 
 /// A model with a graph, pushed and at zero: its id, and the graph's bytes.
@@ -62,12 +73,12 @@ fn with_graph(server: &Server) -> Result<(String, Vec<u8>)> {
 async fn a_build_tells_how_far_it_is_and_can_be_stopped_anywhere() -> Result<()> {
     let server = Server::start()?;
     let (id, graph) = with_graph(&server)?;
-    becomes(&server, "tensors", "ACTIVE").await?;
+    becomes(&server, "tensors", Status::Active).await?;
     let url = server.at("/models/tensors/production/predict");
 
     // Its component, which has to be compiled anew.
-    done(&server, &id, "tensors", "deactivate").await?;
-    becomes(&server, "tensors", "INACTIVE").await?;
+    server.api().deactivate("tensors", &id).await?;
+    becomes(&server, "tensors", Status::Inactive).await?;
     assert_eq!(server.client().post(&url).send().await?.status(), 404);
     let server = {
         let artifacts = server.folder().join("data/artifacts");
@@ -77,27 +88,23 @@ async fn a_build_tells_how_far_it_is_and_can_be_stopped_anywhere() -> Result<()>
     let url = server.at("/models/tensors/production/predict");
     let component = std::fs::read(samovar_tests::guest("tensors"))?;
     let withheld = Withheld::new(&server, component)?;
-    let building = post(&server, &id, "tensors", "activate");
-    becomes(&server, "tensors", "BUILDING").await?;
+    let building = build(&server, "tensors", &id, Build::Activate);
+    becomes(&server, "tensors", Status::Building).await?;
     assert_eq!(server.client().post(&url).send().await?.status(), 503);
     server.cli_json(&["deployment", "deactivate", "tensors", &id])?;
-    let (stopped, answer) = building.await??;
-    assert_eq!(
-        (stopped, &answer["error_code"]),
-        (409, &"build_stopped".into())
-    );
+    assert_eq!(building.await?, Some(ErrorCode::BuildStopped));
     let shown = deployment(&server, "tensors").await?;
-    assert_eq!(shown["status"], "BUILD_STOPPED");
-    assert!(shown["status_reason"].as_str().unwrap().contains("retry"));
+    assert_eq!(shown.status, Status::BuildStopped);
+    assert!(shown.status_reason.unwrap().contains("retry"));
     withheld.give()?;
 
     // Its graph, which is compared with its digest before anything is made of the bundle's files.
     let withheld = Withheld::new(&server, graph.clone())?;
-    let building = post(&server, &id, "tensors", "retry");
-    becomes(&server, "tensors", "BUILDING").await?;
-    done(&server, &id, "tensors", "deactivate").await?;
-    assert_eq!(building.await??.0, 409);
-    assert_eq!(status(&server, "tensors").await, "BUILD_STOPPED");
+    let building = build(&server, "tensors", &id, Build::Retry);
+    becomes(&server, "tensors", Status::Building).await?;
+    server.api().deactivate("tensors", &id).await?;
+    assert_eq!(building.await?, Some(ErrorCode::BuildStopped));
+    assert_eq!(status(&server, "tensors").await, Status::BuildStopped);
     withheld.give()?;
 
     // Built to its end at last.
@@ -109,14 +116,14 @@ async fn a_build_tells_how_far_it_is_and_can_be_stopped_anywhere() -> Result<()>
     let listed = server.cli_json(&["deployment", "replicas", "tensors", &id])?;
     let replica = listed["replicas"][0]["id"].as_str().context("a replica")?;
     server.cli_json(&["deployment", "replicas", "tensors", &id, "--kill", replica])?;
-    becomes(&server, "tensors", "SCALED_TO_ZERO").await?;
+    becomes(&server, "tensors", Status::ScaledToZero).await?;
     let loaded = || server.cli_json(&["status"]).unwrap()["loaded_graphs"].clone();
     assert_eq!(loaded(), json!([]), "graphs go with the last replica");
     let withheld = Withheld::new(&server, graph)?;
     server.cli_json(&["deployment", "wake", "tensors", &id])?;
-    becomes(&server, "tensors", "WAKING_UP").await?;
+    becomes(&server, "tensors", Status::WakingUp).await?;
     withheld.give()?;
-    becomes(&server, "tensors", "ACTIVE").await?;
+    becomes(&server, "tensors", Status::Active).await?;
     assert_eq!(loaded()[0]["name"], "default");
     Ok(())
 }
@@ -125,8 +132,8 @@ async fn a_build_tells_how_far_it_is_and_can_be_stopped_anywhere() -> Result<()>
 async fn a_build_whose_graphs_load_says_so() -> Result<()> {
     let server = Server::start()?;
     let (id, _) = with_graph(&server)?;
-    done(&server, &id, "tensors", "deactivate").await?;
-    becomes(&server, "tensors", "INACTIVE").await?;
+    server.api().deactivate("tensors", &id).await?;
+    becomes(&server, "tensors", Status::Inactive).await?;
     // What rten makes of a graph is kept, and read when the graph is loaded again.
     let kept = kept_models(&server.folder().join("data/optimized/rten"))?;
     let [kept] = &kept[..] else {
@@ -134,13 +141,13 @@ async fn a_build_whose_graphs_load_says_so() -> Result<()> {
     };
     let bytes = std::fs::read(kept)?;
     let withheld = Withheld::file(kept.clone(), bytes)?;
-    let building = post(&server, &id, "tensors", "activate");
-    becomes(&server, "tensors", "LOADING_MODEL").await?;
+    let building = build(&server, "tensors", &id, Build::Activate);
+    becomes(&server, "tensors", Status::LoadingModel).await?;
     let url = server.at("/models/tensors/production/predict");
     assert_eq!(server.client().post(&url).send().await?.status(), 503);
     withheld.give()?;
-    assert_eq!(building.await??.0, 200);
-    becomes(&server, "tensors", "ACTIVE").await
+    assert_eq!(building.await?, None);
+    becomes(&server, "tensors", Status::Active).await
 }
 
 /// The models below a folder.
@@ -170,19 +177,19 @@ async fn a_retry_lets_an_unhealthy_deployment_start_again() -> Result<()> {
     let url = server.at("/models/tensors/production/predict");
     eventually("starts have failed", async || {
         let _ = server.client().post(&url).send().await;
-        status(&server, "tensors").await == "UNHEALTHY"
+        status(&server, "tensors").await == Status::Unhealthy
     })
     .await?;
     put_file(&path, &graph)?;
-    let answer = done(&server, &id, "tensors", "retry").await?;
-    assert_eq!(answer["retried"], true, "{answer}");
-    assert_ne!(answer["deployment"]["status"], "UNHEALTHY", "{answer}");
+    let answer = server.api().retry("tensors", &id, PATIENCE).await?;
+    assert!(answer.retried, "{answer:?}");
+    assert_ne!(answer.deployment.status, Status::Unhealthy, "{answer:?}");
     // With the first request, and no pause before it.
     let tensor = json!({ "name": "x", "ty": "f32", "dims": [1], "data": [0, 0, 0, 0] });
     let asked = json!({ "graph": "default", "inputs": [tensor] });
     let answer = server.client().post(&url).json(&asked).send().await?;
     assert_eq!(answer.status(), 200, "{}", answer.text().await?);
-    assert_eq!(status(&server, "tensors").await, "ACTIVE");
+    assert_eq!(status(&server, "tensors").await, Status::Active);
     Ok(())
 }
 
@@ -210,20 +217,21 @@ async fn a_first_replica_on_its_way_is_told_and_goes_with_its_deployment() -> Re
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::piped())
         .spawn()?;
-    let url = server.at("/v1/models/init/deployments");
-    let second = async || -> Result<Value> {
-        let list: Value = server.client().get(&url).send().await?.json().await?;
-        Ok(list["deployments"][1].clone())
+    let api = server.api();
+    let second = async || -> Result<Option<DeploymentResponse>> {
+        let list = api.deployments("init").await?.into_inner();
+        Ok(list.deployments.into_iter().nth(1))
     };
     eventually("its first replica starts", async || {
-        second().await.unwrap()["status"] == "DEPLOYING"
+        let second = second().await.unwrap();
+        second.is_some_and(|one| one.status == Status::Deploying)
     })
     .await?;
-    let id = second().await?["id"].as_str().context("an id")?.to_owned();
+    let id = second().await?.context("it is there")?.id.to_string();
     server.cli_json(&["deployment", "delete", "--yes", "init", &id])?;
     assert!(!pushing.wait()?.success());
-    assert_eq!(second().await?, Value::Null);
-    assert_eq!(status(&server, "init").await, "ACTIVE");
+    assert!(second().await?.is_none());
+    assert_eq!(status(&server, "init").await, Status::Active);
     Ok(())
 }
 
@@ -234,7 +242,7 @@ async fn what_cannot_be_built_says_why() -> Result<()> {
     std::fs::write(folder.join("guest.wasm"), b"\0asm\x01\0\0\0")?;
     let pushed = server.cli(&["push", folder.to_str().context("path")?])?;
     assert!(!pushed.status.success());
-    assert_eq!(status(&server, "refused").await, "BUILD_FAILED");
+    assert_eq!(status(&server, "refused").await, Status::BuildFailed);
     let folder = server.bundle(
         "init",
         "init",
@@ -242,7 +250,7 @@ async fn what_cannot_be_built_says_why() -> Result<()> {
     )?;
     server.cli(&["push", folder.to_str().context("path")?])?;
     let shown = deployment(&server, "init").await?;
-    assert_eq!(shown["status"], "DEPLOY_FAILED");
+    assert_eq!(shown.status, Status::DeployFailed);
     let listed = server.cli(&["deployment", "list", "init"])?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(
@@ -259,24 +267,18 @@ async fn a_deployment_whose_files_are_gone_has_failed_until_they_are_back() -> R
     std::fs::remove_file(blob(&server, &graph))?;
     let server = server.restart()?;
     let shown = deployment(&server, "tensors").await?;
-    assert_eq!(shown["status"], "FAILED", "{shown}");
-    let digest = hex::encode(Sha256::digest(&graph));
-    assert!(
-        shown["status_reason"].as_str().unwrap().contains(&digest),
-        "{shown}"
-    );
+    assert_eq!(shown.status, Status::Failed, "{shown:?}");
+    let digest = Digest::of(&graph).to_string();
+    assert!(shown.status_reason.unwrap().contains(&digest));
     let url = server.at("/models/tensors/production/predict");
     let answer = server.client().post(&url).send().await?;
     assert_eq!(answer.status(), 503);
     assert!(answer.text().await?.contains(&digest));
-    let put = server
-        .client()
-        .put(server.at(&format!("/v1/blobs/{digest}")));
-    assert_eq!(put.body(graph).send().await?.status(), 201);
+    server.upload(&graph).await?;
     server.cli_json(&["deployment", "retry", "tensors", &id])?;
-    assert_eq!(status(&server, "tensors").await, "SCALED_TO_ZERO");
+    assert_eq!(status(&server, "tensors").await, Status::ScaledToZero);
     server.cli_json(&["deployment", "wake", "tensors", &id])?;
-    becomes(&server, "tensors", "ACTIVE").await
+    becomes(&server, "tensors", Status::Active).await
 }
 
 #[tokio::test]
@@ -293,7 +295,7 @@ async fn what_is_switched_off_finishes_first() -> Result<()> {
     })
     .await?;
     server.cli_json(&["deployment", "deactivate", "hostile", id])?;
-    assert_eq!(status(&server, "hostile").await, "DEACTIVATING");
+    assert_eq!(status(&server, "hostile").await, Status::Deactivating);
     assert_eq!(
         server
             .client()
@@ -304,10 +306,10 @@ async fn what_is_switched_off_finishes_first() -> Result<()> {
         404
     );
     assert_eq!(running.await??, "slept");
-    becomes(&server, "hostile", "INACTIVE").await?;
+    becomes(&server, "hostile", Status::Inactive).await?;
     assert_eq!(replicas()?["replicas"], json!([]));
     server.cli_json(&["deployment", "activate", "hostile", id])?;
-    assert_eq!(status(&server, "hostile").await, "ACTIVE");
+    assert_eq!(status(&server, "hostile").await, Status::Active);
     assert_eq!(
         server
             .client()
@@ -357,7 +359,7 @@ async fn three_failed_starts_in_a_row_make_it_unhealthy_until_one_succeeds() -> 
         told.contains("starts of a replica in a row failed"),
         "{body}"
     );
-    assert_eq!(status(&server, "tensors").await, "UNHEALTHY");
+    assert_eq!(status(&server, "tensors").await, Status::Unhealthy);
     eventually("the log says it too", async || {
         let read = server.cli(&["deployment", "logs", "tensors", &id]).unwrap();
         String::from_utf8_lossy(&read.stdout).contains("did not start")
@@ -365,6 +367,6 @@ async fn three_failed_starts_in_a_row_make_it_unhealthy_until_one_succeeds() -> 
     .await?;
     put_file(&path, &graph)?;
     eventually("a start succeeds", async || ask().await.unwrap().0 == 200).await?;
-    assert_eq!(status(&server, "tensors").await, "ACTIVE");
+    assert_eq!(status(&server, "tensors").await, Status::Active);
     Ok(())
 }

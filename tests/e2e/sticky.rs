@@ -3,7 +3,7 @@
 use anyhow::Result;
 use samovar_tests::Server;
 use samovar_tests::canary::Canary;
-use serde_json::json;
+use samovar_types::promotion_settings::PromotionSettingsUpdate;
 
 async fn side(server: &Server, canary: &Canary<'_>, client: Option<usize>) -> Result<bool> {
     let mut request = server.client().post(canary.url("/predict")).body("hello");
@@ -19,9 +19,11 @@ async fn side(server: &Server, canary: &Canary<'_>, client: Option<usize>) -> Re
 async fn a_client_stays_on_its_side_and_moves_once() -> Result<()> {
     let server = Server::start()?;
     let canary = Canary::push(&server, "sticky", ["echo", "count"], "")?;
-    canary
-        .set(20, json!({ "sticky_header": "x-client" }))
-        .await?;
+    let settings = PromotionSettingsUpdate {
+        sticky_header: Some(Some("x-client".into())),
+        ..PromotionSettingsUpdate::default()
+    };
+    canary.set(20, settings).await?;
     let first = canary.pause_in_stage(3).await?;
     let mut before = Vec::new();
     for client in 0..100 {
@@ -49,18 +51,14 @@ async fn a_client_stays_on_its_side_and_moves_once() -> Result<()> {
     }
     assert!(share.abs_diff(first) <= 1, "{share} of 100 at {first} %");
 
-    canary.control("resume").await?;
-    samovar_tests::eventually("a later stage", async || {
-        let shown = canary.shown().await.unwrap();
-        shown["in_progress_promotion"]["stage"].as_u64() >= Some(7)
-    })
-    .await?;
-    canary.control("pause").await?;
+    canary.resume().await?;
+    canary.in_stage(7).await?;
+    canary.pause().await?;
     for (client, was) in before.iter().enumerate() {
         let is = side(&server, &canary, Some(client)).await?;
         assert!(is || !was, "client {client} moved back");
     }
-    canary.control("cancel").await?;
+    canary.cancel().await?;
     for client in 0..100 {
         assert!(
             !side(&server, &canary, Some(client)).await?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use samovar_tests::skip::{Need, skip};
 use samovar_tests::{Server, eventually, guest, http2};
-use serde_json::Value;
+use samovar_types::names::PRODUCTION;
 
 const MANIFEST: &str = "[limits]\ntimeout = \"2s\"\n";
 
@@ -138,11 +138,11 @@ async fn a_killed_replica_does_not_end_an_answer_as_if_it_were_whole() -> Result
         .send()
         .await?;
     assert!(answer.chunk().await?.is_some());
-    let replicas = server.at("/v1/models/hostile/deployments/production/replicas");
-    let found: Value = server.client().get(&replicas).send().await?.json().await?;
-    let replica = found["replicas"][0]["id"].as_str().context("a replica")?;
-    let stopped = server.client().delete(format!("{replicas}/{replica}"));
-    assert!(stopped.send().await?.status().is_success());
+    let api = server.api();
+    let found = api.replicas("hostile", PRODUCTION).await?;
+    let replica = &found.replicas.first().context("a replica")?.id;
+    api.terminate_replica("hostile", PRODUCTION, replica)
+        .await?;
     // It finishes its request first, and this one never ends.
     let rest = async {
         loop {

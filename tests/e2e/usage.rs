@@ -7,29 +7,36 @@ use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
 use samovar_tests::onnx::{Node, Value as Port, model};
 use samovar_tests::{PATIENCE, Server, eventually};
+use samovar_types::api::usage::{UsageParams, UsageSummaryQuery, UsageSummaryResponse};
 use serde_json::{Value, json};
 
 const MANIFEST: &str =
     "[autoscaling]\nmax_replica = 1\n[limits]\ntimeout = \"1s\"\nbody = \"1KiB\"\n";
 
-async fn get(server: &Server, path: &str) -> Result<Value> {
-    let answer = server.client().get(server.at(path)).send().await?;
-    let (status, text) = (answer.status(), answer.text().await?);
-    ensure!(status.is_success(), "{path}: {status} {text}");
-    Ok(serde_json::from_str(&text)?)
-}
-
 /// A counter of a model, over all of its days.
 pub async fn sum(server: &Server, model: &str, counter: &str) -> Result<u64> {
-    let answer = get(server, &format!("/v1/usage?model={model}")).await?;
-    let days = answer["usage"].as_array().context("no usage")?;
-    days.iter()
-        .map(|day| {
-            day[counter]
-                .as_u64()
-                .with_context(|| format!("{counter}: {day}"))
-        })
-        .sum()
+    let params = UsageParams {
+        model: Some(model.to_owned()),
+        ..UsageParams::default()
+    };
+    let answer = server.api().usage(&params).await?;
+    let days = answer.usage.iter();
+    days.map(|day| {
+        let day = serde_json::to_value(day)?;
+        let count = day[counter].as_u64();
+        count.with_context(|| format!("{counter}: {day}"))
+    })
+    .sum()
+}
+
+/// What was used between two dates, in the shape of a bill.
+async fn summary(server: &Server, start: &str, end: &str) -> Result<UsageSummaryResponse> {
+    let query = UsageSummaryQuery {
+        start_date: start.to_owned(),
+        end_date: end.to_owned(),
+    };
+    let answer = server.api().usage_summary(&query).await?;
+    Ok(answer.into_inner())
 }
 
 /// Waits until a counter is this, and sees that it is no more.
@@ -209,42 +216,38 @@ async fn what_is_deleted_stays_on_the_bill() -> Result<()> {
         assert_eq!(ask(&server, "count", "/x").await?, 200);
     }
     counts(&server, "count", "requests", 4).await?;
-    let used = get(&server, "/v1/usage").await?;
-    let today = used["usage"][0]["start"].as_str().context("no start")?[..10].to_owned();
-    let summary =
-        "/v1/billing/usage_summary?start_date=2026-01-01T00:00:00Z&end_date=2026-02-01T00:00:00Z";
-    assert_eq!(
-        get(&server, summary).await?["dedicated_usage"]["minutes"],
-        0
-    );
-    let summary = format!("/v1/billing/usage_summary?start_date={today}&end_date={today}");
-    let found = get(&server, &summary).await?;
-    let item = &found["dedicated_usage"]["breakdown"][0];
-    let resource = &item["billable_resource"];
-    assert_eq!(resource["id"], *id, "{found}");
-    assert_eq!(resource["kind"], "MODEL_DEPLOYMENT");
-    assert_eq!(resource["is_deleted"], false);
-    assert_eq!(resource["environment_name"], "production");
-    assert_eq!(item["inference_requests"], 4);
-    assert_eq!(item["daily"][0]["date"], *today);
-    assert_eq!(item["daily"][0]["inference_requests"], 4);
-    assert_eq!(found["dedicated_usage"]["minutes"], item["minutes"]);
-    assert!(
-        item["minutes"]
-            .as_u64()
-            .is_some_and(|minutes| (1..=3).contains(&minutes)),
-        "{item}"
-    );
-    assert_eq!(found["training_usage"], Value::Null);
+    let used = server.api().usage(&UsageParams::default()).await?;
+    let first = used.usage.first().context("no usage")?;
+    let today = first.start.strftime("%Y-%m-%d").to_string();
+    let before = summary(&server, "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z").await?;
+    assert_eq!(before.dedicated_usage.minutes, 0);
+    let bill = summary(&server, &today, &today).await?;
+    assert!(bill.training_usage.is_none());
+    let found = bill.dedicated_usage;
+    let item = found.breakdown.first().context("no deployment")?;
+    let resource = &item.billable_resource;
+    assert_eq!(resource.id.as_str(), id, "{found:?}");
+    assert_eq!(resource.kind, "MODEL_DEPLOYMENT");
+    assert!(!resource.is_deleted);
+    assert_eq!(resource.environment_name.as_deref(), Some("production"));
+    assert_eq!(item.inference_requests, 4);
+    assert_eq!(item.daily[0].date.to_string(), today);
+    assert_eq!(item.daily[0].inference_requests, 4);
+    assert_eq!(found.minutes, item.minutes);
+    assert!((1..=3).contains(&item.minutes), "{item:?}");
 
     server.cli_json(&["model", "delete", "count", "--yes"])?;
-    let found = get(&server, &summary).await?;
-    let resource = &found["dedicated_usage"]["breakdown"][0]["billable_resource"];
-    assert_eq!(resource["is_deleted"], true, "{found}");
-    assert_eq!(resource["model_name"], "count");
+    let found = summary(&server, &today, &today).await?.dedicated_usage;
+    let resource = &found.breakdown[0].billable_resource;
+    assert!(resource.is_deleted, "{found:?}");
+    assert_eq!(resource.model_name, "count");
     let server = server.restart()?;
-    let entries = get(&server, &format!("/v1/usage?deployment={id}")).await?;
-    assert_eq!(entries["usage"][0]["is_deleted"], true);
+    let params = UsageParams {
+        deployment: Some(id.parse()?),
+        ..UsageParams::default()
+    };
+    let used = server.api().usage(&params).await?;
+    assert!(used.usage[0].is_deleted);
     assert_eq!(sum(&server, "count", "requests_ok").await?, 4);
     Ok(())
 }

@@ -1,13 +1,19 @@
-//! A model with two versions, and the REST calls that move its production from one to the other.
+//! A model with two versions, and the calls that move its production from one to the other.
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use samovar_client::Client;
+use samovar_types::api::environments::{EnvironmentResponse, UpdateEnvironmentRequest};
+use samovar_types::api::promotions::{PromoteRequest, PromotionResponse};
+use samovar_types::names::PRODUCTION;
+use samovar_types::promotion::PromotionStatus;
+use samovar_types::promotion_settings::PromotionSettingsUpdate;
 
 use crate::{Server, eventually, guest};
 
 /// A model whose production is to move.
 pub struct Canary<'s> {
     server: &'s Server,
+    client: Client,
     model: &'s str,
     /// The deployment that is in production first.
     pub old: String,
@@ -35,6 +41,7 @@ impl<'s> Canary<'s> {
         let new = push()?;
         Ok(Self {
             server,
+            client: server.api(),
             model,
             old,
             new,
@@ -47,66 +54,84 @@ impl<'s> Canary<'s> {
             .at(&format!("/models/{}/production{path}", self.model))
     }
 
-    async fn call(&self, method: reqwest::Method, path: &str, body: &Value) -> Result<Value> {
-        let path = format!("/v1/models/{}/environments/production{path}", self.model);
-        let request = self.server.client().request(method, self.server.at(&path));
-        let answer = request.json(body).send().await?;
-        let (status, text) = (answer.status(), answer.text().await?);
-        ensure!(status == 200, "{path}: {status} {text}");
-        Ok(serde_json::from_str(&text)?)
+    /// Production as the API shows it.
+    pub async fn shown(&self) -> Result<EnvironmentResponse> {
+        let shown = self.client.environment(self.model, PRODUCTION).await?;
+        Ok(shown.into_inner())
     }
 
-    /// Production as the API shows it.
-    pub async fn shown(&self) -> Result<Value> {
-        self.call(reqwest::Method::GET, "", &Value::Null).await
+    /// The promotion of production that is in progress, if there is one.
+    pub async fn in_progress(&self) -> Result<Option<PromotionResponse>> {
+        Ok(self.shown().await?.in_progress_promotion)
     }
 
     /// Sets promotion settings, with stages that take so many seconds together.
-    pub async fn set(&self, seconds: u32, mut settings: Value) -> Result<()> {
-        settings["ramp_up_while_promoting"] = json!(true);
-        settings["ramp_up_duration_seconds"] = json!(seconds);
-        let body = json!({ "promotion_settings": settings });
-        self.call(reqwest::Method::PATCH, "", &body).await?;
+    pub async fn set(&self, seconds: u32, settings: PromotionSettingsUpdate) -> Result<()> {
+        let request = UpdateEnvironmentRequest {
+            promotion_settings: Some(PromotionSettingsUpdate {
+                ramp_up_while_promoting: Some(true),
+                ramp_up_duration_seconds: Some(seconds),
+                ..settings
+            }),
+            ..UpdateEnvironmentRequest::default()
+        };
+        let updated = self
+            .client
+            .update_environment(self.model, PRODUCTION, &request);
+        updated.await?;
         Ok(())
     }
 
     /// Begins to move production to a deployment.
     pub async fn promote(&self, deployment: &str) -> Result<()> {
-        let body = json!({ "deployment_id": deployment });
-        self.call(reqwest::Method::POST, "/promote", &body).await?;
+        let request = PromoteRequest::new(deployment.parse()?);
+        let promoted = self.client.promote(self.model, PRODUCTION, &request);
+        promoted.await?;
         Ok(())
     }
 
-    /// Does something with the promotion: `pause`, `resume`, `cancel`.
-    pub async fn control(&self, what: &str) -> Result<()> {
-        let path = format!("/{what}_promotion");
-        self.call(reqwest::Method::POST, &path, &Value::Null)
-            .await?;
+    /// Halts the promotion in its stage.
+    pub async fn pause(&self) -> Result<()> {
+        self.client.pause_promotion(self.model, PRODUCTION).await?;
         Ok(())
+    }
+
+    /// Resumes the promotion.
+    pub async fn resume(&self) -> Result<()> {
+        self.client.resume_promotion(self.model, PRODUCTION).await?;
+        Ok(())
+    }
+
+    /// Calls the promotion off.
+    pub async fn cancel(&self) -> Result<()> {
+        self.client.cancel_promotion(self.model, PRODUCTION).await?;
+        Ok(())
+    }
+
+    /// Waits until the promotion is in this stage or a later one.
+    pub async fn in_stage(&self, stage: u32) -> Result<()> {
+        eventually("the stage", async || {
+            let promotion = self.in_progress().await.ok().flatten();
+            promotion.and_then(|promotion| promotion.stage) >= Some(stage)
+        })
+        .await
     }
 
     /// Begins to move production to the new deployment, waits for a stage, and stays in it. Answers the percentage.
-    pub async fn pause_in_stage(&self, stage: u64) -> Result<u64> {
+    pub async fn pause_in_stage(&self, stage: u32) -> Result<u64> {
         self.promote(&self.new).await?;
-        eventually("the stage", async || {
-            let shown = self.shown().await.unwrap_or_default();
-            shown["in_progress_promotion"]["stage"].as_u64() >= Some(stage)
-        })
-        .await?;
-        self.control("pause").await?;
-        let shown = self.shown().await?;
-        let promotion = &shown["in_progress_promotion"];
-        ensure!(promotion["status"] == "PAUSED", "{shown}");
-        promotion["percent_traffic_to_new_version"]
-            .as_u64()
-            .context("a percentage")
+        self.in_stage(stage).await?;
+        self.pause().await?;
+        let promotion = self.in_progress().await?.context("a promotion")?;
+        ensure!(promotion.status == PromotionStatus::Paused, "{promotion:?}");
+        Ok(promotion.percent_traffic_to_new_version.into())
     }
 
     /// Waits until no promotion goes on, and answers production then.
-    pub async fn ended(&self) -> Result<Value> {
+    pub async fn ended(&self) -> Result<EnvironmentResponse> {
         eventually("the promotion ends", async || {
-            let shown = self.shown().await.unwrap_or_default();
-            shown["last_promotion"].is_object()
+            let shown = self.shown().await;
+            shown.is_ok_and(|shown| shown.last_promotion.is_some())
         })
         .await?;
         self.shown().await
