@@ -6,22 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use reqwest::Method;
-use samovar_tests::{Server, eventually, guest};
+use samovar_client::{ClientError, Received};
+use samovar_tests::{PATIENCE, Server, eventually, guest};
+use samovar_types::api::deployments::{DeploymentResponse, UpdateStatus};
+use samovar_types::api::development::{ReloadRequest, ReloadResponse, ReloadStatus};
+use samovar_types::api::models::{PushRequest, PushResponse};
+use samovar_types::api::promotions::PromoteToProductionRequest;
+use samovar_types::bundle::{Blob, Bundle};
+use samovar_types::deployment::DeploymentStatus;
+use samovar_types::digest::Digest;
+use samovar_types::error::ErrorCode;
+use samovar_types::names::DEVELOPMENT;
+use samovar_types::settings::{AutoscalingSettings, AutoscalingUpdate, Limits};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-
-const DEVELOPMENT: &str = "/v1/models/dev/deployments/development";
-
-/// Uploads bytes, and answers them as a bundle names them.
-async fn blob(server: &Server, bytes: Vec<u8>) -> Result<Value> {
-    let digest = hex::encode(Sha256::digest(&bytes));
-    let size = bytes.len();
-    let url = server.at(&format!("/v1/blobs/{digest}"));
-    let answer = server.client().put(url).body(bytes).send().await?;
-    ensure!(answer.status().is_success(), "{}", answer.text().await?);
-    Ok(json!({ "digest": digest, "size": size }))
-}
 
 /// A component that answers `/env?VERSION`, its bytes other than those of any other version.
 fn component(version: &str) -> Result<Vec<u8>> {
@@ -34,29 +31,38 @@ fn component(version: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-async fn bundle(server: &Server, version: &str) -> Result<Value> {
-    Ok(json!({
-        "name": "dev",
-        "component": blob(server, component(version)?).await?,
-        "environment_variables": { "VERSION": version },
-    }))
+async fn bundle(server: &Server, version: &str) -> Result<Bundle> {
+    let component = server.upload(&component(version)?).await?;
+    Ok(Bundle {
+        environment_variables: [("VERSION".to_owned(), version.to_owned())].into(),
+        ..Bundle::new("dev", component)
+    })
 }
 
-async fn call(server: &Server, method: Method, path: &str, body: Value) -> Result<(u16, Value)> {
-    let request = server.client().request(method, server.at(path));
-    let answer = request.json(&body).send().await?;
-    Ok((answer.status().as_u16(), answer.json().await?))
+async fn reload(server: &Server, bundle: Bundle) -> Result<Received<ReloadResponse>, ClientError> {
+    let request = ReloadRequest {
+        bundle,
+        labels: None,
+    };
+    server.api().reload("dev", &request, PATIENCE).await
 }
 
-async fn reload(server: &Server, bundle: Value) -> Result<(u16, Value)> {
-    let path = format!("{DEVELOPMENT}/bundle");
-    call(server, Method::PUT, &path, json!({ "bundle": bundle })).await
+async fn show(server: &Server) -> Result<DeploymentResponse> {
+    let shown = server.api().deployment("dev", DEVELOPMENT).await?;
+    Ok(shown.into_inner())
 }
 
-async fn show(server: &Server) -> Result<Value> {
-    let (status, shown) = call(server, Method::GET, DEVELOPMENT, Value::Null).await?;
-    ensure!(status == 200, "{shown}");
-    Ok(shown)
+/// A push to the development deployment.
+fn development(bundle: Bundle) -> PushRequest {
+    PushRequest {
+        development: true,
+        ..PushRequest::new(bundle)
+    }
+}
+
+/// The status of a refusal.
+fn status_of(error: &ClientError) -> u16 {
+    error.status().map_or(0, |status| status.as_u16())
 }
 
 /// A model with a development deployment of version `0`.
@@ -66,11 +72,10 @@ async fn start() -> Result<Server> {
     Ok(server)
 }
 
-async fn push(server: &Server, version: &str) -> Result<Value> {
-    let body = json!({ "bundle": bundle(server, version).await?, "development": true });
-    let (status, pushed) = call(server, Method::POST, "/v1/models", body).await?;
-    ensure!(status == 200, "{pushed}");
-    Ok(pushed)
+async fn push(server: &Server, version: &str) -> Result<PushResponse> {
+    let request = development(bundle(server, version).await?);
+    let pushed = server.api().push(&request, PATIENCE).await?;
+    Ok(pushed.into_inner())
 }
 
 async fn version(server: &Server) -> Result<String> {
@@ -177,15 +182,10 @@ async fn sixteen_clients_notice_no_reload() -> Result<()> {
         .collect();
     for version in 1..=12u64 {
         let bundle = bundle(&server, &version.to_string()).await?;
-        let (status, answer) = reload(&server, bundle).await?;
-        assert_eq!(
-            (status, &answer["status"]),
-            (200, &json!("RELOADED")),
-            "{answer}"
-        );
+        let answer = reload(&server, bundle).await?;
+        assert_eq!(answer.status, ReloadStatus::Reloaded, "{answer:?}");
         newest.store(version, Ordering::SeqCst);
-        let replicas = show(&server).await?["active_replica_count"].as_u64();
-        assert!(replicas.context("replicas")? <= 1);
+        assert!(show(&server).await?.active_replica_count <= 1);
     }
     going.store(false, Ordering::SeqCst);
     let mut answers = 0;
@@ -210,14 +210,13 @@ async fn what_runs_and_what_waits_finishes_on_the_old_code() -> Result<()> {
     };
     let runs = ask("/sleep?8000");
     eventually("it runs", async || {
-        show(&server).await.unwrap()["active_replica_count"] == 1
+        show(&server).await.unwrap().active_replica_count == 1
     })
     .await?;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let waits: Vec<_> = (0..4).map(|_| ask("/env?VERSION")).collect();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let (status, answer) = reload(&server, bundle(&server, "1").await?).await?;
-    assert_eq!(status, 200, "{answer}");
+    reload(&server, bundle(&server, "1").await?).await?;
     assert!(!runs.is_finished(), "the reload waited for it");
     // The new code does not wait for the old.
     assert_eq!(version(&server).await?, "1");
@@ -240,9 +239,9 @@ async fn files_go_with_the_code() -> Result<()> {
     };
     for text in ["one", "two", "three"] {
         let mut bundle = bundle(&server, text).await?;
-        bundle["files"] = json!({ "labels.txt": blob(&server, text.into()).await? });
-        let (status, answer) = reload(&server, bundle).await?;
-        assert_eq!(status, 200, "{answer}");
+        let file = server.upload(text.as_bytes()).await?;
+        bundle.files = [("labels.txt".to_owned(), file)].into();
+        reload(&server, bundle).await?;
         assert_eq!(read().await?, text);
     }
     let layouts = || std::fs::read_dir(server.folder().join("data/bundles"));
@@ -250,8 +249,7 @@ async fn files_go_with_the_code() -> Result<()> {
         layouts().unwrap().count() == 1
     })
     .await?;
-    let (status, _) = reload(&server, bundle(&server, "none").await?).await?;
-    assert_eq!(status, 200);
+    reload(&server, bundle(&server, "none").await?).await?;
     assert!(read().await?.starts_with("error"));
     Ok(())
 }
@@ -262,55 +260,46 @@ async fn broken_code_leaves_the_old_one_serving_and_tells_why() -> Result<()> {
     let before = show(&server).await?;
     let kept = blobs(&server);
     let good = bundle(&server, "0").await?;
-    let broken = async |change: Value| -> Result<Value> {
-        let mut bundle = good.clone();
-        for (name, value) in change.as_object().context("fields")? {
-            bundle[name] = value.clone();
-        }
-        Ok(bundle)
+    let with = |component: Blob| Bundle {
+        component,
+        ..good.clone()
     };
-    let no_component = blob(&server, b"not wasm".to_vec()).await?;
-    let no_graph = blob(&server, b"not a model".to_vec()).await?;
-    let imports = blob(&server, std::fs::read(guest("foreign"))?).await?;
-    let init = blob(&server, std::fs::read(guest("init"))?).await?;
-    let mut graph = no_graph.clone();
+    let no_component = server.upload(b"not wasm").await?;
+    let no_graph = server.upload(b"not a model").await?;
+    let imports = server.upload(&std::fs::read(guest("foreign"))?).await?;
+    let init = server.upload(&std::fs::read(guest("init"))?).await?;
+    let mut graph = serde_json::to_value(no_graph)?;
     graph["file"] = json!("model.onnx");
-    for (change, code, reason) in [
+    let graph = Bundle {
+        graphs: [("default".to_owned(), serde_json::from_value(graph)?)].into(),
+        ..good.clone()
+    };
+    let error = ("INIT_ERROR".to_owned(), "no weights today".to_owned());
+    let fails = Bundle {
+        environment_variables: [error].into(),
+        ..with(init)
+    };
+    for (broken, code, reason) in [
         (
-            json!({ "component": no_component }),
-            "component_refused",
+            with(no_component),
+            ErrorCode::ComponentRefused,
             "not WebAssembly",
         ),
-        (
-            json!({ "component": imports }),
-            "component_refused",
-            "wasi:keyvalue/",
-        ),
-        (
-            json!({ "graphs": { "default": graph } }),
-            "graph_refused",
-            "`default`",
-        ),
-        (
-            json!({ "component": init, "environment_variables": { "INIT_ERROR": "no weights today" } }),
-            "model_not_ready",
-            "no weights today",
-        ),
+        (with(imports), ErrorCode::ComponentRefused, "wasi:keyvalue/"),
+        (graph, ErrorCode::GraphRefused, "`default`"),
+        (fails, ErrorCode::ModelNotReady, "no weights today"),
     ] {
         // Each failure took its blobs away, so they are sent again.
         for name in ["not wasm", "not a model"] {
-            blob(&server, name.as_bytes().to_vec()).await?;
+            server.upload(name.as_bytes()).await?;
         }
         for name in ["foreign", "init"] {
-            blob(&server, std::fs::read(guest(name))?).await?;
+            server.upload(&std::fs::read(guest(name))?).await?;
         }
-        let (status, answer) = reload(&server, broken(change).await?).await?;
-        assert_eq!(
-            (status, &answer["error_code"]),
-            (422, &json!(code)),
-            "{answer}"
-        );
-        let error = answer["error"].as_str().context("error")?;
+        let refused = reload(&server, broken).await.err().context("it serves")?;
+        assert_eq!(refused.code(), Some(code), "{refused}");
+        assert_eq!(status_of(&refused), 422, "{refused}");
+        let error = refused.to_string();
         assert!(error.contains(reason), "{error}");
         assert!(
             error.contains("the code that was there goes on serving"),
@@ -318,30 +307,38 @@ async fn broken_code_leaves_the_old_one_serving_and_tells_why() -> Result<()> {
         );
         assert_eq!(version(&server).await?, "0");
         let now = show(&server).await?;
-        for field in [
-            "id",
-            "name",
-            "status",
-            "status_reason",
-            "bundle_digest",
-            "labels",
-        ] {
-            assert_eq!(now[field], before[field], "{field}");
-        }
+        assert_eq!(
+            (now.id, &now.name, &now.status, &now.status_reason),
+            (
+                before.id,
+                &before.name,
+                &before.status,
+                &before.status_reason
+            )
+        );
+        assert_eq!(
+            (now.bundle_digest, &now.labels),
+            (before.bundle_digest, &before.labels)
+        );
     }
     // By hand the blobs of the other broken bundles; those of the last one are gone by themselves.
-    assert!(!blobs(&server).contains(init["digest"].as_str().context("digest")?));
+    assert!(!blobs(&server).contains(&init.digest.to_string()));
     assert!(kept.is_subset(&blobs(&server)));
 
-    let lacking = json!({ "digest": "0".repeat(64), "size": 1 });
-    let (status, answer) = reload(&server, broken(json!({ "component": lacking })).await?).await?;
-    assert_eq!(
-        (status, &answer["error_code"]),
-        (409, &json!("missing_blobs"))
-    );
-    assert_eq!(answer["detail"]["missing"], json!(["0".repeat(64)]));
-    let (status, answer) = reload(&server, broken(json!({ "graphs": { "A": {} } })).await?).await?;
-    assert_eq!(status, 400, "{answer}");
+    let lacking = Blob {
+        digest: "0".repeat(64).parse::<Digest>()?,
+        size: 1,
+    };
+    let refused = reload(&server, with(lacking)).await.err();
+    let refused = refused.context("it serves")?;
+    assert_eq!(refused.code(), Some(ErrorCode::MissingBlobs));
+    assert_eq!(status_of(&refused), 409);
+    assert_eq!(refused.missing_blobs(), [lacking.digest]);
+    let mut wrong = json!({ "bundle": good });
+    wrong["bundle"]["graphs"] = json!({ "A": {} });
+    let url = server.at("/v1/models/dev/deployments/development/bundle");
+    let answer = server.client().put(url).json(&wrong).send().await?;
+    assert_eq!(answer.status(), 400, "{}", answer.text().await?);
     assert_eq!(version(&server).await?, "0");
 
     // The command line says the same, with exit code 1.
@@ -360,13 +357,16 @@ async fn broken_code_leaves_the_old_one_serving_and_tells_why() -> Result<()> {
 async fn it_is_updating_while_it_is_tried_and_others_take_turns() -> Result<()> {
     let server = Arc::new(start().await?);
     let mut stuck = bundle(&server, "0").await?;
-    stuck["component"] = blob(&server, std::fs::read(guest("init"))?).await?;
-    stuck["environment_variables"] = json!({ "INIT_LOOP": "1" });
-    stuck["limits"] = json!({ "timeout_ms": 3000 });
+    stuck.component = server.upload(&std::fs::read(guest("init"))?).await?;
+    stuck.environment_variables = [("INIT_LOOP".to_owned(), "1".to_owned())].into();
+    stuck.limits = Limits {
+        timeout_ms: 3000,
+        ..Limits::default()
+    };
     let (first, second) = (server.clone(), server.clone());
     let failing = tokio::spawn(async move { reload(&first, stuck).await });
     eventually("it is UPDATING", async || {
-        show(&server).await.unwrap()["status"] == "UPDATING"
+        show(&server).await.unwrap().status == DeploymentStatus::Updating
     })
     .await?;
     assert_eq!(
@@ -377,24 +377,23 @@ async fn it_is_updating_while_it_is_tried_and_others_take_turns() -> Result<()> 
     // It waits for its turn, and finds what the first left.
     let good = bundle(&server, "1").await?;
     let waiting = tokio::spawn(async move { reload(&second, good).await });
-    assert_eq!(failing.await??.0, 422);
-    let (status, answer) = waiting.await??;
-    assert_eq!(status, 200, "{answer}");
+    let failed = failing.await?.err().context("it serves")?;
+    assert_eq!(status_of(&failed), 422, "{failed}");
+    waiting.await??;
     assert_eq!(version(&server).await?, "1");
-    assert_eq!(show(&server).await?["status"], "ACTIVE");
+    assert_eq!(show(&server).await?.status, DeploymentStatus::Active);
 
     let reloads: Vec<_> = (2..8)
         .map(|number: u64| {
             let server = server.clone();
             tokio::spawn(async move {
                 let bundle = bundle(&server, &number.to_string()).await?;
-                reload(&server, bundle).await
+                anyhow::Ok(reload(&server, bundle).await?)
             })
         })
         .collect();
     for one in reloads {
-        let (status, answer) = one.await??;
-        assert_eq!(status, 200, "{answer}");
+        one.await??;
     }
     let last = version(&server).await?.parse::<u64>()?;
     assert!((2..8).contains(&last));
@@ -405,21 +404,22 @@ async fn it_is_updating_while_it_is_tried_and_others_take_turns() -> Result<()> 
 async fn a_node_killed_in_a_reload_comes_back_with_the_old_code_or_the_new() -> Result<()> {
     let mut server = start().await?;
     let begun = Instant::now();
-    let (status, _) = reload(&server, bundle(&server, "first").await?).await?;
-    assert_eq!(status, 200);
+    reload(&server, bundle(&server, "first").await?).await?;
     let whole = begun.elapsed();
     let mut served = "first".to_owned();
     let mut acknowledged = 0;
     for round in 1..=20u32 {
         let next = round.to_string();
-        let new = bundle(&server, &next).await?;
-        let url = server.at(&format!("{DEVELOPMENT}/bundle"));
-        let request = server.client().put(url).json(&json!({ "bundle": new }));
-        let reloading = tokio::spawn(request.send());
+        let request = ReloadRequest {
+            bundle: bundle(&server, &next).await?,
+            labels: None,
+        };
+        let client = server.api();
+        let reloading = tokio::spawn(async move { client.reload("dev", &request, PATIENCE).await });
         // Another instant each round; none is waited for.
         tokio::time::sleep(whole * ((round * 7) % 20) / 16).await;
         server.kill()?;
-        let answered = matches!(reloading.await?, Ok(answer) if answer.status() == 200);
+        let answered = reloading.await?.is_ok();
         server = server.restart()?;
         let now = version(&server).await?;
         assert!(
@@ -428,13 +428,12 @@ async fn a_node_killed_in_a_reload_comes_back_with_the_old_code_or_the_new() -> 
         );
         acknowledged += u32::from(answered);
         let shown = show(&server).await?;
-        assert_eq!(shown["status"], "ACTIVE", "{shown}");
-        assert_eq!(shown["name"], "development");
+        assert_eq!(shown.status, DeploymentStatus::Active, "{shown:?}");
+        assert_eq!(shown.name, "development");
         served = now;
     }
     // And it goes on working, without what killed rounds left half-made.
-    let (status, answer) = reload(&server, bundle(&server, "last").await?).await?;
-    assert_eq!(status, 200, "{answer}");
+    reload(&server, bundle(&server, "last").await?).await?;
     assert_eq!(version(&server).await?, "last");
     eprintln!("{acknowledged} of 20 reloads were acknowledged before the kill");
     Ok(())
@@ -443,19 +442,22 @@ async fn a_node_killed_in_a_reload_comes_back_with_the_old_code_or_the_new() -> 
 #[tokio::test]
 async fn it_is_promoted_as_a_published_deployment_and_goes_on_by_itself() -> Result<()> {
     let server = Server::start()?;
+    let client = server.api();
     let mut first = bundle(&server, "1").await?;
-    first["autoscaling"] = json!({ "max_replica": 5 });
-    let body = json!({ "bundle": first, "development": true, "labels": { "team": "vision" } });
-    let (status, pushed) = call(&server, Method::POST, "/v1/models", body).await?;
-    assert_eq!(status, 200, "{pushed}");
-    assert_eq!(
-        pushed["deployment"]["autoscaling_settings"]["max_replica"],
-        1
-    );
-    let promote = format!("{DEVELOPMENT}/promote");
-    let (status, published) = call(&server, Method::POST, &promote, json!({})).await?;
-    assert_eq!(status, 200, "{published}");
-    assert_ne!(published["id"], pushed["deployment"]["id"]);
+    first.autoscaling = AutoscalingSettings {
+        max_replica: 5,
+        ..AutoscalingSettings::default()
+    };
+    let request = PushRequest {
+        labels: Some([("team".to_owned(), "vision".to_owned())].into()),
+        ..development(first)
+    };
+    let pushed = client.push(&request, PATIENCE).await?;
+    assert_eq!(pushed.deployment.autoscaling_settings.max_replica, 1);
+    let request = PromoteToProductionRequest::default();
+    let published = client.promote_to_production("dev", DEVELOPMENT, &request);
+    let published = published.await?;
+    assert_ne!(published.id, pushed.deployment.id);
     let production = async |path: &str| -> Result<(u16, String)> {
         let url = server.at(&format!("/models/dev/production{path}"));
         let answer = server.client().get(url).send().await?;
@@ -465,20 +467,19 @@ async fn it_is_promoted_as_a_published_deployment_and_goes_on_by_itself() -> Res
         production("/env?VERSION").await.unwrap() == (200, "1".into())
     })
     .await?;
-    let id = published["id"].as_str().context("id")?;
-    let path = format!("/v1/models/dev/deployments/{id}");
-    let (_, shown) = call(&server, Method::GET, &path, Value::Null).await?;
-    assert_eq!(shown["is_production"], true, "{shown}");
-    assert_eq!(shown["is_development"], false);
-    assert_eq!(shown["name"], "deployment-1");
-    assert_eq!(shown["labels"]["team"], "vision");
-    assert_eq!(shown["autoscaling_settings"]["max_replica"], 5);
+    let id = published.id.as_str();
+    let shown = client.deployment("dev", id).await?;
+    assert!(shown.is_production && !shown.is_development, "{shown:?}");
+    assert_eq!(shown.name, "deployment-1");
+    assert_eq!(shown.labels["team"], "vision");
+    assert_eq!(shown.autoscaling_settings.max_replica, 5);
     // Its code stays as it was pushed; the development deployment goes on.
-    let (status, answer) = reload(&server, bundle(&server, "2").await?).await?;
-    assert_eq!(status, 200, "{answer}");
+    reload(&server, bundle(&server, "2").await?).await?;
     assert_eq!(version(&server).await?, "2");
     assert_eq!(production("/env?VERSION").await?, (200, "1".into()));
-    let (status, _) = call(&server, Method::PUT, &format!("{path}/bundle"), json!({})).await?;
+    let url = server.at(&format!("/v1/models/dev/deployments/{id}/bundle"));
+    let answer = server.client().put(url).json(&json!({})).send().await?;
+    let status = answer.status();
     assert!(status == 404 || status == 405, "{status}");
     Ok(())
 }
@@ -486,53 +487,52 @@ async fn it_is_promoted_as_a_published_deployment_and_goes_on_by_itself() -> Res
 #[tokio::test]
 async fn it_is_not_renamed_not_scaled_and_not_pushed_into_an_environment() -> Result<()> {
     let server = start().await?;
-    let refused = async |method: Method, path: &str, body: Value, named: &str| -> Result<u16> {
-        let (status, answer) = call(&server, method, path, body).await?;
-        let error = answer["error"].as_str().context("error")?;
-        assert!(error.contains(named), "{error}");
-        Ok(status)
+    let client = server.api();
+    let refused = |error: Option<ClientError>, status: u16, named: &str| {
+        let error = error.unwrap();
+        assert_eq!(status_of(&error), status, "{error}");
+        assert!(error.to_string().contains(named), "{error}");
     };
-    let name = json!({ "name": "mine" });
-    assert_eq!(
-        refused(Method::PATCH, DEVELOPMENT, name, "keeps its name").await?,
-        409
-    );
-    let settings = format!("{DEVELOPMENT}/autoscaling_settings");
-    for (body, named) in [
-        (
-            json!({ "max_replica": 2 }),
-            "max_replica: found 2, wanted 1",
-        ),
-        (
-            json!({ "min_replica": 1 }),
-            "min_replica: found 1, wanted 0",
-        ),
+    let renamed = client.rename_deployment("dev", DEVELOPMENT, "mine").await;
+    refused(renamed.err(), 409, "keeps its name");
+    let update = |min_replica, max_replica| AutoscalingUpdate {
+        min_replica,
+        max_replica,
+        ..AutoscalingUpdate::default()
+    };
+    for (update, named) in [
+        (update(None, Some(2)), "max_replica: found 2, wanted 1"),
+        (update(Some(1), None), "min_replica: found 1, wanted 0"),
     ] {
-        assert_eq!(refused(Method::PATCH, &settings, body, named).await?, 400);
+        let updated = client.update_autoscaling("dev", DEVELOPMENT, &update);
+        refused(updated.await.err(), 400, named);
     }
-    let delay = json!({ "scale_down_delay": 60 });
-    let (status, answer) = call(&server, Method::PATCH, &settings, delay).await?;
-    assert_eq!((status, &answer["status"]), (200, &json!("ACCEPTED")));
-    for field in [
-        json!({ "environment": "production" }),
-        json!({ "deployment_name": "mine" }),
+    let delay = AutoscalingUpdate {
+        scale_down_delay: Some(60),
+        ..AutoscalingUpdate::default()
+    };
+    let updated = client.update_autoscaling("dev", DEVELOPMENT, &delay);
+    assert_eq!(updated.await?.status, UpdateStatus::Accepted);
+    let bundle = bundle(&server, "1").await?;
+    for request in [
+        PushRequest {
+            environment: Some("production".into()),
+            ..development(bundle.clone())
+        },
+        PushRequest {
+            deployment_name: Some("mine".into()),
+            ..development(bundle.clone())
+        },
     ] {
-        let mut body = json!({ "bundle": bundle(&server, "1").await?, "development": true });
-        for (name, value) in field.as_object().context("field")? {
-            body[name] = value.clone();
-        }
-        let status = refused(
-            Method::POST,
-            "/v1/models/dev/deployments",
-            body,
-            "promote it",
-        )
-        .await?;
-        assert_eq!(status, 400);
+        let pushed = client.push_to_model("dev", &request, PATIENCE).await;
+        refused(pushed.err(), 400, "promote it");
     }
-    let name = json!({ "bundle": bundle(&server, "1").await?, "deployment_name": "development" });
-    let status = refused(Method::POST, "/v1/models", name, "neither").await?;
-    assert_eq!(status, 400);
+    let request = PushRequest {
+        deployment_name: Some(DEVELOPMENT.into()),
+        ..PushRequest::new(bundle)
+    };
+    let pushed = client.push(&request, PATIENCE).await;
+    refused(pushed.err(), 400, "neither");
 
     // One replica, however many call.
     let calls: Vec<_> = (0..16)
@@ -543,8 +543,7 @@ async fn it_is_not_renamed_not_scaled_and_not_pushed_into_an_environment() -> Re
         .collect();
     for one in calls {
         assert_eq!(one.await??.status(), 200);
-        let replicas = show(&server).await?["active_replica_count"].as_u64();
-        assert!(replicas.context("replicas")? <= 1);
+        assert!(show(&server).await?.active_replica_count <= 1);
     }
     Ok(())
 }
@@ -556,38 +555,27 @@ async fn it_is_switched_off_and_on_and_deleted_and_made_anew() -> Result<()> {
         let url = server.at("/models/dev/development/env?VERSION");
         Ok(server.client().get(url).send().await?.status().as_u16())
     };
-    let act = async |what: &str| -> Result<Value> {
-        let path = format!("{DEVELOPMENT}/{what}");
-        let (status, answer) = call(&server, Method::POST, &path, json!({})).await?;
-        ensure!(status == 200, "{answer}");
-        Ok(answer)
-    };
-    act("deactivate").await?;
+    let client = server.api();
+    client.deactivate("dev", DEVELOPMENT).await?;
     assert_eq!(status().await?, 404);
-    act("activate").await?;
+    client.activate("dev", DEVELOPMENT, PATIENCE).await?;
     assert_eq!(version(&server).await?, "0");
-    assert_eq!(act("retry").await?["retried"], false);
-    act("deactivate").await?;
+    let retried = client.retry("dev", DEVELOPMENT, PATIENCE).await?;
+    assert!(!retried.retried);
+    client.deactivate("dev", DEVELOPMENT).await?;
     // Who sends new code wants it to serve.
-    let (reloaded, answer) = reload(&server, bundle(&server, "1").await?).await?;
-    assert_eq!(reloaded, 200, "{answer}");
+    reload(&server, bundle(&server, "1").await?).await?;
     assert_eq!(version(&server).await?, "1");
 
-    let id = show(&server).await?["id"].clone();
-    let (deleted, _) = call(&server, Method::DELETE, DEVELOPMENT, Value::Null).await?;
-    assert_eq!(deleted, 200);
+    let id = show(&server).await?.id;
+    client.delete_deployment("dev", DEVELOPMENT).await?;
     assert_eq!(status().await?, 404);
-    let (missing, answer) = reload(&server, bundle(&server, "2").await?).await?;
-    assert_eq!(missing, 404);
-    assert!(
-        answer["error"]
-            .as_str()
-            .context("error")?
-            .contains("push one"),
-        "{answer}"
-    );
+    let missing = reload(&server, bundle(&server, "2").await?).await.err();
+    let missing = missing.context("it is there")?;
+    assert!(missing.is_not_found(), "{missing}");
+    assert!(missing.to_string().contains("push one"), "{missing}");
     let pushed = push(&server, "3").await?;
-    assert_ne!(pushed["deployment"]["id"], id);
+    assert_ne!(pushed.deployment.id, id);
     assert_eq!(version(&server).await?, "3");
     Ok(())
 }
