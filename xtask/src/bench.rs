@@ -10,6 +10,7 @@ mod http;
 mod inference;
 mod latency;
 mod load;
+mod management;
 mod memory;
 mod models;
 mod modes;

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use samovar_types::api::models::PushRequest;
+use samovar_types::bundle::{Blob, Bundle};
+use samovar_types::settings::AutoscalingSettings;
 
 use super::bare::{Backend, Peers};
 use super::bundles::{Around, hello};
@@ -13,7 +15,7 @@ use super::servers::Server;
 use super::table::Row;
 use super::{Bench, models, say, tiny};
 
-const REPLICAS: u64 = 50;
+const REPLICAS: usize = 50;
 const IDLE_DEPLOYMENTS: u32 = 1000;
 const IDLE_MB: f64 = 200.0;
 /// What a replica may take beside the graph that it shares and its own memory.
@@ -25,7 +27,7 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let folder = &bench.folder;
     let node = Server::samovar(folder, "replicas-data", &[])?;
     let mut api = Connection::open(&node.url)?;
-    api.json("GET", "/v1/models", b"")?;
+    api.models()?;
     let begun = node.resident_kib()?;
     // One replica and its connections first, so that what many share is not counted as theirs.
     let scaling = [("one", 1), ("many", REPLICAS)];
@@ -39,7 +41,7 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
         resident.push(node.resident_kib()?);
     }
     drop(node);
-    let each = resident[1].saturating_sub(resident[0]) / REPLICAS;
+    let each = resident[1].saturating_sub(resident[0]) / REPLICAS as u64;
 
     say(&format!(
         "memory with {IDLE_DEPLOYMENTS} deployments at zero"
@@ -52,15 +54,22 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
         "autoscaling_window = 10\nscale_down_delay = 0",
     )?;
     let pushed = node.push(&bundle_folder, "hello")?;
-    let size = std::fs::metadata(bundle_folder.join("hello.wasm"))?.len();
+    let digest = pushed["uploaded"][0].as_str().context("a component")?;
+    let component = Blob {
+        digest: digest.parse()?,
+        size: std::fs::metadata(bundle_folder.join("hello.wasm"))?.len(),
+    };
     let pushing = Instant::now();
     for index in 0..IDLE_DEPLOYMENTS {
-        let body = json!({"bundle": {
-            "name": format!("hello-{index}"),
-            "component": {"digest": pushed["uploaded"][0], "size": size},
-            "autoscaling": {"autoscaling_window": 10, "scale_down_delay": 0},
-        }});
-        api.json("POST", "/v1/models", body.to_string().as_bytes())?;
+        let bundle = Bundle {
+            autoscaling: AutoscalingSettings {
+                autoscaling_window: 10,
+                scale_down_delay: 0,
+                ..AutoscalingSettings::default()
+            },
+            ..Bundle::new(format!("hello-{index}"), component)
+        };
+        api.push(&PushRequest::new(bundle))?;
     }
     let push_ms = pushing.elapsed().as_secs_f64() * 1e3 / f64::from(IDLE_DEPLOYMENTS);
     for index in 0..IDLE_DEPLOYMENTS {
@@ -134,7 +143,7 @@ pub fn shared(bench: &Bench) -> Result<Vec<Row>> {
         }
         let graph = std::fs::metadata(&big)?.len() / 1024;
         let grown = resident[1].saturating_sub(resident[0]);
-        let allowed = graph + REPLICAS * (memory + REPLICA_KIB);
+        let allowed = graph + REPLICAS as u64 * (memory + REPLICA_KIB);
         rows.push(Row {
             measure: format!(
                 "memory of {REPLICAS} warm replicas that share a graph of {:.0} MB, {name}",
@@ -144,7 +153,7 @@ pub fn shared(bench: &Bench) -> Result<Vec<Row>> {
             beside: format!("{memory} KiB of memory in each guest"),
             result: format!(
                 "{} KiB for each beside the graph",
-                grown.saturating_sub(graph) / REPLICAS
+                grown.saturating_sub(graph) / REPLICAS as u64
             ),
             floor: format!("< {:.0} MB", mb(allowed)),
             held: Some(grown < allowed),

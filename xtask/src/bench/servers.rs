@@ -162,12 +162,13 @@ impl Server {
     }
 
     /// Waits until the model has so many replicas.
-    pub fn wait_for_replicas(&self, api: &mut Connection, model: &str, count: u64) -> Result<()> {
+    pub fn wait_for_replicas(&self, api: &mut Connection, model: &str, count: usize) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let answer = api.json("GET", &format!("/v1/models/{model}/deployments"), b"")?;
-            let found = &answer["deployments"][0]["active_replica_count"];
-            if found.as_u64() == Some(count) {
+            let listed = api.deployments(model)?.deployments;
+            let first = listed.first().context("a model without a deployment")?;
+            let found = first.active_replica_count;
+            if found == count {
                 return Ok(());
             }
             ensure!(
@@ -180,11 +181,8 @@ impl Server {
 
     /// Stops all replicas of the model's first deployment.
     pub fn stop_replicas(&self, api: &mut Connection, model: &str) -> Result<()> {
-        let path = format!("/v1/models/{model}/deployments/production/replicas");
-        let answer = api.json("GET", &path, b"")?;
-        for replica in answer["replicas"].as_array().into_iter().flatten() {
-            let id = replica["id"].as_str().context("a replica without an id")?;
-            api.json("DELETE", &format!("{path}/{id}"), b"")?;
+        for replica in api.replicas(model)?.replicas {
+            api.terminate_replica(model, &replica.id)?;
         }
         self.wait_for_replicas(api, model, 0)
     }
