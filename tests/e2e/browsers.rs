@@ -271,7 +271,7 @@ async fn an_environment_has_pages_of_its_own_and_preflights_wake_nothing() -> Re
     ])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        !refused.status.success() && said.contains("is no origin"),
+        !refused.status.success() && said.contains("is not an origin"),
         "{said}"
     );
     let url = server.at("/v1/models/echo/environments/production");

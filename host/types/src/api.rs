@@ -1,4 +1,4 @@
-//! Requests and responses of the management API, one file for each noun.
+//! Requests and responses of the management API, one file per noun.
 
 pub mod api_keys;
 pub mod async_requests;

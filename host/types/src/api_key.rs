@@ -1,4 +1,4 @@
-//! What an API key is for, and the rules for a new one.
+//! Types of API keys, and the rules for new ones.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use crate::settings::InvalidSetting;
 
 /// Longest name of a key.
 pub const MAX_NAME_CHARS: usize = 100;
-/// Models that one key may be limited to.
+/// Maximum number of models that one key can be limited to.
 pub const MAX_KEY_MODELS: usize = 100;
 
-/// What a key is for.
+/// What an API key allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum KeyType {
-    /// Everything, for one person.
+    /// Everything, for a person.
     Personal,
     /// Everything.
     WorkspaceManageAll,
@@ -22,17 +22,17 @@ pub enum KeyType {
     WorkspaceExportMetrics,
     /// Calling models.
     WorkspaceInvoke,
-    /// Making and removing keys.
+    /// Creating and deleting keys.
     WorkspaceManageApiKeys,
 }
 
 impl KeyType {
-    /// Whether it may do everything.
+    /// Whether keys of this type may do everything.
     pub fn is_admin(self) -> bool {
         matches!(self, Self::Personal | Self::WorkspaceManageAll)
     }
 
-    /// Whether it may make and remove keys of the other type. Only who may do everything gives that to others.
+    /// Whether keys of this type may create and delete keys of the other type. Only a key that may do everything can create another one.
     pub fn may_manage(self, other: Self) -> bool {
         match self {
             Self::Personal | Self::WorkspaceManageAll => true,
@@ -42,10 +42,10 @@ impl KeyType {
     }
 }
 
-/// Refuses what no new key has.
+/// Checks the name, type and models of a new key.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The field, what was found and what is allowed.
 pub fn check_new(
     key_type: KeyType,
     name: Option<&str>,

@@ -1,4 +1,4 @@
-//! A request that is answered later: where it stands, what may go wrong with it, and what may be asked of it.
+//! Async requests: their ids, states, errors and settings.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -6,22 +6,22 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Largest body of `async_predict`.
+/// Largest body of `async_predict`, in bytes.
 pub const MAX_SUBMISSION_BYTES: usize = 256 << 10;
-/// What `priority` may be; the lower one goes first.
+/// Allowed values of `priority`; lower numbers run first.
 pub const PRIORITY: RangeInclusive<i64> = 0..=2;
-/// What `max_time_in_queue_seconds` may be: up to three days.
+/// Allowed values of `max_time_in_queue_seconds`, up to three days.
 pub const TIME_IN_QUEUE_SECONDS: RangeInclusive<i64> = 10..=259_200;
-/// What `inference_retry_config.max_attempts` may be.
+/// Allowed values of `inference_retry_config.max_attempts`.
 pub const MAX_ATTEMPTS: RangeInclusive<i64> = 1..=10;
-/// What `inference_retry_config.initial_delay_ms` may be.
+/// Allowed values of `inference_retry_config.initial_delay_ms`.
 pub const INITIAL_DELAY_MS: RangeInclusive<i64> = 0..=10_000;
-/// What `inference_retry_config.max_delay_ms` may be.
+/// Allowed values of `inference_retry_config.max_delay_ms`.
 pub const MAX_DELAY_MS: RangeInclusive<i64> = 0..=60_000;
-/// Longest text of one error of a request; the rest is cut off.
+/// Longest stored text of one error, in bytes; the rest is cut off.
 pub const MAX_ERROR_BYTES: usize = 1024;
 
-/// The id of a request: 32 hex digits, those of the call that handed it in.
+/// Id of an async request: 32 hex digits, the request id of the call that submitted it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AsyncRequestId(String);
 
@@ -59,7 +59,7 @@ impl fmt::Display for AsyncRequestId {
     }
 }
 
-/// Makes an enum whose values have names that the API and the store use.
+/// Defines an enum whose values have names in the API and in the store.
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -69,17 +69,17 @@ macro_rules! named {
         }
 
         impl $name {
-            /// Every value.
+            /// All values.
             pub const ALL: &[Self] = &[$(Self::$value,)*];
 
-            /// Its name.
+            /// Name of the value in the API and in the store.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$value => $text,)*
                 }
             }
 
-            /// The value of a name.
+            /// The value with this name.
             pub fn named(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|value| value.as_str() == name)
             }
@@ -88,65 +88,65 @@ macro_rules! named {
 }
 
 named! {
-    /// Where a request stands.
+    /// Status of an async request.
     AsyncStatus {
-        /// It waits for its first or its next attempt.
+        /// The request waits for its first or its next attempt.
         Queued = "QUEUED",
-        /// The model works on it.
+        /// The model processes it.
         InProgress = "IN_PROGRESS",
-        /// The model answered it.
+        /// The model has answered it.
         Succeeded = "SUCCEEDED",
-        /// It was given up.
+        /// All attempts failed, or the error allows no further one.
         Failed = "FAILED",
-        /// It waited for longer than it was to.
+        /// It waited longer than `max_time_in_queue_seconds`.
         Expired = "EXPIRED",
-        /// Its sender took it back.
+        /// The client canceled it.
         Canceled = "CANCELED",
-        /// The model answered it, but the webhook was not delivered.
+        /// The model has answered it, but the webhook was not delivered.
         WebhookFailed = "WEBHOOK_FAILED",
     }
 }
 
 named! {
-    /// Where the webhook of a request stands.
+    /// State of a request's webhook.
     WebhookStatus {
-        /// It is sent when the request is done.
+        /// The webhook is sent when the request is done.
         Pending = "PENDING",
-        /// It was taken.
+        /// The receiver accepted it.
         Succeeded = "SUCCEEDED",
-        /// It was not taken.
+        /// It was not delivered.
         Failed = "FAILED",
-        /// It is not sent, because the request was cancelled.
+        /// It is not sent, because the request was canceled.
         Canceled = "CANCELED",
-        /// None was asked for.
+        /// The request has no webhook.
         NoWebhookProvided = "NO_WEBHOOK_PROVIDED",
     }
 }
 
 named! {
-    /// What went wrong with a request.
+    /// Kind of an error of an async request.
     AsyncErrorCode {
-        /// No replica of the model would start.
+        /// No replica of the model started.
         ModelNotReady = "MODEL_NOT_READY",
-        /// The deployment is gone or switched off.
+        /// The deployment was deleted or deactivated.
         ModelDoesNotExist = "MODEL_DOES_NOT_EXIST",
-        /// The model refused the input.
+        /// The model refused the input with a client error.
         ModelInvalidInput = "MODEL_INVALID_INPUT",
         /// The model failed.
         ModelPredictError = "MODEL_PREDICT_ERROR",
-        /// The model takes no requests now.
+        /// The model is not available now.
         ModelUnavailable = "MODEL_UNAVAILABLE",
-        /// The model did not answer in time.
+        /// The model did not respond in time.
         ModelPredictTimeout = "MODEL_PREDICT_TIMEOUT",
-        /// The platform failed.
+        /// The server failed.
         InternalServerError = "INTERNAL_SERVER_ERROR",
-        /// The model cannot be called this way.
+        /// The model cannot be called with `POST /predict`.
         AsyncRequestNotSupported = "ASYNC_REQUEST_NOT_SUPPORTED",
     }
 }
 
 impl AsyncErrorCode {
-    /// Whether another attempt may go better.
+    /// Whether another attempt can succeed.
     pub fn is_retried(self) -> bool {
         match self {
             Self::ModelNotReady
@@ -160,7 +160,7 @@ impl AsyncErrorCode {
         }
     }
 
-    /// What an answer of the model with this status means; `None` for success.
+    /// The error that a status of the model's response means; `None` for success.
     pub fn of_answer(status: u16) -> Option<Self> {
         match status {
             200..=299 => None,
@@ -175,8 +175,8 @@ impl AsyncErrorCode {
 }
 
 impl AsyncStatus {
-    /// What it is after its webhook was delivered or not. Only a success is overwritten: why a request failed is worth
-    /// more than that nobody was told.
+    /// The status after the webhook was delivered or not. An undelivered webhook changes only a success, because the reason of a failure
+    /// is more important than the webhook.
     #[must_use]
     pub fn after_webhook(self, webhook: WebhookStatus) -> Self {
         match (self, webhook) {
@@ -186,17 +186,17 @@ impl AsyncStatus {
     }
 }
 
-/// What went wrong in one attempt.
+/// Error of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AsyncError {
-    /// For programs.
+    /// Kind of the error, for programs.
     pub code: AsyncErrorCode,
-    /// For people.
+    /// Message for people.
     pub message: String,
 }
 
 impl AsyncError {
-    /// An error with as much of the text as is kept.
+    /// An error whose text is cut to [`MAX_ERROR_BYTES`].
     pub fn new(code: AsyncErrorCode, message: impl fmt::Display) -> Self {
         Self {
             code,
@@ -205,7 +205,7 @@ impl AsyncError {
     }
 }
 
-/// As much of a text as is kept of an error.
+/// Cuts a text to [`MAX_ERROR_BYTES`].
 pub fn shortened(text: impl fmt::Display) -> String {
     let mut text = text.to_string();
     if text.len() > MAX_ERROR_BYTES {
@@ -218,11 +218,11 @@ pub fn shortened(text: impl fmt::Display) -> String {
 /// How often and when an attempt is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InferenceRetryConfig {
-    /// Attempts at most, the first one among them.
+    /// Maximum number of attempts, including the first one.
     pub max_attempts: u32,
-    /// The wait before the second attempt; each later wait is twice as long.
+    /// Wait before the second attempt, in milliseconds; each later wait is twice as long.
     pub initial_delay_ms: u32,
-    /// The longest wait.
+    /// Longest wait between attempts, in milliseconds.
     pub max_delay_ms: u32,
 }
 

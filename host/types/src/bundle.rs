@@ -1,4 +1,4 @@
-//! A bundle as it travels and is stored: what is deployed, each file by its digest.
+//! Bundles: the description of a deployment, with each file by its digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,43 +8,44 @@ use crate::digest::Digest;
 use crate::names;
 use crate::settings::{AutoscalingSettings, Batch, GRAPH_THREADS, InvalidSetting, Limits};
 
-/// Graphs of one bundle.
+/// Maximum number of graphs of a bundle.
 pub const MAX_GRAPHS: usize = 64;
-/// Files of one bundle.
+/// Maximum number of files of a bundle.
 pub const MAX_FILES: usize = 1000;
-/// Files with weights of one graph.
+/// Maximum number of files with weights of a graph.
 pub const MAX_DATA_FILES: usize = 1000;
-/// Secrets of one bundle.
+/// Maximum number of secrets of a bundle.
 pub const MAX_SECRETS: usize = 64;
-/// Environment variables of one bundle.
+/// Maximum number of environment variables of a bundle.
 pub const MAX_VARIABLES: usize = 256;
-/// Longest value of an environment variable.
+/// Longest value of an environment variable, in bytes.
 pub const MAX_VALUE_BYTES: usize = 32 << 10;
-/// Hosts that one bundle may name.
+/// Maximum number of hosts that a component may call.
 pub const MAX_HOSTS: usize = 256;
-/// Longest example of a request.
+/// Longest example of a request, in bytes.
 pub const MAX_EXAMPLE_BYTES: usize = 4 << 10;
-/// Largest blob.
+/// Largest blob, in bytes.
 pub const MAX_BLOB_BYTES: u64 = 64 << 30;
-/// Largest component, which has to be compiled in memory.
+/// Largest component, in bytes. It is compiled in memory.
 pub const MAX_COMPONENT_BYTES: u64 = 512 << 20;
-/// Largest bundle as JSON without its blobs; it is part of a stored document, which may hold 1 MiB.
+/// Largest bundle as JSON without its blobs, in bytes. It is part of a stored document, whose limit is 1 MiB.
 pub const MAX_BUNDLE_BYTES: usize = 768 << 10;
 
-/// What is deployed: one component, its graphs, its files and its settings. As the store holds it: fields may be added, so
-/// what is unknown is passed over, here and in everything below. What a client sends is read as
-/// [`Strict`](crate::strict::Strict).
+/// What is deployed: one component, its graphs, its files and its settings.
+///
+/// This type and its fields are also stored, so they ignore unknown fields that a newer release may have added. Requests of clients are
+/// read as [`Strict`](crate::strict::Strict), which refuses unknown fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Bundle {
-    /// Name of the model it is for, unless the push says another.
+    /// Name of the model, unless the push gives another one.
     pub name: String,
     /// The WebAssembly component.
     pub component: Blob,
-    /// Graphs that `graph.load-by-name` finds, by name.
+    /// Graphs by the name that `graph.load-by-name` uses.
     #[serde(default)]
     pub graphs: BTreeMap<String, Graph>,
-    /// Files that the component sees at `/`, by path.
+    /// Files that the component can read, by their path below `/`.
     #[serde(default)]
     pub files: BTreeMap<String, Blob>,
     /// Names of the secrets that the component may read.
@@ -53,25 +54,25 @@ pub struct Bundle {
     /// Environment variables of the component.
     #[serde(default)]
     pub environment_variables: BTreeMap<String, String>,
-    /// Where the component may call.
+    /// Hosts that the component may call.
     #[serde(default)]
     pub network: Network,
-    /// Whether `init` runs once, when it is pushed, and replicas start with the memory that it left.
+    /// Whether `init` runs once, when the bundle is pushed, and replicas start from a copy of the memory after it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub snapshot: bool,
-    /// A body that `POST /predict` answers, to show people how the model is called.
+    /// An example body for `POST /predict`, to show users how to call the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub example: Option<String>,
-    /// Whether the component may load graphs from bytes of its own, with `graph.load` of `wasi:nn`.
+    /// Whether the component may load graphs from bytes with `graph.load` of `wasi:nn`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub load_graphs_from_bytes: bool,
-    /// With whom its graphs share a process.
+    /// Which deployments its graphs share a process with.
     #[serde(default, skip_serializing_if = "Isolation::is_shared")]
     pub isolation: Isolation,
-    /// Bounds of one replica.
+    /// Limits of one replica and of one request.
     #[serde(default)]
     pub limits: Limits,
-    /// Number of replicas.
+    /// Autoscaling settings.
     #[serde(default)]
     pub autoscaling: AutoscalingSettings,
 }
@@ -101,35 +102,35 @@ impl Bundle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Blob {
-    /// SHA-256 of its bytes.
+    /// SHA-256 of the file.
     pub digest: Digest,
-    /// Number of its bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
-/// A model file that wasi-nn loads.
+/// A graph: a model file that wasi-nn loads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Graph {
-    /// SHA-256 of its bytes.
+    /// SHA-256 of the model file.
     pub digest: Digest,
-    /// Number of its bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its file's path, whose ending tells its format.
+    /// Path of the model file; its extension names the format.
     pub file: String,
-    /// Files with weights of it, by their paths from the folder of its own file, as the model names them.
+    /// Files with weights, by the paths that the model file uses, which are relative to its folder.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub data: BTreeMap<String, Blob>,
-    /// Which backend runs it.
+    /// Backend that runs the graph.
     #[serde(default)]
     pub backend: GraphBackend,
-    /// Where it runs.
+    /// Device that the graph runs on.
     #[serde(default)]
     pub target: GraphTarget,
-    /// Threads that one run may use.
+    /// Maximum number of threads of one run.
     #[serde(default = "one")]
     pub threads: u32,
-    /// How runs are joined; `null` for not at all.
+    /// How calls are joined into one run; `null` disables joining.
     #[serde(default)]
     pub batch: Option<Batch>,
 }
@@ -139,7 +140,7 @@ fn one() -> u32 {
 }
 
 impl Graph {
-    /// The blobs of its files.
+    /// The blobs of the model file and its weights.
     pub fn blobs(&self) -> impl Iterator<Item = Blob> {
         let model = Blob {
             digest: self.digest,
@@ -148,7 +149,7 @@ impl Graph {
         std::iter::once(model).chain(self.data.values().copied())
     }
 
-    /// A digest that tells all its files apart from any others.
+    /// A digest of all files of the graph.
     pub fn whole_digest(&self) -> Digest {
         if self.data.is_empty() {
             return self.digest;
@@ -162,43 +163,43 @@ impl Graph {
     }
 }
 
-/// Which backend runs a graph.
+/// Backend that runs a graph.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum GraphBackend {
-    /// The fastest that the node has and that can run the graph.
+    /// The fastest backend of the node that can run the graph.
     #[default]
     Auto,
     /// ONNX Runtime.
     Onnxruntime,
-    /// rten, which every node has.
+    /// rten, which is always available.
     Rten,
 }
 
-/// Where a graph runs.
+/// Device that a graph runs on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum GraphTarget {
-    /// A GPU where there is one, else the CPU.
+    /// A GPU if there is a usable one, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU; without one the deployment fails.
+    /// A GPU; without a usable one, the deployment fails.
     Gpu,
 }
 
-/// With whom the graphs of a deployment share a process, unless the server separates or joins all deployments.
+/// Which deployments the graphs of a deployment share a process with, unless `serve --engines` decides for all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
-    /// With those of other deployments that use the same backend.
+    /// Other deployments that use the same backend.
     #[default]
     Shared,
-    /// With no other deployment.
+    /// None.
     Deployment,
 }
 
@@ -208,28 +209,28 @@ impl Isolation {
     }
 }
 
-/// Where a component may call.
+/// Hosts that a component may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Network {
-    /// `HOST:PORT` of each; nothing else is reached.
+    /// `HOST:PORT` of each host; calls to others are refused.
     pub allow: BTreeSet<String>,
 }
 
 impl Bundle {
-    /// The digest of the bundle: equal for equal bundles, whatever order and spacing their JSON had.
+    /// Digest of the bundle. It does not depend on the order of fields and the spacing of its JSON.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.to_canonical_json())
     }
 
-    /// A digest of what an `init` may see whose memory is kept, besides the component: the files.
+    /// Digest of the files, which the `init` of a snapshot can read.
     pub fn seen_by_init(&self) -> Digest {
         // Sorted by path, and plain texts and numbers leave the writer nothing to fail on.
         Digest::of(&serde_json::to_vec(&self.files).unwrap_or_default())
     }
 
-    /// Every blob of the bundle once, in the order of their digests.
+    /// All blobs of the bundle, each once, ordered by digest.
     pub fn blobs(&self) -> BTreeMap<Digest, u64> {
         let graphs = self.graphs.values().flat_map(Graph::blobs);
         let files = self.files.values().copied();
@@ -240,7 +241,7 @@ impl Bundle {
             .collect()
     }
 
-    /// Refuses what breaks a rule; a server asks this of every bundle, because a client can send anything.
+    /// Checks all rules for bundles. The server checks every bundle, because a client can send anything.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         named("name", &self.name, names::check_name)?;
         self.validate_graphs()?;
@@ -367,7 +368,7 @@ impl Bundle {
     }
 }
 
-/// Refuses a value that no environment can hold.
+/// Refuses values that are too long or contain a NUL character.
 pub fn check_value(name: &str, value: &str) -> Result<(), InvalidSetting> {
     let field = || format!("environment_variables.{name}");
     if value.len() > MAX_VALUE_BYTES {
@@ -398,7 +399,7 @@ fn named(
     })
 }
 
-/// Refuses `a` beside `a/b`, which would have to be a file and a folder at once.
+/// Refuses `a` together with `a/b`, because `a` cannot be both a file and a folder.
 fn files_or_folders<'a>(
     field: &str,
     paths: impl Iterator<Item = &'a str>,

@@ -1,44 +1,44 @@
-//! Where a deployment stands.
+//! States of deployments.
 
 use serde::{Deserialize, Serialize};
 
-/// Where a deployment stands.
+/// State of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DeploymentStatus {
-    /// Its component is checked and compiled.
+    /// The component is being checked and compiled.
     Building,
-    /// Its first replica is on its way.
+    /// The first replica is being started.
     Deploying,
-    /// No replica of it would start.
+    /// No replica could be started.
     DeployFailed,
-    /// Its graphs are loaded.
+    /// The graphs are being loaded.
     LoadingModel,
-    /// It answers.
+    /// The deployment serves requests.
     Active,
-    /// Its replicas fail.
+    /// Starts of replicas have failed repeatedly.
     Unhealthy,
-    /// Its component was refused or does not compile.
+    /// The component was refused or does not compile.
     BuildFailed,
-    /// Its build was stopped.
+    /// The build was stopped.
     BuildStopped,
-    /// It is being switched off.
+    /// The deployment is being deactivated.
     Deactivating,
-    /// It is switched off.
+    /// The deployment was deactivated.
     Inactive,
-    /// It failed for another reason.
+    /// The deployment failed for another reason.
     Failed,
-    /// Its bundle is being changed.
+    /// The bundle is being replaced.
     Updating,
-    /// It has no replica and starts one with the next request.
+    /// There is no replica; the next request starts one.
     ScaledToZero,
-    /// Its first replica starts because of a request.
+    /// The first replica is being started for a request.
     WakingUp,
 }
 
 impl DeploymentStatus {
-    /// Every status.
+    /// All states.
     pub const ALL: [Self; 14] = [
         Self::Building,
         Self::Deploying,
@@ -56,7 +56,7 @@ impl DeploymentStatus {
         Self::WakingUp,
     ];
 
-    /// Whether it can never have answered and never will without a retry.
+    /// Whether the deployment has never served and will not without a retry.
     pub fn has_failed(self) -> bool {
         matches!(
             self,
@@ -64,19 +64,19 @@ impl DeploymentStatus {
         )
     }
 
-    /// Whether it has been built, so that it answers or starts a replica that does.
+    /// Whether the deployment was built, so that it can serve or start a replica.
     pub fn serves(self) -> bool {
         !self.is_off()
             && !self.has_failed()
             && !matches!(self, Self::Building | Self::Deploying | Self::LoadingModel)
     }
 
-    /// Whether it is switched off, so that its address is answered as if it did not exist.
+    /// Whether the deployment is deactivated, so that requests get 404.
     pub fn is_off(self) -> bool {
         matches!(self, Self::Deactivating | Self::Inactive)
     }
 
-    /// Whether a node that starts has to take its build up again, because a crash cut it off.
+    /// Whether a node has to resume the build when it starts, because a crash interrupted it.
     pub fn is_unfinished(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! The SHA-256 digest that names a blob.
+//! SHA-256 digests, which name blobs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,12 +11,12 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Computes the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest that a hasher arrived at.
+    /// The result of a hasher.
     pub fn from_hasher(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
     }

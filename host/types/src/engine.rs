@@ -1,4 +1,4 @@
-//! What events of inference engines name: graphs and deployments.
+//! Graphs and deployments in events of engines.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +8,9 @@ use crate::id::Id;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConcernedDeployment {
-    /// Its model.
+    /// Id of the model.
     pub model_id: Id,
-    /// Its id.
+    /// Id of the deployment.
     pub deployment_id: Id,
 }
 
@@ -18,10 +18,10 @@ pub struct ConcernedDeployment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EngineGraph {
-    /// Its name in the manifest of the deployment that had it loaded.
+    /// Name of the graph in the manifest of the deployment that loaded it.
     pub name: String,
-    /// SHA-256 that tells its files from any others.
+    /// SHA-256 of all files of the graph.
     pub digest: String,
-    /// Type and shape of each input of one of its runs, as `f32 [1, 2]`, 16 at most; none when it was loading.
+    /// Type and shape of each input of its run, such as `f32 [1, 2]`, at most 16; empty if the graph was being loaded.
     pub inputs: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! The body of every error of the platform, and its codes.
+//! The body of errors of the platform, and the error codes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,42 +8,42 @@ use serde_json::Value;
 
 use crate::digest::Digest;
 
-/// What every error of the platform looks like.
+/// Body of every error of the platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
-    /// For people: what was found, what was wanted, what to do.
+    /// Message for people: what was found, what was expected, what to do.
     pub error: String,
-    /// For programs.
+    /// Code for programs.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub error_code: ErrorCode,
-    /// Facts that depend on the code.
+    /// Details, which depend on the code.
     pub detail: Value,
-    /// Names the request in the server's log.
+    /// Id of the request, which is also in the server's log.
     pub request_id: String,
 }
 
 /// The `detail` of [`ErrorCode::MissingBlobs`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingBlobs {
-    /// The files that the server lacks.
+    /// Digests of the blobs that the server lacks.
     pub missing: Vec<Digest>,
 }
 
-/// Makes [`ErrorCode`]: one list for the type, its spelling and its description.
+/// Defines [`ErrorCode`] from one list of names, spellings and descriptions.
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// What went wrong, for programs.
+        /// Code of an error, for programs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum ErrorCode {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
 
         impl ErrorCode {
-            /// Every code.
+            /// All codes.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// Its spelling.
+            /// The code as text.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
@@ -54,89 +54,89 @@ macro_rules! codes {
 }
 
 codes! {
-    /// A deployment of that name, or a thing of that id, is there already.
+    /// A deployment with this name, or a resource with this id, already exists.
     AlreadyThere = "already_there",
     /// The component failed: it trapped, exited, ran out of memory or gave no response.
     ApplicationError = "application_error",
-    /// A stored file is not what its digest says.
+    /// A stored file does not match its digest.
     BlobDamaged = "blob_damaged",
     /// The build of a deployment failed.
     BuildFailed = "build_failed",
     /// The build of a deployment was stopped.
     BuildStopped = "build_stopped",
-    /// Too many async requests are open.
+    /// Too many async requests are waiting or running.
     CapacityExceeded = "capacity_exceeded",
-    /// The request is wrong in itself.
+    /// The request is invalid.
     ClientError = "client_error",
     /// The component of a bundle cannot be run.
     ComponentRefused = "component_refused",
-    /// Changes of others came between; the request may be repeated.
+    /// Other changes interfered; the client may repeat the request.
     Conflict = "conflict",
-    /// The deployment is the development deployment, which cannot be changed this way.
+    /// This change is not possible for the development deployment.
     Development = "development",
-    /// The model has a development deployment already.
+    /// The model already has a development deployment.
     DevelopmentExists = "development_exists",
-    /// A thing of that name is there already.
+    /// A resource with this name already exists.
     Exists = "exists",
-    /// The key, or the origin of the request, does not allow it.
+    /// The key, or the origin of the request, does not allow this.
     Forbidden = "forbidden",
     /// A graph of a bundle cannot be run.
     GraphRefused = "graph_refused",
-    /// Something else uses the thing.
+    /// The resource is in use.
     InUse = "in_use",
-    /// The deployment is switched off.
+    /// The deployment is deactivated.
     Inactive = "inactive",
-    /// The server failed; its log says why.
+    /// The server failed; its log has the reason.
     InternalError = "internal_error",
-    /// Without this key no key could do everything any more.
+    /// This is the last key that may do everything.
     LastAdminKey = "last_admin_key",
-    /// The address does not take the method.
+    /// The address does not support the method.
     MethodNotAllowed = "method_not_allowed",
     /// The server lacks files of the bundle.
     MissingBlobs = "missing_blobs",
     /// Secrets that the bundle names are not set.
     MissingSecrets = "missing_secrets",
-    /// The address of an inference request leads to no model or deployment.
+    /// The model or deployment of an inference request does not exist, or is deactivated.
     ModelDoesNotExist = "model_does_not_exist",
-    /// No replica of the model starts.
+    /// No replica of the model can be started.
     ModelNotReady = "model_not_ready",
-    /// The model takes no requests now.
+    /// The model is not available now.
     ModelUnavailable = "model_unavailable",
-    /// There is no promotion in progress.
+    /// No promotion is in progress.
     NoPromotion = "no_promotion",
     /// The async request has no result.
     NoResult = "no_result",
-    /// There is no such thing.
+    /// The resource does not exist.
     NotFound = "not_found",
-    /// The deployment is not built, or cannot be.
+    /// The deployment is not built, or cannot be built.
     NotReady = "not_ready",
     /// The body is too long.
     PayloadTooLarge = "payload_too_large",
-    /// A promotion is in progress already.
+    /// A promotion is already in progress.
     PromotionInProgress = "promotion_in_progress",
-    /// The deployment is a published one, which does not change.
+    /// The deployment is published and cannot be changed.
     Published = "published",
-    /// The client, or all clients, ask too much at a time.
+    /// There are too many requests at a time.
     RateLimited = "rate_limited",
-    /// Too many reloads wait already.
+    /// Too many reloads are waiting.
     ReloadInProgress = "reload_in_progress",
-    /// Files cannot be stored or read.
+    /// The server cannot read or write files.
     StorageUnavailable = "storage_unavailable",
-    /// Documents cannot be stored or read.
+    /// The server cannot read or write its store.
     StoreUnavailable = "store_unavailable",
-    /// It took too long.
+    /// The operation took too long.
     Timeout = "timeout",
-    /// There may be no more of these.
+    /// The limit for these resources is reached.
     TooMany = "too_many",
-    /// No key, or none that is valid.
+    /// The request has no valid key.
     Unauthorized = "unauthorized",
     /// The store of async requests cannot be reached.
     Unavailable = "unavailable",
-    /// A stored document that cannot be read has this name.
+    /// An unreadable stored document has this name.
     UnreadableDocument = "unreadable_document",
-    /// The bytes have another digest than announced.
+    /// The uploaded bytes do not match the announced digest.
     WrongDigest = "wrong_digest",
-    /// The thing is in another state.
+    /// The resource is in a state that does not allow this.
     WrongStatus = "wrong_status",
 }
 
@@ -146,7 +146,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// Text that is not the code of an error: of another server, or of a newer one.
+/// Text that is not an error code of this release. It may come from a newer server or from another program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an error code of this release")]
 pub struct UnknownErrorCode(String);

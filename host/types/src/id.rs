@@ -8,18 +8,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 const LENGTH: usize = 8;
 
-/// An id.
+/// An id of a model, a deployment and the like.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id([u8; LENGTH]);
 
 impl Id {
-    /// The id that is ordered before all others.
+    /// The smallest id.
     pub const FIRST: Self = Self([b'0'; LENGTH]);
 
-    /// How many ids there are: 36^8.
+    /// Number of different ids: 36^8.
     pub const COUNT: u64 = 36u64.pow(LENGTH as u32);
 
-    /// The id that stands at this place in the order of ids; places beyond [`Self::COUNT`] begin again at the first id.
+    /// The id at this position in the order of ids, modulo [`Self::COUNT`].
     pub fn from_number(number: u64) -> Self {
         let mut rest = number % Self::COUNT;
         let mut text = [b'0'; LENGTH];

@@ -1,6 +1,6 @@
-//! What Samovar's server, clients and tools exchange: ids, names, bundles, settings, and the API's requests and responses.
+//! Types that Samovar's server, clients and tools share: ids, names, bundles, settings, and the API's requests and responses.
 //!
-//! Values and pure functions only; serde is the only framework. The feature `openapi` adds the schemas of the API's
+//! The crate has only values and pure functions, and depends on no framework but serde. The feature `openapi` adds schemas for the API's
 //! description. What the server stores beyond bundles and usage is defined in the server.
 
 #![forbid(unsafe_code)]

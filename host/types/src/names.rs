@@ -1,20 +1,20 @@
-//! Which names users may give: one rule for each kind of name, the same in a manifest and over the wire.
+//! Rules for names: one for each kind of name, for manifests and for the API.
 
-/// The environment that every model has.
+/// Name of the environment that every model has.
 pub const PRODUCTION: &str = "production";
-/// The name of every development deployment, and the last word of its address.
+/// Name of every development deployment, and last part of its address.
 pub const DEVELOPMENT: &str = "development";
-/// Longest name of a model, a deployment, an environment or a graph.
+/// Longest name of a model, a deployment, an environment or a graph, in characters.
 pub const MAX_NAME_BYTES: usize = 63;
-/// Longest name of an environment variable or a secret.
+/// Longest name of an environment variable or a secret, in characters.
 pub const MAX_VARIABLE_BYTES: usize = 128;
-/// Longest path of a file in a bundle.
+/// Longest path of a file in a bundle, in bytes.
 pub const MAX_PATH_BYTES: usize = 512;
 
-/// Why a name is refused: what a name of that kind has to be.
+/// Error of a refused name: the rule for names of its kind.
 pub type Wanted = &'static str;
 
-/// A model, an environment or a graph: `[a-z0-9-]`.
+/// Checks the name of a model, an environment or a graph: `[a-z0-9-]`.
 pub fn check_name(name: &str) -> Result<(), Wanted> {
     let ends_well = !name.starts_with('-') && !name.ends_with('-');
     let plain = name
@@ -27,7 +27,8 @@ pub fn check_name(name: &str) -> Result<(), Wanted> {
     }
 }
 
-/// The name of a deployment, which is cosmetic and so may hold more: `[A-Za-z0-9._-]`. Two words lead elsewhere.
+/// Checks the name of a deployment: `[A-Za-z0-9._-]`, more than for others because it is for display only. Two names are reserved for
+/// addresses.
 pub fn check_deployment_name(name: &str) -> Result<(), Wanted> {
     let plain = name
         .bytes()
@@ -40,7 +41,7 @@ pub fn check_deployment_name(name: &str) -> Result<(), Wanted> {
     }
 }
 
-/// An environment variable or a secret: `[A-Za-z_][A-Za-z0-9_]*`.
+/// Checks the name of an environment variable or a secret: `[A-Za-z_][A-Za-z0-9_]*`.
 pub fn check_variable(name: &str) -> Result<(), Wanted> {
     let plain = name
         .bytes()
@@ -53,9 +54,9 @@ pub fn check_variable(name: &str) -> Result<(), Wanted> {
     }
 }
 
-/// A file's path in a bundle: relative, `/` between its parts, none of them `.` or `..`.
+/// Checks the path of a file in a bundle: relative, with `/` between its parts, none of them `.` or `..`.
 ///
-/// Stricter than the file systems of today, so that a bundle means the same on each of them.
+/// The rule is stricter than file systems are, so that a bundle means the same on each of them.
 pub fn check_path(path: &str) -> Result<(), Wanted> {
     let plain = !path
         .chars()
@@ -72,7 +73,7 @@ pub fn check_path(path: &str) -> Result<(), Wanted> {
     }
 }
 
-/// A host that a component may call: `name:port`, `1.2.3.4:port` or `[::1]:port`.
+/// Checks a host that a component may call: `name:port`, `1.2.3.4:port` or `[::1]:port`.
 pub fn check_host(host: &str) -> Result<(), Wanted> {
     const WANTED: Wanted = "HOST:PORT, such as \"api.example.com:443\"";
     let (name, port) = host.rsplit_once(':').ok_or(WANTED)?;
@@ -98,7 +99,7 @@ pub fn check_host(host: &str) -> Result<(), Wanted> {
     }
 }
 
-/// The nearest allowed name to `text`, for what comes from a file name; nothing when no character of it will do.
+/// Makes a name of a model from a file name, by replacing characters; `None` if no character is allowed.
 pub fn name_from(text: &str) -> Option<String> {
     let mut name = String::new();
     for char in text.chars().map(|char| char.to_ascii_lowercase()) {

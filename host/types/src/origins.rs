@@ -1,4 +1,4 @@
-//! The web pages that may call models from a browser.
+//! Origins of web pages that may call models from a browser.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::InvalidSetting;
 
-/// Origins of one environment, or of the server.
+/// Maximum number of origins of an environment, or of the server.
 pub const MAX_ORIGINS: usize = 32;
-/// Longest origin.
+/// Longest origin, in bytes.
 const MAX_ORIGIN_BYTES: usize = 300;
-/// Any page.
+/// Allows any page.
 const ANY: &str = "*";
 
-/// The origin of a web page as browsers send it, `https://app.example`, or `*` for any.
+/// Origin of a web page as browsers send it, such as `https://app.example`, or `*` for any.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(try_from = "String", into = "String")]
 #[cfg_attr(feature = "openapi", schema(value_type = String, example = "https://app.example"))]
 pub struct Origin(String);
 
-/// Text that is no origin.
+/// Text that is not an origin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no origin: wanted `*`, or a scheme, a host and perhaps a port, as https://app.example, without a path"
+    "{0:?} is not an origin: wanted `*`, or a scheme, a host and an optional port without a path, such as https://app.example"
 )]
 pub struct InvalidOrigin(String);
 
 impl Origin {
-    /// Whether it stands for any page.
+    /// Whether it allows any page.
     pub fn is_any(&self) -> bool {
         self.0 == ANY
     }
@@ -83,16 +83,16 @@ impl From<Origin> for String {
     }
 }
 
-/// What a page of some origin is told.
+/// How to answer a page of some origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// It may read the answer, as any page may.
+    /// Any page may read the response.
     Any,
-    /// It may read the answer, which is another for pages of other origins.
+    /// The page may read the response, which varies with the origin.
     This,
 }
 
-/// Whether one of these origins is that of a page, as its browser sent it.
+/// Whether a page of this origin, as its browser sent it, may read responses.
 pub fn allowed(origins: &[Origin], origin: &[u8]) -> Option<Allowed> {
     match origins.iter().any(Origin::is_any) {
         true => Some(Allowed::Any),
@@ -103,10 +103,10 @@ pub fn allowed(origins: &[Origin], origin: &[u8]) -> Option<Allowed> {
     }
 }
 
-/// Refuses too many origins.
+/// Refuses more than [`MAX_ORIGINS`] origins.
 ///
 /// # Errors
-/// How many there may be.
+/// The number found, and the limit.
 pub fn check(origins: &[Origin]) -> Result<(), InvalidSetting> {
     match origins.len() {
         0..=MAX_ORIGINS => Ok(()),

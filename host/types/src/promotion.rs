@@ -1,30 +1,30 @@
-//! Where a promotion stands.
+//! States of promotions.
 
 use serde::{Deserialize, Serialize};
 
-/// Where a promotion stands.
+/// Status of a promotion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum PromotionStatus {
-    /// The candidate gets ready; all traffic goes to the current deployment.
+    /// The candidate is starting; all traffic goes to the current deployment.
     Releasing,
     /// Traffic moves to the candidate in stages.
     RampingUp,
-    /// Traffic stays divided as it is until somebody goes on.
+    /// The canary is paused in its stage.
     Paused,
     /// Traffic moves back.
     RampingDown,
-    /// The candidate took over.
+    /// The candidate gets all traffic.
     Succeeded,
-    /// The candidate did not, and `error_message` says why.
+    /// The promotion failed; `error_message` has the reason.
     Failed,
-    /// Somebody called it off.
+    /// A user canceled the promotion.
     Canceled,
 }
 
 impl PromotionStatus {
-    /// Whether it still goes on.
+    /// Whether the promotion is still running.
     pub fn is_in_progress(self) -> bool {
         matches!(
             self,

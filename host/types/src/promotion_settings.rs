@@ -1,4 +1,4 @@
-//! The settings of a promotion: defaults, ranges, and which of them go together.
+//! Settings of promotions: defaults, ranges, and valid combinations.
 
 use std::fmt::Display;
 
@@ -6,35 +6,35 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::settings::InvalidSetting;
 
-/// Longest name of a header that keeps a client on one side.
+/// Longest name of a sticky header, in characters.
 pub const MAX_HEADER_BYTES: usize = 128;
-/// Most requests that an analysis may wait for in a stage.
+/// Largest `min_requests` of an analysis.
 pub const MAX_MIN_REQUESTS: u32 = 1_000_000;
-/// Largest ratio of latencies that an analysis may allow.
+/// Largest `max_p95_latency_ratio` of an analysis.
 pub const MAX_LATENCY_RATIO: f64 = 1000.0;
 
-/// How an environment moves to another deployment.
+/// Settings of an environment's promotions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct PromotionSettings {
-    /// Make a fresh deployment of the same bundle, also when the one that is promoted could move in itself.
+    /// Create a new deployment of the same bundle for each promotion, even if the promoted one could be used.
     pub redeploy_on_promotion: bool,
-    /// Move traffic in ten even stages, instead of all at once.
+    /// Move traffic in ten even stages instead of all at once.
     pub ramp_up_while_promoting: bool,
-    /// How long the stages take together.
+    /// Duration of all stages together, in seconds.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
     pub ramp_up_duration_seconds: u32,
-    /// Always false: replicas start in well under a millisecond, so there is nothing to roll.
+    /// Always false: not needed, because replicas start in well under a millisecond.
     pub rolling_deploy: bool,
-    /// What becomes of the deployment that was there before.
+    /// What to do with the previous deployment.
     pub promotion_cleanup_strategy: CleanupStrategy,
-    /// A request header whose value decides which side a client gets, so that each client stays on one.
+    /// Request header whose value decides which deployment serves a client, so that each client stays on one deployment.
     pub sticky_header: Option<String>,
-    /// What the candidate has to hold in each stage, or all traffic goes back; null without.
+    /// Limits for the candidate in each stage; if it exceeds one, all traffic goes back. Null disables the analysis.
     pub analysis: Option<AnalysisSettings>,
-    /// Percentage of the requests which the current deployment answers that are copied to the candidate while traffic
-    /// moves. Its answers to them are dropped.
+    /// Percentage of the current deployment's requests that are copied to the candidate while traffic moves. The candidate's responses to
+    /// copies are discarded.
     #[cfg_attr(feature = "openapi", schema(maximum = 100))]
     pub shadow_percent: u32,
 }
@@ -54,32 +54,32 @@ impl Default for PromotionSettings {
     }
 }
 
-/// What becomes of a deployment that another took the place of.
+/// What to do with a deployment that a promotion replaced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CleanupStrategy {
-    /// Nothing: it keeps its replicas.
+    /// Keep its replicas.
     Keep,
-    /// It keeps no replicas without traffic of its own.
+    /// Set its `min_replica` to 0.
     #[default]
     ScaleToZero,
-    /// It is switched off.
+    /// Deactivate it.
     Deactivate,
 }
 
-/// What a candidate has to hold in each stage.
+/// Limits for a candidate in each stage.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct AnalysisSettings {
-    /// Largest share of its requests that may fail; null does not look at errors.
+    /// Largest share of its requests that may fail, 0 to 1; null does not limit errors.
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     pub max_error_rate: Option<f64>,
-    /// How many times the current deployment's p95 latency its own may be; null does not look at latency.
+    /// Largest ratio of its p95 latency to the current deployment's, 1 to 1000; null does not limit latency.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub max_p95_latency_ratio: Option<f64>,
-    /// Requests that a side must have answered in the stage before it is judged.
+    /// Number of requests that each deployment must have answered in a stage before it is judged.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     pub min_requests: u32,
 }
@@ -94,66 +94,66 @@ impl Default for AnalysisSettings {
     }
 }
 
-/// New [`AnalysisSettings`], which take the place of the ones before as a whole.
+/// New [`AnalysisSettings`], which replace all previous ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AnalysisUpdate {
-    /// Left out or null, errors are not looked at.
+    /// If left out or null, errors are not limited.
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_error_rate: Option<f64>,
-    /// Left out or null, latency is not looked at.
+    /// If left out or null, latency is not limited.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_p95_latency_ratio: Option<f64>,
-    /// Left out or null, 100.
+    /// If left out or null, 100.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_requests: Option<u32>,
 }
 
-/// A change of [`PromotionSettings`]. What is left out stays as it is, and so does what is null; but null takes
-/// `sticky_header`, `analysis` and `shadow_percent` away.
+/// Changes of [`PromotionSettings`]. Fields that are left out or null do not change, except that null removes `sticky_header`,
+/// `analysis` and `shadow_percent`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PromotionSettingsUpdate {
-    /// Make a fresh deployment of the same bundle.
+    /// Create a new deployment of the same bundle for each promotion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redeploy_on_promotion: Option<bool>,
     /// Move traffic in ten even stages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ramp_up_while_promoting: Option<bool>,
-    /// How long the stages take together.
+    /// Duration of all stages together, in seconds.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ramp_up_duration_seconds: Option<u32>,
-    /// Taken for compatibility; true is refused.
+    /// Accepted for compatibility; must not be true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rolling_deploy: Option<bool>,
-    /// Taken for compatibility; anything but null is refused.
+    /// Accepted for compatibility; must be null.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rolling_deploy_config: Option<serde_json::Value>,
-    /// What becomes of the deployment that was there before.
+    /// What to do with the previous deployment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promotion_cleanup_strategy: Option<CleanupStrategy>,
-    /// Null or `""` takes the header away.
+    /// Null or `""` removes the header.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, max_length = 128, pattern = "^[A-Za-z0-9_-]*$"))]
     pub sticky_header: Option<Option<String>>,
-    /// Null turns the analysis off. Asks for `ramp_up_while_promoting`.
+    /// Null disables the analysis. Requires `ramp_up_while_promoting`.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<AnalysisUpdate>))]
     pub analysis: Option<Option<AnalysisUpdate>>,
-    /// Null is 0. More than 0 asks for `ramp_up_while_promoting`.
+    /// Null is 0. A value above 0 requires `ramp_up_while_promoting`.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>, maximum = 100))]
     pub shadow_percent: Option<Option<u32>>,
 }
 
-/// Tells a null from what is left out.
+/// Distinguishes null from a missing field.
 fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,
@@ -167,7 +167,7 @@ fn invalid(field: &str, found: impl Display, wanted: &str) -> InvalidSetting {
 }
 
 impl PromotionSettings {
-    /// The settings after a change, if they are in range and go together.
+    /// The settings after a change, if all values are in range and fit together.
     pub fn updated(&self, update: &PromotionSettingsUpdate) -> Result<Self, InvalidSetting> {
         let mut new = self.clone();
         if let Some(value) = update.redeploy_on_promotion {
@@ -206,8 +206,7 @@ impl PromotionSettings {
         new.go_together()
     }
 
-    /// Without stages a promotion is over in an instant, with nothing to compare: whoever counts on an analysis must
-    /// hear that, not find out.
+    /// Without stages a promotion has no time to compare anything. The user must get an error instead of an analysis that never runs.
     fn go_together(self) -> Result<Self, InvalidSetting> {
         let needs = if self.analysis.is_some() {
             "analysis"

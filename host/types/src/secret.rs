@@ -1,15 +1,15 @@
-//! The rules for the names and the values of secrets.
+//! Rules for names and values of secrets.
 
 use crate::names;
 use crate::settings::InvalidSetting;
 
-/// Longest value of a secret.
+/// Longest value of a secret, in bytes.
 pub const MAX_SECRET_BYTES: usize = 64 << 10;
 
-/// Refuses a name or a value that no secret has.
+/// Checks the name and the value of a secret.
 ///
 /// # Errors
-/// What is wrong with it; never the value itself.
+/// The field, what was found and what is allowed; never the value itself.
 pub fn check(name: &str, value: &str) -> Result<(), InvalidSetting> {
     names::check_variable(name).map_err(|wanted| {
         let shown: String = name.chars().take(80).collect();

@@ -1,4 +1,4 @@
-//! The settings of a deployment that a manifest or a request may give: defaults and ranges.
+//! Settings of deployments: defaults and ranges.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: found {found}, wanted {wanted}")]
 pub struct InvalidSetting {
-    /// The setting's name, dotted from the top of the bundle.
+    /// Name of the setting, with dots, from the top of the bundle.
     pub field: String,
-    /// What was given.
+    /// The given value.
     pub found: String,
-    /// What would be accepted.
+    /// The allowed values.
     pub wanted: String,
 }
 
 impl InvalidSetting {
-    /// What was given for a setting, and what would be accepted.
+    /// An error with the given value and the allowed ones.
     pub fn new(field: impl Into<String>, found: impl Display, wanted: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -40,24 +40,24 @@ impl InvalidSetting {
     }
 }
 
-/// How many replicas a deployment keeps, and when that changes.
+/// Autoscaling settings of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct AutoscalingSettings {
-    /// Replicas kept when nothing comes.
+    /// Number of replicas to keep without traffic.
     pub min_replica: u32,
-    /// Replicas at most.
+    /// Maximum number of replicas.
     pub max_replica: u32,
-    /// Seconds over which traffic is averaged.
+    /// Time over which traffic is averaged, in seconds.
     pub autoscaling_window: u32,
-    /// Seconds that traffic has to stay low before replicas go.
+    /// Time that traffic has to stay low before replicas are removed, in seconds.
     pub scale_down_delay: u32,
-    /// Requests that one replica is meant to have at once.
+    /// Intended number of concurrent requests per replica.
     pub concurrency_target: u32,
-    /// Percentage of `concurrency_target` that is aimed at.
+    /// Intended utilization of replicas, as a percentage of `concurrency_target`.
     pub target_utilization_percentage: u32,
-    /// Percentage of the excess replicas that go at one time.
+    /// Percentage of the excess replicas that are removed at one time.
     pub max_scale_down_rate: u32,
 }
 
@@ -104,7 +104,7 @@ impl AutoscalingSettings {
         })
     }
 
-    /// Refuses the first setting outside its range.
+    /// Checks all ranges.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         let check = |field: &str, found: u32, range: RangeInclusive<u32>| {
             InvalidSetting::check(&format!("autoscaling.{field}"), found, range)
@@ -129,46 +129,46 @@ impl AutoscalingSettings {
     }
 }
 
-/// A change of [`AutoscalingSettings`]: what is left out or null stays as it is.
+/// Changes of [`AutoscalingSettings`]; fields that are left out or null do not change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoscalingUpdate {
-    /// Replicas kept without traffic.
+    /// Number of replicas to keep without traffic.
     #[cfg_attr(feature = "openapi", schema(maximum = 10_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_replica: Option<u32>,
-    /// Replicas at most.
+    /// Maximum number of replicas.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_replica: Option<u32>,
-    /// Seconds over which traffic is averaged.
+    /// Time over which traffic is averaged, in seconds.
     #[cfg_attr(feature = "openapi", schema(minimum = 10, maximum = 3600))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling_window: Option<u32>,
-    /// Seconds that traffic has to stay low before replicas go.
+    /// Time that traffic has to stay low before replicas are removed, in seconds.
     #[cfg_attr(feature = "openapi", schema(maximum = 3600))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_down_delay: Option<u32>,
-    /// Requests that one replica is meant to have at once.
+    /// Intended number of concurrent requests per replica.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency_target: Option<u32>,
-    /// Percentage of `concurrency_target` that is aimed at.
+    /// Intended utilization of replicas, as a percentage of `concurrency_target`.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_utilization_percentage: Option<u32>,
-    /// Percentage of the excess replicas that go at one time.
+    /// Percentage of the excess replicas that are removed at one time.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 50))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_scale_down_rate: Option<u32>,
-    /// Taken for compatibility; anything but null is refused.
+    /// Accepted for compatibility; must be null.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_in_flight_tokens: Option<u32>,
 }
 
 impl AutoscalingSettings {
-    /// The settings after a change, if they are in range.
+    /// The settings after a change, if all values are in range.
     pub fn updated(&self, update: &AutoscalingUpdate) -> Result<Self, InvalidSetting> {
         if let Some(found) = update.target_in_flight_tokens {
             let wanted = "null: requests are counted, not tokens";
@@ -195,7 +195,7 @@ impl AutoscalingSettings {
         Ok(new)
     }
 
-    /// The settings that hold for a development deployment: at most one replica, none without traffic.
+    /// The settings of a development deployment: at most one replica, none without traffic.
     #[must_use]
     pub fn for_development(self) -> Self {
         Self {
@@ -206,31 +206,31 @@ impl AutoscalingSettings {
     }
 }
 
-/// What happens to a request that finds every replica busy.
+/// What to do with a request while every replica is busy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum BackpressurePolicy {
-    /// It waits for one.
+    /// The request waits for a replica.
     #[default]
     QueueOnFull,
-    /// It is refused with 429.
+    /// The request gets 429.
     RejectOnFull,
 }
 
-/// The bounds of one replica.
+/// Limits of one replica and of one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Limits {
-    /// Memory of a replica.
+    /// Memory of a replica, in bytes.
     pub memory_bytes: u64,
-    /// Time of a request.
+    /// Timeout of a request, in milliseconds.
     pub timeout_ms: u64,
-    /// Body of a request.
+    /// Largest request body, in bytes.
     pub body_bytes: u64,
-    /// Requests after which a replica is replaced; null keeps it. 1 is for a component whose instances serve one request
-    /// each, such as those with the `fetch` event of componentize-js.
+    /// Number of requests after which a replica is replaced; null never replaces it. Use 1 for components whose instances can serve only
+    /// one request, such as those with the `fetch` event of componentize-js.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests_per_replica: Option<u32>,
 }
@@ -247,16 +247,16 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What `memory_bytes` may be.
+    /// Allowed values of `memory_bytes`.
     pub const MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=16 << 30;
-    /// What `timeout_ms` may be.
+    /// Allowed values of `timeout_ms`.
     pub const TIMEOUT_MS: RangeInclusive<u64> = 1..=3_600_000;
-    /// What `requests_per_replica` may be, if it is given.
+    /// Allowed values of `requests_per_replica`.
     pub const REQUESTS_PER_REPLICA: RangeInclusive<u32> = 1..=u32::MAX;
-    /// What `body_bytes` may be.
+    /// Allowed values of `body_bytes`.
     pub const BODY_BYTES: RangeInclusive<u64> = 0..=64 << 30;
 
-    /// Refuses the first bound outside its range.
+    /// Checks all ranges.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         InvalidSetting::check("limits.memory_bytes", self.memory_bytes, Self::MEMORY_BYTES)?;
         InvalidSetting::check("limits.timeout_ms", self.timeout_ms, Self::TIMEOUT_MS)?;
@@ -272,23 +272,23 @@ impl Limits {
     }
 }
 
-/// How compute calls of different replicas are joined.
+/// How calls of several replicas are joined into one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Batch {
-    /// Calls joined at most.
+    /// Maximum number of rows of one run.
     pub max_size: u32,
-    /// Longest wait for another call.
+    /// Longest wait for another call, in milliseconds.
     pub max_delay_ms: u32,
 }
 
 impl Batch {
-    /// What `max_size` may be.
+    /// Allowed values of `max_size`.
     pub const SIZE: RangeInclusive<u32> = 1..=1024;
-    /// What `max_delay_ms` may be.
+    /// Allowed values of `max_delay_ms`.
     pub const DELAY_MS: RangeInclusive<u32> = 0..=1000;
 
-    /// Refuses the first number outside its range; `field` names where the batch is.
+    /// Checks all ranges; `field` names the batch in errors.
     pub fn validate(&self, field: &str) -> Result<(), InvalidSetting> {
         InvalidSetting::check(&format!("{field}.max_size"), self.max_size, Self::SIZE)?;
         InvalidSetting::check(
@@ -299,7 +299,7 @@ impl Batch {
     }
 }
 
-/// Threads that one graph may use.
+/// Allowed numbers of threads of one run.
 pub const GRAPH_THREADS: RangeInclusive<u32> = 1..=64;
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! What a client sends: read strictly, where what is stored passes over what it does not know.
+//! Strict reading of requests: unknown fields are errors, unlike in stored documents.
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-/// Reads a field of a request by [`Strict`].
+/// Reads a field of a request with [`Strict`].
 ///
 /// # Errors
-/// What does not fit, or is not known.
+/// The field that is unknown or has an invalid value.
 pub fn deserialize<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -14,9 +14,9 @@ where
     Strict::deserialize(deserializer).map(|strict| strict.0)
 }
 
-/// A value in which every field has to be known, at any depth. The first one that is not is refused by its path.
+/// A value without unknown fields at any depth. The error names the path of the first unknown field.
 ///
-/// The same types are stored, and there a field that a newer release added must not stop an older node.
+/// The same types are stored, where they ignore unknown fields: a field that a newer release added must not stop an older node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Strict<T>(pub T);
 

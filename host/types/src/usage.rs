@@ -1,4 +1,4 @@
-//! What deployments used, minute by minute, and how it adds up.
+//! Usage of deployments by minute, and its sums.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ pub type Minute = i64;
 
 /// Milliseconds of a minute.
 pub const MINUTE_MS: i64 = 60_000;
-/// What a measured minute of a replica may be too long by: two clocks take part in it, and they drift.
+/// How much a measured replica minute may be too long, because two clocks take part in it.
 pub const MINUTE_SLACK_MS: u64 = 500;
-/// A difference that spans more minutes than this, as after a sleep of the machine, is counted in its last one.
+/// Usage over more minutes than this, for example after the machine was suspended, is counted in the last minute.
 pub const MAX_SPREAD_MINUTES: i64 = 10;
 
-/// Makes the counters: one list for the type, the columns of stores, and the sums.
+/// Defines the counters from one list: the type, the columns of stores, and the sums.
 macro_rules! counters {
     ($($(#[$($doc:tt)+])+ $name:ident,)+) => {
-        /// Amounts that only ever add up.
+        /// Counters of usage.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         pub struct Counters {
@@ -27,17 +27,17 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// How many there are.
+            /// Number of counters.
             pub const COUNT: usize = [$(stringify!($name)),+].len();
-            /// Their names, which are those of a store's columns too.
+            /// Names of the counters, which are also the names of the store's columns.
             pub const NAMES: [&'static str; Self::COUNT] = [$(stringify!($name)),+];
 
-            /// Their values, in the order of the names.
+            /// Values of the counters, in the order of the names.
             pub fn values(&self) -> [u64; Self::COUNT] {
                 [$(self.$name),+]
             }
 
-            /// Counters of these values, in the order of the names.
+            /// Counters with these values, in the order of the names.
             pub fn from_values(values: [u64; Self::COUNT]) -> Self {
                 let [$($name),+] = values;
                 Self { $($name),+ }
@@ -53,38 +53,38 @@ counters! {
     requests_client_error,
     /// Requests answered by the guest with a status of 500 or more.
     requests_server_error,
-    /// Requests that the guest failed: it trapped, exited, ran out of memory or gave no answer.
+    /// Requests during which the guest trapped, exited, ran out of memory or gave no response.
     requests_trapped,
     /// Requests stopped at the deployment's timeout.
     requests_timeout,
-    /// Requests turned away because the queue was full.
+    /// Requests rejected because the queue was full.
     requests_rejected,
     /// Requests that waited for a replica until the timeout.
     requests_queue_timeout,
-    /// Requests for which no replica would start.
+    /// Requests for which no replica could be started.
     requests_start_failed,
     /// Requests whose client hung up.
     requests_cancelled,
-    /// Requests whose body was longer than the deployment takes.
+    /// Requests whose body exceeded the deployment's limit.
     requests_too_large,
-    /// Requests that came while the deployment was being closed.
+    /// Requests that arrived while the deployment was being closed.
     requests_closed,
-    /// Requests lost by a bug of the host.
+    /// Requests lost because of a bug in the server.
     requests_host_failed,
-    /// Time of replicas, idle or busy, from the making of their instances on; a start that failed is not counted.
+    /// Time of replicas, idle or busy, since the creation of their instances, in milliseconds; failed starts do not count.
     replica_ms,
-    /// Time that guests ran on an executor thread, inference done right there included.
+    /// Time that guests ran on executor threads, in microseconds, including inference on those threads.
     guest_cpu_us,
-    /// Time that backends took for runs of graphs.
+    /// Time of graph runs in backends, in microseconds.
     inference_us,
-    /// Bytes of request bodies that guests were given.
+    /// Bytes of request bodies passed to guests.
     bytes_in,
-    /// Bytes of bodies that guests answered.
+    /// Bytes of response bodies of guests.
     bytes_out,
 }
 
 impl Counters {
-    /// Requests, however they ended.
+    /// Number of requests with any outcome.
     pub fn requests(&self) -> u64 {
         let requests = Self::NAMES.iter().zip(self.values());
         requests
@@ -92,12 +92,12 @@ impl Counters {
             .fold(0, |sum, (_, count)| sum.saturating_add(count))
     }
 
-    /// Whether nothing was counted.
+    /// Whether all counters are zero.
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }
 
-    /// These and those.
+    /// The sum of two sets of counters.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         let mut sum = self.values();
@@ -107,7 +107,7 @@ impl Counters {
         Self::from_values(sum)
     }
 
-    /// What came since `before`.
+    /// The difference to earlier counters.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let mut rest = self.values();
@@ -118,48 +118,48 @@ impl Counters {
     }
 }
 
-/// Who used it. Names are those it had last.
+/// The deployment and model of usage, with their last names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
-    /// The model.
+    /// Id of the model.
     pub model_id: Id,
-    /// Its name.
+    /// Name of the model.
     pub model_name: String,
-    /// The deployment.
+    /// Id of the deployment.
     pub deployment_id: Id,
-    /// Its name.
+    /// Name of the deployment.
     pub deployment_name: String,
 }
 
-/// What one deployment used in one minute, or in a part of it: rows of the same minute add up.
+/// Usage of one deployment in one minute or a part of it; rows of the same minute are added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRow {
     /// The minute.
     pub minute: Minute,
-    /// Who.
+    /// The deployment.
     #[serde(flatten)]
     pub owner: Owner,
-    /// How much.
+    /// Its usage.
     #[serde(flatten)]
     pub counters: Counters,
 }
 
-/// How finely an answer tells times apart.
+/// Length of the intervals of usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
-    /// By minutes.
+    /// Minutes.
     Minute,
-    /// By hours.
+    /// Hours.
     Hour,
-    /// By days, UTC.
+    /// Days in UTC.
     #[default]
     Day,
 }
 
 impl Resolution {
-    /// How many minutes go into one.
+    /// Number of minutes in an interval.
     pub const fn minutes(self) -> i64 {
         match self {
             Self::Minute => 1,
@@ -168,39 +168,39 @@ impl Resolution {
         }
     }
 
-    /// The first minute of the one that a minute lies in.
+    /// First minute of the interval that contains a minute.
     pub fn start_of(self, minute: Minute) -> Minute {
         minute - minute.rem_euclid(self.minutes())
     }
 }
 
-/// What one deployment used in a minute, an hour or a day.
+/// Usage of one deployment in one interval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageBucket {
-    /// Its first minute.
+    /// First minute of the interval.
     pub start: Minute,
-    /// Who.
+    /// The deployment.
     pub owner: Owner,
-    /// How much.
+    /// Its usage.
     pub counters: Counters,
-    /// Minutes of replicas, each minute's rounded up.
+    /// Replica minutes, rounded up in each minute.
     pub replica_minutes: u64,
 }
 
-/// Everything that one deployment used in the time asked for.
+/// All usage of one deployment in the requested time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeploymentUsage {
-    /// Who.
+    /// The deployment.
     pub owner: Owner,
-    /// All of it.
+    /// The sum.
     pub counters: Counters,
-    /// All minutes of replicas.
+    /// The sum of the replica minutes.
     pub replica_minutes: u64,
-    /// Its parts, in the order of time.
+    /// The intervals, ordered by time.
     pub parts: Vec<UsageBucket>,
 }
 
-/// Minutes of replicas in one minute of one deployment: partial ones count whole.
+/// Replica minutes in one minute of one deployment, rounded up.
 pub fn replica_minutes(replica_ms: u64) -> u64 {
     let minute_ms = MINUTE_MS.unsigned_abs();
     let whole = replica_ms
@@ -209,7 +209,7 @@ pub fn replica_minutes(replica_ms: u64) -> u64 {
     whole.max(u64::from(replica_ms > 0))
 }
 
-/// Adds rows up into minutes, hours or days, ordered by time and deployment. What a store's query answers is this.
+/// Sums rows into intervals, ordered by time and deployment. Queries of stores must give the same result.
 pub fn bucketed(rows: &[UsageRow], resolution: Resolution) -> Vec<UsageBucket> {
     let mut minutes: BTreeMap<(Minute, Id), (&Owner, Counters)> = BTreeMap::new();
     for row in rows {
@@ -236,7 +236,7 @@ pub fn bucketed(rows: &[UsageRow], resolution: Resolution) -> Vec<UsageBucket> {
     buckets.into_values().collect()
 }
 
-/// Gathers what belongs to each deployment, ordered by the names of models and deployments.
+/// Groups intervals by deployment, ordered by the names of models and deployments.
 pub fn by_deployment(buckets: Vec<UsageBucket>) -> Vec<DeploymentUsage> {
     let mut usages: BTreeMap<Id, DeploymentUsage> = BTreeMap::new();
     for bucket in buckets {
@@ -268,9 +268,9 @@ pub fn by_deployment(buckets: Vec<UsageBucket>) -> Vec<DeploymentUsage> {
     usages
 }
 
-/// Puts what was used from one time to another, in milliseconds since 1970, into the minutes that it was used in.
+/// Distributes usage between two times, in milliseconds since 1970, over the minutes between them.
 ///
-/// Time of replicas is spread evenly; everything else is counted where the time ends, because requests end there.
+/// Replica time is spread evenly; everything else is counted in the last minute, because requests are counted when they end.
 pub fn spread(used: Counters, from_ms: i64, to_ms: i64) -> Vec<(Minute, Counters)> {
     let last = to_ms.div_euclid(MINUTE_MS);
     let first = from_ms.div_euclid(MINUTE_MS);

@@ -1,4 +1,4 @@
-//! API keys, which are shown whole once.
+//! API keys.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,30 +14,30 @@ use crate::id::Id;
 pub struct ApiKeyResponse {
     /// The public part of the key, before the dot.
     pub prefix: String,
-    /// What people call it.
+    /// Name of the key, for lists.
     pub name: Option<String>,
-    /// What it is for.
+    /// What the key allows.
     #[serde(rename = "type")]
     #[cfg_attr(feature = "openapi", schema(value_type = KeyType))]
     pub key_type: Reported<KeyType>,
-    /// The models it is limited to; null for all.
+    /// The models that the key is limited to; null if it is not limited.
     pub model_ids: Option<Vec<Id>>,
-    /// The server's one team.
+    /// The server's only team.
     pub team_name: String,
-    /// When the API key was made.
+    /// When the key was created.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
 }
 
-/// Keys.
+/// API keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListApiKeysResponse {
-    /// The oldest first.
+    /// The keys, oldest first.
     pub keys: Vec<ApiKeyResponse>,
 }
 
-/// Which keys are listed.
+/// Filters of a list of keys.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
@@ -47,28 +47,28 @@ pub struct ListApiKeysQuery {
     #[serde(rename = "type")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_type: Option<KeyType>,
-    /// Taken because clients send it. A server has one user, who made them all.
+    /// Accepted for compatibility and ignored: a server has one user, who created all keys.
     #[serde(rename = "created_by_me")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub _created_by_me: Option<String>,
 }
 
-/// What key is wanted.
+/// A new API key.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", schema(as = CreateApiKey))]
 pub struct CreateApiKeyRequest {
-    /// What it is for.
+    /// What the key allows.
     #[serde(rename = "type")]
     pub key_type: KeyType,
-    /// What people call it.
+    /// Name of the key, for lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The models that a key to invoke or to export metrics is limited to, by id or name.
+    /// Limits a key for calling models or reading metrics to these models, by id or name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_ids: Option<Vec<String>>,
-    /// The server's one team, if any.
+    /// The server's only team; may be left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub team_id: Option<String>,
 }
@@ -85,18 +85,18 @@ impl CreateApiKeyRequest {
     }
 }
 
-/// A new key. It has no debug form, so that it gets into no message.
+/// A created key. The type has no `Debug`, so that no log or error can contain the key.
 #[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = NewApiKey))]
 pub struct CreateApiKeyResponse {
-    /// The whole key, which is not shown again.
+    /// The complete key. The server does not show it again.
     pub api_key: String,
     /// The public part of the key, before the dot.
     pub prefix: String,
 }
 
-/// What was deleted.
+/// A deleted key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteApiKeyResponse {

@@ -1,4 +1,4 @@
-//! Requests that are answered later.
+//! Async requests.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,22 +8,22 @@ use super::reported::Reported;
 use crate::async_request::{AsyncError, AsyncErrorCode, AsyncStatus, WebhookStatus};
 use crate::id::Id;
 
-/// A request that is handed in. The model gets its input byte by byte as it is here.
+/// A new async request. The model receives `model_input` with exactly these bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitAsyncRequest {
-    /// What the model gets.
+    /// Request body for the model.
     pub model_input: Box<RawValue>,
-    /// Where the answer is sent.
+    /// URL that the result is posted to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook_endpoint: Option<String>,
-    /// 0, 1 or 2; the lower one goes first.
+    /// 0, 1 or 2; lower numbers run first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i64>,
-    /// How long it may wait.
+    /// How long the request may wait in the queue, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_time_in_queue_seconds: Option<i64>,
-    /// How often it is tried.
+    /// How often and when an attempt is repeated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inference_retry_config: Option<InferenceRetryUpdate>,
 }
@@ -41,61 +41,61 @@ impl SubmitAsyncRequest {
     }
 }
 
-/// How often and when an attempt is repeated; what is left out is as by default.
+/// How often and when an attempt is repeated; fields that are left out have their defaults.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InferenceRetryUpdate {
-    /// Attempts at most, the first one among them.
+    /// Maximum number of attempts, including the first one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<i64>,
-    /// The wait before the second attempt; each later wait is twice as long.
+    /// Wait before the second attempt, in milliseconds; each later wait is twice as long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_delay_ms: Option<i64>,
-    /// The longest wait.
+    /// Longest wait between attempts, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_delay_ms: Option<i64>,
 }
 
-/// What handing a request in answers.
+/// A submitted async request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SubmitAsyncResponse {
     /// Id of the request.
     pub request_id: String,
 }
 
-/// How many requests of a deployment wait and run.
+/// Counts of a deployment's async requests.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AsyncQueueStatusResponse {
-    /// Its model.
+    /// Id of the model.
     pub model_id: Id,
-    /// The deployment.
+    /// Id of the deployment.
     pub deployment_id: Id,
-    /// Requests that wait.
+    /// Number of waiting requests.
     pub num_queued_requests: u64,
-    /// Requests that run.
+    /// Number of running requests.
     pub num_in_progress_requests: u64,
 }
 
-/// How a request stands.
+/// Status of an async request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AsyncRequestResponse {
     /// Id of the request.
     pub request_id: String,
-    /// The model it is for.
+    /// Id of the model.
     pub model_id: Id,
-    /// The deployment it is for.
+    /// Id of the deployment.
     pub deployment_id: Id,
     /// State of the request.
     pub status: Reported<AsyncStatus>,
-    /// Where its webhook stands.
+    /// State of the request's webhook.
     pub webhook_status: Reported<WebhookStatus>,
-    /// How its webhook was sent; null without one.
+    /// Delivery of the webhook; null if there is no webhook or no attempt yet.
     pub webhook: Option<WebhookDelivery>,
-    /// When it was handed in.
+    /// When the request was submitted.
     pub created_at: Timestamp,
-    /// Since when it stands there.
+    /// When the status last changed.
     pub status_at: Timestamp,
-    /// What went wrong, one for each failed attempt.
+    /// One error for each failed attempt.
     pub errors: Vec<AsyncErrorResponse>,
 }
 
@@ -117,22 +117,22 @@ impl From<AsyncError> for AsyncErrorResponse {
     }
 }
 
-/// How a webhook was sent.
+/// Delivery of a webhook.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WebhookDelivery {
-    /// How often.
+    /// Number of attempts.
     pub attempts: u32,
-    /// Why it was not taken the last time, if it was not.
+    /// Error of the last attempt, if it failed.
     pub last_error: Option<String>,
 }
 
-/// What cancelling a request did.
+/// Result of canceling an async request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CancelAsyncResponse {
     /// Id of the request.
     pub request_id: String,
-    /// Whether it was canceled; only one that is QUEUED can be.
+    /// Whether the request was canceled; only a QUEUED request can be.
     pub canceled: bool,
-    /// The same in words.
+    /// Description of the result.
     pub message: String,
 }

@@ -10,19 +10,19 @@ use super::query::QueryPairs;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditLogResponse {
-    /// In the order that was asked for. There may be fewer than asked for although more follow.
+    /// Entries in the requested order. A page can have fewer entries than requested although more follow.
     pub items: Vec<AuditEntryResponse>,
-    /// How to go on.
+    /// How to read the next page.
     pub pagination: Pagination,
 }
 
-/// How to go on after a page.
+/// How to read the page after this one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pagination {
-    /// Whether there may be more.
+    /// Whether more entries may follow.
     pub has_more: bool,
-    /// What to ask for the next page with; null at the end.
+    /// Value of `cursor` for the next page; null at the end.
     pub cursor: Option<String>,
 }
 
@@ -33,78 +33,78 @@ pub struct Pagination {
 pub struct AuditEntryResponse {
     /// Id of the entry.
     pub id: String,
-    /// When it was done.
+    /// When the change was made.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created: Timestamp,
-    /// What was done, as `MODEL_DEPLOYED`.
+    /// Type of the change, such as `MODEL_DEPLOYED`.
     pub event_type: String,
-    /// The same with what it was done to, and the values before and after where there are any.
+    /// Details of the change: what was changed, and its values before and after if there are any.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub event_data: Value,
-    /// `API`, or `SYSTEM` for what the server did by itself.
+    /// `API`, or `SYSTEM` for changes by the server itself.
     pub source: String,
-    /// Who did it.
+    /// Who made the change.
     pub actor: AuditActor,
-    /// The program that asked for it, if it said so.
+    /// The client program, if it sent its name.
     pub client_name: Option<String>,
-    /// Version of the entry.
+    /// Version of the client program, if it sent one.
     pub client_version: Option<String>,
     /// Always null.
     pub client_session_id: Option<String>,
 }
 
-/// Who did it.
+/// Who made a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = AuditLogActor))]
 pub struct AuditActor {
-    /// `API_KEY`, `BASETEN_SYSTEM` for the server itself, `ANYONE` where no key is asked for.
+    /// `API_KEY`, `BASETEN_SYSTEM` for the server itself, or `ANYONE` for a server without keys.
     #[serde(rename = "type")]
     pub actor_type: String,
-    /// Always null: nobody is asked for one.
+    /// Always null: users have no e-mail addresses here.
     pub email: Option<String>,
-    /// The public part of the key.
+    /// Public part of the key.
     pub api_key_prefix: Option<String>,
-    /// What the key is called.
+    /// Name of the key.
     pub api_key_name: Option<String>,
 }
 
-/// Which entries are wanted. Lists are given by repeating their name; each of several filters has to fit.
+/// Filters of the audit log. Repeat a name to give a list; an entry must match every filter.
 #[derive(Debug, Clone, Default)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct AuditQuery {
-    /// Where the last page ended. The filters have to be given again.
+    /// `cursor` of the previous page. Repeat the filters, too.
     pub cursor: Option<String>,
-    /// Entries at most, 1 to 200; 20 without it.
+    /// Maximum number of entries, 1 to 200; 20 by default.
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 200))]
     pub limit: Option<usize>,
-    /// The newest first without it; a cursor goes on as its page began.
+    /// Order of the entries; newest first by default. With a cursor, the order of its first page.
     #[cfg_attr(feature = "openapi", param(inline))]
     pub direction: Option<AuditDirection>,
-    /// Only with this text in a name or an id, in small or capital letters.
+    /// Only entries with this text in a name or an id, ignoring case.
     pub search: Option<String>,
-    /// Only of these types.
+    /// Only entries of these types.
     pub event_types: Vec<String>,
-    /// Only of types in these groups.
+    /// Only entries of types in these groups.
     #[cfg_attr(feature = "openapi", param(inline))]
     pub event_type_groups: Vec<AuditGroup>,
-    /// Only by these: a key's prefix, `anyone` or `system`.
+    /// Only changes by these actors: a key's prefix, `anyone` or `system`.
     pub user_ids: Vec<String>,
-    /// Only about this model, by id or name. One that is deleted goes by its id, or by the name that it had at that time.
+    /// Only changes of this model, by id or name. For a deleted model, use its id or the name that it had at that time.
     pub model: Option<String>,
-    /// Only about these deployments.
+    /// Only changes of these deployments.
     pub deployment_ids: Vec<String>,
-    /// Taken for compatibility: there are no chains, so nothing is about one of them.
+    /// Accepted for compatibility. Samovar has no chains, so no entry matches.
     pub chain_deployment_ids: Vec<String>,
-    /// Only about these environments.
+    /// Only changes of these environments.
     pub environment_names: Vec<String>,
-    /// Only what came this way.
+    /// Only changes from this source.
     #[cfg_attr(feature = "openapi", param(inline))]
     pub sources: Vec<AuditSource>,
-    /// Only from then on.
+    /// Only changes from this time on.
     pub start_epoch_millis: Option<i64>,
-    /// Only before then.
+    /// Only changes before this time.
     pub end_epoch_millis: Option<i64>,
 }
 
@@ -113,30 +113,30 @@ pub struct AuditQuery {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum AuditDirection {
-    /// The oldest first.
+    /// Oldest first.
     Asc,
-    /// The newest first.
+    /// Newest first.
     Desc,
 }
 
-/// The way that a change came.
+/// Source of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum AuditSource {
-    /// A user interface; there is none.
+    /// A user interface; Samovar has none.
     Ui,
     /// The API.
     Api,
-    /// A tool of an assistant; there is none.
+    /// A tool of an assistant; Samovar has none.
     Mcp,
     /// The server itself.
     System,
-    /// Any other way; there is none.
+    /// Another source; Samovar has none.
     Other,
 }
 
-/// Types that belong together.
+/// A group of types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -145,19 +145,19 @@ pub enum AuditGroup {
     Deployed,
     /// Promotions.
     Promoted,
-    /// Deployments switched on and off.
+    /// Activation and deactivation of deployments.
     ActivatedDeactivated,
-    /// Numbers of replicas.
+    /// Autoscaling settings.
     AutoscalingSettings,
-    /// What happens to requests that find every replica busy.
+    /// Backpressure settings.
     RequestBackpressureSettings,
-    /// Instance types; there is one.
+    /// Instance types; Samovar has only one.
     InstanceTypeChanged,
     /// Environments and their settings.
     EnvironmentSettings,
-    /// Replicas ended by hand.
+    /// Replicas stopped by users.
     ReplicaTerminated,
-    /// What was deleted.
+    /// Deletions.
     Deleted,
     /// Names and labels.
     Metadata,
@@ -165,22 +165,22 @@ pub enum AuditGroup {
     Secrets,
     /// API keys.
     ApiKeys,
-    /// A gateway; there is none.
+    /// A gateway; Samovar has none.
     Gateway,
     /// Bundles of development deployments.
     Code,
     /// Webhook secrets.
     WebhookSigningSecrets,
-    /// Users; there are none.
+    /// Users; Samovar has none.
     UserManagement,
-    /// Groups of users; there are none.
+    /// Groups of users; Samovar has none.
     DirectoryGroupManagement,
-    /// SSH; there is none.
+    /// SSH; Samovar has none.
     Ssh,
 }
 
 impl AuditGroup {
-    /// The types of events that belong to it.
+    /// The types in this group.
     pub fn types(self) -> &'static [&'static str] {
         match self {
             Self::Deployed => &["MODEL_DEPLOYED"],
@@ -228,7 +228,7 @@ impl AuditGroup {
 }
 
 impl AuditQuery {
-    /// What it adds to an address, by names and values.
+    /// The query parameters, as names and values.
     pub fn pairs(&self) -> Vec<(&'static str, String)> {
         QueryPairs::default()
             .value("limit", self.limit)

@@ -1,4 +1,4 @@
-//! What a deployment runs: its manifest, and where its bundle is.
+//! The manifest and the bundle of a deployment.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,47 +6,47 @@ use serde_json::Value;
 use super::reported::Reported;
 use crate::bundle::Bundle;
 
-/// What is asked of a manifest.
+/// Options for reading a manifest.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct ConfigQuery {
-    /// Which form is wanted; both without it.
+    /// Format to return; both by default.
     #[cfg_attr(feature = "openapi", param(inline))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_format: Option<ConfigFormat>,
 }
 
-/// A form of a manifest.
+/// Format of a manifest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ConfigFormat {
-    /// As TOML.
+    /// TOML.
     Raw,
-    /// As JSON.
+    /// JSON.
     Parsed,
-    /// Both.
+    /// Both formats.
     #[default]
     Both,
 }
 
-/// What a deployment runs.
+/// The manifest of a deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConfigResponse {
-    /// The bundle with every default filled in.
+    /// The bundle as JSON, with all defaults.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Bundle>))]
     pub config: Option<Reported<Bundle, Value>>,
-    /// A `samovar.toml` that says the same: pushed with the bundle's files, it makes the same bundle again.
+    /// The same as a `samovar.toml`; pushing it with the bundle's files gives the same bundle.
     pub raw_config: Option<String>,
 }
 
-/// Where a bundle is.
+/// Where to download a bundle.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DownloadResponse {
-    /// Its archive, for the same key.
+    /// URL of the bundle's archive; use the same key.
     pub download_url: String,
 }

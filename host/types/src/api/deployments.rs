@@ -1,4 +1,4 @@
-//! Deployments: what is shown of them, and changes of their life and settings.
+//! Deployments, and changes of their state and settings.
 
 use std::collections::BTreeMap;
 
@@ -26,35 +26,35 @@ pub struct DeploymentResponse {
     pub name: String,
     /// The model that the deployment belongs to.
     pub model_id: Id,
-    /// Whether it is what production points at.
+    /// Whether production points at it.
     pub is_production: bool,
     /// Whether it is the model's development deployment.
     pub is_development: bool,
     /// State of the deployment.
     #[cfg_attr(feature = "openapi", schema(value_type = DeploymentStatus))]
     pub status: Reported<DeploymentStatus>,
-    /// Why it is in that state, when something went wrong.
+    /// Reason for the state, if something went wrong.
     pub status_reason: Option<String>,
-    /// Replicas that can serve now.
+    /// Number of replicas that can serve now.
     pub active_replica_count: usize,
-    /// How many replicas it keeps.
+    /// Autoscaling settings.
     pub autoscaling_settings: AutoscalingSettings,
-    /// What it runs on.
+    /// Instance type; the server has only one.
     pub instance_type_name: String,
-    /// The environment that points at it.
+    /// Name of the environment that points at it; null if none does.
     pub environment: Option<String>,
-    /// What its pusher noted.
+    /// Labels from the push.
     pub labels: BTreeMap<String, String>,
-    /// What happens to requests that find every replica busy.
+    /// What to do with requests while every replica is busy.
     pub request_backpressure_settings: BackpressureSettings,
-    /// The bundle's digest.
+    /// Digest of the bundle.
     pub bundle_digest: Digest,
-    /// With whom its graphs share a process, as its manifest says. `serve --engines per-deployment` separates all.
+    /// Which deployments its graphs share a process with, according to its manifest. With `serve --engines per-deployment`, none.
     #[cfg_attr(feature = "openapi", schema(value_type = Isolation))]
     pub isolation: Reported<Isolation>,
-    /// Its graphs.
+    /// The deployment's graphs.
     pub graphs: Vec<DeploymentGraph>,
-    /// What became of the wish to keep the memory after `init`; null without one, and until it was tried on this node.
+    /// Whether replicas start from a snapshot. Null if the manifest asks for none, and until this node has tried to take it.
     pub init_snapshot: Option<InitSnapshot>,
 }
 
@@ -62,40 +62,40 @@ pub struct DeploymentResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeploymentGraph {
-    /// Its name in the manifest.
+    /// Name of the graph in the manifest.
     pub name: String,
-    /// `rten` or `onnxruntime`; null until it was loaded on this node.
+    /// `rten` or `onnxruntime`; null until this node has loaded the graph.
     pub backend: Option<String>,
-    /// What it runs on: `cpu`, or `cuda:0` and so on; null until it was loaded on this node.
+    /// `cpu`, or `cuda:0` and so on; null until this node has loaded the graph.
     pub device: Option<String>,
 }
 
-/// What became of the wish to keep the memory after `init`.
+/// Whether replicas start from a snapshot of the memory after `init`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InitSnapshot {
-    /// Whether replicas start with it.
+    /// Whether replicas start from the snapshot.
     pub taken: bool,
-    /// Why not; each replica runs `init` then.
+    /// Why there is no snapshot; each replica then runs `init`.
     pub reason: Option<String>,
 }
 
-/// What happens to requests that find every replica busy.
+/// What to do with requests while every replica is busy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BackpressureSettings {
-    /// Whether they wait or are refused.
+    /// Whether requests wait or are refused.
     #[cfg_attr(feature = "openapi", schema(value_type = BackpressurePolicy))]
     pub policy: Reported<BackpressurePolicy>,
 }
 
-/// Which deployments are listed.
+/// Filters of a list of deployments.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct ListDeploymentsQuery {
-    /// Only those of this name.
+    /// Only deployments with this name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -104,11 +104,11 @@ pub struct ListDeploymentsQuery {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListDeploymentsResponse {
-    /// The oldest first.
+    /// The deployments, oldest first.
     pub deployments: Vec<DeploymentResponse>,
 }
 
-/// A deployment that is deleted.
+/// A deleted deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteDeploymentResponse {
@@ -120,7 +120,7 @@ pub struct DeleteDeploymentResponse {
     pub model_id: Id,
 }
 
-/// What may be changed of a deployment.
+/// Changes of a deployment.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -129,60 +129,60 @@ pub struct UpdateDeploymentRequest {
     pub name: String,
 }
 
-/// What switching on or off did.
+/// Result of activating or deactivating a deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SwitchResponse {
     /// Always true.
     pub success: bool,
-    /// Whether it was so already.
+    /// Whether the deployment was already in that state.
     pub no_op: bool,
 }
 
-/// What a retry did.
+/// Result of a retry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RetryResponse {
-    /// Whether the deployment is built again, or tried again at once.
+    /// Whether the deployment is built again, or a start is tried at once.
     pub retried: bool,
-    /// Why not.
+    /// Why there is nothing to retry.
     pub reason: Option<String>,
-    /// The deployment as it is now.
+    /// The deployment after the change.
     pub deployment: DeploymentResponse,
 }
 
-/// What waking a deployment answers: the replica starts in the background.
+/// Result of waking a deployment; the replica starts in the background.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct WakeResponse {}
 
-/// Whether a change of settings changed anything.
+/// Whether a change of settings had an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum UpdateStatus {
-    /// The settings hold from now on.
+    /// The new settings are in effect.
     Accepted,
-    /// The settings are the ones that held before.
+    /// The settings are unchanged.
     Unchanged,
 }
 
-/// What a change of settings did.
+/// Result of a change of settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UpdateSettingsResponse {
-    /// Whether anything is other than before.
+    /// Whether the change had an effect.
     #[cfg_attr(feature = "openapi", schema(value_type = UpdateStatus))]
     pub status: Reported<UpdateStatus>,
-    /// The same in words.
+    /// Description of the result.
     pub message: String,
 }
 
-/// A change of what happens to requests that find every replica busy.
+/// Changes of the backpressure settings.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BackpressureUpdate {
-    /// Left out or null, it stays.
+    /// The new policy; if it is left out or null, the policy does not change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<BackpressurePolicy>,
 }

@@ -1,4 +1,4 @@
-//! Environments: shown, made, changed, deleted.
+//! Environments.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -21,48 +21,48 @@ use crate::settings::{AutoscalingSettings, AutoscalingUpdate};
 pub struct EnvironmentResponse {
     /// Name of the environment.
     pub name: String,
-    /// When the environment was made.
+    /// When the environment was created.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
     /// The model that the environment belongs to.
     pub model_id: Id,
-    /// The deployment that its requests go to.
+    /// The deployment that its requests go to; null if there is none.
     pub current_deployment: Option<DeploymentResponse>,
-    /// The deployment that is moving in.
+    /// The deployment that is being promoted; null if there is none.
     pub candidate_deployment: Option<DeploymentResponse>,
-    /// The deployment that was there before, for going back.
+    /// The previous deployment, for a rollback.
     pub previous_deployment_id: Option<Id>,
-    /// The move that goes on.
+    /// The running promotion.
     pub in_progress_promotion: Option<PromotionResponse>,
-    /// The move that ended last.
+    /// The promotion that ended last.
     pub last_promotion: Option<PromotionResponse>,
-    /// What a deployment takes on that moves in.
+    /// Autoscaling settings for the deployments of this environment.
     pub autoscaling_settings: AutoscalingSettings,
-    /// How it moves to another deployment.
+    /// Settings of promotions.
     #[cfg_attr(feature = "openapi", schema(value_type = PromotionSettings))]
     pub promotion_settings: Reported<PromotionSettings, Value>,
-    /// What happens to requests that find every replica busy.
+    /// What to do with requests while every replica is busy.
     pub request_backpressure_settings: BackpressureSettings,
-    /// The web pages that may call it from a browser.
+    /// Web pages that may call the environment from a browser.
     pub cors_settings: CorsSettings,
-    /// What its deployment runs on.
+    /// Instance type; the server has only one.
     pub instance_type: InstanceType,
 }
 
-/// The web pages that may call an environment from a browser, beside those of `serve --allow-origin`.
+/// Web pages that may call an environment from a browser, in addition to those of `serve --allow-origin`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CorsSettings {
-    /// Their origins; `*` for any page.
+    /// Origins of the pages; `*` for any page.
     pub allowed_origins: Vec<Origin>,
 }
 
-/// Which web pages may call an environment; what is left out or null stays.
+/// Changes of the web pages that may call an environment; fields that are left out or null do not change.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CorsUpdate {
-    /// All of their origins: `https://app.example`, or `*` for any page.
+    /// The new list of origins: `https://app.example`, or `*` for any page.
     #[cfg_attr(feature = "openapi", schema(max_items = 32))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_origins: Option<Vec<Origin>>,
@@ -72,7 +72,7 @@ pub struct CorsUpdate {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListEnvironmentsResponse {
-    /// Ordered by name.
+    /// The environments, ordered by name.
     pub environments: Vec<EnvironmentResponse>,
 }
 
@@ -83,61 +83,61 @@ pub struct ListEnvironmentsResponse {
 pub struct CreateEnvironmentRequest {
     /// Name of the environment.
     pub name: String,
-    /// How many replicas its deployment keeps; the defaults, or what the first one brings.
+    /// Autoscaling settings; by default, those of the first deployment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling_settings: Option<AutoscalingUpdate>,
-    /// How it moves to another deployment.
+    /// Settings of promotions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promotion_settings: Option<PromotionSettingsUpdate>,
-    /// What happens to requests that find every replica busy.
+    /// What to do with requests while every replica is busy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_backpressure_settings: Option<BackpressureUpdate>,
-    /// The web pages that may call it from a browser.
+    /// Web pages that may call the environment from a browser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors_settings: Option<CorsUpdate>,
 }
 
-/// What changes of an environment; what is left out or null stays.
+/// Changes of an environment; fields that are left out or null do not change.
 #[derive(Clone, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateEnvironmentRequest {
-    /// How many replicas its deployment keeps.
+    /// Autoscaling settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling_settings: Option<AutoscalingUpdate>,
-    /// How it moves to another deployment.
+    /// Settings of promotions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promotion_settings: Option<PromotionSettingsUpdate>,
-    /// What happens to requests that find every replica busy.
+    /// What to do with requests while every replica is busy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_backpressure_settings: Option<BackpressureUpdate>,
-    /// The web pages that may call it from a browser.
+    /// Web pages that may call the environment from a browser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors_settings: Option<CorsUpdate>,
-    /// Taken for compatibility; anything but null is refused.
+    /// Accepted for compatibility; must be null.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoscaling_schedule_settings: Option<Value>,
-    /// Taken for compatibility; anything but null is refused.
+    /// Accepted for compatibility; must be null.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic_routing_settings: Option<Value>,
 }
 
-/// What changing an environment did.
+/// Result of changing an environment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UpdateEnvironmentResponse {
-    /// The environment as it is now.
+    /// The environment after the change.
     pub environment: EnvironmentResponse,
-    /// Whether anything is other than before.
+    /// Whether the change had an effect.
     #[cfg_attr(feature = "openapi", schema(value_type = UpdateStatus))]
     pub status: Reported<UpdateStatus>,
-    /// The same in words.
+    /// Description of the result.
     pub message: String,
 }
 
-/// An environment that is deleted.
+/// A deleted environment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteEnvironmentResponse {

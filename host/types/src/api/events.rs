@@ -1,4 +1,4 @@
-//! What happens, as server-sent events.
+//! The event stream of the server.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,13 +9,13 @@ use crate::engine::{ConcernedDeployment, EngineGraph};
 use crate::id::Id;
 use crate::promotion::PromotionStatus;
 
-/// What is told.
+/// Options of the event stream.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct EventsQuery {
-    /// Only of this model, by id or name.
+    /// Only events of this model, by id or name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The same as the header `Last-Event-ID`, for clients that cannot set headers.
@@ -23,127 +23,126 @@ pub struct EventsQuery {
     pub last_event_id: Option<String>,
 }
 
-/// The `data` of an event; its `type` is the event's name too. Values are those afterwards.
+/// The `data` of an event; its `type` is also the event's name. Values are those after the change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", schema(as = Event))]
 pub enum EventData {
-    /// The first: whatever happens from here on is told.
+    /// The first event: every change from here on is reported.
     Ready,
-    /// Some of what happened before this is not told, because the server no longer knows it: read anew what matters.
+    /// Some earlier changes are missing because the server no longer knows them: read the current state again.
     Reset,
-    /// A model was made, renamed or deleted.
+    /// A model was created, renamed or deleted.
     Model {
-        /// Its id.
+        /// Id of the model.
         model_id: Id,
-        /// Its name, while it is there.
+        /// Name of the model; null if it was deleted.
         name: Option<String>,
-        /// Whether it is gone.
+        /// Whether the model was deleted.
         deleted: bool,
     },
-    /// A deployment was made, changed or deleted.
+    /// A deployment was created, changed or deleted.
     Deployment {
-        /// Its model.
+        /// Id of the model.
         model_id: Id,
-        /// Its id.
+        /// Id of the deployment.
         deployment_id: Id,
-        /// Its name, while it is there.
+        /// Name of the deployment; null if it was deleted.
         name: Option<String>,
-        /// Where it stands, while it is there.
+        /// State of the deployment; null if it was deleted.
         #[cfg_attr(feature = "openapi", schema(value_type = Option<DeploymentStatus>))]
         status: Option<Reported<DeploymentStatus>>,
-        /// Why it stands there, when something went wrong.
+        /// Reason for the state, if something went wrong.
         status_reason: Option<String>,
-        /// Replicas now.
+        /// Number of replicas.
         active_replica_count: usize,
-        /// Whether it is gone.
+        /// Whether the deployment was deleted.
         deleted: bool,
     },
-    /// An environment was made, changed or deleted.
+    /// An environment was created, changed or deleted.
     Environment {
-        /// Its model.
+        /// Id of the model.
         model_id: Id,
-        /// Its name.
+        /// Name of the environment.
         environment: String,
         /// The deployment that its requests go to.
         current_deployment_id: Option<Id>,
-        /// The deployment that is moving in.
+        /// The deployment that is being promoted.
         candidate_deployment_id: Option<Id>,
-        /// Whether it is gone.
+        /// Whether the environment was deleted.
         deleted: bool,
     },
-    /// A promotion began, went on or ended.
+    /// A promotion began, advanced or ended.
     Promotion {
-        /// Its model.
+        /// Id of the model.
         model_id: Id,
-        /// The environment that moves.
+        /// Name of the environment.
         environment: String,
-        /// The deployment that moves in.
+        /// The deployment that is being promoted.
         deployment_id: Id,
-        /// Where it stands.
+        /// Status of the promotion.
         #[cfg_attr(feature = "openapi", schema(value_type = PromotionStatus))]
         status: Reported<PromotionStatus>,
-        /// Percentage of requests that the deployment gets.
+        /// Percentage of requests that the promoted deployment gets.
         percent_traffic_to_new_version: u32,
-        /// Why it failed.
+        /// Reason of a failure.
         error_message: Option<String>,
     },
-    /// A deployment has more or fewer replicas, or stands elsewhere because of what is seen of it. It is looked at a few
-    /// times a second, and not told later.
+    /// The number of replicas or the state of a deployment changed. Sampled a few times a second, and not repeated after a reconnect.
     Replica {
-        /// Its model.
+        /// Id of the model.
         model_id: Id,
-        /// The deployment.
+        /// Id of the deployment.
         deployment_id: Id,
-        /// Replicas now.
+        /// Number of replicas.
         active_replica_count: usize,
-        /// Where the deployment stands.
+        /// State of the deployment.
         #[cfg_attr(feature = "openapi", schema(value_type = Option<DeploymentStatus>))]
         status: Option<Reported<DeploymentStatus>>,
     },
-    /// A process that runs graphs started or ended. Not told later.
+    /// An engine, which is a process that runs graphs, started or ended. Not repeated after a reconnect.
     Engine {
-        /// The backend that it was started for.
+        /// Backend of the engine.
         backend: String,
-        /// Its process.
+        /// Process id of the engine.
         process: Option<u32>,
-        /// Whether it ran one graph alone, because engines ended that this graph ran in.
+        /// Whether the engine runs one suspect graph alone, because other engines ended while that graph ran in them.
         suspect: bool,
-        /// Whether it is gone.
+        /// Whether the process has ended.
         ended: bool,
-        /// Why it ended: `idle`, `signal`, `exit`, `out_of_memory`, `overdue_run`, `overdue_load`, `abandoned_load`,
+        /// Why the engine ended: `idle`, `signal`, `exit`, `out_of_memory`, `overdue_run`, `overdue_load`, `abandoned_load`,
         /// `unresponsive` or `invalid_message`.
         reason: Option<String>,
-        /// The same in words.
+        /// Description of the reason.
         message: Option<String>,
-        /// The graphs that may have ended it, 16 at most.
+        /// The graphs that may have caused the end, at most 16.
         graphs: Vec<EngineGraph>,
-        /// The deployment that has it for itself and those that have one of these graphs, 32 at most.
+        /// The deployment that the engine belongs to, and the deployments with one of these graphs; at most 32.
         deployments: Vec<ConcernedDeployment>,
     },
-    /// A graph ended its own engine repeatedly and is not run for a while, or may be run again. Not told later.
+    /// A graph is in quarantine because it ended its own engine repeatedly, or may run again. Not repeated after a reconnect.
     Quarantine {
         /// The graph.
         graph: EngineGraph,
-        /// Whether it may be run again.
+        /// Whether the quarantine has ended.
         ended: bool,
-        /// For how long it is not run.
+        /// Duration of the quarantine in seconds.
         seconds: Option<u64>,
-        /// How often it ended its own engine lately.
+        /// How often the graph ended its own engine recently.
         engine_ends: Option<usize>,
-        /// The deployments that have it, 32 at most.
+        /// The deployments with this graph, at most 32.
         deployments: Vec<ConcernedDeployment>,
     },
     /// The audit log has a new entry.
     Audit {
-        /// It.
+        /// The entry.
         entry: Box<AuditEntryResponse>,
     },
 }
 
 impl EventData {
-    /// Its `type`, which is the event's name too.
+    /// The event's `type`, which is also its name.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ready => "ready",

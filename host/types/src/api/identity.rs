@@ -1,26 +1,26 @@
-//! Who calls, whose server it is, and what it runs on.
+//! The caller, the server's organization, and its instance types.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::Id;
 
-/// Who calls. A server knows keys, and a user by each.
+/// The caller. Each key counts as one user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = User))]
 pub struct UserResponse {
-    /// The public part of the key; `anyone` where no key is asked for.
+    /// Public part of the key; `anyone` on a server without keys.
     pub user_id: String,
-    /// Always null: nobody is asked for one.
+    /// Always null: users have no e-mail addresses here.
     pub email: Option<String>,
-    /// What the key is called.
+    /// Name of the key.
     pub name: Option<String>,
-    /// The server's one organization.
+    /// The server's only organization.
     pub workspace_name: String,
 }
 
-/// Whose server it is.
+/// The organization of the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Organization))]
@@ -34,7 +34,7 @@ pub struct OrganizationResponse {
     pub created_at: Timestamp,
 }
 
-/// The organization's one team.
+/// The organization's only team.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Team))]
@@ -54,45 +54,45 @@ pub struct TeamResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListTeamsResponse {
-    /// One, or none when another name was asked for.
+    /// The only team, or none if the filter names another one.
     pub teams: Vec<TeamResponse>,
 }
 
-/// Which teams are listed.
+/// Filters of a list of teams.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct ListTeamsQuery {
-    /// Only the team of this name.
+    /// Only the team with this name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
-/// What deployments can run on.
+/// An instance type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InstanceType {
-    /// As in `instance_type_name` of a deployment.
+    /// Id of the instance type, as in `instance_type_name` of a deployment.
     pub id: String,
-    /// The same.
+    /// Name of the instance type, equal to its id.
     pub name: String,
-    /// Memory: the machine's, which its deployments share, or of an environment what a replica may have.
+    /// Memory in MiB: the machine's, which all deployments share; for an environment, the limit of a replica.
     pub memory_limit_mib: u64,
-    /// The machine's processors in thousandths, which its deployments share.
+    /// The machine's processors in thousandths, which all deployments share.
     pub millicpu_limit: u64,
-    /// Graphics processors.
+    /// Number of GPUs.
     pub gpu_count: u32,
-    /// Which, if the backends say.
+    /// Model of the GPUs, if the backends know it.
     pub gpu_type: Option<String>,
-    /// Their memory, if the backends say.
+    /// Memory of the GPUs, if the backends know it.
     pub gpu_memory_limit_mib: Option<u64>,
 }
 
-/// What this node offers.
+/// Instance types of this node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListInstanceTypesResponse {
-    /// `cpu`, and `gpu` where a backend can use one.
+    /// `cpu`, and `gpu` if a backend can use one.
     pub instance_types: Vec<InstanceType>,
 }

@@ -9,40 +9,40 @@ use super::query::QueryPairs;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogsResponse {
-    /// In the order that was asked for.
+    /// The lines in the requested order.
     pub logs: Vec<LogEntry>,
 }
 
-/// What may be asked of a log. Lists are given by repeating their name.
+/// Filters of a log. Repeat a name to give a list.
 #[derive(Debug, Clone, Default)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct LogsQuery {
-    /// From here; 30 minutes before the end without it. The window is 7 days at most.
+    /// Begin of the window in milliseconds since 1970; by default 30 minutes before its end. The window has at most 7 days.
     pub start_epoch_millis: Option<i64>,
-    /// To here; now without it.
+    /// End of the window in milliseconds since 1970; by default now.
     pub end_epoch_millis: Option<i64>,
-    /// Oldest or newest first.
+    /// Order of the lines.
     #[cfg_attr(feature = "openapi", param(inline))]
     pub direction: Option<LogDirection>,
-    /// Lines at most, 1 to 1000; 500 without it.
+    /// Maximum number of lines, 1 to 1000; 500 by default.
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<usize>,
-    /// Lines at least this serious.
+    /// Only lines of this level or above.
     #[cfg_attr(feature = "openapi", param(inline))]
     pub min_level: Option<LogLevel>,
-    /// Only of this replica.
+    /// Only lines of this replica.
     pub replica: Option<String>,
-    /// Only of this request.
+    /// Only lines of this request.
     pub request_id: Option<String>,
-    /// Taken for compatibility: a deployment has one component, so any other has no lines.
+    /// Accepted for compatibility. A deployment has one component, so no other name matches.
     pub component: Option<String>,
-    /// Only where this regular expression fits.
+    /// Only lines that match this regular expression.
     #[cfg_attr(feature = "openapi", param(max_length = 1000))]
     pub search_pattern: Option<String>,
-    /// Only with each of these texts, at most 8.
+    /// Only lines that contain all of these texts, at most 8.
     pub includes: Vec<String>,
-    /// Only with none of these texts, at most 8.
+    /// Only lines that contain none of these texts, at most 8.
     pub excludes: Vec<String>,
 }
 
@@ -51,47 +51,47 @@ pub struct LogsQuery {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogDirection {
-    /// The oldest first.
+    /// Oldest first.
     Asc,
-    /// The newest first.
+    /// Newest first.
     Desc,
 }
 
-/// How serious a line is.
+/// Level of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LogLevel {
-    /// For the author of a component.
+    /// Details for the author of a component.
     Debug,
-    /// As expected.
+    /// Normal operation.
     Info,
-    /// Not as expected, and dealt with.
+    /// A problem that was handled.
     Warning,
-    /// Not as expected.
+    /// An error.
     Error,
 }
 
-/// A line of a log, as it is stored and answered.
+/// A line of a log, as it is stored and returned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = LogLine))]
 pub struct LogEntry {
-    /// When, to the microsecond.
+    /// Time of the line, with microseconds.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub timestamp: Timestamp,
     /// `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     pub level: String,
-    /// The text.
+    /// Text of the line.
     pub message: String,
-    /// Which replica wrote it.
+    /// The replica that wrote the line.
     pub replica: String,
-    /// During which request.
+    /// The request during which it was written.
     pub request_id: Option<String>,
 }
 
 impl LogLevel {
-    /// Its name.
+    /// The level as text.
     pub fn name(self) -> &'static str {
         match self {
             Self::Debug => "DEBUG",
@@ -103,7 +103,7 @@ impl LogLevel {
 }
 
 impl LogsQuery {
-    /// What it adds to an address, by names and values.
+    /// The query parameters, as names and values.
     pub fn pairs(&self) -> Vec<(&'static str, String)> {
         QueryPairs::default()
             .value("limit", self.limit)

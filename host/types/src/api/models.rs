@@ -1,4 +1,4 @@
-//! Models: pushed, listed, renamed, deleted.
+//! Models.
 
 use std::collections::BTreeMap;
 
@@ -16,44 +16,44 @@ use crate::id::Id;
 pub struct ModelResponse {
     /// Id of the model.
     pub id: Id,
-    /// When it was first pushed.
+    /// When the model was first pushed.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
     /// Name of the model.
     pub name: String,
-    /// Deployments that it has.
+    /// Number of deployments.
     pub deployments_count: usize,
-    /// The deployment in production.
+    /// Id of the deployment in production.
     pub production_deployment_id: Option<Id>,
-    /// The development deployment.
+    /// Id of the development deployment.
     pub development_deployment_id: Option<Id>,
-    /// What it runs on.
+    /// Instance type; the server has only one.
     pub instance_type_name: String,
-    /// A server has one team, `default`.
+    /// Name of the team; a server has one, `default`.
     pub team_name: String,
 }
 
-/// What a push sends. The bundle's blobs have to be on the server already.
+/// A push. All blobs of the bundle must be on the server.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PushRequest {
-    /// The model's name; the bundle's without it.
+    /// Name of the model; the bundle's by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What is deployed.
+    /// The bundle to deploy.
     #[serde(deserialize_with = "crate::strict::deserialize")]
     pub bundle: Bundle,
-    /// The deployment's name; `deployment-N` without it.
+    /// Name of the deployment; `deployment-N` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deployment_name: Option<String>,
-    /// Whether this is for the development deployment, which is made with the first such push and reloaded by the others.
+    /// Whether to push to the development deployment. The first such push creates it, later ones reload it.
     #[serde(default)]
     pub development: bool,
-    /// The environment that it goes to. Without it, the first deployment of a model goes to production.
+    /// The environment to promote the deployment to. By default, the first deployment of a model goes to production.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
-    /// What the pusher notes.
+    /// Labels of the deployment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
 }
@@ -72,23 +72,23 @@ impl PushRequest {
     }
 }
 
-/// What a push made.
+/// Result of a push.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PushResponse {
-    /// The model as it is now.
+    /// The model after the push.
     pub model: ModelResponse,
     /// The new deployment.
     pub deployment: DeploymentResponse,
 }
 
-/// Which models are listed.
+/// Filters of a list of models.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct ListModelsQuery {
-    /// Only the model of this name.
+    /// Only the model with this name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -97,11 +97,11 @@ pub struct ListModelsQuery {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListModelsResponse {
-    /// Ordered by name.
+    /// The models, ordered by name.
     pub models: Vec<ModelResponse>,
 }
 
-/// A thing that is deleted.
+/// A deleted model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteModelResponse {
@@ -111,7 +111,7 @@ pub struct DeleteModelResponse {
     pub deleted: bool,
 }
 
-/// What may be changed of a model.
+/// Changes of a model.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]

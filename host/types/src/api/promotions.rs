@@ -1,4 +1,4 @@
-//! Promotions: how one stands, and how it is begun and controlled.
+//! Promotions.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,76 +7,76 @@ use super::reported::Reported;
 use crate::id::Id;
 use crate::promotion::PromotionStatus;
 
-/// A move to another deployment.
+/// A promotion.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Promotion))]
 pub struct PromotionResponse {
-    /// Where it stands.
+    /// Status of the promotion.
     #[cfg_attr(feature = "openapi", schema(value_type = PromotionStatus))]
     pub status: Reported<PromotionStatus>,
     /// Percentage of requests that the candidate gets.
     pub percent_traffic_to_new_version: u32,
-    /// Why it failed.
+    /// Reason of a failure.
     pub error_message: Option<String>,
-    /// The deployment that moves in.
+    /// The candidate: the deployment that is being promoted.
     pub deployment_id: Id,
-    /// The deployment that was there.
+    /// The previous deployment.
     pub previous_deployment_id: Option<Id>,
-    /// When it began.
+    /// When the promotion began.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// The stage of ten that it is in.
+    /// Current stage of a canary, 1 to 10.
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10))]
     pub stage: Option<u32>,
-    /// When this stage began, as if there had been no pause.
+    /// When this stage began, moved forward by the length of pauses.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub stage_started_at: Option<Timestamp>,
     /// When the next stage begins, or the last one ends.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub next_stage_at: Option<Timestamp>,
-    /// When it ended.
+    /// When the promotion ended.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub ended_at: Option<Timestamp>,
-    /// What this node measured in the stage that it is in; null while traffic is not divided.
+    /// This node's measurements in the current stage; null while traffic is not split.
     pub analysis: Option<StageAnalysis>,
-    /// What became of the copies that this node made; null without shadow requests.
+    /// Copies of requests that this node made; null without `shadow_percent`.
     pub shadow_requests: Option<ShadowRequests>,
     /// Always false.
     pub rolling_deploy: bool,
 }
 
-/// What both sides did in a stage.
+/// Measurements of both deployments in a stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StageAnalysis {
-    /// The deployment that is there.
+    /// The current deployment.
     pub current: SideAnalysis,
-    /// The one that moves in.
+    /// The candidate.
     pub candidate: SideAnalysis,
 }
 
-/// What a deployment did in a stage.
+/// Measurements of a deployment in a stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SideAnalysis {
-    /// Requests that were answered, well or not.
+    /// Requests that ended, with or without an error.
     pub requests: u64,
-    /// Those of them that failed.
+    /// Requests that failed.
     pub errors: u64,
-    /// Their share; null without requests.
+    /// Share of failed requests; null without requests.
     pub error_rate: Option<f64>,
-    /// 95 of 100 requests had the head of their answer sooner; null without requests.
+    /// 95th percentile of the time to the head of the response, in milliseconds; null without requests.
     pub p95_latency_ms: Option<f64>,
 }
 
-/// Copies of requests for a candidate.
+/// Copies of requests to a candidate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ShadowRequests {
-    /// Given to it.
+    /// Number of copies that were sent.
     pub sent: u64,
-    /// Not made or not given to it: it was busy, or the body was too long or not read.
+    /// Number of requests that were not copied or whose copies were not sent: the candidate was busy, or the body was too long or not read.
     pub dropped: u64,
 }
 
@@ -85,19 +85,19 @@ pub struct ShadowRequests {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PromoteRequest {
-    /// The deployment that is to move in.
+    /// Id of the deployment to promote.
     pub deployment_id: Id,
-    /// Whether the one that was there is tidied up as the environment's settings say; else it keeps its replicas.
+    /// Whether to clean up the previous deployment according to the environment's settings. If false, it keeps its replicas.
     #[serde(default = "yes")]
     pub scale_down_previous_deployment: bool,
-    /// Taken for compatibility: there is one instance type.
+    /// Accepted for compatibility: there is only one instance type.
     #[serde(default = "yes")]
     pub preserve_env_instance_type: bool,
-    /// Taken for compatibility; anything but null is refused.
+    /// Accepted for compatibility; must be null.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment_settings_update: Option<serde_json::Value>,
-    /// Taken for compatibility; anything but null is refused.
+    /// Accepted for compatibility; must be null.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promotion_settings_override: Option<serde_json::Value>,
@@ -121,17 +121,17 @@ impl PromoteRequest {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PromoteToProductionRequest {
-    /// Whether the one that was there is tidied up as the environment's settings say; else it keeps its replicas.
+    /// Whether to clean up the previous deployment according to the environment's settings. If false, it keeps its replicas.
     #[serde(default = "yes")]
     pub scale_down_previous_production: bool,
-    /// Taken for compatibility: there is one instance type.
+    /// Accepted for compatibility: there is only one instance type.
     #[serde(default = "yes")]
     pub preserve_env_instance_type: bool,
-    /// Taken for compatibility; anything but null is refused.
+    /// Accepted for compatibility; must be null.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment_settings_update: Option<serde_json::Value>,
-    /// Taken for compatibility; anything but null is refused.
+    /// Accepted for compatibility; must be null.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promotion_settings_override: Option<serde_json::Value>,
@@ -148,17 +148,17 @@ impl Default for PromoteToProductionRequest {
     }
 }
 
-/// What cancelling did.
+/// Result of canceling a promotion.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CancelPromotionResponse {
     /// CANCELED: all traffic is back.
     pub status: String,
-    /// The same in words.
+    /// Description of the result.
     pub message: String,
 }
 
-/// What was done to a promotion.
+/// Result of controlling a promotion.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ControlPromotionResponse {

@@ -1,10 +1,10 @@
-//! What a request adds to its address, by names and values.
+//! Query parameters, as names and values.
 
 use std::fmt::Display;
 
 use serde::Serialize;
 
-/// Names with their values; a list repeats its name.
+/// Names and values; a list repeats its name.
 #[derive(Debug, Default)]
 pub(super) struct QueryPairs(Vec<(&'static str, String)>);
 
@@ -33,7 +33,7 @@ impl QueryPairs {
         self
     }
 
-    /// All of them.
+    /// All names and values.
     pub fn into_vec(self) -> Vec<(&'static str, String)> {
         self.0
     }

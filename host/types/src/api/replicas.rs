@@ -9,7 +9,7 @@ use super::reported::Reported;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListReplicasResponse {
-    /// The oldest first.
+    /// The replicas, oldest first.
     pub replicas: Vec<ReplicaResponse>,
 }
 
@@ -18,42 +18,42 @@ pub struct ListReplicasResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = Replica))]
 pub struct ReplicaResponse {
-    /// Its id, as in logs.
+    /// Id of the replica, as in logs.
     pub id: String,
-    /// What it does.
+    /// State of the replica.
     #[cfg_attr(feature = "openapi", schema(value_type = ReplicaStatus))]
     pub state: Reported<ReplicaStatus>,
-    /// When it began to start.
+    /// When the replica began to start.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub started_at: Timestamp,
-    /// How many seconds ago that was.
+    /// Age of the replica in seconds.
     pub age_seconds: f64,
-    /// Requests that it was given.
+    /// Number of requests that it was given.
     pub requests_served: u64,
 }
 
-/// What a replica does.
+/// State of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = ReplicaState))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ReplicaStatus {
-    /// It is made, and runs its `init`.
+    /// The replica is created and runs its `init`.
     Starting,
     /// It waits for a request.
     Idle,
-    /// It serves one.
+    /// It serves a request.
     Busy,
-    /// It was told to stop, and serves its last one.
+    /// It serves its last request and then stops.
     Stopping,
 }
 
-/// A replica that was told to stop.
+/// A replica that is stopping or has stopped.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TerminateReplicaResponse {
     /// Always true.
     pub success: bool,
-    /// Whether it finishes a request, or its start, before it goes.
+    /// Whether it first finishes a request or its start.
     pub finishes_first: bool,
 }

@@ -12,12 +12,12 @@ use crate::id::Id;
 pub struct SecretResponse {
     /// Id of the secret.
     pub id: Id,
-    /// What manifests call it.
+    /// Name of the secret, as in manifests.
     pub name: String,
-    /// When it was first set.
+    /// When the secret was first set.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// The server's one team.
+    /// The server's only team.
     pub team_name: String,
 }
 
@@ -25,22 +25,22 @@ pub struct SecretResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListSecretsResponse {
-    /// Ordered by name.
+    /// The secrets, ordered by name.
     pub secrets: Vec<SecretResponse>,
 }
 
-/// What a secret is to be. It has no debug form, so that no value gets into a message.
+/// Name and value of a secret. The type has no `Debug`, so that no log or error can contain the value.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetSecretRequest {
-    /// What manifests call it.
+    /// Name of the secret, as in manifests.
     pub name: String,
-    /// Value of the secret, which is not shown again.
+    /// Value of the secret. The server does not show it again.
     pub value: String,
 }
 
-/// What was deleted.
+/// A deleted secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteSecretResponse {

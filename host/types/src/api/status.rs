@@ -1,10 +1,10 @@
-//! How a node is, and what it can run on.
+//! State of a node, and its backends.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What runs graphs.
+/// An inference backend.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Backend {
@@ -12,28 +12,28 @@ pub struct Backend {
     pub name: String,
     /// Version of the backend.
     pub version: Option<String>,
-    /// Where it was found; null when it is part of the server.
+    /// Path of its library; null for a backend that is part of the server.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub path: Option<PathBuf>,
-    /// `cpu` and `gpu`, as far as it has them.
+    /// Targets that it supports: `cpu`, `gpu`.
     pub targets: Vec<String>,
-    /// Whether it can be used.
+    /// Whether graphs can use it.
     pub available: bool,
-    /// Why not, and what would help.
+    /// Why it cannot be used, and how to fix that.
     pub reason: Option<String>,
 }
 
-/// What runs graphs on this node.
+/// Inference backends of this node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListBackendsResponse {
-    /// The built-in one is always among them.
+    /// The backends; the built-in one is always available.
     pub backends: Vec<Backend>,
-    /// The cards of the node.
+    /// The GPUs of the node.
     pub devices: Vec<Device>,
-    /// Why graphs cannot use a card, if they cannot, and what would help.
+    /// Why graphs cannot use a GPU, and how to fix that.
     pub devices_reason: Option<String>,
-    /// What confines the processes that run graphs, and what does not; empty when graphs run in the server's own process.
+    /// Barriers around the processes that run graphs, in force or not; empty if graphs run in the server's process.
     pub confinement: Vec<Confinement>,
 }
 
@@ -45,31 +45,31 @@ pub struct Confinement {
     pub name: String,
     /// Whether it is in force.
     pub active: bool,
-    /// The version of it that is in force, where it has versions.
+    /// Version that is in force, if it has versions.
     pub version: Option<u32>,
-    /// Why it is not in force, or what this version of it does not confine.
+    /// Why it is not in force, or what this version does not restrict.
     pub reason: Option<String>,
 }
 
-/// A card.
+/// A GPU.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Device {
-    /// What a graph's `device` says: `cuda:0` and so on.
+    /// Name, as in `device` of a graph: `cuda:0` and so on.
     pub name: String,
-    /// What it is, as its maker calls it.
+    /// Model name of the manufacturer.
     pub model: String,
-    /// Bytes of its memory.
+    /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Bytes of that which nobody uses.
+    /// Free memory in bytes.
     pub free_memory_bytes: u64,
-    /// Bytes that graphs of this node take.
+    /// Memory used by graphs of this node, in bytes.
     pub graph_memory_bytes: u64,
-    /// Version of its driver.
+    /// Version of the driver.
     pub driver_version: String,
     /// Whether graphs can use it.
     pub available: bool,
-    /// Why not.
+    /// Why graphs cannot use it.
     pub reason: Option<String>,
 }
 
@@ -77,78 +77,77 @@ pub struct Device {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LoadedGraph {
-    /// Its name in the manifest.
+    /// Name of the graph in the manifest.
     pub name: String,
-    /// What runs it.
+    /// Backend of the graph.
     pub backend: String,
-    /// What it runs on: `cpu`, or `cuda:0` and so on.
+    /// Device of the graph: `cpu`, or `cuda:0` and so on.
     pub device: String,
-    /// Bytes of its files.
+    /// Size of its files in bytes.
     pub size: u64,
-    /// Bytes of memory that it takes in its engine, with the most that runs were seen to take; null while it is not loaded
-    /// there.
+    /// Memory in its engine in bytes, including the largest amount measured during a run; null while it is not loaded in an engine.
     pub memory_bytes: Option<u64>,
 }
 
-/// The memory that all graphs take together.
+/// Memory of all graphs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GraphMemory {
-    /// Bytes that they may take, as `samovar serve --memory` says.
+    /// Limit in bytes, as set with `samovar serve --memory`.
     pub limit_bytes: u64,
-    /// Bytes that they take.
+    /// Used memory in bytes.
     pub used_bytes: u64,
 }
 
-/// A process that runs graphs.
+/// An engine: a process that runs graphs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Engine {
-    /// The backend that it was started for.
+    /// Backend of the engine.
     pub name: String,
-    /// The deployment that has it for itself; null when it is shared.
+    /// The deployment that the engine belongs to; null for a shared engine.
     pub deployment_id: Option<String>,
-    /// Whether it runs one graph alone, because engines ended that this graph ran in.
+    /// Whether it runs one suspect graph alone, because other engines ended while that graph ran in them.
     pub suspect: bool,
-    /// Id of the process.
+    /// Process id.
     pub process: Option<u32>,
-    /// How many graphs it has loaded.
+    /// Number of loaded graphs.
     pub graphs: usize,
-    /// What confines it: `rlimits`, `no_new_privs`, `landlock` with its version, `seccomp`.
+    /// Barriers in force: `rlimits`, `no_new_privs`, `landlock` with its version, `seccomp`.
     pub confined_by: Vec<String>,
 }
 
-/// How a node is.
+/// State of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StatusResponse {
     /// Release of the server.
     pub version: String,
-    /// Since its start.
+    /// Milliseconds since the server's start.
     pub uptime_ms: u64,
-    /// Models.
+    /// Number of models.
     pub models: usize,
-    /// Deployments of all models.
+    /// Number of deployments of all models.
     pub deployments: usize,
-    /// Replicas of all deployments.
+    /// Number of replicas of all deployments.
     pub active_replicas: usize,
     /// Graphs in memory.
     pub loaded_graphs: Vec<LoadedGraph>,
-    /// The memory that they take together; null when graphs run in the server's own process.
+    /// Memory of all graphs; null if graphs run in the server's process.
     pub graph_memory: Option<GraphMemory>,
-    /// The processes that run graphs; none when graphs run in the server's own, or when none is loaded.
+    /// The engines; empty if graphs run in the server's process, or if no graph is loaded.
     pub engines: Vec<Engine>,
-    /// What confines such processes on this machine, as of each engine; `GET /v1/backends` says what does not, and why.
+    /// Barriers around engines that this machine supports; `GET /v1/backends` also lists the others, with the reason.
     pub confined_by: Vec<String>,
-    /// `pooling` or `ondemand`.
+    /// How instances are allocated: `pooling` or `ondemand`.
     pub allocator: String,
-    /// What runs graphs.
+    /// Names of the available backends.
     pub backends: Vec<Backend>,
-    /// Stored documents that cannot be read and are passed over.
+    /// Stored documents that cannot be read and are skipped.
     pub unreadable_documents: Vec<UnreadableDocument>,
     /// Connections of clients.
     pub connections: Connections,
-    /// Files and sockets that the process may have open; null for no limit.
+    /// Limit of open files and sockets of the process; null without a limit.
     pub open_files_limit: Option<u64>,
 }
 
@@ -156,9 +155,9 @@ pub struct StatusResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UnreadableDocument {
-    /// Its key in the store, which says what it is of.
+    /// Key of the document in the store.
     pub key: String,
-    /// What is wrong with it.
+    /// Why it cannot be read.
     pub reason: String,
 }
 
@@ -166,8 +165,8 @@ pub struct UnreadableDocument {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Connections {
-    /// Open now, this one included.
+    /// Number of open connections, including this one.
     pub open: usize,
-    /// Open at most.
+    /// Maximum number of open connections.
     pub max: usize,
 }

@@ -1,4 +1,4 @@
-//! What deployments used.
+//! Usage of deployments.
 
 use jiff::{Timestamp, civil};
 use serde::{Deserialize, Serialize};
@@ -8,23 +8,23 @@ use super::reported::Reported;
 use crate::id::Id;
 use crate::usage::{Counters, Resolution};
 
-/// Which days a summary is about: at most 31.
+/// Days of a summary, at most 31.
 #[derive(Clone, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct UsageSummaryQuery {
-    /// A date or a time; UTC unless it says otherwise.
+    /// Begin: a date, or a time, which is in UTC unless it has an offset.
     pub start_date: String,
-    /// A date, which is included, or a time, which is not.
+    /// End: a date, which is included, or a time, which is not.
     pub end_date: String,
 }
 
-/// What was used, in the shape of a bill.
+/// Usage in the form of a bill.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UsageSummaryResponse {
-    /// What deployments used.
+    /// Usage of deployments.
     pub dedicated_usage: DedicatedUsage,
     /// Always null: a server trains nothing.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
@@ -34,10 +34,10 @@ pub struct UsageSummaryResponse {
     pub model_apis_usage: Option<()>,
 }
 
-/// A price. Samovar has none, so it is always 0, in no currency; amounts are what `minutes` and the counters tell.
+/// A price. Always 0, because Samovar has no prices; see `minutes` and the counters for usage.
 pub type Cost = f64;
 
-/// What all deployments used.
+/// Usage of all deployments.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DedicatedUsage {
@@ -47,17 +47,17 @@ pub struct DedicatedUsage {
     pub credits_used: Cost,
     /// Always 0: Samovar has no prices.
     pub total: Cost,
-    /// Minutes of replicas; in each minute of a deployment, a partial one counts whole.
+    /// Replica minutes. Partial minutes of a deployment are rounded up.
     pub minutes: u64,
-    /// The same by deployments, ordered by name.
+    /// Usage by deployment, ordered by name.
     pub breakdown: Vec<DedicatedItem>,
 }
 
-/// What one deployment used.
+/// Usage of one deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DedicatedItem {
-    /// Which.
+    /// The deployment.
     pub billable_resource: BillableResource,
     /// Always 0: Samovar has no prices.
     pub subtotal: Cost,
@@ -65,19 +65,19 @@ pub struct DedicatedItem {
     pub compute_cost: Cost,
     /// Always 0: Samovar has no prices.
     pub surcharge_cost: Cost,
-    /// Minutes of its replicas.
+    /// Replica minutes.
     pub minutes: u64,
-    /// Requests, however they ended.
+    /// Number of requests with any outcome.
     pub inference_requests: u64,
-    /// The same by days on which anything was used, in order.
+    /// Usage by day, for days with usage, in order.
     pub daily: Vec<DailyUsage>,
 }
 
-/// What one deployment used on one day.
+/// Usage of one deployment on one day.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DailyUsage {
-    /// The day, UTC.
+    /// The day in UTC.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = Date))]
     pub date: civil::Date,
     /// Always 0: Samovar has no prices.
@@ -86,13 +86,13 @@ pub struct DailyUsage {
     pub compute_cost: Cost,
     /// Always 0: Samovar has no prices.
     pub surcharge_cost: Cost,
-    /// Minutes of its replicas.
+    /// Replica minutes.
     pub minutes: u64,
-    /// Requests, however they ended.
+    /// Number of requests with any outcome.
     pub inference_requests: u64,
 }
 
-/// A deployment, perhaps one that is no more.
+/// A deployment, which may be deleted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BillableResource {
@@ -100,88 +100,88 @@ pub struct BillableResource {
     pub id: Id,
     /// Always `MODEL_DEPLOYMENT`.
     pub kind: String,
-    /// Whether it is no more.
+    /// Whether it was deleted.
     pub is_deleted: bool,
-    /// Its name, or the last that it had.
+    /// Its name, or its last name.
     pub name: String,
     /// The model that the deployment belongs to.
     pub model_id: Id,
-    /// The model's name, or the last that it had.
+    /// Name of the model, or its last name.
     pub model_name: String,
-    /// What it runs on.
+    /// Instance type; the server has only one.
     pub instance_type: String,
-    /// The environment that points at it now.
+    /// Environment that points at it now.
     pub environment_name: Option<String>,
 }
 
-/// Which usage is told.
+/// Filters of usage.
 #[derive(Clone, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 pub struct UsageParams {
-    /// A date or a time; UTC unless it says otherwise. Without it, 7 days are told.
+    /// Begin: a date, or a time, which is in UTC unless it has an offset. By default 7 days before the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
-    /// A date, which is included, or a time, which is not. Without it, now.
+    /// End: a date, which is included, or a time, which is not. By default now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
-    /// Only the model of this id or name, which may be deleted.
+    /// Only this model, by id or name; it may be deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Only the deployment of this id, which may be deleted.
+    /// Only the deployment with this id; it may be deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Id>,
-    /// How finely; by days without it.
+    /// Length of the intervals; days by default.
     #[serde(default)]
     pub resolution: Resolution,
 }
 
-/// What was used.
+/// Usage by interval and deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UsageResponse {
-    /// From when on.
+    /// Begin of the whole time.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub start: Timestamp,
-    /// Until when.
+    /// End of the whole time.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub end: Timestamp,
-    /// How finely.
+    /// Length of the intervals.
     #[cfg_attr(feature = "openapi", schema(value_type = Resolution))]
     pub resolution: Reported<Resolution>,
-    /// What anything was used by, ordered by time and deployment.
+    /// One row per interval and deployment with usage, ordered by both.
     pub usage: Vec<UsageEntry>,
 }
 
-/// What one deployment used in a minute, an hour or a day.
+/// Usage of one deployment in a minute, an hour or a day.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UsageEntry {
-    /// When the minute, hour or day began.
+    /// Begin of the minute, hour or day.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub start: Timestamp,
-    /// The model.
+    /// Id of the model.
     pub model_id: Id,
-    /// Its name, or the last that it had.
+    /// Name of the model, or its last name.
     pub model_name: String,
-    /// The deployment.
+    /// Id of the deployment.
     pub deployment_id: Id,
-    /// Its name, or the last that it had.
+    /// Name of the deployment, or its last name.
     pub deployment_name: String,
-    /// Whether the deployment is no more.
+    /// Whether the deployment was deleted.
     pub is_deleted: bool,
-    /// Requests, however they ended.
+    /// Number of requests with any outcome.
     pub requests: u64,
-    /// Minutes of replicas; in each minute, a partial one counts whole.
+    /// Replica minutes. Partial minutes are rounded up.
     pub replica_minutes: u64,
-    /// All the rest.
+    /// All other counters.
     #[serde(flatten)]
     pub counters: Counters,
 }
 
 impl UsageParams {
-    /// What it adds to an address, by names and values.
+    /// The query parameters, as names and values.
     pub fn pairs(&self) -> Vec<(&'static str, String)> {
         QueryPairs::default()
             .words("resolution", [&self.resolution])

@@ -1,4 +1,4 @@
-//! What webhooks are signed with.
+//! Webhook secrets, which sign webhooks.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,37 +12,37 @@ use crate::id::Id;
 pub struct WebhookSecretResponse {
     /// Id of the webhook secret.
     pub id: Id,
-    /// When the webhook secret was made.
+    /// When the webhook secret was created.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// Until when webhooks are signed with it; null for the current one.
+    /// When it stops signing webhooks; null for the current one.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub expires_at: Option<Timestamp>,
 }
 
-/// The webhook secrets that are valid.
+/// The valid webhook secrets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListWebhookSecretsResponse {
-    /// The current one first.
+    /// The secrets, the current one first.
     pub webhook_secrets: Vec<WebhookSecretResponse>,
 }
 
-/// A new webhook secret. It has no debug form, so that its value gets into no message.
+/// A new webhook secret. The type has no `Debug`, so that no log or error can contain the value.
 #[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = NewWebhookSecret))]
 pub struct RotateWebhookSecretResponse {
     /// Id of the webhook secret.
     pub id: Id,
-    /// When the webhook secret was made.
+    /// When the webhook secret was created.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// Value of the webhook secret, which is not shown again.
+    /// Value of the webhook secret. The server does not show it again.
     pub secret: String,
 }
 
-/// What was deleted.
+/// A deleted webhook secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteWebhookSecretResponse {
