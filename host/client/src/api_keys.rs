@@ -1,4 +1,4 @@
-//! API keys: listed, made, deleted.
+//! Calls for API keys.
 
 use reqwest::Method;
 use samovar_types::api::api_keys::{
@@ -13,15 +13,15 @@ impl Client {
     /// Lists the keys, without their secret parts.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn api_keys(&self) -> Result<Received<ListApiKeysResponse>, ClientError> {
         self.call(Method::GET, &["v1", "api_keys"]).json().await
     }
 
-    /// Makes a key, which is shown whole once.
+    /// Creates a key. The response has the complete key, which the server does not show again.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn create_api_key(
         &self,
         request: &CreateApiKeyRequest,
@@ -32,10 +32,10 @@ impl Client {
             .await
     }
 
-    /// Deletes a key, by its public part.
+    /// Deletes a key, given by its public part.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn delete_api_key(
         &self,
         prefix: &str,

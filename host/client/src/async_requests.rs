@@ -1,4 +1,4 @@
-//! Requests that are answered later.
+//! Calls for async requests.
 
 use reqwest::{Method, Response};
 use samovar_types::api::async_requests::{
@@ -12,10 +12,10 @@ use crate::inference::Target;
 use crate::received::Received;
 
 impl Client {
-    /// Hands a request in.
+    /// Submits a request.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn submit_async(
         &self,
         model: &str,
@@ -26,10 +26,10 @@ impl Client {
         self.call(Method::POST, &path).body(request).json().await
     }
 
-    /// Shows how many requests of a deployment wait and run.
+    /// Counts the waiting and running requests of a deployment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn async_queue_status(
         &self,
         model: &str,
@@ -39,10 +39,10 @@ impl Client {
         self.call(Method::GET, &path).json().await
     }
 
-    /// Shows how a request stands.
+    /// Reads the status of a request.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn async_request(
         &self,
         model: &str,
@@ -53,10 +53,10 @@ impl Client {
             .await
     }
 
-    /// Reads what the model answered.
+    /// Reads the model's response to a request, which the server keeps for an hour.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn async_result(&self, model: &str, id: &str) -> Result<Response, ClientError> {
         self.call(
             Method::GET,
@@ -67,10 +67,10 @@ impl Client {
         .await
     }
 
-    /// Takes a request back that still waits.
+    /// Cancels a request that still waits. The response says whether it was canceled.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn cancel_async(
         &self,
         model: &str,

@@ -1,4 +1,4 @@
-//! The audit log.
+//! Calls for the audit log.
 
 use reqwest::Method;
 use samovar_types::api::audit::{AuditLogResponse, AuditQuery};
@@ -11,7 +11,7 @@ impl Client {
     /// Reads a page of the audit log of the server.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn audit_log(
         &self,
         query: &AuditQuery,
@@ -25,7 +25,7 @@ impl Client {
     /// Reads a page of the audit log of a model.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn audit_log_of_model(
         &self,
         model: &str,

@@ -1,4 +1,4 @@
-//! Files of bundles, by their digest.
+//! Calls for blobs: files of bundles, by their digest.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use tokio_util::io::ReaderStream;
 use crate::Client;
 use crate::error::ClientError;
 
-/// Bytes of a file that are read and sent at a time.
+/// Size of a chunk that is read and sent at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
 impl Client {
-    /// Whether the server has a file.
+    /// Whether the server has a blob.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn has_blob(&self, digest: Digest) -> Result<bool, ClientError> {
         let text = digest.to_string();
         match self
@@ -42,10 +42,10 @@ impl Client {
         call.patiently().send().await
     }
 
-    /// Sends a file; the server compares it with its digest. `sent` is called with the bytes of each part on its way.
+    /// Uploads a file. The server compares it with its digest. `sent` is called with the number of bytes of each chunk that is sent.
     ///
     /// # Errors
-    /// The file has another size than announced or cannot be read, the server cannot be reached, or refuses.
+    /// The file cannot be read or has another size than `size`, the server cannot be reached, or it refuses the upload.
     pub async fn upload_file(
         &self,
         digest: Digest,
@@ -62,7 +62,7 @@ impl Client {
         let found = file.metadata().await.map_err(unreadable)?.len();
         if found != size {
             return Err(failed(format!(
-                "the file changed while it was pushed: found {found} bytes, wanted {size}; push again"
+                "the file changed during the upload: found {found} bytes, wanted {size}; push again"
             )));
         }
         // A file that grows now must not outgrow its announced length.
@@ -71,10 +71,10 @@ impl Client {
         self.upload(digest, size, Body::wrap_stream(counted)).await
     }
 
-    /// Sends bytes that are in memory.
+    /// Uploads bytes from memory.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn upload(
         &self,
         digest: Digest,

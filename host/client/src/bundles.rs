@@ -1,4 +1,4 @@
-//! What a deployment runs.
+//! Calls for the manifest and the bundle of a deployment.
 
 use reqwest::{Method, Response};
 use samovar_types::api::bundles::{ConfigResponse, DownloadResponse};
@@ -8,10 +8,10 @@ use crate::error::ClientError;
 use crate::received::Received;
 
 impl Client {
-    /// Shows the manifest of a deployment.
+    /// Reads the manifest of a deployment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn config(
         &self,
         model: &str,
@@ -22,10 +22,10 @@ impl Client {
             .await
     }
 
-    /// Says where the bundle of a deployment can be read.
+    /// Reads the URL of a deployment's bundle.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn download(
         &self,
         model: &str,
@@ -36,10 +36,10 @@ impl Client {
             .await
     }
 
-    /// Reads the bundle of a deployment as a tar archive.
+    /// Downloads the bundle of a deployment as a tar archive.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn bundle(&self, model: &str, deployment: &str) -> Result<Response, ClientError> {
         self.deployment_call(Method::GET, model, deployment, &["bundle"])
             .patiently()

@@ -1,4 +1,4 @@
-//! The file that tells the command line which server to call and with which key.
+//! The configuration file, which holds the address of a server and a key for it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-/// A server and a key for it. It has no `Debug`, so that no key gets into a message.
+/// The address of a server and a key for it. The type has no `Debug`, so that no log or error can contain the key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
-    /// Where the server is.
+    /// Address of the server.
     pub url: String,
-    /// The key that it knows; none for a server without authentication.
+    /// Key for the server; none for a server without keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<String>,
 }
 
-/// Where the file is, or would be.
+/// Path of the file, whether or not it exists.
 pub fn path() -> anyhow::Result<PathBuf> {
     place(|name| std::env::var_os(name)).context(
-        "no place for the configuration file: set SAMOVAR_CONFIG to a file's path, or HOME to a folder",
+        "no path for the configuration file: set SAMOVAR_CONFIG to a file's path, or HOME to a folder",
     )
 }
 
@@ -42,7 +42,7 @@ fn place(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(folder.join("samovar/config.toml"))
 }
 
-/// What the file says; nothing when there is none.
+/// Reads the file, if it exists.
 pub fn load() -> anyhow::Result<Option<ClientConfig>> {
     // Without any place for the file there is no file.
     path().map_or(Ok(None), |file| load_from(&file))
@@ -57,27 +57,27 @@ fn load_from(file: &Path) -> anyhow::Result<Option<ClientConfig>> {
     // The parser's own message would quote the line, and with it perhaps the key.
     toml::from_str(&text).map(Some).map_err(|error| {
         anyhow::anyhow!(
-            "{}: {}: wanted the lines `url = \"…\"` and `api_key = \"…\"`; write it anew with `samovar login`",
+            "{}: {}: wanted the lines `url = \"…\"` and `api_key = \"…\"`; write a new file with `samovar login`",
             file.display(),
             error.message()
         )
     })
 }
 
-/// Writes the file, for its owner's eyes alone, and says where it is.
+/// Writes the file, readable only by its owner, and returns its path.
 pub fn save(url: &str, key: &str) -> anyhow::Result<PathBuf> {
     let file = path()?;
     save_to(&file, url, key).with_context(|| format!("writing {}", file.display()))?;
     Ok(file)
 }
 
-/// Writes the file as [`save`] does, and keeps what was there under another name if it holds another key. Says where
-/// the file is, and where the earlier one.
+/// Writes the file like [`save`]. If the file has another key, it is kept under another name. Returns the path of the file, and of the
+/// earlier one.
 pub fn save_beside(url: &str, key: &str) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
     let file = path()?;
     let kept = keep_other(&file, key).with_context(|| {
         format!(
-            "{} holds another key, and cannot be kept: move it away, or set SAMOVAR_CONFIG",
+            "cannot keep a copy of {}, which has another key: move it away, or set SAMOVAR_CONFIG to another file",
             file.display()
         )
     })?;
@@ -85,7 +85,7 @@ pub fn save_beside(url: &str, key: &str) -> anyhow::Result<(PathBuf, Option<Path
     Ok((file, kept))
 }
 
-/// Files that earlier configurations are kept in at most.
+/// Maximum number of earlier files that are kept.
 const MAX_KEPT: u32 = 1000;
 
 fn keep_other(file: &Path, key: &str) -> io::Result<Option<PathBuf>> {
@@ -116,7 +116,7 @@ fn keep_other(file: &Path, key: &str) -> io::Result<Option<PathBuf>> {
         }
     }
     Err(io::Error::other(format!(
-        "{MAX_KEPT} earlier ones are there already"
+        "there are already {MAX_KEPT} earlier files"
     )))
 }
 
@@ -129,7 +129,7 @@ fn save_to(file: &Path, url: &str, key: &str) -> anyhow::Result<()> {
     let folder = match file.parent() {
         Some(folder) if folder != Path::new("") => folder,
         Some(_) => Path::new("."),
-        None => bail!("found a root folder, wanted a file's path"),
+        None => bail!("found a root folder, wanted the path of a file"),
     };
     fs::create_dir_all(folder)?;
     let mut builder = tempfile::Builder::new();

@@ -1,4 +1,4 @@
-//! Deployments: listed, shown, switched, scaled, reloaded, deleted; and their replicas.
+//! Calls for deployments and their replicas.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ impl Client {
     /// Lists the deployments of a model.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn deployments(
         &self,
         model: &str,
@@ -30,10 +30,10 @@ impl Client {
             .await
     }
 
-    /// Shows a deployment, by id or as `production` or `development`.
+    /// Reads a deployment, by id or as `production` or `development`.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn deployment(
         &self,
         model: &str,
@@ -47,7 +47,7 @@ impl Client {
     /// Renames a deployment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn rename_deployment(
         &self,
         model: &str,
@@ -63,10 +63,10 @@ impl Client {
             .await
     }
 
-    /// Switches a deployment on, and waits until it is built.
+    /// Activates a deployment, and waits until it is built.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn activate(
         &self,
         model: &str,
@@ -79,10 +79,10 @@ impl Client {
             .await
     }
 
-    /// Switches a deployment off.
+    /// Deactivates a deployment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn deactivate(
         &self,
         model: &str,
@@ -93,10 +93,10 @@ impl Client {
             .await
     }
 
-    /// Builds a deployment again that failed, or lets requests to one again that is unhealthy.
+    /// Builds a failed deployment again, or starts a replica of an unhealthy one at once.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn retry(
         &self,
         model: &str,
@@ -109,10 +109,10 @@ impl Client {
             .await
     }
 
-    /// Changes how many replicas a deployment keeps.
+    /// Changes the autoscaling settings of a deployment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn update_autoscaling(
         &self,
         model: &str,
@@ -125,10 +125,10 @@ impl Client {
             .await
     }
 
-    /// Changes what happens to requests of a deployment that find every replica busy.
+    /// Changes whether requests of a deployment wait or are refused while every replica is busy.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn update_backpressure(
         &self,
         model: &str,
@@ -146,10 +146,10 @@ impl Client {
         .await
     }
 
-    /// Swaps the bundle of the development deployment, and waits until the new one serves.
+    /// Replaces the bundle of the development deployment, and waits until the new one serves.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn reload(
         &self,
         model: &str,
@@ -170,7 +170,7 @@ impl Client {
     /// Deletes a deployment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn delete_deployment(
         &self,
         model: &str,
@@ -181,10 +181,10 @@ impl Client {
             .await
     }
 
-    /// Lists the replicas of a deployment on the node that answers.
+    /// Lists the replicas of a deployment on the node that handles the call.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn replicas(
         &self,
         model: &str,
@@ -195,10 +195,10 @@ impl Client {
             .await
     }
 
-    /// Stops a replica: at once when it is idle, else after its request.
+    /// Stops a replica: at once if it is idle, otherwise after its request.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn terminate_replica(
         &self,
         model: &str,

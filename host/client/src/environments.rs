@@ -1,4 +1,4 @@
-//! Environments: listed, shown, made, changed, deleted.
+//! Calls for environments.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl Client {
     /// Lists the environments of a model.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn environments(
         &self,
         model: &str,
@@ -27,10 +27,10 @@ impl Client {
             .await
     }
 
-    /// Shows an environment.
+    /// Reads an environment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn environment(
         &self,
         model: &str,
@@ -41,10 +41,10 @@ impl Client {
             .await
     }
 
-    /// Makes an environment that points at nothing yet.
+    /// Creates an environment without a deployment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn create_environment(
         &self,
         model: &str,
@@ -59,7 +59,7 @@ impl Client {
     /// Changes the settings of an environment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn update_environment(
         &self,
         model: &str,
@@ -72,10 +72,10 @@ impl Client {
             .await
     }
 
-    /// Deletes an environment; its deployments stay.
+    /// Deletes an environment, but not its deployments.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn delete_environment(
         &self,
         model: &str,
@@ -86,10 +86,10 @@ impl Client {
             .await
     }
 
-    /// Switches on the deployment that an environment points at, and waits until it is built.
+    /// Activates the deployment that an environment points at, and waits until it is built.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn activate_environment(
         &self,
         model: &str,
@@ -102,10 +102,10 @@ impl Client {
             .await
     }
 
-    /// Switches off the deployment that an environment points at.
+    /// Deactivates the deployment that an environment points at.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn deactivate_environment(
         &self,
         model: &str,

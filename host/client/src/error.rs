@@ -1,4 +1,4 @@
-//! Why a call failed, in words for people and codes for programs.
+//! Errors of calls, with messages for people and codes for programs.
 
 use std::path::PathBuf;
 
@@ -10,41 +10,41 @@ use serde_json::{Map, Value};
 
 use crate::text::printable;
 
-/// Why a call got no good answer.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nothing listens there.
+    /// The connection was refused or could not be made.
     #[error("no Samovar server at {url}: start one with `samovar serve` or set SAMOVAR_URL")]
     NoServer {
-        /// Where it should be.
+        /// Address of the server.
         url: String,
-        /// What the system said.
+        /// Error of the operating system.
         source: Reason,
     },
-    /// The connection broke, or the time ran out.
+    /// The connection broke, or the call timed out.
     #[error("the call to {url} failed")]
     Broken {
-        /// The server.
+        /// Address of the server.
         url: String,
-        /// What the system said.
+        /// Cause of the failure.
         source: Reason,
     },
-    /// The response is not what a server of this release sends.
-    #[error("{url} did not answer with JSON: is that a Samovar server?")]
+    /// The response is not JSON, so it probably comes from another program.
+    #[error("the response of {url} is not JSON: is it a Samovar server?")]
     NoJson {
-        /// What was called.
+        /// URL of the call.
         url: String,
-        /// What is wrong with it.
+        /// Error of the parser.
         source: serde_json::Error,
     },
-    /// The response is JSON of another form: another release, or no Samovar server.
+    /// The response is JSON that does not fit the expected type: it comes from another release or another program.
     #[error(
-        "{url} answered with JSON of another form: is that a Samovar server of another release?"
+        "the response of {url} is JSON of another form: is it a Samovar server of another release?"
     )]
     OtherForm {
-        /// What was called.
+        /// URL of the call.
         url: String,
-        /// What is wrong with it.
+        /// Error of the parser.
         source: serde_json::Error,
     },
     /// The response is no text.
@@ -53,41 +53,41 @@ pub enum ClientError {
         /// What was called.
         url: String,
     },
-    /// The response is longer than any that is read.
+    /// The response exceeds the client's limit.
     #[error("{url} answered with more than {limit} bytes")]
     TooLong {
-        /// What was called.
+        /// URL of the call.
         url: String,
-        /// The most that is read.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// What was to be called is no address.
-    #[error("the address {text}: {problem}")]
+    /// The address of the call is not valid.
+    #[error("invalid address {text}: {problem}")]
     Address {
         /// The address.
         text: String,
-        /// What is wrong with it.
+        /// Why it is not valid.
         problem: String,
     },
-    /// A file that was to be sent cannot be.
+    /// A file cannot be uploaded.
     #[error("{}: {problem}", file.display())]
     File {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// Why it cannot be uploaded.
         problem: String,
     },
-    /// The server said no.
+    /// The server responded with an error.
     #[error("{}", refusal(*status, answer))]
     Refused {
-        /// Its status.
+        /// Status of the response.
         status: StatusCode,
-        /// What it said.
+        /// Body of the response.
         answer: Box<ErrorAnswer>,
     },
 }
 
-/// The innermost cause of a broken call: the layers above it only say that there is one.
+/// The innermost cause of a failed call. The errors around it add no information.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Reason(String);
@@ -102,22 +102,22 @@ impl Reason {
     }
 }
 
-/// What a server says with an error. Fields may lack when it is no Samovar server.
+/// Body of an error response. Fields may be empty if another program sent it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ErrorAnswer {
-    /// For people.
+    /// Message for people.
     pub error: String,
-    /// For programs.
+    /// Code for programs; [`ClientError::code`] parses it.
     pub error_code: Option<String>,
-    /// Facts that depend on the code.
+    /// Details, which depend on the code.
     pub detail: Value,
-    /// Names the request in the server's logs.
+    /// Id of the request, which is also in the server's logs.
     pub request_id: Option<String>,
 }
 
 impl ClientError {
-    /// What the user may try.
+    /// What the user can do about the error.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED => {
@@ -127,7 +127,7 @@ impl ClientError {
         }
     }
 
-    /// The code of a refusal; nothing when it is none, or of another release.
+    /// The error code of the server's response, if there is one and this release knows it.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Refused { answer, .. } => answer.error_code.as_deref()?.parse().ok(),
@@ -135,7 +135,7 @@ impl ClientError {
         }
     }
 
-    /// The status of a refusal.
+    /// The status of the server's error response, if there is one.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),
@@ -143,12 +143,12 @@ impl ClientError {
         }
     }
 
-    /// Whether the server says that there is no such thing.
+    /// Whether the server responded with 404.
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(StatusCode::NOT_FOUND)
     }
 
-    /// The files of a push that the server says it lacks.
+    /// The blobs that the server lacks, if that is why it refused a push.
     pub fn missing_blobs(&self) -> Vec<Digest> {
         let Self::Refused { answer, .. } = self else {
             return Vec::new();
@@ -181,7 +181,7 @@ fn refusal(status: StatusCode, answer: &ErrorAnswer) -> String {
     }
 }
 
-/// Reads an error answer; one of another server or of a model is taken as text.
+/// Parses the body of an error response. A body that is not an error of the platform becomes the message.
 pub(crate) fn parse_error(body: &[u8], request_id: Option<&str>) -> ErrorAnswer {
     let object = serde_json::from_slice::<Map<String, Value>>(body).unwrap_or_default();
     let mut answer: ErrorAnswer = serde_json::from_value(object.into()).unwrap_or_default();

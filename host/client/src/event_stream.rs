@@ -1,14 +1,14 @@
-//! The reader of a stream of server-sent events.
+//! A parser of server-sent events.
 
-/// Longest event that is read.
+/// Longest event, in bytes.
 const MAX_EVENT_BYTES: usize = 4 << 20;
 
-/// An event is longer than any that is read.
+/// An event exceeds the client's limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the server sent an event of more than {MAX_EVENT_BYTES} bytes")]
 pub struct TooLongEvent;
 
-/// Puts server-sent events together from the pieces of a body.
+/// Parses server-sent events from the chunks of a body.
 #[derive(Default)]
 pub struct EventReader {
     bytes: Vec<u8>,
@@ -17,17 +17,17 @@ pub struct EventReader {
 /// A server-sent event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ServerSentEvent {
-    /// The position of the event in the stream.
+    /// Id of the event: its position in the stream.
     pub id: Option<String>,
-    /// Its data; empty where the server only tells how far the stream is.
+    /// Data of the event; empty if the server only sends a position.
     pub data: String,
 }
 
 impl EventReader {
-    /// Takes the next piece of the body.
+    /// Adds the next chunk of the body.
     ///
     /// # Errors
-    /// An event is longer than any that is read.
+    /// An event exceeds the client's limit.
     pub fn add(&mut self, bytes: &[u8]) -> Result<(), TooLongEvent> {
         self.bytes.extend_from_slice(bytes);
         match self.bytes.len() > MAX_EVENT_BYTES {
@@ -36,7 +36,7 @@ impl EventReader {
         }
     }
 
-    /// The next event that has arrived whole.
+    /// The next complete event.
     pub fn next_event(&mut self) -> Option<ServerSentEvent> {
         loop {
             let end = self.bytes.windows(2).position(|two| two == b"\n\n")?;

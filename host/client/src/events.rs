@@ -1,4 +1,4 @@
-//! What happens, as a stream.
+//! Calls for the event stream.
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -12,7 +12,7 @@ use crate::error::ClientError;
 use crate::event_stream::{EventReader, TooLongEvent};
 use crate::received::Received;
 
-/// What the server sends of what happens.
+/// The event stream of a server.
 pub struct EventStream {
     body: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     reader: EventReader,
@@ -21,9 +21,9 @@ pub struct EventStream {
 /// An item of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamItem {
-    /// The position of the event. A stream that is opened with it starts with the next event.
+    /// Id of the event. Pass it to [`Client::events`] to continue with the next event.
     pub id: Option<String>,
-    /// What happened; nothing where the server only tells how far the stream is.
+    /// The event; none if the server only sends a position.
     pub event: Option<Received<Event>>,
 }
 
@@ -31,10 +31,10 @@ pub struct StreamItem {
 pub type Event = Reported<EventData, Value>;
 
 impl EventStream {
-    /// The next item; nothing when the stream ended or the connection broke.
+    /// Waits for the next item. Returns `None` when the stream ended or the connection broke.
     ///
     /// # Errors
-    /// An event is longer than any that is read.
+    /// An event exceeds the client's limit.
     pub async fn next(&mut self) -> Result<Option<StreamItem>, TooLongEvent> {
         loop {
             if let Some(sent) = self.reader.next_event() {
@@ -52,10 +52,10 @@ impl EventStream {
 }
 
 impl Client {
-    /// Follows what happens, of one model or of all, from now on or after the item of an id.
+    /// Follows the events of one model or of all, from now on or after the item with an id.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn events(
         &self,
         model: Option<&str>,

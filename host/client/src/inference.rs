@@ -9,7 +9,7 @@ use crate::Client;
 use crate::error::ClientError;
 use crate::received::Received;
 
-/// Which deployment of a model is called.
+/// Which deployment of a model to call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
     /// The deployment that production points at.
@@ -18,12 +18,12 @@ pub enum Target<'a> {
     Environment(&'a str),
     /// The development deployment.
     Development,
-    /// The deployment of this id.
+    /// The deployment with this id.
     Deployment(&'a str),
 }
 
 impl<'a> Target<'a> {
-    /// The target of a deployment as management calls name it: by id, or as `production` or `development`.
+    /// The target of a deployment, given by id or as `production` or `development`.
     pub fn of_deployment(deployment: &'a str) -> Self {
         match deployment {
             "production" => Self::Production,
@@ -59,15 +59,16 @@ impl fmt::Display for Target<'_> {
 }
 
 impl Client {
-    /// Where a model is called, without a path of its own.
+    /// The base URL of a deployment; append a path to call it.
     pub fn inference_url(&self, model: &str, target: Target<'_>) -> String {
         format!("{}/models/{model}/{target}", self.url())
     }
 
-    /// A request to a model. Its path begins with a slash and may end with a query; its wait for a response has no end.
+    /// Builds a request to a model. `path` begins with a slash and may have a query. The request has no timeout; send it with
+    /// [`Client::send`].
     ///
     /// # Errors
-    /// The path makes no address.
+    /// The path does not give a valid URL.
     pub fn inference(
         &self,
         method: Method,
@@ -85,10 +86,10 @@ impl Client {
         }
     }
 
-    /// Starts a replica of a deployment before a request comes.
+    /// Starts a replica of a deployment ahead of a request.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn wake(
         &self,
         model: &str,

@@ -1,4 +1,22 @@
-//! The client of Samovar's API: calls with errors that people can act on, the event stream, and the configuration file.
+//! A client for Samovar's API, with a typed call for every route, the event stream, and the configuration file.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use samovar_client::{Client, Method, Target};
+//!
+//! // SAMOVAR_URL and SAMOVAR_API_KEY, or else the file that `samovar login` writes.
+//! let client = Client::from_environment()?;
+//! for model in client.models().await?.models {
+//!     println!("{} {}", model.id, model.name);
+//! }
+//! let request = client.inference(Method::POST, "iris", Target::Production, "/predict")?;
+//! let response = client.send(request.body("[6.4, 3.2, 4.5, 1.5]")).await?;
+//! println!("{}", response.text().await?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Calls fail with [`ClientError`]. Its message is for people, [`ClientError::code`] for programs.
 
 #![forbid(unsafe_code)]
 // A test that meets an error it did not ask for has failed; unwrapping says where.
@@ -46,15 +64,15 @@ pub use crate::events::{Event, EventStream, StreamItem};
 pub use crate::inference::Target;
 pub use crate::received::Received;
 
-/// The server when nothing says otherwise: what `samovar serve` listens on.
+/// The default server: the address that `samovar serve` listens on.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
-/// Longest wait for an ordinary response.
+/// Timeout of ordinary calls.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 const MAX_ERROR_BYTES: usize = 64 << 10;
 
-/// A server and the key for it.
+/// A client of one server, with a key for it. Clones share connections.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -63,10 +81,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// The client for the server that the environment or the configuration file names.
+    /// A client for the server in the environment variables `SAMOVAR_URL` and `SAMOVAR_API_KEY`, otherwise in the configuration file,
+    /// otherwise at [`DEFAULT_URL`]. A key from the file is used only for the server that it was saved for.
     ///
     /// # Errors
-    /// A variable or the file says something that is no server.
+    /// A variable or the file is invalid.
     pub fn from_environment() -> anyhow::Result<Self> {
         let variable = |name: &str| match std::env::var(name) {
             Ok(value) if !value.is_empty() => Ok(Some(value)),
@@ -74,7 +93,7 @@ impl Client {
             Err(error) => Err(error).context(format!("the environment variable {name}")),
         };
         let (url, key) = (variable("SAMOVAR_URL")?, variable("SAMOVAR_API_KEY")?);
-        // What the environment says whole needs no file, not even one that can be read.
+        // If both variables are set, the file is not read, so it may be invalid.
         let config = match (&url, &key) {
             (Some(_), Some(_)) => None,
             _ => config::load()?,
@@ -83,21 +102,21 @@ impl Client {
         Self::new(&url, key)
     }
 
-    /// A client for a server.
+    /// A client for the server at `url`, such as `http://127.0.0.1:8080`.
     ///
     /// # Errors
-    /// The address is not one of http or https.
+    /// The address is not a valid URL of http or https.
     pub fn new(url: &str, api_key: Option<String>) -> anyhow::Result<Self> {
         let base = parse_base(url)?;
         let mut builder = reqwest::Client::builder();
         if is_loopback(&base) {
-            // A proxy that the environment names has a loopback of its own.
+            // A proxy cannot reach this machine's loopback addresses.
             builder = builder.no_proxy();
         }
         let http = builder
             .user_agent(concat!("samovar/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            // A redirected upload could not be sent again, and a key is for one server.
+            // A streamed upload cannot be sent again, and a key must not go to another server.
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .context("setting up the HTTP client")?;
@@ -108,17 +127,17 @@ impl Client {
         })
     }
 
-    /// The server's address, without a slash at its end.
+    /// Address of the server, without a slash at its end.
     pub fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// Whether a key goes with each call.
+    /// Whether calls carry a key.
     pub fn has_key(&self) -> bool {
         self.api_key.is_some()
     }
 
-    /// A call of a route, given by the segments of its path.
+    /// A call of the route with these path segments.
     pub(crate) fn call(&self, method: Method, path: &[&str]) -> Call<'_> {
         let mut url = self.base.clone();
         // The scheme of a base is http or https, which have paths.
@@ -134,12 +153,12 @@ impl Client {
         }
     }
 
-    /// A call about a model; `path` is what follows the model in the address.
+    /// A call about a model; `path` follows the model in the route.
     pub(crate) fn model_call(&self, method: Method, model: &str, path: &[&str]) -> Call<'_> {
         self.call(method, &[&["v1", "models", model], path].concat())
     }
 
-    /// A call about a deployment; `path` is what follows the deployment in the address.
+    /// A call about a deployment; `path` follows the deployment in the route.
     pub(crate) fn deployment_call(
         &self,
         method: Method,
@@ -151,7 +170,7 @@ impl Client {
         self.model_call(method, model, &path)
     }
 
-    /// A call about an environment; `path` is what follows the environment in the address.
+    /// A call about an environment; `path` follows the environment in the route.
     pub(crate) fn environment_call(
         &self,
         method: Method,
@@ -163,7 +182,7 @@ impl Client {
         self.model_call(method, model, &path)
     }
 
-    /// A request for an address, with the key.
+    /// A request to a URL with the key.
     pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.http.request(method, url);
         match &self.api_key {
@@ -172,10 +191,10 @@ impl Client {
         }
     }
 
-    /// Sends a request; a response that is an error becomes one here.
+    /// Sends a request. A response with an error status becomes [`ClientError::Refused`].
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.broken(error))?;
         match response.status().is_success() {
@@ -189,7 +208,7 @@ impl Client {
         let status = response.status();
         let request_id = response.headers().get("x-samovar-request-id");
         let request_id = request_id.and_then(|id| Some(id.to_str().ok()?.to_owned()));
-        // What came of a body that then broke still says more than nothing.
+        // The beginning of a broken body is better than no message.
         let mut body = Vec::new();
         let mut chunks = response.bytes_stream();
         while let Some(Ok(chunk)) = chunks.next().await {
@@ -231,7 +250,7 @@ impl Client {
         Ok((url, body))
     }
 
-    /// The error for a call that broke.
+    /// Converts an error of a failed call.
     pub fn broken(&self, source: reqwest::Error) -> ClientError {
         let url = self.url().to_owned();
         let reason = Reason::of(&source);
@@ -249,7 +268,7 @@ impl Client {
     }
 }
 
-/// A call of a route before it is sent.
+/// A call that was not sent yet.
 pub(crate) struct Call<'c> {
     client: &'c Client,
     method: Method,
@@ -259,7 +278,7 @@ pub(crate) struct Call<'c> {
 }
 
 impl Call<'_> {
-    /// Adds values after the `?`.
+    /// Adds query parameters.
     pub fn query<'q>(mut self, pairs: impl IntoIterator<Item = (&'q str, String)>) -> Self {
         let mut pairs = pairs.into_iter().peekable();
         if pairs.peek().is_some() {
@@ -269,26 +288,26 @@ impl Call<'_> {
         self
     }
 
-    /// Sends a JSON body.
+    /// Sets a JSON body.
     pub fn body(mut self, body: &impl Serialize) -> Self {
-        // Types of the API have text keys and plain values, which leave the writer nothing to fail on.
+        // Types of the API have text keys and plain values, so writing them cannot fail.
         self.body = serde_json::to_vec(body).ok();
         self
     }
 
-    /// Waits longer for the response than for an ordinary one.
+    /// Sets another timeout.
     pub fn within(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Waits for the response as long as it takes.
+    /// Removes the timeout.
     pub fn patiently(mut self) -> Self {
         self.timeout = None;
         self
     }
 
-    /// The request, for what has no JSON body.
+    /// Converts into a request, for bodies that are not JSON.
     pub fn into_request(self) -> RequestBuilder {
         let mut request = self.client.request(self.method, self.url);
         if let Some(timeout) = self.timeout {
@@ -300,13 +319,13 @@ impl Call<'_> {
         }
     }
 
-    /// Sends it.
+    /// Sends the call.
     pub async fn send(self) -> Result<Response, ClientError> {
         let client = self.client;
         client.send(self.into_request()).await
     }
 
-    /// Sends it and reads the JSON document of the response.
+    /// Sends the call and parses the JSON body of the response.
     pub async fn json<T: DeserializeOwned>(self) -> Result<Received<T>, ClientError> {
         let client = self.client;
         client.document_of(self.send().await?).await
@@ -324,14 +343,14 @@ fn parse_base(text: &str) -> anyhow::Result<Url> {
     let url = Url::parse(text).with_context(|| format!("the server's address {text:?}"))?;
     let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !plain {
-        bail!("the server's address: found {text:?}, wanted one like {DEFAULT_URL}");
+        bail!("the server's address: found {text:?}, wanted an address like {DEFAULT_URL}");
     }
     Ok(url)
 }
 
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
-    // An address of version 6 stands in brackets.
+    // IPv6 addresses are in brackets.
     let address = host.trim_start_matches('[').trim_end_matches(']');
     match address.parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),
@@ -339,7 +358,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Which server is called, and with which key. A saved key goes to the server that it was saved for and to no other.
+/// Chooses the server and the key. A saved key is sent only to the server that it was saved for.
 fn choose(
     url: Option<String>,
     api_key: Option<String>,

@@ -1,4 +1,4 @@
-//! Logs of deployments and environments.
+//! Calls for logs of deployments and environments.
 
 use reqwest::Method;
 use samovar_types::api::logs::{LogsQuery, LogsResponse};
@@ -11,7 +11,7 @@ impl Client {
     /// Reads the log of a deployment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn deployment_logs(
         &self,
         model: &str,
@@ -27,7 +27,7 @@ impl Client {
     /// Reads the logs of an environment.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn environment_logs(
         &self,
         model: &str,

@@ -1,4 +1,4 @@
-//! Models: listed, pushed, renamed, deleted.
+//! Calls for models.
 
 use std::time::Duration;
 
@@ -16,23 +16,24 @@ impl Client {
     /// Lists the models.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn models(&self) -> Result<Received<ListModelsResponse>, ClientError> {
         self.call(Method::GET, &["v1", "models"]).json().await
     }
 
-    /// Shows a model, by id or name.
+    /// Reads a model, by id or name.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn model(&self, model: &str) -> Result<Received<ModelResponse>, ClientError> {
         self.model_call(Method::GET, model, &[]).json().await
     }
 
-    /// Pushes a bundle whose blobs are on the server, and waits until it is built.
+    /// Pushes a bundle, and waits until the deployment is built. All blobs must be on the server: upload those that
+    /// [`ClientError::missing_blobs`] lists, and push again.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn push(
         &self,
         request: &PushRequest,
@@ -65,7 +66,7 @@ impl Client {
     /// Renames a model.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn rename_model(
         &self,
         model: &str,
@@ -83,7 +84,7 @@ impl Client {
     /// Deletes a model with all its deployments and environments.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn delete_model(
         &self,
         model: &str,

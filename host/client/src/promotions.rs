@@ -1,4 +1,4 @@
-//! Promotions: begun and controlled.
+//! Calls for promotions.
 
 use reqwest::Method;
 use samovar_types::api::deployments::DeploymentResponse;
@@ -11,10 +11,10 @@ use crate::error::ClientError;
 use crate::received::Received;
 
 impl Client {
-    /// Begins to move an environment to a deployment; answers with the deployment that moves in, which may be a fresh one.
+    /// Promotes a deployment to an environment. Returns the deployment that moves in, which may be a new one of the same bundle.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn promote(
         &self,
         model: &str,
@@ -27,10 +27,10 @@ impl Client {
             .await
     }
 
-    /// Begins to move production to a deployment.
+    /// Promotes a deployment to production.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn promote_to_production(
         &self,
         model: &str,
@@ -43,10 +43,10 @@ impl Client {
             .await
     }
 
-    /// Calls a promotion off: all traffic goes back at once.
+    /// Cancels a promotion: all traffic goes back at once.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn cancel_promotion(
         &self,
         model: &str,
@@ -57,10 +57,10 @@ impl Client {
             .await
     }
 
-    /// Halts a canary in its stage.
+    /// Pauses a canary in its stage.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn pause_promotion(
         &self,
         model: &str,
@@ -70,10 +70,10 @@ impl Client {
             .await
     }
 
-    /// Resumes a canary that was halted.
+    /// Resumes a paused canary.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn resume_promotion(
         &self,
         model: &str,
@@ -83,10 +83,10 @@ impl Client {
             .await
     }
 
-    /// Calls a promotion off, whatever it waits for.
+    /// The same as [`Client::cancel_promotion`], for compatibility.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn force_cancel_promotion(
         &self,
         model: &str,
@@ -99,7 +99,7 @@ impl Client {
     /// Finishes a promotion at once.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn force_roll_forward_promotion(
         &self,
         model: &str,

@@ -1,4 +1,4 @@
-//! Secrets and webhook secrets.
+//! Calls for secrets and webhook secrets.
 
 use reqwest::Method;
 use samovar_types::api::secrets::{
@@ -17,7 +17,7 @@ impl Client {
     /// Lists the secrets, without their values.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn secrets(&self) -> Result<Received<ListSecretsResponse>, ClientError> {
         self.call(Method::GET, &["v1", "secrets"]).json().await
     }
@@ -25,7 +25,7 @@ impl Client {
     /// Sets a secret.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn set_secret(
         &self,
         request: &SetSecretRequest,
@@ -39,7 +39,7 @@ impl Client {
     /// Deletes a secret.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn delete_secret(
         &self,
         name: &str,
@@ -49,10 +49,10 @@ impl Client {
             .await
     }
 
-    /// Lists the webhook secrets that are valid, without their values.
+    /// Lists the valid webhook secrets, without their values.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn webhook_secrets(
         &self,
     ) -> Result<Received<ListWebhookSecretsResponse>, ClientError> {
@@ -61,10 +61,10 @@ impl Client {
             .await
     }
 
-    /// Makes a webhook secret; the one before is valid for a day more.
+    /// Creates a webhook secret; the previous one stays valid for a day.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn rotate_webhook_secret(
         &self,
     ) -> Result<Received<RotateWebhookSecretResponse>, ClientError> {
@@ -73,10 +73,10 @@ impl Client {
             .await
     }
 
-    /// Makes a webhook secret invalid at once.
+    /// Deletes a webhook secret, which becomes invalid at once.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn delete_webhook_secret(
         &self,
         id: Id,

@@ -1,4 +1,4 @@
-//! How a node is, and what it can run on.
+//! Calls about the state of a node.
 
 use reqwest::Method;
 use samovar_types::api::status::{ListBackendsResponse, StatusResponse};
@@ -8,18 +8,18 @@ use crate::error::ClientError;
 use crate::received::Received;
 
 impl Client {
-    /// Shows how the node is.
+    /// Reads the state of the node.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn status(&self) -> Result<Received<StatusResponse>, ClientError> {
         self.call(Method::GET, &["v1", "status"]).json().await
     }
 
-    /// Lists what runs graphs on the node.
+    /// Lists the inference backends of the node.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn backends(&self) -> Result<Received<ListBackendsResponse>, ClientError> {
         self.call(Method::GET, &["v1", "backends"]).json().await
     }

@@ -1,6 +1,6 @@
-//! Text from others, made safe to show.
+//! Text from untrusted sources, escaped for terminals.
 
-/// A text that cannot steer a terminal: models write log lines, and people who made them may be strangers.
+/// Escapes control characters, so that a text cannot control the terminal: log lines come from models, whose authors may not be trusted.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! What deployments used.
+//! Calls for usage.
 
 use reqwest::Method;
 use samovar_types::api::usage::{
@@ -10,10 +10,10 @@ use crate::error::ClientError;
 use crate::received::Received;
 
 impl Client {
-    /// Reads what deployments used.
+    /// Reads the usage of deployments.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn usage(
         &self,
         params: &UsageParams,
@@ -24,10 +24,10 @@ impl Client {
             .await
     }
 
-    /// Summarises what deployments used.
+    /// Reads a summary of usage in the form of a bill.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses the request.
     pub async fn usage_summary(
         &self,
         query: &UsageSummaryQuery,
