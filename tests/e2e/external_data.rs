@@ -131,7 +131,7 @@ async fn a_missing_file_is_named_and_bytes_have_none() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{said}");
     assert!(
-        said.contains("weight `b` lies in `deep/b.weights`, which is not there"),
+        said.contains("weight `b` is stored in `deep/b.weights`, which does not exist"),
         "{said}"
     );
 
@@ -147,6 +147,9 @@ async fn a_missing_file_is_named_and_bytes_have_none() -> Result<()> {
         .json()
         .await?;
     let why = answer["Err"]["data"].as_str().context("a reason")?;
-    assert!(why.contains("weight `a` lies in another file"), "{why}");
+    assert!(
+        why.contains("weight `a` is stored in another file"),
+        "{why}"
+    );
     Ok(())
 }

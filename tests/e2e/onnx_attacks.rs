@@ -57,7 +57,7 @@ async fn a_function_s_default_attribute_reads_no_file() -> Result<()> {
         );
         let why = answer["Err"]["data"].as_str().context("a reason")?;
         assert!(
-            why.contains("weight `stolen` lies in another file"),
+            why.contains("weight `stolen` is stored in another file"),
             "{why}"
         );
     }
@@ -91,7 +91,7 @@ async fn a_pushed_model_reads_no_file_that_its_bundle_does_not_name() -> Result<
         // Beside its own blob in the store, up from there, and from the root.
         for location in [blob.as_str(), "../../secrets.key", "/etc/passwd"] {
             let why = refusal(&server, "thief", &leaking(location, 8)).await?;
-            assert!(why.contains("weight `stolen` lies in"), "{why}");
+            assert!(why.contains("weight `stolen` is stored in"), "{why}");
         }
     }
     Ok(())
@@ -185,7 +185,7 @@ async fn files_that_are_no_models_are_told_apart() -> Result<()> {
             b"<!DOCTYPE html>\n<html></html>",
             "the file is an HTML page",
         ),
-        ("noise", &[0xff; 64], "is in no format that is known"),
+        ("noise", &[0xff; 64], "has an unknown format"),
     ];
     for (name, bytes, wanted) in cases {
         let path = server.folder().join(format!("{name}.onnx"));

@@ -292,7 +292,9 @@ async fn weights_beside_a_model_file_are_pushed_with_it() -> Result<()> {
     let said = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        said.contains("scale.onnx: weight `w` lies in `scale.onnx.data`, which is not there"),
+        said.contains(
+            "scale.onnx: weight `w` is stored in `scale.onnx.data`, which does not exist"
+        ),
         "{said}"
     );
     file(&server, "scale.onnx.data", &f32s(&[2., 3.]))?;
@@ -322,7 +324,7 @@ fn what_cannot_be_served_is_refused_before_anything_is_sent() -> Result<()> {
     let said = refused("string.onnx")?;
     assert!(
         said.contains(
-            "string.onnx: input `x` has the ONNX type string (8), which wasi-nn cannot carry"
+            "string.onnx: input `x` has the ONNX type string (8), which wasi-nn does not support"
         ),
         "{said}"
     );

@@ -1,4 +1,4 @@
-//! Makes a bundle from what is on disk: finds every file that a manifest names and hashes it.
+//! Makes a bundle from files: finds every file that a manifest names and hashes it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -17,13 +17,13 @@ use crate::hash_cache::FileHashCache;
 use crate::manifest::{Component, Located, Manifest, ManifestError, component};
 use crate::open_inference::{self, Description};
 
-/// Why no bundle could be made.
+/// Why a bundle could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// The manifest is wrong, or a file that it names.
+    /// The manifest, or a file that it names, is invalid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// The bundle as a whole breaks a rule.
+    /// The bundle as a whole violates a rule.
     #[error("{}: {source}", file.display())]
     Invalid {
         /// The manifest.
@@ -33,44 +33,44 @@ pub enum BundleError {
     },
 }
 
-/// A bundle whose blobs are on this machine.
+/// A bundle with the places of its blobs on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalBundle {
-    /// What a server is told.
+    /// The bundle to push.
     pub bundle: Bundle,
-    /// The bundle's blobs, each once.
+    /// All blobs of the bundle, each once.
     pub blobs: Vec<LocalBlob>,
-    /// What the built-in component is told, where it serves the graphs.
+    /// The description of the graphs, if the built-in component serves them.
     pub open_inference: Option<Description>,
 }
 
 /// A blob of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalBlob {
-    /// SHA-256 of its bytes, when they were read.
+    /// SHA-256 of the bytes that were read.
     pub digest: Digest,
-    /// What holds them.
+    /// Where the bytes are.
     pub source: Source,
-    /// Number of its bytes, when they were read.
+    /// Number of bytes that were read.
     pub size: u64,
 }
 
-/// What holds the bytes of a blob.
+/// Where the bytes of a blob are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A file.
     File(PathBuf),
-    /// This program, which has them or made them.
+    /// This program, which contains or generated them.
     Memory {
-        /// What they are called.
+        /// Name, for messages.
         name: &'static str,
-        /// All of them.
+        /// The bytes.
         bytes: Bytes,
     },
 }
 
 impl Source {
-    /// Where it is, or what it is called.
+    /// The path of the file, or the name.
     pub fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
@@ -80,19 +80,19 @@ impl Source {
 }
 
 impl LocalBundle {
-    /// The bundle of a folder, a manifest, a bare component or a bare model file, as it lies there: nothing is built.
+    /// Makes the bundle of a folder, a manifest, a component or a model file from the present files, without a build.
     pub fn collect(path: &Path) -> Result<Self, BundleError> {
         Self::from_manifest(&Manifest::load(path)?)
     }
 
-    /// The bundle of a manifest, whose component has been built if it has one.
+    /// Makes the bundle of a manifest whose component, if it has one, is already built.
     ///
-    /// It reads every byte of it and blocks: within async code, call it by `spawn_blocking`.
+    /// Reads all files and blocks: in async code, call it with `spawn_blocking`.
     pub fn from_manifest(manifest: &Manifest) -> Result<Self, BundleError> {
         Self::from_known(manifest, &mut FileHashCache::default())
     }
 
-    /// The same, without reading again what is as it was.
+    /// The same, without reading unchanged files again.
     pub fn from_known(manifest: &Manifest, files: &mut FileHashCache) -> Result<Self, BundleError> {
         let mut collector = Collector {
             manifest,
@@ -177,7 +177,9 @@ impl Collector<'_> {
             let shown = places.join(" or ");
             let problem = match &self.manifest.build {
                 Some(build) => {
-                    format!("no file {shown}: the build command is to make it ({build})")
+                    format!(
+                        "no file {shown}: run the build command, which should create it ({build})"
+                    )
                 }
                 None => format!(
                     "no file {shown}: build it first, or add a `build` command to the manifest"
@@ -188,8 +190,8 @@ impl Collector<'_> {
         self.hash(place, path)
     }
 
-    /// The path of a file that lies below the root even when links are followed, so that a project from elsewhere cannot
-    /// have its pusher upload a file of his own.
+    /// The path of a file that is below the root even after following links, so that a project from a stranger cannot make the user
+    /// upload private files.
     fn below_root<T>(&self, place: &Located<T>, relative: &str) -> Result<PathBuf, ManifestError> {
         let path = self.manifest.root.join(relative);
         if !self
@@ -197,7 +199,7 @@ impl Collector<'_> {
             .starts_with(self.real(place, &self.manifest.root)?)
         {
             let problem = format!(
-                "{} is a link that leads out of the manifest's folder: put the file itself there",
+                "{} is a link that leads out of the manifest's folder: replace the link with the file",
                 path.display()
             );
             return Err(self.manifest.error_at(place, problem));
@@ -205,8 +207,8 @@ impl Collector<'_> {
         Ok(path)
     }
 
-    /// The path of a weights file beside a model. Where the pushed model is itself a link, as in the cache of Hugging Face,
-    /// a weights file may be a link into the folder that the model's link leads to, and nowhere else.
+    /// The path of a file with weights of a model. If the pushed model is itself a link, as in the cache of Hugging Face, a file with
+    /// weights may be a link into the folder that the model's link leads to, and nowhere else.
     fn beside_model(
         &self,
         place: &Located<String>,
@@ -222,7 +224,7 @@ impl Collector<'_> {
         self.below_root(place, relative)
     }
 
-    /// The path with its links followed.
+    /// The path after following links.
     fn real<T>(&self, place: &Located<T>, path: &Path) -> Result<PathBuf, ManifestError> {
         path.canonicalize().map_err(|error| {
             self.manifest
@@ -230,23 +232,23 @@ impl Collector<'_> {
         })
     }
 
-    /// A model file, and the files beside it that hold weights of it.
+    /// A model file, and the other files with its weights.
     fn graph_files(
         &mut self,
         place: &Located<String>,
     ) -> Result<(Blob, BTreeMap<String, Blob>), ManifestError> {
         let path = match place.line {
-            // Who pushes a model file alone named it himself, and may name a link.
+            // A model file that the user named without a manifest may be a link.
             0 => self.manifest.root.join(&place.value),
             _ => self.below_root(place, &place.value)?,
         };
         self.check_plain(place, &path)?;
-        // Before every byte is read: a file that is too large is said to be so at once.
+        // Checked before reading the file, so that a file that is too large is refused at once.
         let data = self.data_files(place)?;
         Ok((self.hash(place, path)?, data))
     }
 
-    /// The files beside a model that hold weights of it, as the model names them.
+    /// The other files with weights of a model, by the paths that the model uses.
     fn data_files(
         &mut self,
         place: &Located<String>,
@@ -265,7 +267,7 @@ impl Collector<'_> {
             let relative = beside.to_string_lossy();
             if !self.manifest.root.join(&beside).exists() {
                 let problem = format!(
-                    "weight `{weight}` lies in `{location}`, which is not there: put it beside the model as it was saved"
+                    "weight `{weight}` is stored in `{location}`, which does not exist: keep this file at the same place relative to the model as when it was saved"
                 );
                 return Err(self.error_of_model(place, problem));
             }
@@ -273,7 +275,7 @@ impl Collector<'_> {
             let blob = self.hash(place, path)?;
             if blob.size < bytes {
                 let problem = format!(
-                    "{relative}: found {} bytes, but weight `{weight}` ends at byte {bytes}: it is cut off, or another model's",
+                    "{relative}: found {} bytes, but weight `{weight}` ends at byte {bytes}: the file is truncated or belongs to another model",
                     blob.size
                 );
                 return Err(self.manifest.error_at(place, problem));
@@ -285,7 +287,7 @@ impl Collector<'_> {
 
     fn error_of_model(&self, place: &Located<String>, problem: impl Display) -> ManifestError {
         let problem = match place.line {
-            // The file stands before it anyway.
+            // The message already begins with the file.
             0 => problem.to_string(),
             _ => format!("{}: {problem}", place.value),
         };
@@ -309,8 +311,9 @@ impl Collector<'_> {
                 .file_type();
             if !kind.is_dir() {
                 if files.len() == MAX_FILES && !files.contains_key(&relative) {
-                    let problem =
-                        format!("more than {MAX_FILES} files, which is the most a bundle may have");
+                    let problem = format!(
+                        "found more than {MAX_FILES} files, which is the limit of a bundle"
+                    );
                     return Err(self.manifest.error_at(place, problem));
                 }
                 let path = self.below_root(place, &relative)?;
@@ -331,8 +334,9 @@ impl Collector<'_> {
                 })?;
                 open.push(child);
                 if open.len() > 2 * MAX_FILES {
-                    let problem =
-                        format!("more than {MAX_FILES} files, which is the most a bundle may have");
+                    let problem = format!(
+                        "found more than {MAX_FILES} files, which is the limit of a bundle"
+                    );
                     return Err(self.manifest.error_at(place, problem));
                 }
             }
@@ -340,7 +344,7 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Puts what the built-in component is told of the graphs among the files.
+    /// Adds the description of the graphs for the built-in component to the files.
     fn description(
         &mut self,
         files: &mut BTreeMap<String, Blob>,
@@ -350,7 +354,7 @@ impl Collector<'_> {
             let places = &self.manifest.files;
             let place = places.iter().find(|place| place.value == NAME);
             let problem = format!(
-                "found {NAME}, which is made of the graphs where there is no `component`: leave it out"
+                "found {NAME}, which is generated from the graphs if there is no `component`: remove it from `files`"
             );
             return Err(match place.or(places.first()) {
                 Some(place) => self.manifest.error_at(place, problem),
@@ -391,7 +395,7 @@ impl Collector<'_> {
         });
     }
 
-    /// A pipe or a device would be read for ever.
+    /// Refuses pipes and devices, which could be read forever.
     fn check_plain<T>(&self, place: &Located<T>, path: &Path) -> Result<(), ManifestError> {
         let problem = match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => return Ok(()),

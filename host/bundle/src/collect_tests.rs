@@ -96,7 +96,7 @@ fn weights_beside_a_model_come_along() {
     put("other.data").unwrap();
     let error = refused();
     assert!(
-        error.contains("samovar.toml:4: `graphs.default.file`: deep/m.onnx: weight `w` lies in `other.data`, which is not there"),
+        error.contains("samovar.toml:4: `graphs.default.file`: deep/m.onnx: weight `w` is stored in `other.data`, which does not exist"),
         "{error}"
     );
     put("../m.wasm").unwrap();
@@ -234,8 +234,9 @@ fn a_model_file_that_cannot_be_served_is_refused_by_what_is_wrong() {
     }
     let error = refused(&identity(8));
     assert!(
-        error
-            .contains("m.onnx: input `x` has the ONNX type string (8), which wasi-nn cannot carry"),
+        error.contains(
+            "m.onnx: input `x` has the ONNX type string (8), which wasi-nn does not support"
+        ),
         "{error}"
     );
     // A sparse file: it takes no room.
@@ -272,7 +273,7 @@ fn a_manifest_of_graphs_alone_is_described_by_name_and_line() {
     let error = LocalBundle::collect(folder.path()).unwrap_err().to_string();
     assert!(
         error.contains(
-            "samovar.toml:1: `files`: found open-inference.json, which is made of the graphs"
+            "samovar.toml:1: `files`: found open-inference.json, which is generated from the graphs"
         ),
         "{error}"
     );

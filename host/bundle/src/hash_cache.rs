@@ -1,4 +1,4 @@
-//! Digests of files that were read before: an unchanged file is not read again, whatever its size.
+//! A cache of file digests: an unchanged file is not read again, whatever its size.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -13,23 +13,23 @@ use samovar_types::bundle::Blob;
 use samovar_types::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
-/// File systems tell times apart by a few milliseconds: a file that changed less than this before it was read may have changed
-/// once more since, with the same time.
+/// Granularity of modification times. A file that changed less than this before it was read may have changed again since, with the
+/// same time.
 const MTIME_GRANULARITY: Duration = Duration::from_millis(20);
 
-/// What a file is known by without reading it.
+/// Identifies a version of a file without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     device: u64,
     inode: u64,
     size: u64,
     modified_ns: i128,
-    /// Also of a file whose other time was set back, as by `cp -p`.
+    /// Detects a change even if the modification time was set back, as `cp -p` does.
     changed_ns: i128,
 }
 
 impl Identity {
-    /// Of the file at a path; a link stands for what it leads to.
+    /// The identity of the file at a path, after following links.
     pub fn read(path: &Path) -> io::Result<Self> {
         std::fs::metadata(path).map(|metadata| Self::of(&metadata))
     }
@@ -45,23 +45,23 @@ impl Identity {
         }
     }
 
-    /// Number of the file's bytes.
+    /// Size of the file in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Whether a change after this moment would show.
+    /// Whether a later change would change the identity.
     fn is_settled(&self, now_ns: i128) -> bool {
         let last = self.modified_ns.max(self.changed_ns);
         now_ns.saturating_sub(last) > granularity_ns()
     }
 
-    /// Whether somebody may be writing it now.
+    /// Whether a program may be writing the file now.
     pub fn is_being_written(&self) -> bool {
         self.was_written_at(now_ns())
     }
 
-    /// A time that is yet to come is a wrong clock's and says nothing.
+    /// A time in the future comes from a wrong clock and is ignored.
     fn was_written_at(&self, now_ns: i128) -> bool {
         (0..granularity_ns()).contains(&now_ns.saturating_sub(self.modified_ns))
     }
@@ -78,17 +78,17 @@ fn now_ns() -> i128 {
     })
 }
 
-/// What was found when a file was read.
+/// The result of reading a file.
 struct Known {
     identity: Identity,
     is_settled: bool,
     blob: Blob,
     needs: Option<Vec<DataNeed>>,
-    /// Asked for since the last [`FileHashCache::forget_others`].
+    /// Whether it was requested since the last [`FileHashCache::forget_others`].
     is_used: bool,
 }
 
-/// The files that were read.
+/// A cache of the files that were read.
 #[derive(Default)]
 pub struct FileHashCache {
     files: HashMap<PathBuf, Known>,
@@ -96,7 +96,7 @@ pub struct FileHashCache {
 }
 
 impl FileHashCache {
-    /// Digest and size of a file, which is read unless it is as it was.
+    /// Digest and size of a file. Reads the file only if it has changed.
     pub fn blob(&mut self, path: &Path) -> io::Result<Blob> {
         let identity = Identity::read(path)?;
         if let Some(known) = self.files.get_mut(path)
@@ -123,7 +123,7 @@ impl FileHashCache {
         Ok(blob)
     }
 
-    /// The files that a model wants beside it; the model is looked through unless it is as it was.
+    /// The other files that a model references. Scans the model only if it has changed.
     pub fn data_needs(&mut self, model: &Path) -> Result<Vec<DataNeed>, ReadError> {
         let identity = Identity::read(model).ok();
         let known = self.files.get_mut(model);
@@ -138,19 +138,19 @@ impl FileHashCache {
         data_needs(model)
     }
 
-    /// Lets go of the files that were not asked for since this was called last.
+    /// Drops entries that were not requested since the last call of this function.
     pub fn forget_others(&mut self) {
         self.files
             .retain(|_, known| std::mem::take(&mut known.is_used));
     }
 
-    /// A file that changed while it was read, if there was one since this was asked last.
+    /// Takes the path of a file that changed while it was read, if there was one since the last call.
     pub fn take_changed_while_reading(&mut self) -> Option<PathBuf> {
         self.changed_while_reading.take()
     }
 }
 
-/// Reads a file once and says its digest and size.
+/// Reads a file once and returns its digest and size.
 pub fn hash_file(path: &Path) -> io::Result<Blob> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();

@@ -1,4 +1,4 @@
-//! Bundles on the author's side: the manifest, the files that it names with their digests, and the built-in component.
+//! Bundles on the author's side: manifests, the files that they name with their digests, and the built-in component.
 
 #![forbid(unsafe_code)]
 // A test that meets an error it did not ask for has failed; unwrapping says where.

@@ -1,4 +1,4 @@
-//! `samovar.toml`: what its author says about a model, read with an error for everything that is not as it should be.
+//! Reads `samovar.toml`, with a precise error for everything that is invalid.
 
 pub mod component;
 mod reader;
@@ -22,39 +22,39 @@ use reader::{Document, Field, Table};
 
 /// The file name of a manifest.
 pub const FILE_NAME: &str = "samovar.toml";
-/// Largest manifest.
+/// Largest manifest, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// Why a manifest is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// It could not be read.
+    /// The file could not be read.
     #[error("{}: {source}", file.display())]
     Read {
         /// The manifest.
         file: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// There is nothing to push at that path.
+    /// There is nothing to push at the given path.
     #[error("{}: {problem}", path.display())]
     NotAProject {
-        /// What was given.
+        /// The given path.
         path: PathBuf,
-        /// What is wrong with it and what to do.
+        /// The problem and what to do.
         problem: String,
     },
-    /// It is no TOML.
+    /// The file is not TOML.
     #[error("{}:{line}: {message}", file.display())]
     Syntax {
         /// The manifest.
         file: PathBuf,
         /// Line of the error, from 1.
         line: usize,
-        /// What the parser said.
+        /// Error of the parser.
         message: String,
     },
-    /// A key of it is wrong, or a file that the key names.
+    /// A key, or a file that it names, is invalid.
     #[error("{}:{line}: `{key}`: {problem}", file.display())]
     Key {
         /// The manifest.
@@ -63,19 +63,19 @@ pub enum ManifestError {
         line: usize,
         /// The key, dotted from the top.
         key: String,
-        /// What was found and what was wanted.
+        /// What was found and what was expected.
         problem: String,
     },
 }
 
-/// A value of a manifest and its place, for errors found later.
+/// A value of a manifest and its position, for later errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
     /// The value.
     pub value: T,
     /// Its dotted key.
     pub key: String,
-    /// Its line, from 1; 0 where no manifest said it.
+    /// Its line, from 1; 0 if it does not come from a manifest.
     pub line: usize,
 }
 
@@ -84,40 +84,40 @@ pub struct Located<T> {
 pub struct ManifestGraph {
     /// Path of the model file below the manifest's folder.
     pub file: Located<String>,
-    /// Which backend runs it.
+    /// Backend that runs the graph.
     pub backend: GraphBackend,
-    /// Where it runs.
+    /// Device that the graph runs on.
     pub target: GraphTarget,
-    /// Threads that one run may use.
+    /// Maximum number of threads of one run.
     pub threads: u32,
-    /// How runs are joined.
+    /// How calls are joined into one run.
     pub batch: Option<Batch>,
 }
 
-/// What answers the requests to a model.
+/// The component of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Component {
-    /// A component of the model's own, relative to the manifest's folder. It may lie above it, in a workspace's target
-    /// folder: nothing of this path reaches a sandbox.
+    /// The model's own component, relative to the manifest's folder. It may be outside that folder, in a workspace's target folder:
+    /// the path is not visible in a sandbox.
     File(Located<PathBuf>),
-    /// The built-in one, which serves the graphs by the Open Inference Protocol.
+    /// The built-in component, which serves the graphs by the Open Inference Protocol.
     OpenInference,
 }
 
-/// What a manifest says. No file that it names has been looked at yet, because `build` may still have to make it.
+/// A parsed manifest. The files that it names are not checked yet, because `build` may still have to create them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The manifest's file, or the component or model file that was given without one.
+    /// The manifest's file, or the component or model file that was given instead of a manifest.
     pub file: PathBuf,
-    /// The folder that paths start from; never an empty path.
+    /// The folder that paths are relative to; never an empty path.
     pub root: PathBuf,
     /// Name of the model.
     pub name: String,
-    /// Shell command that makes the component.
+    /// Shell command that builds the component.
     pub build: Option<String>,
-    /// What answers requests.
+    /// The component.
     pub component: Component,
-    /// Files and folders (with all that is in them) for the sandbox, below the manifest's folder.
+    /// Files and folders, with everything in them, for the sandbox; below the manifest's folder.
     pub files: Vec<Located<String>>,
     /// Graphs by name.
     pub graphs: BTreeMap<String, ManifestGraph>,
@@ -127,22 +127,22 @@ pub struct Manifest {
     pub environment_variables: BTreeMap<String, String>,
     /// `HOST:PORT` of the hosts that the component may call.
     pub allow: BTreeSet<String>,
-    /// Whether `init` runs once, when it is pushed, and replicas start with the memory that it left.
+    /// Whether `init` runs once, when the bundle is pushed, and replicas start from a copy of the memory after it.
     pub snapshot: bool,
-    /// A body that the component answers at `POST /predict`.
+    /// An example body for `POST /predict`.
     pub example: Option<String>,
-    /// Whether the component may load graphs from bytes of its own.
+    /// Whether the component may load graphs from bytes.
     pub load_graphs_from_bytes: bool,
-    /// With whom its graphs share a process.
+    /// Which deployments its graphs share a process with.
     pub isolation: Isolation,
-    /// Bounds of one replica.
+    /// Limits of one replica and of one request.
     pub limits: Limits,
-    /// Number of replicas.
+    /// Autoscaling settings.
     pub autoscaling: AutoscalingSettings,
 }
 
 impl Manifest {
-    /// The manifest for a path that a user gave: a folder, a manifest, or a component or model file without a manifest.
+    /// Reads the manifest for a path from a user: a folder, a manifest, or a component or model file without a manifest.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
         let not_a_project = |problem: String| ManifestError::NotAProject {
             path: path.to_owned(),
@@ -188,14 +188,14 @@ impl Manifest {
             return Err(ManifestError::NotAProject {
                 path: file.to_owned(),
                 problem: format!(
-                    "more than {MAX_MANIFEST_BYTES} bytes, which is the most a manifest may have"
+                    "the manifest has more than {MAX_MANIFEST_BYTES} bytes, which is the limit"
                 ),
             });
         }
         Self::parse(file, &text)
     }
 
-    /// Reads a manifest's text; `file` is for messages and says where paths start.
+    /// Parses a manifest's text. `file` is used in messages, and paths are relative to its folder.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
         let mut top = Document { file, text }.parse()?;
         top.allow(&[
@@ -222,7 +222,7 @@ impl Manifest {
         let component = match top.take("component") {
             None if graphs.is_empty() => Some(top.require(
                 "component",
-                "the path of the WebAssembly component, or [graphs.NAME] with an ONNX model, which is served without one",
+                "the path of the WebAssembly component; or use [graphs.NAME] with an ONNX model, which needs no component",
             )?),
             given => given,
         };
@@ -253,21 +253,21 @@ impl Manifest {
         })
     }
 
-    /// Serves it as this model. The built-in component answers to the model's name, so it has to be told.
+    /// Changes the name of the model. The built-in component uses that name in its addresses.
     pub fn serve_as(&mut self, model: Option<&str>) {
         if let (Component::OpenInference, Some(model)) = (&self.component, model) {
             model.clone_into(&mut self.name);
         }
     }
 
-    /// The manifest of a component that has none: its name comes from the file's, all else is default.
+    /// The manifest of a component without one: the name comes from the file's name, all other values are defaults.
     pub fn for_component(path: &Path) -> Result<Self, ManifestError> {
         let component =
             |file_name: &OsStr| Component::File(unlocated("component", PathBuf::from(file_name)));
         Self::for_file(path, component)
     }
 
-    /// The manifest of an ONNX model that has none: it is the one graph, and all else as with a component.
+    /// The manifest of an ONNX model without one: the model is the only graph, all else as for a component.
     pub fn for_graph(path: &Path) -> Result<Self, ManifestError> {
         let mut manifest = Self::for_file(path, |_| Component::OpenInference)?;
         let file_name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -295,7 +295,7 @@ impl Manifest {
             return Err(ManifestError::NotAProject {
                 path: path.to_owned(),
                 problem: format!(
-                    "no model can be named after this file: give it another name or write a {FILE_NAME}"
+                    "the file's name contains no valid name for a model: rename the file or write a {FILE_NAME}"
                 ),
             });
         };
@@ -336,7 +336,7 @@ impl Manifest {
     }
 }
 
-/// The folder that a file lies in, whether or not either is there.
+/// The folder of a file, whether or not either exists.
 pub fn folder_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
@@ -344,7 +344,7 @@ pub fn folder_of(file: &Path) -> PathBuf {
     }
 }
 
-/// What no manifest said.
+/// A value that does not come from a manifest.
 fn unlocated<T>(key: &str, value: T) -> Located<T> {
     Located {
         value,
@@ -361,7 +361,7 @@ fn located<T>(field: &Field<'_>, value: T) -> Located<T> {
     }
 }
 
-/// True or false, and false when it is not there.
+/// A boolean; false if it is missing.
 fn truth(table: &mut Table<'_>, name: &str) -> Result<bool, ManifestError> {
     table.take(name).map_or(Ok(false), |field| field.truth())
 }
@@ -380,7 +380,9 @@ fn isolation(top: &mut Table<'_>) -> Result<Isolation, ManifestError> {
 fn build(field: &Field<'_>) -> Result<String, ManifestError> {
     let command = field.text()?;
     if command.trim().is_empty() || command.contains('\0') {
-        return Err(field.error("found no command, wanted a shell command, or no such key"));
+        return Err(
+            field.error("found an empty command, wanted a shell command; or remove the key")
+        );
     }
     Ok(command.to_owned())
 }
@@ -465,7 +467,7 @@ fn batch(field: Field<'_>) -> Result<Batch, ManifestError> {
     table.allow(&["max_size", "max_delay_ms"])?;
     Ok(Batch {
         max_size: table
-            .require("max_size", "calls joined at most")?
+            .require("max_size", "the maximum number of rows of one run")?
             .integer(Batch::SIZE)?,
         max_delay_ms: table
             .require("max_delay_ms", "the longest wait for another call")?
@@ -495,7 +497,7 @@ fn unique(
     for field in list.map_or(Ok(Vec::new()), |list| list.list(limit))? {
         let value = field.checked(check)?;
         if values.contains(&value) {
-            return Err(field.error(format!("found {value:?} twice, wanted each once")));
+            return Err(field.error(format!("found {value:?} twice, wanted it once")));
         }
         values.insert(value);
     }

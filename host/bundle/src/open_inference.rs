@@ -1,5 +1,5 @@
-//! The built-in component, which serves the graphs of a bundle without one by the Open Inference Protocol, and what it is
-//! told of them.
+//! The built-in component, which serves graphs by the Open Inference Protocol if a bundle has no component, and the description of the
+//! graphs for it.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,18 @@ use samovar_onnx::port::{Labels, Port, PortType, Ports};
 use serde::Serialize;
 use serde_json::Value;
 
-/// The component. `cargo xtask built-in` makes it of `examples/open-inference`: whoever builds this program needs no
-/// toolchain for guests, and whoever pushes a graph has nothing but this program.
+/// The component, which `cargo xtask built-in` builds from `examples/open-inference`. It is committed so that building this program
+/// needs no toolchain for guests.
 pub static COMPONENT: &[u8] = include_bytes!("../assets/open-inference.wasm");
-/// The file of the bundle that the component reads what it serves from.
+/// Path of the description in the bundle.
 pub const DESCRIPTION: &str = "open-inference.json";
 
-/// The most elements of an input that an example is written for.
+/// Largest number of elements of an input in an example.
 const EXAMPLE_ELEMENTS: u64 = 64;
-/// The longest example.
+/// Longest example, in bytes.
 const EXAMPLE_BYTES: usize = 500;
 
-/// What is served: the description's JSON.
+/// The description as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Description {
     name: String,
@@ -35,18 +35,18 @@ struct Surface {
 struct Tensor {
     name: String,
     datatype: &'static str,
-    /// -1 where any size will do; `None` when not even the number of dimensions is known.
+    /// -1 for a dimension that varies; `None` if even the number of dimensions is unknown.
     shape: Option<Vec<i64>>,
-    /// Whether a request may leave it out.
+    /// Whether the input is optional.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     optional: bool,
-    /// What each column stands for, of the output of a classifier.
+    /// The class of each column, for the output of a classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<Value>,
 }
 
 impl Description {
-    /// What is said of a model's graphs.
+    /// The description of a model's graphs.
     pub fn new(name: &str, graphs: BTreeMap<String, Ports>) -> Self {
         let all = |ports: Vec<Port>| ports.into_iter().map(tensor).collect();
         let surface = |ports: Ports| Surface {
@@ -62,13 +62,13 @@ impl Description {
         }
     }
 
-    /// The file's text.
+    /// The description as JSON text.
     pub fn to_json(&self) -> Vec<u8> {
         // Text keys and plain values leave the writer nothing to fail on.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// A name that clients may ask by: the model's where it stands for a graph, else that of the first graph.
+    /// A name for clients to use: the model's if it names a graph, otherwise the name of the first graph.
     pub fn served_name(&self) -> &str {
         let is_served = self.graphs.len() == 1
             || self.graphs.contains_key("default")
@@ -77,8 +77,7 @@ impl Description {
         first.unwrap_or(&self.name)
     }
 
-    /// The body of a request to the graph of [`served_name`](Self::served_name) that fits its inputs, all zeros; `None` for
-    /// one that would be long.
+    /// An example request to the graph of [`served_name`](Self::served_name) with zeros for its inputs; `None` if it would be long.
     pub fn example(&self) -> Option<String> {
         let graph = match self.graphs.get(&self.name) {
             Some(graph) => graph,

@@ -145,13 +145,13 @@ impl Edit for Unzip<'_> {
 pub(super) fn cure(kind: &str, is_text: bool) -> &'static str {
     match (kind, is_text) {
         ("output", true) => {
-            ": leave it out of the model (with skl2onnx: `select_model_inputs_outputs(model, outputs=[…])` of `skl2onnx.helpers.onnx_helper`), or train on numbers as classes"
+            ": leave it out of the model (with skl2onnx: `select_model_inputs_outputs(model, outputs=[…])` of `skl2onnx.helpers.onnx_helper`), or train with numbers as classes"
         }
         ("output", false) => {
-            ": let the exporter write tensors, with skl2onnx by `options={\"zipmap\": False}`, with onnxmltools by `zipmap=False`"
+            ": make the exporter write tensors, in skl2onnx with `options={\"zipmap\": False}`, in onnxmltools with `zipmap=False`"
         }
         (_, true) => {
-            ": turn text into numbers before the graph, in a component or at the client, and export what follows"
+            ": turn text into numbers before the graph, in a component or in the client, and export only the rest of the model"
         }
         _ => "",
     }

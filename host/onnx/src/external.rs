@@ -49,11 +49,11 @@ fn need(weight: &str, entries: &[(String, String)]) -> Result<DataNeed, String> 
         }
     };
     let location = entry("location")?.ok_or_else(|| {
-        format!("weight `{weight}` lies in another file, but it does not say which")
+        format!("weight `{weight}` is stored in another file, but the model does not name the file")
     })?;
     let location = checked(location).ok_or_else(|| {
         format!(
-            "weight `{weight}` lies in {location:?}: wanted a file in the model's folder or below it, as `model.onnx.data`"
+            "weight `{weight}` is stored in {location:?}: wanted a file in the model's folder or below it, such as `model.onnx.data`"
         )
     })?;
     let number = |key: &str| -> Result<u64, String> {

@@ -48,7 +48,7 @@ impl ModelFile {
                 return Ok(());
             }
             Err(ReadError(format!(
-                "the model is {size} bytes long, at most {MAX_MODEL_BYTES} are taken: save its weights in files beside it"
+                "the model is {size} bytes; the limit is {MAX_MODEL_BYTES}: save its weights in separate files"
             )))
         };
         fits(metadata.len())?;

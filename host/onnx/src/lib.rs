@@ -3,7 +3,6 @@
 //! Reads any bytes within bounds of memory and nesting, and runs nothing: the runtime decides with it what it loads, and
 //! `samovar push` what a bundle needs.
 
-#![allow(missing_docs, reason = "an internal crate, half of it generated")]
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -286,7 +285,7 @@ fn port(kind: &str, info: &ValueInfo) -> Result<Port, String> {
     let ty = PortType::from_onnx(tensor.elem_type).ok_or_else(|| {
         let is_text = tensor.elem_type == known::STRING;
         format!(
-            "{kind} `{}` has the ONNX type {} ({}), which wasi-nn cannot carry: it carries bool, int8, uint8, int32, int64, float16, bfloat16, float and double{}",
+            "{kind} `{}` has the ONNX type {} ({}), which wasi-nn does not support: it supports bool, int8, uint8, int32, int64, float16, bfloat16, float and double{}",
             info.name,
             PortType::onnx_name(tensor.elem_type),
             tensor.elem_type,

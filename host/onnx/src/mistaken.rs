@@ -77,7 +77,7 @@ pub(super) fn kind(bytes: &[u8]) -> Option<String> {
 pub(super) fn unknown(bytes: &[u8]) -> String {
     let first: Vec<String> = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
     format!(
-        "the file, {} bytes, is in no format that is known; it begins with {}",
+        "the file ({} bytes) has an unknown format; it begins with {}",
         bytes.len(),
         first.join(" ")
     )
@@ -103,7 +103,7 @@ fn text(bytes: &[u8]) -> Option<String> {
     let lower = trimmed.to_ascii_lowercase();
     if lower.starts_with("<!doctype html") || lower.starts_with("<html") {
         return Some(
-            "the file is an HTML page, perhaps the page about the model or a login instead of the download".into(),
+            "the file is an HTML page, such as a page about the model or a login page, not the download".into(),
         );
     }
     let first: String = trimmed

@@ -28,7 +28,7 @@ impl Reference {
     /// As it is called in errors.
     pub fn label(&self) -> String {
         match self {
-            Self::Data { tensor, .. } => format!("weight `{tensor}` lies in another file"),
+            Self::Data { tensor, .. } => format!("weight `{tensor}` is stored in another file"),
             Self::Engine { node } => {
                 format!("node `{node}` is an EPContext, which runs a compiled file")
             }

@@ -9,7 +9,6 @@ const SHOWN_DIMS: usize = 8;
 
 /// Type of an input or output as the graph declares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum PortType {
     F32,
     U8,

@@ -83,7 +83,7 @@ impl Scanner {
         let name = message.name;
         if depth >= MAX_NESTING {
             return Err(format!(
-                "{name} lies {depth} messages deep; the limit is {MAX_NESTING}"
+                "{name} is nested {depth} messages deep; the limit is {MAX_NESTING}"
             ));
         }
         self.counts[message.number] += 1;
@@ -94,7 +94,7 @@ impl Scanner {
         while !rest.is_empty() {
             let (raw, after) = wire::field(rest).ok_or_else(|| {
                 let at = bytes.len() - rest.len();
-                format!("{name} is damaged or cut off at its byte {at}")
+                format!("{name} is damaged or truncated at its byte {at}")
             })?;
             rest = after;
             let Some((place, field)) = message.field(raw.tag) else {
@@ -105,7 +105,7 @@ impl Scanner {
             };
             if !fits(field, raw.wire_type()) {
                 return Err(format!(
-                    "field `{}` of {name} is written as wire type {}, which does not fit its type",
+                    "field `{}` of {name} has wire type {}, which does not match the field's type",
                     field.name,
                     raw.wire_type()
                 ));
@@ -160,7 +160,7 @@ impl Scanner {
         let most = counts.max_by_key(|(count, _)| **count);
         let (count, name) = most.map_or((0, ""), |(count, message)| (*count, message.name));
         Err(format!(
-            "it takes more than {} bytes of memory to read, without its weights; most of it are {count} {name}",
+            "decoding it without its weights takes more than {} bytes of memory; most of them are for {count} {name}",
             self.max_bytes
         ))
     }

@@ -151,7 +151,7 @@ fn what_the_schema_does_not_know_is_refused() {
     assert!(graph(&metadata).contains("StringStringEntryProto has field 0"));
     // A group, which older parsers skip with all that is in it.
     assert!(graph(&[0x2b, 0x2c]).contains("damaged"));
-    assert!(graph(&[0x0a, 0x7f]).contains("cut off at its byte 0"));
+    assert!(graph(&[0x0a, 0x7f]).contains("truncated at its byte 0"));
 }
 
 #[test]

@@ -3,12 +3,7 @@
 //! Both are generated from the standard's own schema, see `schema/README.md`, so that no field of the format is
 //! invisible to the checks.
 
-#[allow(
-    dead_code,
-    missing_docs,
-    clippy::all,
-    reason = "generated, and all of it"
-)]
+#[allow(dead_code, clippy::all, reason = "generated, and all of it")]
 pub mod messages;
 #[allow(dead_code, reason = "generated, and all of it")]
 pub mod tables;

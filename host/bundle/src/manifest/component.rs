@@ -1,4 +1,4 @@
-//! Where a component lies that Cargo built: in the manifest's `target/…`, or in the target folder that Cargo was told of.
+//! Finds a component that Cargo built: in the manifest's `target/…`, or in the target folder that Cargo is configured to use.
 
 use std::path::{Component as Part, Path, PathBuf};
 use std::process::Command;
@@ -6,19 +6,19 @@ use std::process::Command;
 /// Cargo's name for its target folder.
 const TARGET: &str = "target";
 
-/// The file of a component, and where else it was looked for if it is nowhere.
+/// The file of a component, and the other places where it was searched for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// The file.
     pub path: PathBuf,
-    /// Other places where it is not either.
+    /// Other places without the file, if it was not found.
     pub others: Vec<PathBuf>,
 }
 
-/// Finds a component whose manifest says that it lies at `place` below `root`.
+/// Finds a component that the manifest places at `place` below `root`.
 ///
-/// A `target` in that path stands for Cargo's target folder: that of `CARGO_TARGET_DIR` where it is set, because that is
-/// where the build has just put it, else that in the path, else that which Cargo's own configuration says.
+/// A `target` in that path means Cargo's target folder: the one in `CARGO_TARGET_DIR` if it is set, because the build has just written
+/// there, otherwise the one in the path, otherwise the one in Cargo's configuration.
 pub fn find(root: &Path, place: &Path) -> Found {
     let variable = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"]
         .iter()
@@ -72,7 +72,7 @@ fn find_with(
     }
 }
 
-/// The part of a path behind its first `target`.
+/// The part of a path after its first `target`.
 fn within_target(place: &Path) -> Option<PathBuf> {
     let mut parts = place.components();
     parts.find(|part| *part == Part::Normal(TARGET.as_ref()))?;
@@ -80,7 +80,7 @@ fn within_target(place: &Path) -> Option<PathBuf> {
     (!rest.as_os_str().is_empty()).then(|| rest.to_owned())
 }
 
-/// The target folder that Cargo would use, as `build.target-dir` of a configuration file or a workspace above says.
+/// The target folder of Cargo: `build.target-dir` of a configuration file, or that of a workspace above.
 fn configured(root: &Path) -> Option<PathBuf> {
     if !root.join("Cargo.toml").is_file() {
         return None;

@@ -1,4 +1,4 @@
-//! Walks a parsed TOML document so that each error names file, line and key, what was found and what was wanted.
+//! Reads a parsed TOML document with errors that name file, line and key, what was found and what was expected.
 
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::ManifestError;
 use super::units;
 
-/// The text of a manifest and where it came from.
+/// The text of a manifest, and its file.
 #[derive(Clone, Copy)]
 pub(super) struct Document<'a> {
     pub file: &'a Path,
@@ -40,7 +40,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// A table and the dotted key that leads to it, empty for the top.
+/// A table and its dotted key, which is empty at the top.
 pub(super) struct Table<'a> {
     document: Document<'a>,
     key: String,
@@ -49,7 +49,7 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Refuses every key but these.
+    /// Refuses unknown keys.
     pub fn allow(&self, known: &[&str]) -> Result<(), ManifestError> {
         let unknown = self
             .entries
@@ -65,13 +65,13 @@ impl<'a> Table<'a> {
         Err(self.error_at(&key.span(), key.get_ref(), problem))
     }
 
-    /// The field of that name, if it is there.
+    /// The field with that name, if it exists.
     pub fn take(&mut self, name: &str) -> Option<Field<'a>> {
         let (key, value) = self.entries.remove_entry(name)?;
         Some(self.field(&key, value))
     }
 
-    /// The field of that name, or an error that says what it is for.
+    /// The field with that name, or an error with its purpose.
     pub fn require(&mut self, name: &str, purpose: &str) -> Result<Field<'a>, ManifestError> {
         match self.take(name) {
             Some(field) => Ok(field),
@@ -79,7 +79,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Every field by its name, in the order of their names.
+    /// All fields, ordered by name.
     pub fn into_fields(mut self) -> Vec<(String, Field<'a>)> {
         std::mem::take(&mut self.entries)
             .into_iter()
@@ -126,7 +126,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// A value, its dotted key and its place.
+/// A value with its dotted key and its position.
 pub(super) struct Field<'a> {
     document: Document<'a>,
     key: String,
@@ -173,14 +173,14 @@ impl<'a> Field<'a> {
             .ok_or_else(|| self.wrong_type("text in quotes"))
     }
 
-    /// True or false.
+    /// A boolean.
     pub fn truth(&self) -> Result<bool, ManifestError> {
         self.value
             .as_bool()
             .ok_or_else(|| self.wrong_type("true or false"))
     }
 
-    /// Text that a rule admits.
+    /// Text that passes a check.
     pub fn checked(
         &self,
         check: fn(&str) -> Result<(), &'static str>,
@@ -283,7 +283,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Text in quotes, cut so that a message stays a line.
+/// Text in quotes, shortened to keep messages on one line.
 fn shown(text: &str) -> String {
     let mut cut: String = text.chars().take(80).collect();
     if cut.len() < text.len() {
@@ -292,7 +292,7 @@ fn shown(text: &str) -> String {
     format!("{cut:?}")
 }
 
-/// The known key that is at most two changes away.
+/// The known key with an edit distance of at most two.
 fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     if key.len() > 64 {
         return None;

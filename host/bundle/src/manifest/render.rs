@@ -1,4 +1,4 @@
-//! Writes the manifest of a bundle, so that what was pushed can be unpacked, read and pushed again.
+//! Writes the manifest of a bundle, so that a downloaded bundle can be read and pushed again.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,9 @@ pub struct Folder {
     pub blobs: BTreeMap<String, Blob>,
 }
 
-/// Lays a bundle out as a folder that `samovar push` makes the same bundle of.
+/// Turns a bundle into the files of a folder; `samovar push` of that folder makes the same bundle.
 ///
-/// What is not in a bundle, such as the command that built its component, is not in the manifest.
+/// The manifest lacks what is not in a bundle, such as the command that built its component.
 pub fn folder(bundle: &Bundle) -> Folder {
     let mut blobs: BTreeMap<String, Blob> = bundle.files.clone();
     let graphs: BTreeMap<&String, (String, &Graph)> = bundle
@@ -42,7 +42,7 @@ pub fn folder(bundle: &Bundle) -> Folder {
     }
 }
 
-/// Whether a file may lie at this path: no other one does, none is a folder on the way to it, and none lies below it.
+/// Whether a file can have this path: it conflicts with no other file and no folder.
 fn is_free(blobs: &BTreeMap<String, Blob>, path: &str, blob: Option<&Blob>) -> bool {
     let is_other = blobs.get(path).is_some_and(|there| Some(there) != blob);
     let mut parents = path.match_indices('/').map(|(at, _)| &path[..at]);
@@ -55,7 +55,7 @@ fn is_free(blobs: &BTreeMap<String, Blob>, path: &str, blob: Option<&Blob>) -> b
             .is_some_and(|(next, _)| next.starts_with(&folder))
 }
 
-/// The path itself, or the next one that is free.
+/// The path itself, or a free variation of it.
 fn place(blobs: &mut BTreeMap<String, Blob>, wanted: &str, blob: Blob) -> String {
     let mut path = wanted.to_owned();
     // Ends, because each blob is in the way of a few paths only.
@@ -66,7 +66,7 @@ fn place(blobs: &mut BTreeMap<String, Blob>, wanted: &str, blob: Blob) -> String
     path
 }
 
-/// Puts a graph's files where they are to one another as its model says, in a folder of their own if need be.
+/// Places a graph's files so that the relative paths in its model are valid, in a separate folder if necessary.
 fn place_graph(blobs: &mut BTreeMap<String, Blob>, graph: &Graph) -> String {
     let model = Blob {
         digest: graph.digest,

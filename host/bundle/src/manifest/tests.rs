@@ -200,7 +200,7 @@ fn each_refusal_names_line_key_and_what_was_wanted() {
             "secrets = [\"a-b\"]",
             "3: `secrets`: found \"a-b\", wanted 1 to 128",
         ),
-        ("build = \" \"", "3: `build`: found no command"),
+        ("build = \" \"", "3: `build`: found an empty command"),
         (
             "[environment_variables]\n\"A=B\" = \"x\"",
             "4: `environment_variables.\"A=B\"`: wanted the name",

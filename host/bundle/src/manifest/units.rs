@@ -1,9 +1,9 @@
-//! Sizes and durations as people write them: `256MiB`, `60s`.
+//! Sizes and durations with units: `256MiB`, `60s`.
 
-/// What a size looks like, for messages.
+/// Describes a size, for messages.
 pub const SIZE_WANTED: &str =
     "a size: a whole number and one of B, KB, MB, GB, KiB, MiB, GiB, such as \"256MiB\"";
-/// What a duration looks like, for messages.
+/// Describes a duration, for messages.
 pub const DURATION_WANTED: &str =
     "a duration: a whole number and one of ms, s, m, h, such as \"60s\"";
 
@@ -20,17 +20,17 @@ const SIZE_UNITS: [(&str, u64); 7] = [
 // `ms` before `s` and `m`: the first ending that fits is taken.
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
-/// Bytes of a size, or nothing if the text is not one.
+/// Parses a size and returns bytes.
 pub fn parse_size_bytes(text: &str) -> Option<u64> {
     parse(text, &SIZE_UNITS)
 }
 
-/// Milliseconds of a duration, or nothing if the text is not one.
+/// Parses a duration and returns milliseconds.
 pub fn parse_duration_ms(text: &str) -> Option<u64> {
     parse(text, &DURATION_UNITS)
 }
 
-/// The shortest exact way to write a number of bytes.
+/// Writes a number of bytes in the shortest exact form.
 pub fn format_size_bytes(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     units
@@ -42,7 +42,7 @@ pub fn format_size_bytes(bytes: u64) -> String {
         )
 }
 
-/// The shortest exact way to write a number of milliseconds.
+/// Writes a number of milliseconds in the shortest exact form.
 pub fn format_duration_ms(millis: u64) -> String {
     let units = [("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
     units

@@ -59,7 +59,7 @@ impl ModelDir {
             let path = &file
                 .ok_or_else(|| {
                     format!(
-                        "weight `{weight}` lies in `{location}`, which the bundle does not hold"
+                        "weight `{weight}` is stored in `{location}`, which is not in the bundle"
                     )
                 })?
                 .path;
