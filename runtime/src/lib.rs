@@ -3,6 +3,7 @@
 //! It knows nothing of HTTP routes, models, environments or storage. A host makes one [`Runtime`], admits
 //! components with [`Runtime::admit`], makes a [`Pool`] for each deployment and hands it requests.
 
+#![warn(missing_docs)]
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -250,7 +250,6 @@ pub struct Operator<'a> {
 }
 
 /// The value of an attribute.
-#[allow(missing_docs, reason = "the names say it")]
 pub enum Attribute<'a> {
     Int(i64),
     Ints(&'a [i64]),

@@ -3,10 +3,6 @@
 //! The binary adds the commands that run server code, such as `serve`, and parses the command line.
 
 #![forbid(unsafe_code)]
-#![allow(
-    missing_docs,
-    reason = "an internal crate; what users read is the help of its arguments"
-)]
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -19,6 +19,7 @@
 //! Calls fail with [`ClientError`]. Its message is for people, [`ClientError::code`] for programs.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

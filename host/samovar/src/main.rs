@@ -1,9 +1,5 @@
 //! The `samovar` command: `serve` and its worker processes from the server's crates, all other commands from `samovar-cli`.
 
-#![allow(
-    missing_docs,
-    reason = "a binary; what users read is the help of its arguments"
-)]
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -4,8 +4,11 @@
 //! description. What the server stores beyond bundles and usage is defined in the server.
 
 #![forbid(unsafe_code)]
-#![allow(unused_qualifications)]
-// the macros of utoipa qualify what they need not
+#![warn(missing_docs)]
+#![allow(
+    unused_qualifications,
+    reason = "in code that the macros of utoipa generate"
+)]
 // A test that meets an error it did not ask for has failed; unwrapping says where.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

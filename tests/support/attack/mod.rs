@@ -2,8 +2,6 @@
 //!
 //! xtask includes this folder by its path, so it uses only what stands beside it, and threads instead of an executor.
 
-#![allow(missing_docs, reason = "the names of fields and variants say it")]
-
 pub mod answers;
 pub mod corpus;
 pub mod http;
