@@ -1,4 +1,4 @@
-//! What the deployment gives a model: the secrets its manifest names, and environment variables.
+//! Configuration of a deployment: the secrets that its manifest names, and environment variables.
 //!
 //! ```
 //! use samovar_sdk::config;
@@ -11,13 +11,13 @@
 
 use crate::Error;
 
-/// The secret `name`, which the manifest lists under `secrets`.
+/// Reads the secret `name`, which the manifest lists under `secrets`.
 ///
-/// Only the host holds secrets, so this asks it each time: nothing of them stays in the guest unless you keep it.
+/// Secrets stay on the host, so this asks the host each time, and the guest keeps no copy unless you do.
 /// Natively, [`testing::secret`](crate::testing::secret) sets one.
 ///
 /// # Errors
-/// Status 500: `secret_missing` when it is not listed or not set, `secret_unreadable` when the host fails.
+/// Status 500: `secret_missing` if the secret is not listed or not set, `secret_unreadable` if the host fails.
 ///
 /// ```
 /// use samovar_sdk::{config, testing};
@@ -58,7 +58,7 @@ fn read(name: &str) -> Result<Option<String>, String> {
     Ok(crate::testing::secret_of(name))
 }
 
-/// The environment variable `name` of the deployment (`environment_variables` in the manifest), if it is set and valid UTF-8.
+/// Reads the environment variable `name` (`environment_variables` in the manifest), if it is set and valid UTF-8.
 ///
 /// ```
 /// assert_eq!(samovar_sdk::config::get("NOT_SET"), None);
@@ -67,7 +67,7 @@ pub fn get(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The name of the model that this is a deployment of; `None` outside of Samovar.
+/// Name of the model; `None` outside of Samovar.
 ///
 /// ```
 /// let prefix = samovar_sdk::config::model_name().unwrap_or_default();
@@ -77,10 +77,10 @@ pub fn model_name() -> Option<String> {
     get("SAMOVAR_MODEL")
 }
 
-/// The id of this deployment, such as `abcd1234`; `None` outside of Samovar.
+/// Id of this deployment, such as `abcd1234`; `None` outside of Samovar.
 ///
-/// Which environment a request came through is not the deployment's to know, for it may be promoted at any time:
-/// [`Request::environment`](crate::Request::environment) tells it.
+/// A deployment can be promoted at any time, so the environment belongs to the request: see
+/// [`Request::environment`](crate::Request::environment).
 ///
 /// ```
 /// use samovar_sdk::{Response, config};

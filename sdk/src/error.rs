@@ -1,14 +1,14 @@
-//! The error a model answers with: an HTTP status and the JSON that says what went wrong.
+//! Errors of models: an HTTP status, and JSON that describes the problem.
 
 use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Why a request, or the loading of a model, failed.
+/// Error of a request, or of loading a model.
 ///
-/// Any [`std::error::Error`] becomes an internal error (status 500) through `?`; the constructors name the other
-/// kinds. For that conversion to exist, this type does not implement [`std::error::Error`] itself.
+/// `?` converts any [`std::error::Error`] into an internal error (status 500); the constructors make other kinds. For that conversion
+/// to be possible, this type does not implement [`std::error::Error`] itself.
 ///
 /// ```
 /// use samovar_sdk::Error;
@@ -57,7 +57,7 @@ impl Error {
         }
     }
 
-    /// The request is malformed: status 400, code `bad_request`.
+    /// The request is invalid: status 400, code `bad_request`.
     ///
     /// ```
     /// let error = samovar_sdk::Error::bad_request(format_args!("found {} features, wanted 4", 3));
@@ -67,7 +67,7 @@ impl Error {
         Self::new(400, "bad_request", message)
     }
 
-    /// Nothing answers to this path: status 404, code `not_found`.
+    /// The path does not exist: status 404, code `not_found`.
     ///
     /// ```
     /// assert_eq!(samovar_sdk::Error::not_found("there is no /train").status(), 404);
@@ -76,7 +76,7 @@ impl Error {
         Self::new(404, "not_found", message)
     }
 
-    /// The path takes other methods: status 405, code `method_not_allowed`, with the header `allow` that the standard wants.
+    /// The path supports other methods: status 405, code `method_not_allowed`, with the header `allow` that HTTP requires.
     ///
     /// ```
     /// let error = samovar_sdk::Error::method_not_allowed("PUT", "GET, HEAD");
@@ -97,7 +97,7 @@ impl Error {
         Self::new(500, "internal", message)
     }
 
-    /// Adds facts for programs, sent as `detail`.
+    /// Adds details for programs, sent as `detail`.
     ///
     /// ```
     /// let error = samovar_sdk::Error::bad_request("too long").with_detail(vec![512, 600]);
@@ -109,7 +109,7 @@ impl Error {
         self
     }
 
-    /// Adds a header to the answer, such as `retry-after`.
+    /// Adds a header to the response, such as `retry-after`.
     ///
     /// ```
     /// let error = samovar_sdk::Error::new(429, "too_many", "ask again later").with_header("retry-after", "10");
@@ -136,12 +136,12 @@ impl Error {
         &self.message
     }
 
-    /// The facts for programs; `None` without [`with_detail`](Self::with_detail).
+    /// The details for programs; `None` without [`with_detail`](Self::with_detail).
     pub fn detail(&self) -> Option<&Value> {
         self.detail.as_ref()
     }
 
-    /// The headers that go with it.
+    /// The headers of the response.
     pub fn headers(&self) -> &[(String, String)] {
         &self.headers
     }
@@ -156,7 +156,7 @@ impl Error {
         json!({ "error": self.message, "error_code": self.code, "detail": self.detail })
     }
 
-    /// The same as text, without a table in between: that would be half of what an error costs in a component's size.
+    /// The same as text, without building a map, because the code for that would double the size that errors add to a component.
     pub(crate) fn to_body(&self) -> Vec<u8> {
         #[derive(Serialize)]
         struct Body<'a> {

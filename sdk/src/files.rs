@@ -1,13 +1,13 @@
-//! The bundle's files, which a component finds below `/`.
+//! Reads the bundle's files, which are below `/`.
 //!
-//! `std::fs` reads them too, but the library under it keeps the host's folders open once it has found them. A `load` that
-//! leaves nothing open can be kept as a snapshot (`snapshot = true` in the manifest), where no handle of the host lives on.
+//! `std::fs` also reads them, but the C library below it keeps the host's folders open. A `load` that leaves nothing open can be kept as a
+//! snapshot (`snapshot = true` in the manifest), which cannot contain handles of the host.
 
 use std::path::Path;
 
 use crate::Error;
 
-/// A whole file, read without leaving anything open.
+/// Reads a whole file without leaving anything open.
 ///
 /// # Errors
 /// Status 500 and `internal`; the message names the file.
@@ -23,10 +23,10 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
     read.map_err(|error| Error::internal(format!("{}: {error}", path.display())))
 }
 
-/// The same as UTF-8 text.
+/// Reads a whole file as UTF-8 text.
 ///
 /// # Errors
-/// Those of [`read`], and the same for what is no UTF-8.
+/// Those of [`read`], and the same if the file is not UTF-8.
 ///
 /// ```
 /// let words = samovar_sdk::files::read_to_string("Cargo.toml")?;
@@ -39,8 +39,8 @@ pub fn read_to_string(path: impl AsRef<Path>) -> Result<String, Error> {
         .map_err(|error| Error::internal(format!("{}: {error}", path.display())))
 }
 
-/// Closes the folders that `std::fs` has found: for a `load` whose libraries read files by themselves. They are found again
-/// when they are needed.
+/// Closes the folders that `std::fs` has opened. Call it at the end of a `load` whose libraries read files with `std::fs`; the folders are
+/// opened again when they are needed.
 ///
 /// ```
 /// let words = std::fs::read("Cargo.toml")?;

@@ -1,7 +1,7 @@
-//! Graphs: the model files a manifest names, ready to compute.
+//! Graphs: the model files that the manifest names.
 //!
-//! Names, types and shapes are the graph's own. Natively, [`testing::graph`](crate::testing::graph) makes a graph of a
-//! closure, as the examples here do:
+//! Inputs and outputs have the names, types and shapes of the graph. In native builds, [`testing::graph`](crate::testing::graph) makes a
+//! graph from a closure, as in the examples here:
 //!
 //! ```
 //! use samovar_sdk::testing::{self, Outputs};
@@ -25,7 +25,7 @@ use crate::host_tensor::{HostTensor, about};
 use crate::nn;
 use crate::tensor::{Element, RawTensor, Tensor, TensorData};
 
-/// A graph of the manifest, loaded. Clones are cheap and share it.
+/// A loaded graph of the manifest. Clones are cheap and share it.
 #[derive(Clone)]
 pub struct Graph {
     name: Rc<str>,
@@ -33,13 +33,13 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Loads the graph that the manifest has under `[graphs.NAME]`.
+    /// Loads the graph `[graphs.NAME]` of the manifest.
     ///
-    /// Do it once, in [`Model::load`](crate::Model::load). The host has a graph in memory once, whoever loads it.
+    /// Do this once, in [`Model::load`](crate::Model::load). The host keeps a graph in memory once for all replicas.
     ///
     /// # Errors
-    /// Status 500, and the message names the graph: `graph_not_found` when the manifest has no such graph, `invalid_graph` when the
-    /// backend does not take its file.
+    /// Status 500, with a message that names the graph: `graph_not_found` if the manifest has no such graph, `invalid_graph` if the backend
+    /// refuses its file.
     ///
     /// ```
     /// let error = samovar_sdk::Graph::load("encoder").err().unwrap();
@@ -57,7 +57,7 @@ impl Graph {
         }
     }
 
-    /// The name it was loaded by, which errors of it bear.
+    /// The name of the graph, which is also in its errors.
     ///
     /// ```
     /// let graph = samovar_sdk::testing::graph("encoder", |_| Ok(Default::default()));
@@ -67,18 +67,18 @@ impl Graph {
         &self.name
     }
 
-    /// Runs the graph on inputs by name and gives its outputs.
+    /// Runs the graph with named inputs and returns its outputs.
     ///
-    /// Each input of the graph is given once, with the type and the shape that the graph has for it; a dimension that is open
-    /// there takes any size. Their elements are copied to the host, whose memory for a replica's tensors is bounded by
-    /// `limits.memory`. What an inference before this one gave goes in unread with [`run`](Self::run).
+    /// Pass each input of the graph once, with the graph's type and shape for it; a variable dimension accepts any size. The elements are copied
+    /// to the host, where they count against `limits.memory` of the manifest. To pass an output of an earlier run without reading it, use
+    /// [`run`](Self::run).
     ///
     /// # Errors
-    /// The message names the graph, and the tensor where one is to blame. Status 400 and `invalid_tensor` for a missing or
-    /// unknown name, a wrong type or shape; 413 and `too_large` beyond the limits; 504 and `inference_timeout`; 500 and
-    /// `inference_failed` for what the backend could not do.
+    /// The message names the graph and, if possible, the tensor. Status 400 and `invalid_tensor` for a missing or unknown name, a wrong type or
+    /// a wrong shape; 413 and `too_large` beyond the limits; 504 and `inference_timeout`; 500 and `inference_failed` for a failure of the
+    /// backend.
     ///
-    /// Inputs of different types go together as `&dyn TensorData`:
+    /// Pass inputs of different types as `&dyn TensorData`:
     ///
     /// ```
     /// use samovar_sdk::testing::{self, Outputs};
@@ -103,8 +103,8 @@ impl Graph {
         self.run(inputs.iter().fold(Inputs::new(), with))
     }
 
-    /// Runs the graph on inputs of the guest's and of the host's, and gives its outputs: for state that goes from step to step,
-    /// see [`HostTensor`].
+    /// Runs the graph with inputs from the guest and from the host, and returns its outputs. Use it for state that goes from step to step, see
+    /// [`HostTensor`].
     ///
     /// # Errors
     /// Those of [`compute`](Self::compute).
@@ -135,26 +135,26 @@ impl Graph {
     }
 }
 
-/// The named inputs of one inference, where some of them are with the host already; see [`Graph::run`] and [`HostTensor`].
+/// The named inputs of a run. Some of them may already be on the host; see [`Graph::run`] and [`HostTensor`].
 #[derive(Default)]
 pub struct Inputs {
     tensors: Vec<(String, nn::Held)>,
 }
 
 impl Inputs {
-    /// No inputs yet.
+    /// Creates an empty set of inputs.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One more input, copied from the guest now: its memory is free when this returns.
+    /// Adds an input by copying it to the host. The guest may free its memory when this returns.
     #[must_use]
     pub fn with(mut self, name: &str, tensor: &(impl TensorData + ?Sized)) -> Self {
         self.tensors.push((name.to_owned(), nn::hold(tensor)));
         self
     }
 
-    /// One more input that the host holds. It is used up: nothing of it is copied.
+    /// Adds an input that is on the host, without a copy. The run consumes it.
     #[must_use]
     pub fn pass(mut self, name: &str, tensor: HostTensor) -> Self {
         self.tensors.push((name.to_owned(), tensor.into_host()));
@@ -162,7 +162,7 @@ impl Inputs {
     }
 }
 
-/// The named outputs of one inference. They stay with the host until asked for, and go with this.
+/// The named outputs of a run. They stay on the host until you read them, and are freed when this is dropped.
 ///
 /// ```
 /// use samovar_sdk::testing::{self, Outputs};
@@ -189,22 +189,22 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// The outputs' names, in the graph's order, without those that were taken.
+    /// The names of the outputs in the graph's order, without those that were taken.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The output `name` with elements of type `T`, copied into the guest.
+    /// Copies the output `name` with elements of type `T` into the guest.
     ///
     /// # Errors
-    /// Status 500: `no_such_output`, or `bad_tensor` when its elements are of another type. The message names graph and output.
+    /// Status 500: `no_such_output`, or `bad_tensor` if its elements have another type. The message names graph and output.
     pub fn get<T: Element>(&self, name: &str) -> Result<Tensor<T>, Error> {
         self.raw(name)?
             .into_typed()
             .map_err(|error| about(&self.what(name), &error))
     }
 
-    /// The first output with elements of type `T`, copied into the guest: the only one, for many graphs.
+    /// Copies the first output, which is the only one of many graphs, with elements of type `T` into the guest.
     ///
     /// # Errors
     /// Those of [`get`](Self::get).
@@ -219,7 +219,7 @@ impl Outputs {
         }
     }
 
-    /// The output `name` whatever its elements are, copied into the guest.
+    /// Copies the output `name` with elements of any type into the guest.
     ///
     /// # Errors
     /// Status 500 and `no_such_output`.
@@ -228,7 +228,7 @@ impl Outputs {
         nn::read(tensor).map_err(|error| about(&self.what(name), &error))
     }
 
-    /// Takes the output `name` out without reading it, to pass it on as an input; see [`Graph::run`].
+    /// Takes the output `name` without reading it, to pass it to another run; see [`Graph::run`].
     ///
     /// # Errors
     /// Status 500 and `no_such_output`.

@@ -1,4 +1,4 @@
-//! Tensors that stay on the host: outputs that go on as inputs, without a way through the guest's memory.
+//! Tensors that stay on the host: outputs that become inputs without being copied into the guest.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use crate::Error;
 use crate::nn;
 use crate::tensor::{Element, ElementType, RawTensor, Tensor, TensorData};
 
-/// A tensor that the host holds: an output taken with [`Outputs::take`](crate::graph::Outputs::take), or data handed
-/// over with [`HostTensor::new`].
+/// A tensor on the host: an output taken with [`Outputs::take`](crate::graph::Outputs::take), or data copied with
+/// [`HostTensor::new`].
 ///
-/// [`Inputs::pass`](crate::graph::Inputs::pass) gives it to a graph without copying its elements, which is how the state
-/// of a recurrent network or the key-value cache of a decoder goes from one step to the next:
+/// [`Inputs::pass`](crate::graph::Inputs::pass) passes it to a graph without copying its elements. Use it for the state of a recurrent network
+/// or the key-value cache of a decoder:
 ///
 /// ```no_run
 /// use samovar_sdk::graph::Inputs;
@@ -27,15 +27,15 @@ use crate::tensor::{Element, ElementType, RawTensor, Tensor, TensorData};
 /// # let _ = step;
 /// ```
 ///
-/// What a replica holds this way counts against its memory limit until it is dropped or passed on.
+/// Such tensors count against the replica's memory limit until they are dropped or passed to a graph.
 pub struct HostTensor {
-    /// Whose it is, for errors.
+    /// Describes the tensor in errors.
     what: String,
     inner: nn::Held,
 }
 
 impl HostTensor {
-    /// Hands a copy of a tensor to the host: the state to begin with.
+    /// Copies a tensor to the host, for example an initial state.
     ///
     /// ```
     /// use samovar_sdk::tensor::ElementType;
@@ -73,7 +73,7 @@ impl HostTensor {
     /// Copies the elements into the guest.
     ///
     /// # Errors
-    /// Status 500 and `bad_tensor` if they are of another type than `T`; the message says whose tensor it is.
+    /// Status 500 and `bad_tensor` if the elements are not of type `T`; the message names the tensor.
     ///
     /// ```
     /// use samovar_sdk::{HostTensor, Tensor};
@@ -88,10 +88,10 @@ impl HostTensor {
         typed.map_err(|error| about(&self.what, &error))
     }
 
-    /// Copies the elements into the guest, whatever they are.
+    /// Copies the elements into the guest, whatever their type is.
     ///
     /// # Errors
-    /// Status 500 and `bad_tensor` if the host gave bytes that do not fill the dimensions, which it does not.
+    /// Status 500 and `bad_tensor` if the host returned bytes that do not fit the dimensions, which would be a bug of the host.
     pub fn raw(&self) -> Result<RawTensor, Error> {
         nn::read(&self.inner).map_err(|error| about(&self.what, &error))
     }
@@ -103,7 +103,7 @@ impl fmt::Debug for HostTensor {
     }
 }
 
-/// The same error, saying what it is about.
+/// Adds a description of the tensor to an error.
 pub(crate) fn about(what: &str, error: &Error) -> Error {
     Error::new(error.status(), error.code(), format!("{what}: {error}"))
 }

@@ -1,4 +1,4 @@
-//! Leveled lines in the deployment's log. What a model prints to stdout and stderr goes there too, as lines of level `INFO` and `WARNING`.
+//! Writes lines with a level to the deployment's log. Standard output and standard error are also logged, with the levels `INFO` and `WARNING`.
 //!
 //! ```
 //! use samovar_sdk::log;
@@ -7,8 +7,8 @@
 //! log::warn(format_args!("cut a text of {} tokens", 700));
 //! ```
 //!
-//! `samovar logs MODEL` shows them, and which request each was written for; trace lines are kept as `DEBUG`, and a line is cut
-//! at 16 KiB.
+//! `samovar logs MODEL` shows the lines with the request during which each was written. Trace lines are stored as `DEBUG`, and lines are
+//! truncated at 16 KiB.
 
 use std::fmt::Display;
 
@@ -40,7 +40,7 @@ fn write(level: Level, message: &str) {
     crate::bindings::wasi::logging::logging::log(level, "", message);
 }
 
-/// In a test there is no host to take it.
+/// In native builds there is no host, so lines are printed.
 #[cfg(not(target_family = "wasm"))]
 fn write(level: Level, message: &str) {
     eprintln!("{level:?}: {message}");

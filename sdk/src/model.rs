@@ -1,4 +1,4 @@
-//! The model: loaded once in a replica, asked many times.
+//! The trait of models: loaded once in each replica, called for each request.
 
 use std::cell::RefCell;
 
@@ -6,9 +6,9 @@ use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 use crate::{Error, Request, Response, http};
 
-/// A model with state: graphs, tables, a tokenizer.
+/// A model with state, such as graphs, tables or a tokenizer.
 ///
-/// Put [`#[samovar_sdk::model]`](macro@crate::model) on the `impl` to make the crate's component of it.
+/// Put [`#[samovar_sdk::model]`](macro@crate::model) on the `impl` to make it the component of the crate.
 ///
 /// ```
 /// use samovar_sdk::{Error, Graph, Model, Request, Response, Tensor};
@@ -32,22 +32,22 @@ use crate::{Error, Request, Response, http};
 /// assert_eq!(Iris::load().err().unwrap().code(), "graph_not_found");
 /// ```
 pub trait Model: Sized {
-    /// Makes the model ready, before a replica's first request.
+    /// Loads the model, once in each replica before its first request.
     ///
     /// # Errors
-    /// What keeps the replica from serving: a push fails with it, and the log has it.
+    /// With an error the replica does not serve, and a push fails with this error. It is also in the log.
     fn load() -> Result<Self, Error>;
 
-    /// Answers one `POST /predict`.
+    /// Serves one `POST /predict`.
     ///
     /// # Errors
-    /// What the caller is answered, as [`Error`] has it: a status and JSON.
+    /// The error to send to the caller, as a status and JSON; see [`Error`].
     fn predict(&mut self, request: Request) -> Result<Response, Error>;
 
-    /// Answers every request; override it for other routes than [`http::route`] has, where there is an example.
+    /// Serves every request. Override it to add routes to those of [`http::route`], which has an example.
     ///
     /// # Errors
-    /// What the caller is answered, as [`Error`] has it: a status and JSON.
+    /// The error to send to the caller, as a status and JSON; see [`Error`].
     fn handle(&mut self, request: Request) -> Result<Response, Error> {
         http::route(self, request)
     }
@@ -56,14 +56,14 @@ pub trait Model: Sized {
 /// Loads the model into `slot`.
 ///
 /// # Errors
-/// That of [`Model::load`], as text.
+/// The error of [`Model::load`], as text.
 pub fn init<M: Model>(slot: &RefCell<Option<M>>) -> Result<(), String> {
     let model = M::load().map_err(|error| error.to_string())?;
     slot.replace(Some(model));
     Ok(())
 }
 
-/// Answers one request of the host's.
+/// Serves one request of the host.
 pub fn serve<M: Model>(
     slot: &RefCell<Option<M>>,
     request: IncomingRequest,

@@ -1,4 +1,4 @@
-//! Inference in a component: the host's, through `wasi:nn`.
+//! Inference in a component, by the host through `wasi:nn`.
 
 use crate::Error;
 use crate::bindings::wasi::nn::errors::{Error as NnError, ErrorCode};
@@ -7,10 +7,10 @@ use crate::bindings::wasi::nn::inference::GraphExecutionContext;
 use crate::bindings::wasi::nn::tensor::{Tensor as NnTensor, TensorType};
 use crate::tensor::{ElementType, RawTensor, TensorData};
 
-/// A tensor that the host holds.
+/// A tensor on the host.
 pub(crate) type Held = NnTensor;
 
-/// A graph, ready to compute.
+/// A loaded graph.
 pub(crate) struct Context(GraphExecutionContext);
 
 impl Context {

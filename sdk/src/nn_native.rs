@@ -1,4 +1,4 @@
-//! Inference without a host: by the closures of [`crate::testing`].
+//! Inference in native builds, by the closures of [`crate::testing`].
 
 use std::rc::Rc;
 
@@ -7,10 +7,10 @@ use crate::host_tensor::about;
 use crate::tensor::{ElementType, RawTensor, TensorData};
 use crate::testing::{Answer, Inputs, answer_of};
 
-/// A tensor that a host would hold.
+/// A tensor that would be on the host.
 pub(crate) type Held = RawTensor;
 
-/// A graph, ready to compute.
+/// A loaded graph.
 pub(crate) struct Context(Rc<Answer>);
 
 impl Context {
@@ -24,7 +24,7 @@ impl Context {
                 500,
                 "graph_not_found",
                 format!(
-                    "graph {name:?} did not load: outside of a host a test makes it, with samovar_sdk::testing::graph"
+                    "graph {name:?} did not load: in a test, make it with samovar_sdk::testing::graph"
                 ),
             )
         })
@@ -51,7 +51,7 @@ pub(crate) fn hold(tensor: &(impl TensorData + ?Sized)) -> Held {
     )
 }
 
-/// Copies a tensor, and checks it as it would be on its way to a host and back.
+/// Copies a tensor with the checks of the way to a host and back.
 pub(crate) fn read(tensor: &Held) -> Result<RawTensor, Error> {
     RawTensor::new(
         tensor.dimensions(),

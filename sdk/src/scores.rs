@@ -1,11 +1,11 @@
-//! What models answer with, read: which of many scores is the highest.
+//! Finds the highest of many scores.
 
-/// Comparisons that go on beside each other. One after the other, each would wait for the one before it.
+/// Number of independent comparisons at a time. In a single chain each comparison would wait for the one before it.
 const LANES: usize = 16;
 
-/// Where the highest score is, and how high; of equal ones the first. `None` when there are none, or none that is a number.
+/// The position and the value of the highest score; the first of equal ones. `None` if there are no scores, or if all are NaN.
 ///
-/// Much quicker than a fold with [`f32::max`], which in WebAssembly is a call of a function for each score.
+/// Much faster than a fold with [`f32::max`], which in WebAssembly calls a function for each score.
 ///
 /// ```
 /// assert_eq!(samovar_sdk::argmax(&[0.1, 0.7, 0.2]), Some((1, 0.7)));
@@ -16,7 +16,7 @@ pub fn argmax(scores: &[f32]) -> Option<(usize, f32)> {
     Some((place(scores, most)?, most))
 }
 
-/// The highest, or negative infinity.
+/// The highest score, or negative infinity.
 #[cfg_attr(target_family = "wasm", target_feature(enable = "simd128"))]
 fn highest(scores: &[f32]) -> f32 {
     // False for what is not a number, on either side.
@@ -32,7 +32,7 @@ fn highest(scores: &[f32]) -> f32 {
     most.fold(f32::NEG_INFINITY, higher)
 }
 
-/// The first place of this score.
+/// The first position of this score.
 #[cfg_attr(target_family = "wasm", target_feature(enable = "simd128"))]
 fn place(scores: &[f32], wanted: f32) -> Option<usize> {
     let is_in = |row: &[f32; LANES]| {

@@ -1,13 +1,13 @@
-//! Tensors: dimensions and row-major elements, moved between Rust values and bytes without copies where layouts allow.
+//! Tensors: dimensions and row-major elements, converted between Rust values and bytes without copies where possible.
 //!
-//! Dimensions count elements, outermost first, as ONNX has them: a batch of 8 color pictures may be `[8, 3, 224, 224]`, a scalar
-//! is `[]`. A dimension may be 0. The number of elements is always the product of the dimensions.
+//! Dimensions count elements, outermost first, as in ONNX: a batch of 8 color pictures may be `[8, 3, 224, 224]`, a scalar is `[]`. A
+//! dimension may be 0. The number of elements is always the product of the dimensions.
 
 use std::fmt;
 
 use crate::Error;
 
-/// The type of a tensor's elements, as `wasi:nn` names them.
+/// The type of a tensor's elements, with the names of `wasi:nn`.
 ///
 /// ```
 /// use samovar_sdk::tensor::{Element, ElementType};
@@ -18,15 +18,15 @@ use crate::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ElementType {
-    /// 16-bit floats.
+    /// 16-bit floats (IEEE 754 binary16).
     F16,
-    /// bfloat16.
+    /// bfloat16: the upper half of a 32-bit float.
     Bf16,
     /// 32-bit floats.
     F32,
     /// 64-bit floats.
     F64,
-    /// Bytes, which also carry ONNX's `int8` and `bool`.
+    /// Bytes, also used for ONNX's `int8` and `bool`.
     U8,
     /// 32-bit integers.
     I32,
@@ -35,7 +35,7 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// Bytes that one element takes.
+    /// Size of one element in bytes.
     pub const fn size(self) -> usize {
         match self {
             Self::U8 => 1,
@@ -64,7 +64,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A Rust type that tensors hold: `f32`, `f64`, `u8`, `i32`, `i64`, and with the feature `half` its `f16` and `bf16`.
+/// A Rust type for elements: `f32`, `f64`, `u8`, `i32`, `i64`, and with the feature `half` also `half::f16` and `half::bf16`.
 ///
 /// ```
 /// use samovar_sdk::tensor::Element;
@@ -77,7 +77,7 @@ mod sealed {
 /// # Ok::<(), Error>(())
 /// ```
 pub trait Element: bytemuck::Pod + fmt::Debug + sealed::Sealed {
-    /// Its `wasi:nn` name.
+    /// The corresponding element type.
     const TYPE: ElementType;
 }
 
@@ -94,9 +94,9 @@ elements!(f32 => F32, f64 => F64, u8 => U8, i32 => I32, i64 => I64);
 #[cfg(feature = "half")]
 elements!(half::f16 => F16, half::bf16 => Bf16);
 
-/// Anything a graph takes as input.
+/// A tensor that can be an input of a graph.
 ///
-/// Inputs of different types go together as `&dyn TensorData`: see [`Graph::compute`](crate::Graph::compute).
+/// Pass inputs of different types as `&dyn TensorData`: see [`Graph::compute`](crate::Graph::compute).
 ///
 /// ```
 /// use samovar_sdk::{Tensor, TensorData};
@@ -128,7 +128,7 @@ impl<D: TensorData + ?Sized> TensorData for &D {
     }
 }
 
-/// What a tensor's elements lie in: a `Vec<T>` of the guest's, or the bytes an inference gave, aligned for `T`.
+/// Storage of a tensor's elements: a `Vec<T>` of the guest, or the bytes of an output, aligned for `T`.
 #[derive(Clone)]
 enum Storage<T> {
     Elements(Vec<T>),
@@ -152,10 +152,10 @@ pub struct Tensor<T> {
 }
 
 impl<T: Element> Tensor<T> {
-    /// A tensor of `dimensions` with the elements of `elements`, row-major, which it takes over without a copy.
+    /// Creates a tensor from `dimensions` and row-major `elements`, without a copy.
     ///
     /// # Errors
-    /// Status 500 and `bad_tensor` when the product of the dimensions is not the number of elements.
+    /// Status 500 and `bad_tensor` if the product of the dimensions is not the number of elements.
     ///
     /// ```
     /// use samovar_sdk::Tensor;
@@ -172,7 +172,7 @@ impl<T: Element> Tensor<T> {
         })
     }
 
-    /// A tensor of `dimensions` with a copy of `elements`; [`TensorView`] borrows them instead.
+    /// Creates a tensor from `dimensions` and a copy of the row-major `elements`; [`TensorView`] borrows them instead.
     ///
     /// # Errors
     /// Those of [`from_vec`](Self::from_vec).
@@ -191,7 +191,7 @@ impl<T: Element> Tensor<T> {
         &self.dimensions
     }
 
-    /// The elements, row-major. Borrows them, without a copy.
+    /// Borrows the elements, row-major.
     pub fn as_slice(&self) -> &[T] {
         match &self.storage {
             Storage::Elements(elements) => elements,
@@ -199,7 +199,7 @@ impl<T: Element> Tensor<T> {
         }
     }
 
-    /// The elements, row-major. Copies where they came from an inference and `T` is not `u8`.
+    /// Converts into the elements, row-major. Copies them if they come from an output and `T` is not `u8`.
     ///
     /// ```
     /// let tensor = samovar_sdk::Tensor::from_slice([2, 1], &[1i64, 2])?;
@@ -213,7 +213,7 @@ impl<T: Element> Tensor<T> {
         }
     }
 
-    /// The same elements in other dimensions, without a copy.
+    /// Changes the dimensions without copying the elements.
     ///
     /// # Errors
     /// Those of [`from_vec`](Self::from_vec).
@@ -230,7 +230,7 @@ impl<T: Element> Tensor<T> {
         Ok(self)
     }
 
-    /// A tensor over bytes that are known to fill `dimensions`.
+    /// A tensor from bytes that are known to fit `dimensions`.
     fn from_checked_bytes(dimensions: Vec<u32>, bytes: Vec<u8>) -> Self {
         let storage = if bytemuck::try_cast_slice::<u8, T>(&bytes).is_ok() {
             Storage::AlignedBytes(bytes)
@@ -273,7 +273,7 @@ where
     }
 }
 
-/// A tensor that borrows its elements: an input without a copy in the guest.
+/// A tensor that borrows its elements, for inputs without a copy in the guest.
 ///
 /// ```
 /// use samovar_sdk::TensorView;
@@ -290,7 +290,7 @@ pub struct TensorView<'a, T> {
 }
 
 impl<'a, T: Element> TensorView<'a, T> {
-    /// A tensor of `dimensions` over `elements`, row-major.
+    /// Creates a tensor from `dimensions` and borrowed row-major `elements`.
     ///
     /// # Errors
     /// Those of [`Tensor::from_vec`].
@@ -318,7 +318,7 @@ impl<T: Element> TensorData for TensorView<'_, T> {
     }
 }
 
-/// A tensor whose element type is known only when it runs, as an inference gives it.
+/// A tensor whose element type is only known at run time, such as an output.
 ///
 /// ```
 /// use samovar_sdk::tensor::{ElementType, RawTensor};
@@ -337,16 +337,16 @@ pub struct RawTensor {
 }
 
 impl RawTensor {
-    /// A tensor over `bytes`: row-major, little-endian elements of `element_type` that fill `dimensions`.
+    /// Creates a tensor from `bytes`: row-major, little-endian elements of `element_type` that fit `dimensions`.
     ///
     /// # Errors
-    /// Status 500 and `bad_tensor` when the bytes are no whole number of elements, or not as many as the dimensions have.
+    /// Status 500 and `bad_tensor` if the bytes are not a whole number of elements, or not as many as the dimensions need.
     ///
     /// ```
     /// use samovar_sdk::tensor::{ElementType, RawTensor};
     ///
     /// let error = RawTensor::new([2], ElementType::F32, vec![0; 7]).unwrap_err();
-    /// assert_eq!(error.message(), "7 bytes are no whole number of f32 elements");
+    /// assert_eq!(error.message(), "7 bytes are not a whole number of f32 elements");
     /// ```
     pub fn new(
         dimensions: impl Into<Vec<u32>>,
@@ -357,7 +357,7 @@ impl RawTensor {
         let size = element_type.size();
         if !bytes.len().is_multiple_of(size) {
             return Err(bad_tensor(format!(
-                "{} bytes are no whole number of {element_type} elements",
+                "{} bytes are not a whole number of {element_type} elements",
                 bytes.len()
             )));
         }
@@ -382,10 +382,10 @@ impl RawTensor {
         }
     }
 
-    /// The tensor with elements of type `T`, without a copy where the bytes lie aligned.
+    /// Converts into a tensor with elements of type `T`, without a copy if the bytes are aligned.
     ///
     /// # Errors
-    /// Status 500 and `bad_tensor` if it holds another type.
+    /// Status 500 and `bad_tensor` if the elements have another type.
     ///
     /// ```
     /// use samovar_sdk::tensor::{ElementType, RawTensor};
@@ -462,10 +462,10 @@ mod nd {
     use crate::Error;
 
     impl<T: Element> Tensor<T> {
-        /// A tensor with the shape and the elements of an array; copies only what does not lie row-major already.
+        /// Creates a tensor with the shape and the elements of an array. Copies the elements only if they are not row-major.
         ///
         /// # Errors
-        /// Status 500 and `bad_tensor` for an axis that is longer than `u32` counts.
+        /// Status 500 and `bad_tensor` if an axis is longer than `u32::MAX`.
         ///
         /// ```
         /// use ndarray::array;
@@ -501,10 +501,10 @@ mod nd {
             Self::from_vec(dimensions, elements)
         }
 
-        /// The elements as an array of the tensor's shape.
+        /// Converts into an array with the tensor's shape.
         ///
         /// # Errors
-        /// None that a tensor of the SDK can cause: its elements fill its dimensions.
+        /// None for tensors of the SDK, because their elements always fit their dimensions.
         ///
         /// ```
         /// use samovar_sdk::Tensor;

@@ -1,4 +1,4 @@
-//! Trying a model natively, by `cargo test`: graphs made of closures, and secrets. Not there in a component.
+//! Tests of models with `cargo test`: graphs made from closures, and secrets. Only in native builds.
 //!
 //! ```
 //! use samovar_sdk::testing::{self, Outputs};
@@ -41,7 +41,7 @@ use crate::graph::Graph;
 use crate::tensor::{Element, RawTensor, Tensor, TensorData};
 use crate::{Error, nn};
 
-/// What a graph answers.
+/// The closure of a graph.
 pub(crate) type Answer = dyn Fn(&Inputs) -> Result<Outputs, Error>;
 
 thread_local! {
@@ -49,11 +49,10 @@ thread_local! {
     static SECRETS: RefCell<HashMap<String, String>> = RefCell::default();
 }
 
-/// A graph whose outputs `answer` gives.
+/// Makes a graph whose outputs `answer` computes.
 ///
-/// [`Graph::load`] finds it by its name from now on, on this thread: each test has one of its own. A graph of the same
-/// name is replaced. What `answer` gets are the inputs with their shapes as the model gave them; its error becomes that of
-/// [`Graph::compute`], with the graph's name before the message.
+/// [`Graph::load`] finds it by its name on this thread, and each test has its own thread. It replaces an earlier graph with the same name.
+/// `answer` gets the inputs as the model passed them. [`Graph::compute`] returns its error with the graph's name before the message.
 ///
 /// ```
 /// use samovar_sdk::testing::{self, Outputs};
@@ -73,7 +72,7 @@ pub fn graph(name: &str, answer: impl Fn(&Inputs) -> Result<Outputs, Error> + 's
     Graph::new(name, nn::Context::new(answer))
 }
 
-/// Sets the secret `name` for [`config::secret`](crate::config::secret), on this thread: there is an example.
+/// Sets the secret `name` for [`config::secret`](crate::config::secret) on this thread; see the example there.
 pub fn secret(name: &str, value: &str) {
     SECRETS.with_borrow_mut(|secrets| secrets.insert(name.to_owned(), value.to_owned()));
 }
@@ -86,34 +85,36 @@ pub(crate) fn secret_of(name: &str) -> Option<String> {
     SECRETS.with_borrow(|secrets| secrets.get(name).cloned())
 }
 
-/// What a graph was given; see [`graph`].
+/// The inputs of a graph made with [`graph`].
 #[derive(Debug)]
 pub struct Inputs(pub(crate) Vec<(String, RawTensor)>);
 
 impl Inputs {
-    /// The inputs' names, in the order that they were given in.
+    /// The names of the inputs, in the order in which they were passed.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    /// A copy of the input `name`.
+    /// Copies the input `name`.
     ///
     /// # Errors
-    /// Status 400 and `invalid_tensor`, as on the host, if it is not there or its elements are of another type.
+    /// Status 400 and `invalid_tensor`, as on the host, if it is missing or its elements have another type.
     pub fn get<T: Element>(&self, name: &str) -> Result<Tensor<T>, Error> {
         let typed = self.raw(name)?.into_typed();
         typed.map_err(|error| invalid(format!("input {name:?}: {error}")))
     }
 
-    /// A copy of the input `name`, whatever its elements are.
+    /// Copies the input `name`, whatever its element type is.
     ///
     /// # Errors
-    /// Status 400 and `invalid_tensor`, as on the host, if it is not there.
+    /// Status 400 and `invalid_tensor`, as on the host, if it is missing.
     pub fn raw(&self, name: &str) -> Result<RawTensor, Error> {
         let found = self.0.iter().find(|(found, _)| found == name);
         let (_, tensor) = found.ok_or_else(|| {
             let names: Vec<&str> = self.names().collect();
-            invalid(format!("input {name:?} is missing, there is {names:?}"))
+            invalid(format!(
+                "input {name:?} is missing; the inputs are {names:?}"
+            ))
         })?;
         Ok(tensor.clone())
     }
@@ -123,17 +124,17 @@ fn invalid(why: String) -> Error {
     Error::new(400, "invalid_tensor", why)
 }
 
-/// What a graph gives; see [`graph`].
+/// The outputs of a graph made with [`graph`].
 #[derive(Debug, Default)]
 pub struct Outputs(pub(crate) Vec<(String, RawTensor)>);
 
 impl Outputs {
-    /// No outputs yet.
+    /// Creates an empty set of outputs.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One more output.
+    /// Adds an output.
     #[must_use]
     pub fn with(mut self, name: &str, tensor: &(impl TensorData + ?Sized)) -> Self {
         self.0.push((name.to_owned(), nn::hold(tensor)));

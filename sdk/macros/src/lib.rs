@@ -1,18 +1,18 @@
-//! The `#[samovar_sdk::model]` attribute: makes a component of a function or of an `impl Model`.
+//! The attribute `#[samovar_sdk::model]`: makes a component from a function or an `impl Model`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Error, FnArg, ImplItem, Item, ItemFn, ItemImpl, Type, parse_quote};
 
-/// Makes this crate a model's component.
+/// Makes the crate a component.
 ///
-/// On a function, its one argument is read from the body of `POST /predict` and what it gives is the response: `Json<T>`,
-/// `String`, `Vec<u8>`, `Request` in; `Json<T>`, `String`, `Vec<u8>`, `Response` out, plain or in a `Result`.
+/// On a function: its only argument is read from the body of `POST /predict` (`Json<T>`, `String`, `Vec<u8>` or `Request`), and its return
+/// value is the response (`Json<T>`, `String`, `Vec<u8>` or `Response`, plain or in a `Result`).
 ///
-/// On an `impl Model for X`, `load` runs once in each replica and `predict` answers requests; `predict` and `handle` may
-/// take `&self` where they change nothing.
+/// On an `impl Model for X`: `load` runs once in each replica, and `predict` serves requests. `predict` and `handle` may have `&self` instead
+/// of `&mut self`.
 ///
-/// A crate has one such item, and `crate-type = ["cdylib"]`. The first page of `samovar-sdk` has an example of each.
+/// A crate has exactly one such item, and `crate-type = ["cdylib"]`. The documentation of `samovar-sdk` begins with an example of each.
 #[proc_macro_attribute]
 pub fn model(
     arguments: proc_macro::TokenStream,
@@ -31,7 +31,7 @@ fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream, Erro
         Item::Impl(item) => from_impl(item),
         other => Err(Error::new_spanned(
             other,
-            "#[model] goes on a function or on an `impl Model for …`",
+            "put #[model] on a function or on an `impl Model for …`",
         )),
     }
 }
@@ -93,7 +93,7 @@ fn from_impl(mut item: ItemImpl) -> Result<TokenStream, Error> {
     if !is_model {
         return Err(Error::new_spanned(
             item.self_ty,
-            "#[model] goes on an `impl Model for …`",
+            "put #[model] on an `impl Model for …`",
         ));
     }
     if !item.generics.params.is_empty() {
@@ -195,11 +195,11 @@ mod tests {
             )),
         ];
         let wanted = [
-            "goes on a function or on an `impl Model for …`",
+            "on a function or on an `impl Model for …`",
             "is not async",
             "no generic parameters",
             "takes one argument",
-            "goes on an `impl Model for …`",
+            "put #[model] on an `impl Model for …`",
             "no generic parameters",
         ];
         for (found, wanted) in found.iter().zip(wanted) {

@@ -1,4 +1,4 @@
-//! HTTP as a model sees it: a request with a streamed body, a response whole or streamed, JSON either way.
+//! HTTP for models: requests with a streamed body, and complete or streamed responses.
 
 mod request;
 mod response;
@@ -11,7 +11,7 @@ pub use serve::route;
 pub(crate) use serve::serve;
 pub use trace::TraceParent;
 
-/// A value that travels as JSON: an input read from the request's body, or an output written to the response's.
+/// A value as JSON: an input from the request's body, or an output in the response's body.
 ///
 /// ```
 /// use samovar_sdk::{FromRequest, IntoResponse, Json, Request};

@@ -1,4 +1,4 @@
-//! The request: method, path, query, headers, and a body that is read as it arrives.
+//! Requests: method, path, query, headers, and a body that is read as it arrives.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -28,14 +28,14 @@ pub struct Request {
     method: String,
     path: String,
     query: String,
-    /// Those of the host's request come into the component when somebody wants one.
+    /// Headers are read from the host only when the model asks for one.
     headers: OnceCell<Vec<(String, Vec<u8>)>>,
     host: Option<IncomingRequest>,
     body: Body,
 }
 
 impl Request {
-    /// A request made by hand, to try a model's code without a server.
+    /// Creates a request, to test a model without a server.
     pub fn new(method: impl Into<String>, path_with_query: &str, body: impl Into<Vec<u8>>) -> Self {
         let (path, query) = path_with_query
             .split_once('?')
@@ -50,7 +50,7 @@ impl Request {
         }
     }
 
-    /// The same request with one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         let mut headers = self.headers.take().unwrap_or_default();
@@ -76,7 +76,7 @@ impl Request {
         Ok(ours)
     }
 
-    /// The method, in capitals.
+    /// The method in upper case.
     pub fn method(&self) -> &str {
         &self.method
     }
@@ -91,7 +91,7 @@ impl Request {
         &self.query
     }
 
-    /// The first query parameter `name`, decoded; empty if it stands there without a value.
+    /// The first query parameter `name`, decoded; empty if it has no value.
     pub fn query(&self, name: &str) -> Option<String> {
         self.query.split('&').find_map(|pair| {
             let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -99,7 +99,7 @@ impl Request {
         })
     }
 
-    /// The first header `name` (letter case does not matter) that is valid UTF-8.
+    /// The first header `name` (ignoring case) that is valid UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         let headers = self.headers.get_or_init(|| match &self.host {
             Some(request) => request.headers().entries(),
@@ -111,7 +111,7 @@ impl Request {
         named.find_map(|(_, value)| std::str::from_utf8(value).ok())
     }
 
-    /// The id of this request, which its answer and its lines in the log bear too; `None` outside of Samovar.
+    /// Id of this request, which is also in the response and in its log lines; `None` outside of Samovar.
     ///
     /// ```
     /// # let request = samovar_sdk::Request::new("POST", "/predict", "");
@@ -123,8 +123,8 @@ impl Request {
         self.header("x-samovar-request-id")
     }
 
-    /// The environment that the request was sent to, such as `production`; `None` for one that was sent to a deployment by
-    /// its id, or to the development deployment.
+    /// Name of the environment that the request was sent to, such as `production`; `None` for requests to a deployment by its id, to the
+    /// development deployment, and for async requests.
     ///
     /// ```
     /// # let request = samovar_sdk::Request::new("POST", "/predict", "");
@@ -135,12 +135,12 @@ impl Request {
         self.header("x-samovar-environment")
     }
 
-    /// The trace that the request is part of, if its caller says so with a valid `traceparent`; see [`TraceParent`].
+    /// The trace of the request, if it has a valid `traceparent`; see [`TraceParent`].
     pub fn trace_parent(&self) -> Option<TraceParent<'_>> {
         TraceParent::parse(self.header("traceparent")?)
     }
 
-    /// The body, to read as it arrives: nothing of it is held that you do not keep.
+    /// The body, to read as it arrives. The SDK keeps no copy of it.
     ///
     /// ```
     /// use std::io::Read;
@@ -160,10 +160,10 @@ impl Request {
         &mut self.body
     }
 
-    /// The whole body, in bytes. The deployment's `limits.body` bounds it.
+    /// Reads the whole body. The deployment's `limits.body` limits its size.
     ///
     /// # Errors
-    /// Status 400 and `bad_request` when the body breaks off before its end.
+    /// Status 400 and `bad_request` if the body breaks off.
     ///
     /// ```
     /// let mut request = samovar_sdk::Request::new("POST", "/predict", [0xff, 0xd8]);
@@ -176,10 +176,10 @@ impl Request {
             .map_err(|error| Error::bad_request(format!("the body broke off: {error}")))
     }
 
-    /// The whole body as UTF-8 text.
+    /// Reads the whole body as UTF-8 text.
     ///
     /// # Errors
-    /// Status 400 and `bad_request` when it breaks off, or is no UTF-8: the message says at which byte.
+    /// Status 400 and `bad_request` if the body breaks off or is not UTF-8; the message then gives the position.
     ///
     /// ```
     /// use samovar_sdk::Request;
@@ -197,11 +197,10 @@ impl Request {
         })
     }
 
-    /// The whole body, read as JSON. Floats are finite: a number outside the range of its type is refused.
+    /// Reads the whole body as JSON. Floats are finite: a number outside the range of its type is refused.
     ///
     /// # Errors
-    /// Status 400, the caller's fault: `invalid_json` for what does not fit `T`, with what was wanted and where; `bad_request`
-    /// when the body breaks off.
+    /// Status 400: `invalid_json` if the body does not fit `T`, with the position and what was expected; `bad_request` if the body breaks off.
     ///
     /// ```
     /// let mut request = samovar_sdk::Request::new("POST", "/predict", "[6.4, 3.2]");
@@ -219,13 +218,13 @@ impl Request {
             Error::new(
                 400,
                 "invalid_json",
-                format!("the body is not the JSON this model takes: {error}"),
+                format!("the body is not the JSON that this model expects: {error}"),
             )
         })
     }
 }
 
-/// The request's body: a [`Read`] that waits for what has not arrived; see [`Request::body`].
+/// The request's body: a [`Read`] that waits for data; see [`Request::body`].
 pub struct Body(Source);
 
 enum Source {
@@ -238,7 +237,7 @@ enum Source {
 }
 
 impl Body {
-    /// All that was not read yet, in as large pieces as the host has. A short one comes in one piece, which is not copied.
+    /// Reads the rest of the body in the largest chunks that the host has. A short body is one chunk and is not copied.
     fn rest(&mut self) -> io::Result<Vec<u8>> {
         const PIECE_BYTES: u64 = 1 << 20;
         let mut rest = Vec::new();
@@ -275,7 +274,7 @@ impl fmt::Debug for Body {
     }
 }
 
-/// What a model's function may take: `Json<T>`, `String`, `Vec<u8>`, [`Request`], or a type of your own.
+/// The argument of a model's function: `Json<T>`, `String`, `Vec<u8>`, [`Request`], or your own type.
 ///
 /// ```
 /// use samovar_sdk::{Error, FromRequest, Request};
@@ -298,7 +297,7 @@ pub trait FromRequest: Sized {
     /// Reads the value from the request.
     ///
     /// # Errors
-    /// What the caller is answered instead, status 400 for a body that does not fit.
+    /// The error to send to the caller, with status 400 if the body does not fit.
     fn from_request(request: Request) -> Result<Self, Error>;
 }
 
@@ -342,7 +341,7 @@ fn method_name(method: Method) -> String {
     name.to_owned()
 }
 
-/// Decodes `%XX` and `+`; what is no valid escape stays as it is.
+/// Decodes `%XX` and `+`; invalid escapes are kept.
 fn decode(text: &str) -> String {
     let digit = |byte: Option<&u8>| byte.and_then(|&byte| (byte as char).to_digit(16));
     let bytes = text.as_bytes();

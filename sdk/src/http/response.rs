@@ -1,4 +1,4 @@
-//! The response: a status, headers, and a body that is whole or written as it comes to be.
+//! Responses: a status, headers, and a complete or streamed body.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use crate::{Error, json};
 
 type Writer = Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<(), Error>>;
 
-/// What a model answers: a status, headers and a body.
+/// Response of a model: a status, headers and a body.
 ///
 /// ```
 /// use samovar_sdk::Response;
@@ -37,11 +37,11 @@ impl Response {
         Self::with_content(content_type, Content::Whole(body.into()))
     }
 
-    /// Status 200 with `value` as JSON. JSON has no number for what is not finite: such a float is the string `"NaN"`,
-    /// `"Infinity"` or `"-Infinity"`.
+    /// Status 200 with `value` as JSON. JSON has no non-finite numbers, so such floats become the strings `"NaN"`, `"Infinity"` and
+    /// `"-Infinity"`.
     ///
     /// # Errors
-    /// Status 500 and `internal` for what JSON cannot say, such as a map whose keys are no text.
+    /// Status 500 and `internal` for values that JSON cannot express, such as a map whose keys are not text.
     ///
     /// ```
     /// let answer = samovar_sdk::Response::json(&[("label", "tea"), ("unit", "cup")])?;
@@ -56,10 +56,10 @@ impl Response {
         Ok(Self::new("application/json", body))
     }
 
-    /// Status 200 with a body that `write` writes; what it flushes goes out at once.
+    /// Status 200 with a body that `write` writes. Flushed data is sent at once.
     ///
-    /// The head goes out with the first bytes, or when `write` flushes before any. If it fails until then, its error is
-    /// the answer; later the response breaks off, so that a client can tell, and the log says why.
+    /// The head is sent with the first bytes, or with the first flush. If `write` fails before that, its error is the response. If it fails later,
+    /// the response breaks off visibly, and the log has the reason.
     ///
     /// ```
     /// use std::io::Write;
@@ -81,7 +81,7 @@ impl Response {
         Self::with_content(content_type, Content::Streamed(Box::new(write)))
     }
 
-    /// Status 200 with a body of chunks, each sent as the iterator gives it.
+    /// Status 200 with a body of chunks, each sent as soon as the iterator returns it.
     ///
     /// ```
     /// let answer = samovar_sdk::Response::chunks("text/plain", ["one ", "two"]);
@@ -102,14 +102,14 @@ impl Response {
         })
     }
 
-    /// The same response with another status, 100 to 999; what is none fails when it is sent.
+    /// Sets the status, 100 to 999. Sending a response with an invalid status fails.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.status = status;
         self
     }
 
-    /// The same response with one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
@@ -126,10 +126,10 @@ impl Response {
         &self.headers
     }
 
-    /// The whole body; a streamed one is written into memory, which is for tests.
+    /// The whole body, for tests. A streamed body is written into memory.
     ///
     /// # Errors
-    /// The one that the writer of a streamed body gives.
+    /// The error of a streamed body's writer.
     pub fn into_bytes(self) -> Result<Vec<u8>, Error> {
         match self.content {
             Content::Whole(bytes) => Ok(bytes),
@@ -165,7 +165,7 @@ impl fmt::Debug for Response {
     }
 }
 
-/// Where a streamed response writes its body; see [`Response::stream`].
+/// The writer of a streamed response's body; see [`Response::stream`].
 pub struct BodyWriter<'a>(&'a mut dyn Write);
 
 impl<'a> BodyWriter<'a> {
@@ -194,8 +194,7 @@ impl fmt::Debug for BodyWriter<'_> {
     }
 }
 
-/// What a model's function may give: `Json<T>`, `String`, `Vec<u8>`, [`Response`], a type of your own, or one of them in a
-/// `Result`.
+/// The return value of a model's function: `Json<T>`, `String`, `Vec<u8>`, [`Response`], your own type, or one of them in a `Result`.
 ///
 /// ```
 /// use samovar_sdk::{Error, IntoResponse, Response};
@@ -212,10 +211,10 @@ impl fmt::Debug for BodyWriter<'_> {
 /// # Ok::<(), Error>(())
 /// ```
 pub trait IntoResponse {
-    /// Makes the response.
+    /// Converts the value into a response.
     ///
     /// # Errors
-    /// What the caller is answered instead.
+    /// The error to send to the caller.
     fn into_response(self) -> Result<Response, Error>;
 }
 

@@ -1,4 +1,4 @@
-//! From the host's request to the model and back: routing, the replica's one model, sending the response.
+//! Serves requests of the host with the replica's model: routing, and sending the response.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use crate::{Error, Model};
 /// The default routes: `POST /predict` goes to [`Model::predict`], other methods get 405, other paths 404.
 ///
 /// # Errors
-/// That of `predict`; status 405 and `method_not_allowed` for another method, 404 and `not_found` for another path.
+/// The error of `predict`; status 405 and `method_not_allowed` for another method, 404 and `not_found` for another path.
 ///
 /// ```
 /// use samovar_sdk::{Error, Model, Request, Response, http};
@@ -54,7 +54,7 @@ pub fn route<M: Model>(model: &mut M, request: Request) -> Result<Response, Erro
     }
 }
 
-/// Answers one request with the model in `slot`, which is loaded now if no call to `init` did it before.
+/// Serves one request with the model in `slot`, which is loaded now if `init` has not loaded it.
 pub(crate) fn serve<M: Model>(
     slot: &RefCell<Option<M>>,
     request: IncomingRequest,
@@ -119,7 +119,7 @@ fn send(response: Response, outparam: ResponseOutparam) {
     }
 }
 
-/// Answers with an error.
+/// Responds with an error.
 fn fail(error: &Error, outparam: ResponseOutparam) {
     if error.status() >= 500 {
         eprintln!("{} ({})", error.message(), error.code());
@@ -127,11 +127,11 @@ fn fail(error: &Error, outparam: ResponseOutparam) {
     send(Response::from_error(error), outparam);
 }
 
-/// A response whose head goes out with the first bytes of its body, or when it is flushed.
+/// A response whose head is sent with the first bytes of its body, or with the first flush.
 struct Opening {
     status: u16,
     headers: Vec<(String, String)>,
-    /// Of a body that is known as a whole.
+    /// For a complete body.
     length: Option<usize>,
     outparam: Option<ResponseOutparam>,
     opened: Option<(OutputStream, OutgoingBody)>,
@@ -146,9 +146,9 @@ impl Opening {
         opened.ok_or_else(|| io::Error::other("the response's body is not open"))
     }
 
-    /// Writes a body that is known as a whole; a short one in one call.
+    /// Writes a complete body; a short one in one call.
     fn write_whole(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        /// The standard's own bound for such a call.
+        /// The limit of WASI for such a call.
         const SHORT_BYTES: usize = 4096;
         if (1..=SHORT_BYTES).contains(&bytes.len()) {
             let written = self.stream()?.blocking_write_and_flush(bytes);
@@ -206,12 +206,12 @@ fn head(
                 one.0
             ))
         });
-        wrong.unwrap_or_else(|| "the response has more headers than the host takes".to_owned())
+        wrong.unwrap_or_else(|| "the response has more headers than the host accepts".to_owned())
     })?;
     let head = OutgoingResponse::new(fields);
     if status != 200 {
         head.set_status_code(status)
-            .map_err(|()| format!("{status} is no HTTP status"))?;
+            .map_err(|()| format!("{status} is not an HTTP status"))?;
     }
     Ok(head)
 }

@@ -1,10 +1,10 @@
-//! W3C trace context: which trace a request is part of.
+//! W3C trace context.
 
 use std::fmt;
 
-/// The header `traceparent` of a request, valid by the W3C's recommendation.
+/// A valid `traceparent` header of a request, as defined by the W3C recommendation Trace Context.
 ///
-/// A model that calls another service sends it along, so that the call is part of the same trace:
+/// Send it with calls to other services, so that they are part of the same trace:
 ///
 /// ```
 /// use samovar_sdk::Request;
@@ -24,7 +24,7 @@ pub struct TraceParent<'a> {
 }
 
 impl<'a> TraceParent<'a> {
-    /// Reads the header's value; `None` for one that is not valid, which a receiver has to take for none at all.
+    /// Parses the header's value; `None` if it is invalid, because the recommendation says to ignore such a header.
     ///
     /// ```
     /// assert_eq!(samovar_sdk::http::TraceParent::parse("00-12-34-01"), None);
@@ -49,12 +49,12 @@ impl<'a> TraceParent<'a> {
         })
     }
 
-    /// The trace: 32 hex digits, in small letters.
+    /// Id of the trace: 32 hex digits in lower case.
     pub fn trace_id(&self) -> &'a str {
         self.trace_id
     }
 
-    /// The span that the request was sent in: 16 hex digits, in small letters.
+    /// Id of the caller's span: 16 hex digits in lower case.
     pub fn parent_id(&self) -> &'a str {
         self.parent_id
     }

@@ -1,7 +1,7 @@
-//! JSON whose numbers mean what they say, in both directions.
+//! JSON without silent changes of numbers.
 //!
-//! serde_json reads 1e39 as an infinite `f32` and writes NaN and infinity as `null`, both silently. Here the first is an
-//! error of the caller's, and the second is the string `"NaN"`, `"Infinity"` or `"-Infinity"`.
+//! serde_json silently reads 1e39 as an infinite `f32`, and silently writes NaN and infinity as `null`. Here reading is an error, and writing
+//! gives the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
 
 mod read;
 mod write;
@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Error;
 
-/// Reads a value. Every float that it holds is finite, except behind an untagged enum or `#[serde(flatten)]`, whose numbers
-/// serde keeps aside as `f64`.
+/// Reads a value. All floats in it are finite, except in an untagged enum or behind `#[serde(flatten)]`, whose numbers serde buffers as
+/// `f64`.
 pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(read::Finite(&mut deserializer))?;

@@ -1,4 +1,4 @@
-//! A deserializer around another one, which lets no finite number become an infinite `f32`.
+//! A deserializer around another one that refuses finite numbers that would become an infinite `f32`.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-/// Around deserializers, visitors, seeds and accesses alike: whatever they hand on is wrapped, too.
+/// Wraps deserializers, visitors, seeds and accesses. Everything that they pass on is wrapped, too.
 pub(super) struct Finite<T>(pub T);
 
-/// Around the visitor of an `f32`.
+/// Wraps the visitor of an `f32`.
 struct Float<V>(V);
 
 macro_rules! forward {

@@ -1,4 +1,4 @@
-//! A serializer around another one, which writes a float that is not finite as a word.
+//! A serializer around another one that writes non-finite floats as strings.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-/// Around serializers and the values within: whatever they hand on is wrapped, too.
+/// Wraps serializers and values. Everything that they pass on is wrapped, too.
 pub(super) struct Finite<T>(pub T);
 
 impl<T: Serialize + ?Sized> Serialize for Finite<&T> {
