@@ -274,7 +274,7 @@ async fn python() -> Result<()> {
     project.insert(
         "app.py",
         "    x = Tensor(",
-        "    if measures[0] == 9:\n        raise RuntimeError(\"no petals\")",
+        "    if measurements[0] == 9:\n        raise RuntimeError(\"no petals\")",
     )?;
     project.push()?;
     project.tells_irises_apart()?;
@@ -294,7 +294,7 @@ async fn javascript() -> Result<()> {
     project.insert(
         "app.js",
         "  const x = new Tensor(",
-        "  if (measures[0] === 9) throw new RangeError(\"no petals\");",
+        "  if (measurements[0] === 9) throw new RangeError(\"no petals\");",
     )?;
     // Twice: the second build finds what the first installed, and must install or remove nothing that the first needed.
     for _ in 0..2 {

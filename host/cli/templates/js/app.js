@@ -1,4 +1,4 @@
-// Tells which of three irises a flower is, from four measures of it.
+// Classifies an iris as one of three species, from four measurements.
 import { Fields, IncomingBody, OutgoingBody, OutgoingResponse, ResponseOutparam } from "wasi:http/types@0.2.10";
 import { loadByName } from "wasi:nn/graph@0.2.0-rc-2024-10-28";
 import { Tensor } from "wasi:nn/tensor@0.2.0-rc-2024-10-28";
@@ -9,7 +9,7 @@ const SPECIES = ["setosa", "versicolor", "virginica"];
 let context;
 
 export const lifecycle = {
-  // Once in each replica, before its first request; what it throws keeps the replica from serving.
+  // Runs once in each replica, before its first request. If it throws, the replica does not serve.
   init() {
     try {
       context = loadByName("default").initExecutionContext();
@@ -19,9 +19,9 @@ export const lifecycle = {
   },
 };
 
-// Not the `fetch` event: with that one, an instance serves a single request.
+// Not the `fetch` event, with which an instance can serve only one request.
 export const incomingHandler = {
-  // Once for each request.
+  // Runs for each request.
   handle(request, responseOut) {
     let status, text;
     try {
@@ -29,7 +29,7 @@ export const incomingHandler = {
       const [code, answer] = route(request.method().tag, path, () => read(request));
       [status, text] = [code, JSON.stringify(answer)];
     } catch (error) {
-      // An exception that leaves this function ends the replica. What is printed is in the log.
+      // An exception that leaves this function would end the replica. Printed text goes to the log.
       console.error(`${error}\n${error?.stack}`);
       [status, text] = [500, JSON.stringify({ error: reason(error) })];
     }
@@ -44,17 +44,17 @@ function route(method, path, body) {
   if (method !== "post") {
     return [405, { error: "send the input with POST" }];
   }
-  let measures;
+  let measurements;
   try {
-    measures = JSON.parse(body());
+    measurements = JSON.parse(body());
   } catch (error) {
-    return [400, { error: `the body is no JSON: ${error.message}` }];
+    return [400, { error: `the body is not JSON: ${error.message}` }];
   }
-  if (!Array.isArray(measures) || measures.length !== 4 || !measures.every(isFloat)) {
+  if (!Array.isArray(measurements) || measurements.length !== 4 || !measurements.every(isFloat)) {
     return [400, { error: "wanted a list of 4 numbers, each in the range of a 32-bit float" }];
   }
   try {
-    return predict(measures);
+    return predict(measurements);
   } catch (error) {
     if (!error?.payload?.data) {
       throw error;
@@ -63,26 +63,26 @@ function route(method, path, body) {
   }
 }
 
-// As a graph takes it: 1e39 would become infinite.
+// The graph computes with 32-bit floats: 1e39 would become infinite.
 function isFloat(value) {
   return Number.isFinite(value) && Number.isFinite(Math.fround(value));
 }
 
-function predict(measures) {
-  const x = new Tensor([1, 4], "FP32", new Uint8Array(new Float32Array(measures).buffer));
+function predict(measurements) {
+  const x = new Tensor([1, 4], "FP32", new Uint8Array(new Float32Array(measurements).buffer));
   const outputs = new Map(context.compute([["X", x]]));
-  // A copy: a tensor's bytes may lie where floats may not.
+  // Copied, because the tensor's bytes may not be aligned for floats.
   const probabilities = new Float32Array(outputs.get("probabilities").data().slice().buffer);
   if (!probabilities.every(Number.isFinite)) {
-    // JSON has no number for it.
-    return [400, { error: "the measures are too large to compute with" }];
+    // JSON has no such numbers.
+    return [400, { error: "the measurements are too large to compute with" }];
   }
   const best = probabilities.indexOf(Math.max(...probabilities));
   return [200, { species: SPECIES[best], probability: probabilities[best] }];
 }
 // ANCHOR_END: model
 
-// What a function of the host's throws has its error as the payload.
+// The error of a host function is the payload of the exception.
 function reason(error) {
   return error?.payload?.data?.() ?? String(error);
 }
@@ -101,7 +101,7 @@ function read(request) {
       throw error;
     }
   } finally {
-    // The host does not let go of a body whose stream is open.
+    // The host requires that the stream is closed before its body.
     stream[Symbol.dispose]();
   }
   IncomingBody.finish(body);
@@ -111,7 +111,7 @@ function read(request) {
 function send(responseOut, status, text) {
   const headers = [["content-type", new TextEncoder().encode("application/json")]];
   if (status === 405) {
-    // HTTP wants the methods that would be taken.
+    // HTTP requires a list of the supported methods.
     headers.push(["allow", new TextEncoder().encode("POST")]);
   }
   const response = new OutgoingResponse(Fields.fromList(headers));
@@ -120,7 +120,7 @@ function send(responseOut, status, text) {
   ResponseOutparam.set(responseOut, { tag: "ok", val: response });
   const stream = body.write();
   const bytes = new TextEncoder().encode(text);
-  // wasi:io takes 4096 bytes in one call.
+  // wasi:io accepts 4096 bytes in one call.
   for (let start = 0; start < bytes.length; start += 4096) {
     stream.blockingWriteAndFlush(bytes.subarray(start, start + 4096));
   }

@@ -1,4 +1,4 @@
-// Tests app.js natively, with a graph that is made up.
+// Tests app.js natively, with a fake graph.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { incomingHandler, lifecycle } from "./app.js";
@@ -7,7 +7,7 @@ import { ask, graph } from "./fake/host.js";
 // ANCHOR: test
 lifecycle.init();
 
-test("the likeliest species is the answer", () => {
+test("the most likely species is returned", () => {
   graph.probabilities = [0.125, 0.75, 0.125];
   const answer = ask(incomingHandler, "post", "/predict", "[6.5, 3.25, 4.5, 1.5]");
   assert.deepEqual(answer, [200, { species: "versicolor", probability: 0.75 }]);
@@ -17,7 +17,7 @@ test("the likeliest species is the answer", () => {
 });
 // ANCHOR_END: test
 
-test("what is no four numbers is refused", () => {
+test("other bodies than four numbers are refused", () => {
   const deep = "[".repeat(100_000);
   for (const body of ["[1, 2, 3]", '["a", "b", "c", "d"]', "{", "7", "[1e39, 1, 2, 3]", "[NaN, 1, 2, 3]", deep]) {
     const [status] = ask(incomingHandler, "post", "/predict", body);
@@ -25,13 +25,13 @@ test("what is no four numbers is refused", () => {
   }
 });
 
-test("an answer that is no number is none", () => {
+test("probabilities that are not finite are refused", () => {
   graph.probabilities = [NaN, 0, 0];
   const [status] = ask(incomingHandler, "post", "/predict", "[3e38, 3e38, 3e38, 3e38]");
   assert.equal(status, 400);
 });
 
-test("an exception is an answer and its stack is printed", (t) => {
+test("an exception becomes a response and its stack is printed", (t) => {
   const log = t.mock.method(console, "error", () => {});
   graph.error = new RangeError("no petals");
   const answer = ask(incomingHandler, "post", "/predict", "[1, 2, 3, 4]");
@@ -40,7 +40,7 @@ test("an exception is an answer and its stack is printed", (t) => {
   assert.match(log.mock.calls[0].arguments[0], /RangeError: no petals\n/);
 });
 
-test("a graph that does not compute is named as the reason", () => {
+test("an error of the graph is in the response", () => {
   graph.error = Object.assign(new Error("as the host throws it"), { payload: { data: () => "too large" } });
   const answer = ask(incomingHandler, "post", "/predict", "[1, 2, 3, 4]");
   graph.error = undefined;

@@ -1,4 +1,4 @@
-// Builds app.wasm of app.js and the interfaces in wit/.
+// Builds app.wasm from app.js and the interfaces in wit/.
 import { writeFile } from "node:fs/promises";
 import { componentize } from "@bytecodealliance/componentize-js";
 

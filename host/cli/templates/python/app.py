@@ -1,4 +1,4 @@
-"""Tells which of three irises a flower is, from four measures of it."""
+"""Classifies an iris as one of three species, from four measurements."""
 
 import json
 import math
@@ -19,9 +19,9 @@ from wit_world.imports.types import (
 )
 
 SPECIES = ["setosa", "versicolor", "virginica"]
-# What wasi:io takes in one call.
+# The limit of wasi:io for one call.
 MAX_WRITE_BYTES = 4096
-# The parser calls itself for each list in a list, and has little stack to do so.
+# The parser recurses for nested lists and has a small stack.
 MAX_BRACKETS = 64
 
 # ANCHOR: model
@@ -30,7 +30,7 @@ context = None
 
 class Lifecycle:
     def init(self) -> None:
-        """Called once in each replica, before its first request."""
+        """Runs once in each replica, before its first request."""
         global context
         try:
             context = load_by_name("default").init_execution_context()
@@ -40,12 +40,12 @@ class Lifecycle:
 
 class IncomingHandler:
     def handle(self, request: IncomingRequest, response_out: ResponseOutparam) -> None:
-        """Called for each request."""
+        """Runs for each request."""
         try:
             status, answer = route(request)
             text = json.dumps(answer, allow_nan=False)
         except Exception as error:
-            # An exception that leaves this function ends the replica. What is printed is in the log.
+            # An exception that leaves this function would end the replica. Printed text goes to the log.
             traceback.print_exc()
             status, text = 500, json.dumps({"error": f"{type(error).__name__}: {error}"})
         send(response_out, status, text.encode())
@@ -58,13 +58,13 @@ def route(request: IncomingRequest) -> tuple[int, object]:
     if not isinstance(request.method(), Method_Post):
         return 405, {"error": "send the input with POST"}
     try:
-        measures = parse(read(request))
+        measurements = parse(read(request))
     except (ArithmeticError, TypeError, ValueError) as error:
-        return 400, {"error": f"the body is no JSON list of numbers: {error}"}
-    if len(measures) != 4:
-        return 400, {"error": f"found {len(measures)} measures, wanted 4"}
+        return 400, {"error": f"the body is not a JSON list of numbers: {error}"}
+    if len(measurements) != 4:
+        return 400, {"error": f"found {len(measurements)} measurements, wanted 4"}
     try:
-        return 200, predict(measures)
+        return 200, predict(measurements)
     except ValueError as error:
         return 400, {"error": str(error)}
     except Err as error:
@@ -72,23 +72,23 @@ def route(request: IncomingRequest) -> tuple[int, object]:
 
 
 def parse(body: bytes) -> array:
-    """A list of numbers that a float of 32 bits can hold."""
+    """Parses a list of numbers in the range of a 32-bit float."""
     text = body.decode()
     if text.count("[") + text.count("{") > MAX_BRACKETS:
         raise ValueError(f"more than {MAX_BRACKETS} lists and objects")
     numbers = array("f", json.loads(text))
-    # Python reads NaN, which is not JSON, and numbers that become infinite.
+    # Python accepts NaN, which is not JSON, and numbers that become infinite.
     if not all(map(math.isfinite, numbers)):
-        raise ValueError("a number is not finite, or too large for a float of 32 bits")
+        raise ValueError("a number is not finite, or too large for a 32-bit float")
     return numbers
 
 
-def predict(measures: array) -> dict[str, object]:
-    x = Tensor([1, 4], TensorType.FP32, measures.tobytes())
+def predict(measurements: array) -> dict[str, object]:
+    x = Tensor([1, 4], TensorType.FP32, measurements.tobytes())
     outputs = dict(context.compute([("X", x)]))
     probabilities = array("f", outputs["probabilities"].data())
     if not all(map(math.isfinite, probabilities)):
-        raise ValueError("the measures are too large to compute with")
+        raise ValueError("the measurements are too large to compute with")
     best = max(range(len(SPECIES)), key=lambda at: probabilities[at])
     return {"species": SPECIES[best], "probability": probabilities[best]}
 # ANCHOR_END: model
@@ -109,7 +109,7 @@ def read(request: IncomingRequest) -> bytes:
 def send(response_out: ResponseOutparam, status: int, text: bytes) -> None:
     headers = [("content-type", b"application/json")]
     if status == 405:
-        # HTTP wants the methods that would be taken.
+        # HTTP requires a list of the supported methods.
         headers.append(("allow", b"POST"))
     response = OutgoingResponse(Fields.from_list(headers))
     response.set_status_code(status)

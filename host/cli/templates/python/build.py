@@ -1,4 +1,4 @@
-"""Builds app.wasm, with what requirements.txt lists in a virtual environment beside this file."""
+"""Builds app.wasm in a virtual environment with the packages of requirements.txt."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ BINDINGS = HERE / "bindings"
 
 
 def run(*command: object) -> None:
-    # Where componentize-py looks for packages.
+    # componentize-py searches for packages there.
     variables = {**os.environ, "VIRTUAL_ENV": str(ENVIRONMENT)}
     done = subprocess.run([str(part) for part in command], cwd=HERE, env=variables)
     if done.returncode != 0:
@@ -38,7 +38,7 @@ def componentize(*arguments: object) -> None:
 
 
 def bindings() -> None:
-    """Makes the modules that app.py imports, for editors and tests: those in the component are made with it."""
+    """Generates the modules that app.py imports, for editors and tests. The component gets its own."""
     shutil.rmtree(BINDINGS, ignore_errors=True)
     componentize("bindings", BINDINGS)
 

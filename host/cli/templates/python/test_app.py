@@ -1,4 +1,4 @@
-"""Tests app.py natively, with a graph and a request that are made up."""
+"""Tests app.py natively, with a fake graph and a fake request."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ class FakeTensor:
 
 
 class FakeContext:
-    """Answers with these probabilities, whatever it is asked."""
+    """A graph that always returns these probabilities."""
 
     def __init__(self, probabilities):
         self.output = FakeTensor([1, 3], app.TensorType.FP32, array("f", probabilities).tobytes())
@@ -59,7 +59,7 @@ def ask(context, body, method=Method_Post(), path="/predict"):
 
 
 class TheModel(unittest.TestCase):
-    def test_the_likeliest_species_is_the_answer(self):
+    def test_the_most_likely_species_is_returned(self):
         context = FakeContext([0.125, 0.75, 0.125])
         status, answer = ask(context, b"[6.5, 3.25, 4.5, 1.5]")
         self.assertEqual((status, answer), (200, {"species": "versicolor", "probability": 0.75}))
@@ -68,7 +68,7 @@ class TheModel(unittest.TestCase):
         json.dumps(answer)
 # ANCHOR_END: test
 
-    def test_what_is_no_four_numbers_is_refused(self):
+    def test_other_bodies_than_four_numbers_are_refused(self):
         for body in [
             b"[1, 2, 3]",
             b'["a"]',
@@ -85,11 +85,11 @@ class TheModel(unittest.TestCase):
             status, _ = ask(FakeContext([1, 0, 0]), body)
             self.assertEqual(status, 400, body[:20])
 
-    def test_an_answer_that_is_no_number_is_none(self):
+    def test_probabilities_that_are_not_finite_are_refused(self):
         status, answer = ask(FakeContext([float("nan"), 0, 0]), b"[3e38, 3e38, 3e38, 3e38]")
         self.assertEqual(status, 400, answer)
 
-    def test_an_exception_is_an_answer_and_its_traceback_is_printed(self):
+    def test_an_exception_becomes_a_response_and_its_traceback_is_printed(self):
         context = mock.Mock()
         context.compute.side_effect = RuntimeError("no petals")
         log = io.StringIO()

@@ -1,4 +1,4 @@
-// Every interface of WASI is host.js.
+// Replaces every interface of WASI with host.js.
 export function resolve(specifier, context, next) {
   if (specifier.startsWith("wasi:")) {
     return { url: new URL("host.js", import.meta.url).href, shortCircuit: true };

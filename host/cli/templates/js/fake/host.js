@@ -1,7 +1,7 @@
-// A host with one graph, which answers or throws what the test wants and keeps what it was asked, and with the HTTP that app.js uses.
+// A fake host with one graph and the parts of HTTP that app.js uses. A test sets what the graph returns or throws, and reads its inputs.
 export const graph = { probabilities: [1, 0, 0], inputs: undefined, error: undefined };
 
-// What the component answers to a request.
+// Sends a request to the component and returns its response.
 export function ask(incomingHandler, method, path, body) {
   const answer = { status: 200, text: "" };
   incomingHandler.handle(new Request(method, path, new TextEncoder().encode(body)), answer);

@@ -1,4 +1,4 @@
-// Lets node find a fake where app.js imports what only a host has.
+// Makes node load the fake host where app.js imports WASI.
 import { register } from "node:module";
 
 register("./hooks.js", import.meta.url);

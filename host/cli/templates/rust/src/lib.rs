@@ -1,4 +1,4 @@
-//! Tells which of three irises a flower is, from four measures of it.
+//! Classifies an iris as one of three species, from four measurements.
 
 // ANCHOR: model
 use samovar_sdk::{Error, Graph, Model, Request, Response, Tensor};
@@ -18,16 +18,16 @@ struct Answer {
 
 #[samovar_sdk::model]
 impl Model for Iris {
-    // Once in each replica, before its first request.
+    // Runs once in each replica, before its first request.
     fn load() -> Result<Self, Error> {
         let graph = Graph::load("default")?;
         Ok(Self { graph })
     }
 
-    // Once for each POST /predict.
+    // Runs for each POST /predict.
     fn predict(&self, mut request: Request) -> Result<Response, Error> {
-        let measures: [f32; 4] = request.json()?;
-        let input = Tensor::from_slice([1, 4], &measures)?;
+        let measurements: [f32; 4] = request.json()?;
+        let input = Tensor::from_slice([1, 4], &measurements)?;
         let outputs = self.graph.compute(&[("X", input)])?;
         Response::json(&best(outputs.get::<f32>("probabilities")?.as_slice())?)
     }
@@ -36,13 +36,13 @@ impl Model for Iris {
 fn best(probabilities: &[f32]) -> Result<Answer, Error> {
     if probabilities.iter().any(|one| !one.is_finite()) {
         return Err(Error::bad_request(
-            "the measures are too large to compute with",
+            "the measurements are too large to compute with",
         ));
     }
     let named = SPECIES.into_iter().zip(probabilities.iter().copied());
     let (species, probability) = named
         .max_by(|(_, one), (_, other)| one.total_cmp(other))
-        .ok_or_else(|| Error::internal("the graph gave no probabilities"))?;
+        .ok_or_else(|| Error::internal("the graph returned no probabilities"))?;
     Ok(Answer {
         species,
         probability,
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use samovar_sdk::testing::{self, Outputs};
 
-    /// The model, over a graph that gives these probabilities whatever it is asked.
+    /// The model with a fake graph that always returns these probabilities.
     fn model(probabilities: [f32; 3]) -> Result<Iris, Error> {
         testing::graph("default", move |inputs| {
             assert_eq!(inputs.get::<f32>("X")?.dimensions(), [1, 4]);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_likeliest_species_is_the_answer() -> Result<(), Error> {
+    fn the_most_likely_species_is_returned() -> Result<(), Error> {
         let request = Request::new("POST", "/predict", "[6.4, 3.2, 4.5, 1.5]");
         let answer = model([0.125, 0.75, 0.125])?.handle(request)?;
         let wanted = br#"{"species":"versicolor","probability":0.75}"#;
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_four_numbers_is_refused() -> Result<(), Error> {
+    fn other_bodies_than_four_numbers_are_refused() -> Result<(), Error> {
         for body in ["[6.4, 3.2, 4.5]", "[NaN, 1, 2, 3]", "[1e39, 1, 2, 3]"] {
             let request = Request::new("POST", "/predict", body);
             let error = model([1.0, 0.0, 0.0])?.handle(request).unwrap_err();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_no_number_is_none() -> Result<(), Error> {
+    fn probabilities_that_are_not_finite_are_refused() -> Result<(), Error> {
         let request = Request::new("POST", "/predict", "[3e38, 3e38, 3e38, 3e38]");
         let error = model([f32::NAN, 0.0, 0.0])?.handle(request).unwrap_err();
         assert_eq!(error.status(), 400);
