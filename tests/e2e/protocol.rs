@@ -8,7 +8,6 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// What came back.
 #[derive(Debug)]
 struct Answer {
     status: u16,

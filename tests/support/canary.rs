@@ -17,7 +17,6 @@ pub struct Canary<'s> {
     model: &'s str,
     /// The deployment that is in production first.
     pub old: String,
-    /// The other one.
     pub new: String,
 }
 

@@ -35,7 +35,6 @@ impl Dice {
         Duration::from_micros(self.below(bound_ms * 1000))
     }
 
-    /// One of several.
     pub fn choose<'c, T>(&mut self, of: &'c [T]) -> &'c T {
         let index = usize::try_from(self.below(of.len() as u64)).unwrap_or(0);
         &of[index]

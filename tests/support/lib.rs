@@ -314,7 +314,6 @@ impl Server {
         Ok(child.wait_with_output()?)
     }
 
-    /// Sets a secret.
     pub fn set_secret(&self, name: &str, value: &str) -> Result<()> {
         let output = self.cli_reading(&["secret", "set", name], value.as_bytes())?;
         ensure!(
@@ -395,7 +394,6 @@ fn copy_private(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

@@ -14,21 +14,17 @@ pub struct Node<'a> {
 
 /// A tensor of the graph's surface; `None` is a variable size.
 pub struct Value<'a> {
-    /// Its name.
     pub name: &'a str,
     /// Number of its type in `TensorProto.DataType`.
     pub ty: u64,
-    /// Its sizes.
     pub dims: &'a [Option<u64>],
 }
 
 /// A constant of the graph.
 pub struct Weight<'a> {
-    /// Its name.
     pub name: &'a str,
     /// Number of its type in `TensorProto.DataType`.
     pub ty: u64,
-    /// Its sizes.
     pub dims: &'a [u64],
     /// Its elements, row-major, little-endian.
     pub data: &'a [u8],
@@ -36,17 +32,13 @@ pub struct Weight<'a> {
 
 /// A constant of type f32 whose elements lie in a file beside the model.
 pub struct Outside<'a> {
-    /// Its name.
     pub name: &'a str,
-    /// Its sizes.
     pub dims: &'a [u64],
-    /// The file.
     pub location: &'a str,
     /// Where in it the elements begin.
     pub offset: u64,
 }
 
-/// A model's bytes.
 pub fn model(
     opset: u64,
     nodes: &[Node<'_>],

@@ -24,7 +24,6 @@ impl Python {
         python.map(|path| Self(path.into()))
     }
 
-    /// The interpreter.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -13,13 +13,11 @@ use crate::PATIENCE;
 
 /// Listens until it is dropped.
 pub struct Receiver {
-    /// Where it listens.
     pub url: String,
     received: tokio::sync::Mutex<mpsc::UnboundedReceiver<Received>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-/// What came.
 pub struct Received {
     headers: Vec<(String, String)>,
     /// The body as it came.

@@ -9,9 +9,7 @@ use std::io::Write as _;
 pub enum Need {
     /// A Python with packages, in `SAMOVAR_TEST_PYTHON`.
     Python,
-    /// ONNX Runtime's library.
     Onnxruntime,
-    /// npm.
     Npm,
     /// A guest in a language whose tools may be missing.
     Guest,

@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 
 use crate::toolchain::{self, Toolchain};
 
-/// The component's package.
 const PACKAGE: &str = "open-inference";
 /// Where the packages of the repository that it is made of lie.
 const FOLDERS: [&str; 3] = ["examples/open-inference", "sdk", "sdk/macros"];

@@ -23,7 +23,6 @@ const SHOWN_BYTES: usize = 8 << 10;
 pub enum Time {
     /// All of them together, by the clock.
     Minutes(f64),
-    /// Each of them.
     SecondsEach(u64),
 }
 

@@ -139,7 +139,6 @@ fn onnx_schema() -> anyhow::Result<()> {
     )
 }
 
-/// The repository's folder.
 fn repository() -> &'static Path {
     static REPOSITORY: LazyLock<PathBuf> = LazyLock::new(|| {
         // Asked when it runs: clones that share a target folder share this program too.

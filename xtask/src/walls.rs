@@ -7,11 +7,9 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// What only a server needs.
 const SERVER: &[&str] = &["axum", "sqlx", "samovar-server", "samovar-store"];
-/// What runs models.
 const RUNTIME: &[&str] = &["wasmtime", "ort", "rten", "samovar-runtime"];
 /// What calls others over a network.
 const CALLS: &[&str] = &["reqwest", "hyper", "tokio"];
-/// What commands show.
 const SHOWN: &[&str] = &["clap", "indicatif", "comfy-table"];
 
 /// Each crate with what it may not need.

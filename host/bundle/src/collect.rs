@@ -26,9 +26,7 @@ pub enum BundleError {
     /// The bundle as a whole violates a rule.
     #[error("{}: {source}", file.display())]
     Invalid {
-        /// The manifest.
         file: PathBuf,
-        /// The rule.
         source: InvalidSetting,
     },
 }
@@ -58,13 +56,11 @@ pub struct LocalBlob {
 /// Where the bytes of a blob are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A file.
     File(PathBuf),
     /// This program, which contains or generated them.
     Memory {
         /// Name, for messages.
         name: &'static str,
-        /// The bytes.
         bytes: Bytes,
     },
 }

@@ -31,7 +31,6 @@ pub enum ManifestError {
     /// The file could not be read.
     #[error("{}: {source}", file.display())]
     Read {
-        /// The manifest.
         file: PathBuf,
         /// Error of the operating system.
         source: std::io::Error,
@@ -39,7 +38,6 @@ pub enum ManifestError {
     /// There is nothing to push at the given path.
     #[error("{}: {problem}", path.display())]
     NotAProject {
-        /// The given path.
         path: PathBuf,
         /// The problem and what to do.
         problem: String,
@@ -47,7 +45,6 @@ pub enum ManifestError {
     /// The file is not TOML.
     #[error("{}:{line}: {message}", file.display())]
     Syntax {
-        /// The manifest.
         file: PathBuf,
         /// Line of the error, from 1.
         line: usize,
@@ -57,7 +54,6 @@ pub enum ManifestError {
     /// A key, or a file that it names, is invalid.
     #[error("{}:{line}: `{key}`: {problem}", file.display())]
     Key {
-        /// The manifest.
         file: PathBuf,
         /// Line of the key, from 1.
         line: usize,
@@ -71,9 +67,7 @@ pub enum ManifestError {
 /// A value of a manifest and its position, for later errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
-    /// The value.
     pub value: T,
-    /// Its dotted key.
     pub key: String,
     /// Its line, from 1; 0 if it does not come from a manifest.
     pub line: usize,
@@ -115,15 +109,11 @@ pub struct Manifest {
     pub name: String,
     /// Shell command that builds the component.
     pub build: Option<String>,
-    /// The component.
     pub component: Component,
     /// Files and folders, with everything in them, for the sandbox; below the manifest's folder.
     pub files: Vec<Located<String>>,
-    /// Graphs by name.
     pub graphs: BTreeMap<String, ManifestGraph>,
-    /// Names of secrets.
     pub secrets: BTreeSet<String>,
-    /// Environment variables.
     pub environment_variables: BTreeMap<String, String>,
     /// `HOST:PORT` of the hosts that the component may call.
     pub allow: BTreeSet<String>,
@@ -137,7 +127,6 @@ pub struct Manifest {
     pub isolation: Isolation,
     /// Limits of one replica and of one request.
     pub limits: Limits,
-    /// Autoscaling settings.
     pub autoscaling: AutoscalingSettings,
 }
 

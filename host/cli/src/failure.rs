@@ -11,7 +11,6 @@ use crate::output::StdoutClosed;
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
 pub struct UsageError {
-    /// What is wrong.
     pub problem: String,
     /// What to write instead.
     pub hint: Option<String>,

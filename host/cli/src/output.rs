@@ -37,7 +37,6 @@ pub fn note(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Writes a line.
 pub fn line(text: &str) -> anyhow::Result<()> {
     write(format!("{text}\n").as_bytes())
 }

@@ -18,7 +18,6 @@ use crate::output::{self, Format, quoted, word};
 
 /// A successful push.
 pub struct Report<'a> {
-    /// The pushed bundle.
     pub local: &'a LocalBundle,
     /// The blobs that the server lacked.
     pub sent: &'a [&'a LocalBlob],
@@ -62,14 +61,11 @@ struct Pushed<'a> {
 pub enum Target<'a> {
     /// A deployment, which goes to production if production has none.
     Deployment,
-    /// This environment.
     Environment(&'a str),
-    /// The development deployment.
     Development,
 }
 
 impl Report<'_> {
-    /// Prints the result.
     pub fn print(&self, client: &Client, made: &Made, format: Format) -> anyhow::Result<()> {
         let base = base(client, made, self.target);
         let call = Call::of(self.local, &base);

@@ -317,7 +317,6 @@ pub mod testing {
         }
     }
 
-    /// A tensor's type.
     pub fn tensor(elem_type: i32, shape: Option<Shape>) -> TypeProto {
         TypeProto {
             value: Some(type_proto::Value::TensorType(TensorType {

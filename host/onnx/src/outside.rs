@@ -12,16 +12,12 @@ use super::wire::{Field, fields, varint};
 pub enum Reference {
     /// The elements of a tensor, in a file.
     Data {
-        /// The tensor's name.
         tensor: String,
         /// What the model says of the place: `location`, `offset`, `length`.
         entries: Vec<(String, String)>,
     },
     /// What an execution provider compiled before, in a file that a node names.
-    Engine {
-        /// The node's name.
-        node: String,
-    },
+    Engine { node: String },
 }
 
 impl Reference {

@@ -105,9 +105,7 @@ pub struct Port {
 /// The classes that a classifier tells apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Labels {
-    /// By number.
     Numbers(Vec<i64>),
-    /// By name.
     Names(Vec<String>),
 }
 
@@ -159,6 +157,5 @@ pub fn write_sizes(
 pub struct Ports {
     /// What a run must be given.
     pub inputs: Vec<Port>,
-    /// What it gives.
     pub outputs: Vec<Port>,
 }

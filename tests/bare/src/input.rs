@@ -64,7 +64,6 @@ impl Spec {
         self
     }
 
-    /// The first dimension.
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-/// What was counted.
 pub struct Runs {
     elapsed: Duration,
     took: Vec<Duration>,

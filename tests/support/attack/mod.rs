@@ -34,7 +34,6 @@ pub struct Target {
     pub url: String,
     /// A key that allows everything; empty if the node asks for none.
     pub key: String,
-    /// Its process.
     pub pid: u32,
     /// The program, for its command line.
     pub program: PathBuf,

@@ -20,7 +20,6 @@ const ENGINE_BYTES: u64 = 4 << 30;
 pub const COMPILE_MEMORY: &str = "256MiB";
 pub const COMPILE_TIME: &str = "10s";
 
-/// The running node.
 pub struct Node {
     pub target: Target,
     child: Mutex<Child>,

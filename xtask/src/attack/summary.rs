@@ -19,7 +19,6 @@ const MAX_LOOP: Duration = Duration::from_secs(10);
 /// An endless run uses a core or more.
 const MAX_BUSY: f64 = 0.5;
 
-/// The result.
 pub struct Summary {
     seed: u64,
     pid: u32,
@@ -171,7 +170,6 @@ impl Summary {
         })
     }
 
-    /// The table.
     pub fn print(&self) {
         let counts = &self.counts;
         println!("| what | found |\n| --- | --- |");

@@ -14,14 +14,11 @@ const PACKAGES: [&str; 2] = ["litserve", "onnxruntime"];
 /// A backend that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// ONNX Runtime.
     Onnxruntime,
-    /// rten.
     Rten,
 }
 
 impl Backend {
-    /// Both.
     pub const ALL: [Self; 2] = [Self::Onnxruntime, Self::Rten];
 
     /// As manifests have it.
@@ -33,12 +30,9 @@ impl Backend {
     }
 }
 
-/// Where something runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// The processor.
     Cpu,
-    /// A card.
     Gpu,
 }
 
@@ -63,7 +57,6 @@ pub struct Loop {
 /// A Python with LitServe, and the library of its ONNX Runtime.
 #[derive(Clone)]
 pub struct Peers {
-    /// The interpreter.
     pub python: PathBuf,
     /// `libonnxruntime.so`, as a path that arguments take.
     pub library: String,

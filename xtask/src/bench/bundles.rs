@@ -28,9 +28,7 @@ pub fn variant(folder: &Path, name: &str, example: &Path, autoscaling: &str) -> 
 
 /// One of the guests with a model, which lies in the bundle's folder already or is copied there.
 pub struct Around<'a> {
-    /// The guest's name.
     pub guest: &'a str,
-    /// The model's file.
     pub model: &'a Path,
     /// As the manifest has it.
     pub backend: &'a str,
@@ -41,7 +39,6 @@ pub struct Around<'a> {
 }
 
 impl Around<'_> {
-    /// Writes the bundle.
     pub fn write(&self, folder: &Path, name: &str) -> Result<PathBuf> {
         let bundle = folder.join(name);
         std::fs::create_dir_all(&bundle)?;

@@ -17,7 +17,6 @@ pub struct Connection {
 pub struct Answer {
     /// The `Server-Timing` header; empty without one.
     pub timing: String,
-    /// The whole body.
     pub body: Vec<u8>,
 }
 

@@ -25,7 +25,6 @@ fn engines() -> Vec<&'static str> {
     }
 }
 
-/// A running server.
 pub struct Server {
     child: Child,
     /// `http://HOST:PORT`, with no slash after it.
@@ -36,7 +35,6 @@ pub struct Server {
 /// What ends with a server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
-    /// Its own process.
     Alone,
     /// All processes of its group.
     Group,

@@ -2,17 +2,12 @@
 
 /// What was measured, and whether it is enough.
 pub struct Row {
-    /// What.
     pub measure: String,
-    /// Samovar's.
     pub samovar: String,
     /// What it is compared with.
     pub beside: String,
-    /// The comparison.
     pub result: String,
-    /// What was wanted.
     pub floor: String,
-    /// Whether it was.
     pub held: Option<bool>,
 }
 
@@ -52,7 +47,6 @@ pub fn print(rows: &[Row]) {
     }
 }
 
-/// The middle one.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

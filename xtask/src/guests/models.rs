@@ -16,7 +16,6 @@ struct Recipe {
     example: &'static str,
     /// The package with its weights; what that one needs to run with is not wanted.
     package: Option<&'static str>,
-    /// What is made.
     outputs: &'static [&'static str],
     /// What it is made of: newer than an output, it makes it anew.
     sources: &'static [&'static str],

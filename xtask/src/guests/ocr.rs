@@ -17,7 +17,6 @@ const MODELS: [(&str, &str); 2] = [
 ];
 const CHARACTERS: &str = "characters.txt";
 
-/// The example.
 pub fn folder() -> PathBuf {
     crate::repository().join("examples/ocr")
 }

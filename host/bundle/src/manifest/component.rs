@@ -9,7 +9,6 @@ const TARGET: &str = "target";
 /// The file of a component, and the other places where it was searched for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The file.
     pub path: PathBuf,
     /// Other places without the file, if it was not found.
     pub others: Vec<PathBuf>,

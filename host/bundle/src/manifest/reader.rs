@@ -135,7 +135,6 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// The dotted key.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -166,14 +165,12 @@ impl<'a> Field<'a> {
         )
     }
 
-    /// Text.
     pub fn text(&self) -> Result<&str, ManifestError> {
         self.value
             .as_str()
             .ok_or_else(|| self.wrong_type("text in quotes"))
     }
 
-    /// A boolean.
     pub fn truth(&self) -> Result<bool, ManifestError> {
         self.value
             .as_bool()
@@ -250,7 +247,6 @@ impl<'a> Field<'a> {
         Err(self.found(shown(text), format_args!("{least} to {most}")))
     }
 
-    /// A table.
     pub fn into_table(self) -> Result<Table<'a>, ManifestError> {
         match self.value {
             DeValue::Table(entries) => Ok(Table {

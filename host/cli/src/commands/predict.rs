@@ -98,7 +98,6 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
-/// Calls the model.
 pub async fn run(client: &Client, arguments: Arguments, format: Format) -> anyhow::Result<()> {
     let (model, target) = (&arguments.model, arguments.target.called());
     if arguments.hand_in.later {

@@ -71,7 +71,6 @@ pub enum Action {
     ForceRollForward(#[command(flatten)] Where),
 }
 
-/// Promotes a deployment.
 pub async fn promote(client: &Client, arguments: Promote, format: Format) -> anyhow::Result<()> {
     let Promote { model, to, .. } = &arguments;
     let named = named::deployment(client, model, &arguments.deployment).await?;

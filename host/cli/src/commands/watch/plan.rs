@@ -74,7 +74,6 @@ pub struct Built {
     pub after: Snapshot,
     /// Whether the build succeeded.
     pub succeeded: bool,
-    /// When it ended.
     pub ended: Instant,
 }
 

@@ -28,7 +28,6 @@ pub enum Status {
 
 /// The result of a push.
 pub struct Reloaded {
-    /// The effect.
     pub status: Status,
     /// The server's timings; none for a new deployment.
     pub timings: Option<ReloadTimings>,
@@ -86,7 +85,6 @@ pub async fn reload(
     })
 }
 
-/// The server's response.
 struct Swapped {
     status: Status,
     deployment: DeploymentResponse,

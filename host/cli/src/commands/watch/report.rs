@@ -25,52 +25,33 @@ pub enum Event<'a> {
     Watching {
         /// The path that the user gave.
         path: String,
-        /// The server.
         server: &'a str,
     },
     /// Source files changed.
-    Changed {
-        /// Which.
-        paths: Vec<PathBuf>,
-    },
+    Changed { paths: Vec<PathBuf> },
     /// The build command was started.
-    Building {
-        /// It.
-        command: &'a str,
-    },
+    Building { command: &'a str },
     /// The build command failed; its output went to standard error.
     BuildFailed {
-        /// It.
         command: &'a str,
         /// Its exit status.
         status: String,
-        /// Its duration.
         build_ms: f64,
     },
     /// The build command produced what the server already has.
-    AsBefore {
-        /// Its duration.
-        build_ms: f64,
-    },
+    AsBefore { build_ms: f64 },
     /// Builds write these sources.
-    BuildOutput {
-        /// Which.
-        paths: Vec<PathBuf>,
-    },
+    BuildOutput { paths: Vec<PathBuf> },
     /// The development deployment serves the project's files.
     Serving(Serving<'a>),
     /// It does not, because of an error of the project or of the server.
     Failed {
-        /// The error.
         error: String,
         /// The server's error code, if the error comes from the server.
         error_code: Option<String>,
     },
     /// The server cannot be reached.
-    ServerLost {
-        /// The reason.
-        error: String,
-    },
+    ServerLost { error: String },
     /// The server can be reached again.
     ServerBack,
     /// A line of the deployment's log.
@@ -79,10 +60,7 @@ pub enum Event<'a> {
         line: &'a Received<LogEntry>,
     },
     /// A note for the user.
-    Note {
-        /// In words.
-        text: String,
-    },
+    Note { text: String },
     /// The watch ends.
     Stopped,
 }
@@ -92,13 +70,11 @@ pub enum Event<'a> {
 pub struct Serving<'a> {
     /// The effect on the server.
     pub status: Status,
-    /// The model's name.
     pub model: &'a str,
     /// The URL to call it at.
     pub url: String,
     /// Number of files that the server lacked.
     pub uploaded_files: usize,
-    /// Their bytes.
     pub uploaded_bytes: u64,
     /// Duration of the build, if there was one.
     pub build_ms: Option<f64>,
@@ -106,7 +82,6 @@ pub struct Serving<'a> {
     pub upload_ms: f64,
     /// Time until the new code served.
     pub activation_ms: f64,
-    /// The server's timings.
     pub timings: Option<&'a ReloadTimings>,
 }
 
@@ -115,7 +90,6 @@ pub fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 1e2
 }
 
-/// Prints events.
 pub struct Report {
     format: Format,
 }

@@ -32,11 +32,8 @@ const WRITING_DELAY: Duration = Duration::from_millis(50);
 
 /// A running watch.
 pub struct Session<'a> {
-    /// The server.
     pub client: &'a Client,
-    /// The command's arguments.
     pub arguments: &'a Arguments,
-    /// Prints events.
     pub report: &'a Report,
     /// Whether the server can be reached.
     pub link: &'a Link,
@@ -77,7 +74,6 @@ enum Again {
     After(Duration),
 }
 
-/// What to push.
 enum Push {
     /// The files that a build has just written.
     Built,

@@ -36,7 +36,6 @@ const TOOL_MARKS: [&str; 2] = ["CACHEDIR.TAG", "pyvenv.cfg"];
 /// The result of a search.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The source files.
     pub sources: Snapshot,
     /// All folders, including those without source files.
     pub folders: BTreeSet<PathBuf>,
