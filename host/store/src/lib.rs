@@ -5,8 +5,6 @@
 //! must pass.
 
 #![forbid(unsafe_code)]
-// An internal crate: a comment is written where the name does not say enough.
-#![allow(missing_docs)]
 // A test that meets an unexpected error has failed; unwrapping shows where.
 #![cfg_attr(any(test, feature = "conformance"), allow(clippy::unwrap_used))]
 

@@ -152,7 +152,7 @@ pub fn shared(bench: &Bench) -> Result<Vec<Row>> {
             samovar: format!("{:.0} MB", mb(grown)),
             beside: format!("{memory} KiB of memory in each guest"),
             result: format!(
-                "{} KiB for each beside the graph",
+                "{} KiB for each without the graph",
                 grown.saturating_sub(graph) / REPLICAS as u64
             ),
             floor: format!("< {:.0} MB", mb(allowed)),

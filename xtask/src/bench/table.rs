@@ -40,7 +40,7 @@ impl Row {
 
 /// Prints all rows.
 pub fn print(rows: &[Row]) {
-    println!("| measure | samovar | beside it | result | floor | held |");
+    println!("| measure | samovar | compared with | result | threshold | met |");
     println!("| --- | ---: | ---: | --- | --- | --- |");
     for row in rows {
         println!("{}", row.line());
