@@ -103,7 +103,7 @@ fn joined(bench: &Bench, subject: &Subject) -> Result<Vec<Row>> {
         let gain = median(gains);
         if gain < JOINED {
             let mut row = Row::fact(measure, "");
-            row.result = format!("backend gains {gain:.2} × from batches of {BATCH}: not asked");
+            row.result = format!("backend gains {gain:.2} × from batches of {BATCH}: no threshold");
             rows.push(row);
             continue;
         }
