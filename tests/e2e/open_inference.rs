@@ -219,7 +219,7 @@ async fn the_name_that_a_push_gives_is_the_one_to_ask_by() -> Result<()> {
     assert_eq!(status, 404, "{told}");
     assert_eq!(
         told["error"],
-        "there is no model \"model\", there is iris, default"
+        "there is no model \"model\"; there is iris, default"
     );
     Ok(())
 }
@@ -238,7 +238,7 @@ async fn graphs_of_a_folder_are_served_by_their_names() -> Result<()> {
     assert_eq!(status, 404);
     assert_eq!(
         told["error"],
-        "there is no model \"two\", there is same, sum"
+        "there is no model \"two\"; there is same, sum"
     );
 
     let graphs = [("default", sum()), ("same", identity(I64))];

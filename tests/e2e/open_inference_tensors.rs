@@ -91,7 +91,7 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         (json!({ "inputs": [] }), "input `a` is missing"),
         (
             with("datatype", json!("INT64")),
-            "input \"b\": its datatype is \"INT64\", the model wants FP32",
+            "input \"b\": its datatype is \"INT64\", the model expects FP32",
         ),
         (
             with("datatype", json!("BYTES")),
@@ -99,7 +99,7 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         ),
         (
             with("shape", json!([1, 3])),
-            "input \"b\": there are 2 numbers, its shape [1, 3] takes 3",
+            "input \"b\": there are 2 numbers, its shape [1, 3] needs 3",
         ),
         (with("shape", json!([1])), "input \"b\": "),
         (
@@ -116,7 +116,7 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         ),
         (
             with("shape", json!([100_000_000, 2])),
-            "input \"b\": there are 2 numbers, its shape [100000000, 2] takes 200000000",
+            "input \"b\": there are 2 numbers, its shape [100000000, 2] needs 200000000",
         ),
         (
             with("shape", json!(vec![1; 65])),
@@ -132,7 +132,7 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         ),
         (
             with("data", json!([[1], [2]])),
-            "input \"b\": data[0]: this list has 1 items, the shape [1, 2] wants 2",
+            "input \"b\": data[0]: this list has 1 items, the shape [1, 2] needs 2",
         ),
         (
             with("data", json!([1e39, 2])),
@@ -156,9 +156,9 @@ async fn a_tensor_that_does_not_fit_is_refused_by_its_name() -> Result<()> {
         ),
         (
             json!({ "inputs": "all" }),
-            "the body is no inference request",
+            "the body is not an inference request",
         ),
-        (json!([]), "the body is no inference request"),
+        (json!([]), "the body is not an inference request"),
         (
             json!({ "inputs": [good("a"), good("b")], "outputs": [{ "name": "z" }] }),
             "has no output \"z\"; it has y",
@@ -317,13 +317,13 @@ async fn bytes_that_are_not_what_their_head_says_are_refused() -> Result<()> {
             &fitting,
             length.as_str(),
             15,
-            "input \"x\": 16 bytes are announced, 15 are there",
+            "input \"x\": the request announces 16 bytes, but 15 follow",
         ),
         (
             &fitting,
             length.as_str(),
             0,
-            "input \"x\": 16 bytes are announced, 0 are there",
+            "input \"x\": the request announces 16 bytes, but 0 follow",
         ),
         (
             &fitting,
@@ -341,12 +341,12 @@ async fn bytes_that_are_not_what_their_head_says_are_refused() -> Result<()> {
         (&fitting, "9999999999999", 16, "but the body has"),
         (&fitting, "-1", 16, "wanted a number of bytes"),
         (&fitting, "many", 16, "wanted a number of bytes"),
-        (&fitting, "10", 16, "the body is no inference request"),
+        (&fitting, "10", 16, "the body is not an inference request"),
         (
             &head("8", "[2,2]"),
             "",
             8,
-            "input \"x\": `binary_data_size` is 8, its shape [2, 2] of FP32 takes 16",
+            "input \"x\": `binary_data_size` is 8, its shape [2, 2] of FP32 needs 16",
         ),
         (
             &head("18446744073709551615", "[2,2]"),
@@ -358,7 +358,7 @@ async fn bytes_that_are_not_what_their_head_says_are_refused() -> Result<()> {
             &head("1600000000", "[200000000,2]"),
             "",
             16,
-            "input \"x\": 1600000000 bytes are announced, 16 are there",
+            "input \"x\": the request announces 1600000000 bytes, but 16 follow",
         ),
     ] {
         let own = head.len().to_string();

@@ -1,4 +1,4 @@
-//! The answer to an inference: tensors as JSON, or as bytes behind it, which are in the guest one at a time.
+//! Responses to inference requests: tensors as JSON, or as bytes after it. Only one tensor at a time is in the guest's memory.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ use crate::infer::{Form, HEADER_LENGTH};
 use crate::metadata::{Port, Served};
 use crate::numbers;
 
-/// An answer up to this size goes out in one piece.
+/// A response up to this size is sent in one piece.
 const ONE_PIECE_BYTES: usize = 64 << 10;
 
 #[derive(Serialize)]
@@ -40,13 +40,13 @@ struct BinarySize {
     binary_data_size: usize,
 }
 
-/// A tensor that goes out as it is.
+/// A tensor that is sent as bytes.
 struct Binary {
     tensor: HostTensor,
     size: usize,
 }
 
-/// Writes the outputs that are wanted.
+/// Writes the requested outputs.
 pub fn answer(
     served: &Served,
     id: Option<String>,

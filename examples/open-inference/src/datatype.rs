@@ -1,9 +1,9 @@
-//! The protocol's data types, and what `wasi:nn` carries them as.
+//! The protocol's data types, and the corresponding types of `wasi:nn`.
 
 use samovar_sdk::tensor::ElementType;
 use serde::{Deserialize, Serialize};
 
-/// A data type of the protocol that a graph can take or give.
+/// A data type of the protocol that inputs and outputs of graphs can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Datatype {
@@ -19,7 +19,7 @@ pub enum Datatype {
 }
 
 impl Datatype {
-    /// All of them.
+    /// All data types.
     #[cfg(not(target_family = "wasm"))]
     pub const ALL: [Self; 9] = [
         Self::Bool,
@@ -33,7 +33,7 @@ impl Datatype {
         Self::Fp64,
     ];
 
-    /// What carries it to a graph: bools and signed bytes go as bytes.
+    /// The corresponding type of `wasi:nn`: bools and signed bytes are bytes.
     pub fn element_type(self) -> ElementType {
         match self {
             Self::Bool | Self::Uint8 | Self::Int8 => ElementType::U8,
@@ -46,7 +46,7 @@ impl Datatype {
         }
     }
 
-    /// Bytes of one element.
+    /// Size of one element in bytes.
     pub fn size(self) -> usize {
         self.element_type().size()
     }
@@ -66,12 +66,12 @@ impl Datatype {
         }
     }
 
-    /// Whether it has fractions, and values that are not finite.
+    /// Whether it is a floating-point type.
     pub fn is_float(self) -> bool {
         matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
     }
 
-    /// Its range, for people.
+    /// Its range, for messages.
     pub fn range(self) -> &'static str {
         match self {
             Self::Bool => "0 to 1",

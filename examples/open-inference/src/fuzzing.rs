@@ -1,4 +1,4 @@
-//! What fuzz targets call; not for use by anybody else, and not part of the component.
+//! The interface for fuzz targets. It is not part of the component.
 
 use samovar_sdk::tensor::RawTensor;
 use samovar_sdk::testing::{self, Outputs};
@@ -8,17 +8,17 @@ use crate::datatype::Datatype;
 use crate::infer::{HEADER_LENGTH, infer};
 use crate::metadata::{Port, Served};
 
-/// An answer: its bytes, and how many of them are JSON where tensors follow.
+/// A response: its bytes, and how many of them are JSON if tensors follow.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The body.
     pub body: Vec<u8>,
-    /// What its header says of the JSON's length.
+    /// The length of the JSON, from the response's header.
     pub header_length: Option<String>,
 }
 
-/// A graph that gives back what it takes: an input and an output of any shape for each datatype, both named as the datatype is.
-/// What is not given comes back without elements.
+/// A graph that returns its inputs: one input and one output of any shape for each datatype, both named after it. The output of an input
+/// that is missing has no elements.
 pub struct Same(Served);
 
 impl Default for Same {
@@ -38,10 +38,10 @@ impl Default for Same {
 }
 
 impl Same {
-    /// Answers a request with this body.
+    /// Serves a request with this body.
     ///
     /// # Errors
-    /// What the caller is told.
+    /// The error to send to the caller.
     pub fn infer(&self, body: Vec<u8>, header_length: Option<&str>) -> Result<Answer, Error> {
         let mut request = Request::new("POST", "/v2/models/same/infer", body);
         if let Some(length) = header_length {

@@ -1,4 +1,4 @@
-//! One inference: tensors out of the request and through the graph. Binary ones go from the body as it came to the host.
+//! Serves inference requests: reads the tensors and runs the graph. Binary tensors go from the body to the host without a copy.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
@@ -13,9 +13,9 @@ use crate::datatype::Datatype;
 use crate::metadata::{Port, Served};
 use crate::numbers;
 
-/// Says where the JSON of a body ends and its tensors begin.
+/// The header with the length of the JSON, which tensors may follow.
 pub const HEADER_LENGTH: &str = "inference-header-content-length";
-/// Dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 const MAX_DIMENSIONS: usize = 64;
 
 #[derive(Deserialize)]
@@ -60,7 +60,7 @@ struct Wanted {
     parameters: Parameters,
 }
 
-/// A tensor of the request: its bytes are those of the body, or were made from JSON.
+/// A tensor of the request: its bytes are part of the body, or were converted from JSON.
 struct Tensor<'a> {
     shape: Vec<u32>,
     datatype: Datatype,
@@ -81,7 +81,7 @@ impl TensorData for Tensor<'_> {
     }
 }
 
-/// Answers `POST …/infer`.
+/// Serves `POST …/infer`.
 pub fn infer(served: &Served, mut request: Request) -> Result<Response, Error> {
     if let Some(encoding) = request.header("content-encoding")
         && !encoding.eq_ignore_ascii_case("identity")
@@ -89,7 +89,7 @@ pub fn infer(served: &Served, mut request: Request) -> Result<Response, Error> {
         return Err(Error::new(
             415,
             "unsupported_encoding",
-            format!("the body is encoded as {encoding:?}: send it as it is"),
+            format!("the body is encoded as {encoding:?}: send it without an encoding"),
         ));
     }
     let header_length = request.header(HEADER_LENGTH).map(str::to_owned);
@@ -97,7 +97,7 @@ pub fn infer(served: &Served, mut request: Request) -> Result<Response, Error> {
     let (json, mut binary) = split(&body, header_length.as_deref())?;
     let asked: InferRequest<'_> = serde_json::from_slice(json).map_err(|e| {
         let hint = not_json(json, &e);
-        invalid(format!("the body is no inference request: {e}{hint}"))
+        invalid(format!("the body is not an inference request: {e}{hint}"))
     })?;
 
     let mut inputs = Vec::with_capacity(asked.inputs.len());
@@ -124,7 +124,7 @@ pub fn infer(served: &Served, mut request: Request) -> Result<Response, Error> {
     answer(served, id, &wanted, outputs)
 }
 
-/// The whole body, in memory once: a growing one would be there twice while it moves.
+/// Reads the whole body into memory of the right size: a growing buffer would need twice the memory while it is moved.
 fn body(request: &mut Request) -> Result<Vec<u8>, Error> {
     let length = request.header("content-length");
     let length: usize = length.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -181,7 +181,7 @@ fn tensor<'b>(
         })?;
     if input.datatype != port.datatype.name() {
         return Err(wrong(format!(
-            "its datatype is {:?}, the model wants {}",
+            "its datatype is {:?}, the model expects {}",
             input.datatype,
             port.datatype.name()
         )));
@@ -211,13 +211,13 @@ fn tensor<'b>(
         (Some(given), None) => {
             if given != size as u64 {
                 return Err(wrong(format!(
-                    "`binary_data_size` is {given}, its shape {shape:?} of {} takes {size}",
+                    "`binary_data_size` is {given}, its shape {shape:?} of {} needs {size}",
                     port.datatype.name()
                 )));
             }
             let (own, rest) = binary.split_at_checked(size).ok_or_else(|| {
                 wrong(format!(
-                    "{size} bytes are announced, {} are there",
+                    "the request announces {size} bytes, but {} follow",
                     binary.len()
                 ))
             })?;
@@ -236,7 +236,7 @@ fn tensor<'b>(
     })
 }
 
-/// How an output is written.
+/// Form of an output.
 #[derive(Clone, Copy)]
 pub enum Form {
     Json,
@@ -275,7 +275,7 @@ fn wanted(
                 .is_some_and(|count| count > 0)
             {
                 return Err(invalid(format!(
-                    "output {:?}: the classification extension is not served",
+                    "output {:?}: the classification extension is not supported",
                     wanted.name
                 )));
             }
@@ -293,7 +293,7 @@ fn wanted(
         .collect()
 }
 
-/// What to write instead of a number that JSON does not have, if that is what is wrong.
+/// A hint for a number that JSON does not have.
 fn not_json(json: &[u8], error: &serde_json::Error) -> &'static str {
     let line = json.split(|byte| *byte == b'\n').nth(error.line() - 1);
     let before = error.column().saturating_sub(1);

@@ -1,6 +1,6 @@
-//! Serves graphs by the Open Inference Protocol v2 (KServe's and Triton's), without any code of their own.
+//! Serves graphs without code by the Open Inference Protocol v2, which KServe and Triton use.
 //!
-//! What the graphs take and give is in the bundle's file `open-inference.json`, which `samovar push` writes.
+//! The bundle's file `open-inference.json`, which `samovar push` writes, describes the graphs' inputs and outputs.
 
 mod answer;
 mod datatype;
@@ -81,7 +81,7 @@ fn answer(served: &Served, rest: &[&str], request: Request) -> Result<Response, 
     }
 }
 
-/// What an address tells that is only read.
+/// Serves GET requests.
 fn get(request: &Request, told: impl FnOnce() -> Value) -> Result<Response, Error> {
     match request.method() {
         "GET" | "HEAD" => Response::json(&told()),

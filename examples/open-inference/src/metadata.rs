@@ -1,4 +1,4 @@
-//! What is served: the graphs of the bundle, what each takes and gives, and by which names they are asked for.
+//! The graphs of the bundle, their inputs and outputs, and the names that clients use for them.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use crate::datatype::Datatype;
 
-/// Where the bundle says what its graphs take and give.
+/// Path of the description of the graphs in the bundle.
 const FILE: &str = "/open-inference.json";
-/// The one version that a deployment has of a model.
+/// The only version of a model in a deployment.
 const VERSION: &str = "1";
 
 /// `open-inference.json`.
 #[derive(Deserialize)]
 struct Description {
-    /// The model's name: another one for its graph, if it has one only, or for the one called `default`.
+    /// The model's name, which is also a name of the only graph, or of the one called `default`.
     name: String,
     graphs: BTreeMap<String, Ports>,
 }
@@ -32,18 +32,18 @@ struct Ports {
 pub struct Port {
     pub name: String,
     pub datatype: Datatype,
-    /// The size of each dimension, -1 where any will do; nothing when not even their number is known.
+    /// The size of each dimension, -1 if it varies; `None` if their number is unknown.
     pub shape: Option<Vec<i64>>,
-    /// Whether the graph has a default for this input.
+    /// Whether the input is optional, because the graph has a default for it.
     #[serde(default)]
     optional: bool,
-    /// What each column of this output stands for: the classes of a classifier.
+    /// The class of each column, for the output of a classifier.
     #[serde(default)]
     labels: Option<Value>,
 }
 
 impl Port {
-    /// A port that must be given, for graphs outside of a component.
+    /// A required port, for graphs outside of a component.
     #[cfg(not(target_family = "wasm"))]
     pub fn new(name: &str, datatype: Datatype, shape: Option<Vec<i64>>) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Port {
     }
 }
 
-/// A graph under one of its names.
+/// A graph with one of its names.
 pub struct Served {
     name: String,
     pub graph: Graph,
@@ -83,7 +83,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// A graph under its own name, with these inputs and outputs, outside of a component.
+    /// A graph with these inputs and outputs, outside of a component.
     #[cfg(not(target_family = "wasm"))]
     pub fn new(graph: Graph, inputs: Vec<Port>, outputs: Vec<Port>) -> Self {
         Self {
@@ -94,12 +94,12 @@ impl Served {
         }
     }
 
-    /// The name it is asked for by.
+    /// The name in the request.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the protocol tells of a model.
+    /// The metadata of a model, as the protocol defines it.
     pub fn metadata(&self) -> Value {
         let all = |ports: &[Port]| ports.iter().map(Port::metadata).collect::<Vec<_>>();
         json!({
@@ -111,13 +111,13 @@ impl Served {
         })
     }
 
-    /// Only the one version is there.
+    /// Refuses other versions.
     pub fn check_version(&self, version: &str) -> Result<(), Error> {
         if version == VERSION {
             return Ok(());
         }
         Err(Error::not_found(format!(
-            "model {:?} has no version {version:?}, only {VERSION:?}: deployments are what Samovar has instead",
+            "model {:?} has no version {version:?}, only {VERSION:?}: Samovar has deployments instead of versions",
             self.name
         )))
     }
@@ -129,7 +129,7 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Reads what the bundle says and loads its graphs.
+    /// Reads the description and loads the graphs.
     pub fn read() -> Result<Self, Error> {
         let failed = |e: &dyn std::fmt::Display| Error::internal(format!("{FILE}: {e}"));
         let text = std::fs::read(FILE).map_err(|e| failed(&e))?;
@@ -154,18 +154,18 @@ impl Repository {
         Ok(Self { served })
     }
 
-    /// The graph of that name.
+    /// The graph with this name.
     pub fn find(&self, name: &str) -> Result<&Served, Error> {
         let found = self.served.iter().find(|served| served.name == name);
         found.ok_or_else(|| {
             Error::not_found(format!(
-                "there is no model {name:?}, there is {}",
+                "there is no model {name:?}; there is {}",
                 self.names()
             ))
         })
     }
 
-    /// All names, for people.
+    /// All names, for messages.
     pub fn names(&self) -> String {
         let names: Vec<&str> = self.served.iter().map(Served::name).collect();
         names.join(", ")

@@ -1,19 +1,19 @@
-//! How lists of numbers may nest: flat, or exactly as a tensor's shape says.
+//! Checks the nesting of lists of numbers: one flat list, or nested exactly as a tensor's shape.
 
-/// Follows the lists of a tensor's data from one token to the next.
+/// Follows the nesting of a tensor's data token by token.
 pub struct Nesting<'a> {
     shape: &'a [u32],
     elements: usize,
     form: Form,
-    /// Items so far of each list that is open, the outermost first.
+    /// Number of items so far in each open list, outermost first.
     open: Vec<usize>,
-    /// Numbers so far.
+    /// Number of numbers so far.
     numbers: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// Nothing has told yet.
+    /// Not known yet.
     Unknown,
     /// One list of all numbers.
     Flat,
@@ -22,7 +22,7 @@ enum Form {
 }
 
 impl<'a> Nesting<'a> {
-    /// Data of this shape, of which nothing was read yet.
+    /// Starts with data of this shape.
     pub fn new(shape: &'a [u32]) -> Self {
         Self {
             shape,
@@ -70,14 +70,14 @@ impl<'a> Nesting<'a> {
         match self.shape.get(depth - 1) {
             Some(size) if *size as usize == items => Ok(()),
             size => Err(self.here(&format!(
-                "this list has {items} items, the shape {:?} wants {}",
+                "this list has {items} items, the shape {:?} needs {}",
                 self.shape,
                 size.copied().unwrap_or_default()
             ))),
         }
     }
 
-    /// A number, or what stands for one.
+    /// A number, or a string for a non-finite one.
     pub fn item(&mut self) -> Result<(), String> {
         if self.open.len() == 1 && self.form == Form::Unknown {
             self.form = Form::Flat;
@@ -95,18 +95,18 @@ impl<'a> Nesting<'a> {
         self.check_room()
     }
 
-    /// The data end.
+    /// The end of the data.
     pub fn end(&self) -> Result<(), String> {
         if self.numbers == self.elements {
             return Ok(());
         }
         Err(format!(
-            "there are {} numbers, its shape {:?} takes {}",
+            "there are {} numbers, its shape {:?} needs {}",
             self.numbers, self.shape, self.elements
         ))
     }
 
-    /// What is wrong with the item that was read last, and where it is.
+    /// An error with the position of the last item.
     pub fn here(&self, what: &str) -> String {
         let mut place = "data".to_owned();
         for items in &self.open {
@@ -121,7 +121,7 @@ impl<'a> Nesting<'a> {
         }
     }
 
-    /// Numbers beyond those of the shape are refused before they are stored.
+    /// Refuses more numbers than the shape has, before storing them.
     fn check_room(&self) -> Result<(), String> {
         let depth = self.open.len();
         let size = match self.form {

@@ -1,8 +1,8 @@
-//! Tensors as JSON: lists of numbers, flat or nested, to a tensor's bytes and back.
+//! Converts between tensors and JSON: lists of numbers, flat or nested.
 //!
-//! Numbers are read from their text, so that nothing is rounded twice, an integer in any notation is exact or refused, and
-//! a number outside its type's range never becomes infinity. JSON has no word for what is not finite: it is the string
-//! `"NaN"`, `"Infinity"` or `"-Infinity"` in both directions.
+//! Numbers are parsed from their text, so that nothing is rounded twice, an integer in any notation is exact or refused, and a number
+//! outside its type's range never becomes infinite. JSON has no non-finite numbers, so these are the strings `"NaN"`, `"Infinity"` and
+//! `"-Infinity"` in both directions.
 
 use std::fmt;
 
@@ -13,14 +13,14 @@ use serde_json::value::RawValue;
 use crate::datatype::Datatype;
 use crate::nesting::Nesting;
 
-/// Characters of a wrong value that an error quotes.
+/// Number of characters of a wrong value in an error.
 const QUOTED: usize = 40;
 
-/// The bytes of the numbers in `text`, which are as many as `shape` asks for. They come as one flat list in row-major order,
-/// or in lists nested as the shape says.
+/// The bytes of the numbers in `text`, as many as `shape` needs. They are one flat list in row-major order, or lists nested as the shape
+/// says.
 ///
 /// # Errors
-/// Where in the lists what was found, and what was wanted.
+/// The position, what was found, and what was expected.
 pub fn to_bytes(text: &RawValue, datatype: Datatype, shape: &[u32]) -> Result<Vec<u8>, String> {
     let elements: usize = shape.iter().map(|size| *size as usize).product();
     // A number and what separates it from the next one take two characters at least.
@@ -56,8 +56,7 @@ pub fn to_bytes(text: &RawValue, datatype: Datatype, shape: &[u32]) -> Result<Ve
     Ok(bytes)
 }
 
-/// The token that begins here: a string with its quotes, a number or a word. Of an object its brace alone, which is
-/// refused anyway.
+/// The token at this position: a string with its quotes, a number or a word. For an object only its brace, because objects are refused.
 fn token(text: &[u8]) -> &[u8] {
     let end = match text.first() {
         Some(b'"') => {
@@ -147,7 +146,7 @@ fn not_finite(token: &str) -> Option<f64> {
     }
 }
 
-/// The exact value of a number that is whole, in whatever notation: `7`, `7.0`, `1e18`.
+/// The exact value of a whole number in any notation: `7`, `7.0`, `1e18`.
 fn integer(token: &str, datatype: Datatype) -> Result<i128, String> {
     if let Ok(value) = token.parse::<i64>() {
         return Ok(value.into());
@@ -215,7 +214,7 @@ fn outside(token: &str, datatype: Datatype) -> String {
     )
 }
 
-/// The beginning of a token.
+/// A shortened token, for messages.
 struct Shown<'a>(&'a str);
 
 impl fmt::Display for Shown<'_> {
@@ -228,10 +227,10 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// The elements as a flat JSON list.
+/// Writes the elements as a flat JSON list.
 ///
 /// # Errors
-/// None that numbers can cause.
+/// None for numbers.
 pub fn to_json(bytes: &[u8], datatype: Datatype) -> Result<Box<RawValue>, serde_json::Error> {
     fn all<const N: usize, T: Serialize>(
         bytes: &[u8],
@@ -253,7 +252,7 @@ pub fn to_json(bytes: &[u8], datatype: Datatype) -> Result<Box<RawValue>, serde_
     }
 }
 
-/// Elements that are read as they are written, so that they are not in memory a second time.
+/// Elements that are converted while they are written, without a second copy in memory.
 struct List<'a, const N: usize, F>(&'a [[u8; N]], F);
 
 impl<const N: usize, T: Serialize, F: Fn([u8; N]) -> T> Serialize for List<'_, N, F> {
@@ -262,7 +261,7 @@ impl<const N: usize, T: Serialize, F: Fn([u8; N]) -> T> Serialize for List<'_, N
     }
 }
 
-/// A float that JSON can always say.
+/// A float that JSON can express, as a number or as a string.
 struct Single(f32);
 struct Double(f64);
 

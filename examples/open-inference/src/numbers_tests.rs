@@ -188,7 +188,7 @@ fn what_does_not_fit_is_refused_with_its_place() {
             "[1,2]",
             Datatype::Fp32,
             &[3],
-            "there are 2 numbers, its shape [3] takes 3",
+            "there are 2 numbers, its shape [3] needs 3",
         ),
         ("7", Datatype::Fp32, &[2], "there are 1 numbers"),
         (

@@ -119,6 +119,9 @@ mod tests {
         let response = Response::from(Refusal::method("GET"));
         assert_eq!(response.status(), 405);
         let headers = response.headers();
-        assert!(headers.contains(&("allow".to_owned(), "GET".to_owned())), "{headers:?}");
+        assert!(
+            headers.contains(&("allow".to_owned(), "GET".to_owned())),
+            "{headers:?}"
+        );
     }
 }
