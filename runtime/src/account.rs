@@ -1,29 +1,29 @@
-//! What one replica holds, in one number: its linear memories, its tables, and what the host keeps for it.
+//! The memory account of a replica: its linear memories, its tables, and what the host holds for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The memory of one replica against the limit of its deployment. Shared by everything that holds memory for it.
+/// The memory used by a replica, and its limit. Shared by everything that holds memory for the replica.
 #[derive(Debug)]
 pub struct Account {
     limit_bytes: u64,
     used_bytes: AtomicU64,
 }
 
-/// More than the replica may hold.
+/// The replica would exceed its memory limit.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "its memory and what the host holds for it (tensors, graphs from bytes, errors) would take {wanted_bytes} bytes, its limit is {limit_bytes}; drop tensors that are not needed, or raise `limits.memory` in samovar.toml"
 )]
 pub struct OverLimit {
-    /// What it would have held.
+    /// Bytes that it would have used.
     pub wanted_bytes: u64,
-    /// What it may hold.
+    /// The limit in bytes.
     pub limit_bytes: u64,
 }
 
 impl Account {
-    /// Nothing used yet.
+    /// Creates an empty account with a limit.
     pub fn new(limit_bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             limit_bytes,
@@ -31,10 +31,10 @@ impl Account {
         })
     }
 
-    /// Counts bytes as used, if there is room for them.
+    /// Charges bytes, if they fit.
     ///
     /// # Errors
-    /// What would have been used, and the limit.
+    /// The bytes that would have been used, and the limit.
     pub fn charge(&self, bytes: u64) -> Result<(), OverLimit> {
         let limit_bytes = self.limit_bytes;
         let charged = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit_bytes);
@@ -48,18 +48,18 @@ impl Account {
             })
     }
 
-    /// Gives bytes back that were charged.
+    /// Refunds charged bytes.
     pub fn refund(&self, bytes: u64) {
         let before = self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "{bytes} bytes given back of {before}");
     }
 
-    /// Bytes used now.
+    /// Bytes in use.
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes that may be used.
+    /// The limit in bytes.
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }

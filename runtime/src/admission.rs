@@ -1,12 +1,11 @@
-//! What a component may import and what it must export, checked when it is pushed.
+//! Checks the imports and exports of a component when it is pushed.
 
 use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 
-/// The interfaces of the contract; a trailing `/` stands for the whole package.
+/// The interfaces that a component may import; a trailing `/` means the whole package.
 ///
-/// `wasi:sockets` is here for the runtimes of Python and JavaScript, which always import it: whoever calls it is refused
-/// there, since the sandbox lets nobody connect, listen or look up a name.
+/// `wasi:sockets` is in the list because the runtimes of Python and JavaScript always import it. The sandbox refuses every call of it.
 const ALLOWED_IMPORTS: &[&str] = &[
     "wasi:cli/",
     "wasi:clocks/",
@@ -22,39 +21,39 @@ const ALLOWED_IMPORTS: &[&str] = &[
     "wasi:sockets/",
 ];
 
-/// The export called once for a new replica.
+/// The export that is called once for each new replica.
 pub const LIFECYCLE: &str = "samovar:model/lifecycle@0.1.0";
 
 /// Why a component is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// Not a component at all, or a broken one.
+    /// It is not a valid component.
     #[error(
         "the component does not compile: {0}. A WebAssembly component is wanted, as `cargo build --target wasm32-wasip2` makes"
     )]
     Invalid(String),
-    /// It imports what the sandbox does not offer.
+    /// It imports an interface that the sandbox does not offer.
     #[error(
         "the component imports `{import}`, which a model may not use; it may import wasi:{{cli,clocks,config,filesystem,http,io,logging,nn,random,sockets}}"
     )]
     Import {
-        /// The interface as the component names it.
+        /// Name of the interface.
         import: String,
     },
-    /// It imports an allowed interface in a form this host does not have.
+    /// It imports an allowed interface with types that this host does not have.
     #[error("the component's imports do not fit this host: {0}")]
     Mismatch(String),
-    /// It does not answer requests.
+    /// It does not export an HTTP handler.
     #[error(
         "the component exports {found}; wanted `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`"
     )]
     Export {
-        /// What it exports.
+        /// Its exports.
         found: String,
     },
 }
 
-/// How a component takes requests.
+/// The HTTP interface that a component exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handler {
     /// `wasi:http/incoming-handler@0.2`
@@ -63,10 +62,10 @@ pub enum Handler {
     Wasi03,
 }
 
-/// Checks names; whether the types fit is found when the component is linked.
+/// Checks names only. Types are checked when the component is linked.
 ///
 /// # Errors
-/// Names the first import that is not allowed, or what is exported instead of a handler.
+/// Names the first import that is not allowed, or the exports if there is no handler.
 pub fn check(
     component: &wasmtime::component::Component,
     engine: &Engine,

@@ -1,8 +1,8 @@
-//! Components compiled to native code: on disk by digest and engine settings, memory-mapped, cached.
+//! Artifacts: components compiled to native code, stored by digest and engine settings, memory-mapped and cached.
 //!
-//! This is the only place that loads native code, and it loads only what this node compiled (`compile/`): a client can
-//! upload a component, never an artifact. Beside each artifact lies the SHA-256 of its bytes, checked the first time a
-//! process maps the file, so that a damaged one is compiled again instead of run.
+//! This is the only place that loads native code, and it loads only code that this node compiled (`compile/`): a client can upload a
+//! component, never an artifact. The SHA-256 of each artifact is stored next to it and checked when a process maps the file for the first
+//! time, so that a damaged artifact is compiled again instead of run.
 
 mod snapshots;
 mod sweep;
@@ -25,21 +25,21 @@ use crate::engine::{Calls, SharedEngine, slots_of};
 use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
 
-/// Components kept linked and ready beyond those that running replicas hold.
+/// Number of linked components that are cached in addition to those of running replicas.
 const CACHED: u64 = 256;
-/// A component that nobody started for this long is unmapped.
+/// A cached component that was not started for this long is unmapped.
 const CACHED_IDLE: Duration = Duration::from_secs(10 * 60);
 
-/// A component linked against the sandbox, ready to be instantiated.
+/// A component that is linked against the sandbox and ready to be instantiated.
 pub struct Artifact {
     pub(crate) pre: HandlerPre,
-    /// What became of the wish to keep the memory after `init`, if there was one.
+    /// The snapshot, if the deployment has that setting.
     pub(crate) snapshot: Option<Snapshot>,
-    /// How many of the node's replica slots an instance takes.
+    /// Number of replica slots that an instance uses.
     pub(crate) slots: u32,
 }
 
-/// The linked component by the kind of its handler.
+/// The linked component by kind of handler.
 #[derive(Clone)]
 pub(crate) enum HandlerPre {
     Wasi02(
@@ -59,7 +59,7 @@ impl Artifact {
         }
     }
 
-    /// Whether a new replica has an `init` to be called.
+    /// Whether a new replica has to run `init`.
     pub(crate) fn runs_init(&self) -> bool {
         self.snapshot != Some(Snapshot::Taken) && self.has_lifecycle()
     }
@@ -70,35 +70,35 @@ impl Artifact {
     }
 }
 
-/// Why a component cannot be made ready.
+/// Why a component cannot be compiled or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
-    /// The component itself is at fault.
+    /// The component was refused.
     #[error(transparent)]
     Refused(#[from] AdmissionError),
-    /// The disk is at fault.
+    /// A file operation failed.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// What somebody else was told who asked at once.
+    /// The same error as for a concurrent caller.
     #[error(transparent)]
     Shared(Arc<ArtifactError>),
-    /// It was neither compiled nor refused.
+    /// It could not be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// A bug: a task that reads or links artifacts must not panic.
+    /// A task that reads or links artifacts panicked, which is a bug.
     #[error("making a component ready stopped unexpectedly: {0}")]
     Stopped(String),
 }
 
 impl ArtifactError {
-    /// Whether the component is at fault: refused, or beyond the limits of compiling.
+    /// Whether the component caused the error: it was refused, or exceeded a limit of compiling.
     pub fn blames_component(&self) -> bool {
         match self {
             Self::Refused(_) => true,
@@ -119,10 +119,10 @@ pub struct ArtifactStore {
 }
 
 impl ArtifactStore {
-    /// Keeps artifacts under `folder`, in subfolders for the settings of the engines.
+    /// Opens the artifacts in `folder`, which has subfolders for engine settings.
     ///
     /// # Errors
-    /// When a folder cannot be made or a linker cannot be built.
+    /// If a folder or a linker cannot be created.
     pub fn new(
         engine: &Arc<SharedEngine>,
         compilation: Compilation,
@@ -143,10 +143,10 @@ impl ArtifactStore {
         })
     }
 
-    /// The linked component, compiled now if no sound artifact of it is on disk. Compiles once for all who ask at once.
+    /// Returns the linked component, and compiles it if there is no intact artifact. Concurrent callers share one compilation.
     ///
     /// # Errors
-    /// When the component is refused or the disk fails.
+    /// If the component is refused or the disk fails.
     pub async fn get(
         self: &Arc<Self>,
         file: &ComponentFile,
@@ -163,7 +163,7 @@ impl ArtifactStore {
             .await
     }
 
-    /// Forgets a component and deletes its artifacts.
+    /// Drops a component from the cache and deletes its artifacts.
     pub async fn remove(self: &Arc<Self>, digest: &str) {
         let (store, digest) = (self.clone(), digest.to_owned());
         let names = blocking(move || Ok(store.names(&digest))).await;
@@ -209,7 +209,7 @@ impl ArtifactStore {
         .await
     }
 
-    /// What is on disk under this name, linked; nothing when it is not there, or damaged.
+    /// Loads and links an artifact; `None` if it is missing or damaged.
     fn load(
         &self,
         name: &str,
@@ -230,7 +230,7 @@ impl ArtifactStore {
         Ok(None)
     }
 
-    /// Keeps native code on disk and maps it. Where the disk does not take it, it is in memory alone.
+    /// Stores native code on disk and maps it. If the disk does not accept it, the code stays in memory.
     fn keep(&self, name: &str, native: &Native) -> Result<(&Shelf, Component), ArtifactError> {
         let shelf = self.shelf(native.calls);
         let path = shelf.path(name);
@@ -251,7 +251,7 @@ impl ArtifactStore {
     }
 }
 
-/// Refuses a file that is too large or not a component, before a compiler sees it.
+/// Refuses a file that is too large or not a component, before it reaches the compiler.
 fn check_form(path: &Path) -> Result<(), ArtifactError> {
     let io_error = |source| ArtifactError::Io {
         action: "read",
@@ -275,7 +275,7 @@ fn check_form(path: &Path) -> Result<(), ArtifactError> {
     Ok(())
 }
 
-/// The artifacts of components of one kind, and what they are linked with.
+/// The artifacts of components of one kind, and their linker.
 struct Shelf {
     engine: Engine,
     linker: Linker<Sandbox>,
@@ -351,7 +351,7 @@ async fn blocking<R: Send + 'static>(
         .map_err(|e| ArtifactError::Stopped(e.to_string()))?
 }
 
-/// Bytes of a file that say what it is.
+/// Length of a file's preamble.
 const PREAMBLE_BYTES: u64 = 8;
 
 /// The preamble of a component: magic, version 13, layer 1.

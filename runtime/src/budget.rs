@@ -1,5 +1,4 @@
-//! Who begins next: permits, of the cores for runs or of few for loads and compiles, shared fairly by deployments. Decisions
-//! only: the time is an argument.
+//! Fair permits: for runs one per core, for loads and compiles a few. Pure decisions with the time as an argument.
 //!
 //! Runs of a deployment begin in the order of asking. Of several deployments that wait, the one goes next that holds fewest
 //! permits, and of equals the one that was served longest ago. Nobody passes it while it waits for more permits than are
@@ -20,24 +19,24 @@ const LENT_PER_CORE: usize = 2;
 /// Deployments of which it is remembered when they were served.
 const REMEMBERED: usize = 1024;
 
-/// A deployment or a model, as those who share permits see it.
+/// An owner of permits: a deployment or a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(usize);
 
 impl Owner {
-    /// The deployment that this belongs to, and to no other as long as it is there.
+    /// Creates an owner that differs from all other living ones.
     pub(crate) fn of<T>(of_deployment: &Arc<T>) -> Self {
         Self(Arc::as_ptr(of_deployment).addr())
     }
 
-    /// Whoever has this name. Two names that are taken for one by chance share a turn.
+    /// The owner with this name. Two names with the same hash share their turns.
     pub fn named(name: &str) -> Self {
         let hashed = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
         // Of the low bits where an address has fewer.
         Self(hashed as usize)
     }
 
-    /// No deployment.
+    /// No owner.
     #[cfg(test)]
     pub(crate) const NONE: Self = Self(0);
 

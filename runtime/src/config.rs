@@ -1,17 +1,17 @@
-//! What guests read through `wasi:config/store`: values that may change while replicas run.
+//! Values that guests read through `wasi:config/store`. They may change while replicas run.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use wasmtime_wasi_config::WasiConfigVariables;
 
-/// Values by their names, shared by all replicas of a deployment. Its debug form hides the values.
+/// Values by name, shared by all replicas of a deployment. `Debug` hides the values.
 #[derive(Clone, Default)]
 pub struct Config {
     current: Arc<RwLock<Current>>,
 }
 
-/// A [`Config`] that its deployment may have given up.
+/// A weak reference to a [`Config`].
 #[derive(Clone, Debug)]
 pub struct WeakConfig {
     current: Weak<RwLock<Current>>,
@@ -24,8 +24,8 @@ struct Current {
 }
 
 impl Config {
-    /// Gives other values to replicas that start from now on. Those that read older ones serve no request more than the
-    /// one that they have; says whether there was anything to change.
+    /// Sets the values for replicas that start from now on. Replicas with older values finish their request and serve no other one. Returns
+    /// whether a value changed.
     pub fn set(&self, values: Vec<(String, String)>) -> bool {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.values == values {
@@ -38,19 +38,19 @@ impl Config {
         true
     }
 
-    /// A handle that does not keep it.
+    /// Creates a weak reference.
     pub fn downgrade(&self) -> WeakConfig {
         WeakConfig {
             current: Arc::downgrade(&self.current),
         }
     }
 
-    /// Grows with each change.
+    /// The generation, which grows with each change.
     pub(crate) fn generation(&self) -> u64 {
         self.read().generation
     }
 
-    /// The values of now and their generation.
+    /// The current values and their generation.
     pub(crate) fn snapshot(&self) -> (u64, WasiConfigVariables) {
         let current = self.read();
         (current.generation, current.values.iter().cloned().collect())
@@ -63,7 +63,7 @@ impl Config {
 }
 
 impl WeakConfig {
-    /// The config, if it is still in use.
+    /// The config, if it still exists.
     pub fn upgrade(&self) -> Option<Config> {
         let current = self.current.upgrade()?;
         Some(Config { current })

@@ -1,5 +1,5 @@
-//! The wasmtime engines of the process, one for each kind of component: their settings, the allocator that they can have here,
-//! and the epoch ticker.
+//! The Wasmtime engines of the process, one for each kind of component: their settings, the allocator that this machine supports, and the
+//! epoch ticker.
 
 mod calls;
 mod functions;
@@ -19,43 +19,43 @@ pub use calls::Calls;
 use functions::CompiledFunctions;
 use ticker::Ticker;
 
-/// Address space that one pool slot wants for a linear memory (4 GiB, so that bounds checks cost nothing).
+/// Address space of a pool slot for a linear memory: 4 GiB, so that bounds checks cost nothing.
 const MEMORY_RESERVATION: u64 = 4 << 30;
-/// The same where address space is limited (`ulimit -v`): what a memory needs now, and a little to grow into. Bounds are
-/// checked by the code then, and a memory that outgrows its place is moved.
+/// The same if address space is limited (`ulimit -v`): the memory's current size, and a little to grow. The code then checks bounds, and a
+/// memory that outgrows its place is moved.
 const SCARCE_RESERVATION: u64 = 0;
 const SCARCE_GROWTH: u64 = 1 << 20;
-/// 32 MiB of guard pages catch nearly all accesses that 4 GiB would, in far less address space.
+/// 32 MiB of guard pages catch nearly all accesses that 4 GiB would catch, with far less address space.
 const MEMORY_GUARD: u64 = 32 << 20;
-/// The largest number of wasm bytes on a guest's stack before it traps.
+/// Largest WebAssembly stack of a guest in bytes; beyond it the guest traps.
 const MAX_WASM_STACK: usize = 512 << 10;
-/// A guest's whole fiber stack; what wasm does not use is left to host functions.
+/// A guest's whole fiber stack, including the part for host functions.
 const ASYNC_STACK: usize = 2 << 20;
-/// Bytes of a free slot that stay in memory for its next instance.
+/// Bytes of a free slot that stay resident for its next instance.
 const KEEP_RESIDENT: usize = 1 << 20;
-/// Largest initial heap image that is still mapped copy-on-write although it is sparse.
+/// Largest sparse initial heap image that is mapped copy-on-write.
 const DENSE_IMAGE: u64 = 64 << 20;
 
-/// Linear memories that the pool holds for each slot; a component with more takes several slots.
+/// Linear memories per pool slot; a component with more uses several slots.
 const MEMORIES_PER_SLOT: u32 = 2;
-/// Tables that the pool holds for each slot.
+/// Tables per pool slot.
 const TABLES_PER_SLOT: u32 = 4;
 
-/// How instances get their memory.
+/// How instances are allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Allocator {
-    /// Slots reserved once; an instance takes microseconds.
+    /// From preallocated slots, in microseconds.
     Pooling,
-    /// Mapped anew for each instance; for machines that lack the address space.
+    /// With new mappings for each instance, on machines with too little address space.
     OnDemand,
 }
 
-/// What the engine is built from.
+/// Options of the engines.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Most replicas alive at once on this node.
+    /// Maximum number of replicas on this node.
     pub max_replicas: u32,
-    /// `None` probes the machine.
+    /// The allocator; `None` chooses one for this machine.
     pub allocator: Option<Allocator>,
 }
 
@@ -68,7 +68,7 @@ impl Default for EngineOptions {
     }
 }
 
-/// One thousand, or fewer where memory is scarce: a warm replica of a small guest holds about a megabyte.
+/// 1,000, or fewer if memory is scarce: a warm replica of a small guest uses about a megabyte.
 fn default_max_replicas() -> u32 {
     let memory = match address_space_limit() {
         Some(limit) => machine_memory_bytes().min(limit),
@@ -77,7 +77,7 @@ fn default_max_replicas() -> u32 {
     u32::try_from(memory >> 20).unwrap_or(1000).clamp(64, 1000)
 }
 
-/// How much address space the process may have; `None` for all that there is.
+/// Limit of the process's address space; `None` without a limit.
 fn address_space_limit() -> Option<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -88,7 +88,7 @@ fn address_space_limit() -> Option<u64> {
     (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// The memory of this machine; 0 when the system does not say.
+/// Memory of this machine in bytes; 0 if it is unknown.
 pub fn machine_memory_bytes() -> u64 {
     // SAFETY: sysconf has no preconditions; it answers -1 for what it does not know.
     let (pages, page) = unsafe {
@@ -100,7 +100,7 @@ pub fn machine_memory_bytes() -> u64 {
     u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0)
 }
 
-/// The engines with their ticker; everything that runs guests shares them.
+/// The engines with their ticker, shared by everything that runs guests.
 pub struct SharedEngine {
     sequential: Engine,
     concurrent: Engine,
@@ -112,7 +112,7 @@ impl SharedEngine {
     /// Builds the engines and starts their ticker thread.
     ///
     /// # Errors
-    /// When wasmtime refuses the settings on this machine, or no thread can be started.
+    /// If Wasmtime refuses the settings on this machine, or no thread can be started.
     pub fn new(options: &EngineOptions) -> wasmtime::Result<Self> {
         let allocator = options.allocator.unwrap_or_else(probe_allocator);
         let functions = Arc::new(CompiledFunctions::new(functions::MAX_BYTES));
@@ -139,7 +139,7 @@ impl SharedEngine {
         }
     }
 
-    /// What the engines compile for, as hashes: code of one engine runs in another of the same hash.
+    /// Hashes of the engines' compile settings. Code of an engine runs in any engine with the same hash.
     pub fn compatibility(&self) -> [u64; 2] {
         [Calls::Sequential, Calls::Concurrent].map(|calls| {
             let mut hasher = DefaultHasher::new();
@@ -154,21 +154,21 @@ impl SharedEngine {
         self.allocator
     }
 
-    /// Runs what may run guest code: without this an endless loop in it would never yield. By reference: such futures are
-    /// of several kilobytes, and would be moved with each hand that they go through.
+    /// Runs a future that runs guest code; without this an endless loop in a guest would never yield. The future is passed by reference
+    /// because it has several kilobytes, and each move would copy it.
     pub async fn watch<F: Future>(&self, future: Pin<&mut F>) -> F::Output {
         self.ticker.watch(future).await
     }
 }
 
-/// How many of the node's replica slots an instance with so many memories and tables takes.
+/// Number of replica slots that an instance with these numbers of memories and tables uses.
 pub(crate) fn slots_of(memories: u32, tables: u32) -> u32 {
     let memories = memories.div_ceil(MEMORIES_PER_SLOT);
     let tables = tables.div_ceil(TABLES_PER_SLOT);
     memories.max(tables).max(1)
 }
 
-/// Lets other tasks of its thread run whenever epochs advance while its guest computes, after `first` was done.
+/// Yields to other tasks of the thread whenever the epoch advances while the guest computes, and calls `first` before.
 pub fn yield_at_epochs<T: 'static>(
     store: &mut Store<T>,
     first: impl Fn(StoreContextMut<'_, T>) + Send + Sync + 'static,
@@ -225,7 +225,7 @@ fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Confi
     config
 }
 
-/// Asks for a 42-bit reservation; a machine that cannot give it (small address space, `ulimit -v`) gets on-demand memory.
+/// Tries to reserve 42 bits of address space. If that fails (small address space, `ulimit -v`), instances are allocated on demand.
 fn probe_allocator() -> Allocator {
     let mut config = Config::new();
     config.wasm_memory64(true);

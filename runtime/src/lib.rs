@@ -1,7 +1,7 @@
-//! Runs model components: one wasmtime engine, compiled artifacts, warm pools, limits, and the wasi-nn host.
+//! Runs model components: Wasmtime engines, compiled artifacts, pools of warm replicas, limits, and the host of wasi-nn.
 //!
-//! It knows nothing of HTTP routes, models, environments or storage. A host makes one [`Runtime`], admits
-//! components with [`Runtime::admit`], makes a [`Pool`] for each deployment and hands it requests.
+//! The crate does not know HTTP routes, models, environments or storage. An embedder creates one [`Runtime`], checks and compiles
+//! components with [`Runtime::admit`], creates a [`Pool`] for each deployment, and passes requests to it.
 
 #![warn(missing_docs)]
 // A test that meets an error it did not ask for has failed; unwrapping says where.

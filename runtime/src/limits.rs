@@ -1,4 +1,4 @@
-//! Every bound of a replica in one struct, and the limiter that holds a whole store to them.
+//! The limits of a replica, and the limiter that applies them to a store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,35 +7,35 @@ use wasmtime::ResourceLimiter;
 
 use crate::account::Account;
 
-/// Core instances that one component may consist of.
+/// Maximum number of core instances of a component.
 pub const MAX_CORE_INSTANCES: u32 = 64;
-/// Linear memories of one component.
+/// Maximum number of linear memories of a component.
 pub const MAX_MEMORIES: u32 = 8;
-/// Tables of one component.
+/// Maximum number of tables of a component.
 pub const MAX_TABLES: u32 = 32;
-/// Elements of one table.
+/// Maximum number of elements of a table.
 pub const MAX_TABLE_ELEMENTS: usize = 100_000;
-/// Bytes that one element of a table counts for.
+/// Bytes that an element of a table counts as.
 const TABLE_ELEMENT_BYTES: u64 = 16;
-/// Resource handles (streams, headers, tensors, …) that one replica may hold at once.
+/// Maximum number of resource handles (streams, headers, tensors, …) that a replica may hold.
 pub const MAX_HANDLES: usize = 10_000;
-/// Handles of a component's own resources, tasks and waits, in all its instances together.
+/// Maximum number of handles of a component's own resources, tasks and waits, in all its instances together.
 pub const MAX_COMPONENT_HANDLES: usize = 100_000;
-/// Tasks, streams and futures of WASI 0.3 that one replica may have at once.
+/// Maximum number of tasks, streams and futures of WASI 0.3 of a replica.
 pub const MAX_CONCURRENT: usize = 1_000;
-/// Bytes of all names and values of one set of headers that a guest makes.
+/// Largest set of headers that a guest creates: bytes of all names and values.
 pub const MAX_HEADER_BYTES: usize = 64 << 10;
-/// Bytes of random numbers that one call gives.
+/// Maximum number of random bytes of one call.
 pub const MAX_RANDOM_BYTES: u64 = 1 << 20;
-/// Bytes that one host call may take out of a guest beyond what its memory limit leaves.
+/// Bytes that one call may pass to the host beyond what the memory limit leaves.
 pub const HOSTCALL_SLACK_BYTES: u64 = 4 << 20;
 
-/// The bounds of one deployment's replicas, from its manifest.
+/// Limits of the replicas of a deployment, from its manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// What a replica may hold, in bytes: its linear memories and tables, and what the host holds for it, together.
+    /// Memory of a replica in bytes: its linear memories and tables, and what the host holds for it.
     pub memory_bytes: u64,
-    /// Longest time from the first byte of a request to the last of its answer.
+    /// Timeout from the first byte of a request to the last byte of its response.
     pub timeout: Duration,
     /// Largest request body, in bytes.
     pub body_bytes: u64,
@@ -51,18 +51,18 @@ impl Default for Limits {
     }
 }
 
-/// Charges a store's memories and tables to its replica, because wasmtime's own limiter bounds each by itself.
+/// Charges a store's memories and tables to its replica's account. Wasmtime's own limiter would limit each of them separately.
 #[derive(Debug)]
 pub struct StoreLimiter {
     account: Arc<Account>,
     memory_bytes: u64,
-    /// What was charged last, which is given back if it turns out that it cannot be had.
+    /// The last charge, which is refunded if the allocation fails.
     last_bytes: u64,
     denied_bytes: Option<u64>,
 }
 
 impl StoreLimiter {
-    /// A limiter that charges this account.
+    /// Creates a limiter that charges this account.
     pub fn new(account: Arc<Account>) -> Self {
         Self {
             account,
@@ -72,12 +72,12 @@ impl StoreLimiter {
         }
     }
 
-    /// Bytes of linear memory and tables the store holds now.
+    /// Bytes of linear memory and tables of the store.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_bytes
     }
 
-    /// What the guest asked for when it was last refused, since the last call.
+    /// Takes the size of the last refused request, if there was one since the last call.
     pub fn take_denied(&mut self) -> Option<u64> {
         self.denied_bytes.take()
     }

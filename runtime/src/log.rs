@@ -1,4 +1,4 @@
-//! What a guest prints, cut into lines and handed to whoever keeps a deployment's log.
+//! Splits a guest's output into lines and passes them to the deployment's log.
 
 use std::io;
 use std::pin::Pin;
@@ -11,12 +11,12 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// A longer line is cut here, and says so.
+/// Longest line in bytes; longer ones are truncated with a mark.
 pub const MAX_LINE_BYTES: usize = 16 << 10;
-/// The end of a line that was cut.
+/// The mark at the end of a truncated line.
 const CUT: &str = "… [cut: a line may have 16 KiB]";
 
-/// How serious a line is; what a guest prints to stdout is `Info`, to stderr `Warning`.
+/// Level of a line. Lines on standard output have the level `Info`, lines on standard error `Warning`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Level {
@@ -27,7 +27,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The name in logs and answers, as `INFO`.
+    /// The name in logs and in the API, such as `INFO`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Debug => "DEBUG",
@@ -41,25 +41,25 @@ impl Level {
 /// One line of a deployment's log.
 #[derive(Clone, Debug)]
 pub struct LogLine {
-    /// When it was printed.
+    /// When the line was written.
     pub time: std::time::SystemTime,
-    /// How serious it is.
+    /// Level of the line.
     pub level: Level,
-    /// Which replica printed it.
+    /// Id of the replica that wrote it.
     pub replica: String,
-    /// The request it was serving, if any.
+    /// Id of the request during which it was written, if any.
     pub request_id: Option<Arc<str>>,
-    /// The text, without its line end, at most [`MAX_LINE_BYTES`] long.
+    /// The text without the line break, at most [`MAX_LINE_BYTES`] long.
     pub message: String,
 }
 
-/// Takes a deployment's log lines. Must not block: it is called while the guest runs.
+/// Receives the log lines of a deployment. It must not block, because it is called while the guest runs.
 pub trait LogSink: Send + Sync {
-    /// Keeps the line, or counts it as dropped.
+    /// Stores the line, or counts it as dropped.
     fn write(&self, line: LogLine);
 }
 
-/// Who prints: shared by the streams of one replica and by the host on its behalf.
+/// The log of a replica, shared by its streams and the host.
 pub struct ReplicaLog {
     sink: Arc<dyn LogSink>,
     replica: String,
@@ -67,7 +67,7 @@ pub struct ReplicaLog {
 }
 
 impl ReplicaLog {
-    /// A log for the replica of this id.
+    /// Creates a log for the replica with this id.
     pub fn new(sink: Arc<dyn LogSink>, replica: String) -> Self {
         Self {
             sink,
@@ -76,7 +76,7 @@ impl ReplicaLog {
         }
     }
 
-    /// Which request the following lines belong to.
+    /// Sets the request for the following lines.
     pub fn set_request(&self, id: Option<Arc<str>>) {
         *lock(&self.request_id) = id;
     }
@@ -100,7 +100,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// A line as it is kept: cut, with a mark, if it is too long or its end was lost before.
+/// Truncates a line with a mark, if it is too long or its end was already dropped.
 pub(crate) fn line(mut text: String, lost: bool) -> String {
     if lost || text.len() > MAX_LINE_BYTES {
         let end = MAX_LINE_BYTES - CUT.len();
@@ -112,7 +112,7 @@ pub(crate) fn line(mut text: String, lost: bool) -> String {
     text
 }
 
-/// A guest's stdout or stderr.
+/// A guest's standard output or standard error.
 #[derive(Clone)]
 pub struct LogStream {
     log: Arc<ReplicaLog>,
@@ -120,13 +120,13 @@ pub struct LogStream {
     partial: Arc<Mutex<Partial>>,
 }
 
-/// A line whose end has not come yet. Of one that is written over (`\r`, as progress bars do) it is the last state.
+/// An unfinished line. If it is overwritten (`\r`, as progress bars do), its last state.
 #[derive(Debug, Default)]
 struct Partial {
     bytes: Vec<u8>,
-    /// What comes next is written over the line.
+    /// The next bytes overwrite the line.
     returned: bool,
-    /// The line was longer than is kept.
+    /// The line was truncated.
     lost: bool,
 }
 
@@ -155,7 +155,7 @@ impl Partial {
         self.returned |= returns;
     }
 
-    /// The line, which ends here.
+    /// Ends the line.
     fn take(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.bytes).into_owned();
         let text = line(text, self.lost);
@@ -166,7 +166,7 @@ impl Partial {
 }
 
 impl LogStream {
-    /// A stream whose lines have this level.
+    /// Creates a stream whose lines have this level.
     pub fn new(log: Arc<ReplicaLog>, level: Level) -> Self {
         Self {
             log,
@@ -185,7 +185,7 @@ impl LogStream {
         partial.push(bytes);
     }
 
-    /// Writes out a line that has no end yet: a request is over, or the replica is.
+    /// Writes an unfinished line, at the end of a request or of the replica.
     pub fn finish_line(&self) {
         let mut partial = lock(&self.partial);
         if !partial.bytes.is_empty() {

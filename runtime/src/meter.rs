@@ -1,4 +1,4 @@
-//! What a pool uses: totals that only ever grow, counted while requests run.
+//! Usage counters of a pool.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -6,41 +6,41 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How a request ended.
+/// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Outcome {
-    /// The guest answered with a status below 400.
+    /// The guest responded with a status below 400.
     Ok,
-    /// The guest answered with a status from 400 to 499.
+    /// The guest responded with a status from 400 to 499.
     ClientError,
-    /// The guest answered with a status of 500 or more.
+    /// The guest responded with a status of 500 or above.
     ServerError,
-    /// The guest trapped, exited, ran out of memory, gave no answer or did not finish it.
+    /// The guest trapped, exited, ran out of memory, gave no response or did not finish it.
     Trapped,
-    /// It was stopped at the deployment's timeout.
+    /// The request was stopped at the deployment's timeout.
     Timeout,
     /// The queue was full.
     Rejected,
-    /// It waited for a replica until the timeout.
+    /// The request waited for a replica until the timeout.
     QueueTimeout,
-    /// No replica would start.
+    /// No replica could be started.
     StartFailed,
     /// The client hung up.
     Cancelled,
-    /// Its body was longer than the deployment takes.
+    /// The request body exceeded the deployment's limit.
     TooLarge,
-    /// The pool took no more requests.
+    /// The pool was closed.
     Closed,
-    /// A bug of the host.
+    /// The host failed because of a bug.
     HostFailed,
 }
 
 impl Outcome {
-    /// How many there are.
+    /// Number of outcomes.
     pub const COUNT: usize = Self::HostFailed as usize + 1;
 
-    /// What a guest's answer comes to.
+    /// The outcome of a response with this status.
     pub(crate) fn answered(status: http::StatusCode) -> Self {
         match status.as_u16() {
             ..400 => Self::Ok,
@@ -50,30 +50,30 @@ impl Outcome {
     }
 }
 
-/// What a pool has used since it was made.
+/// Usage of a pool since its creation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     requests: [u64; Outcome::COUNT],
-    /// Time of replicas, idle or busy, from the making of their instances on; those alive count until now.
+    /// Time of replicas, idle or busy, since the creation of their instances; living ones count until now.
     pub replica_time: Duration,
-    /// Time that guests ran on an executor thread, by the clock on the wall, inference done right there included.
+    /// Wall-clock time that guests ran on executor threads, including inference on those threads.
     pub guest_cpu: Duration,
-    /// Time that backends took for runs of graphs that came to an end.
+    /// Time of finished graph runs in backends.
     pub inference: Duration,
-    /// Bytes of request bodies that guests were given.
+    /// Bytes of request bodies passed to guests.
     pub bytes_in: u64,
-    /// Bytes of bodies that guests answered.
+    /// Bytes of response bodies of guests.
     pub bytes_out: u64,
 }
 
 impl Totals {
-    /// Requests that ended like this.
+    /// Number of requests with this outcome.
     pub fn requests(&self, outcome: Outcome) -> u64 {
         self.requests[outcome as usize]
     }
 }
 
-/// The counters of a pool. Counting one thing is one addition to one of them, in no order with the others.
+/// The atomic counters of a pool. Updates of different counters are not ordered.
 #[derive(Debug, Default)]
 pub struct Meter {
     requests: [AtomicU64; Outcome::COUNT],
@@ -94,7 +94,7 @@ struct ReplicaTime {
 }
 
 impl ReplicaTime {
-    /// Counts the time of those alive until now.
+    /// Adds the time of living replicas until now.
     fn advance(&mut self, now: Instant) {
         if let Some(before) = self.counted_to {
             self.total += now.saturating_duration_since(before) * self.alive;
@@ -104,7 +104,7 @@ impl ReplicaTime {
 }
 
 impl Meter {
-    /// What was used so far.
+    /// The usage so far.
     pub fn totals(&self, now: Instant) -> Totals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let replica_time = {
@@ -122,8 +122,8 @@ impl Meter {
         }
     }
 
-    /// Runs a future of the guest's and counts the time that its polls take. By reference: a guest's future is of several
-    /// kilobytes, and would be moved with each hand that it goes through.
+    /// Runs a future of the guest and counts the time of its polls. The future is passed by reference because it has several kilobytes, and
+    /// each move would copy it.
     pub(crate) async fn guest<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
         poll_fn(|cx| {
             let begun = Instant::now();
@@ -138,22 +138,22 @@ impl Meter {
         add_time(&self.inference_ns, took);
     }
 
-    /// Counts bytes of a request body that the guest was given.
+    /// Counts bytes of a request body passed to the guest.
     pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts bytes of a body that the guest answered.
+    /// Counts bytes of a response body of the guest.
     pub fn add_bytes_out(&self, bytes: u64) {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Requests that are with a guest now.
+    /// Number of requests in guests.
     pub fn serving(&self) -> usize {
         self.serving.load(Ordering::Relaxed)
     }
 
-    /// Counts a request as one that is with a guest, until what this gives is dropped.
+    /// Counts a request as being in a guest until the returned value is dropped.
     pub(crate) fn serve(&self) -> Serving<'_> {
         self.serving.fetch_add(1, Ordering::Relaxed);
         Serving(&self.serving)
@@ -172,7 +172,7 @@ fn add_time(counter: &AtomicU64, time: Duration) {
     counter.fetch_add(ns, Ordering::Relaxed);
 }
 
-/// A request that will be counted when this is dropped: by what was said, else as cancelled, or failed in a panic.
+/// Counts a request when this is dropped: with the outcome that was set, otherwise as cancelled, or as failed during a panic.
 #[derive(Debug)]
 pub(crate) struct Counted {
     meter: Arc<Meter>,
@@ -187,7 +187,7 @@ impl Counted {
         }
     }
 
-    /// Says how it ends.
+    /// Sets the outcome.
     pub fn ends(&mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
@@ -204,7 +204,7 @@ impl Drop for Counted {
     }
 }
 
-/// A request that is with a guest.
+/// A request in a guest.
 #[derive(Debug)]
 pub(crate) struct Serving<'a>(&'a AtomicUsize);
 
@@ -214,12 +214,12 @@ impl Drop for Serving<'_> {
     }
 }
 
-/// A replica whose time is counted until this is dropped.
+/// Counts the time of a replica until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Alive(Arc<Meter>);
 
 impl Alive {
-    /// Counts a replica, also for the time since it began to start.
+    /// Counts a replica since the beginning of its start.
     pub fn since(begun: Instant, meter: Arc<Meter>) -> Self {
         Self::at(begun, Instant::now(), meter)
     }

@@ -1,4 +1,4 @@
-//! The replicas of one deployment, and the way of a request through them: acquire, wait, run, give back.
+//! The pool of a deployment's replicas: acquires a replica for a request, or waits for one, runs the request, and releases the replica.
 
 #[cfg(test)]
 mod change_tests;
@@ -52,49 +52,49 @@ use handoff::{Asked, Lease, Places, Waiter};
 pub use seen::{RunsOn, Seen};
 use starting::Starting;
 
-/// Tells whether the files of a deployment hold what was pushed.
+/// Checks whether the files of a deployment are what was pushed.
 pub trait FileCheck: Send + Sync {
-    /// Quick when nothing changed since they were checked last.
+    /// Fast if nothing changed since the last check.
     ///
     /// # Errors
-    /// Names the file that is damaged, and what to do about it.
+    /// Names the damaged file, and what to do.
     fn check(&self) -> BoxFuture<'_, Result<(), String>>;
 }
 
-/// Everything a pool needs to know of its deployment.
+/// Description of a deployment for its pool.
 pub struct DeploymentSpec {
     /// The component.
     pub component: ComponentFile,
-    /// Whether its replicas shall start where `init` ended: a digest of what `init` may see besides the component.
+    /// If replicas start from a snapshot after `init`: a digest of everything that `init` may read besides the component.
     pub snapshot: Option<String>,
-    /// The graphs it may load by name.
+    /// The graphs that it may load by name.
     pub graphs: Vec<GraphSpec>,
-    /// The deployment's id if it has engines for itself: graphs from its replicas' own bytes are loaded there.
+    /// The deployment's id if it has its own engines; graphs from bytes are loaded there, too.
     pub own_engine: Option<String>,
-    /// Asked before each start of a replica whether the files are what they should be.
+    /// Checks the files before each start of a replica.
     pub files: Option<Arc<dyn FileCheck>>,
-    /// What its replicas may see and reach.
+    /// What its replicas may access.
     pub capabilities: Capabilities,
-    /// What its replicas may use.
+    /// Limits of its replicas.
     pub limits: Limits,
-    /// How many there may be, and for how long.
+    /// Settings of the pool.
     pub settings: PoolSettings,
-    /// Where their lines go.
+    /// Receives their log lines.
     pub log: Arc<dyn LogSink>,
 }
 
-/// Where the time before an answer went.
+/// Durations before a response.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    /// Waiting for a replica.
+    /// Time that the request waited for a replica.
     pub queue: Duration,
-    /// Starting one, if this request had to.
+    /// Start of a replica, if the request had to start one.
     pub start: Option<StartTimings>,
-    /// From handing the request to the guest until the head of its answer.
+    /// Time from passing the request to the guest until the head of its response.
     pub run: Duration,
 }
 
-/// What pools share on a node.
+/// What the pools of a node share.
 pub(crate) struct Machine {
     pub engine: Arc<SharedEngine>,
     pub artifacts: Arc<ArtifactStore>,
@@ -103,7 +103,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Where a deployment's `init` runs whose memory is taken.
+    /// Where `init` runs for a snapshot.
     pub fn setting(&self, spec: &DeploymentSpec) -> Setting {
         Setting {
             engine: self.engine.clone(),
@@ -156,12 +156,12 @@ impl Pool {
         })
     }
 
-    /// Runs one request: on a warm replica, on a new one, or after waiting for one.
+    /// Runs a request on a warm replica, on a new one, or after waiting for one.
     ///
-    /// Dropping the future, or the body of the answer before its end, cancels the guest.
+    /// Dropping the future, or the response body before its end, cancels the guest.
     ///
     /// # Errors
-    /// Whatever kept the guest from answering; once its head is there, trouble ends the body with an error instead.
+    /// The reason why there is no response. After the head of the response, errors end the body with an error instead.
     pub async fn handle<B>(
         self: &Arc<Self>,
         request: http::Request<B>,
@@ -283,7 +283,7 @@ impl Pool {
         Ok((lease, replica))
     }
 
-    /// Why a request got no place.
+    /// Why a request got no replica.
     fn refused(&self) -> RunError {
         if self.lock().is_closed() {
             return RunError::Closed;
@@ -324,7 +324,7 @@ impl Pool {
         }
     }
 
-    /// Gives a replica back with its place, unless it may serve no more.
+    /// Releases a replica, unless it may serve no more requests.
     fn give_back(&self, lease: PoolLease, replica: Box<Replica>) {
         let max_requests = self.settings().max_requests_per_replica;
         let worn = max_requests.is_some_and(|max| replica.card().served() >= max);
@@ -336,7 +336,7 @@ impl Pool {
         lease.give_back(replica);
     }
 
-    /// Whether a replica may serve no more.
+    /// Whether a replica may serve no more requests.
     fn is_spent(&self, replica: &Replica) -> bool {
         replica.card().stops() || self.is_outdated(replica)
     }

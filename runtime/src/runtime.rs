@@ -1,4 +1,4 @@
-//! What a node runs models with, put together: engine, artifacts, graphs and slots.
+//! The runtime of a node: engine, artifacts, graphs and replica slots.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::pool::{DeploymentSpec, Machine, Pool};
 use crate::process::barrier::Barrier;
 use crate::snapshot::Snapshot;
 
-/// What a runtime is made from.
+/// Options of a runtime.
 #[derive(Clone, Debug)]
 pub struct RuntimeOptions {
-    /// Where compiled artifacts are kept.
+    /// Folder for compiled artifacts.
     pub artifacts: PathBuf,
-    /// The engine's settings.
+    /// Settings of the Wasmtime engines.
     pub engine: EngineOptions,
-    /// Where to find inference libraries.
+    /// Options of the inference backends.
     pub backends: BackendOptions,
-    /// Where graphs are loaded and run.
+    /// Where graphs are loaded and run: in engines or in this process.
     pub engines: Engines,
-    /// Where components are compiled.
+    /// Where components are compiled: in workers or in this process.
     pub compilation: Compilation,
 }
 
@@ -57,10 +57,10 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Builds the engine, finds the backends and opens the artifact folder.
+    /// Creates the engines, finds the backends and opens the folder of artifacts.
     ///
     /// # Errors
-    /// When the engine's settings or the folder fail on this machine.
+    /// If the engines cannot be created with these settings, or the folder cannot be used.
     pub fn new(options: RuntimeOptions) -> Result<Self, AdmissionError> {
         let built = || -> wasmtime::Result<Machine> {
             let engine = Arc::new(SharedEngine::new(&options.engine)?);
@@ -82,18 +82,18 @@ impl Runtime {
         })
     }
 
-    /// Compiles a component and checks what it imports and exports.
+    /// Compiles a component and checks its imports and exports.
     ///
     /// # Errors
-    /// When the component is refused or the disk fails.
+    /// If the component is refused or the disk fails.
     pub async fn admit(&self, component: &ComponentFile) -> Result<(), Arc<ArtifactError>> {
         self.machine.artifacts.get(component).await.map(drop)
     }
 
-    /// Makes the snapshot that a deployment wants, also when it was tried before in vain. Nothing when it wants none.
+    /// Takes the snapshot of a deployment, even if an earlier attempt failed. `None` if the deployment has no snapshot setting.
     ///
     /// # Errors
-    /// When the component is refused or the disk fails; that there can be no snapshot is none.
+    /// If the component is refused or the disk fails. It is not an error if a snapshot is impossible.
     pub async fn admit_snapshot(
         &self,
         spec: &DeploymentSpec,
@@ -109,10 +109,10 @@ impl Runtime {
         Ok(artifact.snapshot.clone())
     }
 
-    /// Loads a graph, or finds it loaded: does it work here? It stays as long as somebody holds it.
+    /// Loads a graph, or returns the loaded one. It stays in memory as long as the returned value or another user exists.
     ///
     /// # Errors
-    /// What the backend says of it.
+    /// The backend's error.
     pub async fn admit_graph(
         &self,
         spec: &GraphSpec,
@@ -122,18 +122,18 @@ impl Runtime {
         Ok(graph)
     }
 
-    /// A pool for a deployment; it starts nothing by itself.
+    /// Creates a pool for a deployment, without replicas.
     pub fn pool(&self, spec: DeploymentSpec) -> Arc<Pool> {
         Pool::new(self.machine.clone(), spec)
     }
 
-    /// Forgets what was made of a file: the compiled form of a component, the optimized form of a model.
+    /// Deletes cached forms of a file: the compiled form of a component, the optimized form of a model.
     pub async fn forget(&self, digest: &str) {
         self.machine.artifacts.remove(digest).await;
         self.machine.graphs.forget(digest);
     }
 
-    /// The cards of this machine.
+    /// The GPUs of this machine.
     pub fn cards(&self) -> Cards {
         self.machine.graphs.cards()
     }
@@ -143,37 +143,37 @@ impl Runtime {
         self.machine.graphs.backends()
     }
 
-    /// The engines that run.
+    /// The running engines.
     pub fn engines(&self) -> Vec<EngineInfo> {
         self.machine.graphs.engines()
     }
 
-    /// What happens to engines from now on; nothing when graphs run in this process.
+    /// Subscribes to events of engines; `None` if graphs run in this process.
     pub fn engine_events(&self) -> Option<broadcast::Receiver<EngineEvent>> {
         self.machine.graphs.engine_events()
     }
 
-    /// What happened to engines since the node started; nothing when graphs run in this process.
+    /// Counters of engines since the node started; `None` if graphs run in this process.
     pub fn engine_totals(&self) -> Option<EngineTotals> {
         self.machine.graphs.engine_totals()
     }
 
-    /// What confines the engines that run graphs, and what does not; nothing when graphs run in this process.
+    /// The barriers around engines, in force or not; empty if graphs run in this process.
     pub fn engine_barriers(&self) -> Option<Vec<Barrier>> {
         self.machine.graphs.engine_barriers()
     }
 
-    /// The graphs in memory now.
+    /// The graphs in memory.
     pub fn graphs(&self) -> Vec<GraphInfo> {
         self.machine.graphs.loaded()
     }
 
-    /// Memory that all graphs may take together, and that they take; nothing where it is not counted.
+    /// Limit and use of memory of all graphs; `None` if it is not measured.
     pub fn graph_memory(&self) -> Option<GraphMemory> {
         self.machine.graphs.graph_memory()
     }
 
-    /// How instances get their memory here.
+    /// How instances are allocated.
     pub fn allocator(&self) -> Allocator {
         self.machine.engine.allocator()
     }

@@ -1,4 +1,4 @@
-//! What one store holds: the WASI views of a replica, with exactly the capabilities its manifest names.
+//! The data of a replica's store: its WASI state, with exactly the capabilities that its manifest names.
 
 mod bodies;
 mod holdings;
@@ -29,25 +29,25 @@ pub use holdings::Excess;
 use holdings::{CALLS_BETWEEN_COUNTS, Holdings};
 use outgoing::{Outgoing, bound_requests};
 
-/// What a deployment's replicas may see and do beyond computing.
+/// Capabilities of a deployment's replicas.
 #[derive(Clone, Debug, Default)]
 pub struct Capabilities {
     /// Environment variables, in order.
     pub environment: Vec<(String, String)>,
-    /// Secrets and other values read through `wasi:config/store`.
+    /// Secrets and other values for `wasi:config/store`.
     pub config: Config,
-    /// A folder shown read-only at `/`; nothing is shown without one.
+    /// Folder that guests can read at `/`; without it they see no files.
     pub files: Option<PathBuf>,
-    /// `host:port` pairs that outgoing HTTP may reach.
+    /// Allowed `host:port` pairs for outgoing HTTP requests.
     pub network_allow: Arc<[String]>,
-    /// Whether it may load graphs from bytes of its own.
+    /// Whether it may load graphs from bytes.
     pub load_graphs_from_bytes: bool,
 }
 
 /// The data of a replica's store.
 pub struct Sandbox {
     table: ResourceTable,
-    /// What is given for the table once the guest holds too much: nothing can be found or made in it, so the guest traps.
+    /// The table that replaces the real one once the guest holds too many resources. Every access to it fails, so the guest traps.
     refusing: ResourceTable,
     excess: Option<Excess>,
     calls: u32,
@@ -55,24 +55,24 @@ pub struct Sandbox {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     config: WasiConfigVariables,
-    /// Which values of the deployment's config these are.
+    /// The generation of the config that the store has read.
     pub config_generation: u64,
     nn: NnCtx,
-    /// Holds the store's memories to the limit of the deployment.
+    /// Applies the deployment's memory limit to the store's memories.
     pub limiter: StoreLimiter,
-    /// Where the replica's lines go.
+    /// The replica's log.
     pub log: Arc<ReplicaLog>,
     stdout: LogStream,
     stderr: LogStream,
-    /// Notices what an `init` asks for whose memory is taken.
+    /// Watches what `init` accesses while a snapshot is taken.
     pub watch: Option<Watch>,
 }
 
 impl Sandbox {
-    /// Makes the store of a new replica. What it holds is charged to the account that `nn` has.
+    /// Creates the store of a new replica. Its memory is charged to the account of `nn`.
     ///
     /// # Errors
-    /// When the folder of the bundle's files cannot be opened.
+    /// If the folder of the bundle's files cannot be opened.
     pub fn store(
         engine: &Engine,
         capabilities: &Capabilities,
@@ -131,8 +131,8 @@ impl Sandbox {
         Ok(store)
     }
 
-    /// Bytes that one call may hand to the host: what is left beside the guest's own memory, because the host copies them.
-    /// Asked for at the start of a request and while a guest computes; in between its memory can only have grown.
+    /// Bytes that one call may pass to the host: what the limit leaves after the guest's own memory, because the host copies them. Updated at
+    /// the start of a request and while the guest computes; in between its memory can only have grown.
     pub fn hostcall_fuel(&self) -> usize {
         let limit = self.nn.account().limit_bytes();
         let left = limit.saturating_sub(self.limiter.memory_bytes());
@@ -152,12 +152,12 @@ impl Sandbox {
         }
     }
 
-    /// What the guest holds too much of, for which it was stopped.
+    /// The kind of resource of which the guest held too many, if that stopped it.
     pub fn excess(&self) -> Option<Excess> {
         self.excess
     }
 
-    /// Looks, every few calls, at what the guest holds.
+    /// Checks every few calls what the guest holds.
     fn count_call(&mut self) {
         self.calls += 1;
         if self.calls >= CALLS_BETWEEN_COUNTS {
@@ -166,12 +166,12 @@ impl Sandbox {
         }
     }
 
-    /// Handles of the host that the guest holds.
+    /// Number of the host's handles that the guest holds.
     pub fn open_handles(&mut self) -> usize {
         self.table.iter_mut().count()
     }
 
-    /// Which limit a guest has reached that can have no more handles.
+    /// The limit of handles that a guest has reached.
     pub fn full_table(&mut self) -> String {
         let held = self.open_handles();
         if held < MAX_HANDLES {
@@ -184,13 +184,13 @@ impl Sandbox {
         )
     }
 
-    /// Ends the lines that a finished request left open.
+    /// Writes unfinished log lines of a finished request.
     pub fn finish_lines(&self) {
         self.stdout.finish_line();
         self.stderr.finish_line();
     }
 
-    /// The request of this exchange is over.
+    /// The request is over.
     pub(crate) fn finish_bodies(&mut self, exchange: &Arc<Exchange>) {
         let table = &mut self.table;
         self.outgoing
@@ -199,7 +199,7 @@ impl Sandbox {
     }
 }
 
-/// The table, or one that refuses everything once the guest holds too much.
+/// The table, or the one that refuses every access once the guest holds too many resources.
 fn allowed<'a>(
     excess: Option<Excess>,
     table: &'a mut ResourceTable,
@@ -232,10 +232,10 @@ impl WasiHttpView for Sandbox {
     }
 }
 
-/// A linker with every import that [`crate::admission`] lets through, as far as components of this kind can have them.
+/// Creates a linker with all imports that [`crate::admission`] allows for components of this kind.
 ///
 /// # Errors
-/// Only when two of the standards define the same name, which would be a bug here.
+/// Only if two standards define the same name, which would be a bug here.
 pub fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine.engine(calls));
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;

@@ -1,8 +1,7 @@
-//! A component whose `init` has run: made once, with the memory that `init` left as its initial memory.
+//! Snapshots: components whose initial memory is the memory after `init`.
 //!
-//! Only what lies in the component's own memory is kept. An `init` that asks the host for something which may be another
-//! the next time, or holds something of the host when it returns, cannot be kept; it is said why, and it runs in each
-//! replica as before.
+//! A snapshot contains only the component's own memory. If `init` uses anything of the host whose result could differ the next time, or
+//! still holds a handle of the host when it returns, there is no snapshot: the reason is reported, and `init` runs in each replica.
 
 mod entry;
 mod watch;
@@ -25,19 +24,19 @@ use crate::pool::replica;
 use crate::sandbox::{Capabilities, Sandbox};
 pub(crate) use watch::Watch;
 
-/// Who prints what `init` prints while its memory is taken.
+/// Id of the replica in log lines of `init` while a snapshot is taken.
 pub(crate) const REPLICA: &str = "snapshot";
 
-/// What a deployment wants of the memory after `init`.
+/// Result for a deployment with `snapshot = true`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Snapshot {
-    /// It is part of the component: replicas start after `init`.
+    /// The component contains the snapshot: replicas start after `init`.
     Taken,
-    /// It cannot be, and why: each replica runs `init`.
+    /// There is no snapshot for this reason: each replica runs `init`.
     Refused(String),
 }
 
-/// What `init` may see and use while its memory is taken, and where its lines go.
+/// What `init` may access while a snapshot is taken, its limits, and its log.
 pub(crate) struct Setting {
     pub engine: Arc<SharedEngine>,
     pub graphs: Arc<GraphStore>,
@@ -46,11 +45,10 @@ pub(crate) struct Setting {
     pub log: Arc<dyn LogSink>,
 }
 
-/// Runs the component's `init` and gives the component that starts where it ended. Compiling and rewriting block a thread,
-/// which is none of the executor's.
+/// Runs the component's `init` and returns the component with the snapshot. Compiling and rewriting run on a thread outside of the executor.
 ///
 /// # Errors
-/// In words that go on after "no snapshot: ", when that is not possible.
+/// The reason, as text that follows "no snapshot: ".
 pub(crate) async fn take(setting: Setting, component: Vec<u8>) -> Result<Vec<u8>, String> {
     let here = tokio::runtime::Handle::current();
     let taking =
@@ -97,7 +95,7 @@ async fn take_here(setting: &Setting, component: &[u8]) -> Result<Vec<u8>, Strin
     Ok(snapshot)
 }
 
-/// Tells the deployment's log that each replica runs `init`.
+/// Writes to the deployment's log that each replica runs `init`.
 pub(crate) fn tell_refusal(log: Arc<dyn LogSink>, why: &str) {
     let log = ReplicaLog::new(log, REPLICA.into());
     log.write(
@@ -151,7 +149,7 @@ fn compiled(engine: &SharedEngine, component: &[u8]) -> wasmtime::Result<(Calls,
     })
 }
 
-/// Runs `init` until it is done, its time is over, or it asks for what it may not.
+/// Runs `init` until it is done, exceeds its time, or uses something that prevents a snapshot.
 async fn initialise(
     setting: &Setting,
     store: &mut Store<Sandbox>,

@@ -1,26 +1,25 @@
-//! How soon a thread that wakes gets a core on which others compute.
+//! Scheduler time slices: how soon a thread that wakes up gets a core on which other threads compute.
 //!
-//! Linux lets a thread use up its slice, three milliseconds by default, before one that wakes takes its core; since version 6.12
-//! one with a shorter slice need not wait for that. Threads that serve requests compute for microseconds and wake all the time,
-//! so each step of a request would wait for the slice of a graph that computes, or of a component that is compiled. On two cores
-//! beside `cargo xtask attack --only inputs`, a neighbour's p99 was 6.3 ms with it and 8.0 ms without.
+//! By default Linux lets a thread use up its slice of three milliseconds before a thread that wakes up gets its core. Since version 6.12 a
+//! thread with a shorter slice does not have to wait for that. Threads that serve requests compute for microseconds and wake up often, so
+//! without this each step of a request would wait for the slice of a running graph or compilation. On two cores, during
+//! `cargo xtask attack --only inputs`, a neighbour's p99 was 6.3 ms with short slices and 8.0 ms without.
 
 use std::time::Duration;
 
-/// For threads that serve requests: long enough for the guest of a usual request.
+/// The slice of threads that serve requests: long enough for the guest of a typical request.
 const SHORT: Duration = Duration::from_micros(200);
 
-/// How long a thread may compute before others of its priority do.
+/// How long a thread may compute before other threads of its priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeSlice {
     /// For threads that serve requests.
     Short,
-    /// The kernel's own, for threads that compute for long.
+    /// The kernel's default, for threads that compute for long.
     Normal,
 }
 
-/// Sets the slice of the calling thread, and so of all threads and processes that it starts from now on. Kernels before 6.12 know
-/// no slices, where this does nothing.
+/// Sets the slice of the calling thread, which threads and processes started by it inherit. Does nothing on kernels before 6.12.
 pub fn set_time_slice(slice: TimeSlice) {
     let runtime = match slice {
         TimeSlice::Short => SHORT,

@@ -1,4 +1,4 @@
-//! The graphs of a replica that starts: they load beside its component, and whoever needs one waits for all.
+//! The graphs of a starting replica: they load in parallel with its component. A user of one graph waits for all of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,34 +9,34 @@ use futures::future::{BoxFuture, Shared, try_join_all};
 
 use super::graphs::{GraphSpec, GraphStore, LoadedGraph};
 
-/// The graphs of one deployment, by the names of its manifest.
+/// The graphs of a deployment, by their names in the manifest.
 pub type DeploymentGraphs = BTreeMap<String, Arc<LoadedGraph>>;
 
-/// A graph that does not load.
+/// A graph that could not be loaded.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("graph `{name}` does not load: {reason}")]
 pub struct NotLoaded {
-    /// Its name in the manifest.
+    /// Name of the graph in the manifest.
     pub name: String,
-    /// What the backend said.
+    /// Error of the backend.
     pub reason: String,
 }
 
-/// Graphs that load, or are there.
+/// Graphs that are loading or loaded.
 #[derive(Clone)]
 pub struct Loading(Shared<BoxFuture<'static, Result<Loaded, NotLoaded>>>);
 
-/// Graphs that are there.
+/// Loaded graphs.
 #[derive(Clone)]
 pub struct Loaded {
     /// The graphs.
     pub graphs: Arc<DeploymentGraphs>,
-    /// How long it took until all were there.
+    /// Time until all were loaded.
     pub took: Duration,
 }
 
 impl Loading {
-    /// Loads graphs, or finds them loaded, as soon as somebody asks for them.
+    /// Loads graphs when they are first requested.
     pub fn new(store: Arc<GraphStore>, specs: Vec<GraphSpec>) -> Self {
         let loading = async move {
             let begun = Instant::now();
@@ -61,15 +61,15 @@ impl Loading {
         Self(loading.boxed().shared())
     }
 
-    /// All of them, once they are there.
+    /// Waits until all graphs are loaded.
     ///
     /// # Errors
-    /// Names the first that does not load.
+    /// Names the first graph that could not be loaded.
     pub async fn ready(&self) -> Result<Loaded, NotLoaded> {
         self.0.clone().await
     }
 
-    /// The error, once one does not load; never comes back when all do.
+    /// Waits for an error of a graph; never returns if all are loaded.
     pub async fn failure(&self) -> NotLoaded {
         match self.ready().await {
             Ok(_) => std::future::pending().await,

@@ -1,17 +1,17 @@
-//! How many requests are at a pool, running or waiting, summed up over time.
+//! The load of a pool: running and waiting requests, integrated over time.
 
 use std::time::{Duration, Instant};
 
-/// Whose answer a request is for. What scales a deployment are the requests that somebody waits for.
+/// Whether a client waits for the response. Only requests with a waiting client count for autoscaling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traffic {
-    /// Somebody waits for the answer.
+    /// A client waits for the response.
     Sync,
-    /// The answer is kept and told later.
+    /// The response is stored (async request).
     Async,
 }
 
-/// The load of a pool: kept under a lock that each request takes anyway, by additions alone.
+/// The load of a pool. It needs no lock of its own, because each request locks the pool anyway.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     in_flight: u32,
@@ -20,7 +20,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// A request has come.
+    /// Counts a new request.
     pub fn arrived(&mut self, traffic: Traffic, now: Instant) {
         if traffic == Traffic::Sync {
             self.advance(now);
@@ -28,7 +28,7 @@ impl Load {
         }
     }
 
-    /// A request is over, whichever way.
+    /// Counts the end of a request.
     pub fn left(&mut self, traffic: Traffic, now: Instant) {
         if traffic == Traffic::Sync {
             self.advance(now);
@@ -37,8 +37,7 @@ impl Load {
         }
     }
 
-    /// The time that sync requests have spent here so far, all together: what it grows by in a second is how many there
-    /// were on average.
+    /// Total time that sync requests have spent in the pool so far. Its growth per second is their average number.
     pub fn total(&mut self, now: Instant) -> Duration {
         self.advance(now);
         self.total

@@ -1,4 +1,4 @@
-//! The replicas of a pool by their ids: what can be told of each, and who is to stop.
+//! The replicas of a pool by id: their state, and requests to stop them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,51 +8,51 @@ use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 
-/// What a replica does.
+/// State of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaState {
-    /// It is made, and runs its `init`.
+    /// The instance is created and runs its `init`.
     Starting,
     /// It waits for a request.
     Idle,
-    /// It serves one.
+    /// It serves a request.
     Busy,
-    /// It serves its last one.
+    /// It serves its last request.
     Stopping,
 }
 
-/// A replica, as others see it.
+/// Information about a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaInfo {
-    /// Its id, as in logs.
+    /// Id of the replica, as in logs.
     pub id: String,
-    /// What it does.
+    /// State of the replica.
     pub state: ReplicaState,
-    /// How long ago it began to start.
+    /// Time since the beginning of its start.
     pub age: Duration,
-    /// Requests that it was given.
+    /// Number of requests that it was given.
     pub served: u64,
 }
 
-/// How many replicas there are.
+/// Numbers of replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Presence {
-    /// Those that can serve, idle or busy.
+    /// Replicas that can serve, idle or busy.
     pub ready: usize,
-    /// Those that start.
+    /// Replicas that are starting.
     pub starting: usize,
 }
 
-/// What happened to a replica that was told to stop.
+/// Result of stopping a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopping {
-    /// It is gone.
+    /// It has stopped.
     Now,
-    /// It finishes what it does first.
+    /// It finishes its request or its start first.
     Later,
 }
 
-/// One replica's entry.
+/// Entry of a replica.
 #[derive(Debug)]
 pub(crate) struct Card {
     id: String,
@@ -78,7 +78,7 @@ impl Card {
         self.served.store(self.served() + 1, Ordering::Relaxed);
     }
 
-    /// Notes that the replica can serve.
+    /// Records that the replica can serve.
     pub fn set_ready(&self) {
         let _ = self.ready.set(Instant::now());
     }
@@ -88,7 +88,7 @@ impl Card {
         self.ready.get().copied()
     }
 
-    /// Lets the replica go after what it does now.
+    /// Stops the replica after its request or its start.
     pub fn stop(&self) {
         self.stops.store(true, Ordering::Release);
     }
@@ -97,14 +97,14 @@ impl Card {
         self.stops.load(Ordering::Acquire)
     }
 
-    /// Lets the replica go at once, whatever it does.
+    /// Stops the replica at once.
     pub fn kill(&self) {
         self.stop();
         self.killed.store(true, Ordering::Release);
         self.runner.wake();
     }
 
-    /// Waits until it is to be let go at once; for whoever runs the replica, who is the only one to wait.
+    /// Waits until the replica has to stop at once. Only the code that runs the replica may wait.
     pub fn poll_killed(&self, cx: &Context<'_>) -> Poll<()> {
         self.runner.register(cx.waker());
         match self.killed.load(Ordering::Acquire) {
@@ -129,15 +129,14 @@ impl Card {
     }
 }
 
-/// The replicas of a pool, also those that start. Locked when one comes or goes, never by a request on a warm one.
+/// The replicas of a pool, including starting ones. Locked when a replica starts or stops, never by a request on a warm one.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     cards: Mutex<BTreeMap<String, Arc<Card>>>,
 }
 
 impl Roster {
-    /// Enters a replica that begins to start, under an id that no other here has; it is struck off when the answer is
-    /// dropped.
+    /// Adds a starting replica with a unique id. It is removed when the returned value is dropped.
     pub fn enter(self: &Arc<Self>, new_id: impl Fn() -> String) -> Listed {
         let mut cards = self.lock();
         let mut id = new_id();
@@ -160,7 +159,7 @@ impl Roster {
         }
     }
 
-    /// Everyone, by id.
+    /// All replicas, by id.
     pub fn all(&self) -> Vec<Arc<Card>> {
         self.lock().values().cloned().collect()
     }
@@ -169,7 +168,7 @@ impl Roster {
         self.lock().get(id).cloned()
     }
 
-    /// How many can serve, and how many start.
+    /// Numbers of replicas that can serve and that are starting.
     pub fn presence(&self) -> Presence {
         let cards = self.lock();
         let ready = cards.values().filter(|card| card.ready().is_some()).count();
@@ -185,7 +184,7 @@ impl Roster {
     }
 }
 
-/// An entry that lasts until this is dropped.
+/// Keeps an entry until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Listed {
     card: Arc<Card>,
@@ -193,7 +192,7 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    /// The entry, for those who look at it while the replica is elsewhere.
+    /// The shared entry.
     pub fn card(&self) -> Arc<Card> {
         self.card.clone()
     }

@@ -1,4 +1,4 @@
-//! One warm instance of a deployment's component: start, init, run one request, say how it ended.
+//! A replica: a warm instance of a deployment's component. Starts it, runs `init`, and runs requests.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -37,33 +37,33 @@ pub enum StartError {
     /// A file of the deployment is damaged.
     #[error("{0}")]
     Files(String),
-    /// The component could not be made ready.
+    /// The component could not be compiled or linked.
     #[error(transparent)]
     Artifact(Arc<crate::artifact::ArtifactError>),
     /// A graph of the manifest did not load.
     #[error(transparent)]
     Graph(#[from] NotLoaded),
-    /// The instance could not be made.
+    /// The instance could not be created.
     #[error("the component does not start: {0}")]
     Instantiate(String),
-    /// `lifecycle.init` answered with an error.
+    /// `lifecycle.init` returned an error.
     #[error("`init` failed: {0}")]
     Init(String),
-    /// `lifecycle.init` did not come back, or the making of the instance before it.
+    /// `lifecycle.init`, or creating the instance, exceeded the timeout.
     #[error("`init` took longer than the request timeout of {timeout:?}")]
     InitTimeout {
-        /// The deployment's request timeout, which bounds `init` too.
+        /// The deployment's request timeout, which also limits `init`.
         timeout: Duration,
     },
-    /// The engine has no room for another instance now. Nobody's fault: it is tried again.
+    /// The engine has no room for another instance now. The start is tried again.
     #[error("the engine has no room for another instance: {0}")]
     Exhausted(String),
-    /// It was told to stop before it was there.
+    /// The replica was stopped before its start was done.
     #[error("the replica was stopped while it started")]
     Stopped,
 }
 
-/// What a replica is made of besides its component and graphs.
+/// What a replica needs besides its component and graphs.
 pub(crate) struct Blueprint<'a> {
     pub engine: &'a SharedEngine,
     pub capabilities: &'a Capabilities,
@@ -71,28 +71,28 @@ pub(crate) struct Blueprint<'a> {
     pub log: Arc<dyn LogSink>,
     pub listed: Listed,
     pub meter: Arc<Meter>,
-    /// Its graphs, which may load until the replica is there.
+    /// Its graphs, which may still be loading.
     pub graphs: &'a Loading,
 }
 
-/// How long the parts of a start took. Graphs load beside all others.
+/// Durations of the phases of a start. Graphs load in parallel with the other phases.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StartTimings {
-    /// Component ready: mapped and linked, or found so.
+    /// Mapping and linking the component.
     pub artifact: Duration,
-    /// All graphs loaded, or found loaded, from the beginning of the start on.
+    /// Time from the beginning of the start until all graphs were loaded.
     pub graphs: Duration,
-    /// Store and instance made.
+    /// Creating store and instance.
     pub instantiate: Duration,
-    /// `lifecycle.init` run, with the time that it waited for graphs.
+    /// Running `lifecycle.init`, including its wait for graphs.
     pub init: Duration,
 }
 
-/// One request, and where its answer goes.
+/// A request, and the receiver of its response.
 pub(crate) struct Call {
     pub request: http::Request<WasiBody>,
     pub request_id: Arc<str>,
-    /// Takes the head of the answer, or why there is none, and what becomes of its body.
+    /// Receives the head of the response or the error, and the body.
     pub exchange: Arc<Exchange>,
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Makes the instance, runs its `init`, and waits for its graphs.
+    /// Creates the instance, runs its `init`, and waits for its graphs.
     pub async fn start(
         artifact: &Artifact,
         blueprint: Blueprint<'_>,
@@ -170,20 +170,19 @@ impl Replica {
         })
     }
 
-    /// What others see of it.
+    /// Information about the replica.
     pub fn card(&self) -> &Card {
         &self.listed
     }
 
-    /// Which generation of its deployment's config it read.
+    /// The generation of the config that it has read.
     pub fn config_generation(&self) -> u64 {
         self.store.data().config_generation
     }
 
-    /// Runs one request to its very end and gives the replica back if it can serve another.
+    /// Runs a request to its end, and returns the replica if it can serve another one.
     ///
-    /// The answer's head goes out as soon as the guest gives it. At the deadline, or for another reason to stop before, the
-    /// guest is thrown away where it stands.
+    /// The head of the response is sent as soon as the guest sets it. At the deadline, or for another reason to stop, the guest is dropped.
     pub async fn serve(
         mut self: Box<Self>,
         call: Call,
@@ -263,7 +262,7 @@ impl Replica {
     }
 }
 
-/// Breaks off an answer's body that is open yet when this is dropped.
+/// Breaks off a response body that is still open when this is dropped.
 struct CutOff<'e>(&'e Exchange);
 
 impl Drop for CutOff<'_> {
@@ -272,8 +271,8 @@ impl Drop for CutOff<'_> {
     }
 }
 
-/// Runs a part of a start for no longer than `timeout` after `begin`. Like [`stop`], it sees the time also when the guest
-/// uses up the budget of its task in each poll.
+/// Runs a part of a start until `timeout` after `begin` at the latest. Like [`stop`], it notices the timeout even if the guest uses up the
+/// task's budget in each poll.
 pub(crate) async fn within<F: Future>(
     timeout: Duration,
     begin: impl Future<Output = ()>,
@@ -290,13 +289,13 @@ pub(crate) async fn within<F: Future>(
     }
 }
 
-/// How serving a request ended for the replica.
+/// How a request ended for the replica.
 pub(crate) enum Served {
-    /// It can serve the next; with what the request counts as.
+    /// It can serve the next request; with the outcome of this one.
     Reusable(Box<Replica>, Outcome),
     /// The guest failed.
     Failed(GuestFailure),
-    /// It was stopped from outside.
+    /// It was stopped.
     Stopped(Stop),
 }
 

@@ -1,20 +1,20 @@
-//! Who gets which replica: the pool's decisions as pure functions of its state and a time that is passed in.
+//! Decides which request gets which replica: pure functions of the pool's state and a time argument.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::pool::load::{Load, Traffic};
 
-/// The bounds that decisions keep to.
+/// Settings of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// Replicas that are started ahead.
+    /// Number of replicas to start ahead of requests.
     pub min_replica: usize,
-    /// Most replicas at once.
+    /// Maximum number of replicas.
     pub max_replica: usize,
-    /// Requests that may wait for a replica; one more is refused.
+    /// Maximum number of waiting requests; further ones are refused.
     pub max_queued_requests: usize,
-    /// A replica is replaced after this many requests; `None` keeps it.
+    /// Number of requests after which a replica is replaced; `None` never replaces it.
     pub max_requests_per_replica: Option<u64>,
 }
 
@@ -31,23 +31,23 @@ impl Default for PoolSettings {
 
 /// What a request gets.
 pub(crate) enum Next<R> {
-    /// A warm replica, the one used last.
+    /// The most recently used warm replica.
     Reuse(R),
-    /// Room to start one.
+    /// Permission to start one.
     Start,
     /// A place in the queue, which the caller fills.
     Wait,
-    /// No place left.
+    /// Nothing, because the queue is full.
     Full,
-    /// The pool takes no more requests.
+    /// Nothing, because the pool is closed.
     Closed,
 }
 
-/// What becomes of a replica, or of its place, that came free.
+/// What happens to a released replica, or to its slot.
 pub(crate) enum Freed<W> {
-    /// The first in the queue has it.
+    /// It goes to the first waiting request.
     To(W),
-    /// It is idle, or gone.
+    /// It is idle, or dropped.
     Kept,
 }
 
@@ -72,20 +72,19 @@ impl<R, W> Default for Ledger<R, W> {
     }
 }
 
-/// How many there are of each.
+/// Numbers of replicas and requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Warm and free.
+    /// Idle replicas.
     pub idle: usize,
-    /// Serving or starting.
+    /// Replicas that serve or start.
     pub busy: usize,
-    /// Requests that wait.
+    /// Waiting requests.
     pub waiting: usize,
 }
 
 impl<R, W> Ledger<R, W> {
-    /// Decides for a request that just came. Unless it is refused, it counts as load until [`Self::freed`] or
-    /// [`Self::gave_up`] says otherwise.
+    /// Decides for a new request. Unless it is refused, it counts as load until [`Self::freed`] or [`Self::gave_up`].
     pub fn next(&mut self, traffic: Traffic, settings: &PoolSettings, now: Instant) -> Next<R> {
         let next = self.decide(settings);
         if !matches!(next, Next::Full | Next::Closed) {
@@ -115,7 +114,7 @@ impl<R, W> Ledger<R, W> {
         Next::Full
     }
 
-    /// Room to start one more that nobody asked for yet, up to `wanted` in all.
+    /// Permission to start another replica ahead of requests, up to `wanted` in total.
     pub fn prewarm(&mut self, wanted: usize, settings: &PoolSettings) -> bool {
         let room = !self.closed && self.idle.len() + self.busy < wanted.min(settings.max_replica);
         if room {
@@ -129,18 +128,17 @@ impl<R, W> Ledger<R, W> {
         self.waiting.push_back(request);
     }
 
-    /// A request has left the queue by itself; its place there is forgotten later.
+    /// A request has left the queue; its entry is removed later.
     pub fn gave_up(&mut self, traffic: Traffic, now: Instant) {
         self.load.left(traffic, now);
     }
 
-    /// The time that sync requests have spent here so far, all together.
+    /// Total time that sync requests have spent in the pool so far.
     pub fn load(&mut self, now: Instant) -> Duration {
         self.load.total(now)
     }
 
-    /// The first in the queue, if there is room for it to start a replica, which is counted as busy. Asked whenever there
-    /// may be more room than before.
+    /// The first waiting request, if it may start a replica, which then counts as busy. Call this whenever there may be more room than before.
     pub fn promote(&mut self, settings: &PoolSettings) -> Option<W> {
         if self.closed || self.idle.len() + self.busy >= settings.max_replica {
             return None;
@@ -150,13 +148,12 @@ impl<R, W> Ledger<R, W> {
         Some(request)
     }
 
-    /// Forgets waiting requests whose client is gone.
+    /// Removes waiting requests whose client is gone.
     pub fn forget_waiting(&mut self, gone: impl Fn(&W) -> bool) {
         self.waiting.retain(|request| !gone(request));
     }
 
-    /// A busy replica came free, from a request unless it only started: who has it next? With [`Freed::To`] it stays
-    /// counted as busy.
+    /// Decides about a released busy replica, after a request or after its start. With [`Freed::To`] it still counts as busy.
     pub fn freed(
         &mut self,
         from: Option<Traffic>,
@@ -175,8 +172,7 @@ impl<R, W> Ledger<R, W> {
         Freed::Kept
     }
 
-    /// Keeps a replica that [`Self::freed`] left to us; gives it back to be dropped when the pool is closed
-    /// or has too many.
+    /// Keeps a replica that [`Self::freed`] made idle. Returns it to be dropped if the pool is closed or has too many.
     pub fn keep(&mut self, replica: R, settings: &PoolSettings, now: Instant) -> Option<R> {
         if self.closed || self.idle.len() + self.busy >= settings.max_replica {
             return Some(replica);
@@ -185,17 +181,17 @@ impl<R, W> Ledger<R, W> {
         None
     }
 
-    /// Since when the longest idle replica has been idle.
+    /// Since when the longest idle replica is idle.
     pub fn oldest_idle(&self) -> Option<Instant> {
         self.idle.front().map(|(_, since)| *since)
     }
 
-    /// Takes out the longest idle replica.
+    /// Removes the longest idle replica.
     pub fn take_oldest(&mut self) -> Option<R> {
         self.idle.pop_front().map(|(replica, _)| replica)
     }
 
-    /// Takes out an idle replica that is to be replaced; its place is counted as busy meanwhile.
+    /// Removes an idle replica to replace it; its slot counts as busy meanwhile.
     pub fn take_idle(&mut self, wanted: impl Fn(&R) -> bool) -> Option<R> {
         let at = self.idle.iter().position(|(replica, _)| wanted(replica))?;
         let (replica, _) = self.idle.remove(at)?;
@@ -203,13 +199,13 @@ impl<R, W> Ledger<R, W> {
         Some(replica)
     }
 
-    /// Takes out an idle replica for good.
+    /// Removes an idle replica.
     pub fn remove_idle(&mut self, wanted: impl Fn(&R) -> bool) -> Option<R> {
         let at = self.idle.iter().position(|(replica, _)| wanted(replica))?;
         self.idle.remove(at).map(|(replica, _)| replica)
     }
 
-    /// How many have been idle for so long.
+    /// Number of replicas that have been idle for this long.
     pub fn idle_for(&self, time: Duration, now: Instant) -> usize {
         // The longest idle ones are in front.
         self.idle
@@ -221,7 +217,7 @@ impl<R, W> Ledger<R, W> {
         self.idle.iter().map(|(replica, _)| replica)
     }
 
-    /// Takes no more requests; gives back what was idle and who waited.
+    /// Closes the pool. Returns the idle replicas and the waiting requests.
     pub fn close(&mut self) -> (VecDeque<(R, Instant)>, VecDeque<W>) {
         self.closed = true;
         (
@@ -230,12 +226,12 @@ impl<R, W> Ledger<R, W> {
         )
     }
 
-    /// Whether it takes no more requests.
+    /// Whether the pool is closed.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// The numbers now.
+    /// The current numbers.
     pub fn counts(&self) -> Counts {
         Counts {
             idle: self.idle.len(),

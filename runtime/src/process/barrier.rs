@@ -1,4 +1,4 @@
-//! The barriers around a confined process: which are in force, and why others are not.
+//! Barriers around a confined process: which are in force, and why others are not.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ pub struct Barrier {
     pub name: String,
     /// Whether it is in force.
     pub active: bool,
-    /// The version of it that is in force, where it has versions.
+    /// Version that is in force, if it has versions.
     pub version: Option<u32>,
-    /// Why it is not in force, or what this version of it does not confine.
+    /// Why it is not in force, or what this version does not restrict.
     pub reason: Option<String>,
 }
 
 impl Barrier {
-    /// One that is in force.
+    /// Creates a barrier that is in force.
     pub(super) fn active(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -28,7 +28,7 @@ impl Barrier {
         }
     }
 
-    /// One that is not in force, and why.
+    /// Creates a barrier that is not in force, with the reason.
     pub(super) fn missing(name: &str, reason: impl fmt::Display) -> Self {
         Self {
             name: name.into(),
@@ -38,7 +38,7 @@ impl Barrier {
         }
     }
 
-    /// The names of those that are in force, with their versions.
+    /// The names of the barriers in force, with their versions.
     pub fn names(barriers: &[Self]) -> Vec<String> {
         let active = barriers.iter().filter(|barrier| barrier.active);
         active.map(Self::to_string).collect()

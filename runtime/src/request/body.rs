@@ -1,4 +1,4 @@
-//! Bodies on their way in and out of a guest: bounded, streamed, and cancelled when nobody reads any more.
+//! Bodies of requests and responses of guests: limited, streamed, and cancelled when their reader is gone.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::meter::Meter;
 use crate::request::response_body::AnswerBody;
 use crate::request::state::{Exchange, Halt};
 
-/// A request body that ends with an error, and says so, past its limit.
+/// A request body that ends with an error if it exceeds its limit.
 pub(crate) struct LimitedBody<B> {
     inner: B,
     left: u64,
@@ -22,7 +22,7 @@ pub(crate) struct LimitedBody<B> {
 }
 
 impl<B> LimitedBody<B> {
-    /// Halts the exchange when the body turns out to be longer than `limit`.
+    /// Stops the request if the body exceeds `limit`.
     pub fn new(inner: B, limit: u64, exchange: Arc<Exchange>, meter: Arc<Meter>) -> Self {
         Self {
             inner,
@@ -75,17 +75,17 @@ where
     }
 }
 
-/// The guest broke off in the middle of its answer.
+/// The guest did not finish its response.
 #[derive(Debug, thiserror::Error)]
 #[error("the model broke off its answer: {0}")]
 pub struct BrokenBody(String);
 
-/// What a guest answers, streamed as it writes it. Dropping it before its end cancels the guest.
+/// The response body of a guest, streamed while the guest writes it. Dropping it before its end cancels the guest.
 #[derive(Debug)]
 pub struct GuestBody {
-    /// The whole of it, if its guest was done before the head was taken; else it is the exchange's.
+    /// The complete body, if the guest was done before the head was taken; otherwise the exchange has it.
     ended: Option<AnswerBody>,
-    /// It is about to break off.
+    /// It will break off.
     breaks: bool,
     exchange: Arc<Exchange>,
     meter: Arc<Meter>,

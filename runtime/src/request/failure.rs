@@ -1,9 +1,9 @@
 //! How a guest fails.
 
-/// Bytes of a text of a guest's that are kept to tell why it failed.
+/// Longest text of a guest in an error, in bytes.
 pub(crate) const MAX_REASON_BYTES: usize = 4 << 10;
 
-/// A guest's text, cut where it is longer than anybody reads.
+/// Truncates a guest's text.
 pub(crate) fn shortened(mut text: String) -> String {
     let whole = text.len();
     if whole > MAX_REASON_BYTES {
@@ -14,34 +14,34 @@ pub(crate) fn shortened(mut text: String) -> String {
     text
 }
 
-/// How a guest failed. Its replica is gone.
+/// How a guest failed. Its replica has been dropped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestFailure {
-    /// It trapped; the text names the trap.
+    /// It trapped, with a description of the trap.
     #[error("the model crashed: {0}")]
     Trap(String),
-    /// It asked for more memory than its deployment allows, for itself or for what the host holds for it, and could not go on.
+    /// It exceeded the memory limit of its deployment, with its own memory or with what the host holds for it.
     #[error(
         "the model ran out of memory: it asked for {wanted_bytes} bytes, its limit is {limit_bytes}; raise `limits.memory` in samovar.toml"
     )]
     Memory {
-        /// What it would have held.
+        /// Bytes that it would have used.
         wanted_bytes: u64,
-        /// What it may hold.
+        /// The limit in bytes.
         limit_bytes: u64,
     },
-    /// It called `exit` instead of answering.
+    /// It called `exit` instead of responding.
     #[error("the model called exit({0}) instead of answering")]
     Exit(i32),
-    /// It returned without an answer.
+    /// It returned without a response.
     #[error("the model returned without an answer")]
     NoAnswer,
-    /// It returned without finishing the body of its answer.
+    /// It returned without finishing its response body.
     #[error(
         "the model returned without finishing the body of its answer, which was cut off: finish the `outgoing-body` with `outgoing-body.finish`, or close the stream of the response, before the handler returns"
     )]
     Unfinished,
-    /// It answered with an error of `wasi:http` instead of a response.
+    /// It set an error of `wasi:http` instead of a response.
     #[error("the model answered with the error {0}")]
     ErrorCode(String),
 }

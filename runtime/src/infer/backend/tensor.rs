@@ -1,4 +1,4 @@
-//! Tensors as the host holds them: typed or raw bytes, with their dimensions.
+//! Tensors on the host: typed or raw bytes, with dimensions.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-/// Types of elements that travel through wasi-nn.
+/// Element types of wasi-nn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum ElementType {
@@ -23,7 +23,7 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// Bytes of one element.
+    /// Size of one element in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::U8 => 1,
@@ -33,7 +33,7 @@ impl ElementType {
         }
     }
 
-    /// The name in errors and answers, as `f32`.
+    /// The name in errors and in the API, such as `f32`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fp16 => "f16",
@@ -53,37 +53,37 @@ impl fmt::Display for ElementType {
     }
 }
 
-/// The memory that a tensor lies in.
+/// The memory that holds a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Place {
-    /// The machine's own.
+    /// Host memory.
     #[default]
     Host,
-    /// That of a CUDA card, by its number.
+    /// Memory of a CUDA GPU, by its number.
     Cuda(i32),
 }
 
-/// Elements that stay where a backend made them, in the backend's own form, until somebody reads them.
+/// Elements in a backend's own form, which stay where the backend put them until they are read.
 pub trait Kept: Any + fmt::Debug + Send + Sync {
-    /// Bytes that they take.
+    /// Size in bytes.
     fn bytes(&self) -> usize;
 
-    /// Where they lie.
+    /// The memory that holds them.
     fn place(&self) -> Place;
 
-    /// The elements as little-endian bytes: borrowed on the host, copied from anywhere else.
+    /// The elements as little-endian bytes: borrowed from host memory, copied from other memory.
     ///
     /// # Errors
-    /// In the backend's words, when they cannot be brought to the host.
+    /// The backend's error, if they cannot be copied to the host.
     fn read(&self) -> Result<Cow<'_, [u8]>, String>;
 
-    /// The same for those who may not wait on their thread: nothing when `read` does not wait.
+    /// The same for callers that must not block; `None` if `read` does not block.
     fn fetched(&self) -> Option<BoxFuture<'static, Result<Vec<u8>, String>>> {
         None
     }
 }
 
-/// Elements, in whatever form they came: a guest's bytes, or a backend's output taken over as it is.
+/// Elements in the form in which they arrived: bytes of a guest, or an output of a backend.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Data {
@@ -95,12 +95,12 @@ pub enum Data {
     I32(Vec<i32>),
     I64(Vec<i64>),
     Kept(Arc<dyn Kept>),
-    /// None: an optional input that a run leaves to the graph's default.
+    /// None: an optional input for which the graph's default is used.
     Absent,
 }
 
 impl Data {
-    /// How many bytes the elements take.
+    /// Size of the elements in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Bytes(data) => data.len(),
@@ -115,7 +115,7 @@ impl Data {
         }
     }
 
-    /// Where the elements lie.
+    /// The memory that holds the elements.
     pub fn place(&self) -> Place {
         match self {
             Self::Kept(data) => data.place(),
@@ -123,10 +123,10 @@ impl Data {
         }
     }
 
-    /// The elements as little-endian bytes, borrowed when they lie on the host.
+    /// The elements as little-endian bytes, borrowed if they are in host memory.
     ///
     /// # Errors
-    /// When a backend cannot bring them there.
+    /// If a backend cannot copy them to the host.
     pub fn read(&self) -> Result<Cow<'_, [u8]>, String> {
         Ok(Cow::Borrowed(match self {
             Self::Bytes(data) => data,
@@ -141,10 +141,10 @@ impl Data {
         }))
     }
 
-    /// The elements as `T`, borrowed where alignment allows. Bytes beyond the last whole element are left out.
+    /// The elements as `T`, borrowed if they are aligned. Bytes after the last whole element are ignored.
     ///
     /// # Errors
-    /// When a backend cannot bring them to the host.
+    /// If a backend cannot copy them to the host.
     pub fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
         &self,
     ) -> Result<Cow<'_, [T]>, String> {
@@ -162,19 +162,19 @@ impl Data {
     }
 }
 
-/// An array of elements.
+/// A tensor.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    /// Type of the elements.
+    /// Element type.
     pub ty: ElementType,
-    /// Sizes, outermost first.
+    /// Dimensions, outermost first.
     pub dims: Vec<u32>,
     /// The elements, in row-major order.
     pub data: Data,
 }
 
 impl Tensor {
-    /// Stands for an optional input that is left out.
+    /// Represents an omitted optional input.
     pub fn absent(ty: ElementType) -> Self {
         Self {
             ty,
@@ -183,14 +183,14 @@ impl Tensor {
         }
     }
 
-    /// Whether it stands for an optional input that is left out.
+    /// Whether it represents an omitted optional input.
     pub fn is_absent(&self) -> bool {
         matches!(self.data, Data::Absent)
     }
 
-    /// Bytes that the type and the dimensions ask for; `None` when no memory could hold them.
+    /// Number of bytes for the type and the dimensions; `None` if it overflows.
     ///
-    /// A dimension of zero does not hide an overflow of the others, which a backend would multiply all the same.
+    /// A dimension of zero does not hide an overflow of the others, because a backend would multiply them anyway.
     pub fn wanted_bytes(&self) -> Option<usize> {
         let without_zeros = self.dims.iter().filter(|dim| **dim != 0);
         let product = without_zeros
@@ -204,7 +204,7 @@ impl Tensor {
         Some(if self.dims.contains(&0) { 0 } else { product })
     }
 
-    /// The dimensions as backends take them.
+    /// The dimensions in the type that backends use.
     pub fn shape(&self) -> Vec<usize> {
         self.dims.iter().map(|dim| *dim as usize).collect()
     }

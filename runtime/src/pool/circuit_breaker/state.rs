@@ -1,24 +1,23 @@
-//! When starts of a deployment's replicas pause: after some in a row have failed, for times that grow while they go on
-//! failing. Requests are never kept from a replica that is ready, and crashes in requests are no illness: they cost those who
-//! sent them.
+//! Circuit breaker for starts of replicas: pauses starts after several failures in a row, for growing times. Requests can always use a ready
+//! replica, and crashes during requests do not count, because they affect only their senders.
 
 use std::time::{Duration, Instant};
 
-/// Starts of replicas that may fail in a row.
+/// Number of failed starts in a row that open the breaker.
 pub const MAX_FAILED_STARTS: u32 = 3;
-/// The first pause, which doubles each time that the attempt after it fails.
+/// The first pause. It doubles with each failed attempt.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// What a client is told to wait while another's request is the attempt.
+/// `Retry-After` for clients while another request's start is the attempt.
 const WHILE_TRIED: Duration = Duration::from_secs(1);
 
-/// Why no replicas start, and when the next may.
+/// Why starts are paused, and when the next one is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// What happened.
+    /// Reason of the failure.
     pub reason: String,
-    /// How long to wait before asking again.
+    /// How long to wait before trying again.
     pub retry_after: Duration,
 }
 
@@ -27,7 +26,7 @@ enum Phase {
     Pause {
         until: Instant,
     },
-    /// One attempt is under way.
+    /// One attempt is running.
     Tried {
         attempt: u64,
     },
@@ -40,16 +39,16 @@ struct Illness {
     phase: Phase,
 }
 
-/// Whether a start may go ahead.
+/// Whether a start is allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     Free,
-    /// As the one attempt, of this number.
+    /// Yes, as the attempt with this number.
     Attempt(u64),
     Refused(Trouble),
 }
 
-/// How well a deployment's replicas start.
+/// State of the circuit breaker.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     failed_starts: u32,
@@ -58,12 +57,12 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Whether nothing speaks against it: what a good start has nothing to change about.
+    /// Whether there are no failures, so that a successful start changes nothing.
     pub fn is_spotless(&self) -> bool {
         self.failed_starts == 0 && self.illness.is_none()
     }
 
-    /// May a replica be started?
+    /// Decides whether a replica may start.
     pub fn may_start(&mut self, now: Instant) -> Admission {
         let Some(illness) = &mut self.illness else {
             return Admission::Free;
@@ -78,19 +77,19 @@ impl Health {
         Admission::Attempt(self.attempts)
     }
 
-    /// Whether a start would be refused now.
+    /// Whether a start would be refused.
     pub fn starts_pause(&self, now: Instant) -> bool {
         let illness = self.illness.as_ref();
         illness.is_some_and(|ill| ill.open_in(now) > Duration::ZERO)
     }
 
-    /// A replica has started.
+    /// Records a successful start.
     pub fn started(&mut self) {
         self.failed_starts = 0;
         self.illness = None;
     }
 
-    /// A start has failed.
+    /// Records a failed start.
     pub fn start_failed(&mut self, reason: &str, now: Instant) {
         self.failed_starts = self.failed_starts.saturating_add(1);
         let reason = format!(
@@ -122,7 +121,7 @@ impl Health {
         }
     }
 
-    /// An attempt ended without showing anything: it was stopped by us.
+    /// Records an attempt without a result, because the host stopped it.
     pub fn given_up(&mut self, attempt: u64, now: Instant) {
         if let Some(illness) = &mut self.illness
             && illness.phase == (Phase::Tried { attempt })
@@ -131,14 +130,14 @@ impl Health {
         }
     }
 
-    /// What is wrong, if anything.
+    /// The current trouble, if any.
     pub fn trouble(&self, now: Instant) -> Option<Trouble> {
         self.illness.as_ref().map(|illness| illness.trouble(now))
     }
 }
 
 impl Illness {
-    /// How long until somebody may try.
+    /// Time until the next attempt.
     fn open_in(&self, now: Instant) -> Duration {
         match self.phase {
             Phase::Pause { until } => until.saturating_duration_since(now),
