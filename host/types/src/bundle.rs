@@ -410,7 +410,7 @@ fn files_or_folders<'a>(
         if let Some(parent) = parents.find(|parent| paths.contains(parent)) {
             return Err(InvalidSetting::new(
                 field,
-                format_args!("{parent:?} beside {path:?}"),
+                format_args!("{parent:?} and {path:?}"),
                 "a path that is either a file or a folder",
             ));
         }

@@ -298,8 +298,8 @@ pub async fn rollback(client: &Client, at: Where, format: Format) -> anyhow::Res
     }
     let Some(id) = before.previous_deployment_id else {
         bail!(
-            "{environment} of {model} had no other deployment before that is still there: see `samovar deployment list \
-             {model}`, then `samovar promote {model} DEPLOYMENT --to {environment}`"
+            "{environment} of {model} has no previous deployment, or it was deleted: choose one from `samovar deployment list \
+             {model}`, then run `samovar promote {model} DEPLOYMENT --to {environment}`"
         );
     };
     let mut previous = client.deployment(model, id.as_str()).await?;
