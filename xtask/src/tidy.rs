@@ -22,7 +22,42 @@ mod tests {
             ],
         ),
         (
+            "host/server/src/catalog",
+            &[
+                "crate::api",
+                "crate::gateway",
+                "crate::node",
+                // `controllers`, too.
+                "crate::control",
+                "crate::serving",
+                "crate::events",
+            ],
+        ),
+        (
+            "host/server/src/serving",
+            &[
+                "crate::api",
+                "crate::gateway",
+                "crate::node",
+                "crate::controllers",
+                "crate::events",
+            ],
+        ),
+        (
             "host/server/src/control",
+            &[
+                "crate::api",
+                "crate::gateway",
+                "crate::node",
+                "crate::controllers",
+            ],
+        ),
+        (
+            "host/server/src/controllers",
+            &["crate::api", "crate::gateway", "crate::node"],
+        ),
+        (
+            "host/server/src/events",
             &["crate::api", "crate::gateway", "crate::node"],
         ),
         ("host/server/src/gateway", &["crate::node"]),

@@ -26,21 +26,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::health::Readiness;
 use crate::api::{self, Api};
+use crate::catalog::cache::Cache;
+use crate::catalog::informer::{Informer, Observer};
 use crate::control::access::Access;
 pub use crate::control::access::AuthMode;
-use crate::control::applier::Applier;
 use crate::control::async_queue::AsyncQueue;
-use crate::control::builder::Builder;
-use crate::control::feed::Feed;
-use crate::control::garbage::{self, Garbage};
-use crate::control::reloader::Reloader;
-use crate::control::secrets::GuestSecrets;
-use crate::control::serving::{NodeLimits, Serving, graphs, layout};
 use crate::control::webhook::Courier;
-use crate::control::{async_worker, engine_events, promoter, pulse, scaler, scrub};
+use crate::control::{async_worker, engine_events, scrub};
+use crate::controllers::autoscale;
+use crate::controllers::blob_gc::BlobGc;
+use crate::controllers::deployment::DeploymentController;
+use crate::controllers::dev_reload::DevReload;
+use crate::controllers::guest_secrets::GuestSecretsController;
+use crate::controllers::rollout::RolloutController;
 use crate::data_folder::DataFolder;
 use crate::domain::api_key::ApiKey;
 use crate::domain::webhook_address::{Allowance, WebhookAddresses};
+use crate::events::bus::EventBus;
+use crate::events::status_poller;
 pub use crate::front::BaseDomain;
 use crate::front::Front;
 use crate::gateway::Gateway;
@@ -48,6 +51,11 @@ pub use crate::registry::LostSecrets;
 use crate::registry::{Registry, Secrets, UnreadableDocuments, WebhookSecrets, open_vault};
 use crate::server::open_files::{MAX_CONNECTIONS, connections_within, raise_limit};
 use crate::server::{Server, Timeouts};
+use crate::serving::blob_pins::BlobPins;
+use crate::serving::drains::Drains;
+use crate::serving::guest_secrets::GuestSecrets;
+use crate::serving::reconciler::Reconciler;
+use crate::serving::{NodeLimits, Serving, ServingParts, graphs, layout};
 use crate::tasks::Tasks;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::meters::Meters;
@@ -62,7 +70,7 @@ pub enum Output {
     Json,
 }
 
-pub use crate::control::serving::EngineMode;
+pub use crate::serving::EngineMode;
 
 /// What compiling components may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,45 +210,87 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         drain_timeout: options.drain_timeout,
         engines: options.engines,
     };
-    let serving = Serving::new(
-        runtime.clone(),
-        blobs.clone(),
-        logs.clone(),
+    let (released, garbage) = tokio::sync::mpsc::unbounded_channel();
+    let (ended, drained) = tokio::sync::mpsc::unbounded_channel();
+    let pins = BlobPins::new(released);
+    let serving = Arc::new(Serving::new(ServingParts {
+        runtime: runtime.clone(),
+        blobs: blobs.clone(),
+        pins: pins.clone(),
+        logs: logs.clone(),
         meters,
-        guest_secrets.clone(),
-        bundles,
+        secrets: guest_secrets.clone(),
+        drains: Drains::new(ended),
+        folder: bundles,
         limits,
-    );
-    let serving = Arc::new(serving);
+    }));
     tasks.spawn("usage", usage.clone().run());
-    folder.begin();
-    let builder = Builder::new(registry.clone(), serving.clone());
-    let stored = registry.recover().await?.models;
-    builder.recover(stored, folder.after_crash()).await;
-    let garbage = Garbage::new(registry.clone(), blobs.clone(), serving.clone());
-    sweep(garbage.clone());
-    tasks.spawn("scrub", scrub::run(registry.clone(), blobs.clone()));
-    tasks.spawn("promoter", promoter::run(builder.clone()));
-    tasks.spawn("scaler", scaler::run(serving.clone()));
-    follow_secrets(&mut tasks, guest_secrets.clone(), serving.clone());
     let first_key = match options.auth {
         AuthMode::Keys => first_key(&registry, &url, options.save_first_key).await?,
         AuthMode::None => None,
     };
-    let access = Arc::new(Access::new(options.auth, registry.api_keys().await?));
+    let access = Arc::new(Access::new(options.auth));
     let stop = CancellationToken::new();
-    let feed = Arc::new(Feed::new(store.clone(), stop.clone()));
-    let readiness = Readiness::new(feed.clone(), store);
-    let reloader = Reloader::new(builder.clone(), garbage.clone());
-    follow_changes(
-        &mut tasks,
-        &feed,
-        builder.clone(),
-        access.clone(),
-        reloader.clone(),
+    let cache = Arc::new(Cache::default());
+    let bus = Arc::new(EventBus::new(store.clone(), cache.clone(), stop.clone()));
+    let readiness = Readiness::new(cache.clone(), stop.clone(), store.clone());
+    let reconciler = Arc::new(Reconciler::new(cache.clone(), serving.clone()));
+    let blob_gc = BlobGc::new(
+        registry.clone(),
+        cache.clone(),
+        blobs.clone(),
+        pins,
+        serving.clone(),
     );
+    let dev_reload = DevReload::new(
+        registry.clone(),
+        serving.clone(),
+        reconciler.clone(),
+        blob_gc.clone(),
+    );
+    let deployments = Arc::new(DeploymentController::new(
+        registry.clone(),
+        cache.clone(),
+        serving.clone(),
+        reconciler.clone(),
+    ));
+    let secrets_controller = Arc::new(GuestSecretsController::new(
+        guest_secrets.clone(),
+        serving.clone(),
+    ));
+    let rollouts = RolloutController::new(registry.clone(), serving.clone(), reconciler.clone());
+    let observers: Vec<Arc<dyn Observer>> = vec![
+        access.clone(),
+        reconciler.clone(),
+        deployments.clone(),
+        secrets_controller.clone(),
+        Arc::new(blob_gc.clone()),
+    ];
+    let mut informer = Informer::new(
+        store.clone(),
+        registry.clone(),
+        cache.clone(),
+        bus.sender(),
+        observers,
+    );
+    folder.begin();
+    informer.read_everything().await?;
+    if folder.after_crash() {
+        deployments.expect_cut_off();
+    }
+    tasks.spawn("reconciler", reconciler.clone().run());
+    reconciler.caught_up().await;
+    tasks.spawn("informer", informer.run());
+    tasks.spawn("deployments", deployments.clone().run(drained));
+    tasks.spawn("rollouts", Arc::new(rollouts).run());
+    tasks.spawn("autoscale", autoscale::run(serving.clone()));
+    tasks.spawn("guest secrets", secrets_controller.clone().run());
+    tasks.spawn("blob garbage", blob_gc.clone().run(garbage));
+    tasks.spawn("blob scrub", scrub::run(registry.clone(), blobs.clone()));
+    let poller = status_poller::run(bus.clone(), serving.clone(), dev_reload.clone());
+    tasks.spawn("status poller", poller);
     if let Some(events) = engine_events {
-        let telling = engine_events::run(events, feed.clone(), serving.clone());
+        let telling = engine_events::run(events, bus.clone(), serving.clone());
         tasks.spawn("engine events", telling);
     }
     tasks.spawn("audit log", registry.audit_log().keep_short());
@@ -266,20 +316,22 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     let management = api::router(Api {
         registry,
-        builder: builder.clone(),
         secrets,
         guest_secrets,
+        secrets_controller,
+        reconciler,
+        deployments,
         webhook_secrets,
         blobs,
         serving: serving.clone(),
         access,
         async_queue,
-        feed,
+        bus,
         logs,
         usage: usage.clone(),
         runtime: runtime.clone(),
-        reloader,
-        garbage,
+        dev_reload,
+        blob_gc,
         readiness,
         connections: server.connections(),
         open_files,
@@ -308,8 +360,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     let drain = options.drain_timeout;
     server.serve(front, stopping, drain).await;
-    tasks.stop("promoter");
-    tasks.stop("scaler");
+    tasks.stop("rollouts");
+    tasks.stop("autoscale");
     // All of it ends with the drain time, whatever goes on yet: what cannot be waited for is cut off.
     let spent = stopped.get().map_or(drain, Instant::elapsed);
     let left = drain.saturating_sub(spent);
@@ -359,42 +411,6 @@ async fn vault(
     Ok(Arc::new(
         open_vault(store, &key_file, options.lost_secrets, unreadable).await?,
     ))
-}
-
-/// Takes away what pushes and reloads left behind that a crash cut off.
-fn sweep(garbage: Garbage) {
-    tokio::spawn(async move {
-        match garbage.sweep(garbage::UNNAMED).await {
-            Ok(0) => {}
-            Ok(blobs) => tracing::info!(blobs, "removed what no deployment names"),
-            Err(error) => tracing::warn!(%error, "cannot look for blobs that nobody names"),
-        }
-    });
-}
-
-/// Brings changed secrets to the guests for as long as the node runs.
-fn follow_secrets(tasks: &mut Tasks, secrets: Arc<GuestSecrets>, serving: Arc<Serving>) {
-    tasks.spawn("secrets", async move {
-        secrets.follow(|| serving.recycle()).await;
-    });
-}
-
-/// Serves what the store says, and tells who listens, for as long as the node runs.
-fn follow_changes(
-    tasks: &mut Tasks,
-    feed: &Arc<Feed>,
-    builder: Builder,
-    access: Arc<Access>,
-    reloader: Reloader,
-) {
-    let serving = builder.serving.clone();
-    tasks.spawn("pulse", pulse::run(feed.clone(), serving, reloader));
-    let (feed, registry) = (feed.clone(), builder.registry.clone());
-    let applier = Applier::new(builder);
-    tasks.spawn("applier", applier.clone().run());
-    tasks.spawn("feed", async move {
-        feed.follow(registry, access, applier).await;
-    });
 }
 
 /// The program that runs, also after another was put in its place.

@@ -30,12 +30,14 @@ pub use api_keys::MAX_API_KEYS;
 pub use audit::{AuditLog, Entries, MAX_LOOKED_AT, Page};
 pub use change::Changed;
 pub use error::RegistryError;
-pub use push::{Push, PushTo};
+pub use push::{Push, PushTo, Pushed};
 pub use sealed::{LostSecrets, open_vault};
 pub use secrets::Secrets;
 pub use unreadable::{UnreadableDocument, UnreadableDocuments};
 pub use webhook_secrets::WebhookSecrets;
 
+/// A prefix that no document has.
+const NO_DOCUMENT: &str = "-";
 /// Attempts of a change that others' changes keep overtaking.
 const ATTEMPTS: usize = 32;
 
@@ -122,6 +124,12 @@ impl Registry {
         }
     }
 
+    /// The newest revision of the store. Once the cache has observed it, the cache shows at least what was there now.
+    pub async fn newest_rev(&self) -> Result<Rev, RegistryError> {
+        // A prefix that no document has: nothing is read but the revision.
+        Ok(self.store.list(NO_DOCUMENT).await?.rev)
+    }
+
     /// A deployment by its model's id and its own.
     pub async fn deployment(&self, model_id: Id, id: Id) -> Result<Deployment, RegistryError> {
         Ok(self.versioned_deployment(model_id, id).await?.value)
@@ -142,7 +150,7 @@ impl Registry {
                 continue;
             };
             if let Some(view) = views.get_mut(&deployment.model_id) {
-                view.deployments.insert(deployment.id, deployment);
+                view.deployments.insert(deployment.id, deployment.into());
             }
         }
         for doc in self.store.list(keys::ENVIRONMENTS).await?.docs {
@@ -160,8 +168,8 @@ impl Registry {
         })
     }
 
-    /// Deletes a model with all its deployments and environments, and answers what it was.
-    pub async fn delete_model(&self, id_or_name: &str) -> Result<ModelView, RegistryError> {
+    /// Deletes a model with all its deployments and environments. Answers what it was, and the commit.
+    pub async fn delete_model(&self, id_or_name: &str) -> Result<(ModelView, Rev), RegistryError> {
         for _ in 0..ATTEMPTS {
             let model = self.versioned_model(id_or_name).await?;
             let Versioned { value, rev } = model.ok_or_else(|| RegistryError::NoModel {
@@ -185,7 +193,7 @@ impl Registry {
             };
             ops.extend(audit::entries(&self.author, vec![note])?);
             match self.store.commit(ops).await {
-                Ok(_) => return Ok(view),
+                Ok(rev) => return Ok((view, rev)),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -238,7 +246,10 @@ impl Registry {
         };
         for doc in self.store.list(&keys::deployments(id)).await?.docs {
             if let Some(deployment) = self.part::<Deployment>(&doc, &mut stored) {
-                stored.view.deployments.insert(deployment.id, deployment);
+                stored
+                    .view
+                    .deployments
+                    .insert(deployment.id, deployment.into());
             }
         }
         for doc in self.store.list(&keys::environments(id)).await?.docs {

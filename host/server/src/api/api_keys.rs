@@ -79,12 +79,11 @@ pub(super) async fn create(
     }
     let now = Timestamp::now();
     let (key, plain) = ApiKey::generate(request.key_type, request.name, model_ids, now);
-    api.registry.add_api_key(&key).await?;
-    let prefix = key.prefix.clone();
-    api.access.insert(key);
+    let rev = api.registry.add_api_key(&key).await?;
+    api.reconciler.observed(rev).await?;
     Ok(Json(CreateApiKeyResponse {
         api_key: plain.reveal().to_owned(),
-        prefix,
+        prefix: key.prefix,
     }))
 }
 
@@ -104,8 +103,8 @@ async fn remove(
         return Err(beyond(&caller));
     }
     let deleted = api.registry.delete_api_key(&prefix).await?;
-    api.access.remove(&prefix);
-    deleted.ok_or_else(|| none(&prefix))?;
+    let rev = deleted.ok_or_else(|| none(&prefix))?;
+    api.reconciler.observed(rev).await?;
     Ok(Json(DeleteApiKeyResponse { prefix }))
 }
 

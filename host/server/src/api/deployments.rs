@@ -32,7 +32,8 @@ async fn list(
     Query(query): Query<ListDeploymentsQuery>,
 ) -> Result<Json<ListDeploymentsResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
-    let mut deployments: Vec<&Deployment> = view.deployments.values().collect();
+    let deployments = view.deployments.values().map(|one| &**one);
+    let mut deployments: Vec<&Deployment> = deployments.collect();
     deployments.retain(|one| query.name.as_ref().is_none_or(|name| *name == one.name));
     deployments.sort_by_key(|deployment| (deployment.created_at, deployment.id));
     let shown = deployments
@@ -70,26 +71,13 @@ async fn delete(
 ) -> Result<Json<DeleteDeploymentResponse>, ApiError> {
     let view = api.registry.model(&model).await?;
     let id = find(&view, &deployment)?.id;
-    let changed = api
-        .registry
-        .change(&model, |view| view.delete_deployment(id))
+    let (_, deleted) = api
+        .change_model(&model, |view| view.delete_deployment(id))
         .await?;
-    let deleted = changed.value;
-    let model_id = deleted.model_id;
-    let served = api.serving.served(model_id, id);
-    api.builder.apply(changed.view).await?;
-    // The requests that are there may still need what it alone has.
-    tokio::spawn(async move {
-        api.serving.retire(served.into_iter().collect()).await;
-        api.serving.clear(id);
-        if let Err(error) = api.garbage.collect([&deleted.bundle]).await {
-            tracing::warn!(%error, "blobs that nobody names stay until a later start");
-        }
-    });
     Ok(Json(DeleteDeploymentResponse {
         id,
         deleted: true,
-        model_id,
+        model_id: deleted.model_id,
     }))
 }
 

@@ -1,6 +1,8 @@
 //! The development deployment: pushed once, then reloaded.
 
-use jiff::Timestamp;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
 use samovar_types::api::development::{ReloadRequest, ReloadResponse, ReloadStatus, ReloadTimings};
 use samovar_types::api::models::{PushRequest, PushResponse};
 use samovar_types::error::ErrorCode;
@@ -14,11 +16,11 @@ use super::extract::{Json, Path, State};
 use super::permission::{Action, Needs as _};
 use super::shapes::deployment_response;
 use super::shapes::model_response;
-use crate::control::garbage::GarbageError;
-use crate::control::reloader::{ReloadError, Reloaded};
-use crate::domain::changes::{Done, Refusal, Reload};
+use crate::controllers::blob_gc::BlobGcError;
+use crate::controllers::dev_reload::{ReloadError, Reloaded};
+use crate::domain::changes::{Done, Reload};
 use crate::domain::deployment::DeploymentKind;
-use crate::registry::{Push, PushTo, RegistryError};
+use crate::registry::{Push, PushTo};
 
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
@@ -28,9 +30,9 @@ pub fn router() -> OpenApiRouter<super::Shared> {
 fn timings(reloaded: &Reloaded) -> ReloadTimings {
     let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     ReloadTimings {
-        compile_ms: ms(reloaded.rehearsal.compile),
-        graphs_ms: ms(reloaded.rehearsal.graphs),
-        start_ms: ms(reloaded.rehearsal.start),
+        compile_ms: ms(reloaded.preflight.compile),
+        graphs_ms: ms(reloaded.preflight.graphs),
+        start_ms: ms(reloaded.preflight.start),
         switch_ms: ms(reloaded.switch),
     }
 }
@@ -51,7 +53,7 @@ async fn reload(
         labels: request.labels,
     };
     reload.bundle.validate()?;
-    let reloaded = api.reloader.reload(&model, reload).await?;
+    let reloaded = api.dev_reload.reload(&model, reload).await?;
     let deployment = reloaded.view.deployment(reloaded.id)?;
     Ok(Json(ReloadResponse {
         status: match reloaded.done {
@@ -78,27 +80,17 @@ impl Api {
             environment: request.environment,
             labels: request.labels.clone().unwrap_or_default(),
         };
-        let kept = self.garbage.keep(&push.bundle).await?;
-        let (view, id) = match self.registry.push(push.clone(), Timestamp::now()).await {
-            Ok((view, id)) => {
-                drop(kept);
-                self.builder.apply(view.clone()).await?;
-                (self.builder.build(&view, id).await?, id)
-            }
-            Err(RegistryError::Refused(Refusal::Conflict {
-                code: ErrorCode::DevelopmentExists,
-                ..
-            })) => {
-                // The reload keeps them itself, and lets go of them in time when it fails.
-                drop(kept);
+        let pin = self.blob_gc.pin(&push.bundle).await?;
+        let (view, id) = match self.build_pushed(push.clone(), pin).await {
+            Err(error) if error.code == ErrorCode::DevelopmentExists => {
                 let reload = Reload {
                     bundle: push.bundle,
                     labels: request.labels,
                 };
-                let reloaded = self.reloader.reload(push.to.text(), reload).await?;
-                (reloaded.view, reloaded.id)
+                let reloaded = self.dev_reload.reload(push.to.text(), reload).await?;
+                (Arc::new(reloaded.view), reloaded.id)
             }
-            Err(error) => return Err(error.into()),
+            pushed => pushed?,
         };
         Ok(PushResponse {
             model: model_response(&view),
@@ -107,17 +99,22 @@ impl Api {
     }
 }
 
-impl From<GarbageError> for ApiError {
-    fn from(error: GarbageError) -> Self {
+impl From<BlobGcError> for ApiError {
+    fn from(error: BlobGcError) -> Self {
         let text = error.to_string();
         match error {
-            GarbageError::Missing { missing } => {
+            BlobGcError::Missing { missing } => {
                 let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
                 Self::conflict(ErrorCode::MissingBlobs, text)
                     .with_detail(json!({ "missing": names }))
             }
-            GarbageError::Blobs(error) => error.into(),
-            GarbageError::Registry(error) => error.into(),
+            BlobGcError::Blobs(error) => error.into(),
+            BlobGcError::Registry(error) => error.into(),
+            BlobGcError::Behind { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::StoreUnavailable,
+                text,
+            ),
         }
     }
 }
@@ -137,7 +134,7 @@ impl From<ReloadError> for ApiError {
                 answer
             }
             ReloadError::Registry(error) => error.into(),
-            ReloadError::Serve(error) => error.into(),
+            ReloadError::NotApplied(error) => error.into(),
             ReloadError::TooMany => Self::conflict(ErrorCode::ReloadInProgress, text),
         }
     }

@@ -19,9 +19,10 @@ use super::extract::{Json, Path, State};
 use super::permission::{Action, Needs as _};
 use super::promotion_shape::promotion_response;
 use super::shapes::deployment_response;
-use crate::domain::changes::{Done, EnvironmentUpdate, Refusal};
+use crate::domain::changes::{EnvironmentUpdate, Refusal};
 use crate::domain::environment::Environment;
 use crate::domain::model::ModelView;
+use crate::registry::Changed;
 
 /// The routes.
 pub fn router() -> OpenApiRouter<super::Shared> {
@@ -129,7 +130,7 @@ async fn create(
             .and_then(|one| one.allowed_origins.as_deref()),
     };
     let now = Timestamp::now();
-    let view = api
+    let (view, ()) = api
         .change_model(&model, |view| {
             view.create_environment(&new.name, settings, now)
         })
@@ -187,11 +188,9 @@ async fn update(
             .as_ref()
             .and_then(|one| one.allowed_origins.as_deref()),
     };
-    let mut done = Done::Unchanged;
-    let view = api
+    let (view, done) = api
         .change_model(&model, |view| {
-            done = view.update_environment(&environment, settings)?;
-            Ok(())
+            view.update_environment(&environment, settings)
         })
         .await?;
     let UpdateSettingsResponse { status, message } = done.into();
@@ -212,7 +211,7 @@ async fn delete(
     State(api): State<Api>,
     Path((model, environment)): Path<(String, String)>,
 ) -> Result<Json<DeleteEnvironmentResponse>, ApiError> {
-    let view = api
+    let (view, ()) = api
         .change_model(&model, |view| view.delete_environment(&environment))
         .await?;
     Ok(Json(DeleteEnvironmentResponse {
@@ -251,15 +250,15 @@ async fn deactivate(
 }
 
 impl Api {
-    /// Changes a model, and applies the change to what is served.
-    pub(super) async fn change_model(
+    /// Changes a model, and waits until this node serves it so.
+    pub(super) async fn change_model<T: Send>(
         &self,
         model: &str,
-        change: impl FnMut(&mut ModelView) -> Result<(), Refusal> + Send,
-    ) -> Result<ModelView, ApiError> {
-        let view = self.registry.change(model, change).await?.view;
-        self.builder.apply(view.clone()).await?;
-        Ok(view)
+        change: impl FnMut(&mut ModelView) -> Result<T, Refusal> + Send,
+    ) -> Result<(ModelView, T), ApiError> {
+        let Changed { view, value, rev } = self.registry.change(model, change).await?;
+        self.reconciler.applied(view.model.id, rev).await?;
+        Ok((view, value))
     }
 
     async fn current(&self, model: &str, environment: &str) -> Result<Id, ApiError> {

@@ -7,11 +7,13 @@ use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use samovar_runtime::RunError;
+use samovar_types::deployment::DeploymentStatus;
 use samovar_types::error::{ErrorBody, ErrorCode};
 use serde_json::{Value, json};
 
 use super::request_id::RequestId;
 use crate::domain::changes::Refusal;
+use crate::serving::reconciler::NotApplied;
 
 /// An error of the platform, as it will be answered: `{error, error_code, detail, request_id}`.
 #[derive(Clone, Debug)]
@@ -211,9 +213,9 @@ impl From<&samovar_store::blobs::BlobError> for ApiError {
     }
 }
 
-impl From<&crate::control::secrets::SecretsError> for ApiError {
-    fn from(error: &crate::control::secrets::SecretsError) -> Self {
-        use crate::control::secrets::SecretsError as E;
+impl From<&crate::serving::guest_secrets::SecretsError> for ApiError {
+    fn from(error: &crate::serving::guest_secrets::SecretsError) -> Self {
+        use crate::serving::guest_secrets::SecretsError as E;
         let text = error.to_string();
         match error {
             E::Missing { names } => Self::conflict(ErrorCode::MissingSecrets, text)
@@ -223,16 +225,32 @@ impl From<&crate::control::secrets::SecretsError> for ApiError {
     }
 }
 
-impl From<&Arc<crate::control::builder::BuildError>> for ApiError {
-    fn from(error: &Arc<crate::control::builder::BuildError>) -> Self {
-        use crate::control::builder::BuildError as E;
+impl From<&Arc<crate::serving::build_tracker::BuildError>> for ApiError {
+    fn from(error: &Arc<crate::serving::build_tracker::BuildError>) -> Self {
+        use crate::serving::build_tracker::BuildError as E;
         match &**error {
             E::Stopped => Self::conflict(ErrorCode::BuildStopped, error.to_string()),
             E::Aborted => Self::internal(error),
             E::EndedNode => Self::conflict(ErrorCode::BuildFailed, error.to_string()),
             E::Serve(error) => error.into(),
             E::Registry(error) => error.into(),
+            E::Stored { status, reason } => {
+                let code = match status {
+                    DeploymentStatus::BuildFailed => ErrorCode::ComponentRefused,
+                    DeploymentStatus::DeployFailed => ErrorCode::ModelNotReady,
+                    _ => return Self::internal(reason),
+                };
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, reason)
+            }
         }
+    }
+}
+
+impl From<NotApplied> for ApiError {
+    fn from(error: NotApplied) -> Self {
+        tracing::error!(%error, "a change has not taken effect yet");
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, ErrorCode::StoreUnavailable, error.to_string())
     }
 }
 
@@ -247,9 +265,9 @@ impl From<&Refusal> for ApiError {
     }
 }
 
-impl From<&crate::control::serving::ServeError> for ApiError {
-    fn from(error: &crate::control::serving::ServeError) -> Self {
-        use crate::control::serving::ServeError as E;
+impl From<&crate::serving::ServeError> for ApiError {
+    fn from(error: &crate::serving::ServeError) -> Self {
+        use crate::serving::ServeError as E;
         let text = error.to_string();
         match error {
             E::Blob(blob) => blob.into(),
@@ -288,11 +306,11 @@ macro_rules! by_value {
 by_value!(
     crate::registry::RegistryError,
     samovar_store::blobs::BlobError,
-    crate::control::secrets::SecretsError,
-    crate::control::serving::ServeError,
+    crate::serving::guest_secrets::SecretsError,
+    crate::serving::ServeError,
     Refusal,
     // A build may be waited for by several.
-    Arc<crate::control::builder::BuildError>
+    Arc<crate::serving::build_tracker::BuildError>
 );
 
 impl IntoResponse for ApiError {

@@ -21,11 +21,11 @@ use super::extract::{Query, State};
 use super::permission::{Action, Needs as _};
 use super::shapes::shown;
 use crate::control::access::Caller;
-use crate::control::feed::MAX_SUBSCRIBERS;
-use crate::control::subscriber::{self, Begin, MAX_PENDING, Outlet, READ_TIMEOUT, Told};
 use crate::domain::engine_events::EngineNote;
 use crate::domain::events::{Event, EventId, What};
 use crate::domain::observed::shown_reason;
+use crate::events::bus::MAX_SUBSCRIBERS;
+use crate::events::stream::{self as subscriber, Begin, MAX_PENDING, Outlet, READ_TIMEOUT, Told};
 use crate::registry::RegistryError;
 
 /// The route of events.
@@ -162,7 +162,7 @@ async fn events(
         Some(model) => Some(known(&api, model).await?),
         None => None,
     };
-    let Some(subscription) = api.feed.subscribe().await else {
+    let Some(subscription) = api.bus.subscribe().await else {
         let text = format!("{MAX_SUBSCRIBERS} follow events already, which is the most");
         let status = StatusCode::TOO_MANY_REQUESTS;
         return Err(ApiError::new(status, ErrorCode::RateLimited, text));
@@ -173,7 +173,7 @@ async fn events(
         sender,
         patience: READ_TIMEOUT,
     };
-    let telling = subscriber::tell(api.feed.clone(), subscription, begin, wants, out);
+    let telling = subscriber::tell(api.bus.clone(), subscription, begin, wants, out);
     tokio::spawn(telling);
     let stream = unfold(
         (api, caller, receiver),

@@ -7,10 +7,11 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use samovar_store::DocStore;
 use samovar_types::api::health::{NotReady, NotReadyCode, ReadinessResponse};
 
-use crate::control::feed::Feed;
+use crate::catalog::cache::Cache;
+use samovar_store::DocStore;
+use tokio_util::sync::CancellationToken;
 
 /// How long the store may take to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,17 +24,19 @@ type Probe = (Instant, Option<String>);
 /// Whether a node is ready for requests.
 #[derive(Clone)]
 pub struct Readiness {
-    feed: Arc<Feed>,
+    cache: Arc<Cache>,
+    stop: CancellationToken,
     store: Arc<dyn DocStore>,
     /// When the store was asked last, and what it said.
     probed: Arc<tokio::sync::Mutex<Option<Probe>>>,
 }
 
 impl Readiness {
-    /// Of the node that follows this store by this feed.
-    pub fn new(feed: Arc<Feed>, store: Arc<dyn DocStore>) -> Self {
+    /// Of the node that reads this store into this cache and stops with `stop`.
+    pub fn new(cache: Arc<Cache>, stop: CancellationToken, store: Arc<dyn DocStore>) -> Self {
         Self {
-            feed,
+            cache,
+            stop,
             store,
             probed: Arc::default(),
         }
@@ -42,14 +45,14 @@ impl Readiness {
     /// What keeps the node from being ready.
     pub async fn reasons(&self) -> Vec<NotReady> {
         let mut reasons = Vec::new();
-        if self.feed.stop().is_cancelled() {
+        if self.stop.is_cancelled() {
             reasons.push(NotReady {
                 code: NotReadyCode::Draining.into(),
                 reason: "the node is stopping: running requests finish, new ones belong elsewhere"
                     .to_owned(),
             });
         }
-        if !self.feed.is_synced() {
+        if !self.cache.is_synced() {
             reasons.push(NotReady {
                 code: NotReadyCode::Starting.into(),
                 reason: "the models in the store have not been read yet".to_owned(),
@@ -103,10 +106,9 @@ async fn ready(readiness: Readiness) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use samovar_store::sqlite::SqliteStore;
 
     use super::*;
-    use tokio_util::sync::CancellationToken;
+    use samovar_store::sqlite::SqliteStore;
 
     #[tokio::test]
     async fn a_node_says_why_it_is_not_ready() {
@@ -114,8 +116,8 @@ mod tests {
         let store = SqliteStore::open(&folder.path().join("state.db")).await;
         let store: Arc<dyn DocStore> = Arc::new(store.unwrap());
         let stop = CancellationToken::new();
-        let feed = Arc::new(Feed::new(store.clone(), stop.clone()));
-        let readiness = Readiness::new(feed.clone(), store.clone());
+        let cache = Arc::new(Cache::default());
+        let readiness = Readiness::new(cache.clone(), stop.clone(), store.clone());
         let codes = async || -> Vec<Option<NotReadyCode>> {
             let reasons = readiness.reasons().await;
             reasons
@@ -124,7 +126,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(codes().await, [Some(NotReadyCode::Starting)]);
-        feed.synced(1);
+        cache.set_observed(1);
         assert_eq!(codes().await, [None; 0]);
         stop.cancel();
         assert_eq!(codes().await, [Some(NotReadyCode::Draining)]);

@@ -1,5 +1,7 @@
 //! The life of a deployment: renamed, switched off and on, retried, its settings and its replicas.
 
+use std::sync::Arc;
+
 use samovar_types::api::deployments::{
     BackpressureSettings, BackpressureUpdate, DeploymentResponse, RetryResponse, SwitchResponse,
     UpdateDeploymentRequest, UpdateSettingsResponse, UpdateStatus,
@@ -54,8 +56,8 @@ impl From<Done> for UpdateSettingsResponse {
 }
 
 impl Api {
-    /// Changes a deployment that is named by id or by `production` or `development`, and applies the change to what is
-    /// served.
+    /// Changes a deployment that is named by id or by `production` or `development`, and waits until this node serves it
+    /// so.
     pub(super) async fn change_deployment<T: Send>(
         &self,
         model: &str,
@@ -63,9 +65,8 @@ impl Api {
         mut change: impl FnMut(&mut ModelView, Id) -> Result<T, Refusal> + Send,
     ) -> Result<(ModelView, Id, T), ApiError> {
         let id = find(&self.registry.model(model).await?, deployment)?.id;
-        let changed = self.registry.change(model, |view| change(view, id)).await?;
-        self.builder.apply(changed.view.clone()).await?;
-        Ok((changed.view, id, changed.value))
+        let (view, value) = self.change_model(model, |view| change(view, id)).await?;
+        Ok((view, id, value))
     }
 
     pub(super) async fn switch_on(
@@ -73,12 +74,13 @@ impl Api {
         model: &str,
         deployment: &str,
     ) -> Result<SwitchResponse, ApiError> {
+        let before = self.serving.builds().mark();
         let (view, id, done) = self
             .change_deployment(model, deployment, ModelView::activate)
             .await?;
         // Also waits for a build that another client began: the caller may send requests as soon as this returns.
         if view.deployment(id)?.status.is_unfinished() {
-            self.builder.build(&view, id).await?;
+            self.deployments.built(view.model.id, id, before).await?;
         }
         Ok(done.into())
     }
@@ -147,15 +149,17 @@ async fn retry(
     State(api): State<Api>,
     Path((model, deployment)): Path<(String, String)>,
 ) -> Result<Json<RetryResponse>, ApiError> {
-    let (mut view, id, done) = api
+    let before = api.serving.builds().mark();
+    let (view, id, done) = api
         .change_deployment(&model, &deployment, ModelView::retry)
         .await?;
+    let mut view = Arc::new(view);
     let served = api.serving.served(view.model.id, id);
-    let ill = served.filter(|served| served.pool.trouble().is_some());
-    let retried = done == Done::Changed || ill.is_some();
+    let unhealthy = served.filter(|served| served.pool.trouble().is_some());
+    let retried = done == Done::Changed || unhealthy.is_some();
     if done == Done::Changed {
-        view = api.builder.build(&view, id).await?;
-    } else if let Some(served) = ill {
+        view = api.deployments.built(view.model.id, id, before).await?;
+    } else if let Some(served) = unhealthy {
         served.pool.clear_trouble();
     }
     let reason = "it has not failed: only what could not be built, or is unhealthy, is tried again";

@@ -49,15 +49,17 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::control::access::Access;
 use crate::control::async_queue::AsyncQueue;
-use crate::control::builder::Builder;
-use crate::control::feed::Feed;
-use crate::control::garbage::Garbage;
-use crate::control::reloader::Reloader;
-use crate::control::secrets::GuestSecrets;
-use crate::control::serving::Serving;
+use crate::controllers::blob_gc::BlobGc;
+use crate::controllers::deployment::DeploymentController;
+use crate::controllers::dev_reload::DevReload;
+use crate::controllers::guest_secrets::GuestSecretsController;
 use crate::domain::audit::Author;
+use crate::events::bus::EventBus;
 use crate::registry::{Registry, Secrets, WebhookSecrets};
 use crate::server::table::Connections;
+use crate::serving::Serving;
+use crate::serving::guest_secrets::GuestSecrets;
+use crate::serving::reconciler::Reconciler;
 use crate::telemetry::logs::Logs;
 use crate::telemetry::usage::Usage;
 use error::ApiError;
@@ -77,8 +79,12 @@ pub struct Api {
     pub guest_secrets: Arc<GuestSecrets>,
     /// What webhooks are signed with.
     pub webhook_secrets: WebhookSecrets,
-    /// What carries changes out.
-    pub builder: Builder,
+    /// What brings changed secrets to guests.
+    pub secrets_controller: Arc<GuestSecretsController>,
+    /// What serves the catalog.
+    pub reconciler: Arc<Reconciler>,
+    /// What builds deployments.
+    pub deployments: Arc<DeploymentController>,
     /// Files of bundles.
     pub blobs: Blobs,
     /// Models and deployments as served.
@@ -88,17 +94,17 @@ pub struct Api {
     /// Requests that are answered later.
     pub async_queue: AsyncQueue,
     /// What happens.
-    pub feed: Arc<Feed>,
+    pub bus: Arc<EventBus>,
     /// Logs of deployments.
     pub logs: Logs,
     /// What deployments use.
     pub usage: Arc<Usage>,
     /// What runs models.
     pub runtime: Arc<Runtime>,
-    /// What takes away blobs that nobody needs.
-    pub garbage: Garbage,
+    /// What deletes blobs that are needed no longer.
+    pub blob_gc: BlobGc,
     /// What swaps the bundle of development deployments.
-    pub reloader: Reloader,
+    pub dev_reload: DevReload,
     /// Whether requests should be sent to the node.
     pub readiness: health::Readiness,
     /// Connections of clients.
@@ -121,7 +127,7 @@ impl Shared {
             registry: api.registry.by(author.clone()),
             secrets: api.secrets.by(author.clone()),
             webhook_secrets: api.webhook_secrets.by(author.clone()),
-            reloader: api.reloader.by(author),
+            dev_reload: api.dev_reload.by(author),
             ..api.clone()
         }
     }

@@ -1,10 +1,13 @@
 //! Models: push, list, show, delete.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use samovar_types::api::models::{
     DeleteModelResponse, ListModelsQuery, ListModelsResponse, ModelResponse, PushRequest,
     PushResponse, UpdateModelRequest,
 };
+use samovar_types::id::Id;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -15,7 +18,9 @@ use super::permission::{Action, Needs as _};
 use super::shapes::deployment_response;
 use super::shapes::model_response;
 use crate::domain::deployment::DeploymentKind;
-use crate::registry::{Push, PushTo};
+use crate::domain::model::ModelView;
+use crate::registry::{Push, PushTo, Pushed};
+use crate::serving::blob_pins::BlobPin;
 
 /// The routes of models.
 pub fn router() -> OpenApiRouter<super::Shared> {
@@ -90,7 +95,7 @@ async fn deploy(
     if request.development {
         return Ok(Json(api.push_development(to, request).await?));
     }
-    let kept = api.garbage.keep(&request.bundle).await?;
+    let pin = api.blob_gc.pin(&request.bundle).await?;
     let push = Push {
         to,
         bundle: request.bundle,
@@ -99,16 +104,29 @@ async fn deploy(
         environment: request.environment,
         labels: request.labels.unwrap_or_default(),
     };
-    let (view, id) = api.registry.push(push, Timestamp::now()).await?;
-    // A deployment names them now.
-    drop(kept);
-    api.builder.apply(view.clone()).await?;
-    let view = api.builder.build(&view, id).await?;
-    let deployment = view.deployment(id)?.clone();
+    let (view, id) = api.build_pushed(push, pin).await?;
+    let deployment = view.deployment(id)?;
     Ok(Json(PushResponse {
         model: model_response(&view),
-        deployment: deployment_response(&api, &view, &deployment),
+        deployment: deployment_response(&api, &view, deployment),
     }))
+}
+
+impl Api {
+    /// Stores a deployment, whose blobs are pinned until then, and waits until it is built and served.
+    pub(super) async fn build_pushed(
+        &self,
+        push: Push,
+        pin: BlobPin,
+    ) -> Result<(Arc<ModelView>, Id), ApiError> {
+        let before = self.serving.builds().mark();
+        let Pushed { view, id, rev } = self.registry.push(push, Timestamp::now()).await?;
+        let model = view.model.id;
+        self.reconciler.applied(model, rev).await?;
+        // A deployment names them now, as the cache shows.
+        drop(pin);
+        Ok((self.deployments.built(model, id, before).await?, id))
+    }
 }
 
 /// Rename a model. Its ids stay, so addresses by id do too.
@@ -121,7 +139,7 @@ async fn rename(
     Path(model): Path<String>,
     Json(update): Json<UpdateModelRequest>,
 ) -> Result<Json<ModelResponse>, ApiError> {
-    let view = api
+    let (view, ()) = api
         .change_model(&model, |view| view.rename(&update.name))
         .await?;
     Ok(Json(model_response(&view)))
@@ -133,11 +151,13 @@ async fn delete(
     State(api): State<Api>,
     Path(model): Path<String>,
 ) -> Result<Json<DeleteModelResponse>, ApiError> {
-    let view = api.registry.delete_model(&model).await?;
+    let (view, rev) = api.registry.delete_model(&model).await?;
+    api.reconciler.applied(view.model.id, rev).await?;
     // The requests that are there may still need what it alone has.
-    api.serving.remove_model(&view).await;
+    let deployments: Vec<Id> = view.deployments.keys().copied().collect();
+    api.serving.drains().ended(&deployments).await;
     let bundles = view.deployments.values().map(|one| &one.bundle);
-    api.garbage.collect(bundles).await?;
+    api.blob_gc.collect(bundles).await?;
     Ok(Json(DeleteModelResponse {
         id: view.model.id,
         deleted: true,

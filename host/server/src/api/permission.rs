@@ -53,8 +53,6 @@ async fn admit(action: Action, mut request: Request, next: Next) -> Result<Respo
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use axum::body::Body;
     use axum::http::StatusCode;
     use axum::routing::post;
@@ -74,10 +72,7 @@ mod tests {
             .route("/", post(|| std::future::ready("made")))
             .route_layer(middleware::from_fn(admit))
             .layer(Extension(changes))
-            .layer(Extension(Arc::new(Access::new(
-                AuthMode::Keys,
-                BTreeMap::new(),
-            ))));
+            .layer(Extension(Arc::new(Access::new(AuthMode::Keys))));
         for key in [None, Some("Bearer abcdefgh.unknown")] {
             let mut request = axum::http::Request::post("/");
             if let Some(key) = key {

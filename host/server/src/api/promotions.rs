@@ -17,6 +17,7 @@ use super::extract::{Json, Path, State};
 use super::permission::{Action, Needs as _};
 use super::shapes::deployment_response;
 use crate::domain::changes::Promote;
+use crate::domain::model::ModelView;
 use crate::random::random_id;
 
 /// The routes.
@@ -98,15 +99,8 @@ impl Api {
         how: Promote,
     ) -> Result<Json<DeploymentResponse>, ApiError> {
         let (fresh, now) = (random_id(), Timestamp::now());
-        let changed = self
-            .registry
-            .change(model, |view| {
-                view.promote(environment, deployment, how, fresh, now)
-            })
-            .await?;
-        let (view, id) = (changed.view, changed.value);
-        self.builder.apply(view.clone()).await?;
-        self.builder.build_unfinished(&view);
+        let promote = |view: &mut ModelView| view.promote(environment, deployment, how, fresh, now);
+        let (view, id) = self.change_model(model, promote).await?;
         let deployment = view.deployment(id)?;
         Ok(Json(deployment_response(self, &view, deployment)))
     }

@@ -1,8 +1,7 @@
 //! Secrets: list, set, delete. Their values go in and never come out.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
+use samovar_store::Rev;
 use samovar_types::api::secrets::{
     DeleteSecretResponse, ListSecretsResponse, SecretResponse, SetSecretRequest,
 };
@@ -52,8 +51,8 @@ pub(super) async fn set(
 ) -> Result<Json<SecretResponse>, ApiError> {
     let value = SecretString::from(request.value);
     let now = Timestamp::now();
-    let secret = api.secrets.set(&request.name, &value, now).await?;
-    brought(&api, &secret.name).await;
+    let (secret, rev) = api.secrets.set(&request.name, &value, now).await?;
+    api.wait_for_guests(rev).await?;
     Ok(Json(secret.into()))
 }
 
@@ -63,21 +62,18 @@ pub(super) async fn remove(
     State(api): State<Api>,
     Path(name): Path<String>,
 ) -> Result<Json<DeleteSecretResponse>, ApiError> {
-    if !api.secrets.delete(&name).await? {
+    let Some(rev) = api.secrets.delete(&name).await? else {
         let shown: String = name.chars().take(80).collect();
         return Err(ApiError::not_found(format!("there is no secret {shown:?}")));
-    }
-    brought(&api, &name).await;
+    };
+    api.wait_for_guests(rev).await?;
     Ok(Json(DeleteSecretResponse { name }))
 }
 
-/// Replaces idle replicas. On this node, no request that comes after the answer meets the old value. Other nodes follow the store.
-async fn brought(api: &Api, name: &str) {
-    let names = BTreeSet::from([name.to_owned()]);
-    let refreshed = api.guest_secrets.refresh(Some(&names)).await;
-    api.serving.recycle();
-    if let Err(error) = refreshed {
-        // The change itself is stored, and whoever follows the store tries again.
-        tracing::warn!(%error, "a changed secret has not reached the guests yet");
+impl Api {
+    /// Waits until no request to this node that comes from now on meets a secret's value from before a commit. Other nodes
+    /// follow the store.
+    async fn wait_for_guests(&self, rev: Rev) -> Result<(), ApiError> {
+        Ok(self.secrets_controller.applied(rev).await?)
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn shown(
     stored: DeploymentStatus,
     observed: &Observed,
 ) -> DeploymentStatus {
-    match api.reloader.is_reloading(id) {
+    match api.dev_reload.is_reloading(id) {
         true => DeploymentStatus::Updating,
         false => shown_status(stored, observed),
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use samovar_types::api_key::KeyType;
 use samovar_types::id::Id;
 
-use crate::control::gone::Gone;
+use crate::catalog::informer::{Changes, Observer};
 use crate::domain::api_key::{AccessError, Action, ApiKey, verify};
 use crate::domain::audit::Actor;
 
@@ -83,20 +83,17 @@ impl Caller {
 pub struct Access {
     mode: AuthMode,
     keys: RwLock<Arc<Keys>>,
-    gone: Gone<String>,
 }
 
 /// Keys by their prefixes.
 type Keys = BTreeMap<String, Arc<ApiKey>>;
 
 impl Access {
-    /// A door with these keys.
-    pub fn new(mode: AuthMode, keys: BTreeMap<String, ApiKey>) -> Self {
-        let keys = keys.into_iter().map(|(prefix, key)| (prefix, key.into()));
+    /// Without keys, until the informer brings some.
+    pub fn new(mode: AuthMode) -> Self {
         Self {
             mode,
-            keys: RwLock::new(Arc::new(keys.collect())),
-            gone: Gone::default(),
+            keys: RwLock::default(),
         }
     }
 
@@ -163,27 +160,21 @@ impl Access {
             }
         }
     }
+}
 
-    /// Lets a key in from now on, unless it was shut out before.
-    pub fn insert(&self, key: ApiKey) {
-        self.change(|keys| {
-            if !self.gone.has(&key.prefix) {
-                keys.insert(key.prefix.clone(), Arc::new(key));
-            }
-        });
-    }
-
-    /// Lets a key in no longer, whoever comes late with it.
-    pub fn remove(&self, prefix: &str) {
-        self.change(|keys| {
-            self.gone.add(prefix.to_owned());
-            keys.remove(prefix);
-        });
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Keys)) {
+impl Observer for Access {
+    fn observe(&self, changes: &Changes) {
+        if changes.api_keys.is_empty() {
+            return;
+        }
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        change(Arc::make_mut(&mut keys));
+        let keys = Arc::make_mut(&mut keys);
+        for (prefix, key) in &changes.api_keys {
+            match key {
+                Some(key) => drop(keys.insert(prefix.clone(), Arc::new(key.clone()))),
+                None => drop(keys.remove(prefix)),
+            }
+        }
     }
 }
 
@@ -204,22 +195,23 @@ mod tests {
         let generate =
             |key_type| ApiKey::generate(key_type, None, [].into(), Timestamp::UNIX_EPOCH);
         let (key, plain) = generate(KeyType::WorkspaceManageApiKeys);
-        let access = Access::new(AuthMode::Keys, BTreeMap::new());
-        let header = header(&plain);
+        let access = Access::new(AuthMode::Keys);
+        let (header, prefix) = (header(&plain), key.prefix.clone());
         let admit = || access.admit(Some(header.as_bytes()), Action::ManageApiKeys);
         assert!(admit().is_err());
-        access.insert(key.clone());
+        let changed = |key: Option<ApiKey>| Changes {
+            api_keys: vec![(prefix.clone(), key)],
+            ..Changes::default()
+        };
+        access.observe(&changed(Some(key.clone())));
         let caller = admit().unwrap();
         assert_eq!(caller, Caller::Key(Arc::new(key.clone())));
         assert!(access.knows(&caller));
         assert!(caller.may_manage(KeyType::WorkspaceInvoke));
         assert!(!caller.may_manage(KeyType::Personal));
-        access.remove(&key.prefix);
+        access.observe(&changed(None));
         assert_eq!(admit(), Err(Refusal::Unauthorized(AccessError::Unknown)));
         assert!(!access.knows(&caller));
-        // An older state of the store that arrives late.
-        access.insert(key.clone());
-        assert_eq!(admit(), Err(Refusal::Unauthorized(AccessError::Unknown)));
     }
 
     #[test]
@@ -231,7 +223,11 @@ mod tests {
             [model].into(),
             Timestamp::UNIX_EPOCH,
         );
-        let access = Access::new(AuthMode::Keys, [(key.prefix.clone(), key)].into());
+        let access = Access::new(AuthMode::Keys);
+        access.observe(&Changes {
+            api_keys: vec![(key.prefix.clone(), Some(key))],
+            ..Changes::default()
+        });
         let header = header(&plain);
         let check = |action| access.check(Some(header.as_bytes()), action);
         let invoke = |model| access.may_invoke(Some(header.as_bytes()), model);

@@ -14,9 +14,9 @@ use samovar_types::async_request::{AsyncError, AsyncErrorCode, AsyncStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::async_queue::AsyncQueue;
-use super::serving::{Room, Served, Serving};
 use crate::domain::async_retry::{NextStep, next_step};
 use crate::domain::model::Unresolved;
+use crate::serving::{Room, Served, Serving};
 
 /// Largest answer of a model that is kept.
 pub const MAX_RESULT_BYTES: usize = 16 << 20;

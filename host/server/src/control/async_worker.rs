@@ -15,8 +15,8 @@ use super::async_attempt::{VISIBILITY, attempt, free};
 use super::async_notices;
 use super::async_queue::AsyncQueue;
 use super::async_turns::{Candidate, MAX_IN_FLIGHT, Turns};
-use super::serving::Serving;
 use super::webhook::Courier;
+use crate::serving::Serving;
 
 /// How long a request and its result can be read after it is done.
 pub const RETENTION: SignedDuration = SignedDuration::from_hours(1);

@@ -7,16 +7,16 @@ use samovar_types::engine::EngineGraph;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::control::feed::Feed;
-use crate::control::serving::Serving;
 use crate::domain::engine_events::{EngineEnd, EngineNote, QuarantineBegin, QuarantineNote};
 use crate::domain::events::{Event, What};
+use crate::events::bus::EventBus;
+use crate::serving::Serving;
 
 /// Tells what happens to engines for as long as the node runs.
-pub async fn run(mut events: Receiver<EngineEvent>, feed: Arc<Feed>, serving: Arc<Serving>) {
+pub async fn run(mut events: Receiver<EngineEvent>, bus: Arc<EventBus>, serving: Arc<Serving>) {
     loop {
         match events.recv().await {
-            Ok(event) => feed.tell(Event {
+            Ok(event) => bus.tell(Event {
                 id: None,
                 model: None,
                 what: told(&serving, event),

@@ -1,33 +1,19 @@
-//! What a node does with what is stored: which deployments it serves and who may ask for what.
+//! Who may call, how promotions are judged and traffic is split, and what is answered later.
 
 pub mod access;
 pub mod analysis;
-pub mod applier;
 mod async_attempt;
 mod async_notices;
 pub mod async_queue;
 mod async_turns;
 pub mod async_worker;
 pub mod autoscaler;
-pub mod builder;
-pub mod builds;
 pub mod engine_events;
 pub mod error_guard;
-pub mod feed;
-pub mod garbage;
-mod gone;
 mod latency;
-pub mod promoter;
-pub mod pulse;
-mod recovery;
-pub mod reloader;
 pub mod rollout;
-pub mod scaler;
 pub mod scrub;
-pub mod secrets;
-pub mod serving;
 pub mod shadow;
-pub mod subscriber;
 pub mod traffic;
 pub mod trial;
 pub mod webhook;

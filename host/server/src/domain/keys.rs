@@ -43,6 +43,8 @@ pub enum Key<'a> {
     Environment(Id, &'a str),
     /// An API key, by its prefix.
     ApiKey(&'a str),
+    /// A secret, by its name.
+    Secret(&'a str),
     /// An entry of the audit log.
     Audit,
 }
@@ -67,6 +69,9 @@ impl<'a> Key<'a> {
         }
         if let Some(prefix) = key.strip_prefix(API_KEYS) {
             return Some(Self::ApiKey(prefix));
+        }
+        if let Some(name) = key.strip_prefix(SECRETS) {
+            return Some(Self::Secret(name));
         }
         key.starts_with(AUDIT).then_some(Self::Audit)
     }
@@ -137,7 +142,8 @@ mod tests {
         assert_eq!(Key::parse(&key), Some(Key::Environment(one, "staging")));
         assert_eq!(Key::parse("api-keys/x"), Some(Key::ApiKey("x")));
         assert_eq!(Key::parse("audit/x"), Some(Key::Audit));
-        for other in ["model-names/x", "secrets/X", "models/x", "deployments/x"] {
+        assert_eq!(Key::parse("secrets/X"), Some(Key::Secret("X")));
+        for other in ["model-names/x", "models/x", "deployments/x"] {
             assert_eq!(Key::parse(other), None, "{other}");
         }
     }

@@ -15,8 +15,6 @@ pub mod observed;
 pub mod organization;
 pub mod promotion;
 pub mod secret;
-#[cfg(test)]
-mod stored_tests;
 pub mod usage_window;
 pub mod webhook_address;
 pub mod webhook_secret;

@@ -1,6 +1,7 @@
 //! A model: a named line of deployments, and what its addresses lead to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use samovar_types::id::Id;
@@ -35,8 +36,8 @@ pub struct Model {
 pub struct ModelView {
     /// The model.
     pub model: Model,
-    /// Its deployments.
-    pub deployments: BTreeMap<Id, Deployment>,
+    /// Its deployments, shared between all views of them: a view is cheap to clone, and a change copies what it changes.
+    pub deployments: BTreeMap<Id, Arc<Deployment>>,
     /// Its environments by name.
     pub environments: BTreeMap<String, Environment>,
     /// What was done to it since it was read, for the audit log.
@@ -125,7 +126,7 @@ impl ModelView {
                         })?;
                 environment
                     .current_deployment_id
-                    .and_then(|id| self.deployments.get(&id))
+                    .and_then(|id| self.deployments.get(&id).map(|one| &**one))
                     .ok_or_else(|| Unresolved::NothingDeployed {
                         model: model(),
                         name: shown(name),
@@ -137,7 +138,7 @@ impl ModelView {
             Target::Deployment(text) => text
                 .parse()
                 .ok()
-                .and_then(|id: Id| self.deployments.get(&id))
+                .and_then(|id: Id| self.deployments.get(&id).map(|one| &**one))
                 .ok_or_else(|| Unresolved::NoDeployment {
                     model: model(),
                     id: shown(text),
@@ -169,9 +170,8 @@ impl ModelView {
 
     /// The development deployment.
     pub fn development(&self) -> Option<&Deployment> {
-        self.deployments
-            .values()
-            .find(|deployment| deployment.kind == DeploymentKind::Development)
+        let mut deployments = self.deployments.values().map(|one| &**one);
+        deployments.find(|one| one.kind == DeploymentKind::Development)
     }
 
     /// The environment that points at a deployment; production before others.
@@ -249,7 +249,7 @@ mod tests {
                 promote_how: Default::default(),
                 build_cut_off: false,
             };
-            (deployment.id, deployment)
+            (deployment.id, Arc::new(deployment))
         };
         let mut production = Environment::new(model_id, PRODUCTION, now);
         production.current_deployment_id = Some(id("active00"));
@@ -316,7 +316,8 @@ mod tests {
     fn production_is_free_while_nothing_there_ever_answered() {
         let mut view = view();
         assert!(!view.production_is_free());
-        view.deployments.get_mut(&id("active00")).unwrap().status = DeploymentStatus::BuildFailed;
+        let active = view.deployments.get_mut(&id("active00")).unwrap();
+        Arc::make_mut(active).status = DeploymentStatus::BuildFailed;
         assert!(view.production_is_free());
         view.environments
             .get_mut(PRODUCTION)

@@ -21,8 +21,8 @@ use crate::api::error::ApiError;
 use crate::api::request_id::RequestId;
 use crate::control::access::{Access, AuthMode, Refusal};
 use crate::control::async_queue::AsyncQueue;
-use crate::control::serving::{Routed, Serving};
 use crate::domain::model::{Target, Unresolved};
+use crate::serving::{RouteTable, Routed, ServedModel, Serving};
 pub use target::Place;
 use target::{Address, Route};
 
@@ -52,7 +52,11 @@ impl Gateway {
         id: &RequestId,
     ) -> Result<Response, ApiError> {
         if let Some(address) = place.async_address() {
-            let model = self.admit_to_model(address.model, &request)?;
+            let model = {
+                let table = self.serving.table();
+                let model = self.admit_to_model(&table, address.model, &request)?;
+                model.view.model.id
+            };
             let method = request.method().clone();
             return Box::pin(self.async_request(model, address, method)).await;
         }
@@ -106,10 +110,12 @@ impl Gateway {
 
     /// The model and the deployment, if the caller may call it.
     fn admit(&self, address: &Address<'_>, request: &Request) -> Result<(Id, Routed), ApiError> {
-        let model = self.admit_to_model(address.model, request)?;
+        // One snapshot for all of it: a change that comes meanwhile is for the next request.
+        let table = self.serving.table();
+        let model = self.admit_to_model(&table, address.model, request)?;
         let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
-        match self.serving.route(model, address.target, header) {
-            Ok(routed) => Ok((model, routed)),
+        match model.route(address.target, header) {
+            Ok(routed) => Ok((model.view.model.id, routed)),
             Err(unresolved @ Unresolved::NotReady { .. }) => Err(ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::ModelNotReady,
@@ -120,13 +126,19 @@ impl Gateway {
     }
 
     /// The model, if the caller may call it. Nobody else learns whether it is there.
-    fn admit_to_model(&self, id_or_name: &str, request: &Request) -> Result<Id, ApiError> {
-        let model = self.serving.model_id(id_or_name);
+    fn admit_to_model<'t>(
+        &self,
+        table: &'t RouteTable,
+        id_or_name: &str,
+        request: &Request,
+    ) -> Result<&'t ServedModel, ApiError> {
+        let model = table.model(id_or_name);
         let authorization = request.headers().get(header::AUTHORIZATION);
         let authorization = authorization.map(HeaderValue::as_bytes);
-        let may = self.access.may_invoke(authorization, model);
+        let id = model.map(|model| model.view.model.id);
+        let may = self.access.may_invoke(authorization, id);
         match (may.map_err(|refusal| refused(&refusal))?, model) {
-            (true, Some(model)) => Ok(model),
+            (true, Some(model)) => Ok(&**model),
             _ => Err(ApiError::no_model(format!(
                 "there is no model {:?}, or the key is not for it",
                 short(id_or_name)

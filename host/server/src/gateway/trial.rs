@@ -12,9 +12,9 @@ use http_body::{Frame, SizeHint};
 use samovar_runtime::{BrokenBody, GuestBody, RunError, Timings};
 
 use crate::api::request_id::RequestId;
-use crate::control::serving::Served;
 use crate::control::shadow::Copied;
 use crate::control::trial::{Measured, Way};
+use crate::serving::Served;
 
 /// Before a request is given to its deployment.
 pub fn enter(

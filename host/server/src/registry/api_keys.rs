@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use samovar_store::{Expect, Op, StoreError};
+use samovar_store::{Expect, Op, Rev, StoreError};
 use samovar_types::id::Id;
 
 use super::{ATTEMPTS, Registry, RegistryError, audit, put, read};
@@ -28,7 +28,7 @@ impl Registry {
     }
 
     /// Stores an API key. Whoever has to keep its plain text does so first, so that no key is valid that nobody knows.
-    pub async fn add_api_key(&self, key: &ApiKey) -> Result<(), RegistryError> {
+    pub async fn add_api_key(&self, key: &ApiKey) -> Result<Rev, RegistryError> {
         if self.store.list(keys::API_KEYS).await?.docs.len() >= MAX_API_KEYS {
             return Err(RegistryError::TooMany {
                 what: "API keys",
@@ -38,12 +38,11 @@ impl Registry {
         let mut ops = vec![put(keys::api_key(&key.prefix), key, Expect::Absent)?];
         let note = Note::of_server(Act::ApiKeyCreated(key.into()));
         ops.extend(audit::entries(&self.author, vec![note])?);
-        self.store.commit(ops).await?;
-        Ok(())
+        Ok(self.store.commit(ops).await?)
     }
 
-    /// Removes an API key, and says what it was if it was there. The last one that may do everything stays.
-    pub async fn delete_api_key(&self, prefix: &str) -> Result<Option<ApiKey>, RegistryError> {
+    /// Removes an API key, and answers the commit if it was there. The last one that may do everything stays.
+    pub async fn delete_api_key(&self, prefix: &str) -> Result<Option<Rev>, RegistryError> {
         // What is no prefix is no key's either; and no store has to be asked for a wild key.
         if prefix.parse::<Id>().is_err() {
             return Ok(None);
@@ -69,7 +68,7 @@ impl Registry {
             let note = Note::of_server(Act::ApiKeyDeleted((&key).into()));
             ops.extend(audit::entries(&self.author, vec![note])?);
             match self.store.commit(ops).await {
-                Ok(_) => return Ok(Some(key)),
+                Ok(rev) => return Ok(Some(rev)),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -16,7 +16,7 @@ use crate::domain::audit::{Act, Actor};
 use crate::domain::changes::{EnvironmentUpdate, Promote};
 use crate::domain::model::ModelView;
 use crate::random::random_id;
-use crate::registry::{Push, PushTo};
+use crate::registry::{Push, PushTo, Pushed};
 
 fn author(prefix: &str) -> Author {
     Author {
@@ -74,8 +74,8 @@ async fn types(registry: &Registry) -> Vec<String> {
 async fn every_change_is_told_with_its_author_and_nothing_else_is() {
     let (system, caller, _folder) = registries().await;
     let now = Timestamp::now();
-    let (_, first) = caller.push(push("m"), now).await.unwrap();
-    let (_, second) = caller.push(push("m"), now).await.unwrap();
+    let Pushed { id: first, .. } = caller.push(push("m"), now).await.unwrap();
+    let Pushed { id: second, .. } = caller.push(push("m"), now).await.unwrap();
     for id in [first, second] {
         let built = |view: &mut ModelView| view.built(id, DeploymentStatus::Active, None);
         system.change("m", built).await.unwrap();
@@ -124,7 +124,7 @@ async fn every_change_is_told_with_its_author_and_nothing_else_is() {
         view.delete_deployment(second).unwrap();
     })
     .await;
-    let deleted = caller.delete_model("m").await.unwrap();
+    let (deleted, _) = caller.delete_model("m").await.unwrap();
     let (key, _) = ApiKey::generate(KeyType::WorkspaceInvoke, None, Default::default(), now);
     caller.add_api_key(&key).await.unwrap();
     system.delete_api_key(&key.prefix).await.unwrap();
@@ -180,7 +180,7 @@ async fn what_the_server_does_by_itself_has_no_user() {
     let now = Timestamp::now();
     let mut ids = Vec::new();
     for _ in 0..2 {
-        let (_, id) = caller.push(push("m"), now).await.unwrap();
+        let Pushed { id, .. } = caller.push(push("m"), now).await.unwrap();
         let built = |view: &mut ModelView| view.built(id, DeploymentStatus::Active, None);
         system.change("m", built).await.unwrap();
         ids.push(id);
@@ -216,7 +216,7 @@ async fn a_change_that_notes_nothing_is_not_made_for_a_caller() {
 async fn what_two_do_at_once_is_told_once() {
     let (system, _, _folder) = registries().await;
     let now = Timestamp::now();
-    let (_, id) = system.push(push("m"), now).await.unwrap();
+    let Pushed { id, .. } = system.push(push("m"), now).await.unwrap();
     let built = |view: &mut ModelView| view.built(id, DeploymentStatus::Active, None);
     system.change("m", built).await.unwrap();
     let tasks = (0..16).map(|number| {

@@ -18,6 +18,8 @@ pub struct Changed<T> {
     pub view: ModelView,
     /// What the change answered.
     pub value: T,
+    /// The commit that made it what it is. Where the change had no effect, an earlier one.
+    pub rev: Rev,
 }
 
 impl Registry {
@@ -39,7 +41,7 @@ impl Registry {
             let value = change(&mut view)?;
             let notes = std::mem::take(&mut view.notes);
             if view == *before {
-                return Ok(Changed { view, value });
+                return Ok(Changed { view, value, rev });
             }
             if notes.is_empty() && self.author.actor != Actor::System {
                 return Err(RegistryError::Unaudited {
@@ -51,7 +53,7 @@ impl Registry {
             stored.check(&ops)?;
             ops.extend(audit::entries(&self.author, notes)?);
             match self.store.commit(ops).await {
-                Ok(_) => return Ok(Changed { view, value }),
+                Ok(rev) => return Ok(Changed { view, value, rev }),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -89,6 +91,7 @@ fn difference(
         &before.deployments,
         &after.deployments,
         deployment,
+        |one| &**one,
         revs,
         &mut ops,
     )?;
@@ -97,16 +100,18 @@ fn difference(
         &before.environments,
         &after.environments,
         environment,
+        |one| one,
         revs,
         &mut ops,
     )?;
     Ok(ops)
 }
 
-fn compare<K: Ord, V: PartialEq + Serialize>(
+fn compare<K: Ord, V: PartialEq, D: Serialize>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
     key: impl Fn(&K) -> String,
+    document: impl Fn(&V) -> &D,
     revs: &BTreeMap<String, Rev>,
     ops: &mut Vec<Op>,
 ) -> Result<(), RegistryError> {
@@ -121,7 +126,7 @@ fn compare<K: Ord, V: PartialEq + Serialize>(
             .get(&key)
             .map_or(Expect::Absent, |rev| Expect::Rev(*rev));
         ops.push(match new {
-            Some(value) => put(&*key, value, expect)?,
+            Some(value) => put(&*key, document(value), expect)?,
             None => Op::delete(key, expect),
         });
     }

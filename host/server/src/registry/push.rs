@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use samovar_store::{Expect, Op, StoreError};
+use samovar_store::{Expect, Op, Rev, StoreError};
 use samovar_types::bundle::Bundle;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::id::Id;
@@ -37,6 +37,17 @@ pub struct Push {
     pub labels: BTreeMap<String, String>,
 }
 
+/// A push that is stored.
+#[derive(Debug, Clone)]
+pub struct Pushed {
+    /// The model afterwards.
+    pub view: ModelView,
+    /// The new deployment.
+    pub id: Id,
+    /// The commit.
+    pub rev: Rev,
+}
+
 /// Which model a push is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PushTo {
@@ -48,9 +59,7 @@ pub enum PushTo {
 
 impl Registry {
     /// Adds a deployment, and its model if need be. The bundle's blobs have to be there already.
-    ///
-    /// Answers the model as it is afterwards, and the id of the new deployment.
-    pub async fn push(&self, push: Push, now: Timestamp) -> Result<(ModelView, Id), RegistryError> {
+    pub async fn push(&self, push: Push, now: Timestamp) -> Result<Pushed, RegistryError> {
         push.bundle.validate()?;
         check_labels(&push.labels)?;
         if let Some(name) = &push.deployment_name {
@@ -77,12 +86,16 @@ impl Registry {
             };
             ops.extend(audit::entries(&self.author, vec![pushed(&view, id)])?);
             match self.store.commit(ops).await {
-                Ok(_) => return Ok((view, id)),
+                Ok(rev) => return Ok(Pushed { view, id, rev }),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error @ StoreError::Unknown(_)) => {
                     let key = keys::deployment(view.model.id, id);
                     return match self.store.get(&key).await {
-                        Ok(Some(_)) => Ok((view, id)),
+                        Ok(Some(doc)) => Ok(Pushed {
+                            view,
+                            id,
+                            rev: doc.rev,
+                        }),
                         _ => Err(error.into()),
                     };
                 }
@@ -143,7 +156,7 @@ impl Registry {
         ];
         let view = ModelView {
             model,
-            deployments: BTreeMap::from([(id, deployment)]),
+            deployments: BTreeMap::from([(id, deployment.into())]),
             environments: BTreeMap::from([(PRODUCTION.to_owned(), production)]),
             notes: Vec::new(),
         };
@@ -221,7 +234,7 @@ impl Registry {
             view.environments.insert(PRODUCTION.to_owned(), production);
         }
         stored.check(&ops)?;
-        view.deployments.insert(id, deployment);
+        view.deployments.insert(id, deployment.into());
         Ok((view, ops))
     }
 }

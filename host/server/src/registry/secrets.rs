@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use samovar_store::vault::Vault;
-use samovar_store::{Changes, DocStore, Expect, Op, Rev, StoreError};
+use samovar_store::{DocStore, Expect, Op, Rev, StoreError};
 use samovar_types::names;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -62,13 +62,13 @@ impl Secrets {
         Ok(docs.filter_map(|doc| self.unreadable.read(doc)).collect())
     }
 
-    /// Sets a secret, whether it was there or not.
+    /// Sets a secret, whether it was there or not. Answers it, and the commit.
     pub async fn set(
         &self,
         name: &str,
         value: &SecretString,
         now: Timestamp,
-    ) -> Result<Secret, RegistryError> {
+    ) -> Result<(Secret, Rev), RegistryError> {
         samovar_types::secret::check(name, value.expose_secret())?;
         let place = keys::secret(name);
         // Changes of this node wait for each other, so that all of them together keep the limit.
@@ -99,7 +99,7 @@ impl Secrets {
             let mut ops = vec![put(&*place, &secret, expect)?];
             ops.extend(audit::entries(&self.author, vec![note])?);
             match self.store.commit(ops).await {
-                Ok(_) => return Ok(secret),
+                Ok(rev) => return Ok((secret, rev)),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -107,15 +107,15 @@ impl Secrets {
         Err(RegistryError::Contended)
     }
 
-    /// Deletes a secret, and says whether it was there.
-    pub async fn delete(&self, name: &str) -> Result<bool, RegistryError> {
+    /// Deletes a secret, and answers the commit if it was there.
+    pub async fn delete(&self, name: &str) -> Result<Option<Rev>, RegistryError> {
         if names::check_variable(name).is_err() {
-            return Ok(false);
+            return Ok(None);
         }
         let place = keys::secret(name);
         for _ in 0..ATTEMPTS {
             let Some(doc) = self.store.get(&place).await? else {
-                return Ok(false);
+                return Ok(None);
             };
             let secret: Secret = read(&doc)?;
             let note = Note::of_server(Act::SecretDeleted((&secret).into()));
@@ -123,7 +123,7 @@ impl Secrets {
             let mut ops = vec![Op::delete(&*place, Expect::Rev(doc.rev))];
             ops.extend(audit::entries(&self.author, vec![note])?);
             match self.store.commit(ops).await {
-                Ok(_) => return Ok(true),
+                Ok(rev) => return Ok(Some(rev)),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -146,18 +146,6 @@ impl Secrets {
             }
         }
         Ok(values)
-    }
-
-    /// Where the store stands: what [`Self::values`] reads later has at least what was there.
-    pub async fn rev(&self) -> Result<Rev, RegistryError> {
-        // A prefix that no secret has, so that nothing is read but the revision.
-        let listing = self.store.list(&format!("{}-", keys::SECRETS)).await?;
-        Ok(listing.rev)
-    }
-
-    /// The changes after a revision.
-    pub fn watch(&self, after: Rev) -> Changes {
-        self.store.watch(keys::SECRETS, after)
     }
 }
 
@@ -185,7 +173,7 @@ mod tests {
         let (secrets, _folder) = secrets().await;
         secrets.set("A", &"one".into(), at(1)).await.unwrap();
         secrets.set("B", &"two".into(), at(2)).await.unwrap();
-        let changed = secrets.set("A", &"three".into(), at(3)).await.unwrap();
+        let (changed, _) = secrets.set("A", &"three".into(), at(3)).await.unwrap();
         assert_eq!(changed.created_at, at(1));
         let names = ["A", "C"].map(String::from).into();
         let values = secrets.values(&names).await.unwrap();
@@ -194,9 +182,9 @@ mod tests {
             .map(|(name, value)| (&**name, value.expose_secret()))
             .collect();
         assert_eq!(read, [("A", "three")]);
-        assert!(secrets.delete("A").await.unwrap());
-        assert!(!secrets.delete("A").await.unwrap());
-        assert!(!secrets.delete("../A").await.unwrap());
+        assert!(secrets.delete("A").await.unwrap().is_some());
+        assert_eq!(secrets.delete("A").await.unwrap(), None);
+        assert_eq!(secrets.delete("../A").await.unwrap(), None);
         let listed = secrets.list().await.unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].name, "B");

@@ -1,5 +1,7 @@
 //! Deployments: renamed, switched off and on, retried, deleted, and their settings.
 
+use std::sync::Arc;
+
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::error::ErrorCode;
 use samovar_types::id::Id;
@@ -36,13 +38,17 @@ impl ModelView {
     pub fn deployment(&self, id: Id) -> Result<&Deployment, Refusal> {
         let missing =
             || Refusal::NotFound(format!("model {} has no deployment {id}", self.model.name));
-        self.deployments.get(&id).ok_or_else(missing)
+        self.deployments
+            .get(&id)
+            .map(|one| &**one)
+            .ok_or_else(missing)
     }
 
     pub(super) fn deployment_mut(&mut self, id: Id) -> Result<&mut Deployment, Refusal> {
         let name = &self.model.name;
         let missing = || Refusal::NotFound(format!("model {name} has no deployment {id}"));
-        self.deployments.get_mut(&id).ok_or_else(missing)
+        let deployment = self.deployments.get_mut(&id).ok_or_else(missing)?;
+        Ok(Arc::make_mut(deployment))
     }
 
     /// Gives the model another name.
@@ -179,7 +185,7 @@ impl ModelView {
     }
 
     /// Deletes a deployment that is behind no environment.
-    pub fn delete_deployment(&mut self, id: Id) -> Result<Deployment, Refusal> {
+    pub fn delete_deployment(&mut self, id: Id) -> Result<Arc<Deployment>, Refusal> {
         self.deployment(id)?;
         if let Some(environment) = self.environments.values().find(|one| one.holds(id)) {
             let text = format!(

@@ -181,7 +181,7 @@ mod tests {
             .map(|name| (name.to_owned(), Environment::new(model_id, name, NOW)));
         let view = ModelView {
             model,
-            deployments: BTreeMap::from([(id, deployment)]),
+            deployments: BTreeMap::from([(id, deployment.into())]),
             environments: environments.into(),
             notes: Vec::new(),
         };

@@ -1,5 +1,7 @@
 //! Environments: made, changed, deleted.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use samovar_types::error::ErrorCode;
 use samovar_types::names::{self, PRODUCTION};
@@ -125,7 +127,7 @@ impl ModelView {
             return Ok(Done::Unchanged);
         }
         for id in held.into_iter().flatten() {
-            if let Some(deployment) = self.deployments.get_mut(&id) {
+            if let Some(deployment) = self.deployments.get_mut(&id).map(Arc::make_mut) {
                 deployment.backpressure = after.backpressure;
                 if after.autoscaling_settings.is_some() {
                     deployment

@@ -1,5 +1,7 @@
 //! Promotions: begun, halted, taken up again, called off, and ended one way or the other.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::error::ErrorCode;
@@ -109,7 +111,7 @@ impl ModelView {
             promote_how: how,
             ..source.clone()
         };
-        self.deployments.insert(fresh, deployment);
+        self.deployments.insert(fresh, Arc::new(deployment));
         Ok(())
     }
 
@@ -260,7 +262,7 @@ impl ModelView {
         else {
             return Ok(());
         };
-        let Some(deployment) = self.deployments.get_mut(&previous) else {
+        let Some(deployment) = self.deployments.get_mut(&previous).map(Arc::make_mut) else {
             return Ok(());
         };
         match cleanup {
@@ -299,7 +301,7 @@ impl ModelView {
         for deployment in self.deployments.values_mut() {
             let waits = deployment.promote_to.as_deref() == Some(environment);
             if waits && deployment.status.is_unfinished() {
-                deployment.promote_to = None;
+                Arc::make_mut(deployment).promote_to = None;
                 found.push(deployment.id);
             }
         }

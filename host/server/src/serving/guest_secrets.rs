@@ -1,19 +1,12 @@
-//! Brings secrets to the guests that name them, and new values soon after a change.
+//! The secrets of the deployments that this node serves, as their guests read them.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use futures::StreamExt as _;
 use samovar_runtime::{Config, WeakConfig};
-use samovar_store::Change;
 use secrecy::ExposeSecret as _;
 
-use crate::domain::keys;
 use crate::registry::{RegistryError, Secrets};
-
-/// How long a node waits before it looks for changes again after the store failed.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a bundle does not get its secrets.
 #[derive(Debug, thiserror::Error)]
@@ -128,40 +121,6 @@ impl GuestSecrets {
         failed
     }
 
-    /// Follows the changes of secrets for as long as the node runs; `changed` is called after each.
-    pub async fn follow(&self, changed: impl Fn()) {
-        loop {
-            if let Err(error) = self.follow_once(&changed).await {
-                tracing::error!(%error, "cannot follow the changes of secrets; trying again");
-            }
-            tokio::time::sleep(RETRY_DELAY).await;
-        }
-    }
-
-    async fn follow_once(&self, changed: &impl Fn()) -> Result<(), RegistryError> {
-        let rev = self.secrets.rev().await?;
-        // What changed before the watch began.
-        self.refresh(None).await?;
-        changed();
-        let mut changes = self.secrets.watch(rev);
-        let mut names = BTreeSet::new();
-        while let Some(change) = changes.next().await {
-            let key = match change? {
-                Change::Put(doc) => doc.key,
-                Change::Delete { key, .. } => key,
-                Change::Progress(_) if names.is_empty() => continue,
-                Change::Progress(_) => {
-                    self.refresh(Some(&names)).await?;
-                    names.clear();
-                    changed();
-                    continue;
-                }
-            };
-            names.extend(key.strip_prefix(keys::SECRETS).map(str::to_owned));
-        }
-        Ok(())
-    }
-
     async fn fill(&self, names: &BTreeSet<String>, config: &Config) -> Result<(), RegistryError> {
         let values = self.secrets.values(names).await?;
         let values = values
@@ -179,44 +138,7 @@ impl GuestSecrets {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use jiff::Timestamp;
-    use samovar_store::sqlite::SqliteStore;
-    use samovar_store::vault::{KeyAbsent, Vault};
-
     use super::*;
-
-    #[tokio::test]
-    async fn a_change_that_another_node_made_arrives() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("state.db")).await;
-        let vault = Vault::open(&folder.path().join("secrets.key"), KeyAbsent::Create);
-        let secrets = Secrets::new(Arc::new(store.unwrap()), Arc::new(vault.unwrap()));
-        let now = Timestamp::UNIX_EPOCH;
-        secrets.set("A", &"old".into(), now).await.unwrap();
-
-        let guests = Arc::new(GuestSecrets::new(secrets.clone()));
-        let config = guests.config(&["A".to_owned()].into()).await.unwrap();
-        let other = guests.config(&["B".to_owned()].into()).await.unwrap();
-        let (sender, mut changed) = tokio::sync::mpsc::unbounded_channel();
-        let following = guests.clone();
-        let following = tokio::spawn(async move {
-            following.follow(|| sender.send(()).unwrap()).await;
-        });
-        // Setting what is there already changes nothing, and so tells what is there.
-        let holds =
-            |config: &Config, value: &str| !config.set(vec![("A".to_owned(), value.to_owned())]);
-        changed.recv().await.unwrap();
-        assert!(holds(&config, "old"));
-        secrets.set("A", &"new".into(), now).await.unwrap();
-        changed.recv().await.unwrap();
-        assert!(holds(&config, "new"));
-        secrets.delete("A").await.unwrap();
-        changed.recv().await.unwrap();
-        assert!(!config.set(Vec::new()) && !other.set(Vec::new()));
-        following.abort();
-    }
 
     #[test]
     fn what_is_missing_is_named_with_its_command() {

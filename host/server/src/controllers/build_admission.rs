@@ -7,19 +7,19 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use samovar_store::Rev;
 use samovar_types::id::Id;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::domain::changes::Resumed;
-use crate::domain::model::ModelView;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Changed, Registry, RegistryError};
 
 /// How long to wait for a store that takes no writes.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Which builds may begin now.
 #[derive(Default)]
-pub struct Recovery {
+pub struct BuildAdmission {
     /// Deployments whose builds were cut off and not tried since.
     cut_off: Mutex<BTreeSet<Id>>,
     /// Builds share it; one that may end the node has it alone.
@@ -30,19 +30,19 @@ pub struct Recovery {
 pub enum Admission {
     /// It begins, and holds this until it ends.
     Begins(Turn),
-    /// It ended the node twice, which the model says now.
-    Failed(Box<ModelView>),
+    /// It ended the node twice, which the model says now; the commit.
+    Failed(Rev),
 }
 
 /// A build's place among the others.
 pub enum Turn {
     /// Beside other builds.
-    Shared(#[expect(dead_code, reason = "held, not read")] OwnedRwLockReadGuard<()>),
+    Shared(OwnedRwLockReadGuard<()>),
     /// While nothing else is built.
-    Alone(#[expect(dead_code, reason = "held, not read")] OwnedRwLockWriteGuard<()>),
+    Alone(OwnedRwLockWriteGuard<()>),
 }
 
-impl Recovery {
+impl BuildAdmission {
     /// Notes, before anything is built, that the node ended while it built these.
     pub fn expect(&self, cut_off: impl IntoIterator<Item = Id>) {
         self.lock().extend(cut_off);
@@ -65,14 +65,15 @@ impl Recovery {
         let turn = self.building.clone().write_owned().await;
         let resumed = resume(registry, model, id).await;
         self.lock().remove(&id);
-        match resumed? {
-            (Resumed::Begins | Resumed::NotNeeded, _) => {
+        let resumed = resumed?;
+        match resumed.value {
+            Resumed::Begins | Resumed::NotNeeded => {
                 tracing::info!(deployment = %id, "builds alone what the end of the node cut off");
                 Ok(Admission::Begins(Turn::Alone(turn)))
             }
-            (Resumed::Failed, view) => {
+            Resumed::Failed => {
                 tracing::error!(deployment = %id, "the node ended twice while building it: build failed");
-                Ok(Admission::Failed(Box::new(view)))
+                Ok(Admission::Failed(resumed.rev))
             }
         }
     }
@@ -84,16 +85,12 @@ impl Recovery {
 }
 
 /// Notes the attempt. Without that note nothing is built: a bundle that ends the node would do so at each start.
-async fn resume(
-    registry: &Registry,
-    model: Id,
-    id: Id,
-) -> Result<(Resumed, ModelView), RegistryError> {
+async fn resume(registry: &Registry, model: Id, id: Id) -> Result<Changed<Resumed>, RegistryError> {
     let mut told = false;
     loop {
         let changed = registry.change(model.as_str(), |view| view.resume_build(id));
         match changed.await {
-            Ok(changed) => return Ok((changed.value, changed.view)),
+            Ok(changed) => return Ok(changed),
             Err(error @ RegistryError::Store(_)) => {
                 if !told {
                     told = true;

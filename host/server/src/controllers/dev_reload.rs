@@ -1,24 +1,23 @@
-//! Reloads of development deployments: the new code is rehearsed while the old one serves, then takes its place. One at a
-//! time for each deployment, in the order in which they came.
+//! Reloads of development deployments: preflight of the new code while the old one serves, then one commit that puts it in
+//! its place. One at a time for each deployment, in the order in which they came.
 //!
-//! That a reload goes on is known in memory alone. What is stored changes with one commit, once the new code is up, so a
-//! node that is killed comes back with the old bundle or the new one.
+//! A reload in progress is known in memory alone, so a node that is killed comes back with the old bundle or the new one,
+//! and a client that hangs up before the commit leaves everything as it was.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use samovar_types::bundle::Bundle;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::id::Id;
 
-use crate::control::builder::Builder;
-use crate::control::garbage::{Garbage, GarbageError};
-use crate::control::serving::{RehearsalTimings, ServeError, Served};
+use crate::controllers::blob_gc::{BlobGc, BlobGcError};
 use crate::domain::audit::Author;
 use crate::domain::changes::{Done, Reload};
 use crate::domain::model::{ModelView, Target, Unresolved};
 use crate::registry::{Registry, RegistryError};
+use crate::serving::reconciler::{NotApplied, Reconciler};
+use crate::serving::{PreflightTimings, ServeError, Serving};
 
 /// Reloads of one deployment that may wait for their turn.
 pub const MAX_WAITING: usize = 16;
@@ -31,7 +30,7 @@ pub enum ReloadError {
     NoDevelopment(Unresolved),
     /// Blobs are missing, or cannot be looked at.
     #[error(transparent)]
-    Blobs(#[from] GarbageError),
+    Blobs(#[from] BlobGcError),
     /// The new code does not work.
     #[error("{source}; {}", match before {
         Before::Serves => "the code that was there goes on serving",
@@ -46,9 +45,9 @@ pub enum ReloadError {
     /// The change is refused, or cannot be stored.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// What is stored cannot be served.
+    /// It is stored, and not served yet.
     #[error(transparent)]
-    Serve(#[from] ServeError),
+    NotApplied(#[from] NotApplied),
     /// The deployment was deleted meanwhile.
     #[error("the reload was stopped: the deployment was deleted meanwhile")]
     Deleted,
@@ -75,30 +74,36 @@ pub struct Reloaded {
     pub id: Id,
     /// Whether other code serves now.
     pub done: Done,
-    /// Where the time of its rehearsal went.
-    pub rehearsal: RehearsalTimings,
+    /// Where the time of its preflight went.
+    pub preflight: PreflightTimings,
     /// Storing it and letting requests in.
     pub switch: Duration,
 }
 
 /// Carries reloads out.
 #[derive(Clone)]
-pub struct Reloader {
-    /// As somebody changes it; the builder goes on by itself.
+pub struct DevReload {
     registry: Registry,
-    builder: Builder,
-    garbage: Garbage,
-    lines: Lines,
+    serving: Arc<Serving>,
+    reconciler: Arc<Reconciler>,
+    blob_gc: BlobGc,
+    queue: KeyedQueue,
 }
 
-impl Reloader {
-    /// Reloads what the builder's registry holds.
-    pub fn new(builder: Builder, garbage: Garbage) -> Self {
+impl DevReload {
+    /// Reloads what this registry holds.
+    pub fn new(
+        registry: Registry,
+        serving: Arc<Serving>,
+        reconciler: Arc<Reconciler>,
+        blob_gc: BlobGc,
+    ) -> Self {
         Self {
-            registry: builder.registry.clone(),
-            builder,
-            garbage,
-            lines: Lines::default(),
+            registry,
+            serving,
+            reconciler,
+            blob_gc,
+            queue: KeyedQueue::default(),
         }
     }
 
@@ -113,7 +118,7 @@ impl Reloader {
 
     /// Whether a deployment is being reloaded now.
     pub fn is_reloading(&self, deployment: Id) -> bool {
-        self.lines.lock().contains_key(&deployment)
+        self.queue.lock().contains_key(&deployment)
     }
 
     /// Swaps the bundle of a model's development deployment. It answers when the new code serves, or when that failed and
@@ -126,18 +131,20 @@ impl Reloader {
         let view = self.registry.model(model).await?;
         let found = view.find(Target::Development);
         let id = found.map_err(ReloadError::NoDevelopment)?.id;
-        let kept = self.garbage.keep(&reload.bundle).await?;
+        let pin = self.blob_gc.pin(&reload.bundle).await?;
+        let pin = pin.collect_on_release();
         let ended = self.swap(view.model.id, id, &reload).await;
-        drop(kept);
-        if ended.is_err() {
-            // Nothing of it is kept, unless something else has it too.
-            self.collect(&reload.bundle).await;
+        drop(pin);
+        if ended.is_err()
+            && let Err(error) = self.blob_gc.collect([&reload.bundle]).await
+        {
+            tracing::warn!(%error, "blobs of a failed reload stay until a later start");
         }
         ended
     }
 
     async fn swap(&self, model: Id, id: Id, reload: &Reload) -> Result<Reloaded, ReloadError> {
-        let place = self.lines.enter(id).ok_or(ReloadError::TooMany)?;
+        let place = self.queue.enter(id).ok_or(ReloadError::TooMany)?;
         let _turn = place.turn.lock().await;
 
         // As those before have left it.
@@ -146,137 +153,105 @@ impl Reloader {
         let begun = before.status;
         let next = view.reloaded(id, reload).map_err(RegistryError::from)?;
         if next.bundle_digest == before.bundle_digest && begun.serves() {
-            return self.relabel(&view, id, begun, reload).await;
+            return self.relabel(model, id, begun, reload).await;
         }
-        let serving = &self.builder.serving;
-        let reloading = serving.builds().begin_reload(model, id);
-        let rehearsed = tokio::select! {
+        let reloading = self.serving.builds().begin_reload(model, id);
+        let preflighted = tokio::select! {
             biased;
             () = reloading.stopped() => return Err(ReloadError::Deleted),
-            rehearsed = serving.rehearse(&view, &next) => rehearsed,
+            preflighted = self.serving.preflight(&view, &next, |_| {}) => preflighted,
         };
         drop(reloading);
-        let rehearsed = rehearsed.map_err(|source| ReloadError::Refused {
+        // Held until it is served, which takes its replica over.
+        let preflighted = preflighted.map_err(|source| ReloadError::Refused {
             source,
             before: match begun.serves() {
                 true => Before::Serves,
                 false => Before::Silent,
             },
         })?;
-
         let switching = Instant::now();
-        let old_code = self.builder.serving.served(view.model.id, id);
-        let old_bundle = before.bundle.clone();
-        let (view, done) = self.store(&view, id, begun, reload).await?;
-        self.builder.apply(view.clone()).await?;
-        let reloaded = Reloaded {
+        let (view, done) = self.store(model, id, begun, reload).await?;
+        Ok(Reloaded {
             view,
             id,
             done,
-            rehearsal: rehearsed.timings,
+            preflight: preflighted.timings,
             switch: switching.elapsed(),
-        };
-        drop(rehearsed);
-        let reloader = self.clone();
-        tokio::spawn(async move { reloader.leave(old_code, &old_bundle).await });
-        Ok(reloaded)
+        })
     }
 
     /// The same code under other labels.
     async fn relabel(
         &self,
-        view: &ModelView,
+        model: Id,
         id: Id,
         begun: DeploymentStatus,
         reload: &Reload,
     ) -> Result<Reloaded, ReloadError> {
-        let (view, _) = self.store(view, id, begun, reload).await?;
-        self.builder.apply(view.clone()).await?;
+        let (view, _) = self.store(model, id, begun, reload).await?;
         Ok(Reloaded {
             view,
             id,
             done: Done::Unchanged,
-            rehearsal: RehearsalTimings::default(),
+            preflight: PreflightTimings::default(),
             switch: Duration::ZERO,
         })
     }
 
+    /// Stores the new bundle, and waits until this node serves it.
     async fn store(
         &self,
-        view: &ModelView,
+        model: Id,
         id: Id,
         begun: DeploymentStatus,
         reload: &Reload,
     ) -> Result<(ModelView, Done), ReloadError> {
-        let (registry, model) = (&self.registry, view.model.id);
-        let changed = registry
+        let changed = self
+            .registry
             .change(model.as_str(), |view| view.reload(id, begun, reload))
-            .await;
-        match changed {
-            Ok(changed) => Ok((changed.view, changed.value)),
-            // It may have been stored all the same; then the new code has to serve.
-            Err(error @ RegistryError::Store(_)) => match registry.model(model.as_str()).await {
-                Ok(now) if now.reloaded(id, reload).ok().as_ref() == now.deployments.get(&id) => {
-                    Ok((now, Done::Changed))
-                }
-                _ => Err(error.into()),
-            },
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Lets the requests finish that are on the old code, then takes away what it alone had.
-    async fn leave(&self, code: Option<Arc<Served>>, bundle: &Bundle) {
-        self.builder
-            .serving
-            .retire(code.into_iter().collect())
-            .await;
-        self.collect(bundle).await;
-    }
-
-    async fn collect(&self, bundle: &Bundle) {
-        if let Err(error) = self.garbage.collect([bundle]).await {
-            tracing::warn!(%error, "blobs that nobody names stay until a later start");
-        }
+            .await?;
+        self.reconciler.applied(model, changed.rev).await?;
+        Ok((changed.view, changed.value))
     }
 }
 
-/// Who reloads which deployment: a deployment is in it for as long as somebody does.
+/// Reloads that run or wait, by their deployments.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<HashMap<Id, Line>>>);
+struct KeyedQueue(Arc<Mutex<HashMap<Id, Queue>>>);
 
-/// Those who reload one deployment, one after the other.
+/// The reloads of one deployment, one after the other.
 #[derive(Default)]
-struct Line {
+struct Queue {
     turn: Arc<tokio::sync::Mutex<()>>,
     length: usize,
 }
 
-/// A place in a line.
+/// A place in the queue of a deployment.
 struct Place {
-    lines: Lines,
+    queues: KeyedQueue,
     deployment: Id,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl Lines {
-    /// A place in a deployment's line, if it is not too long.
+impl KeyedQueue {
+    /// A place in a deployment's queue, if it is not too long.
     fn enter(&self, deployment: Id) -> Option<Place> {
-        let mut lines = self.lock();
-        let line = lines.entry(deployment).or_default();
+        let mut queues = self.lock();
+        let queue = queues.entry(deployment).or_default();
         // One has its turn, the others wait.
-        if line.length > MAX_WAITING {
+        if queue.length > MAX_WAITING {
             return None;
         }
-        line.length += 1;
+        queue.length += 1;
         Some(Place {
-            lines: self.clone(),
+            queues: self.clone(),
             deployment,
-            turn: line.turn.clone(),
+            turn: queue.turn.clone(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Line>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Queue>> {
         // A count at a time, which no panic cuts in two.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -284,11 +259,11 @@ impl Lines {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut lines = self.lines.lock();
-        if let Some(line) = lines.get_mut(&self.deployment) {
-            line.length -= 1;
-            if line.length == 0 {
-                lines.remove(&self.deployment);
+        let mut queues = self.queues.lock();
+        if let Some(queue) = queues.get_mut(&self.deployment) {
+            queue.length -= 1;
+            if queue.length == 0 {
+                queues.remove(&self.deployment);
             }
         }
     }
@@ -300,17 +275,17 @@ mod tests {
     use crate::random::random_id;
 
     #[test]
-    fn a_line_is_there_while_somebody_is_in_it_and_has_an_end() {
-        let lines = Lines::default();
+    fn a_queue_is_there_while_a_reload_is_in_it_and_is_bounded() {
+        let queues = KeyedQueue::default();
         let id = random_id();
-        let known = || lines.lock().contains_key(&id);
-        let places: Vec<_> = std::iter::from_fn(|| lines.enter(id)).collect();
+        let known = || queues.lock().contains_key(&id);
+        let places: Vec<_> = std::iter::from_fn(|| queues.enter(id)).collect();
         assert_eq!(places.len(), MAX_WAITING + 1);
-        assert!(lines.enter(random_id()).is_some(), "another has its own");
+        assert!(queues.enter(random_id()).is_some(), "another has its own");
         assert!(Arc::ptr_eq(&places[0].turn, &places[1].turn));
         let mut places = places.into_iter();
         places.next();
-        assert!(lines.enter(id).is_some());
+        assert!(queues.enter(id).is_some());
         drop(places);
         assert!(!known());
     }

@@ -1,5 +1,5 @@
-//! A bundle's first start, before anybody is sent to it: compiled, its graphs loaded, one replica up. The replica is kept
-//! for the moment that it is served.
+//! Preflight: compile, load graphs and start one replica of a bundle before any traffic. Whoever serves it next takes the
+//! replica over.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,15 +13,15 @@ use crate::domain::deployment::Deployment;
 use crate::domain::model::ModelView;
 use crate::domain::observed::BuildPhase;
 
-/// The deployments that were rehearsed and are not served yet.
+/// The deployments whose preflight succeeded and that are not served yet.
 #[derive(Default)]
-pub(super) struct Rehearsals(Mutex<HashMap<Id, Arc<Served>>>);
+pub(super) struct Preflights(Mutex<HashMap<Id, Arc<Served>>>);
 
-impl Rehearsals {
-    /// What was rehearsed of a deployment, if that is this bundle.
+impl Preflights {
+    /// What the preflight of a deployment started, if that was of this bundle.
     pub fn of(&self, deployment: Id, bundle: Digest) -> Option<Arc<Served>> {
-        let rehearsed = self.lock().get(&deployment).cloned();
-        rehearsed.filter(|served| served.bundle_digest == bundle)
+        let served = self.lock().get(&deployment).cloned();
+        served.filter(|served| served.bundle_digest == bundle)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Arc<Served>>> {
@@ -30,9 +30,9 @@ impl Rehearsals {
     }
 }
 
-/// Where the time of a rehearsal went.
+/// Where the time of a preflight went.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct RehearsalTimings {
+pub struct PreflightTimings {
     /// Checking and compiling the component, or finding it compiled.
     pub compile: Duration,
     /// Loading its graphs.
@@ -42,60 +42,51 @@ pub struct RehearsalTimings {
 }
 
 /// A deployment that works. While this is held, serving it takes over the replica that is up.
-pub struct Rehearsed<'s> {
+pub struct Preflighted<'s> {
     serving: &'s Serving,
     served: Arc<Served>,
     /// Where the time went.
-    pub timings: RehearsalTimings,
+    pub timings: PreflightTimings,
 }
 
-impl Drop for Rehearsed<'_> {
+impl Drop for Preflighted<'_> {
     fn drop(&mut self) {
-        let mut rehearsals = self.serving.rehearsals.lock();
+        let mut preflights = self.serving.preflights.lock();
         let id = self.served.id;
-        if rehearsals
+        if preflights
             .get(&id)
             .is_some_and(|one| Arc::ptr_eq(one, &self.served))
         {
-            rehearsals.remove(&id);
+            preflights.remove(&id);
         }
     }
 }
 
 impl Serving {
     /// Finds out whether a deployment can be served: compiles its component, loads its graphs, starts a replica. What is
-    /// served of it now goes on.
+    /// served of it now is not touched. `reached` is told how far it has come.
     ///
     /// # Errors
     /// What is wrong with its bundle.
-    pub async fn rehearse(
-        &self,
-        view: &ModelView,
-        deployment: &Deployment,
-    ) -> Result<Rehearsed<'_>, ServeError> {
-        self.rehearse_telling(view, deployment, |_| {}).await
-    }
-
-    /// The same, telling how far it has come.
-    ///
-    /// # Errors
-    /// What is wrong with its bundle.
-    pub async fn rehearse_telling(
+    pub async fn preflight(
         &self,
         view: &ModelView,
         deployment: &Deployment,
         reached: impl Fn(BuildPhase),
-    ) -> Result<Rehearsed<'_>, ServeError> {
-        self.secrets.require(&deployment.bundle.secrets).await?;
+    ) -> Result<Preflighted<'_>, ServeError> {
+        self.parts
+            .secrets
+            .require(&deployment.bundle.secrets)
+            .await?;
         for digest in deployment.bundle.blobs().into_keys() {
-            self.blobs.check(digest).await?;
+            self.parts.blobs.check(digest).await?;
         }
         let (spec, files) = self.spec(view, deployment).await?;
-        let mut timings = RehearsalTimings::default();
+        let mut timings = PreflightTimings::default();
         reached(BuildPhase::Compiling);
         let begun = Instant::now();
-        self.runtime.admit(&spec.component).await?;
-        self.runtime.admit_snapshot(&spec).await?;
+        self.parts.runtime.admit(&spec.component).await?;
+        self.parts.runtime.admit_snapshot(&spec).await?;
         timings.compile = begun.elapsed();
 
         reached(BuildPhase::Loading);
@@ -103,7 +94,7 @@ impl Serving {
         // Held until the replica holds them, so that none is loaded twice.
         let mut graphs = Vec::with_capacity(spec.graphs.len());
         for graph in &spec.graphs {
-            let admitted = self.runtime.admit_graph(graph).await;
+            let admitted = self.parts.runtime.admit_graph(graph).await;
             graphs.push(admitted.map_err(|source| ServeError::Graph {
                 name: graph.name.clone(),
                 source,
@@ -117,8 +108,8 @@ impl Serving {
         served.pool.prewarm(1).await.map_err(ServeError::Start)?;
         drop(graphs);
         timings.start = begun.elapsed();
-        self.rehearsals.lock().insert(served.id, served.clone());
-        Ok(Rehearsed {
+        self.preflights.lock().insert(served.id, served.clone());
+        Ok(Preflighted {
             serving: self,
             served,
             timings,

@@ -23,18 +23,17 @@ impl Serving {
         let is_concerned = |one: &Deployment| {
             owner == Some(one.id.as_str()) || graphs.iter().any(|graph| self.loads(one, graph))
         };
-        self.with(|routes| {
-            let models = routes.models.values();
-            let deployments = models.flat_map(|model| model.view.deployments.values());
-            deployments
-                .filter(|one| is_concerned(one))
-                .take(MAX_CONCERNED)
-                .map(|one| ConcernedDeployment {
-                    model_id: one.model_id,
-                    deployment_id: one.id,
-                })
-                .collect()
-        })
+        let table = self.table();
+        let models = table.models();
+        let deployments = models.flat_map(|model| model.view.deployments.values());
+        deployments
+            .filter(|one| is_concerned(one))
+            .take(MAX_CONCERNED)
+            .map(|one| ConcernedDeployment {
+                model_id: one.model_id,
+                deployment_id: one.id,
+            })
+            .collect()
     }
 
     /// Whether a deployment has this graph loaded in the engines that the label names.
@@ -43,15 +42,15 @@ impl Serving {
             return *owner == deployment.id.as_str();
         }
         let shares = deployment.bundle.isolation == Isolation::Shared
-            && self.limits.engines != EngineMode::PerDeployment;
+            && self.parts.limits.engines != EngineMode::PerDeployment;
         let mut graphs = deployment.bundle.graphs.values();
         shares && graphs.any(|one| one.whole_digest().to_string() == graph.digest)
     }
 
     /// What is measured of the engines; nothing when graphs run in the node's own process.
     pub fn measured_engines(&self) -> Option<MeasuredEngines> {
-        let totals = self.runtime.engine_totals()?;
-        let engines = self.runtime.engines().into_iter();
+        let totals = self.parts.runtime.engine_totals()?;
+        let engines = self.parts.runtime.engines().into_iter();
         let measured = engines.map(|engine| MeasuredEngine {
             backend: engine.backend,
             is_suspect: engine.is_suspect,
@@ -67,11 +66,9 @@ impl Serving {
     /// The names of a deployment's model and of the deployment, as other metrics have them.
     fn names_of(&self, deployment: &str) -> Option<(String, String)> {
         let id = deployment.parse().ok()?;
-        self.with(|routes| {
-            routes.models.values().find_map(|model| {
-                let deployment = model.view.deployments.get(&id)?;
-                Some((model.view.model.name.clone(), deployment.name.clone()))
-            })
+        self.table().models().find_map(|model| {
+            let deployment = model.view.deployments.get(&id)?;
+            Some((model.view.model.name.clone(), deployment.name.clone()))
         })
     }
 }

@@ -9,7 +9,7 @@ use samovar_runtime::Pool;
 use samovar_types::id::Id;
 
 use crate::control::autoscaler::{Autoscaler, Decision, Seen};
-use crate::control::serving::{Awake, Serving};
+use crate::serving::{Awake, Serving};
 
 /// How often deployments are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);

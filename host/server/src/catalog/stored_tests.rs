@@ -6,10 +6,10 @@ use samovar_types::id::Id;
 use samovar_types::promotion::PromotionStatus;
 use serde_json::{Value, json};
 
-use super::environment::Environment;
-use super::events::Mirror;
-use super::model::Target;
-use super::promotion::Promotion;
+use super::cache::Documents;
+use crate::domain::environment::Environment;
+use crate::domain::model::Target;
+use crate::domain::promotion::Promotion;
 
 const MODEL: &str = "model000";
 const DEPLOYMENT: &str = "deploy00";
@@ -108,8 +108,8 @@ fn replace(document: &mut Value, place: usize, odd: &Value) -> usize {
 }
 
 /// Uses what was read as a node does.
-fn use_all(mirror: &Mirror, now: Timestamp) {
-    let Some(view) = mirror.view(id(MODEL)) else {
+fn use_all(known: &Documents, now: Timestamp) {
+    let Some(view) = known.view(id(MODEL)) else {
         return;
     };
     let _ = view.resolve(Target::Deployment(DEPLOYMENT));
@@ -131,25 +131,29 @@ fn use_all(mirror: &Mirror, now: Timestamp) {
     }
 }
 
-fn apply(mirror: &mut Mirror, key: &str, bytes: &[u8]) -> bool {
-    let read = mirror.apply(7, 3, key, Some(bytes)).is_ok();
+fn apply(known: &mut Documents, key: &str, bytes: &[u8]) -> bool {
+    let delta = known.apply(7, 3, key, Some(bytes));
+    let read = delta.is_ok();
+    let models = delta.ok().and_then(|delta| delta.model);
+    known.publish(&models.into_iter().collect());
     for now in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
-        use_all(mirror, now);
+        use_all(known, now);
     }
     read
 }
 
 #[test]
 fn the_documents_that_are_changed_below_can_be_read() {
-    let mut mirror = Mirror::default();
+    let mut known = Documents::default();
     for (key, document) in documents().into_iter().take(3) {
         let bytes = serde_json::to_vec(&document).unwrap();
-        mirror
+        known
             .apply(1, 0, &key, Some(&bytes))
             .map(drop)
             .unwrap_or_else(|error| panic!("{key}: {error:?}"));
     }
-    let view = mirror.view(id(MODEL)).unwrap();
+    known.publish(&[id(MODEL)].into());
+    let view = known.view(id(MODEL)).unwrap();
     assert_eq!((view.deployments.len(), view.environments.len()), (1, 1));
 }
 
@@ -159,16 +163,16 @@ proptest! {
         which in 0..5_usize,
         changes in prop::collection::vec((0..40_usize, odd_value()), 1..4),
     ) {
-        let mut mirror = Mirror::default();
+        let mut known = Documents::default();
         let documents = documents();
         for (key, document) in &documents {
-            apply(&mut mirror, key, &serde_json::to_vec(document).unwrap());
+            apply(&mut known, key, &serde_json::to_vec(document).unwrap());
         }
         let (key, mut document) = documents[which].clone();
         for (place, odd) in changes {
             replace(&mut document, place, &odd);
         }
-        apply(&mut mirror, &key, &serde_json::to_vec(&document).unwrap());
+        apply(&mut known, &key, &serde_json::to_vec(&document).unwrap());
     }
 
     #[test]
@@ -182,11 +186,11 @@ proptest! {
         cut in 0..600_usize,
         noise in prop::collection::vec(any::<u8>(), 0..20),
     ) {
-        let mut mirror = Mirror::default();
-        apply(&mut mirror, &key, &noise);
+        let mut known = Documents::default();
+        apply(&mut known, &key, &noise);
         let mut bytes = serde_json::to_vec(&documents()[which].1).unwrap();
         bytes.truncate(cut);
         bytes.extend(noise);
-        apply(&mut mirror, &key, &bytes);
+        apply(&mut known, &key, &bytes);
     }
 }

@@ -9,8 +9,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::control::feed::{Feed, Subscription};
 use crate::domain::events::{Event, EventId, What};
+use crate::events::bus::{EventBus, Subscription};
 
 /// Events on their way to one subscriber.
 pub const MAX_PENDING: usize = 64;
@@ -53,15 +53,15 @@ struct Lost;
 
 /// Tells a subscriber what it wants to know, until it reads no more or the node stops.
 pub async fn tell(
-    feed: Arc<Feed>,
+    bus: Arc<EventBus>,
     subscription: Subscription,
     begin: Begin,
     wants: impl Fn(&Event) -> bool + Send + Sync,
     out: Outlet,
 ) {
-    let stop = feed.stop().clone();
+    let stop = bus.stop().clone();
     let subscriber = Subscriber {
-        feed,
+        bus,
         subscription,
         last: EventId::end_of(0),
         wants,
@@ -73,7 +73,7 @@ pub async fn tell(
 }
 
 struct Subscriber<W> {
-    feed: Arc<Feed>,
+    bus: Arc<EventBus>,
     subscription: Subscription,
     /// The last event that it was told of, or did not want to be.
     last: EventId,
@@ -107,7 +107,7 @@ impl<W: Fn(&Event) -> bool + Send + Sync> Subscriber<W> {
             match event {
                 Ok(event) => self.pass(event).await?,
                 // It was told so slowly that some are no longer kept here: the store has them.
-                Err(RecvError::Lagged(_)) => self.catch_up(self.feed.now()).await?,
+                Err(RecvError::Lagged(_)) => self.catch_up(self.bus.now()).await?,
                 Err(RecvError::Closed) => return Ok(()),
             }
         }
@@ -115,7 +115,7 @@ impl<W: Fn(&Event) -> bool + Send + Sync> Subscriber<W> {
 
     /// Tells what the store knows after the last event.
     async fn catch_up(&mut self, up_to: Rev) -> Result<(), Lost> {
-        let mut events = self.feed.replay(self.last, up_to);
+        let mut events = self.bus.replay(self.last, up_to);
         let failed = loop {
             match events.next().await {
                 Some(Ok(event)) => self.pass(event).await?,

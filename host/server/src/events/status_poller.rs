@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::id::Id;
 
-use crate::control::feed::Feed;
-use crate::control::reloader::Reloader;
-use crate::control::serving::Serving;
+use crate::controllers::dev_reload::DevReload;
 use crate::domain::events::{Event, What};
 use crate::domain::observed::shown_status;
 use crate::domain::promotion::Promotion;
+use crate::events::bus::EventBus;
+use crate::serving::Serving;
 
 /// How often a node looks.
 pub const INTERVAL: Duration = Duration::from_millis(250);
@@ -29,26 +29,27 @@ struct Seen {
 }
 
 /// Looks for as long as the node runs, also while nobody listens: who comes next is told what is other from then on.
-pub async fn run(feed: Arc<Feed>, serving: Arc<Serving>, reloader: Reloader) {
+pub async fn run(bus: Arc<EventBus>, serving: Arc<Serving>, dev_reload: DevReload) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = Seen::default();
     loop {
         ticks.tick().await;
-        let now = look(&serving, &reloader, Timestamp::now());
+        let now = look(&serving, &dev_reload, Timestamp::now());
         for event in differences(&before, &now) {
-            feed.tell(event);
+            bus.tell(event);
         }
         before = now;
     }
 }
 
-fn look(serving: &Serving, reloader: &Reloader, now: Timestamp) -> Seen {
+fn look(serving: &Serving, dev_reload: &DevReload, now: Timestamp) -> Seen {
     let lively = serving.lively().into_iter();
     let promoting = serving.promoting().into_iter();
     let promotions = promoting.flat_map(|view| {
         let model = view.model.id;
-        view.environments.into_values().filter_map(move |one| {
+        let environments: Vec<_> = view.environments.values().cloned().collect();
+        environments.into_iter().filter_map(move |one| {
             let promotion = one.in_progress()?.clone();
             Some(((model, one.name), (promotion.percent(now), promotion)))
         })
@@ -57,7 +58,7 @@ fn look(serving: &Serving, reloader: &Reloader, now: Timestamp) -> Seen {
         replicas: lively
             .map(|(model, deployment, stored)| {
                 let observed = serving.observed(model, deployment);
-                let status = match reloader.is_reloading(deployment) {
+                let status = match dev_reload.is_reloading(deployment) {
                     true => DeploymentStatus::Updating,
                     false => shown_status(stored, &observed),
                 };
