@@ -136,6 +136,20 @@ fn names_a_route(text: &str) -> bool {
 }
 
 #[test]
+fn only_the_store_knows_how_things_are_stored() {
+    let metadata = metadata();
+    for library in ["sqlx", "object_store", "chacha20poly1305"] {
+        let needs_it = |package: &&cargo_metadata::Package| {
+            package.dependencies.iter().any(|one| one.name == library)
+        };
+        let packages = metadata.workspace_packages();
+        let users = packages.iter().copied().filter(needs_it);
+        let users: Vec<&str> = users.map(|package| package.name.as_str()).collect();
+        assert_eq!(users, ["samovar-store"], "{library}");
+    }
+}
+
+#[test]
 fn only_the_client_names_routes() {
     let mut open = vec![
         crate::repository().join("host/cli/src"),

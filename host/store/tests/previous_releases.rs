@@ -133,7 +133,7 @@ async fn documents_are_listed_watched_and_written() {
 #[tokio::test]
 async fn async_requests_are_where_they_were() {
     for release in releases() {
-        let store = release.store().await;
+        let store: Box<dyn AsyncRequests> = Box::new(release.store().await);
         for (name, status, errors) in [
             ("answered", AsyncStatus::Succeeded, 0),
             ("refused", AsyncStatus::Failed, 1),
@@ -204,7 +204,10 @@ async fn secrets_are_unsealed() {
     for release in releases() {
         let store = release.store().await;
         let vault = Vault::open(&release.folder.path().join(KEY_FILE), KeyAbsent::Refuse);
-        let doc = store.get("secrets/TOKEN").await.unwrap().unwrap();
+        let doc = DocStore::get(&store, "secrets/TOKEN")
+            .await
+            .unwrap()
+            .unwrap();
         let secret: Value = serde_json::from_slice(&doc.value).unwrap();
         let sealed: Sealed = serde_json::from_value(secret["sealed"].clone()).unwrap();
         let plain = vault.unwrap().unseal(&doc.key, &sealed).unwrap();
