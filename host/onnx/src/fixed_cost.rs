@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use super::{GraphProto, ModelProto, NodeProto};
+use super::{GraphProto, ModelProto, NodeProto, work};
 
 /// Operators whose outputs have shapes that follow from those of their inputs, and which do the same work for any values.
 const FIXED: &[&str] = &[
@@ -236,6 +236,7 @@ impl<'a> Values<'a> {
 
     /// Whether a value is known; one that is left out is.
     fn knows(&self, name: &str) -> bool {
+        work::step();
         name.is_empty() || self.0.contains(name)
     }
 }

@@ -8,10 +8,11 @@
 mod sizes;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::known::{INT32, INT64, Known};
 use super::wire::fields;
-use super::{GraphProto, ModelProto, NodeProto};
+use super::{GraphProto, ModelProto, NodeProto, work};
 use sizes::{Size, element_values, size_of};
 
 /// Elements that may be made of constants, beside [`PER_WEIGHT`] for each element of the weights.
@@ -20,6 +21,8 @@ const ELEMENTS: u64 = 16 << 20;
 const PER_WEIGHT: u64 = 4;
 /// Bytes of the largest element.
 const ELEMENT_BYTES: u64 = 8;
+/// Dimensions and elements of values that are followed, all together: what comes after them counts as unknown.
+const FOLLOWED: usize = 4 << 20;
 
 /// How far a backend may fold the constants of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,7 +92,9 @@ const PICKING: [&str; 9] = [
 #[derive(Default)]
 struct Walk<'a> {
     /// Values by their names, those of graphs within others last.
-    scopes: Vec<HashMap<&'a str, Value>>,
+    scopes: Vec<HashMap<&'a str, Rc<Value>>>,
+    /// Dimensions and elements of all of them.
+    followed: usize,
     weights: u64,
     /// Elements that nodes of known size give.
     made: u64,
@@ -120,7 +125,7 @@ impl<'a> Walk<'a> {
                 ),
                 ..Value::default()
             };
-            scope.insert(&*info.name, value);
+            scope.insert(&*info.name, self.followed(value));
         }
         for weight in &graph.initializer {
             let value = Value {
@@ -129,7 +134,7 @@ impl<'a> Walk<'a> {
                 elements: known.and_then(|known| integers(known, &weight.name)),
             };
             self.weights = self.weights.saturating_add(value.size.count.unwrap_or(0));
-            scope.insert(&*weight.name, value);
+            scope.insert(&*weight.name, self.followed(value));
         }
         self.scopes.push(scope);
         self.nodes(&graph.node, known);
@@ -144,6 +149,7 @@ impl<'a> Walk<'a> {
                 }
             }
             let value = self.value(node, known);
+            let value = self.followed(value);
             if let Some(scope) = self.scopes.last_mut() {
                 for output in node.output.iter().filter(|name| !name.is_empty()) {
                     scope.insert(output, value.clone());
@@ -207,9 +213,23 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The value as it is kept, for all that have it.
+    fn followed(&mut self, mut value: Value) -> Rc<Value> {
+        let dims = value.size.dims.as_ref().map_or(0, Vec::len);
+        let elements = value.elements.as_ref().map_or(0, Vec::len);
+        self.followed = self.followed.saturating_add(dims + elements);
+        if self.followed > FOLLOWED {
+            (value.size.dims, value.elements) = (None, None);
+        }
+        Rc::new(value)
+    }
+
     fn find(&self, name: &str) -> Option<&Value> {
         let mut scopes = self.scopes.iter().rev();
-        scopes.find_map(|scope| scope.get(name))
+        scopes.find_map(|scope| {
+            work::step();
+            scope.get(name).map(Rc::as_ref)
+        })
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::schema::messages::FunctionProto;
-use super::{GraphProto, ModelProto, NodeProto};
+use super::{GraphProto, ModelProto, NodeProto, work};
 
 /// The most operators of a model, with functions inlined.
 const MAX_OPERATORS: u64 = 500_000;
@@ -63,6 +63,7 @@ impl<'a> Counter<'a> {
     }
 
     fn node(&mut self, node: &'a NodeProto, calls: usize) -> Result<u64, String> {
+        work::step();
         let mut sum = 1u64;
         for attribute in &node.attribute {
             for graph in attribute.inner_graphs() {

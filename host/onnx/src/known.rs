@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::tables::{GRAPH_PROTO, TENSOR_PROTO};
 use super::wire::{Wide, fields, wide_numbers};
-use super::{GraphProto, NodeProto, TensorProto, TypeProto, light};
+use super::{GraphProto, NodeProto, TensorProto, TypeProto, light, work};
 
 /// Numbers of `TensorProto.DataType`.
 pub const FLOAT: i32 = 1;
@@ -63,18 +63,21 @@ impl Known {
 
     /// The type of a value, as the standard numbers it.
     pub fn ty(&self, name: &str) -> Option<i32> {
+        work::step();
         let here = self.types.get(name).copied();
         here.or_else(|| self.around.as_ref()?.ty(name))
     }
 
     /// Its number of dimensions.
     pub fn rank(&self, name: &str) -> Option<usize> {
+        work::step();
         let here = self.ranks.get(name).copied();
         here.or_else(|| self.around.as_ref()?.rank(name))
     }
 
     /// Its elements, of a constant with few.
     pub fn constant(&self, name: &str) -> Option<&[f64]> {
+        work::step();
         let here = self.constants.get(name).map(Vec::as_slice);
         here.or_else(|| self.around.as_ref()?.constant(name))
     }
@@ -100,10 +103,11 @@ impl Known {
         if node.op_type == "Constant" {
             return self.constant_node(node, raw);
         }
+        let input = |at: usize| node.input.get(at).and_then(|name| self.ty(name));
+        // All outputs from the second on are alike.
+        let types = [0, 1].map(|at| output_type(node, at, input));
         for (at, output) in node.output.iter().enumerate() {
-            if let Some(ty) = output_type(node, at, |input| {
-                node.input.get(input).and_then(|name| self.ty(name))
-            }) {
+            if let Some(ty) = types[at.min(1)] {
                 self.types.entry(output.clone()).or_insert(ty);
             }
         }
@@ -156,17 +160,17 @@ impl Known {
             "Where" => Some(rank(0)?.max(rank(1)?).max(rank(2)?)),
             "MatMul" => match (rank(0)?, rank(1)?) {
                 (1, 1) => Some(0),
-                (1, other) | (other, 1) => Some(other - 1),
+                (1, other) | (other, 1) => other.checked_sub(1),
                 (a, b) => Some(a.max(b)),
             },
             "Gemm" | "Flatten" => Some(2),
             "Shape" => Some(1),
             "Size" => Some(0),
-            "Gather" => (rank(0)? + rank(1)?).checked_sub(1),
+            "Gather" => rank(0)?.checked_add(rank(1)?)?.checked_sub(1),
             "Reshape" => count(1),
             "Unsqueeze" => {
                 let axes = node.attribute("axes").map(|axes| axes.ints.len());
-                Some(rank(0)? + axes.or_else(|| count(1))?)
+                rank(0)?.checked_add(axes.or_else(|| count(1))?)
             }
             "Squeeze" => {
                 let axes = node.attribute("axes").map(|axes| axes.ints.len());
@@ -231,6 +235,7 @@ impl Known {
     }
 }
 
+/// The type of an output: the first or any other.
 fn output_type(node: &NodeProto, at: usize, input: impl Fn(usize) -> Option<i32>) -> Option<i32> {
     let named = |name: &str| {
         let value = node.attribute(name)?.i;

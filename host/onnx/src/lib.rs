@@ -21,6 +21,9 @@ pub mod port;
 mod scan;
 pub mod schema;
 pub mod wire;
+mod work;
+#[cfg(test)]
+mod work_tests;
 
 use std::collections::HashSet;
 
@@ -163,9 +166,10 @@ impl Attribute {
 
 impl NodeProto {
     pub fn attribute(&self, name: &str) -> Option<&Attribute> {
-        self.attribute
-            .iter()
-            .find(|attribute| attribute.name == name)
+        self.attribute.iter().find(|attribute| {
+            work::step();
+            attribute.name == name
+        })
     }
 
     /// What people find it by: its name, or that of its first output.
@@ -193,11 +197,18 @@ impl NodeProto {
 impl ModelProto {
     /// What a backend says of the model, with the node that it seems to mean where it names none.
     pub fn explain(&self, message: &str) -> String {
-        let words: Vec<&str> = message
+        /// A backend quotes what it found in a model, however long that is. Each node is looked for in so much of it.
+        const LOOKED_AT: usize = 1 << 10;
+        let begin = &message[..message.floor_char_boundary(LOOKED_AT)];
+        let words: HashSet<&str> = begin
             .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
             .collect();
         let nodes = || self.graph.iter().flat_map(|graph| &graph.node);
-        if nodes().any(|node| !node.name.is_empty() && message.contains(&node.name)) {
+        let named = |node: &NodeProto| {
+            work::step();
+            !node.name.is_empty() && begin.contains(&node.name)
+        };
+        if nodes().any(named) {
             return message.to_owned();
         }
         let meant = nodes().find(|node| words.contains(&node.op_type.as_str()));

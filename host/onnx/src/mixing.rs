@@ -4,7 +4,7 @@
 //! That the number of rows is right tells nothing of it. What a reduction along the first dimension is used for cannot be
 //! told from the operator; those that give other rows than they were given are found when they run.
 
-use super::{GraphProto, ModelProto, NodeProto};
+use super::{GraphProto, ModelProto, NodeProto, work};
 
 /// Operators whose scales are those of the whole tensor, of the standard and of ONNX Runtime.
 const DYNAMIC_QUANTIZATION: [&str; 4] = [
@@ -28,6 +28,7 @@ fn of_graph(graph: &GraphProto) -> Option<String> {
 }
 
 fn of_node(node: &NodeProto) -> Option<String> {
+    work::step();
     if mixes(node) {
         return Some(format!("{} (`{}`)", node.op_type, node.label()));
     }

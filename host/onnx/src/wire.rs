@@ -8,6 +8,7 @@ use super::schema::tables::{
     TRAINING_INFO_PROTO,
 };
 use super::schema::{self, Message};
+use super::work;
 
 /// A field as it lies in its message.
 pub struct Field<'a> {
@@ -36,6 +37,7 @@ pub fn fields(mut rest: &[u8]) -> impl Iterator<Item = Field<'_>> {
 
 /// The field that begins here, and what follows; `None` when it is damaged or cut off.
 pub fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
+    work::step();
     let (key, rest) = varint(bytes)?;
     let (skipped, payload) = match key & 7 {
         0 => (rest.len() - varint(rest)?.1.len(), 0..0),

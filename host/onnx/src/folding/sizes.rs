@@ -7,6 +7,10 @@ use crate::known::{INT32, INT64};
 /// Elements of a list of integers that is followed.
 const SHORT: usize = 64;
 
+/// Dimensions that are followed; backends and arrays of numpy have no more. Each value has a list of its own, and operators make
+/// new ones of those of their inputs, up to twice as long.
+const MAX_RANK: usize = 64;
+
 /// What is known of a value's size.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
@@ -21,7 +25,7 @@ impl Size {
     pub fn known(dims: Vec<u64>) -> Self {
         let count = dims.iter().fold(1u64, |all, dim| all.saturating_mul(*dim));
         Self {
-            dims: Some(dims),
+            dims: (dims.len() <= MAX_RANK).then_some(dims),
             count: Some(count),
             open: false,
         }
@@ -40,6 +44,10 @@ impl Size {
         let dims: Vec<_> = dims.collect();
         match dims.iter().copied().collect::<Option<Vec<u32>>>() {
             Some(dims) => Self::known(dims.into_iter().map(u64::from).collect()),
+            None if dims.len() > MAX_RANK => Self {
+                open: true,
+                ..Self::default()
+            },
             None => Self {
                 // An open one is 0, which no shape of a file is.
                 dims: Some(dims.iter().map(|dim| dim.unwrap_or(0).into()).collect()),
@@ -263,6 +271,9 @@ fn unsqueezed(node: &NodeProto, from: Size, axes: Option<Vec<u64>>) -> Size {
     let (Some(dims), Some(mut axes)) = (&from.dims, axes) else {
         return Size::at_most(from.count);
     };
+    if dims.len() + axes.len() > MAX_RANK {
+        return Size::at_most(from.count);
+    }
     let mut dims = dims.clone();
     axes.sort_unstable();
     for axis in axes {

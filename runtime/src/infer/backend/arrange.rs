@@ -1,5 +1,6 @@
 //! Whether the tensors of a run fit the inputs of its graph.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use samovar_onnx::port::{Port, PortType, write_sizes};
@@ -40,9 +41,18 @@ impl fmt::Display for Shape<'_> {
 /// Names the first tensor that is missing, unknown, given twice, or of another type or shape, with what came and
 /// what is wanted.
 pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Tensor>, String> {
+    /// From so many names on, a table pays.
+    const MANY: usize = 32;
     let mut places: Vec<Option<Tensor>> = ports.iter().map(|_| None).collect();
+    let numbered = ports.iter().enumerate();
+    let table: Option<HashMap<&str, usize>> =
+        (ports.len() >= MANY).then(|| numbered.rev().map(|(at, port)| (&*port.name, at)).collect());
+    let place = |name: &str| match &table {
+        Some(table) => table.get(name).copied(),
+        None => ports.iter().position(|port| port.name == name),
+    };
     for (name, tensor) in tensors {
-        let Some(at) = ports.iter().position(|port| port.name == name) else {
+        let Some(at) = place(&name) else {
             return Err(bounded_format!(
                 "the graph has no input {}; it has {}",
                 Quoted(&name),

@@ -48,6 +48,8 @@ impl ModelDir {
             .prefix("graph-")
             .tempdir_in(scratch)
             .map_err(failed)?;
+        let by_location = files.iter().map(|file| (&*file.location, file));
+        let by_location: BTreeMap<&str, &DataFile> = by_location.collect();
         let mut names = BTreeMap::new();
         for (number, need) in needs.iter().enumerate() {
             let DataNeed {
@@ -55,7 +57,7 @@ impl ModelDir {
                 weight,
                 bytes,
             } = need;
-            let file = files.iter().find(|file| file.location == *location);
+            let file = by_location.get(&**location);
             let path = &file
                 .ok_or_else(|| {
                     format!(
