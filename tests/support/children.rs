@@ -41,6 +41,14 @@ pub fn niceness(pid: u32) -> Result<i32> {
     Ok(niceness.parse()?)
 }
 
+/// Memory of a process in RAM, in bytes; what it shares counts for each of those who share it by its part. Nothing once it is gone.
+pub fn proportional_bytes(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
 /// A field of `/proc/PID/status`.
 pub fn status(pid: u32, name: &str) -> Result<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

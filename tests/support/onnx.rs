@@ -474,13 +474,15 @@ fn value(value: &Value<'_>) -> Vec<u8> {
     info
 }
 
-fn field(out: &mut Vec<u8>, tag: u64, bytes: &[u8]) {
+/// Appends a field of a message that has a length.
+pub fn field(out: &mut Vec<u8>, tag: u64, bytes: &[u8]) {
     varint(out, tag << 3 | 2);
     varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-fn number(out: &mut Vec<u8>, tag: u64, value: u64) {
+/// Appends a field of a message that is a number.
+pub fn number(out: &mut Vec<u8>, tag: u64, value: u64) {
     varint(out, tag << 3);
     varint(out, value);
 }

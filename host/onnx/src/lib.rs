@@ -59,6 +59,8 @@ pub struct Onnx {
     pub references: Vec<Reference>,
     /// Memory that it takes here, at most.
     pub decoded_bytes: u64,
+    /// Memory that a backend takes, at most, for what is not decoded here and is smaller in the file than in memory.
+    pub unpacked_bytes: u64,
     /// How many operators it has, with its functions inlined.
     pub operators: u64,
     /// How far its constants may be folded.
@@ -110,16 +112,18 @@ impl Onnx {
             model,
             references: scan.references,
             decoded_bytes: scan.decoded_bytes,
+            unpacked_bytes: scan.unpacked_bytes,
             operators,
             folding: Folding::Off,
         })
     }
 
     /// Memory that the model takes once a backend has loaded it from `file_bytes` without folding constants: its weights,
-    /// laid out once more for the processor, what describes them, and its operators.
+    /// laid out once more for the processor, what describes them, and its operators. What the file packs is there twice, unpacked.
     pub fn loaded_bytes(&self, file_bytes: u64) -> u64 {
         let operators = OPERATOR_BYTES.saturating_mul(self.operators);
         (3 * file_bytes)
+            .saturating_add(self.unpacked_bytes.saturating_mul(2))
             .saturating_add(self.decoded_bytes)
             .saturating_add(operators)
             .saturating_add(SESSION_BYTES)

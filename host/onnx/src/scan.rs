@@ -22,6 +22,8 @@ pub struct Scan {
     pub skeleton: Vec<u8>,
     /// Memory that the decoded skeleton takes, at most.
     pub decoded_bytes: u64,
+    /// Memory that what is left out takes for who decodes it, at most, beyond a weight that lies in the file as it is used.
+    pub unpacked_bytes: u64,
     /// What it references outside itself, in the order of the file.
     pub references: Vec<Reference>,
 }
@@ -33,6 +35,7 @@ pub struct Scan {
 pub fn scan(message: &'static Message, bytes: &[u8], max_bytes: u64) -> Result<Scan, String> {
     let mut scanner = Scanner {
         decoded_bytes: 0,
+        unpacked_bytes: 0,
         max_bytes,
         counts: [0; tables::COUNT],
         references: Vec::new(),
@@ -42,6 +45,7 @@ pub fn scan(message: &'static Message, bytes: &[u8], max_bytes: u64) -> Result<S
     Ok(Scan {
         skeleton,
         decoded_bytes: scanner.decoded_bytes,
+        unpacked_bytes: scanner.unpacked_bytes,
         references: scanner.references,
     })
 }
@@ -66,6 +70,7 @@ fn is_left_out(message: &Message, field: &Field) -> bool {
 
 struct Scanner {
     decoded_bytes: u64,
+    unpacked_bytes: u64,
     max_bytes: u64,
     /// How many there are of each message.
     counts: [u64; tables::COUNT],
@@ -116,8 +121,10 @@ impl Scanner {
             }
             seen |= bit;
             if is_left_out(message, field) {
-                if let Kind::Message(inner) = field.kind {
-                    self.left_out(inner, raw.payload, depth + 1)?;
+                match field.kind {
+                    Kind::Message(inner) => self.left_out(inner, raw.payload, depth + 1)?,
+                    kind if field.repeated => self.unpacked_bytes += unpacked(kind, raw.payload),
+                    _ => {}
                 }
                 continue;
             }
@@ -147,6 +154,7 @@ impl Scanner {
     ) -> Result<(), String> {
         let before = self.decoded_bytes;
         self.message(message, bytes, &mut Vec::new(), depth)?;
+        self.unpacked_bytes += self.decoded_bytes - before;
         self.decoded_bytes = before;
         Ok(())
     }
@@ -183,6 +191,16 @@ fn held(kind: Kind, payload: &[u8]) -> u64 {
         // Each number of a packed list may be one byte and becomes eight.
         Kind::Varint => 8 * bytes.max(1),
         _ => bytes + ELEMENT_BYTES,
+    }
+}
+
+/// Memory that elements of a tensor take which are not written as they are used: each number may be one byte, and a text none.
+fn unpacked(kind: Kind, payload: &[u8]) -> u64 {
+    /// The string and its place in a list.
+    const TEXT_BYTES: u64 = 48;
+    match kind {
+        Kind::Bytes | Kind::Text => payload.len() as u64 + TEXT_BYTES,
+        kind => held(kind, payload),
     }
 }
 

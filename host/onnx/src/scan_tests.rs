@@ -260,3 +260,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_backend_unpacks_is_weighed() {
+    let weighed = |tag: u64, payload: &[u8], times: usize| {
+        let mut tensor = Vec::new();
+        (0..times).for_each(|_| put(&mut tensor, tag, payload));
+        let scan = scan(&TENSOR_PROTO, &tensor).unwrap();
+        assert!(scan.skeleton.is_empty());
+        (tensor.len() as u64, scan.unpacked_bytes)
+    };
+    // Raw data and floats are as they are used.
+    assert_eq!(weighed(9, &[0; 1000], 1).1, 0);
+    assert!(weighed(4, &[0; 4000], 1).1 <= 4000 + ELEMENT_BYTES);
+    // Numbers of one byte become eight, alone or packed.
+    assert_eq!(weighed(7, &[1; 1000], 1).1, 8000);
+    assert_eq!(weighed(5, &[1; 1000], 1).1, 8000);
+    let mut alone = Vec::new();
+    (0..1000).for_each(|_| put_number(&mut alone, 7, 1));
+    assert_eq!(scan(&TENSOR_PROTO, &alone).unwrap().unpacked_bytes, 8000);
+    let (empty_texts, unpacked) = weighed(6, b"", 1000);
+    assert!(unpacked > 20 * empty_texts, "{unpacked} of {empty_texts}");
+    // And properties that only people read.
+    let (empty_properties, unpacked) = weighed(16, b"", 1000);
+    assert!(
+        unpacked > 20 * empty_properties,
+        "{unpacked} of {empty_properties}"
+    );
+}

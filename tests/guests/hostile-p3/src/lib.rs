@@ -76,6 +76,16 @@ fn request(fields: Fields) -> Request {
     Request::new(fields, None, trailers, None).0
 }
 
+/// Asks the server that answers much and without end.
+async fn flood(path: &str) -> Option<Response> {
+    let request = request(Fields::new());
+    let _ = request.set_scheme(Some(&Scheme::Http));
+    let authority = std::env::var("FLOOD").expect("the test gives it");
+    let _ = request.set_authority(Some(&authority));
+    let _ = request.set_path_with_query(Some(path));
+    client::send(request).await.ok()
+}
+
 async fn open() -> Descriptor {
     let root = get_directories().pop().expect("the test gives files").0;
     let (name, read) = ("large.bin".to_owned(), DescriptorFlags::READ);
@@ -130,6 +140,19 @@ async fn make(case: &str) -> Option<Box<dyn Any>> {
             let _ = request.set_authority(Some(&authority));
             let _ = request.set_path_with_query(Some("/healthz"));
             held(client::send(request).await.ok()?)
+        }
+        "p3-unread-response" => held(flood("/body").await?),
+        "p3-unread-headers" => {
+            let response = flood("/headers").await?;
+            held((response.get_headers().copy_all().len(), response))
+        }
+        "p3-unread-body" => {
+            let response = flood("/body").await?;
+            let (_, result) = wit_future::new(|| Ok(()));
+            let (mut body, trailers) = Response::consume_body(response, result);
+            let (_, begin) = body.read(Vec::with_capacity(1)).await;
+            assert!(!begin.is_empty(), "the test's server sends something");
+            held((body, trailers))
         }
         "p3-open" => held(open().await),
         "p3-read-via-stream" => held(open().await.read_via_stream(0)),

@@ -17,6 +17,10 @@ pub const CALLS: &[(&str, Call)] = &[
     ("nn-error-of-a-long-input", long_input),
     ("nn-error-of-bytes", from_bytes),
     ("nn-error-data", error_data),
+    ("nn-load-small", || kept(load_file("small.onnx"))),
+    ("nn-load-swelling", || kept(load_file("swelling.onnx"))),
+    ("nn-load-packed", || kept(load_file("packed.onnx"))),
+    ("nn-load-many-nodes", || kept(load_file("many-nodes.onnx"))),
     ("nn-tensor", || kept(Ok(tensor()))),
     ("nn-tensor-of-nothing", || {
         kept(Ok(Tensor::new(&[0], TensorType::U8, &[])))
@@ -43,6 +47,12 @@ fn error<T>(made: Result<T, Error>) -> Option<Box<dyn Any>> {
 
 fn graph() -> Graph {
     load_by_name("double").expect("the test gives it")
+}
+
+/// A model of the bundle's files, loaded from its bytes.
+fn load_file(name: &str) -> Result<Graph, Error> {
+    let bytes = std::fs::read(format!("/{name}")).expect("the test gives it");
+    load(&[bytes], GraphEncoding::Onnx, ExecutionTarget::Cpu)
 }
 
 fn tensor() -> Tensor {

@@ -8,7 +8,8 @@ use wasip2::filesystem::preopens::get_directories;
 use wasip2::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    Fields, Method, OutgoingBody, OutgoingRequest, OutgoingResponse, RequestOptions, Scheme,
+    Fields, FutureIncomingResponse, IncomingResponse, Method, OutgoingBody, OutgoingRequest,
+    OutgoingResponse, RequestOptions, Scheme,
 };
 use wasip2::io::poll::{Pollable, poll};
 use wasip2::io::streams::OutputStream;
@@ -61,6 +62,12 @@ pub const CALLS: &[(&str, Call)] = &[
     ("http-response-trailers", response_trailers),
     ("http-handle", handle),
     ("http-handle-denied", handle_denied),
+    ("http-unread-response", || held(flood("/body")?)),
+    ("http-unread-headers", || {
+        let response = flood_response("/headers")?;
+        held((response.headers().entries().len(), response))
+    }),
+    ("http-unread-body", unread_body),
     ("io-poll", poll_many),
     ("io-pollable", || {
         held(monotonic_clock::subscribe_duration(3600 * 1_000_000_000))
@@ -219,14 +226,37 @@ fn response_trailers() -> Option<Box<dyn Any>> {
     held(response)
 }
 
-fn sent(authority: &str) -> Option<Box<dyn Any>> {
+fn send(authority: &str, path: &str) -> Option<FutureIncomingResponse> {
     let request = request();
     request.set_scheme(Some(&Scheme::Http)).ok()?;
     request.set_authority(Some(authority)).ok()?;
-    request.set_path_with_query(Some("/healthz")).ok()?;
+    request.set_path_with_query(Some(path)).ok()?;
     let answer = outgoing_handler::handle(request, None).ok()?;
     answer.subscribe().block();
-    held(answer)
+    Some(answer)
+}
+
+fn sent(authority: &str) -> Option<Box<dyn Any>> {
+    held(send(authority, "/healthz")?)
+}
+
+/// Asks the server that answers much and without end.
+fn flood(path: &str) -> Option<FutureIncomingResponse> {
+    send(&std::env::var("FLOOD").expect("the test gives it"), path)
+}
+
+fn flood_response(path: &str) -> Option<IncomingResponse> {
+    flood(path)?.get()?.ok()?.ok()
+}
+
+/// A body of which the beginning was read.
+fn unread_body() -> Option<Box<dyn Any>> {
+    let response = flood_response("/body")?;
+    let body = response.consume().ok()?;
+    let stream = body.stream().ok()?;
+    let begin = stream.blocking_read(1).ok()?;
+    assert!(!begin.is_empty(), "the test's server sends something");
+    held((stream, body, response))
 }
 
 fn handle() -> Option<Box<dyn Any>> {
