@@ -1,5 +1,6 @@
 //! The graphs loaded on this node: each once, shared by whoever holds it, unloaded with its last holder.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -10,14 +11,14 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
 use crate::budget::Owner;
-use crate::infer::backend::tensor::Place;
+use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{
     BackendChoice, BackendInfo, Cards, DataFile, Device, GuestModel, LoadError, Loaded, Source,
     Target, Wanted,
 };
 pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
-use crate::infer::compute::{Compute, Computes, guarded};
+use crate::infer::compute::{Compute, Computes, Worker, guarded};
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, GraphMemory, Remote};
 use crate::infer::interest::{Interest, Interested};
 use crate::infer::loader::Loader;
@@ -249,6 +250,20 @@ impl GraphStore {
             slots: Mutex::default(),
             loads: Turns::new(loads_at_once()),
         })
+    }
+
+    /// The elements of a tensor that lies on a card, read on a thread that may wait for it.
+    pub(crate) fn fetch(
+        &self,
+        owner: Owner,
+        tensor: Arc<Tensor>,
+    ) -> impl Future<Output = Result<Vec<u8>, String>> + Send + use<> {
+        let compute = self.compute.at(tensor.data.place());
+        async move {
+            let read = move |_: &Worker| tensor.data.read().map(Cow::into_owned);
+            let read = compute.run(owner, 1, read, drop).await;
+            read.unwrap_or_else(|error| Err(error.to_string()))
+        }
     }
 
     /// The graph, loaded now if nobody holds it. Loads once for all who ask at once, on a thread that may block.

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::*;
+use crate::infer::backend::tensor::{Data, ElementType, Kept};
 use crate::infer::backend::testing::{backends, row_by_row};
+use crate::infer::backend::{Model, RunError, Runs};
 use crate::infer::loader::Loader;
+use crate::infer::tally::Queued;
 
 #[tokio::test]
 async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
@@ -85,4 +88,56 @@ async fn a_load_keeps_its_turn_until_it_ends_though_its_caller_goes() {
         .expect("its turn comes when another's load has ended");
     drop(release);
     late.await.unwrap();
+}
+
+/// A graph that does nothing, and may do so on the thread that asks.
+struct Quick;
+
+impl Model for Quick {
+    fn run(&self, _inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
+        Ok(Vec::new())
+    }
+}
+
+#[derive(Debug)]
+struct Elsewhere(Place);
+
+impl Kept for Elsewhere {
+    fn bytes(&self) -> usize {
+        1
+    }
+
+    fn place(&self) -> Place {
+        self.0
+    }
+
+    fn read(&self) -> Result<Cow<'_, [u8]>, String> {
+        Ok(Cow::Borrowed(&[0]))
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_inputs_lie_on_a_card_is_not_run_by_the_thread_that_asks() {
+    let loaded = Loaded {
+        model: Box::new(Quick),
+        backend: "test",
+        device: Device::Cpu,
+        runs: Runs::Anywhere,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        mixes_rows: None,
+    };
+    let graph = LoadedGraph::new(loaded, Computes::default(), "quick".into(), 1, 1);
+    let input = |place| Tensor {
+        ty: ElementType::U8,
+        dims: vec![1],
+        data: Data::Kept(Arc::new(Elsewhere(place))),
+    };
+    // A run that was held up by others makes the next ones longer, by what is expected.
+    while !graph.is_short(&[input(Place::Host)]) {
+        let queued = Queued::new(&Arc::default());
+        let inputs = vec![input(Place::Host)];
+        graph.run(Owner::NONE, inputs, queued, drop).await.unwrap();
+    }
+    assert!(!graph.is_short(&[input(Place::Host), input(Place::Cuda(0))]));
 }

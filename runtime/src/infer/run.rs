@@ -222,6 +222,8 @@ impl LoadedGraph {
         self.loaded.runs == Runs::Anywhere
             && self.bytes <= SMALL_BYTES
             && self.pace.is_quick(bytes(inputs))
+            // What lies on a card is fetched first, and the card may be busy.
+            && inputs.iter().all(|tensor| tensor.data.place() == Place::Host)
     }
 
     /// How many joined runs of it are worth having at once.

@@ -7,12 +7,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use wasmtime::component::{Linker, Resource, ResourceType};
 
 use super::NnView;
 use super::bindings::tensor::TensorType;
-use crate::infer::backend::tensor::{Data, ElementType, Tensor};
+use crate::budget::Owner;
+use crate::infer::backend::tensor::{Data, ElementType, Place, Tensor};
 
 impl From<TensorType> for ElementType {
     fn from(ty: TensorType) -> Self {
@@ -112,10 +114,16 @@ impl NnView<'_> {
     /// The elements: copied once, from where the backend left them into the guest.
     fn data(&self, tensor: &Resource<GuestTensor>) -> wasmtime::Result<Read> {
         let tensor = &self.table.get(tensor)?.0;
-        if let Data::Kept(kept) = &tensor.data
-            && let Some(fetched) = kept.fetched()
-        {
-            return Ok(Read::Away(fetched));
+        if let Data::Kept(kept) = &tensor.data {
+            if let Some(fetched) = kept.fetched() {
+                return Ok(Read::Away(fetched));
+            }
+            if kept.place() != Place::Host {
+                // A card may be busy for as long as a run takes, and this thread has others to serve.
+                let owner = Owner::of(&self.ctx.meter);
+                let fetched = self.ctx.store.fetch(owner, tensor.clone());
+                return Ok(Read::Away(fetched.boxed()));
+            }
         }
         let read = tensor.data.read();
         Ok(Read::Here(match read.map_err(wasmtime::Error::msg)? {
@@ -169,4 +177,83 @@ pub(super) fn add_to_linker<T: Send + 'static>(
             })
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    use wasmtime::component::ResourceTable;
+
+    use super::*;
+    use crate::account::Account;
+    use crate::infer::backend::tensor::Kept;
+    use crate::infer::backend::testing::backends;
+    use crate::infer::graphs::GraphStore;
+    use crate::infer::loader::Loader;
+    use crate::infer::loading::Loading;
+    use crate::infer::nn::{NnCtx, NnLimits};
+
+    /// Elements on a card that is busy until it is told otherwise.
+    #[derive(Debug)]
+    struct OnBusyCard(Mutex<Receiver<()>>);
+
+    impl Kept for OnBusyCard {
+        fn bytes(&self) -> usize {
+            4
+        }
+
+        fn place(&self) -> Place {
+            Place::Cuda(0)
+        }
+
+        fn read(&self) -> Result<Cow<'_, [u8]>, String> {
+            let gate = self.0.lock().unwrap();
+            let free = gate.recv_timeout(Duration::from_secs(10));
+            free.map_err(|_| "the executor waits for this read".to_owned())?;
+            Ok(Cow::Owned(vec![1, 2, 3, 4]))
+        }
+    }
+
+    fn ctx() -> NnCtx {
+        let store = GraphStore::new(Loader::InProcess(backends()));
+        NnCtx::new(
+            Loading::new(store.clone(), Vec::new()),
+            Arc::default(),
+            store,
+            NnLimits {
+                account: Account::new(1 << 20),
+                load_from_bytes: false,
+                own_engine: None,
+            },
+            Arc::default(),
+        )
+    }
+
+    // The executor has this one thread.
+    #[tokio::test]
+    async fn a_read_from_a_busy_card_leaves_the_executor_to_others() {
+        let (free, gate) = channel();
+        let tensor = GuestTensor::new(Tensor {
+            ty: ElementType::U8,
+            dims: vec![4],
+            data: Data::Kept(Arc::new(OnBusyCard(Mutex::new(gate)))),
+        });
+        let (mut ctx, mut table) = (ctx(), ResourceTable::new());
+        let tensor = table.push(tensor).unwrap();
+        let view = NnView {
+            ctx: &mut ctx,
+            table: &mut table,
+        };
+        let Read::Away(fetched) = view.data(&tensor).unwrap() else {
+            panic!("it was read here");
+        };
+        let reading = tokio::spawn(fetched);
+        tokio::task::yield_now().await;
+        assert!(!reading.is_finished());
+        free.send(()).unwrap();
+        assert_eq!(reading.await.unwrap().unwrap(), [1, 2, 3, 4]);
+    }
 }
