@@ -73,6 +73,67 @@ async fn a_fetched_library_is_the_one_that_serves() -> Result<()> {
     Ok(())
 }
 
+/// What the server says when it has no ONNX Runtime, as its own user reads it.
+fn reason(server: &Server) -> Result<String> {
+    let backends = server.cli_json(&["backends"])?;
+    let listed = backends["backends"].as_array().context("a list")?;
+    let found = listed.iter().find(|one| one["name"] == "onnxruntime");
+    let reason = found.context("no onnxruntime")?["reason"].as_str();
+    reason.map(str::to_owned).with_context(|| {
+        format!("this machine has an ONNX Runtime of its own, so that the test shows nothing: {backends}")
+    })
+}
+
+#[tokio::test]
+async fn the_hint_is_a_command_that_helps_the_server_that_gives_it() -> Result<()> {
+    let Some(python) = Python::with("the package onnxruntime") else {
+        return Ok(());
+    };
+    // A home folder of its own, where a client would install something for another server.
+    let alone = "unset VIRTUAL_ENV ORT_DYLIB_PATH && export HOME=/nonexistent";
+    let server = Server::start_under(alone, &[])?;
+    let told = reason(&server)?;
+    assert!(told.ends_with("then start the server again"), "{told}");
+    let command = told.split('`').nth(1).context("no command")?;
+    let folder = server.folder();
+    let (programs, client, index) = (
+        folder.join("programs"),
+        folder.join("client"),
+        folder.join("index"),
+    );
+    for made in [&programs, &client, &index] {
+        std::fs::create_dir(made)?;
+    }
+    std::os::unix::fs::symlink(std::path::absolute(binary())?, programs.join("samovar"))?;
+    python.run("make_wheel.py", &[&index])?;
+    let of_python = python.path().parent().context("a folder")?.to_owned();
+    let output = Command::new("/bin/sh")
+        .args(["-c", command])
+        .current_dir(&client)
+        .env("PATH", std::env::join_paths([programs, of_python])?)
+        .env("HOME", &client)
+        .env("PIP_NO_INDEX", "1")
+        .env("PIP_FIND_LINKS", &index)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .output()?;
+    assert!(output.status.success(), "{command}: {}", said(&output));
+    assert_eq!(std::fs::read_dir(&client)?.count(), 0, "beside the client");
+    // As it says, it looks at its start and not before.
+    assert_eq!(reason(&server)?, told);
+    let server = server.restart()?;
+    let backends = server.cli_json(&["backends"])?;
+    let listed = backends["backends"].as_array().context("a list")?;
+    let found = listed.iter().find(|one| one["name"] == "onnxruntime");
+    let found = found.context("no onnxruntime")?;
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        assert_eq!(found["available"], true, "{backends}");
+        let path = Path::new(found["path"].as_str().context("a path")?);
+        assert!(path.starts_with(server.folder()), "{backends}");
+    }
+    Ok(())
+}
+
 #[test]
 fn what_is_missing_is_named() -> Result<()> {
     let folder = tempfile::tempdir()?;

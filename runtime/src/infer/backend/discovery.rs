@@ -12,8 +12,9 @@ pub(super) const OLDEST: Version = Version::new(1, 24, 0);
 
 /// What helps when it is missing: the command that installs it where this node looks, as a node looks only at its start.
 fn help(installed: Option<&Path>) -> String {
+    // The folder of this library, in that of all backends, in that of the node.
     let data = installed
-        .and_then(Path::parent)
+        .and_then(|folder| folder.parent()?.parent())
         .map_or_else(String::new, |data| format!(" --data '{}'", data.display()));
     format!(
         "not found: on the server's machine run `samovar backends install onnxruntime{data}`, or set ORT_DYLIB_PATH to \
@@ -23,28 +24,49 @@ fn help(installed: Option<&Path>) -> String {
 
 type Missing = (Option<PathBuf>, String);
 
+/// Where the library may be.
+struct Sources<'a> {
+    /// What the node was told.
+    setting: Option<&'a Path>,
+    /// What the variable `ORT_DYLIB_PATH` says.
+    variable: Option<PathBuf>,
+    /// What was installed for this node.
+    installed: Option<&'a Path>,
+    /// Where other programs install it.
+    roots: Vec<PathBuf>,
+}
+
 /// The library's file.
 ///
 /// # Errors
 /// With the path that was asked for but is not there, or what to do when nothing is found.
 pub fn onnxruntime(setting: Option<&Path>, installed: Option<&Path>) -> Result<PathBuf, Missing> {
-    let named = setting
-        .map(Path::to_owned)
-        .or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    find(&Sources {
+        setting,
+        variable: folder("ORT_DYLIB_PATH"),
+        installed,
+        roots: roots(folder("VIRTUAL_ENV"), folder("HOME")),
+    })
+}
+
+fn find(sources: &Sources<'_>) -> Result<PathBuf, Missing> {
+    let named = sources.setting.or(sources.variable.as_deref());
     if let Some(path) = named {
         return if path.is_file() {
-            Ok(path)
+            Ok(path.to_owned())
         } else {
             let reason = format!("{} is not a file", path.display());
-            Err((Some(path), reason))
+            Err((Some(path.to_owned()), reason))
         };
     }
-    let sources = installed.into_iter().map(|folder| vec![folder.to_owned()]);
-    let newest: Vec<PathBuf> = sources
-        .chain(roots().iter().map(|root| folders(root)))
+    let installed = sources.installed.into_iter();
+    let newest: Vec<PathBuf> = installed
+        .map(|folder| vec![folder.to_owned()])
+        .chain(sources.roots.iter().map(|root| folders(root)))
         .filter_map(|folders| newest(folders.iter().flat_map(|folder| libraries(folder))))
         .collect();
-    first_usable(newest).ok_or_else(|| (None, help(installed)))
+    first_usable(newest).ok_or_else(|| (None, help(sources.installed)))
 }
 
 /// The first that is not known to be too old; else the first, whose version is then the reason that is told.
@@ -80,11 +102,10 @@ pub(super) fn version(path: &Path) -> Option<Version> {
 }
 
 /// Folders in which libraries and Python packages may be installed.
-fn roots() -> Vec<PathBuf> {
-    let environment = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
+fn roots(environment: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
+    let own = home.map(|home| home.join(".local"));
     let system = ["/usr/local".into(), "/usr".into()];
-    environment.into_iter().chain(home).chain(system).collect()
+    environment.into_iter().chain(own).chain(system).collect()
 }
 
 /// Folders of a root that may hold the library.
@@ -172,5 +193,68 @@ mod tests {
         assert_eq!(first(&["1.20.0", "1.32.0"]), Some(path("1.32.0")));
         assert_eq!(first(&["1.20.0", "1.19.0"]), Some(path("1.20.0")));
         assert_eq!(first(&[]), None);
+    }
+
+    #[test]
+    fn sources_are_tried_in_the_documented_order() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = |name: &str| place.path().join(name);
+        let library = |folder: PathBuf, version: &str| {
+            let name = format!("libonnxruntime.so.{version}");
+            put(&folder, &[&name]);
+            folder.join(name)
+        };
+        // The later the source, the newer the library: versions do not count between sources.
+        let setting = library(folder("setting"), "1.24.0");
+        let variable = library(folder("variable"), "1.25.0");
+        let installed = library(folder("installed"), "1.26.0");
+        let in_environment = library(
+            folder("venv/lib/python3.12/site-packages/onnxruntime/capi"),
+            "1.27.0",
+        );
+        let of_user = library(
+            folder("home/.local/lib/python3.12/site-packages/onnxruntime/capi"),
+            "1.28.0",
+        );
+        let of_system = library(folder("usr/lib/x86_64-linux-gnu"), "1.29.0");
+        let all = roots(Some(folder("venv")), Some(folder("home")));
+        assert_eq!(
+            all,
+            [
+                folder("venv"),
+                folder("home/.local"),
+                "/usr/local".into(),
+                "/usr".into()
+            ]
+        );
+        let installed_folder = folder("installed");
+        let mut sources = Sources {
+            setting: Some(&setting),
+            variable: Some(variable.clone()),
+            installed: Some(&installed_folder),
+            // The test's own for those of the machine.
+            roots: vec![folder("venv"), folder("home/.local"), folder("usr")],
+        };
+        assert_eq!(find(&sources), Ok(setting.clone()));
+        sources.setting = None;
+        assert_eq!(find(&sources), Ok(variable));
+        sources.variable = None;
+        assert_eq!(find(&sources), Ok(installed));
+        sources.installed = None;
+        assert_eq!(find(&sources), Ok(in_environment));
+        sources.roots.remove(0);
+        assert_eq!(find(&sources), Ok(of_user));
+        sources.roots.remove(0);
+        assert_eq!(find(&sources), Ok(of_system));
+        sources.roots.clear();
+        let (path, help) = find(&sources).unwrap_err();
+        assert!(
+            path.is_none() && help.contains("backends install"),
+            "{help}"
+        );
+        // What was named and is not there is not replaced by something else.
+        let gone = folder("gone.so");
+        sources.setting = Some(&gone);
+        assert_eq!(find(&sources).unwrap_err().0, Some(gone.clone()));
     }
 }
