@@ -1,4 +1,4 @@
-//! Tests that are skipped because this machine lacks what they need: counted, and failures in CI, whose set-up provides it.
+//! Tests that are skipped because this machine lacks what they need: counted, and failures where the set-up was meant to provide it.
 //!
 //! Other crates include this file by its path, so it depends on nothing.
 
@@ -25,15 +25,17 @@ pub const FILE: &str = "SAMOVAR_TEST_SKIPS";
 /// Says that the test which calls this is skipped, or one of its parts. The test returns afterwards.
 ///
 /// # Panics
-/// In CI, unless it is for want of a card or of the right to mount, which no set-up can provide.
+/// In CI, unless a card or the right to mount is missing, which no set-up can provide. Where `SAMOVAR_TEST_PYTHON` names a Python,
+/// also when that one lacks a package.
 pub fn skip(need: Need, reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     eprintln!("skipped: {test} needs {need:?}: {reason}");
     let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    let has_python = std::env::var_os("SAMOVAR_TEST_PYTHON").is_some();
     assert!(
-        !in_ci || matches!(need, Need::Card | Need::Mounts),
-        "{test} needs {need:?}, which the set-up of CI provides: {reason}"
+        !is_provided(need, in_ci, has_python),
+        "{test} needs {need:?}, which the set-up of the tests provides: {reason}"
     );
     let Some(path) = std::env::var_os(FILE) else {
         return;
@@ -46,4 +48,28 @@ pub fn skip(need: Need, reason: &str) {
         .open(path);
     let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
     written.expect("a skipped test is counted");
+}
+
+/// Whether the set-up of the tests is to blame when this is missing.
+fn is_provided(need: Need, in_ci: bool, has_python: bool) -> bool {
+    match need {
+        Need::Card | Need::Mounts => false,
+        Need::Python | Need::Onnxruntime => in_ci || has_python,
+        Need::Npm | Need::Guest => in_ci,
+    }
+}
+
+#[cfg(test)]
+#[test]
+fn what_a_set_up_provides_is_not_skipped() {
+    for need in [Need::Python, Need::Onnxruntime] {
+        assert!(is_provided(need, true, false) && is_provided(need, false, true));
+        assert!(!is_provided(need, false, false));
+    }
+    for need in [Need::Npm, Need::Guest] {
+        assert!(is_provided(need, true, false) && !is_provided(need, false, true));
+    }
+    for need in [Need::Card, Need::Mounts] {
+        assert!(!is_provided(need, true, true));
+    }
 }

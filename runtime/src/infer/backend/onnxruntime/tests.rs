@@ -7,6 +7,7 @@ use samovar_onnx::folding::Folding;
 use super::run::SharedSession;
 use super::*;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
+use crate::infer::backend::testing::onnx::leaking;
 use crate::infer::backend::testing::skip::{Need, skip};
 use crate::infer::backend::testing::{backends, passing_on, row_by_row};
 use crate::infer::backend::{GuestModel, Model};
@@ -187,4 +188,30 @@ fn what_was_checked_as_onnx_is_read_as_onnx() {
     assert!(opened.is_err(), "the library read its own format");
     let error = Onnx::read(&bytes).unwrap_err();
     assert!(error.contains("ONNX Runtime's own format"), "{error}");
+}
+
+#[test]
+fn bytes_have_no_files_beside_them_though_the_check_before_missed_one() {
+    let backends = backends();
+    let Ok(onnxruntime) = &backends.onnxruntime else {
+        skip(Need::Onnxruntime, "no library was found");
+        return;
+    };
+    // A file in the folder in which tests run, as the server's keys may lie in that of a server.
+    let bytes = leaking("Cargo.toml", 8);
+    let Err(refused) = GuestModel::read(bytes.clone(), u64::MAX) else {
+        panic!("the check before does not miss it");
+    };
+    assert!(refused.0.contains("lies in another file"), "{refused}");
+    let missed = GuestModel {
+        onnx: Onnx::read(&bytes).unwrap(),
+        bytes,
+    };
+    let environment = &onnxruntime.environment;
+    let opened = session::open(environment, &Source::Bytes(&missed), 1, Folding::Off);
+    let error = opened.map(drop).unwrap_err().to_string();
+    assert!(error.contains("no-weights"), "{error}");
+    // Told of no folder, the library reads the file: without that, this test would show nothing.
+    let mut builder = session::onnx_builder(environment, 1, Folding::Off).unwrap();
+    builder.commit_from_memory(&missed.bytes).unwrap();
 }
