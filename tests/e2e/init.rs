@@ -234,6 +234,15 @@ fn is_here(program: &str, args: &[&str]) -> bool {
     here
 }
 
+/// `PATH` with the programs of this Python first.
+fn path_with(python: &Python) -> Result<OsString> {
+    let own = python.path().parent().context("no folder of programs")?;
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let others = std::env::split_paths(&others);
+    let path = [own.to_owned()].into_iter().chain(others);
+    Ok(std::env::join_paths(path)?)
+}
+
 #[tokio::test]
 async fn rust() -> Result<()> {
     let server = Server::start()?;
@@ -264,12 +273,7 @@ async fn python() -> Result<()> {
     };
     let server = Server::start()?;
     let mut project = Project::init(&server, "flowers-py", "python")?;
-    let own = python.path().parent().context("no folder of programs")?;
-    let others = std::env::var_os("PATH").unwrap_or_default();
-    let path = [own.to_owned()]
-        .into_iter()
-        .chain(std::env::split_paths(&others));
-    project.variables = vec![("PATH".into(), std::env::join_paths(path)?)];
+    project.variables = vec![("PATH".into(), path_with(&python)?)];
     project.test()?;
     project.insert(
         "app.py",
@@ -305,6 +309,63 @@ async fn javascript() -> Result<()> {
     project.refuses_what_is_no_number().await?;
     let error = "RangeError: no petals";
     project.answers_an_exception(error, "predict@").await
+}
+
+/// With a fake npm, which notes how it was called.
+#[test]
+fn the_javascript_template_installs_what_its_lock_says_when_that_changed() -> Result<()> {
+    if !is_here("node", &["--version"]) {
+        return Ok(());
+    }
+    let server = Server::start()?;
+    let project = Project::init(&server, "installed", "js")?;
+    let programs = server.folder().join("programs");
+    std::fs::create_dir(&programs)?;
+    let npm = programs.join("npm");
+    let script = "#!/bin/sh\necho \"$@\" >> called\nmkdir -p node_modules\ntouch node_modules/.package-lock.json\nexit $NPM_ENDS\n";
+    std::fs::write(&npm, script)?;
+    std::fs::set_permissions(&npm, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([programs].into_iter().chain(std::env::split_paths(&others)))?;
+    let install = |npm_ends: i32| -> Result<Option<i32>> {
+        let mut command = Command::new("node");
+        command.arg("install.js").current_dir(project.folder());
+        command
+            .env("PATH", &path)
+            .env("NPM_ENDS", npm_ends.to_string());
+        Ok(command.status()?.code())
+    };
+    let calls = || -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(project.folder().join("called"))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    };
+    assert_eq!(install(0)?, Some(0));
+    assert_eq!(calls()?, ["ci --no-audit --no-fund --loglevel=error"]);
+    assert_eq!(install(0)?, Some(0));
+    assert_eq!(calls()?.len(), 1, "it was installed already");
+    let at = |file: &str, seconds: u64| -> Result<()> {
+        let file = std::fs::File::options()
+            .write(true)
+            .open(project.folder().join(file))?;
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        Ok(file.set_modified(at)?)
+    };
+    for (number, changed) in ["package.json", "package-lock.json"]
+        .into_iter()
+        .enumerate()
+    {
+        at("package.json", 1)?;
+        at("package-lock.json", 1)?;
+        at("node_modules/.package-lock.json", 2)?;
+        assert_eq!(install(0)?, Some(0));
+        assert_eq!(calls()?.len(), 1 + number, "nothing has changed");
+        at(changed, 3)?;
+        assert_eq!(install(0)?, Some(0));
+        assert_eq!(calls()?.len(), 2 + number, "{changed} has changed");
+    }
+    std::fs::remove_dir_all(project.folder().join("node_modules"))?;
+    assert_eq!(install(7)?, Some(7), "npm's failure is the build's");
+    Ok(())
 }
 
 #[test]

@@ -90,6 +90,7 @@ template!(
         "fake/hooks.js",
         "fake/host.js",
         "fake/register.js",
+        "install.js",
         "package-lock.json",
         "package.json",
     ]
