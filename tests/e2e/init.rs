@@ -180,6 +180,56 @@ impl<'s> Project<'s> {
         .await
     }
 
+    /// Code at module level runs while the component is built, and never again. The code was made to answer the clock of module
+    /// level, in whole seconds, when the first measure is 8. Then `load` of a graph is put there, before the one line of `file`
+    /// that begins with `line`, which cannot work: the build says where.
+    async fn runs_module_level_once(&self, file: &str, line: &str, load: &str) -> Result<()> {
+        let now = || -> Result<f64> {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+            Ok(since.as_secs_f64())
+        };
+        let begun = now()?;
+        self.push()?;
+        let built = now()?;
+        let clock = || -> Result<f64> {
+            let answer = ran(&self.predict(&["-d", "[8, 0, 0, 0]"])?, "samovar predict")?;
+            let answer: Value = serde_json::from_slice(&answer)?;
+            answer["species"]
+                .as_str()
+                .context("a text")?
+                .parse::<f64>()
+                .map_err(Into::into)
+        };
+        let first = clock()?;
+        ensure!(
+            begun - 1.0 <= first && first <= built,
+            "{begun} {first} {built}"
+        );
+        for replica in self.replicas().await? {
+            let args = [
+                "deployment",
+                "replicas",
+                self.name,
+                "production",
+                "--kill",
+                &replica,
+            ];
+            self.server.cli_json(&args)?;
+        }
+        assert_eq!(clock()?, first, "in another replica");
+
+        self.insert(file, line, load)?;
+        let mut command = samovar(self.server, &self.folder(), &["push", "--wait"]);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success(), "{said}");
+        let told = "calls load-by-name of wasi:nn/graph@0.2.0-rc-2024-10-28 at module level";
+        ensure!(said.contains(&format!("error: {file} {told}")), "{said}");
+        assert_eq!(clock()?, first, "what serves is the last that was built");
+        Ok(())
+    }
+
     /// The ids of its replicas.
     async fn replicas(&self) -> Result<Vec<String>> {
         let api = self.server.api();
@@ -285,6 +335,50 @@ async fn python() -> Result<()> {
     project.refuses_what_is_no_number().await?;
     let error = "RuntimeError: no petals";
     project.answers_an_exception(error, "in predict").await
+}
+
+#[tokio::test]
+async fn python_at_module_level() -> Result<()> {
+    let Some(python) = Python::with("venv") else {
+        return Ok(());
+    };
+    let server = Server::start()?;
+    let mut project = Project::init(&server, "early-py", "python")?;
+    project.variables = vec![("PATH".into(), path_with(&python)?)];
+    project.insert("app.py", "import traceback", "import time")?;
+    project.insert("app.py", "class Lifecycle:", "STARTED = time.time()\n\n")?;
+    project.insert(
+        "app.py",
+        "    x = Tensor(",
+        "    if measures[0] == 8:\n        return {\"species\": str(STARTED)}",
+    )?;
+    let load = "GRAPH = load_by_name(\"default\")\n\n";
+    project
+        .runs_module_level_once("app.py", "class Lifecycle:", load)
+        .await
+}
+
+#[tokio::test]
+async fn javascript_at_module_level() -> Result<()> {
+    if !is_here("npm", &["--version"]) {
+        return Ok(());
+    }
+    let server = Server::start()?;
+    let project = Project::init(&server, "early-js", "js")?;
+    project.insert(
+        "app.js",
+        "export const lifecycle",
+        "const started = Date.now() / 1000;",
+    )?;
+    project.insert(
+        "app.js",
+        "  const x = new Tensor(",
+        "  if (measures[0] === 8) return [200, { species: String(started) }];",
+    )?;
+    let load = "const graph = loadByName(\"default\");";
+    project
+        .runs_module_level_once("app.js", "export const lifecycle", load)
+        .await
 }
 
 #[tokio::test]

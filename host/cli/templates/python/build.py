@@ -1,6 +1,7 @@
 """Builds app.wasm in a virtual environment with the packages of requirements.txt."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,20 @@ BINDINGS = HERE / "bindings"
 def run(*command: object) -> None:
     # componentize-py searches for packages there.
     variables = {**os.environ, "VIRTUAL_ENV": str(ENVIRONMENT)}
-    done = subprocess.run([str(part) for part in command], cwd=HERE, env=variables)
-    if done.returncode != 0:
-        sys.exit(done.returncode)
+    words = [str(part) for part in command]
+    done = subprocess.run(words, cwd=HERE, env=variables, stderr=subprocess.PIPE, text=True)
+    sys.stderr.write(done.stderr)
+    if done.returncode == 0:
+        return
+    # Code at module level runs now, where no host answers.
+    called = re.search(r"trapping stub: (\S+)#(\S+)", done.stderr)
+    if called:
+        interface, name = called.groups()
+        sys.stderr.write(
+            f"error: app.py calls {name} of {interface} at module level, which runs while app.wasm is built: "
+            "call it in Lifecycle.init\n"
+        )
+    sys.exit(done.returncode)
 
 
 def install() -> None:
