@@ -27,7 +27,7 @@ pub struct StreamItem {
     pub event: Option<Received<Event>>,
 }
 
-/// What happened: something that this release knows, or what a newer server tells of.
+/// An event that this release knows, or an unknown one from a newer server.
 pub type Event = Reported<EventData, Value>;
 
 impl EventStream {

@@ -1,24 +1,24 @@
-//! Whether a node is ready for requests.
+//! Readiness of a node.
 
 use serde::{Deserialize, Serialize};
 
 use super::reported::Reported;
 
-/// What `/readyz` answers, with 200 or 503.
+/// Response of `/readyz`, with status 200 or 503.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadinessResponse {
     /// Whether requests should be sent to the node.
     pub ready: bool,
-    /// Why not; none when it is ready.
+    /// The reasons why the node is not ready; empty if it is.
     pub reasons: Vec<NotReady>,
 }
 
 /// A reason not to send requests to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotReady {
-    /// For programs.
+    /// Code of the reason, for programs.
     pub code: Reported<NotReadyCode>,
-    /// For people.
+    /// Message for people.
     pub reason: String,
 }
 

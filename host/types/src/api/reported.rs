@@ -1,16 +1,16 @@
-//! Values in responses that a newer server may have more of: the words of enums above all.
+//! Values in responses that a newer server may extend, such as enums.
 
 use serde::{Deserialize, Serialize};
 
-/// A value in a response: one that this release knows, or what a newer server sent instead.
+/// A value in a response: a value that this release knows, or an unknown one from a newer server.
 ///
-/// Responses use it for every enum, so that a client reads the rest of the response and shows the word as it is.
+/// Responses use this for every enum, so that a client can read the rest of the response and show the unknown value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reported<T, U = String> {
     /// A value of this release.
     Known(T),
-    /// What this release cannot read as such a value.
+    /// A value that this release does not know.
     Unknown(U),
 }
 
