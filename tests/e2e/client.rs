@@ -190,9 +190,8 @@ impl Walk<'_> {
 
     /// Makes another deployment of the model.
     async fn deployment(&self) -> Result<Id> {
-        let pushed = self
-            .client
-            .push_to_model(MODEL, &self.push_request(), PATIENCE);
+        let request = self.push_request();
+        let pushed = self.client.push_to_model(MODEL, &request, PATIENCE);
         Ok(read(pushed.await?)?.deployment.id)
     }
 
@@ -289,8 +288,8 @@ impl Walk<'_> {
         ensure!(!read(client.deactivate_environment(MODEL, STAGING).await?)?.no_op);
         let activated = client.activate_environment(MODEL, STAGING, PATIENCE);
         ensure!(!read(activated.await?)?.no_op);
-        let logs = client.environment_logs(MODEL, STAGING, &LogsQuery::default());
-        read(logs.await?)?;
+        let query = LogsQuery::default();
+        read(client.environment_logs(MODEL, STAGING, &query).await?)?;
         Ok(())
     }
 

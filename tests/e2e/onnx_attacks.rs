@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use samovar_tests::onnx::{Node, Value as Port, leaking, model};
 use samovar_tests::python::onnxruntime;
 use samovar_tests::{PATIENCE, Server, binary, guest};

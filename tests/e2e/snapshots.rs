@@ -24,8 +24,9 @@ async fn ask(server: &Server, model: &str) -> Result<String> {
 /// The replicas in which `init` was seen to fill its table.
 async fn filled(server: &Server, model: &str) -> Result<Vec<String>> {
     let query = LogsQuery::default();
-    let read = server.api().deployment_logs(model, PRODUCTION, &query);
-    let lines = read.await?.into_inner().logs.into_iter();
+    let api = server.api();
+    let read = api.deployment_logs(model, PRODUCTION, &query).await?;
+    let lines = read.into_inner().logs.into_iter();
     let filled = lines.filter(|line| line.message.contains("the table is filled"));
     Ok(filled.map(|line| line.replica).collect())
 }

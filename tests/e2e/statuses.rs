@@ -25,9 +25,8 @@ async fn status(server: &Server, model: &str) -> Reported<Status> {
 }
 
 async fn becomes(server: &Server, model: &str, wanted: Status) -> Result<()> {
-    let waited = eventually(&format!("{wanted:?}"), async || {
-        status(server, model).await == wanted
-    });
+    let what = format!("{wanted:?}");
+    let waited = eventually(&what, async || status(server, model).await == wanted);
     match waited.await {
         Ok(()) => Ok(()),
         Err(error) => Err(error.context(format!("{:?}", status(server, model).await))),

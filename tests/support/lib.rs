@@ -343,8 +343,8 @@ impl Server {
             digest: Digest::of(bytes),
             size: bytes.len() as u64,
         };
-        let sent = self.api().upload(blob.digest, blob.size, bytes.to_vec());
-        sent.await?;
+        let api = self.api();
+        api.upload(blob.digest, blob.size, bytes.to_vec()).await?;
         Ok(blob)
     }
 
