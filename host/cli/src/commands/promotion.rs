@@ -378,7 +378,7 @@ mod tests {
                 "120 requests, 3 errors, p95 4.1 ms",
             ),
             ("current in this stage", "480 requests, 0 errors"),
-            ("copied requests", "48 sent, 2 not"),
+            ("copied requests", "48 sent, 2 dropped"),
         ] {
             assert!(lines.contains(&(name, value.into())), "{lines:?}");
         }
