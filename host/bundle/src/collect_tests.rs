@@ -244,7 +244,7 @@ fn a_model_file_that_cannot_be_served_is_refused_by_what_is_wrong() {
     large.set_len((2 << 30) + 1).unwrap();
     let error = LocalBundle::collect(&file).unwrap_err().to_string();
     assert!(
-        error.contains("the model is 2147483649 bytes long, at most 2147483648 are taken"),
+        error.contains("the model is 2147483649 bytes; the limit is 2147483648"),
         "{error}"
     );
 }

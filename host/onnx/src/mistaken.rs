@@ -142,7 +142,7 @@ mod tests {
                 "text that begins with \"{\\\"model\\\": 1}\"",
             ),
             (b"Not Found", "text that begins with \"Not Found\""),
-            (&noise, "no format that is known"),
+            (&noise, "an unknown format"),
         ];
         for (bytes, wanted) in cases {
             let error = Onnx::read(bytes).unwrap_err();

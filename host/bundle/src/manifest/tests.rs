@@ -298,7 +298,7 @@ fn a_path_leads_to_its_manifest() {
             .contains("found a file of another kind")
     );
     for name in ["….wasm", "….onnx"] {
-        assert!(load(name).unwrap_err().contains("give it another name"));
+        assert!(load(name).unwrap_err().contains("rename the file"));
     }
     std::fs::write(folder.path().join(FILE_NAME), WHOLE).unwrap();
     assert_eq!(load("").unwrap(), load(FILE_NAME).unwrap());
