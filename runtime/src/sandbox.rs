@@ -248,7 +248,7 @@ pub fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sa
     wasmtime_wasi_config::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
         WasiConfig::from(sandbox.config())
     })?;
-    crate::sandbox::logging::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
+    logging::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
         LoggingView(&sandbox.log)
     })?;
     crate::infer::nn::add_to_linker(&mut linker, Sandbox::nn)?;
