@@ -1,4 +1,4 @@
-// Installs the versions of package-lock.json, unless they are there: the first build is the same everywhere, others are quick.
+// Installs the versions of package-lock.json if they are missing or outdated, so that builds are reproducible and repeated builds fast.
 import { spawnSync } from "node:child_process";
 import { statSync } from "node:fs";
 
