@@ -17,6 +17,7 @@ mod config;
 mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
+mod guest;
 mod infer;
 pub mod limits;
 pub mod log;

@@ -4,6 +4,7 @@ mod bodies;
 mod holdings;
 mod logging;
 pub(crate) mod outgoing;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,10 +25,10 @@ use crate::limits::{
 use crate::log::{Level, LogStream, ReplicaLog};
 use crate::request::state::Exchange;
 use crate::sandbox::logging::LoggingView;
-use crate::snapshot::Watch;
 pub use holdings::Excess;
 use holdings::{CALLS_BETWEEN_COUNTS, Holdings};
 use outgoing::{Outgoing, bound_requests};
+pub(crate) use watch::Watch;
 
 /// Capabilities of a deployment's replicas.
 #[derive(Clone, Debug, Default)]

@@ -15,14 +15,13 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 use crate::account::Account;
 use crate::engine::{Calls, SharedEngine};
+use crate::guest::{TimedOut, call_init, with_timeout};
 use crate::infer::graphs::GraphStore;
 use crate::infer::loading::Loading;
 use crate::infer::nn::{NnCtx, NnLimits};
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
-use crate::pool::replica;
-use crate::sandbox::{Capabilities, Sandbox};
-pub(crate) use watch::Watch;
+use crate::sandbox::{Capabilities, Sandbox, Watch};
 
 /// Id of the replica in log lines of `init` while a snapshot is taken.
 pub(crate) const REPLICA: &str = "snapshot";
@@ -134,9 +133,9 @@ async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, I
     let made = {
         let made = pin!(linker.instantiate_async(&mut store, &component));
         let made = pin!(setting.engine.watch(made));
-        replica::within(timeout, std::future::ready(()), made).await
+        with_timeout(timeout, std::future::ready(()), made).await
     };
-    let instance = made.map_err(|_| {
+    let instance = made.map_err(|TimedOut| {
         format!("making an instance took longer than the request timeout of {timeout:?}")
     })?;
     let instance = instance.map_err(failed)?;
@@ -157,13 +156,13 @@ async fn initialise(
 ) -> Result<(), String> {
     let seen = store.data().watch.clone().unwrap_or_default();
     let timeout = setting.limits.timeout;
-    let init = pin!(replica::init(store, instance, &setting.limits));
+    let init = pin!(call_init(store, instance, &setting.limits));
     let init = setting.engine.watch(init);
     tokio::select! {
         biased;
         () = seen.noticed() => Ok(()),
         done = tokio::time::timeout(timeout, init) => match done {
-            Ok(done) => done.map_err(|e| e.to_string()),
+            Ok(done) => done.map_err(|why| format!("`init` failed: {why}")),
             Err(_) => Err(format!("`init` took longer than the request timeout of {timeout:?}")),
         },
     }

@@ -6,6 +6,8 @@ mod attack;
 mod bench;
 mod book;
 mod built_in;
+#[cfg(test)]
+mod cycles;
 mod demo;
 mod deny;
 mod fuzz;

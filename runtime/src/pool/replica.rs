@@ -1,22 +1,19 @@
 //! A replica: a warm instance of a deployment's component. Starts it, runs `init`, and runs requests.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use wasmtime::component::ResourceTableError;
-use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap};
-use wasmtime_wasi::I32Exit;
+use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
-use crate::account::OverLimit;
-use crate::admission::LIFECYCLE;
 use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::SharedEngine;
+use crate::guest::{TimedOut, call_init, classify, with_timeout};
 use crate::infer::loading::{Loading, NotLoaded};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
@@ -25,7 +22,7 @@ use crate::meter::{Alive, Meter, Outcome};
 use crate::pool::registry::{Card, Listed};
 use crate::pool::slots::Slot;
 use crate::request::cancellation::stop;
-use crate::request::failure::{GuestFailure, shortened};
+use crate::request::failure::GuestFailure;
 use crate::request::response_body::AnswerBody;
 use crate::request::state::{Exchange, Settled, Stop};
 use crate::sandbox::{Capabilities, Sandbox};
@@ -130,14 +127,19 @@ impl Replica {
         )
         .map_err(failed)?;
         let timeout = blueprint.limits.timeout;
+        let init_timeout = |TimedOut| StartError::InitTimeout { timeout };
         let instance = {
             let made = pin!(artifact.instance_pre().instantiate_async(&mut store));
             let made = pin!(engine.watch(made));
-            within(timeout, std::future::ready(()), made).await?
+            with_timeout(timeout, std::future::ready(()), made)
+                .await
+                .map_err(init_timeout)?
         };
         let instance = instance.map_err(|e| match e.is::<PoolConcurrencyLimitError>() {
             true => StartError::Exhausted(format!("{e:#}")),
-            false => StartError::Instantiate(failure(&e, &mut store, blueprint.limits).to_string()),
+            false => {
+                StartError::Instantiate(classify(&e, &mut store, blueprint.limits).to_string())
+            }
         })?;
         let proxy = match &artifact.pre {
             HandlerPre::Wasi02(_, indices) => {
@@ -150,12 +152,15 @@ impl Replica {
         timings.instantiate = begun.elapsed();
         if artifact.runs_init() {
             let begun = Instant::now();
-            let init = pin!(init(&mut store, &instance, blueprint.limits));
+            let init = pin!(call_init(&mut store, &instance, blueprint.limits));
             let init = pin!(blueprint.meter.guest(init));
             let init = pin!(engine.watch(init));
             // What it waits for graphs is not its own time.
             let ready = async { drop(blueprint.graphs.ready().await) };
-            within(timeout, ready, init).await??;
+            with_timeout(timeout, ready, init)
+                .await
+                .map_err(init_timeout)?
+                .map_err(StartError::Init)?;
             timings.init = begun.elapsed();
         }
         store.data().finish_lines();
@@ -212,7 +217,7 @@ impl Replica {
             tokio::select! {
                 biased;
                 ended = run => Ok(ended),
-                stopped = stop(deadline, &exchange, &self.listed) => Err(stopped),
+                stopped = stop(deadline, &exchange, |cx| self.listed.poll_killed(cx)) => Err(stopped),
             }
         };
         let result = match ended {
@@ -239,7 +244,7 @@ impl Replica {
                 }
                 Settled::Whole(status) => Ok(Outcome::answered(status)),
             },
-            Ok(Err(error)) => Err(failure(&error, &mut self.store, limits)),
+            Ok(Err(error)) => Err(classify(&error, &mut self.store, limits)),
         };
         self.store.data().finish_lines();
         match result {
@@ -271,25 +276,7 @@ impl Drop for CutOff<'_> {
     }
 }
 
-/// Runs a part of a start until `timeout` after `begin` at the latest. Like [`stop`], it notices the timeout even if the guest uses up the
-/// task's budget in each poll.
-pub(crate) async fn within<F: Future>(
-    timeout: Duration,
-    begin: impl Future<Output = ()>,
-    part: Pin<&mut F>,
-) -> Result<F::Output, StartError> {
-    let late = tokio::task::unconstrained(async {
-        begin.await;
-        tokio::time::sleep(timeout).await;
-    });
-    tokio::select! {
-        biased;
-        done = part => Ok(done),
-        () = late => Err(StartError::InitTimeout { timeout }),
-    }
-}
-
-/// How a request ended for the replica.
+/// How serving a request ended for the replica.
 pub(crate) enum Served {
     /// It can serve the next request; with the outcome of this one.
     Reusable(Box<Replica>, Outcome),
@@ -361,53 +348,6 @@ async fn run_concurrent(
         wasmtime::error::Ok(())
     });
     run.await.flatten()
-}
-
-pub(crate) async fn init(
-    store: &mut Store<Sandbox>,
-    instance: &wasmtime::component::Instance,
-    limits: &Limits,
-) -> Result<(), StartError> {
-    let wrong = |what: String| StartError::Init(format!("{LIFECYCLE}: {what}"));
-    let interface = instance
-        .get_export_index(&mut *store, None, LIFECYCLE)
-        .ok_or_else(|| wrong("not exported".into()))?;
-    let function = instance
-        .get_export_index(&mut *store, Some(&interface), "init")
-        .ok_or_else(|| wrong("has no function `init`".into()))?;
-    let function = instance
-        .get_typed_func::<(), (Result<(), String>,)>(&mut *store, function)
-        .map_err(|e| wrong(format!("`init` must be func() -> result<_, string>: {e:#}")))?;
-    match function.call_async(&mut *store, ()).await {
-        Ok((Ok(()),)) => Ok(()),
-        Ok((Err(reason),)) => Err(StartError::Init(shortened(reason))),
-        Err(error) => Err(StartError::Init(failure(&error, store, limits).to_string())),
-    }
-}
-
-/// Names what stopped a guest.
-fn failure(error: &wasmtime::Error, store: &mut Store<Sandbox>, limits: &Limits) -> GuestFailure {
-    if let Some(exit) = error.downcast_ref::<I32Exit>() {
-        return GuestFailure::Exit(exit.0);
-    }
-    if let Some(excess) = store.data().excess() {
-        return GuestFailure::Trap(excess.to_string());
-    }
-    let over = error.downcast_ref::<OverLimit>();
-    let over = over.map(|over| over.wanted_bytes);
-    if let Some(wanted_bytes) = over.or_else(|| store.data_mut().limiter.take_denied()) {
-        return GuestFailure::Memory {
-            wanted_bytes,
-            limit_bytes: limits.memory_bytes,
-        };
-    }
-    if let Some(ResourceTableError::Full) = error.root_cause().downcast_ref() {
-        return GuestFailure::Trap(store.data_mut().full_table());
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(trap) => GuestFailure::Trap(trap.to_string()),
-        None => GuestFailure::Trap(shortened(format!("{:#}", error.root_cause()))),
-    }
 }
 
 #[cfg(test)]

@@ -2,20 +2,23 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use crate::pool::registry::Card;
 use crate::request::state::{Exchange, Halt, Stop};
 
 /// Waits for the first reason to stop a guest.
 ///
 /// Its task may have used up tokio's cooperative budget in the guest's poll, as a guest can do in each of them: this must not
 /// keep the deadline from being seen, so it takes no part in that budget.
-pub(crate) async fn stop(deadline: Instant, exchange: &Exchange, card: &Card) -> Stop {
+pub(crate) async fn stop(
+    deadline: Instant,
+    exchange: &Exchange,
+    mut poll_killed: impl FnMut(&Context<'_>) -> Poll<()>,
+) -> Stop {
     let mut timeout = pin!(tokio::time::sleep_until(deadline.into()));
     tokio::task::unconstrained(poll_fn(|cx| {
-        if card.poll_killed(cx).is_ready() {
+        if poll_killed(cx).is_ready() {
             return Poll::Ready(Stop::Killed);
         }
         match exchange.poll_halt(cx) {
@@ -29,17 +32,17 @@ pub(crate) async fn stop(deadline: Instant, exchange: &Exchange, card: &Card) ->
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::pool::registry::Roster;
 
     /// Stops a future that uses up the budget of its task in each poll, as a guest can.
-    async fn stopped(deadline: Instant, before: impl FnOnce(&Card)) -> Stop {
-        let listed = Arc::<Roster>::default().enter(|| "aaaaa".into());
+    async fn stopped(deadline: Instant, is_killed: bool) -> Stop {
         let exchange = Exchange::default();
-        before(&listed);
+        let poll_killed = |_: &Context<'_>| match is_killed {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        };
         let greedy = poll_fn(|cx| {
             while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
             Poll::<()>::Pending
@@ -48,7 +51,7 @@ mod tests {
             tokio::select! {
                 biased;
                 () = greedy => unreachable!("it never ends"),
-                stopped = stop(deadline, &exchange, &listed) => stopped,
+                stopped = stop(deadline, &exchange, poll_killed) => stopped,
             }
         };
         // Not `timeout`, which would give the inner future another chance.
@@ -64,8 +67,8 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_uses_up_its_budget_in_each_poll_is_stopped_all_the_same() {
         let deadline = Instant::now() + Duration::from_millis(20);
-        assert_eq!(stopped(deadline, |_| {}).await, Stop::Timeout);
+        assert_eq!(stopped(deadline, false).await, Stop::Timeout);
         let far = Instant::now() + Duration::from_secs(600);
-        assert_eq!(stopped(far, Card::kill).await, Stop::Killed);
+        assert_eq!(stopped(far, true).await, Stop::Killed);
     }
 }

@@ -1,8 +1,5 @@
 //! The imports of an `init` whose memory is taken: those whose answers must not be kept are noticed.
 
-use std::sync::{Arc, OnceLock};
-
-use tokio::sync::Notify;
 use wasmtime::component::Linker;
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
@@ -15,34 +12,6 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 use crate::engine::{Calls, SharedEngine};
 use crate::infer::nn::{self, NnView};
 use crate::sandbox::{self, Sandbox};
-
-/// Remembers the first import that was called although its answer must not be kept.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Watch(Arc<Inner>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    first: OnceLock<&'static str>,
-    called: Notify,
-}
-
-impl Watch {
-    /// Which it was.
-    pub fn seen(&self) -> Option<&'static str> {
-        self.0.first.get().copied()
-    }
-
-    /// Comes back once one was called.
-    pub async fn noticed(&self) {
-        self.0.called.notified().await;
-    }
-
-    fn call(&self, import: &'static str) {
-        if self.0.first.set(import).is_ok() {
-            self.0.called.notify_one();
-        }
-    }
-}
 
 type S = Sandbox;
 
