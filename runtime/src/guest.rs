@@ -10,7 +10,7 @@ use wasmtime_wasi::I32Exit;
 use crate::account::OverLimit;
 use crate::admission::LIFECYCLE;
 use crate::limits::Limits;
-use crate::request::failure::{GuestFailure, shortened};
+use crate::request::failure::{GuestFailure, truncate_reason};
 use crate::sandbox::Sandbox;
 
 /// The time limit of a step passed.
@@ -62,7 +62,7 @@ pub(crate) async fn call_init(
         })?;
     match function.call_async(&mut *store, ()).await {
         Ok((Ok(()),)) => Ok(()),
-        Ok((Err(reason),)) => Err(shortened(reason)),
+        Ok((Err(reason),)) => Err(truncate_reason(reason)),
         Err(error) => Err(classify(&error, store, limits).to_string()),
     }
 }
@@ -92,6 +92,6 @@ pub(crate) fn classify(
     }
     match error.downcast_ref::<Trap>() {
         Some(trap) => GuestFailure::Trap(trap.to_string()),
-        None => GuestFailure::Trap(shortened(format!("{:#}", error.root_cause()))),
+        None => GuestFailure::Trap(truncate_reason(format!("{:#}", error.root_cause()))),
     }
 }

@@ -56,8 +56,8 @@ pub use pool::{DeploymentSpec, FileCheck, Pool, RunError, RunsOn, Seen, Timings}
 pub use process::barrier::Barrier;
 pub use process::confine::Confinement;
 pub use process::memory_limit_bytes;
-pub use request::body::{BrokenBody, GuestBody};
 pub use request::failure::GuestFailure;
+pub use request::guest_body::{BrokenBody, GuestBody};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use sandbox::Capabilities;
 pub use snapshot::Snapshot;

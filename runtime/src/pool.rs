@@ -1,4 +1,4 @@
-//! The pool of a deployment's replicas: acquires a replica for a request, or waits for one, runs the request, and releases the replica.
+//! The replicas of one deployment: which request runs on which, when they start, and when they go.
 
 #[cfg(test)]
 mod change_tests;
@@ -12,22 +12,17 @@ pub(crate) mod replica;
 mod replica_id;
 mod scaling;
 mod seen;
+mod serving;
 pub(crate) mod slots;
 mod starting;
 pub(crate) mod state;
 mod upkeep;
 
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::header::HOST;
-use http_body_util::{BodyExt, Empty};
 use tokio::sync::Notify;
-use wasmtime_wasi_http::WasiBody;
 
 use crate::artifact::ArtifactStore;
 use crate::compile::ComponentFile;
@@ -35,76 +30,63 @@ use crate::engine::SharedEngine;
 use crate::infer::graphs::{GraphSpec, GraphStore, GraphUse};
 use crate::limits::Limits;
 use crate::log::LogSink;
-use crate::meter::{Counted, Meter, Outcome};
-use crate::pool::load::Traffic;
-use crate::pool::registry::Roster;
-use crate::pool::replica::{Call, Replica, Served, StartTimings};
-use crate::pool::slots::{Share, Slots};
-use crate::pool::state::{Ledger, PoolSettings};
-use crate::request::body::{GuestBody, LimitedBody};
-use crate::request::failure::GuestFailure;
-use crate::request::state::{Exchange, Stop};
+use crate::meter::Meter;
 use crate::sandbox::Capabilities;
 use crate::snapshot::Setting;
-use circuit_breaker::Gate;
+use circuit_breaker::CircuitBreaker;
 pub use error::RunError;
-use handoff::{Asked, Lease, Places, Waiter};
+use handoff::{Lease, Places, Waiter};
+use registry::ReplicaRegistry;
+use replica::Replica;
 pub use seen::{RunsOn, Seen};
-use starting::Starting;
+pub use serving::Timings;
+use slots::{SlotShare, Slots};
+use state::{PoolSettings, PoolState};
 
-/// Checks whether the files of a deployment are what was pushed.
+/// Checks that the files of a deployment hold what was pushed. Implemented by the host, which knows their digests.
 pub trait FileCheck: Send + Sync {
-    /// Fast if nothing changed since the last check.
+    /// Checks the files. Called before each start of a replica, so it must be quick when they have not changed since the last
+    /// check.
     ///
     /// # Errors
-    /// Names the damaged file, and what to do.
+    /// Names the damaged file, and what to do about it.
     fn check(&self) -> BoxFuture<'_, Result<(), String>>;
 }
 
-/// Description of a deployment for its pool.
+/// What a pool needs to know of its deployment.
 pub struct DeploymentSpec {
-    /// The component.
+    /// The component that replicas run.
     pub component: ComponentFile,
-    /// If replicas start from a snapshot after `init`: a digest of everything that `init` may read besides the component.
+    /// If replicas shall start from a snapshot of the memory after `init`: a digest of everything that `init` can see besides
+    /// the component. `None` runs `init` in each replica.
     pub snapshot: Option<String>,
-    /// The graphs that it may load by name.
+    /// The graphs that the component may load by name.
     pub graphs: Vec<GraphSpec>,
-    /// The deployment's id if it has its own engines; graphs from bytes are loaded there, too.
+    /// The deployment's id if it has engine processes of its own, where graphs from its replicas' own bytes are loaded.
     pub own_engine: Option<String>,
-    /// Checks the files before each start of a replica.
+    /// Called before each start of a replica; `None` checks nothing.
     pub files: Option<Arc<dyn FileCheck>>,
-    /// What its replicas may access.
+    /// What replicas may see and reach.
     pub capabilities: Capabilities,
-    /// Limits of its replicas.
+    /// What a replica may use.
     pub limits: Limits,
-    /// Settings of the pool.
+    /// The initial settings; see [`Pool::set_settings`].
     pub settings: PoolSettings,
-    /// Receives their log lines.
+    /// Receives the log lines of replicas.
     pub log: Arc<dyn LogSink>,
 }
 
-/// Durations before a response.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timings {
-    /// Time that the request waited for a replica.
-    pub queue: Duration,
-    /// Start of a replica, if the request had to start one.
-    pub start: Option<StartTimings>,
-    /// Time from passing the request to the guest until the head of its response.
-    pub run: Duration,
-}
-
 /// What the pools of a node share.
-pub(crate) struct Machine {
+pub(crate) struct NodeResources {
     pub engine: Arc<SharedEngine>,
     pub artifacts: Arc<ArtifactStore>,
     pub graphs: Arc<GraphStore>,
     pub slots: Slots,
 }
 
-impl Machine {
-    /// Where `init` runs for a snapshot.
-    pub fn setting(&self, spec: &DeploymentSpec) -> Setting {
+impl NodeResources {
+    /// What an `init` runs with whose memory becomes a snapshot.
+    pub fn snapshot_context(&self, spec: &DeploymentSpec) -> Setting {
         Setting {
             engine: self.engine.clone(),
             graphs: self.graphs.clone(),
@@ -119,13 +101,14 @@ type PoolLease = Lease<Pool>;
 
 /// The replicas of one deployment.
 pub struct Pool {
-    machine: Arc<Machine>,
-    share: Share,
+    node: Arc<NodeResources>,
+    share: SlotShare,
     spec: DeploymentSpec,
-    ledger: Mutex<Ledger<Box<Replica>, Waiter<Self>>>,
-    changed: Notify,
-    health: Arc<Gate>,
-    roster: Arc<Roster>,
+    state: Mutex<PoolState<Box<Replica>, Waiter<Self>>>,
+    /// Notified whenever a place becomes free.
+    place_freed: Notify,
+    breaker: Arc<CircuitBreaker>,
+    registry: Arc<ReplicaRegistry>,
     settings: RwLock<PoolSettings>,
     meter: Arc<Meter>,
     uses: Arc<[Arc<GraphUse>]>,
@@ -133,7 +116,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(machine: Arc<Machine>, spec: DeploymentSpec) -> Arc<Self> {
+    pub(crate) fn new(node: Arc<NodeResources>, spec: DeploymentSpec) -> Arc<Self> {
         let settings = spec.settings;
         let meter = Arc::<Meter>::default();
         let uses = spec
@@ -143,244 +126,79 @@ impl Pool {
         let uses = uses.collect();
         Arc::new_cyclic(|pool: &Weak<Self>| Self {
             uses,
-            share: machine.slots.share(pool.clone()),
-            machine,
+            share: node.slots.add_deployment(pool.clone()),
+            node,
             spec,
-            ledger: Mutex::default(),
-            changed: Notify::new(),
-            health: Gate::new(),
-            roster: Arc::default(),
+            state: Mutex::default(),
+            place_freed: Notify::new(),
+            breaker: CircuitBreaker::new(),
+            registry: Arc::default(),
             settings: RwLock::new(settings),
             meter,
             seen: Mutex::default(),
         })
     }
 
-    /// Runs a request on a warm replica, on a new one, or after waiting for one.
-    ///
-    /// Dropping the future, or the response body before its end, cancels the guest.
-    ///
-    /// # Errors
-    /// The reason why there is no response. After the head of the response, errors end the body with an error instead.
-    pub async fn handle<B>(
-        self: &Arc<Self>,
-        request: http::Request<B>,
-        request_id: Arc<str>,
-        traffic: Traffic,
-    ) -> Result<(http::Response<GuestBody>, Timings), RunError>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: std::fmt::Display,
-    {
-        let arrived = Instant::now();
-        let mut counted = Counted::new(self.meter.clone());
-        let limits = &self.spec.limits;
-        if let Some(size) = http_body::Body::size_hint(request.body()).exact()
-            && size > limits.body_bytes
-        {
-            counted.ends(Outcome::TooLarge);
-            return Err(self.too_large());
-        }
-        let deadline = arrived + limits.timeout;
-        let mut timings = Timings::default();
-        let acquired = self.acquire(traffic, deadline, &mut timings).await;
-        let (lease, replica) = acquired.inspect_err(|error| counted.ends(error.outcome()))?;
-
-        let begun = Instant::now();
-        let exchange = Arc::new(Exchange::new(request.method()));
-        let call = Call {
-            request: self.sealed(request, &exchange),
-            request_id,
-            exchange: exchange.clone(),
-        };
-        let pool = self.clone();
-        let mut running = Box::pin(async move {
-            let (limits, engine) = (&pool.spec.limits, &pool.machine.engine);
-            match replica.serve(call, limits, engine, deadline).await {
-                Served::Reusable(replica, outcome) => {
-                    counted.ends(outcome);
-                    drop(counted);
-                    pool.give_back(lease, replica);
-                    None
-                }
-                Served::Failed(failure) => {
-                    counted.ends(Outcome::Trapped);
-                    tracing::debug!(%failure, "replica dropped");
-                    None
-                }
-                Served::Stopped(stop) => {
-                    counted.ends(stop.outcome());
-                    Some(stop)
-                }
-            }
-        });
-        // On this very task until the head is there: most guests are done by then, and need no task of their own.
-        let (head, ended) = poll_fn(|cx| {
-            let ended = running.as_mut().poll(cx);
-            match (exchange.take_head(), ended) {
-                (None, Poll::Pending) => Poll::Pending,
-                seen => Poll::Ready(seen),
-            }
-        })
-        .await;
-        let stopped = match ended {
-            Poll::Ready(stopped) => stopped,
-            Poll::Pending => {
-                tokio::spawn(running);
-                None
-            }
-        };
-        match (head, stopped) {
-            // Whatever the guest made of a body that ended with an error: why it did is known here.
-            (Some(_), _) if exchange.is_too_large() => Err(self.too_large()),
-            (Some(Ok(response)), _) => {
-                timings.run = begun.elapsed();
-                let response =
-                    response.map(|body| GuestBody::new(body, exchange, self.meter.clone()));
-                Ok((response, timings))
-            }
-            (Some(Err(failure)), _) => Err(failure.into()),
-            (None, Some(Stop::Timeout)) => Err(RunError::Timeout {
-                timeout: limits.timeout,
-            }),
-            (None, Some(Stop::BodyTooLarge)) => Err(self.too_large()),
-            (None, Some(Stop::ClientGone)) => Err(RunError::Host("cancelled".into())),
-            (None, Some(Stop::Killed)) => Err(RunError::Closed),
-            (None, None) => Err(GuestFailure::NoAnswer.into()),
-        }
-    }
-
-    async fn acquire(
-        self: &Arc<Self>,
-        traffic: Traffic,
-        deadline: Instant,
-        timings: &mut Timings,
-    ) -> Result<(PoolLease, Box<Replica>), RunError> {
-        let timed_out = || RunError::QueueTimeout {
-            timeout: self.spec.limits.timeout,
-        };
-        let asked = Instant::now();
-        let until = tokio::time::Instant::from_std(deadline);
-        let mut lease = match self.ask(traffic, asked) {
-            Asked::Place(lease) => lease,
-            Asked::Queued(queued) => tokio::time::timeout_at(until, queued.turn())
-                .await
-                .map_err(|_| timed_out())?
-                .ok_or(RunError::Closed)?,
-            Asked::Refused => return Err(self.refused()),
-        };
-        timings.queue = asked.elapsed();
-        if let Some(replica) = lease.replica.take()
-            && !self.is_spent(&replica)
-        {
-            return Ok((lease, replica));
-        }
-        let starting = Starting::new(self.clone(), lease);
-        let (lease, replica, start) = tokio::time::timeout_at(until, starting)
-            .await
-            .map_err(|_| timed_out())??;
-        timings.start = Some(start);
-        Ok((lease, replica))
-    }
-
-    /// Why a request got no replica.
-    fn refused(&self) -> RunError {
-        if self.lock().is_closed() {
-            return RunError::Closed;
-        }
-        let settings = self.settings();
-        RunError::QueueFull {
-            max_replica: settings.max_replica,
-            max_queued_requests: settings.max_queued_requests,
-        }
-    }
-
-    fn sealed<B>(
-        &self,
-        mut request: http::Request<B>,
-        exchange: &Arc<Exchange>,
-    ) -> http::Request<WasiBody>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: std::fmt::Display,
-    {
-        // HTTP/1.0 knows no Host, and `wasi:http` no request without one.
-        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
-            let host = http::HeaderValue::from_static("localhost");
-            request.headers_mut().insert(HOST, host);
-        }
-        let limit = self.spec.limits.body_bytes;
-        request.map(|body| match body.is_end_stream() {
-            true => Empty::new().map_err(|never| match never {}).boxed_unsync(),
-            false => {
-                LimitedBody::new(body, limit, exchange.clone(), self.meter.clone()).boxed_unsync()
-            }
-        })
-    }
-
-    fn too_large(&self) -> RunError {
-        RunError::BodyTooLarge {
-            limit_bytes: self.spec.limits.body_bytes,
-        }
-    }
-
-    /// Releases a replica, unless it may serve no more requests.
+    /// Returns a replica with its place, or drops it if it may serve no more.
     fn give_back(&self, lease: PoolLease, replica: Box<Replica>) {
         let max_requests = self.settings().max_requests_per_replica;
-        let worn = max_requests.is_some_and(|max| replica.card().served() >= max);
-        if worn || self.is_spent(&replica) || self.share.must_yield() {
-            // Before the place is free for another.
+        let is_worn = max_requests.is_some_and(|max| replica.entry().served() >= max);
+        if is_worn || self.is_spent(&replica) || self.share.must_yield() {
+            // Before the place becomes free for another replica.
             drop(replica);
             return drop(lease);
         }
         lease.give_back(replica);
     }
 
-    /// Whether a replica may serve no more requests.
+    /// Whether a replica may serve no more: it was told to stop, or has read older values of the config.
     fn is_spent(&self, replica: &Replica) -> bool {
-        replica.card().stops() || self.is_outdated(replica)
+        replica.entry().is_stopping() || self.is_outdated(replica)
     }
 
     fn is_outdated(&self, replica: &Replica) -> bool {
         replica.config_generation() != self.spec.capabilities.config.generation()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ledger<Box<Replica>, Waiter<Self>>> {
-        lock(&self.ledger)
+    fn lock(&self) -> MutexGuard<'_, PoolState<Box<Replica>, Waiter<Self>>> {
+        lock(&self.state)
     }
 }
 
 impl Places for Pool {
     type Replica = Replica;
 
-    fn ledger<T>(&self, act: impl FnOnce(&mut Ledger<Box<Replica>, Waiter<Self>>) -> T) -> T {
-        act(&mut self.lock())
+    fn with_state<T>(
+        &self,
+        update: impl FnOnce(&mut PoolState<Box<Replica>, Waiter<Self>>) -> T,
+    ) -> T {
+        update(&mut self.lock())
     }
 
-    fn bounds(&self) -> PoolSettings {
+    fn current_settings(&self) -> PoolSettings {
         self.settings()
     }
 
-    fn bounds_now(&self, now: Instant) -> PoolSettings {
+    fn start_settings(&self, now: Instant) -> PoolSettings {
         let mut settings = self.settings();
-        if self.health.starts_pause(now) && self.roster.presence().ready > 0 {
-            // Others do not start just now: those that are there serve all.
+        if self.breaker.refuses_starts(now) && self.registry.presence().ready > 0 {
+            // Requests wait for the replicas that are ready instead of failing to start others.
             settings.max_replica = 0;
         }
         settings
     }
 
-    fn is_stopped(replica: &Replica) -> bool {
-        replica.card().stops()
+    fn is_stopping(replica: &Replica) -> bool {
+        replica.entry().is_stopping()
     }
 
-    fn place_came_free(&self) {
-        self.share.place_came_free();
-        self.changed.notify_waiters();
+    fn on_place_free(&self) {
+        self.share.on_place_free();
+        self.place_freed.notify_waiters();
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every method of the ledger leaves it whole, also when a later one panics.
+    // Each update leaves the value consistent, so a panic in another one does no harm.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

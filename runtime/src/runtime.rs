@@ -14,7 +14,7 @@ use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Flee
 use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
 use crate::infer::loader::Loader;
 use crate::pool::slots::Slots;
-use crate::pool::{DeploymentSpec, Machine, Pool};
+use crate::pool::{DeploymentSpec, NodeResources, Pool};
 use crate::process::barrier::Barrier;
 use crate::snapshot::Snapshot;
 
@@ -53,7 +53,7 @@ fn loader(engines: Engines, options: BackendOptions) -> Result<Loader, String> {
 
 /// Runs the models of a node.
 pub struct Runtime {
-    machine: Arc<Machine>,
+    node: Arc<NodeResources>,
 }
 
 impl Runtime {
@@ -62,10 +62,10 @@ impl Runtime {
     /// # Errors
     /// If the engines cannot be created with these settings, or the folder cannot be used.
     pub fn new(options: RuntimeOptions) -> Result<Self, AdmissionError> {
-        let built = || -> wasmtime::Result<Machine> {
+        let built = || -> wasmtime::Result<NodeResources> {
             let engine = Arc::new(SharedEngine::new(&options.engine)?);
             let loader = loader(options.engines, options.backends).map_err(wasmtime::Error::msg)?;
-            Ok(Machine {
+            Ok(NodeResources {
                 artifacts: Arc::new(ArtifactStore::new(
                     &engine,
                     options.compilation,
@@ -76,9 +76,9 @@ impl Runtime {
                 engine,
             })
         };
-        let machine = built().map_err(|e| AdmissionError::Mismatch(format!("{e:#}")))?;
+        let node = built().map_err(|e| AdmissionError::Mismatch(format!("{e:#}")))?;
         Ok(Self {
-            machine: Arc::new(machine),
+            node: Arc::new(node),
         })
     }
 
@@ -87,7 +87,7 @@ impl Runtime {
     /// # Errors
     /// If the component is refused or the disk fails.
     pub async fn admit(&self, component: &ComponentFile) -> Result<(), Arc<ArtifactError>> {
-        self.machine.artifacts.get(component).await.map(drop)
+        self.node.artifacts.get(component).await.map(drop)
     }
 
     /// Takes the snapshot of a deployment, even if an earlier attempt failed. `None` if the deployment has no snapshot setting.
@@ -101,10 +101,10 @@ impl Runtime {
         let Some(seen) = &spec.snapshot else {
             return Ok(None);
         };
-        let (artifacts, component) = (&self.machine.artifacts, &spec.component);
+        let (artifacts, component) = (&self.node.artifacts, &spec.component);
         artifacts.retry_snapshot(component, seen).await;
         let artifact = artifacts
-            .get_snapshot(component, seen, self.machine.setting(spec))
+            .get_snapshot(component, seen, self.node.snapshot_context(spec))
             .await?;
         Ok(artifact.snapshot.clone())
     }
@@ -117,64 +117,64 @@ impl Runtime {
         &self,
         spec: &GraphSpec,
     ) -> Result<Arc<LoadedGraph>, crate::infer::graphs::GraphError> {
-        let graph = self.machine.graphs.acquire(spec).await?;
+        let graph = self.node.graphs.acquire(spec).await?;
         graph.suits(spec)?;
         Ok(graph)
     }
 
     /// Creates a pool for a deployment, without replicas.
     pub fn pool(&self, spec: DeploymentSpec) -> Arc<Pool> {
-        Pool::new(self.machine.clone(), spec)
+        Pool::new(self.node.clone(), spec)
     }
 
     /// Deletes cached forms of a file: the compiled form of a component, the optimized form of a model.
     pub async fn forget(&self, digest: &str) {
-        self.machine.artifacts.remove(digest).await;
-        self.machine.graphs.forget(digest);
+        self.node.artifacts.remove(digest).await;
+        self.node.graphs.forget(digest);
     }
 
     /// The GPUs of this machine.
     pub fn cards(&self) -> Cards {
-        self.machine.graphs.cards()
+        self.node.graphs.cards()
     }
 
     /// The inference backends of this machine.
     pub fn backends(&self) -> Vec<BackendInfo> {
-        self.machine.graphs.backends()
+        self.node.graphs.backends()
     }
 
     /// The running engines.
     pub fn engines(&self) -> Vec<EngineInfo> {
-        self.machine.graphs.engines()
+        self.node.graphs.engines()
     }
 
     /// Subscribes to events of engines; `None` if graphs run in this process.
     pub fn engine_events(&self) -> Option<broadcast::Receiver<EngineEvent>> {
-        self.machine.graphs.engine_events()
+        self.node.graphs.engine_events()
     }
 
     /// Counters of engines since the node started; `None` if graphs run in this process.
     pub fn engine_totals(&self) -> Option<EngineTotals> {
-        self.machine.graphs.engine_totals()
+        self.node.graphs.engine_totals()
     }
 
     /// The barriers around engines, in force or not; empty if graphs run in this process.
     pub fn engine_barriers(&self) -> Option<Vec<Barrier>> {
-        self.machine.graphs.engine_barriers()
+        self.node.graphs.engine_barriers()
     }
 
     /// The graphs in memory.
     pub fn graphs(&self) -> Vec<GraphInfo> {
-        self.machine.graphs.loaded()
+        self.node.graphs.loaded()
     }
 
     /// Limit and use of memory of all graphs; `None` if it is not measured.
     pub fn graph_memory(&self) -> Option<GraphMemory> {
-        self.machine.graphs.graph_memory()
+        self.node.graphs.graph_memory()
     }
 
     /// How instances are allocated.
     pub fn allocator(&self) -> Allocator {
-        self.machine.engine.allocator()
+        self.node.engine.allocator()
     }
 }

@@ -23,7 +23,7 @@ use crate::limits::{
     MAX_RANDOM_BYTES, StoreLimiter,
 };
 use crate::log::{Level, LogStream, ReplicaLog};
-use crate::request::state::Exchange;
+use crate::request::state::RequestState;
 use crate::sandbox::logging::LoggingView;
 pub use holdings::Excess;
 use holdings::{CALLS_BETWEEN_COUNTS, Holdings};
@@ -191,12 +191,12 @@ impl Sandbox {
         self.stderr.finish_line();
     }
 
-    /// The request is over.
-    pub(crate) fn finish_bodies(&mut self, exchange: &Arc<Exchange>) {
+    /// Ends a request: its large body buffers may be free now.
+    pub(crate) fn finish_bodies(&mut self, state: &Arc<RequestState>) {
         let table = &mut self.table;
         self.outgoing
             .bodies
-            .finish(exchange, || Holdings::of(table).has_bodies());
+            .finish(state, || Holdings::of(table).has_bodies());
     }
 }
 

@@ -11,6 +11,10 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use tokio::task::JoinSet;
 
+use super::load::Traffic;
+use super::replica::StartError;
+use super::slots::IdleHolder;
+use super::state::PoolSettings;
 use super::{DeploymentSpec, Pool, RunError};
 use crate::budget::Owner;
 use crate::compile::{Compilation, ComponentFile};
@@ -19,10 +23,6 @@ use crate::infer::backend::BackendOptions;
 use crate::limits::Limits;
 use crate::log::{LogLine, LogSink};
 use crate::meter::Outcome;
-use crate::pool::load::Traffic;
-use crate::pool::replica::StartError;
-use crate::pool::slots::IdleHolder;
-use crate::pool::state::PoolSettings;
 use crate::runtime::{Runtime, RuntimeOptions};
 use crate::sandbox::Capabilities;
 

@@ -1,4 +1,4 @@
-//! Lets starts of replicas pause while they fail; asks nothing of a deployment whose starts succeed but one look at a flag.
+//! The circuit breaker: refuses starts of replicas while they keep failing. While none has failed, a start reads one flag.
 
 pub(crate) mod state;
 
@@ -6,92 +6,94 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use state::{Admission, Health, Trouble};
+use state::{Circuit, StartPermission, Trouble};
 
-/// How well a pool's replicas start, shared by all its starts.
+/// A circuit breaker, shared by all starts of a pool.
 #[derive(Debug)]
-pub(super) struct Gate {
-    spotless: AtomicBool,
-    health: Mutex<Health>,
+pub(super) struct CircuitBreaker {
+    /// Copy of [`Circuit::is_pristine`], read without the lock.
+    is_pristine: AtomicBool,
+    circuit: Mutex<Circuit>,
 }
 
-impl Gate {
+impl CircuitBreaker {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            spotless: AtomicBool::new(true),
-            health: Mutex::default(),
+            is_pristine: AtomicBool::new(true),
+            circuit: Mutex::default(),
         })
     }
 
-    /// Lets a replica start, perhaps as the attempt that an ill deployment is given.
-    pub(super) fn may_start(self: &Arc<Self>, now: Instant) -> Result<Option<Attempt>, Trouble> {
-        if self.is_spotless() {
+    /// Asks for permission to start a replica. The start after a pause gets a probe, which it holds until it has ended.
+    pub(super) fn try_start(self: &Arc<Self>, now: Instant) -> Result<Option<Probe>, Trouble> {
+        if self.is_pristine() {
             return Ok(None);
         }
-        match self.change(|health| health.may_start(now)) {
-            Admission::Free => Ok(None),
-            Admission::Refused(trouble) => Err(trouble),
-            Admission::Attempt(number) => Ok(Some(Attempt {
-                gate: self.clone(),
+        match self.update(|circuit| circuit.request_start(now)) {
+            StartPermission::Granted => Ok(None),
+            StartPermission::Refused(trouble) => Err(trouble),
+            StartPermission::Probe(number) => Ok(Some(Probe {
+                breaker: self.clone(),
                 number,
             })),
         }
     }
 
     /// Whether a start would be refused now.
-    pub(super) fn starts_pause(&self, now: Instant) -> bool {
-        !self.is_spotless() && self.change(|health| health.starts_pause(now))
+    pub(super) fn refuses_starts(&self, now: Instant) -> bool {
+        !self.is_pristine() && self.update(|circuit| circuit.refuses_starts(now))
     }
 
-    /// Notes that a replica has started.
-    pub(super) fn started(&self) {
-        if !self.is_spotless() {
-            self.change(Health::started);
+    /// Records that a replica has started.
+    pub(super) fn record_success(&self) {
+        if !self.is_pristine() {
+            self.update(Circuit::record_success);
         }
     }
 
-    /// Notes that a replica did not start.
-    pub(super) fn start_failed(&self, reason: &str) {
-        self.change(|health| health.start_failed(reason, Instant::now()));
+    /// Records that a replica did not start.
+    pub(super) fn record_failure(&self, reason: &str) {
+        self.update(|circuit| circuit.record_failure(reason, Instant::now()));
     }
 
-    /// What is wrong, if anything.
-    pub(super) fn trouble(&self, now: Instant) -> Option<Trouble> {
-        match self.is_spotless() {
+    /// Why starts pause, unless the circuit is closed.
+    pub(super) fn unavailable(&self, now: Instant) -> Option<Trouble> {
+        match self.is_pristine() {
             true => None,
-            false => self.change(|health| health.trouble(now)),
+            false => self.update(|circuit| circuit.unavailable(now)),
         }
     }
 
-    /// Forgets all that was wrong.
-    pub(super) fn clear(&self) {
-        self.change(|health| *health = Health::default());
+    /// Closes the circuit and forgets all failures.
+    pub(super) fn reset(&self) {
+        self.update(|circuit| *circuit = Circuit::default());
     }
 
-    fn is_spotless(&self) -> bool {
-        // Another thread's news of a moment ago may be missed: it is as if this had come before it.
-        self.spotless.load(Ordering::Relaxed)
+    fn is_pristine(&self) -> bool {
+        // May miss an update that another thread makes right now, as if this read had come first.
+        self.is_pristine.load(Ordering::Relaxed)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Health) -> T) -> T {
-        // Every method leaves it whole, also when a later one panics.
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut health);
-        self.spotless.store(health.is_spotless(), Ordering::Relaxed);
-        changed
+    fn update<T>(&self, update: impl FnOnce(&mut Circuit) -> T) -> T {
+        // Each method leaves the circuit consistent, so a panic in another one does no harm.
+        let mut circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = update(&mut circuit);
+        self.is_pristine
+            .store(circuit.is_pristine(), Ordering::Relaxed);
+        result
     }
 }
 
-/// The attempt that is made after a pause. Dropped without having succeeded or failed, it makes room for the next.
+/// The one start that is tried after a pause. Dropped without a success or failure, it lets the next start be the probe.
 #[derive(Debug)]
-pub(super) struct Attempt {
-    gate: Arc<Gate>,
+pub(super) struct Probe {
+    breaker: Arc<CircuitBreaker>,
     number: u64,
 }
 
-impl Drop for Attempt {
+impl Drop for Probe {
     fn drop(&mut self) {
-        self.gate
-            .change(|health| health.given_up(self.number, Instant::now()));
+        self.breaker
+            .update(|circuit| circuit.abandon_probe(self.number, Instant::now()));
     }
 }

@@ -1,60 +1,60 @@
-//! Why a request got no answer, and how that counts.
+//! Why a request got no response, and how it is counted.
 
 use std::time::Duration;
 
+use super::circuit_breaker::state::Trouble;
+use super::replica::StartError;
 use crate::meter::Outcome;
-use crate::pool::circuit_breaker::state::Trouble;
-use crate::pool::replica::StartError;
 use crate::request::failure::GuestFailure;
 
-/// Why a request got no answer from the guest.
+/// Why a request got no response from the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Too many requests wait already.
+    /// The queue is full.
     #[error("all {max_replica} replicas are busy and {max_queued_requests} requests wait already")]
     QueueFull {
-        /// The deployment's cap.
+        /// Most replicas at once.
         max_replica: usize,
-        /// The length of the queue.
+        /// Most requests in the queue.
         max_queued_requests: usize,
     },
-    /// No replica came free in time.
+    /// No replica became free, or was started, before the deadline.
     #[error("no replica came free within {timeout:?}")]
     QueueTimeout {
         /// The deployment's request timeout.
         timeout: Duration,
     },
-    /// The deployment is being deactivated, deleted or drained.
+    /// The pool is closed, because the deployment was deactivated, deleted or replaced, or the replica was killed.
     #[error("the deployment takes no more requests")]
     Closed,
-    /// No replica could be started.
+    /// The replica for this request did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// It failed too often in a row, and rests until it is tried again.
+    /// The circuit breaker is open: too many starts in a row have failed.
     #[error("the deployment is unhealthy: {}", .0.reason)]
     Unhealthy(Trouble),
-    /// The guest did not finish in time and was stopped.
+    /// The guest did not respond before the deadline, and was stopped.
     #[error("the model did not answer within {timeout:?}")]
     Timeout {
         /// The deployment's request timeout.
         timeout: Duration,
     },
-    /// The request body was longer than the deployment takes.
+    /// The request body exceeds the limit.
     #[error("the request body is longer than {limit_bytes} bytes")]
     BodyTooLarge {
-        /// The deployment's limit.
+        /// Most bytes of a request body.
         limit_bytes: u64,
     },
     /// The guest failed.
     #[error(transparent)]
     Guest(#[from] GuestFailure),
-    /// A bug of ours, in words.
+    /// A bug of the host.
     #[error("the host failed: {0}")]
     Host(String),
 }
 
 impl RunError {
-    /// What it counts as.
+    /// How the request is counted.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::QueueFull { .. } => Outcome::Rejected,

@@ -1,116 +1,119 @@
-//! How the places of a pool go from hand to hand: asked for, waited for, given back, lost, given up. Whoever came first goes
-//! first, and no place is forgotten, whatever happens at the same time.
+//! How the places of a pool change hands: requested, queued for, returned, released, abandoned. Requests get places in the order in
+//! which they arrive, and no place or request is lost, whichever of these coincide.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::pool::load::Traffic;
-use crate::pool::state::{Freed, Ledger, Next, PoolSettings};
+use super::load::Traffic;
+use super::state::{Admission, PoolSettings, PoolState, Released};
 
-/// Who waits for a place.
+/// Delivers a place to a queued request.
 pub(super) type Waiter<P> = oneshot::Sender<Lease<P>>;
 
-/// A pool, as far as its places are concerned.
+/// A pool, as far as its places are concerned. A place holds one replica, which serves, starts or is idle.
 pub(super) trait Places: Send + Sync + Sized + 'static {
-    /// What has a place.
     type Replica: Send;
 
-    /// Looks at the ledger, or changes it, alone.
-    fn ledger<T>(&self, act: impl FnOnce(&mut Ledger<Box<Self::Replica>, Waiter<Self>>) -> T) -> T;
+    /// Runs `update` on the state, under its lock.
+    fn with_state<T>(
+        &self,
+        update: impl FnOnce(&mut PoolState<Box<Self::Replica>, Waiter<Self>>) -> T,
+    ) -> T;
 
-    /// The bounds that the pool keeps to. Read with the ledger in hand: who changes them looks at the ledger afterwards, and
-    /// what was decided by the old ones is put right then.
-    fn bounds(&self) -> PoolSettings;
+    /// The current settings. Read under the lock of the state: whoever changes them updates the state afterwards, which
+    /// corrects what was decided by the old ones.
+    fn current_settings(&self) -> PoolSettings;
 
-    /// Those that hold for new replicas just now.
-    fn bounds_now(&self, now: Instant) -> PoolSettings;
+    /// The settings that apply to new replicas at this time.
+    fn start_settings(&self, now: Instant) -> PoolSettings;
 
-    /// Whether a replica was told to go.
-    fn is_stopped(replica: &Self::Replica) -> bool;
+    /// Whether a replica was told to stop.
+    fn is_stopping(replica: &Self::Replica) -> bool;
 
-    /// Said after a place came free that nobody waited for.
-    fn place_came_free(&self);
+    /// Called after a place became free that no request took over.
+    fn on_place_free(&self);
 
-    /// A place, or one in the queue.
-    fn ask(self: &Arc<Self>, traffic: Traffic, now: Instant) -> Asked<Self> {
-        let asked = self.ledger(|ledger| {
-            let bounds = self.bounds_now(now);
-            let next = match ledger.next(traffic, &bounds, now) {
-                Next::Full => {
-                    // Places of clients that hung up while waiting are free again.
-                    ledger.forget_waiting(oneshot::Sender::is_closed);
-                    ledger.next(traffic, &bounds, now)
+    /// Requests a place for a request that arrives.
+    fn request_place(self: &Arc<Self>, traffic: Traffic, now: Instant) -> PlaceRequest<Self> {
+        let admitted = self.with_state(|state| {
+            let settings = self.start_settings(now);
+            let admission = match state.admit(traffic, &settings, now) {
+                Admission::Full => {
+                    // Clients that hung up may still be queued.
+                    state.remove_waiters(oneshot::Sender::is_closed);
+                    state.admit(traffic, &settings, now)
                 }
-                next => next,
+                admission => admission,
             };
-            match next {
-                Next::Reuse(replica) => Ok(Some(replica)),
-                Next::Start => Ok(None),
-                Next::Wait => {
+            match admission {
+                Admission::Reuse(replica) => Ok(Some(replica)),
+                Admission::Start => Ok(None),
+                Admission::Wait => {
                     let (sender, receiver) = oneshot::channel();
-                    ledger.wait(sender);
+                    state.enqueue(sender);
                     Err(Some(receiver))
                 }
-                Next::Full | Next::Closed => Err(None),
+                Admission::Full | Admission::Closed => Err(None),
             }
         });
-        match asked {
-            Ok(replica) => Asked::Place(Lease::new(self.clone(), replica, Some(traffic))),
+        match admitted {
+            Ok(replica) => PlaceRequest::Granted(Lease::new(self.clone(), replica, Some(traffic))),
             Err(Some(receiver)) => {
-                let queued = Queued {
+                let queued = QueuedRequest {
                     pool: Some(self.clone()),
                     traffic,
                     receiver,
                 };
-                // There may be room that those before it could not have, as after a pause of starts.
-                self.promote();
-                Asked::Queued(queued)
+                // There may be room that the requests before it could not have, as after a pause of starts.
+                self.start_waiters();
+                PlaceRequest::Queued(queued)
             }
-            Err(None) => Asked::Refused,
+            Err(None) => PlaceRequest::Rejected,
         }
     }
 
-    /// Lets the first in the queue start replicas, as far as there is room. For whenever there may be more than before.
-    fn promote(self: &Arc<Self>) {
-        let promoted = || self.ledger(|ledger| ledger.promote(&self.bounds_now(Instant::now())));
-        while let Some(waiter) = promoted() {
-            // One that has gone gives its place to the next, with the lease that comes back.
+    /// Gives places to queued requests while there is room to start replicas. To be called whenever there may be more room.
+    fn start_waiters(self: &Arc<Self>) {
+        let take =
+            || self.with_state(|state| state.take_waiter(&self.start_settings(Instant::now())));
+        while let Some(waiter) = take() {
+            // If the client has gone, dropping the returned lease gives the place to the next one.
             drop(waiter.send(Lease::new(self.clone(), None, None)));
         }
     }
 
-    /// Drops idle replicas beyond the most that there may be. For whenever there may be fewer than before.
-    fn trim(&self) {
-        let beyond = || {
-            self.ledger(|ledger| {
-                let counts = ledger.counts();
-                let is_beyond = counts.idle + counts.busy > self.bounds().max_replica;
-                is_beyond.then(|| ledger.take_oldest()).flatten()
+    /// Drops idle replicas above the maximum. To be called whenever the maximum may be lower.
+    fn drop_surplus(&self) {
+        let remove = || {
+            self.with_state(|state| {
+                let counts = state.counts();
+                let has_surplus = counts.idle + counts.busy > self.current_settings().max_replica;
+                has_surplus.then(|| state.remove_oldest_idle()).flatten()
             })
         };
         // Dropped outside the lock.
-        while let Some(replica) = beyond() {
+        while let Some(replica) = remove() {
             drop(replica);
         }
     }
 
-    /// A replica came back, from a request unless it only started.
-    fn put_back(self: &Arc<Self>, replica: Box<Self::Replica>, mut from: Option<Traffic>) {
+    /// Returns a replica with its place. `from` is the request that had them; `None` if the replica only started.
+    fn return_replica(self: &Arc<Self>, replica: Box<Self::Replica>, mut from: Option<Traffic>) {
         let now = Instant::now();
-        let mut replica = Some(replica);
-        while let Some(one) = replica.take() {
+        let mut returned = Some(replica);
+        while let Some(replica) = returned.take() {
             let mut dropped = None;
-            let waiter = self.ledger(|ledger| {
-                let bounds = self.bounds();
-                match ledger.freed(from.take(), &bounds, now) {
-                    Freed::To(waiter) => Some((waiter, one)),
-                    Freed::Kept => {
-                        // Whoever tells it to stop from now on finds it idle.
-                        dropped = match Self::is_stopped(&one) {
-                            true => Some(one),
-                            false => ledger.keep(one, &bounds, now),
+            let waiter = self.with_state(|state| {
+                let settings = self.current_settings();
+                match state.release(from.take(), &settings, now) {
+                    Released::ToWaiter(waiter) => Some((waiter, replica)),
+                    Released::Free => {
+                        // Under the lock: a stop that comes later finds the replica among the idle ones.
+                        dropped = match Self::is_stopping(&replica) {
+                            true => Some(replica),
+                            false => state.put_idle(replica, &settings, now),
                         };
                         None
                     }
@@ -119,19 +122,20 @@ pub(super) trait Places: Send + Sync + Sized + 'static {
             // Outside the lock.
             drop(dropped);
             match waiter {
-                Some((waiter, one)) => replica = hand_over(self, waiter, Some(one)),
-                None => self.place_came_free(),
+                Some((waiter, replica)) => returned = send_replica(self, waiter, replica),
+                None => self.on_place_free(),
             }
         }
     }
 
-    /// A replica is gone: whoever waits may start another in its place.
-    fn lost(self: &Arc<Self>, mut from: Option<Traffic>) {
+    /// Releases a place whose replica is gone. The first request in the queue may start another one in it.
+    fn release_place(self: &Arc<Self>, mut from: Option<Traffic>) {
         loop {
-            let freed =
-                self.ledger(|ledger| ledger.freed(from.take(), &self.bounds(), Instant::now()));
-            let Freed::To(waiter) = freed else {
-                return self.place_came_free();
+            let released = self.with_state(|state| {
+                state.release(from.take(), &self.current_settings(), Instant::now())
+            });
+            let Released::ToWaiter(waiter) = released else {
+                return self.on_place_free();
             };
             match waiter.send(Lease::new(self.clone(), None, None)) {
                 Ok(()) => return,
@@ -141,13 +145,13 @@ pub(super) trait Places: Send + Sync + Sized + 'static {
     }
 }
 
-/// Gives a replica to one who waits. It comes back if that one has gone.
-fn hand_over<P: Places>(
+/// Sends a replica to a queued request. Returns it if that request's client has gone.
+fn send_replica<P: Places>(
     pool: &Arc<P>,
     waiter: Waiter<P>,
-    replica: Option<Box<P::Replica>>,
+    replica: Box<P::Replica>,
 ) -> Option<Box<P::Replica>> {
-    match waiter.send(Lease::new(pool.clone(), replica, None)) {
+    match waiter.send(Lease::new(pool.clone(), Some(replica), None)) {
         Ok(()) => None,
         Err(mut lease) => {
             let replica = lease.replica.take();
@@ -157,26 +161,26 @@ fn hand_over<P: Places>(
     }
 }
 
-/// What a request for a place comes to.
-pub(super) enum Asked<P: Places> {
+/// The answer to a request for a place.
+pub(super) enum PlaceRequest<P: Places> {
     /// A place, with a replica or with room to start one.
-    Place(Lease<P>),
-    /// A place in the queue.
-    Queued(Queued<P>),
-    /// Nothing: the queue is full, or the pool closed.
-    Refused,
+    Granted(Lease<P>),
+    /// The request waits in the queue.
+    Queued(QueuedRequest<P>),
+    /// The queue is full, or the pool is closed.
+    Rejected,
 }
 
-/// A place in the queue, given up when this is dropped.
-pub(super) struct Queued<P: Places> {
+/// A request in the queue. Dropping it abandons the request.
+pub(super) struct QueuedRequest<P: Places> {
     pool: Option<Arc<P>>,
     traffic: Traffic,
     receiver: oneshot::Receiver<Lease<P>>,
 }
 
-impl<P: Places> Queued<P> {
-    /// Waits for its turn; nothing when the pool was closed meanwhile.
-    pub(super) async fn turn(mut self) -> Option<Lease<P>> {
+impl<P: Places> QueuedRequest<P> {
+    /// Waits for a place; `None` when the pool is closed meanwhile.
+    pub(super) async fn wait(mut self) -> Option<Lease<P>> {
         let mut lease = (&mut self.receiver).await.ok()?;
         lease.traffic = Some(self.traffic);
         self.pool = None;
@@ -184,21 +188,21 @@ impl<P: Places> Queued<P> {
     }
 }
 
-impl<P: Places> Drop for Queued<P> {
+impl<P: Places> Drop for QueuedRequest<P> {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
-            pool.ledger(|ledger| ledger.gave_up(self.traffic, Instant::now()));
+            pool.with_state(|state| state.abandon(self.traffic, Instant::now()));
         }
     }
 }
 
 /// The right to one of the pool's places, with a warm replica in it or room to start one.
 ///
-/// Dropped without [`Lease::give_back`], the place is free for another replica.
+/// Dropped without [`Lease::give_back`], it releases the place for another replica.
 pub(super) struct Lease<P: Places> {
     pool: Option<Arc<P>>,
     pub(super) replica: Option<Box<P::Replica>>,
-    /// The request that has the place; nothing when a replica only starts there.
+    /// The request that has the place; `None` if a replica only starts there.
     pub(super) traffic: Option<Traffic>,
 }
 
@@ -215,17 +219,17 @@ impl<P: Places> Lease<P> {
         }
     }
 
-    /// Gives the place back with a replica in it.
+    /// Returns the place with a replica in it.
     pub(super) fn give_back(mut self, replica: Box<P::Replica>) {
         if let Some(pool) = self.pool.take() {
-            pool.put_back(replica, self.traffic);
+            pool.return_replica(replica, self.traffic);
         }
     }
 
-    /// The request that had the place has gone, and whatever happens in it is no longer for it.
-    pub(super) fn request_left(&mut self, now: Instant) {
+    /// Ends the load of the request that had the place: its client has gone, and what happens there is no longer for it.
+    pub(super) fn abandon_request(&mut self, now: Instant) {
         if let (Some(pool), Some(traffic)) = (&self.pool, self.traffic.take()) {
-            pool.ledger(|ledger| ledger.gave_up(traffic, now));
+            pool.with_state(|state| state.abandon(traffic, now));
         }
     }
 
@@ -238,8 +242,8 @@ impl<P: Places> Drop for Lease<P> {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
             match self.replica.take() {
-                Some(replica) => pool.put_back(replica, self.traffic),
-                None => pool.lost(self.traffic),
+                Some(replica) => pool.return_replica(replica, self.traffic),
+                None => pool.release_place(self.traffic),
             }
         }
     }

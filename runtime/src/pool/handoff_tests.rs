@@ -1,4 +1,4 @@
-//! Requests that come, crash, give up and end while the bounds change, in thousands of interleavings.
+//! Requests that come, crash, give up and end while the settings change, in thousands of interleavings.
 
 use shuttle::future::block_on;
 use shuttle::sync::Mutex;
@@ -9,8 +9,8 @@ use super::*;
 
 /// A pool whose replicas are numbers.
 struct Pool {
-    ledger: Mutex<Ledger<Box<usize>, Waiter<Self>>>,
-    bounds: Mutex<PoolSettings>,
+    state: Mutex<PoolState<Box<usize>, Waiter<Self>>>,
+    settings: Mutex<PoolSettings>,
     made: AtomicUsize,
     served: AtomicUsize,
 }
@@ -18,30 +18,33 @@ struct Pool {
 impl Places for Pool {
     type Replica = usize;
 
-    fn ledger<T>(&self, act: impl FnOnce(&mut Ledger<Box<usize>, Waiter<Self>>) -> T) -> T {
-        act(&mut self.ledger.lock().unwrap())
+    fn with_state<T>(
+        &self,
+        update: impl FnOnce(&mut PoolState<Box<usize>, Waiter<Self>>) -> T,
+    ) -> T {
+        update(&mut self.state.lock().unwrap())
     }
 
-    fn bounds(&self) -> PoolSettings {
-        *self.bounds.lock().unwrap()
+    fn current_settings(&self) -> PoolSettings {
+        *self.settings.lock().unwrap()
     }
 
-    fn bounds_now(&self, _now: Instant) -> PoolSettings {
-        self.bounds()
+    fn start_settings(&self, _now: Instant) -> PoolSettings {
+        self.current_settings()
     }
 
-    fn is_stopped(replica: &usize) -> bool {
+    fn is_stopping(replica: &usize) -> bool {
         replica.is_multiple_of(5)
     }
 
-    fn place_came_free(&self) {}
+    fn on_place_free(&self) {}
 }
 
 impl Pool {
     fn new(max_replica: usize) -> Arc<Self> {
         Arc::new(Self {
-            ledger: Mutex::default(),
-            bounds: Mutex::new(PoolSettings {
+            state: Mutex::default(),
+            settings: Mutex::new(PoolSettings {
                 max_replica,
                 ..PoolSettings::default()
             }),
@@ -51,19 +54,19 @@ impl Pool {
     }
 
     fn set_max(self: &Arc<Self>, max_replica: usize) {
-        self.bounds.lock().unwrap().max_replica = max_replica;
-        self.trim();
-        self.promote();
+        self.settings.lock().unwrap().max_replica = max_replica;
+        self.drop_surplus();
+        self.start_waiters();
     }
 
     fn request(self: &Arc<Self>, fate: Fate) {
-        let mut lease = match self.ask(Traffic::Sync, Instant::now()) {
-            Asked::Place(lease) => lease,
-            Asked::Queued(queued) => match fate {
+        let mut lease = match self.request_place(Traffic::Sync, Instant::now()) {
+            PlaceRequest::Granted(lease) => lease,
+            PlaceRequest::Queued(queued) => match fate {
                 GivesUp => return drop(queued),
-                _ => block_on(queued.turn()).expect("the pool is open"),
+                _ => block_on(queued.wait()).expect("the pool is open"),
             },
-            Asked::Refused => panic!("the queue is long enough"),
+            PlaceRequest::Rejected => panic!("the queue is long enough"),
         };
         let new = || Box::new(self.made.fetch_add(1, Ordering::SeqCst));
         let replica = lease.replica.take().unwrap_or_else(new);
@@ -102,9 +105,9 @@ fn together(max: usize, fates: &'static [Fate], changes: &'static [usize]) {
     for thread in threads {
         thread.join().unwrap();
     }
-    let counts = pool.ledger(|ledger| ledger.counts());
+    let counts = pool.with_state(|state| state.counts());
     assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
-    let max = pool.bounds().max_replica;
+    let max = pool.current_settings().max_replica;
     assert!(counts.idle <= max, "{counts:?}, but {max} at most");
     let patient = fates.iter().filter(|fate| !matches!(fate, GivesUp)).count();
     assert!(pool.served.load(Ordering::SeqCst) >= patient);
@@ -131,7 +134,8 @@ fn who_waits_has_new_room_at_once_and_not_only_when_another_ends() {
     let round = || {
         let pool = Pool::new(1);
         let (done, waited_for) = futures::channel::oneshot::channel();
-        let Asked::Place(mut first) = pool.ask(Traffic::Sync, Instant::now()) else {
+        let PlaceRequest::Granted(mut first) = pool.request_place(Traffic::Sync, Instant::now())
+        else {
             panic!("there is room for the first")
         };
         let second = pool.clone();
@@ -147,7 +151,7 @@ fn who_waits_has_new_room_at_once_and_not_only_when_another_ends() {
         drop(first);
         second.join().unwrap();
         changed.join().unwrap();
-        let counts = pool.ledger(|ledger| ledger.counts());
+        let counts = pool.with_state(|state| state.counts());
         assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
     };
     shuttle::check_random(round, 2_000);
@@ -158,11 +162,11 @@ fn who_waits_has_new_room_at_once_and_not_only_when_another_ends() {
 fn a_replica_that_comes_back_while_the_maximum_grows_is_not_taken_for_one_too_many() {
     let round = || {
         let pool = Pool::new(1);
-        let Asked::Place(first) = pool.ask(Traffic::Sync, Instant::now()) else {
+        let PlaceRequest::Granted(first) = pool.request_place(Traffic::Sync, Instant::now()) else {
             panic!("there is room for the first")
         };
-        let queued = || match pool.ask(Traffic::Sync, Instant::now()) {
-            Asked::Queued(queued) => queued,
+        let queued = || match pool.request_place(Traffic::Sync, Instant::now()) {
+            PlaceRequest::Queued(queued) => queued,
             _ => panic!("there is room for one"),
         };
         let (second, third) = (queued(), queued());
@@ -170,12 +174,12 @@ fn a_replica_that_comes_back_while_the_maximum_grows_is_not_taken_for_one_too_ma
         let changed = thread::spawn(move || changed.set_max(2));
         let ends = thread::spawn(move || first.give_back(Box::new(1)));
         // The second keeps its place: the third has the other one, whichever comes first.
-        let second = block_on(second.turn()).expect("the pool is open");
-        let third = block_on(third.turn()).expect("the pool is open");
+        let second = block_on(second.wait()).expect("the pool is open");
+        let third = block_on(third.wait()).expect("the pool is open");
         drop((second, third));
         changed.join().unwrap();
         ends.join().unwrap();
-        let counts = pool.ledger(|ledger| ledger.counts());
+        let counts = pool.with_state(|state| state.counts());
         assert_eq!((counts.busy, counts.waiting), (0, 0), "{counts:?}");
     };
     shuttle::check_random(round, 2_000);

@@ -1,36 +1,39 @@
-//! What can be seen of a pool's replicas and health, and done about them by hand.
+//! What operators see of a pool's replicas and circuit breaker, and what they can do about them.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use crate::pool::circuit_breaker::state::Trouble;
-use crate::pool::registry::{ReplicaInfo, Stopping};
+use super::circuit_breaker::state::Trouble;
+use super::registry::{ReplicaInfo, Stopping};
 
 impl Pool {
-    /// Its replicas, the oldest first.
+    /// All replicas, the oldest first.
     pub fn replicas(&self) -> Vec<ReplicaInfo> {
-        let cards = self.roster.all();
+        let entries = self.registry.all();
         let idle: HashSet<String> = {
-            let ledger = self.lock();
-            ledger.idle().map(|one| one.card().id().into()).collect()
+            let state = self.lock();
+            let idle = state.idle();
+            idle.map(|replica| replica.entry().id().into()).collect()
         };
         let now = Instant::now();
-        let info = |card: &std::sync::Arc<crate::pool::registry::Card>| {
-            card.info(idle.contains(card.id()), now)
-        };
-        let mut replicas: Vec<ReplicaInfo> = cards.iter().map(info).collect();
+        let mut replicas: Vec<ReplicaInfo> = entries
+            .iter()
+            .map(|entry| entry.info(idle.contains(entry.id()), now))
+            .collect();
         replicas.sort_by(|a, b| b.age.cmp(&a.age).then_with(|| a.id.cmp(&b.id)));
         replicas
     }
 
-    /// Stops a replica: an idle one at once, a busy one after its request, or after `time` if that takes longer. Nothing when
-    /// there is none of that id.
+    /// Stops a replica: an idle one at once, a busy one after its request, or after `time` if the request takes longer. `None`
+    /// if no replica has this id.
     pub fn stop_replica(&self, id: &str, time: Duration) -> Option<Stopping> {
-        let card = self.roster.find(id)?;
-        // First, so that it is not kept when it comes back after the look at the idle ones.
-        card.stop();
-        let idle = self.lock().remove_idle(|replica| replica.card().id() == id);
+        let entry = self.registry.find(id)?;
+        // Before the idle replicas are searched: one that is returned after the search is dropped then.
+        entry.stop();
+        let idle = self
+            .lock()
+            .remove_idle(|replica| replica.entry().id() == id);
         Some(match idle {
             Some(replica) => {
                 drop(replica);
@@ -39,20 +42,20 @@ impl Pool {
             None => {
                 tokio::spawn(async move {
                     tokio::time::sleep(time).await;
-                    card.kill();
+                    entry.kill();
                 });
                 Stopping::Later
             }
         })
     }
 
-    /// Why no replica starts, if none does.
+    /// Why starts of replicas pause; `None` while the circuit breaker is closed.
     pub fn trouble(&self) -> Option<Trouble> {
-        self.health.trouble(Instant::now())
+        self.breaker.unavailable(Instant::now())
     }
 
-    /// Forgets failed starts: the next replica may start.
+    /// Closes the circuit breaker and forgets failed starts, so that replicas may start at once.
     pub fn clear_trouble(&self) {
-        self.health.clear();
+        self.breaker.reset();
     }
 }

@@ -1,17 +1,17 @@
-//! The replicas of a pool by id: their state, and requests to stop them.
+//! The replicas of a pool by their ids: what can be observed of each, and how each is told to stop.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 
-/// State of a replica.
+/// What a replica is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaState {
-    /// The instance is created and runs its `init`.
+    /// It is being made, or runs its `init`.
     Starting,
     /// It waits for a request.
     Idle,
@@ -21,194 +21,195 @@ pub enum ReplicaState {
     Stopping,
 }
 
-/// Information about a replica.
+/// A replica at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaInfo {
-    /// Id of the replica, as in logs.
+    /// The id that its log lines carry.
     pub id: String,
-    /// State of the replica.
+    /// What it is doing.
     pub state: ReplicaState,
-    /// Time since the beginning of its start.
+    /// Time since its start began.
     pub age: Duration,
-    /// Number of requests that it was given.
+    /// Requests it has been given.
     pub served: u64,
 }
 
-/// Numbers of replicas.
+/// How many replicas a pool has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Presence {
-    /// Replicas that can serve, idle or busy.
+    /// Replicas that can serve: idle or busy.
     pub ready: usize,
-    /// Replicas that are starting.
+    /// Replicas that start.
     pub starting: usize,
 }
 
-/// Result of stopping a replica.
+/// What follows when a replica is told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopping {
-    /// It has stopped.
+    /// It was idle, and is gone.
     Now,
-    /// It finishes its request or its start first.
+    /// It finishes its request first.
     Later,
 }
 
-/// Entry of a replica.
+/// The entry of one replica, shared with those that observe or stop it.
 #[derive(Debug)]
-pub(crate) struct Card {
+pub(crate) struct ReplicaEntry {
     id: String,
-    begun: Instant,
-    ready: OnceLock<Instant>,
+    started_at: Instant,
+    ready: AtomicBool,
     served: AtomicU64,
-    stops: AtomicBool,
+    stopping: AtomicBool,
     killed: AtomicBool,
-    runner: AtomicWaker,
+    on_kill: AtomicWaker,
 }
 
-impl Card {
+impl ReplicaEntry {
     pub fn id(&self) -> &str {
         &self.id
     }
 
+    /// Requests that the replica has been given.
     pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
     }
 
+    /// Counts one more request.
     pub fn count_request(&self) {
-        // Only the replica itself counts.
+        // A replica serves one request at a time, and nothing else writes the count.
         self.served.store(self.served() + 1, Ordering::Relaxed);
     }
 
     /// Records that the replica can serve.
-    pub fn set_ready(&self) {
-        let _ = self.ready.set(Instant::now());
+    pub fn mark_ready(&self) {
+        self.ready.store(true, Ordering::Release);
     }
 
-    /// Since when it can serve.
-    pub fn ready(&self) -> Option<Instant> {
-        self.ready.get().copied()
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 
-    /// Stops the replica after its request or its start.
+    /// Stops the replica after its current request.
     pub fn stop(&self) {
-        self.stops.store(true, Ordering::Release);
+        self.stopping.store(true, Ordering::Release);
     }
 
-    pub fn stops(&self) -> bool {
-        self.stops.load(Ordering::Acquire)
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Stops the replica at once.
     pub fn kill(&self) {
         self.stop();
         self.killed.store(true, Ordering::Release);
-        self.runner.wake();
+        self.on_kill.wake();
     }
 
-    /// Waits until the replica has to stop at once. Only the code that runs the replica may wait.
+    /// Waits until the replica is killed. Only the task that runs the replica may wait.
     pub fn poll_killed(&self, cx: &Context<'_>) -> Poll<()> {
-        self.runner.register(cx.waker());
+        self.on_kill.register(cx.waker());
         match self.killed.load(Ordering::Acquire) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
     }
 
-    pub fn info(&self, idle: bool, now: Instant) -> ReplicaInfo {
-        let state = match (self.ready(), self.stops()) {
-            (None, _) => ReplicaState::Starting,
-            (Some(_), _) if idle => ReplicaState::Idle,
-            (Some(_), true) => ReplicaState::Stopping,
-            (Some(_), false) => ReplicaState::Busy,
+    pub fn info(&self, is_idle: bool, now: Instant) -> ReplicaInfo {
+        let state = match (self.is_ready(), self.is_stopping()) {
+            (false, _) => ReplicaState::Starting,
+            (true, _) if is_idle => ReplicaState::Idle,
+            (true, true) => ReplicaState::Stopping,
+            (true, false) => ReplicaState::Busy,
         };
         ReplicaInfo {
             id: self.id.clone(),
             state,
-            age: now.saturating_duration_since(self.begun),
+            age: now.saturating_duration_since(self.started_at),
             served: self.served(),
         }
     }
 }
 
-/// The replicas of a pool, including starting ones. Locked when a replica starts or stops, never by a request on a warm one.
+/// The replicas of a pool, including those that start. Locked when a replica starts or goes, never by a request on a warm one.
 #[derive(Debug, Default)]
-pub(crate) struct Roster {
-    cards: Mutex<BTreeMap<String, Arc<Card>>>,
+pub(crate) struct ReplicaRegistry {
+    entries: Mutex<BTreeMap<String, Arc<ReplicaEntry>>>,
 }
 
-impl Roster {
-    /// Adds a starting replica with a unique id. It is removed when the returned value is dropped.
-    pub fn enter(self: &Arc<Self>, new_id: impl Fn() -> String) -> Listed {
-        let mut cards = self.lock();
+impl ReplicaRegistry {
+    /// Registers a replica that begins to start, under an unused id. It is removed when the guard is dropped.
+    pub fn register(self: &Arc<Self>, new_id: impl Fn() -> String) -> RegistryGuard {
+        let mut entries = self.lock();
         let mut id = new_id();
-        while cards.contains_key(&id) {
+        while entries.contains_key(&id) {
             id = new_id();
         }
-        let card = Arc::new(Card {
+        let entry = Arc::new(ReplicaEntry {
             id: id.clone(),
-            begun: Instant::now(),
-            ready: OnceLock::new(),
+            started_at: Instant::now(),
+            ready: AtomicBool::new(false),
             served: AtomicU64::new(0),
-            stops: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             killed: AtomicBool::new(false),
-            runner: AtomicWaker::new(),
+            on_kill: AtomicWaker::new(),
         });
-        cards.insert(id, card.clone());
-        Listed {
-            card,
-            roster: self.clone(),
+        entries.insert(id, entry.clone());
+        RegistryGuard {
+            entry,
+            registry: self.clone(),
         }
     }
 
-    /// All replicas, by id.
-    pub fn all(&self) -> Vec<Arc<Card>> {
+    /// All replicas, ordered by id.
+    pub fn all(&self) -> Vec<Arc<ReplicaEntry>> {
         self.lock().values().cloned().collect()
     }
 
-    pub fn find(&self, id: &str) -> Option<Arc<Card>> {
+    pub fn find(&self, id: &str) -> Option<Arc<ReplicaEntry>> {
         self.lock().get(id).cloned()
     }
 
-    /// Numbers of replicas that can serve and that are starting.
+    /// How many replicas can serve, and how many start.
     pub fn presence(&self) -> Presence {
-        let cards = self.lock();
-        let ready = cards.values().filter(|card| card.ready().is_some()).count();
+        let entries = self.lock();
+        let ready = entries.values().filter(|entry| entry.is_ready()).count();
         Presence {
             ready,
-            starting: cards.len() - ready,
+            starting: entries.len() - ready,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Card>>> {
-        // A map of cards is whole at every instant.
-        self.cards.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<ReplicaEntry>>> {
+        // Entries are inserted and removed whole, so a panic leaves the map consistent.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Keeps an entry until it is dropped.
+/// The registration of a replica. Dropping it removes the replica from the registry.
 #[derive(Debug)]
-pub(crate) struct Listed {
-    card: Arc<Card>,
-    roster: Arc<Roster>,
+pub(crate) struct RegistryGuard {
+    entry: Arc<ReplicaEntry>,
+    registry: Arc<ReplicaRegistry>,
 }
 
-impl Listed {
-    /// The shared entry.
-    pub fn card(&self) -> Arc<Card> {
-        self.card.clone()
+impl RegistryGuard {
+    /// The entry, for use while the replica is elsewhere.
+    pub fn entry(&self) -> Arc<ReplicaEntry> {
+        self.entry.clone()
     }
 }
 
-impl std::ops::Deref for Listed {
-    type Target = Card;
+impl std::ops::Deref for RegistryGuard {
+    type Target = ReplicaEntry;
 
-    fn deref(&self) -> &Card {
-        &self.card
+    fn deref(&self) -> &ReplicaEntry {
+        &self.entry
     }
 }
 
-impl Drop for Listed {
+impl Drop for RegistryGuard {
     fn drop(&mut self) {
-        self.roster.lock().remove(&self.card.id);
+        self.registry.lock().remove(&self.entry.id);
     }
 }
 
@@ -219,32 +220,32 @@ mod tests {
 
     #[test]
     fn an_entry_lasts_as_long_as_its_replica_and_ids_are_unique() {
-        let roster = Arc::new(Roster::default());
+        let registry = Arc::new(ReplicaRegistry::default());
         let drawn = Cell::new(0);
         let draw = || {
             drawn.set(drawn.get() + 1);
             ["aaaaa", "aaaaa", "bbbbb"][drawn.get() - 1].to_owned()
         };
-        let first = roster.enter(draw);
-        let second = roster.enter(draw);
+        let first = registry.register(draw);
+        let second = registry.register(draw);
         assert_eq!((first.id(), second.id()), ("aaaaa", "bbbbb"));
         let presence = |ready, starting| Presence { ready, starting };
-        assert_eq!(roster.presence(), presence(0, 2));
-        second.set_ready();
+        assert_eq!(registry.presence(), presence(0, 2));
+        second.mark_ready();
         second.count_request();
-        let states: Vec<_> = roster
+        let states: Vec<_> = registry
             .all()
             .iter()
-            .map(|card| card.info(false, Instant::now()))
+            .map(|entry| entry.info(false, Instant::now()))
             .map(|info| (info.state, info.served))
             .collect();
         let wanted = [(ReplicaState::Starting, 0), (ReplicaState::Busy, 1)];
         assert_eq!(states, wanted);
-        roster.find("bbbbb").unwrap().stop();
+        registry.find("bbbbb").unwrap().stop();
         let info = second.info(false, Instant::now());
         assert_eq!(info.state, ReplicaState::Stopping);
         drop(first);
-        assert!(roster.find("aaaaa").is_none());
-        assert_eq!(roster.presence(), presence(1, 0));
+        assert!(registry.find("aaaaa").is_none());
+        assert_eq!(registry.presence(), presence(1, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! A replica: a warm instance of a deployment's component. Starts it, runs `init`, and runs requests.
+//! A replica: an instance of a deployment's component with its store. Starts it, and runs one request at a time on it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,6 +11,8 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
+use super::registry::{RegistryGuard, ReplicaEntry};
+use super::slots::SlotPermit;
 use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::SharedEngine;
 use crate::guest::{TimedOut, call_init, classify, with_timeout};
@@ -19,114 +21,111 @@ use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
 use crate::meter::{Alive, Meter, Outcome};
-use crate::pool::registry::{Card, Listed};
-use crate::pool::slots::Slot;
-use crate::request::cancellation::stop;
+use crate::request::cancellation::wait_cancelled;
 use crate::request::failure::GuestFailure;
-use crate::request::response_body::AnswerBody;
-use crate::request::state::{Exchange, Settled, Stop};
+use crate::request::response_body::ResponseBody;
+use crate::request::state::{CancelReason, Completion, RequestState};
 use crate::sandbox::{Capabilities, Sandbox};
 use crate::text::bounded_format;
 
 /// Why a replica did not start.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StartError {
-    /// A file of the deployment is damaged.
+    /// A file of the deployment is damaged; the text names it.
     #[error("{0}")]
     Files(String),
-    /// The component could not be compiled or linked.
+    /// The component could not be compiled or loaded.
     #[error(transparent)]
     Artifact(Arc<crate::artifact::ArtifactError>),
     /// A graph of the manifest did not load.
     #[error(transparent)]
     Graph(#[from] NotLoaded),
-    /// The instance could not be created.
+    /// Instantiation failed.
     #[error("the component does not start: {0}")]
     Instantiate(String),
-    /// `lifecycle.init` returned an error.
+    /// `lifecycle.init` returned an error or trapped.
     #[error("`init` failed: {0}")]
     Init(String),
-    /// `lifecycle.init`, or creating the instance, exceeded the timeout.
+    /// `lifecycle.init`, or the instantiation before it, took longer than the request timeout.
     #[error("`init` took longer than the request timeout of {timeout:?}")]
     InitTimeout {
-        /// The deployment's request timeout, which also limits `init`.
+        /// The request timeout, which also limits `init`.
         timeout: Duration,
     },
-    /// The engine has no room for another instance now. The start is tried again.
+    /// The engine has no room for another instance now; the start is retried.
     #[error("the engine has no room for another instance: {0}")]
     Exhausted(String),
-    /// The replica was stopped before its start was done.
+    /// The replica was killed while it started.
     #[error("the replica was stopped while it started")]
     Stopped,
 }
 
-/// What a replica needs besides its component and graphs.
-pub(crate) struct Blueprint<'a> {
+/// What a replica starts with besides its component.
+pub(crate) struct StartContext<'a> {
     pub engine: &'a SharedEngine,
     pub capabilities: &'a Capabilities,
     pub limits: &'a Limits,
     pub log: Arc<dyn LogSink>,
-    pub listed: Listed,
+    pub registration: RegistryGuard,
     pub meter: Arc<Meter>,
-    /// Its graphs, which may still be loading.
+    /// The replica's graphs, which may still be loading.
     pub graphs: &'a Loading,
 }
 
-/// Durations of the phases of a start. Graphs load in parallel with the other phases.
+/// How long the parts of a start took. Graphs load at the same time as the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StartTimings {
-    /// Mapping and linking the component.
+    /// Getting the compiled component: mapped and linked, or cached.
     pub artifact: Duration,
-    /// Time from the beginning of the start until all graphs were loaded.
+    /// From the beginning of the start until all graphs are loaded.
     pub graphs: Duration,
-    /// Creating store and instance.
+    /// Making the store and the instance.
     pub instantiate: Duration,
-    /// Running `lifecycle.init`, including its wait for graphs.
+    /// Running `lifecycle.init`, including its waits for graphs.
     pub init: Duration,
 }
 
-/// A request, and the receiver of its response.
+/// One request for a replica.
 pub(crate) struct Call {
     pub request: http::Request<WasiBody>,
     pub request_id: Arc<str>,
-    /// Receives the head of the response or the error, and the body.
-    pub exchange: Arc<Exchange>,
+    /// Receives the response.
+    pub state: Arc<RequestState>,
 }
 
 /// A warm instance with its store.
 pub(crate) struct Replica {
     store: Store<Sandbox>,
     proxy: Proxy,
-    listed: Listed,
+    registration: RegistryGuard,
     alive: Alive,
-    _slot: Slot,
+    _slot: SlotPermit,
 }
 
 impl Replica {
     /// Creates the instance, runs its `init`, and waits for its graphs.
     pub async fn start(
         artifact: &Artifact,
-        blueprint: Blueprint<'_>,
+        context: StartContext<'_>,
         nn: NnCtx,
-        slot: Slot,
+        slot: SlotPermit,
         timings: &mut StartTimings,
     ) -> Result<Self, StartError> {
-        let made = Instant::now();
-        let begun = made;
-        let engine = blueprint.engine;
+        let begun = Instant::now();
+        let engine = context.engine;
         let log = Arc::new(ReplicaLog::new(
-            blueprint.log,
-            blueprint.listed.id().to_owned(),
+            context.log,
+            context.registration.id().to_owned(),
         ));
         let failed = |e: wasmtime::Error| StartError::Instantiate(format!("{e:#}"));
         let mut store = Sandbox::store(
             artifact.instance_pre().component().engine(),
-            blueprint.capabilities,
+            context.capabilities,
             nn,
             log,
         )
         .map_err(failed)?;
-        let timeout = blueprint.limits.timeout;
+        let timeout = context.limits.timeout;
         let init_timeout = |TimedOut| StartError::InitTimeout { timeout };
         let instance = {
             let made = pin!(artifact.instance_pre().instantiate_async(&mut store));
@@ -137,9 +136,7 @@ impl Replica {
         };
         let instance = instance.map_err(|e| match e.is::<PoolConcurrencyLimitError>() {
             true => StartError::Exhausted(format!("{e:#}")),
-            false => {
-                StartError::Instantiate(classify(&e, &mut store, blueprint.limits).to_string())
-            }
+            false => StartError::Instantiate(classify(&e, &mut store, context.limits).to_string()),
         })?;
         let proxy = match &artifact.pre {
             HandlerPre::Wasi02(_, indices) => {
@@ -151,43 +148,44 @@ impl Replica {
         };
         timings.instantiate = begun.elapsed();
         if artifact.runs_init() {
-            let begun = Instant::now();
-            let init = pin!(call_init(&mut store, &instance, blueprint.limits));
-            let init = pin!(blueprint.meter.guest(init));
+            let init_begun = Instant::now();
+            let init = pin!(call_init(&mut store, &instance, context.limits));
+            let init = pin!(context.meter.guest(init));
             let init = pin!(engine.watch(init));
-            // What it waits for graphs is not its own time.
-            let ready = async { drop(blueprint.graphs.ready().await) };
+            // The timeout of `init` begins once its graphs are loaded.
+            let ready = async { drop(context.graphs.ready().await) };
             with_timeout(timeout, ready, init)
                 .await
                 .map_err(init_timeout)?
                 .map_err(StartError::Init)?;
-            timings.init = begun.elapsed();
+            timings.init = init_begun.elapsed();
         }
         store.data().finish_lines();
-        blueprint.graphs.ready().await?;
-        blueprint.listed.set_ready();
+        context.graphs.ready().await?;
+        context.registration.mark_ready();
         Ok(Self {
             store,
             proxy,
-            listed: blueprint.listed,
-            alive: Alive::since(made, blueprint.meter),
+            registration: context.registration,
+            alive: Alive::since(begun, context.meter),
             _slot: slot,
         })
     }
 
-    /// Information about the replica.
-    pub fn card(&self) -> &Card {
-        &self.listed
+    /// Its entry in the registry.
+    pub fn entry(&self) -> &ReplicaEntry {
+        &self.registration
     }
 
-    /// The generation of the config that it has read.
+    /// The generation of the config that the replica has read.
     pub fn config_generation(&self) -> u64 {
         self.store.data().config_generation
     }
 
-    /// Runs a request to its end, and returns the replica if it can serve another one.
+    /// Runs one request to its end, and returns the replica if it can serve another.
     ///
-    /// The head of the response is sent as soon as the guest sets it. At the deadline, or for another reason to stop, the guest is dropped.
+    /// The head of the response is available as soon as the guest has set it. If the request is cancelled, by its deadline or
+    /// for another reason, the guest is dropped wherever it is.
     pub async fn serve(
         mut self: Box<Self>,
         call: Call,
@@ -198,68 +196,68 @@ impl Replica {
         let Call {
             request,
             request_id,
-            exchange,
+            state,
         } = call;
-        // Dropped before the store, also by a panic: what the store cuts off then never looks whole.
-        let cut = CutOff(&exchange);
+        // Dropped before the store, even by a panic: a body that ends with the store never looks complete.
+        let abort = AbortOnDrop(&state);
         let log = self.store.data().log.clone();
         log.set_request(Some(request_id));
-        self.listed.count_request();
-        // While it was idle epochs went by, and with the deadline behind it the guest would yield at its first step.
+        self.registration.count_request();
+        // Epochs have passed while the replica was idle; with the old deadline the guest would yield at once.
         self.store.set_epoch_deadline(1);
         let fuel = self.store.data().hostcall_fuel();
         self.store.set_hostcall_fuel(fuel);
         let ended = {
-            let run = pin!(run(&mut self.store, &self.proxy, request, &exchange));
+            let run = pin!(run(&mut self.store, &self.proxy, request, &state));
             let _serving = self.alive.meter().serve();
             let run = pin!(self.alive.meter().guest(run));
             let run = engine.watch(run);
             tokio::select! {
                 biased;
                 ended = run => Ok(ended),
-                stopped = stop(deadline, &exchange, |cx| self.listed.poll_killed(cx)) => Err(stopped),
+                reason = wait_cancelled(deadline, &state, |cx| self.registration.poll_killed(cx)) => Err(reason),
             }
         };
         let result = match ended {
-            Err(stopped) => {
-                if stopped == Stop::Timeout && exchange.body(AnswerBody::is_open) {
+            Err(reason) => {
+                if reason == CancelReason::Timeout && state.with_body(ResponseBody::is_open) {
                     let timeout = limits.timeout;
                     let text = format!(
                         "the model did not finish the body of its answer within {timeout:?}, which was cut off"
                     );
                     log.write(Level::Error, text);
                 }
-                drop(cut);
+                drop(abort);
                 self.store.data().finish_lines();
-                return Served::Stopped(stopped);
+                return Served::Cancelled(reason);
             }
-            Ok(Ok(())) => match exchange.settle() {
-                Settled::NoAnswer => Err(GuestFailure::NoAnswer),
-                Settled::Unfinished => Err(GuestFailure::Unfinished),
-                Settled::Refused => Ok(Outcome::Trapped),
-                Settled::BrokenOff(reason) => {
+            Ok(Ok(())) => match state.complete() {
+                Completion::NoResponse => Err(GuestFailure::NoResponse),
+                Completion::Unfinished => Err(GuestFailure::Unfinished),
+                Completion::Failed => Ok(Outcome::Trapped),
+                Completion::Aborted(reason) => {
                     let text = format!("the model broke off the body of its answer: {reason}");
                     log.write(Level::Error, text);
                     Ok(Outcome::Trapped)
                 }
-                Settled::Whole(status) => Ok(Outcome::answered(status)),
+                Completion::Complete(status) => Ok(Outcome::answered(status)),
             },
             Ok(Err(error)) => Err(classify(&error, &mut self.store, limits)),
         };
         self.store.data().finish_lines();
         match result {
             Ok(outcome) => {
-                // A refusal that the guest survived must not be blamed on a later trap.
+                // A denied allocation that the guest survived must not be blamed for a later trap.
                 self.store.data_mut().limiter.take_denied();
-                self.store.data_mut().finish_bodies(&exchange);
+                self.store.data_mut().finish_bodies(&state);
                 log.set_request(None);
-                // It is settled.
-                std::mem::forget(cut);
+                // The response is complete.
+                std::mem::forget(abort);
                 Served::Reusable(self, outcome)
             }
             Err(failure) => {
-                drop(cut);
-                exchange.answer(Err(failure.clone()));
+                drop(abort);
+                state.set_response(Err(failure.clone()));
                 log.write(Level::Error, failure.to_string());
                 Served::Failed(failure)
             }
@@ -267,39 +265,39 @@ impl Replica {
     }
 }
 
-/// Breaks off a response body that is still open when this is dropped.
-struct CutOff<'e>(&'e Exchange);
+/// Aborts a response body that is still open when this is dropped.
+struct AbortOnDrop<'s>(&'s RequestState);
 
-impl Drop for CutOff<'_> {
+impl Drop for AbortOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.break_off();
+        self.0.abort_body();
     }
 }
 
-/// How serving a request ended for the replica.
+/// How a replica ended a request.
 pub(crate) enum Served {
-    /// It can serve the next request; with the outcome of this one.
+    /// The replica can serve another; with the outcome of this request.
     Reusable(Box<Replica>, Outcome),
-    /// The guest failed.
+    /// The guest failed, and was dropped.
     Failed(GuestFailure),
-    /// It was stopped.
-    Stopped(Stop),
+    /// The request was cancelled, and the guest dropped.
+    Cancelled(CancelReason),
 }
 
 async fn run(
     store: &mut Store<Sandbox>,
     proxy: &Proxy,
     request: http::Request<WasiBody>,
-    exchange: &Arc<Exchange>,
+    state: &Arc<RequestState>,
 ) -> wasmtime::Result<()> {
     match proxy {
-        // Not through `Prepared`: it keeps silent about a trap that comes after the head of the answer.
+        // Not through `Prepared`, which does not report a trap after the head of the response.
         Proxy::P2(guest) => {
             let mut http = store.data_mut().http();
             let request = http.new_incoming_request(p2::Scheme::Http, request)?;
-            let exchange = exchange.clone();
-            let out = http.new_response_outparam_from_callback(move |answer| {
-                exchange.answer(match answer {
+            let state = state.clone();
+            let out = http.new_response_outparam_from_callback(move |response| {
+                state.set_response(match response {
                     Ok(response) => {
                         Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
                     }
@@ -311,8 +309,8 @@ async fn run(
                 .call_handle(store, request, out)
                 .await
         }
-        // Apart: its state is far larger than the other's.
-        Proxy::P3(_) => Box::pin(run_concurrent(store, proxy, request, exchange)).await,
+        // Boxed: this future is far larger than the one of WASI 0.2.
+        Proxy::P3(_) => Box::pin(run_concurrent(store, proxy, request, state)).await,
     }
 }
 
@@ -320,9 +318,9 @@ async fn run_concurrent(
     store: &mut Store<Sandbox>,
     proxy: &Proxy,
     request: http::Request<WasiBody>,
-    exchange: &Arc<Exchange>,
+    state: &Arc<RequestState>,
 ) -> wasmtime::Result<()> {
-    let (sender, answer) = futures::channel::oneshot::channel();
+    let (sender, response) = futures::channel::oneshot::channel();
     let run = store.run_concurrent(async |accessor| {
         let prepared = accessor.with(|mut store| {
             Prepared::new(
@@ -334,17 +332,17 @@ async fn run_concurrent(
             )
         })?;
         prepared.run(accessor, std::future::pending()).await?;
-        match answer.await {
-            Ok(Ok(response)) => exchange.answer(Ok(response)),
-            // The error of the run: the caller makes a failure of it.
+        match response.await {
+            Ok(Ok(response)) => state.set_response(Ok(response)),
+            // The error of the run, which the caller classifies.
             Ok(Err(error)) => return Err(error),
             Err(_) => {}
         }
-        // The guest may go on writing its body, and tidy up, after it has returned the head.
+        // After it has returned the head, the guest may still write its body and clean up.
         poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-        // A body that is passed on from elsewhere needs no task of the guest's, only the store.
-        exchange.collect_body();
-        poll_fn(|cx| exchange.poll_ended(cx)).await;
+        // A body that the guest passes on from an outgoing request needs the store, but none of the guest's tasks.
+        state.buffer_body();
+        poll_fn(|cx| state.poll_body_end(cx)).await;
         wasmtime::error::Ok(())
     });
     run.await.flatten()
@@ -361,24 +359,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_breaks_off_the_body_instead_of_ending_it() {
+    async fn a_panic_aborts_the_body_instead_of_completing_it() {
         let (sender, receiver) = futures::channel::mpsc::unbounded::<Result<Frame<Bytes>, Error>>();
-        let exchange = Arc::new(Exchange::default());
+        let state = Arc::new(RequestState::default());
         let body = StreamBody::new(receiver).boxed_unsync();
-        exchange.answer(Ok(http::Response::new(body)));
+        state.set_response(Ok(http::Response::new(body)));
         let written = Frame::data(Bytes::from_static(b"written"));
         sender.unbounded_send(Ok(written)).unwrap();
         let serving: JoinHandle<()> = tokio::spawn({
-            let exchange = exchange.clone();
+            let state = state.clone();
             async move {
-                // Like a replica's store, it is dropped after `cut`, and the body then has an end.
+                // Like a replica's store, it is dropped after `_abort`, and ends the body.
                 let _store = sender;
-                let _cut = CutOff(&exchange);
+                let _abort = AbortOnDrop(&state);
                 panic!("a bug of the host");
             }
         });
         assert!(serving.await.unwrap_err().is_panic());
-        let next = || poll_fn(|cx| exchange.poll_frame(cx));
+        let next = || poll_fn(|cx| state.poll_frame(cx));
         let first = next().await.unwrap().unwrap();
         assert_eq!(first.into_data().unwrap(), "written");
         assert!(next().await.unwrap().is_err());

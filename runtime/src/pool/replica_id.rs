@@ -1,8 +1,8 @@
-//! Ids of replicas.
+//! Random ids of replicas.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// Five characters of `[0-9a-z]`: enough to tell replicas in a log apart, not a secret.
+/// Five characters of `[0-9a-z]`: enough to tell replicas apart in a log; not a secret.
 pub fn replica_id() -> String {
     let mut number = RandomState::new().build_hasher().finish();
     (0..5)

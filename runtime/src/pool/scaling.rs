@@ -1,35 +1,35 @@
-//! What scales a pool looks at and does: the load, replicas started ahead, idle ones let go.
+//! What an autoscaler needs of a pool: its load, starting replicas ahead, and dropping idle ones.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::handoff::Lease;
+use super::registry::Presence;
+use super::replica::StartTimings;
 use super::{Pool, RunError};
-use crate::pool::registry::Presence;
-use crate::pool::replica::StartTimings;
 
-/// Replicas of one pool that start at once without a request for them.
+/// Replicas of one pool that start at once ahead of requests.
 const MAX_WARMING: usize = 8;
 
 impl Pool {
-    /// The time that sync requests have spent here so far, running or waiting, all together. What it grows by in a
-    /// second is how many there were on average.
+    /// The time that all sync requests have spent in the pool so far, running or waiting. Its growth per second is their
+    /// average number.
     pub fn load(&self, now: Instant) -> Duration {
         self.lock().load(now)
     }
 
-    /// Replicas that can serve, and those that start.
+    /// How many replicas can serve, and how many start.
     pub fn presence(&self) -> Presence {
-        self.roster.presence()
+        self.registry.presence()
     }
 
-    /// Replicas that have been idle for so long.
+    /// Counts the replicas that have been idle for at least `time`.
     pub fn idle_for(&self, time: Duration, now: Instant) -> usize {
-        self.lock().idle_for(time, now)
+        self.lock().count_idle_for(time, now)
     }
 
-    /// Starts replicas in the background until `count` are there, within the deployment's cap and as far as the machine
-    /// has room without taking another deployment's.
+    /// Starts replicas in the background until there are `count`, within the settings, and while the node has free slots:
+    /// no idle replica of another deployment is dropped for them.
     pub fn warm(self: &Arc<Self>, count: usize) {
         let free = MAX_WARMING.saturating_sub(self.presence().starting);
         let counts = self.counts();
@@ -37,17 +37,17 @@ impl Pool {
         for _ in 0..free.min(missing) {
             let pool = self.clone();
             tokio::spawn(async move {
-                match pool.warm_one_by_one(count).await {
-                    // It is told where its illness is.
+                match pool.warm_while_room(count).await {
+                    // The failures that opened the circuit breaker were logged.
                     Ok(()) | Err(RunError::Unhealthy(_)) => {}
-                    Err(error) => tracing::warn!(%error, "a replica does not start"),
+                    Err(error) => tracing::warn!(%error, "replica did not start"),
                 }
             });
         }
     }
 
-    async fn warm_one_by_one(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
-        while self.share.has_room() && self.lock().prewarm(count, &self.settings()) {
+    async fn warm_while_room(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
+        while self.share.has_room() && self.lock().reserve_start(count, &self.settings()) {
             let lease = Lease::new(self.clone(), None, None);
             let replica = self.start(&mut StartTimings::default()).await?;
             self.give_back(lease, replica);
@@ -55,11 +55,11 @@ impl Pool {
         Ok(())
     }
 
-    /// Drops up to `count` idle replicas, those first that were idle for longest. Answers how many.
+    /// Drops up to `count` idle replicas, the longest idle first. Returns how many were dropped.
     pub fn shrink(&self, count: usize) -> usize {
         (0..count)
             .take_while(|_| {
-                let idle = self.lock().take_oldest();
+                let idle = self.lock().remove_oldest_idle();
                 // Dropped outside the lock.
                 idle.is_some()
             })

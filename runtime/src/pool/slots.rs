@@ -1,11 +1,11 @@
-//! How many replicas a node may hold, who gets the next slot, and whose idle replica goes for it.
+//! The replica slots of a node: how many there are, which deployment gets the next, and which idle replica is dropped for it.
 
 mod handoff;
 #[cfg(test)]
 mod interleavings;
 mod queue;
 
-pub(crate) use handoff::{IdleHolder, Share, Slot, Slots};
+pub(crate) use handoff::{IdleHolder, SlotPermit, SlotShare, Slots};
 
 /// The primitives that `handoff` runs on; `interleavings` runs it on shuttle's.
 mod sync {
@@ -22,10 +22,10 @@ mod tests {
 
     /// Idle replicas, the oldest first.
     #[derive(Default)]
-    struct Idles(Mutex<Vec<(Instant, Slot)>>);
+    struct Idles(Mutex<Vec<(Instant, SlotPermit)>>);
 
     impl IdleHolder for Idles {
-        fn idle(&self) -> usize {
+        fn count_idle(&self) -> usize {
             self.0.lock().unwrap().len()
         }
 
@@ -45,13 +45,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_start_that_was_given_up_holds_nobody_up() {
+    async fn an_abandoned_start_does_not_block_others() {
         let (slots, idles) = (Slots::new(1), Arc::<Idles>::default());
-        let (a, b) = (slots.share(holder(&idles)), slots.share(holder(&idles)));
-        let held = a.take(1).await;
-        let mut gone = Box::pin(b.take(1));
+        let (a, b) = (
+            slots.add_deployment(holder(&idles)),
+            slots.add_deployment(holder(&idles)),
+        );
+        let held = a.acquire(1).await;
+        let mut gone = Box::pin(b.acquire(1));
         assert!(futures::poll!(&mut gone).is_pending());
-        let mut waits = Box::pin(a.take(1));
+        let mut waits = Box::pin(a.acquire(1));
         assert!(futures::poll!(&mut waits).is_pending());
         assert!(a.must_yield() && !b.must_yield());
         drop(gone);
@@ -62,46 +65,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn slots_that_were_sent_to_nobody_come_back() {
+    async fn slots_sent_to_an_abandoned_start_come_back() {
         let (slots, idles) = (Slots::new(1), Arc::<Idles>::default());
-        let share = slots.share(holder(&idles));
-        let held = share.take(1).await;
-        let mut gone = Box::pin(share.take(1));
+        let share = slots.add_deployment(holder(&idles));
+        let held = share.acquire(1).await;
+        let mut gone = Box::pin(share.acquire(1));
         assert!(futures::poll!(&mut gone).is_pending());
         // It has its slot now, and is never polled again.
         drop(held);
         drop(gone);
         assert!(share.has_room());
-        drop(share.take(1).await);
+        drop(share.acquire(1).await);
     }
 
     #[tokio::test]
-    async fn a_replica_that_becomes_idle_goes_for_a_start_that_waits() {
+    async fn a_replica_that_becomes_idle_is_dropped_for_a_waiting_start() {
         let (slots, idles) = (Slots::new(1), Arc::<Idles>::default());
         let (a, b) = (
-            slots.share(holder(&idles)),
-            slots.share(Weak::<Idles>::new()),
+            slots.add_deployment(holder(&idles)),
+            slots.add_deployment(Weak::<Idles>::new()),
         );
-        let replica = a.take(1).await;
-        let mut waits = Box::pin(b.take(1));
+        let replica = a.acquire(1).await;
+        let mut waits = Box::pin(b.acquire(1));
         assert!(futures::poll!(&mut waits).is_pending());
         idles.0.lock().unwrap().push((Instant::now(), replica));
-        a.place_came_free();
+        a.on_place_free();
         drop(waits.await);
-        assert_eq!(idles.idle(), 0);
+        assert_eq!(idles.count_idle(), 0);
     }
 
     #[tokio::test]
-    async fn a_heavy_start_takes_as_many_idle_replicas_as_it_needs() {
+    async fn a_heavy_start_drops_as_many_idle_replicas_as_it_needs() {
         let (slots, idles) = (Slots::new(4), Arc::<Idles>::default());
-        let light = slots.share(holder(&idles));
-        let heavy = slots.share(Weak::<Idles>::new());
+        let light = slots.add_deployment(holder(&idles));
+        let heavy = slots.add_deployment(Weak::<Idles>::new());
         for _ in 0..3 {
-            let replica = light.take(1).await;
+            let replica = light.acquire(1).await;
             idles.0.lock().unwrap().push((Instant::now(), replica));
         }
         assert!(!light.has_room());
-        let _slot = heavy.take(3).await;
-        assert_eq!(idles.idle(), 1);
+        let _slot = heavy.acquire(3).await;
+        assert_eq!(idles.count_idle(), 1);
     }
 }

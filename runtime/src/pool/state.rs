@@ -1,18 +1,18 @@
-//! Decides which request gets which replica: pure functions of the pool's state and a time argument.
+//! Which request gets which replica: the pool's decisions, as functions of its state and a time that is passed in.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::pool::load::{Load, Traffic};
+use super::load::{Load, Traffic};
 
-/// Settings of a pool.
+/// The bounds of a pool. They can change while it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// Number of replicas to start ahead of requests.
+    /// Replicas that are started ahead of requests.
     pub min_replica: usize,
     /// Maximum number of replicas.
     pub max_replica: usize,
-    /// Maximum number of waiting requests; further ones are refused.
+    /// Requests that may wait for a replica; one more is rejected.
     pub max_queued_requests: usize,
     /// Number of requests after which a replica is replaced; `None` never replaces it.
     pub max_requests_per_replica: Option<u64>,
@@ -29,38 +29,40 @@ impl Default for PoolSettings {
     }
 }
 
-/// What a request gets.
-pub(crate) enum Next<R> {
-    /// The most recently used warm replica.
+/// The decision for a request that arrives.
+pub(crate) enum Admission<R> {
+    /// Serve it on this idle replica, the most recently used one.
     Reuse(R),
-    /// Permission to start one.
+    /// Start a replica for it.
     Start,
-    /// A place in the queue, which the caller fills.
+    /// Queue it: the caller calls [`PoolState::enqueue`].
     Wait,
-    /// Nothing, because the queue is full.
+    /// Reject it: the queue is full.
     Full,
-    /// Nothing, because the pool is closed.
+    /// Reject it: the pool is closed.
     Closed,
 }
 
-/// What happens to a released replica, or to its slot.
-pub(crate) enum Freed<W> {
-    /// It goes to the first waiting request.
-    To(W),
-    /// It is idle, or dropped.
-    Kept,
+/// The decision for a busy place that was released.
+pub(crate) enum Released<W> {
+    /// The first request in the queue takes the place over, which stays busy.
+    ToWaiter(W),
+    /// No request takes it over.
+    Free,
 }
 
 /// Replicas `R` and waiting requests `W` of one pool.
-pub(crate) struct Ledger<R, W> {
+pub(crate) struct PoolState<R, W> {
+    /// Ordered by when they became idle, the longest idle first.
     idle: VecDeque<(R, Instant)>,
+    /// Places whose replica serves or starts.
     busy: usize,
     waiting: VecDeque<W>,
     closed: bool,
     load: Load,
 }
 
-impl<R, W> Default for Ledger<R, W> {
+impl<R, W> Default for PoolState<R, W> {
     fn default() -> Self {
         Self {
             idle: VecDeque::new(),
@@ -72,74 +74,82 @@ impl<R, W> Default for Ledger<R, W> {
     }
 }
 
-/// Numbers of replicas and requests.
+/// Replicas and waiting requests of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Idle replicas.
+    /// Replicas without a request.
     pub idle: usize,
     /// Replicas that serve or start.
     pub busy: usize,
-    /// Waiting requests.
+    /// Requests in the queue.
     pub waiting: usize,
 }
 
-impl<R, W> Ledger<R, W> {
-    /// Decides for a new request. Unless it is refused, it counts as load until [`Self::freed`] or [`Self::gave_up`].
-    pub fn next(&mut self, traffic: Traffic, settings: &PoolSettings, now: Instant) -> Next<R> {
-        let next = self.decide(settings);
-        if !matches!(next, Next::Full | Next::Closed) {
-            self.load.arrived(traffic, now);
+impl<R, W> PoolState<R, W> {
+    /// Decides on a request that arrives. Unless it is rejected, it counts as load until [`Self::release`] or
+    /// [`Self::abandon`].
+    pub fn admit(
+        &mut self,
+        traffic: Traffic,
+        settings: &PoolSettings,
+        now: Instant,
+    ) -> Admission<R> {
+        let admission = self.decide(settings);
+        if !matches!(admission, Admission::Full | Admission::Closed) {
+            self.load.arrive(traffic, now);
         }
-        next
+        admission
     }
 
-    fn decide(&mut self, settings: &PoolSettings) -> Next<R> {
+    fn decide(&mut self, settings: &PoolSettings) -> Admission<R> {
         if self.closed {
-            return Next::Closed;
+            return Admission::Closed;
         }
-        // Who came before goes before, also when there is room all of a sudden.
+        // While requests wait, new ones queue behind them even if a place has just become free.
         if self.waiting.is_empty() {
             if let Some((replica, _)) = self.idle.pop_back() {
                 self.busy += 1;
-                return Next::Reuse(replica);
+                return Admission::Reuse(replica);
             }
             if self.busy < settings.max_replica {
                 self.busy += 1;
-                return Next::Start;
+                return Admission::Start;
             }
         }
         if self.waiting.len() < settings.max_queued_requests {
-            return Next::Wait;
+            return Admission::Wait;
         }
-        Next::Full
+        Admission::Full
     }
 
-    /// Permission to start another replica ahead of requests, up to `wanted` in total.
-    pub fn prewarm(&mut self, wanted: usize, settings: &PoolSettings) -> bool {
-        let room = !self.closed && self.idle.len() + self.busy < wanted.min(settings.max_replica);
-        if room {
+    /// Reserves a place to start a replica ahead of requests, unless there are `count` replicas already.
+    pub fn reserve_start(&mut self, count: usize, settings: &PoolSettings) -> bool {
+        let has_room =
+            !self.closed && self.idle.len() + self.busy < count.min(settings.max_replica);
+        if has_room {
             self.busy += 1;
         }
-        room
+        has_room
     }
 
-    /// Puts a request at the end of the queue.
-    pub fn wait(&mut self, request: W) {
+    /// Appends a request to the queue.
+    pub fn enqueue(&mut self, request: W) {
         self.waiting.push_back(request);
     }
 
-    /// A request has left the queue; its entry is removed later.
-    pub fn gave_up(&mut self, traffic: Traffic, now: Instant) {
-        self.load.left(traffic, now);
+    /// Ends the load of a request whose client has gone. Its entry in the queue, if any, is removed later.
+    pub fn abandon(&mut self, traffic: Traffic, now: Instant) {
+        self.load.leave(traffic, now);
     }
 
-    /// Total time that sync requests have spent in the pool so far.
+    /// The time that all sync requests have spent in the pool so far, added up.
     pub fn load(&mut self, now: Instant) -> Duration {
         self.load.total(now)
     }
 
-    /// The first waiting request, if it may start a replica, which then counts as busy. Call this whenever there may be more room than before.
-    pub fn promote(&mut self, settings: &PoolSettings) -> Option<W> {
+    /// Takes the first request out of the queue if there is room to start a replica for it; the place counts as busy. To be
+    /// called whenever there may be more room than before.
+    pub fn take_waiter(&mut self, settings: &PoolSettings) -> Option<W> {
         if self.closed || self.idle.len() + self.busy >= settings.max_replica {
             return None;
         }
@@ -148,32 +158,32 @@ impl<R, W> Ledger<R, W> {
         Some(request)
     }
 
-    /// Removes waiting requests whose client is gone.
-    pub fn forget_waiting(&mut self, gone: impl Fn(&W) -> bool) {
-        self.waiting.retain(|request| !gone(request));
+    /// Removes queued requests whose clients have gone.
+    pub fn remove_waiters(&mut self, is_gone: impl Fn(&W) -> bool) {
+        self.waiting.retain(|request| !is_gone(request));
     }
 
-    /// Decides about a released busy replica, after a request or after its start. With [`Freed::To`] it still counts as busy.
-    pub fn freed(
+    /// Releases a busy place. `from` is the request that had it; `None` if a replica only started there.
+    pub fn release(
         &mut self,
         from: Option<Traffic>,
         settings: &PoolSettings,
         now: Instant,
-    ) -> Freed<W> {
+    ) -> Released<W> {
         if let Some(traffic) = from {
-            self.load.left(traffic, now);
+            self.load.leave(traffic, now);
         }
-        // There may be more than there may be now, when the maximum was lowered.
-        let stays = !self.closed && self.busy <= settings.max_replica;
-        if stays && let Some(request) = self.waiting.pop_front() {
-            return Freed::To(request);
+        // There can be more places than the maximum after it was lowered.
+        let is_kept = !self.closed && self.busy <= settings.max_replica;
+        if is_kept && let Some(request) = self.waiting.pop_front() {
+            return Released::ToWaiter(request);
         }
         self.busy -= 1;
-        Freed::Kept
+        Released::Free
     }
 
-    /// Keeps a replica that [`Self::freed`] made idle. Returns it to be dropped if the pool is closed or has too many.
-    pub fn keep(&mut self, replica: R, settings: &PoolSettings, now: Instant) -> Option<R> {
+    /// Keeps a replica of a [`Released::Free`] place as idle. Returns it, to be dropped, when the pool is closed or full.
+    pub fn put_idle(&mut self, replica: R, settings: &PoolSettings, now: Instant) -> Option<R> {
         if self.closed || self.idle.len() + self.busy >= settings.max_replica {
             return Some(replica);
         }
@@ -187,27 +197,25 @@ impl<R, W> Ledger<R, W> {
     }
 
     /// Removes the longest idle replica.
-    pub fn take_oldest(&mut self) -> Option<R> {
+    pub fn remove_oldest_idle(&mut self) -> Option<R> {
         self.idle.pop_front().map(|(replica, _)| replica)
     }
 
-    /// Removes an idle replica to replace it; its slot counts as busy meanwhile.
-    pub fn take_idle(&mut self, wanted: impl Fn(&R) -> bool) -> Option<R> {
-        let at = self.idle.iter().position(|(replica, _)| wanted(replica))?;
-        let (replica, _) = self.idle.remove(at)?;
+    /// Takes an idle replica that is to be replaced. Its place counts as busy.
+    pub fn take_idle(&mut self, matches: impl Fn(&R) -> bool) -> Option<R> {
+        let replica = self.remove_idle(matches)?;
         self.busy += 1;
         Some(replica)
     }
 
-    /// Removes an idle replica.
-    pub fn remove_idle(&mut self, wanted: impl Fn(&R) -> bool) -> Option<R> {
-        let at = self.idle.iter().position(|(replica, _)| wanted(replica))?;
+    /// Removes an idle replica together with its place.
+    pub fn remove_idle(&mut self, matches: impl Fn(&R) -> bool) -> Option<R> {
+        let at = self.idle.iter().position(|(replica, _)| matches(replica))?;
         self.idle.remove(at).map(|(replica, _)| replica)
     }
 
-    /// Number of replicas that have been idle for this long.
-    pub fn idle_for(&self, time: Duration, now: Instant) -> usize {
-        // The longest idle ones are in front.
+    /// Counts the replicas that have been idle for at least `time`.
+    pub fn count_idle_for(&self, time: Duration, now: Instant) -> usize {
         self.idle
             .partition_point(|(_, since)| now.saturating_duration_since(*since) >= time)
     }
@@ -217,7 +225,7 @@ impl<R, W> Ledger<R, W> {
         self.idle.iter().map(|(replica, _)| replica)
     }
 
-    /// Closes the pool. Returns the idle replicas and the waiting requests.
+    /// Rejects requests from now on. Returns the idle replicas and the waiting requests, to be dropped.
     pub fn close(&mut self) -> (VecDeque<(R, Instant)>, VecDeque<W>) {
         self.closed = true;
         (
@@ -226,12 +234,12 @@ impl<R, W> Ledger<R, W> {
         )
     }
 
-    /// Whether the pool is closed.
+    /// Whether [`Self::close`] was called.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// The current numbers.
+    /// The current counts.
     pub fn counts(&self) -> Counts {
         Counts {
             idle: self.idle.len(),
@@ -255,60 +263,60 @@ mod tests {
     }
 
     #[test]
-    fn the_replica_used_last_is_used_first_and_the_oldest_goes_first() {
+    fn the_most_recently_used_replica_is_reused_and_the_longest_idle_is_removed_first() {
         let settings = settings(3, 0);
         let now = Instant::now();
-        let mut ledger: Ledger<u32, ()> = Ledger::default();
+        let mut state: PoolState<u32, ()> = PoolState::default();
         for _ in 0..3 {
-            let next = ledger.next(Traffic::Sync, &settings, now);
-            assert!(matches!(next, Next::Start));
+            let admission = state.admit(Traffic::Sync, &settings, now);
+            assert!(matches!(admission, Admission::Start));
         }
         for id in 0..3 {
             assert!(matches!(
-                ledger.freed(Some(Traffic::Sync), &settings, now),
-                Freed::Kept
+                state.release(Some(Traffic::Sync), &settings, now),
+                Released::Free
             ));
-            ledger.keep(id, &settings, now + Duration::from_secs(id.into()));
+            state.put_idle(id, &settings, now + Duration::from_secs(id.into()));
         }
-        let next = ledger.next(Traffic::Sync, &settings, now);
-        assert!(matches!(next, Next::Reuse(2)));
-        assert_eq!(ledger.take_oldest(), Some(0));
-        assert_eq!(ledger.remove_idle(|id| *id == 2), None);
-        assert_eq!(ledger.remove_idle(|id| *id == 1), Some(1));
-        assert_eq!(ledger.counts().idle, 0);
+        let admission = state.admit(Traffic::Sync, &settings, now);
+        assert!(matches!(admission, Admission::Reuse(2)));
+        assert_eq!(state.remove_oldest_idle(), Some(0));
+        assert_eq!(state.remove_idle(|id| *id == 2), None);
+        assert_eq!(state.remove_idle(|id| *id == 1), Some(1));
+        assert_eq!(state.counts().idle, 0);
     }
 
     #[test]
-    fn what_is_started_ahead_counts_as_there() {
+    fn replicas_started_ahead_count() {
         let settings = settings(2, 0);
-        let mut ledger: Ledger<u32, ()> = Ledger::default();
-        assert!(ledger.prewarm(1, &settings));
-        assert!(!ledger.prewarm(1, &settings));
-        ledger.freed(None, &settings, Instant::now());
-        ledger.keep(1, &settings, Instant::now());
-        assert!(!ledger.prewarm(1, &settings));
-        assert!(ledger.prewarm(9, &settings));
-        assert!(!ledger.prewarm(9, &settings));
+        let mut state: PoolState<u32, ()> = PoolState::default();
+        assert!(state.reserve_start(1, &settings));
+        assert!(!state.reserve_start(1, &settings));
+        state.release(None, &settings, Instant::now());
+        state.put_idle(1, &settings, Instant::now());
+        assert!(!state.reserve_start(1, &settings));
+        assert!(state.reserve_start(9, &settings));
+        assert!(!state.reserve_start(9, &settings));
     }
 
     #[test]
     fn a_lowered_maximum_holds_as_soon_as_requests_end() {
         let (three, one) = (settings(3, 9), settings(1, 9));
         let now = Instant::now();
-        let mut ledger: Ledger<u32, u32> = Ledger::default();
+        let mut state: PoolState<u32, u32> = PoolState::default();
         for _ in 0..3 {
-            ledger.next(Traffic::Sync, &three, now);
+            state.admit(Traffic::Sync, &three, now);
         }
-        ledger.next(Traffic::Sync, &one, now);
-        ledger.wait(7);
+        state.admit(Traffic::Sync, &one, now);
+        state.enqueue(7);
         for left in [2, 1] {
-            let freed = ledger.freed(Some(Traffic::Sync), &one, now);
-            assert!(matches!(freed, Freed::Kept));
-            assert_eq!(ledger.keep(0, &one, now), Some(0));
-            assert_eq!(ledger.counts().busy, left);
+            let released = state.release(Some(Traffic::Sync), &one, now);
+            assert!(matches!(released, Released::Free));
+            assert_eq!(state.put_idle(0, &one, now), Some(0));
+            assert_eq!(state.counts().busy, left);
         }
-        let freed = ledger.freed(Some(Traffic::Sync), &one, now);
-        assert!(matches!(freed, Freed::To(7)));
+        let released = state.release(Some(Traffic::Sync), &one, now);
+        assert!(matches!(released, Released::ToWaiter(7)));
     }
 
     #[test]
@@ -316,20 +324,20 @@ mod tests {
         let settings = settings(1, 1);
         let zero = Instant::now();
         let at = |seconds: u64| zero + Duration::from_secs(seconds);
-        let mut ledger: Ledger<u32, ()> = Ledger::default();
-        ledger.next(Traffic::Sync, &settings, at(0));
+        let mut state: PoolState<u32, ()> = PoolState::default();
+        state.admit(Traffic::Sync, &settings, at(0));
         assert!(matches!(
-            ledger.next(Traffic::Sync, &settings, at(0)),
-            Next::Wait
+            state.admit(Traffic::Sync, &settings, at(0)),
+            Admission::Wait
         ));
-        ledger.wait(());
-        let refused = ledger.next(Traffic::Sync, &settings, at(0));
-        assert!(matches!(refused, Next::Full));
-        assert_eq!(ledger.load(at(10)).as_secs(), 20);
-        ledger.gave_up(Traffic::Sync, at(10));
-        assert_eq!(ledger.load(at(20)).as_secs(), 30);
-        ledger.freed(Some(Traffic::Sync), &settings, at(20));
-        assert_eq!(ledger.load(at(99)).as_secs(), 30);
+        state.enqueue(());
+        let refused = state.admit(Traffic::Sync, &settings, at(0));
+        assert!(matches!(refused, Admission::Full));
+        assert_eq!(state.load(at(10)).as_secs(), 20);
+        state.abandon(Traffic::Sync, at(10));
+        assert_eq!(state.load(at(20)).as_secs(), 30);
+        state.release(Some(Traffic::Sync), &settings, at(20));
+        assert_eq!(state.load(at(99)).as_secs(), 30);
     }
 
     #[derive(Clone, Debug)]
@@ -353,10 +361,10 @@ mod tests {
         ]
     }
 
-    /// A pool as its users see it: who has a place, who waits, and in which order they came.
+    /// A pool as its users see it: the replicas in busy places, and the requests in the order in which they were served.
     #[derive(Default)]
     struct Model {
-        ledger: Ledger<u32, u32>,
+        state: PoolState<u32, u32>,
         busy: Vec<(u32, Option<Traffic>)>,
         made: u32,
         came: u32,
@@ -371,11 +379,11 @@ mod tests {
 
         fn change(&mut self, settings: &PoolSettings) {
             while {
-                let counts = self.ledger.counts();
+                let counts = self.state.counts();
                 counts.idle + counts.busy > settings.max_replica
-            } && self.ledger.take_oldest().is_some()
+            } && self.state.remove_oldest_idle().is_some()
             {}
-            while let Some(request) = self.ledger.promote(settings) {
+            while let Some(request) = self.state.take_waiter(settings) {
                 self.served.push(request);
                 self.start(Some(Traffic::Sync));
             }
@@ -384,7 +392,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bounds_hold_and_nobody_is_passed_or_waits_beside_room(
+        fn bounds_hold_and_requests_are_served_in_order_and_never_wait_beside_room(
             max in 1usize..5, queue in 0usize..5, steps in prop::collection::vec(step(), 0..300)
         ) {
             let mut settings = settings(max, queue);
@@ -394,57 +402,57 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Request => {
-                        let next = model.ledger.next(Traffic::Sync, &settings, now);
+                        let admission = model.state.admit(Traffic::Sync, &settings, now);
                         let request = model.came;
                         model.came += 1;
-                        match next {
-                            Next::Reuse(id) => {
+                        match admission {
+                            Admission::Reuse(id) => {
                                 model.served.push(request);
                                 model.busy.push((id, sync));
                             }
-                            Next::Start => {
+                            Admission::Start => {
                                 model.served.push(request);
                                 model.start(sync);
                                 prop_assert!(model.busy.len() <= settings.max_replica);
                             }
-                            Next::Wait => model.ledger.wait(request),
-                            Next::Full => {
-                                prop_assert!(model.ledger.counts().waiting >= settings.max_queued_requests);
+                            Admission::Wait => model.state.enqueue(request),
+                            Admission::Full => {
+                                prop_assert!(model.state.counts().waiting >= settings.max_queued_requests);
                             }
-                            Next::Closed => prop_assert!(false),
+                            Admission::Closed => prop_assert!(false),
                         }
                     }
                     Step::Good => if let Some((id, from)) = model.busy.pop() {
-                        match model.ledger.freed(from, &settings, now) {
-                            Freed::To(request) => {
+                        match model.state.release(from, &settings, now) {
+                            Released::ToWaiter(request) => {
                                 model.served.push(request);
                                 model.busy.push((id, sync));
                             }
-                            Freed::Kept => drop(model.ledger.keep(id, &settings, now)),
+                            Released::Free => drop(model.state.put_idle(id, &settings, now)),
                         }
                     },
                     Step::Bad => if let Some((_, from)) = model.busy.pop()
-                        && let Freed::To(request) = model.ledger.freed(from, &settings, now) {
+                        && let Released::ToWaiter(request) = model.state.release(from, &settings, now) {
                             model.served.push(request);
                             model.start(sync);
                         },
-                    Step::Replace => if let Some(id) = model.ledger.take_idle(|id| id % 2 == 0) {
+                    Step::Replace => if let Some(id) = model.state.take_idle(|id| id % 2 == 0) {
                         prop_assert_eq!(id % 2, 0);
                         model.busy.push((id, None));
                     },
-                    Step::Drop => drop(model.ledger.take_oldest()),
+                    Step::Drop => drop(model.state.remove_oldest_idle()),
                     Step::Settings { max, queue } => {
                         settings.max_replica = max;
                         settings.max_queued_requests = queue;
                         model.change(&settings);
                     }
                 }
-                let counts = model.ledger.counts();
+                let counts = model.state.counts();
                 prop_assert_eq!(counts.busy, model.busy.len());
                 prop_assert!(counts.idle == 0 || counts.busy + counts.idle <= settings.max_replica);
                 prop_assert!(counts.waiting == 0 || counts.idle == 0);
                 prop_assert!(counts.waiting == 0 || counts.busy >= settings.max_replica, "there is room");
-                prop_assert!(model.served.is_sorted(), "one that came later was served before: {:?}", model.served);
+                prop_assert!(model.served.is_sorted(), "a later request was served first: {:?}", model.served);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! What keeps a pool in order beside its requests: replicas started ahead, replaced, trimmed and let go.
+//! Upkeep of a pool beside its requests: starting replicas ahead, replacing them after a change of the config, changing the
+//! settings, draining.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,23 +7,23 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::handoff::{Lease, Places};
+use super::replica::{Replica, StartTimings};
+use super::slots::IdleHolder;
+use super::state::{Counts, PoolSettings};
 use super::{Pool, RunError};
 use crate::infer::graphs::GraphUse;
 use crate::meter::Meter;
-use crate::pool::replica::{Replica, StartTimings};
-use crate::pool::slots::IdleHolder;
-use crate::pool::state::{Counts, PoolSettings};
 
-/// How long a replica that is killed may take to be gone: until its guest yields, and its instance is taken apart.
-const KILL_TIME: Duration = Duration::from_secs(5);
+/// Longest wait for killed replicas: until their guests yield and their instances are deallocated.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Pool {
-    /// Starts replicas until `count` are there, within the deployment's cap.
+    /// Starts replicas, one after the other, until there are `count`, or as many as the settings allow.
     ///
     /// # Errors
     /// The first start that fails.
     pub async fn prewarm(self: &Arc<Self>, count: usize) -> Result<(), RunError> {
-        while self.lock().prewarm(count, &self.settings()) {
+        while self.lock().reserve_start(count, &self.settings()) {
             let lease = Lease::new(self.clone(), None, None);
             let mut timings = StartTimings::default();
             let replica = self.start(&mut timings).await?;
@@ -31,16 +32,16 @@ impl Pool {
         Ok(())
     }
 
-    /// Replaces idle replicas that read older values of the config than there are now. Busy ones go when they come back,
-    /// and no request is given to one, so a pool that nobody recycles is right too, only colder.
+    /// Replaces idle replicas that have read older values of the config. Busy ones are dropped after their request.
+    ///
+    /// Requests never run on an outdated replica, whether this is called or not; without it they wait for a start.
     pub fn recycle(self: &Arc<Self>) {
-        let taken = {
-            let mut ledger = self.lock();
-            std::iter::from_fn(|| ledger.take_idle(|replica| self.is_outdated(replica))).collect()
+        let outdated: Vec<Box<Replica>> = {
+            let mut state = self.lock();
+            std::iter::from_fn(|| state.take_idle(|replica| self.is_outdated(replica))).collect()
         };
-        let taken: Vec<Box<Replica>> = taken;
-        // Dropped outside the lock, and before the new ones take their memory.
-        let leases = taken.into_iter().map(|replica| {
+        // Dropped outside the lock, and before the new replicas take their memory.
+        let leases = outdated.into_iter().map(|replica| {
             drop(replica);
             Lease::new(self.clone(), None, None)
         });
@@ -50,96 +51,96 @@ impl Pool {
                 match pool.start(&mut StartTimings::default()).await {
                     Ok(replica) => pool.give_back(lease, replica),
                     Err(error) => {
-                        tracing::warn!(%error, "a replica does not start with the new config");
+                        tracing::warn!(%error, "replica did not start with the new config");
                     }
                 }
             });
         }
     }
 
-    /// Takes no more requests and starts nothing more, lets the running ones finish for so long, stops those that are left,
-    /// and drops every replica.
+    /// Closes the pool: rejects requests, lets the running ones finish within `time`, then kills the rest, and drops all
+    /// replicas.
     pub async fn drain(&self, time: Duration) {
-        // Dropped outside the lock: a waiter that goes locks it again.
+        // Dropped outside the lock, which a dropped waiter takes.
         let closed = self.lock().close();
         drop(closed);
-        for card in self.roster.all() {
-            // It would serve nobody.
-            if card.ready().is_none() {
-                card.kill();
+        for entry in self.registry.all() {
+            // It would serve no request.
+            if !entry.is_ready() {
+                entry.kill();
             }
         }
-        if timeout(time, self.all_free()).await.is_ok() {
+        if timeout(time, self.wait_idle()).await.is_ok() {
             return;
         }
         let busy = self.counts().busy;
         tracing::warn!(
             busy,
-            "replicas stopped: they did not finish within the drain time of {time:?}"
+            "replicas killed: they did not finish within the drain time of {time:?}"
         );
-        for card in self.roster.all() {
-            card.kill();
+        for entry in self.registry.all() {
+            entry.kill();
         }
-        if timeout(KILL_TIME, self.all_free()).await.is_err() {
+        if timeout(KILL_TIMEOUT, self.wait_idle()).await.is_err() {
             let busy = self.counts().busy;
             tracing::error!(
                 busy,
-                "replicas left behind: they do not stop within {KILL_TIME:?} of being killed"
+                "replicas left behind: they did not stop within {KILL_TIMEOUT:?} of being killed"
             );
         }
     }
 
     /// Waits until no replica serves or starts.
-    async fn all_free(&self) {
+    async fn wait_idle(&self) {
         loop {
-            let changed = self.changed.notified();
+            let freed = self.place_freed.notified();
             if self.counts().busy == 0 {
                 return;
             }
-            changed.await;
+            freed.await;
         }
     }
 
-    /// What it has used so far.
+    /// The counters of the pool.
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
 
-    /// Its use of each of its graphs.
+    /// The counters of each graph that the deployment uses, in the order of [`DeploymentSpec::graphs`](super::DeploymentSpec).
     pub fn graph_uses(&self) -> &[Arc<GraphUse>] {
         &self.uses
     }
 
-    /// The bounds that it keeps to now.
+    /// The current settings.
     pub fn settings(&self) -> PoolSettings {
-        // A plain value: a panic cannot leave it half-written.
+        // Written whole, so a panic leaves it consistent.
         *self.settings.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps to other bounds from now on: idle replicas beyond them go, missing ones start.
+    /// Changes the settings. Idle replicas above the maximum are dropped; replicas up to the minimum start in the background.
     pub fn set_settings(self: &Arc<Self>, settings: PoolSettings) {
         *self
             .settings
             .write()
             .unwrap_or_else(PoisonError::into_inner) = settings;
-        self.trim();
-        self.promote();
+        self.drop_surplus();
+        self.start_waiters();
         let pool = self.clone();
         tokio::spawn(async move {
             if let Err(error) = pool.prewarm(settings.min_replica).await {
-                tracing::warn!(%error, "the minimum of replicas does not start");
+                tracing::warn!(%error, "replicas up to `min_replica` did not start");
             }
         });
     }
 
-    /// How many replicas and waiting requests there are.
+    /// The current numbers of replicas and waiting requests.
     pub fn counts(&self) -> Counts {
         self.lock().counts()
     }
 }
 
 impl IdleHolder for Pool {
-    fn idle(&self) -> usize {
+    fn count_idle(&self) -> usize {
         self.counts().idle
     }
 
@@ -148,7 +149,8 @@ impl IdleHolder for Pool {
     }
 
     fn evict_oldest(&self) {
-        let evicted = self.lock().take_oldest();
+        let evicted = self.lock().remove_oldest_idle();
+        // Dropped outside the lock.
         drop(evicted);
     }
 }

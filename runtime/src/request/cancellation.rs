@@ -1,30 +1,29 @@
-//! What stops a running guest from outside.
+//! Waits for what cancels a running request: its deadline, its client, a body that is too large, or a kill of its replica.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use crate::request::state::{Exchange, Halt, Stop};
+use super::state::{CancelReason, RequestState};
 
-/// Waits for the first reason to stop a guest.
+/// Waits for the first reason to cancel a request.
 ///
-/// Its task may have used up tokio's cooperative budget in the guest's poll, as a guest can do in each of them: this must not
-/// keep the deadline from being seen, so it takes no part in that budget.
-pub(crate) async fn stop(
+/// A guest can use up the cooperative budget of its task in each of its polls. The deadline must be seen all the same, so
+/// this future takes no part in that budget.
+pub(crate) async fn wait_cancelled(
     deadline: Instant,
-    exchange: &Exchange,
+    state: &RequestState,
     mut poll_killed: impl FnMut(&Context<'_>) -> Poll<()>,
-) -> Stop {
+) -> CancelReason {
     let mut timeout = pin!(tokio::time::sleep_until(deadline.into()));
     tokio::task::unconstrained(poll_fn(|cx| {
         if poll_killed(cx).is_ready() {
-            return Poll::Ready(Stop::Killed);
+            return Poll::Ready(CancelReason::Killed);
         }
-        match exchange.poll_halt(cx) {
-            Poll::Ready(Halt::BodyTooLarge) => Poll::Ready(Stop::BodyTooLarge),
-            Poll::Ready(Halt::ClientGone) => Poll::Ready(Stop::ClientGone),
-            Poll::Pending => timeout.as_mut().poll(cx).map(|()| Stop::Timeout),
+        match state.poll_cancelled(cx) {
+            Poll::Ready(reason) => Poll::Ready(reason),
+            Poll::Pending => timeout.as_mut().poll(cx).map(|()| CancelReason::Timeout),
         }
     }))
     .await
@@ -36,9 +35,9 @@ mod tests {
 
     use super::*;
 
-    /// Stops a future that uses up the budget of its task in each poll, as a guest can.
-    async fn stopped(deadline: Instant, is_killed: bool) -> Stop {
-        let exchange = Exchange::default();
+    /// Cancels a future that uses up the budget of its task in each poll, as a guest can.
+    async fn cancelled(deadline: Instant, is_killed: bool) -> CancelReason {
+        let state = RequestState::default();
         let poll_killed = |_: &Context<'_>| match is_killed {
             true => Poll::Ready(()),
             false => Poll::Pending,
@@ -51,7 +50,7 @@ mod tests {
             tokio::select! {
                 biased;
                 () = greedy => unreachable!("it never ends"),
-                stopped = stop(deadline, &exchange, poll_killed) => stopped,
+                stopped = wait_cancelled(deadline, &state, poll_killed) => stopped,
             }
         };
         // Not `timeout`, which would give the inner future another chance.
@@ -65,10 +64,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_that_uses_up_its_budget_in_each_poll_is_stopped_all_the_same() {
+    async fn a_guest_that_uses_up_its_budget_in_each_poll_is_cancelled() {
         let deadline = Instant::now() + Duration::from_millis(20);
-        assert_eq!(stopped(deadline, false).await, Stop::Timeout);
+        assert_eq!(cancelled(deadline, false).await, CancelReason::Timeout);
         let far = Instant::now() + Duration::from_secs(600);
-        assert_eq!(stopped(far, true).await, Stop::Killed);
+        assert_eq!(cancelled(far, true).await, CancelReason::Killed);
     }
 }

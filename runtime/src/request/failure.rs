@@ -1,10 +1,10 @@
-//! How a guest fails.
+//! How guests fail, in the words that callers see.
 
-/// Longest text of a guest in an error, in bytes.
+/// Longest reason, given by a guest, that the host keeps; in bytes.
 pub(crate) const MAX_REASON_BYTES: usize = 4 << 10;
 
-/// Truncates a guest's text.
-pub(crate) fn shortened(mut text: String) -> String {
+/// Truncates a reason to [`MAX_REASON_BYTES`], and says so.
+pub(crate) fn truncate_reason(mut text: String) -> String {
     let whole = text.len();
     if whole > MAX_REASON_BYTES {
         text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
@@ -14,34 +14,34 @@ pub(crate) fn shortened(mut text: String) -> String {
     text
 }
 
-/// How a guest failed. Its replica has been dropped.
+/// How a guest failed. Its replica was dropped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestFailure {
-    /// It trapped, with a description of the trap.
+    /// The guest trapped; the text names the trap.
     #[error("the model crashed: {0}")]
     Trap(String),
-    /// It exceeded the memory limit of its deployment, with its own memory or with what the host holds for it.
+    /// The guest, with what the host holds for it, needed more memory than its deployment allows.
     #[error(
         "the model ran out of memory: it asked for {wanted_bytes} bytes, its limit is {limit_bytes}; raise `limits.memory` in samovar.toml"
     )]
     Memory {
-        /// Bytes that it would have used.
+        /// Bytes that it would have held.
         wanted_bytes: u64,
-        /// The limit in bytes.
+        /// Bytes that it may hold.
         limit_bytes: u64,
     },
-    /// It called `exit` instead of responding.
+    /// The guest called `exit` with this code instead of responding.
     #[error("the model called exit({0}) instead of answering")]
     Exit(i32),
-    /// It returned without a response.
+    /// The handler returned without a response.
     #[error("the model returned without an answer")]
-    NoAnswer,
-    /// It returned without finishing its response body.
+    NoResponse,
+    /// The handler returned without finishing the response body.
     #[error(
         "the model returned without finishing the body of its answer, which was cut off: finish the `outgoing-body` with `outgoing-body.finish`, or close the stream of the response, before the handler returns"
     )]
     Unfinished,
-    /// It set an error of `wasi:http` instead of a response.
+    /// The handler responded with an error code of `wasi:http`.
     #[error("the model answered with the error {0}")]
     ErrorCode(String),
 }
@@ -52,11 +52,11 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut_between_characters_and_say_so() {
-        assert_eq!(shortened("short".into()), "short");
-        let cut = shortened("ä".repeat(5_000_000));
+        assert_eq!(truncate_reason("short".into()), "short");
+        let cut = truncate_reason("ä".repeat(5_000_000));
         assert!(cut.len() < MAX_REASON_BYTES + 100);
         assert!(cut.ends_with("… (10000000 bytes, cut)"), "{cut}");
-        let uneven = shortened(format!("x{}", "ä".repeat(MAX_REASON_BYTES)));
+        let uneven = truncate_reason(format!("x{}", "ä".repeat(MAX_REASON_BYTES)));
         assert!(uneven.starts_with("xää"));
     }
 }

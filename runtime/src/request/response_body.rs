@@ -1,5 +1,5 @@
-//! The body of an answer between the guest that writes it and the connection that reads it. Both hold it, so that an answer
-//! that its guest left unfinished breaks off instead of hanging, and one that was cut off never looks whole.
+//! The response body between the guest that writes it and the connection that reads it. Both hold it, so that a body that the
+//! guest left open fails instead of hanging, and one that was cut off never looks complete.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,31 +10,32 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use wasmtime_wasi_http::WasiBody;
 
-/// Frames that are taken over at once; a guest's channel holds fewer, only bodies passed through from elsewhere can have more.
-const MAX_KEPT: usize = 64;
+/// Frames buffered at once. A guest's channel holds fewer; only a body passed on from an outgoing request can have more.
+const MAX_BUFFERED: usize = 64;
 
-/// Why a body broke off, in words for a log.
-pub(crate) type Reason = String;
+/// Why a body was aborted, for logs.
+pub(crate) type AbortReason = String;
 
-/// What a body has come to.
+/// How far a body is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// There is none.
+    /// There is no body.
     Absent,
-    /// Not at its end.
+    /// The guest may still write.
     Open,
     /// The guest finished it.
-    Whole,
-    /// The guest, or whoever stopped it, broke it off.
-    Broken(Reason),
+    Complete,
+    /// It ended before the guest finished it.
+    Aborted(AbortReason),
 }
 
-/// A body with what was taken over from it.
+/// A body with the frames that were buffered from it.
 #[derive(Default)]
-pub(crate) struct AnswerBody {
+pub(crate) struct ResponseBody {
     source: Source,
-    /// Bytes that the connection has yet to ask for: once it has them it drops the body without another look.
-    wanted: Option<u64>,
+    /// Bytes that the connection will still read, if known. Once it has them it drops the body without polling again.
+    unread: Option<u64>,
+    /// The first buffered frame; most bodies have one, which needs no allocation.
     first: Option<Frame<Bytes>>,
     rest: VecDeque<Frame<Bytes>>,
     reader: Option<Waker>,
@@ -45,27 +46,27 @@ enum Source {
     #[default]
     Absent,
     Open(WasiBody),
-    Whole,
-    Broken(Reason),
+    Complete,
+    Aborted(AbortReason),
 }
 
-impl AnswerBody {
-    /// What a guest began to write, of which `wanted` bytes will be read, if that is known.
-    pub fn new(body: WasiBody, wanted: Option<u64>) -> Self {
+impl ResponseBody {
+    /// A body that the guest has begun to write. `unread` is its length, if known.
+    pub fn new(body: WasiBody, unread: Option<u64>) -> Self {
         Self {
             source: Source::Open(body),
-            wanted,
+            unread,
             ..Self::default()
         }
     }
 
-    /// What it has come to, as far as anybody looked.
+    /// How far the body is, as of the last poll.
     pub fn progress(&self) -> Progress {
         match &self.source {
             Source::Absent => Progress::Absent,
             Source::Open(_) => Progress::Open,
-            Source::Whole => Progress::Whole,
-            Source::Broken(reason) => Progress::Broken(reason.clone()),
+            Source::Complete => Progress::Complete,
+            Source::Aborted(reason) => Progress::Aborted(reason.clone()),
         }
     }
 
@@ -73,43 +74,46 @@ impl AnswerBody {
         matches!(self.source, Source::Open(_))
     }
 
-    /// Takes over what was written so far, and so learns whether the body is finished. The reader polls again after this.
-    pub fn collect(&mut self) {
+    /// Buffers what the guest has written so far, which shows whether it has finished the body.
+    pub fn buffer(&mut self) {
         let noop = &mut Context::from_waker(Waker::noop());
-        for _ in 0..MAX_KEPT {
+        for _ in 0..MAX_BUFFERED {
             match self.poll_source(noop) {
-                Poll::Ready(Some(frame)) => self.keep(frame),
+                Poll::Ready(Some(frame)) => self.push(frame),
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }
-        // A channel wakes the one who polled it last, which was not the reader.
+        // The source wakes the last task that polled it, which no longer is the reader.
         self.wake_reader();
     }
 
-    /// Ends it here unless it has ended: what was written still goes out, then it breaks off.
-    pub fn break_off(&mut self, reason: impl FnOnce() -> Reason) {
-        self.collect();
+    /// Ends the body here unless it has ended. What was written is still read before the error.
+    pub fn abort(&mut self, reason: impl FnOnce() -> AbortReason) {
+        self.buffer();
         if self.is_open() {
-            self.source = Source::Broken(reason());
+            self.source = Source::Aborted(reason());
         }
     }
 
-    /// Whether the guest has yet to write what its reader waits for.
-    pub fn is_wanted(&self) -> bool {
-        self.is_open() && self.wanted != Some(0)
+    /// Whether the reader needs bytes that the guest has yet to write.
+    pub fn is_awaited(&self) -> bool {
+        self.is_open() && self.unread != Some(0)
     }
 
-    /// The next frame; an error once it has broken off.
-    pub fn poll_frame(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
+    /// The next frame; an error once the body was aborted.
+    pub fn poll_frame(
+        &mut self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AbortReason>>> {
         let polled = self.poll_next(cx);
-        if let (Some(wanted), Poll::Ready(Some(Ok(frame)))) = (&mut self.wanted, &polled) {
+        if let (Some(unread), Poll::Ready(Some(Ok(frame)))) = (&mut self.unread, &polled) {
             let size = frame.data_ref().map_or(0, Bytes::len) as u64;
-            *wanted = wanted.saturating_sub(size);
+            *unread = unread.saturating_sub(size);
         }
         polled
     }
 
-    fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
+    fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AbortReason>>> {
         if let Some(frame) = self.first.take() {
             self.first = self.rest.pop_front();
             return Poll::Ready(Some(Ok(frame)));
@@ -117,7 +121,7 @@ impl AnswerBody {
         match self.poll_source(&mut Context::from_waker(cx.waker())) {
             Poll::Ready(Some(frame)) => Poll::Ready(Some(Ok(frame))),
             Poll::Ready(None) => match &self.source {
-                Source::Broken(reason) => Poll::Ready(Some(Err(reason.clone()))),
+                Source::Aborted(reason) => Poll::Ready(Some(Err(reason.clone()))),
                 _ => Poll::Ready(None),
             },
             Poll::Pending => {
@@ -130,17 +134,17 @@ impl AnswerBody {
         }
     }
 
-    /// Whether there is nothing more to come, and nothing went wrong.
-    pub fn is_at_end(&self) -> bool {
+    /// Whether the body has ended without an error and all of it was read.
+    pub fn is_end(&self) -> bool {
         self.first.is_none()
             && match &self.source {
                 Source::Open(body) => body.is_end_stream(),
-                Source::Absent | Source::Whole => true,
-                Source::Broken(_) => false,
+                Source::Absent | Source::Complete => true,
+                Source::Aborted(_) => false,
             }
     }
 
-    /// The size of what is yet to come, if it is known.
+    /// Bytes still to come, if known.
     pub fn exact_size(&self) -> Option<u64> {
         match &self.source {
             Source::Open(body) if self.first.is_none() => body.size_hint().exact(),
@@ -148,7 +152,7 @@ impl AnswerBody {
         }
     }
 
-    fn keep(&mut self, frame: Frame<Bytes>) {
+    fn push(&mut self, frame: Frame<Bytes>) {
         match &self.first {
             None => self.first = Some(frame),
             Some(_) => self.rest.push_back(frame),
@@ -160,7 +164,7 @@ impl AnswerBody {
             return Poll::Ready(None);
         };
         let polled = {
-            // A task that has used up its budget would be told `Pending` of a body that is at its end.
+            // In a task that has used up tokio's cooperative budget, a body at its end would return `Pending`.
             let mut frame = tokio::task::unconstrained(std::future::poll_fn(|cx| {
                 Pin::new(&mut *body).poll_frame(cx)
             }));
@@ -170,11 +174,11 @@ impl AnswerBody {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(frame)),
             Poll::Ready(Some(Err(error))) => {
-                self.source = Source::Broken(format!("it was dropped unfinished ({error:?})"));
+                self.source = Source::Aborted(format!("it was dropped unfinished ({error:?})"));
                 Poll::Ready(None)
             }
             Poll::Ready(None) => {
-                self.source = Source::Whole;
+                self.source = Source::Complete;
                 Poll::Ready(None)
             }
         }
@@ -187,9 +191,11 @@ impl AnswerBody {
     }
 }
 
-impl fmt::Debug for AnswerBody {
+impl fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AnswerBody").field(&self.progress()).finish()
+        f.debug_tuple("ResponseBody")
+            .field(&self.progress())
+            .finish()
     }
 }
 
@@ -202,75 +208,75 @@ mod tests {
 
     type Sender = futures::channel::mpsc::UnboundedSender<Result<Frame<Bytes>, Error>>;
 
-    fn open() -> (Sender, AnswerBody) {
+    fn open() -> (Sender, ResponseBody) {
         let (sender, receiver) = futures::channel::mpsc::unbounded();
         let body = StreamBody::new(receiver);
-        (sender, AnswerBody::new(body.boxed_unsync(), Some(3)))
+        (sender, ResponseBody::new(body.boxed_unsync(), Some(3)))
     }
 
     fn data(text: &'static str) -> Result<Frame<Bytes>, Error> {
         Ok(Frame::data(Bytes::from_static(text.as_bytes())))
     }
 
-    fn poll(body: &mut AnswerBody) -> Poll<Option<Result<Bytes, Reason>>> {
+    fn poll(body: &mut ResponseBody) -> Poll<Option<Result<Bytes, AbortReason>>> {
         body.poll_frame(&Context::from_waker(Waker::noop()))
             .map(|frame| frame.map(|frame| frame.map(|frame| frame.into_data().unwrap())))
     }
 
     #[test]
-    fn what_is_unfinished_goes_out_and_then_breaks_off() {
+    fn an_unfinished_body_is_sent_and_then_fails() {
         let (sender, mut body) = open();
         for text in ["one", "two", "three"] {
             sender.unbounded_send(data(text)).unwrap();
         }
-        body.break_off(|| "left open".into());
+        body.abort(|| "left open".into());
         drop(sender);
         for text in ["one", "two", "three"] {
             assert_eq!(poll(&mut body), Poll::Ready(Some(Ok(text.into()))));
         }
         for _ in 0..2 {
-            let broken = Poll::Ready(Some(Err("left open".into())));
-            assert_eq!(poll(&mut body), broken);
+            let failed = Poll::Ready(Some(Err("left open".into())));
+            assert_eq!(poll(&mut body), failed);
         }
-        assert!(!body.is_at_end());
+        assert!(!body.is_end());
     }
 
     #[test]
-    fn what_is_finished_is_not_broken_off_any_more() {
+    fn a_finished_body_is_not_aborted() {
         let (sender, mut body) = open();
         sender.unbounded_send(data("all")).unwrap();
         drop(sender);
         assert_eq!(body.progress(), Progress::Open);
-        assert!(body.is_wanted());
-        body.collect();
-        assert_eq!(body.progress(), Progress::Whole);
-        body.break_off(|| unreachable!("it is whole"));
+        assert!(body.is_awaited());
+        body.buffer();
+        assert_eq!(body.progress(), Progress::Complete);
+        body.abort(|| unreachable!("it is complete"));
         assert_eq!(poll(&mut body), Poll::Ready(Some(Ok("all".into()))));
-        assert!(body.is_at_end());
+        assert!(body.is_end());
         assert_eq!(poll(&mut body), Poll::Ready(None));
     }
 
     #[test]
-    fn once_all_that_was_announced_is_read_nothing_is_wanted() {
+    fn once_all_that_was_announced_is_read_nothing_is_awaited() {
         let (sender, mut body) = open();
         sender.unbounded_send(data("all")).unwrap();
         assert!(poll(&mut body).is_ready());
-        assert!(body.is_open() && !body.is_wanted());
+        assert!(body.is_open() && !body.is_awaited());
     }
 
     #[test]
-    fn what_its_guest_dropped_is_broken() {
+    fn a_body_that_its_guest_dropped_is_aborted() {
         let (sender, mut body) = open();
         sender
             .unbounded_send(Err(Error::HttpProtocolError))
             .unwrap();
-        body.collect();
-        assert!(matches!(body.progress(), Progress::Broken(_)));
+        body.buffer();
+        assert!(matches!(body.progress(), Progress::Aborted(_)));
         assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
     }
 
     #[tokio::test]
-    async fn a_reader_is_woken_after_others_have_looked_and_when_it_breaks_off() {
+    async fn a_reader_is_woken_after_others_have_polled_and_at_an_abort() {
         let (sender, body) = open();
         let body = std::sync::Arc::new(std::sync::Mutex::new(body));
         let reading = tokio::spawn({
@@ -282,31 +288,31 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        body.lock().unwrap().collect();
+        body.lock().unwrap().buffer();
         tokio::task::yield_now().await;
         sender.unbounded_send(data("late")).unwrap();
         tokio::task::yield_now().await;
-        body.lock().unwrap().break_off(|| "stopped".into());
+        body.lock().unwrap().abort(|| "stopped".into());
         assert_eq!(reading.await.unwrap(), (Bytes::from("late"), true));
     }
 
     #[tokio::test]
-    async fn a_task_without_budget_sees_an_end_all_the_same() {
+    async fn a_task_without_budget_sees_the_end() {
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
         sender.try_send(data("x")).unwrap();
         drop(sender);
         let body = StreamBody::new(futures::stream::poll_fn(move |cx| receiver.poll_recv(cx)));
-        let mut body = AnswerBody::new(body.boxed_unsync(), None);
+        let mut body = ResponseBody::new(body.boxed_unsync(), None);
         // Until the budget of this poll is used up.
         std::future::poll_fn(|cx| {
             while std::pin::pin!(tokio::task::consume_budget())
                 .poll(cx)
                 .is_ready()
             {}
-            body.collect();
+            body.buffer();
             Poll::Ready(())
         })
         .await;
-        assert_eq!(body.progress(), Progress::Whole);
+        assert_eq!(body.progress(), Progress::Complete);
     }
 }

@@ -1,4 +1,4 @@
-//! What the parts of one request tell each other while it runs: the head of its answer, and why its guest should stop.
+//! The state that the parts of one request share while it runs: the guest's response, and why the request is cancelled.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,253 +10,254 @@ use http::StatusCode;
 use http_body::Frame;
 use wasmtime_wasi_http::WasiBody;
 
+use super::failure::GuestFailure;
+use super::response_body::{AbortReason, Progress, ResponseBody};
 use crate::meter::Outcome;
-use crate::request::failure::GuestFailure;
-use crate::request::response_body::{AnswerBody, Progress, Reason};
 
-/// A guest's answer, or why there is none.
-pub(crate) type Head = Result<http::Response<WasiBody>, GuestFailure>;
+/// What a guest responded, or why it did not.
+pub(crate) type GuestResponse = Result<http::Response<WasiBody>, GuestFailure>;
 
-/// The same for whoever answers the client: with the body if it has ended, else it stays with the exchange.
-pub(crate) type Taken = Result<http::Response<Option<AnswerBody>>, GuestFailure>;
+/// The same for the connection: with the body if it has ended; otherwise the body stays in the [`RequestState`].
+pub(crate) type ResponseHead = Result<http::Response<Option<ResponseBody>>, GuestFailure>;
 
-/// Why a guest should stop, in the eyes of those who read and write its bodies.
+/// Why a running request was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Halt {
-    /// The body of the request is longer than it may be.
+#[repr(u8)]
+pub(crate) enum CancelReason {
+    /// The request's body exceeds the limit.
     BodyTooLarge,
-    /// Nobody reads the answer any more.
+    /// The client no longer reads the response.
     ClientGone,
-}
-
-/// Why a running guest was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
-    /// At its deadline.
+    /// The deadline passed.
     Timeout,
-    /// Nobody reads the answer any more.
-    ClientGone,
-    /// The body of the request is longer than it may be.
-    BodyTooLarge,
-    /// Its replica was killed.
+    /// The replica was killed.
     Killed,
 }
 
-impl Stop {
-    /// What the request counts as.
+impl CancelReason {
+    /// How the request is counted.
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::Timeout => Outcome::Timeout,
-            Self::ClientGone => Outcome::Cancelled,
             Self::BodyTooLarge => Outcome::TooLarge,
+            Self::ClientGone => Outcome::Cancelled,
+            Self::Timeout => Outcome::Timeout,
             Self::Killed => Outcome::Closed,
         }
     }
+
+    const fn flag(self) -> u8 {
+        1 << self as u8
+    }
 }
 
-const TOO_LARGE: u8 = 1;
-const GONE: u8 = 2;
-
-/// What an answer has come to when its guest's handler is done.
+/// How a response ended, once the guest's handler has returned.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
-    /// The guest gave none.
-    NoAnswer,
-    /// It said that it failed.
-    Refused,
-    /// Head and body are there.
-    Whole(StatusCode),
-    /// The guest broke off its body, and said so.
-    BrokenOff(Reason),
+pub(crate) enum Completion {
+    /// The guest sent no response.
+    NoResponse,
+    /// The guest reported an error instead of a response.
+    Failed,
+    /// Head and body are complete.
+    Complete(StatusCode),
+    /// The guest aborted its body explicitly.
+    Aborted(AbortReason),
     /// The guest left its body open.
     Unfinished,
 }
 
-/// Shared by the guest's run, the body that it reads and the body that it answers. One allocation for all of it.
+/// Shared by the guest's run, the request body that it reads and the response body that it writes, in one allocation.
 #[derive(Debug, Default)]
-pub(crate) struct Exchange {
-    /// Whether the request was HEAD, whose answer has no body on the connection.
-    head_only: bool,
-    answer: Mutex<Answer>,
-    flags: AtomicU8,
-    halted: AtomicWaker,
-    ended: AtomicWaker,
+pub(crate) struct RequestState {
+    /// The response to HEAD has no body on the connection.
+    is_head: bool,
+    response: Mutex<Response>,
+    /// The reasons to cancel so far, one bit each.
+    cancelled: AtomicU8,
+    on_cancel: AtomicWaker,
+    on_body_end: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
-struct Answer {
-    head: Slot,
-    body: AnswerBody,
+struct Response {
+    head: HeadSlot,
+    body: ResponseBody,
 }
 
 #[derive(Debug, Default)]
-enum Slot {
+enum HeadSlot {
     #[default]
     Empty,
-    Full(Result<http::Response<()>, GuestFailure>),
+    Ready(Result<http::Response<()>, GuestFailure>),
+    /// With the status, if there was a response.
     Taken(Option<StatusCode>),
 }
 
-impl Exchange {
-    /// For a request of this method.
+impl RequestState {
+    /// The state of a request with this method.
     pub fn new(method: &http::Method) -> Self {
         Self {
-            head_only: method == http::Method::HEAD,
+            is_head: method == http::Method::HEAD,
             ..Self::default()
         }
     }
 
-    /// Takes the head of the answer, or why there is none, unless there was one before.
-    pub fn answer(&self, head: Head) {
-        let mut answer = self.lock();
-        if !matches!(answer.head, Slot::Empty) {
+    /// Stores the response, or why there is none. Only the first one counts.
+    pub fn set_response(&self, guest: GuestResponse) {
+        let mut response = self.lock();
+        if !matches!(response.head, HeadSlot::Empty) {
             return;
         }
-        answer.head = Slot::Full(match head {
-            Ok(response) => {
-                let (parts, body) = response.into_parts();
-                answer.body = AnswerBody::new(body, self.sent(&parts));
-                Ok(http::Response::from_parts(parts, ()))
+        response.head = HeadSlot::Ready(match guest {
+            Ok(guest) => {
+                let (head, body) = guest.into_parts();
+                response.body = ResponseBody::new(body, self.sent_bytes(&head));
+                Ok(http::Response::from_parts(head, ()))
             }
             Err(failure) => Err(failure),
         });
     }
 
-    /// The head, once; with the body if nobody else will look at it any more. Nobody is woken for it: it comes while the
-    /// guest runs, so whoever runs the guest looks then.
-    pub fn take_head(&self) -> Option<Taken> {
-        let mut answer = self.lock();
-        let taken = match &answer.head {
-            Slot::Full(head) => Slot::Taken(head.as_ref().ok().map(http::Response::status)),
+    /// Takes the head of the response, once it is there; with the body if that has ended.
+    ///
+    /// Wakes no task when the head arrives: it arrives during a poll of the guest, and the task that polls the guest looks
+    /// for it then.
+    pub fn take_head(&self) -> Option<ResponseHead> {
+        let mut response = self.lock();
+        let taken = match &response.head {
+            HeadSlot::Ready(head) => {
+                HeadSlot::Taken(head.as_ref().ok().map(http::Response::status))
+            }
             _ => return None,
         };
-        let Slot::Full(head) = std::mem::replace(&mut answer.head, taken) else {
+        let HeadSlot::Ready(head) = std::mem::replace(&mut response.head, taken) else {
             return None;
         };
-        Some(head.map(|response| {
-            let ended = !answer.body.is_open();
-            let body = ended.then(|| std::mem::take(&mut answer.body));
-            response.map(|()| body)
+        Some(head.map(|head| {
+            let ended = !response.body.is_open();
+            let body = ended.then(|| std::mem::take(&mut response.body));
+            head.map(|()| body)
         }))
     }
 
-    /// Says what has become of the answer, after the guest's handler is done. A body that is open then breaks off.
-    pub fn settle(&self) -> Settled {
-        let mut answer = self.lock();
-        let status = match &answer.head {
-            Slot::Empty => return Settled::NoAnswer,
-            Slot::Full(Ok(response)) => response.status(),
-            Slot::Taken(Some(status)) => *status,
-            Slot::Full(Err(_)) | Slot::Taken(None) => return Settled::Refused,
+    /// Ends the response after the guest's handler has returned, and says how. An open body is aborted.
+    pub fn complete(&self) -> Completion {
+        let mut response = self.lock();
+        let status = match &response.head {
+            HeadSlot::Empty => return Completion::NoResponse,
+            HeadSlot::Ready(Ok(head)) => head.status(),
+            HeadSlot::Taken(Some(status)) => *status,
+            HeadSlot::Ready(Err(_)) | HeadSlot::Taken(None) => return Completion::Failed,
         };
-        answer.body.collect();
-        match answer.body.progress() {
-            Progress::Absent | Progress::Whole => Settled::Whole(status),
-            // Nothing of it goes out: it does not matter how much the guest wrote.
-            Progress::Broken(_) if self.head_only || !has_body(status) => Settled::Whole(status),
-            Progress::Broken(reason) => Settled::BrokenOff(reason),
+        response.body.buffer();
+        match response.body.progress() {
+            Progress::Absent | Progress::Complete => Completion::Complete(status),
+            // None of the body is sent, so it does not matter how much the guest wrote.
+            Progress::Aborted(_) if self.is_head || !has_body(status) => {
+                Completion::Complete(status)
+            }
+            Progress::Aborted(reason) => Completion::Aborted(reason),
             Progress::Open => {
-                answer
-                    .body
-                    .break_off(|| "the model returned without finishing it".into());
-                Settled::Unfinished
+                let body = &mut response.body;
+                body.abort(|| "the model returned without finishing it".into());
+                Completion::Unfinished
             }
         }
     }
 
-    /// Takes over what the guest has written of its body so far.
-    pub fn collect_body(&self) {
-        self.lock().body.collect();
+    /// Buffers what the guest has written of its body so far.
+    pub fn buffer_body(&self) {
+        self.lock().body.buffer();
     }
 
-    /// Waits until the body has come to its end, or nobody reads on.
-    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
-        self.ended.register(cx.waker());
+    /// Waits until the body has ended or the client no longer reads it.
+    pub fn poll_body_end(&self, cx: &Context<'_>) -> Poll<()> {
+        self.on_body_end.register(cx.waker());
         match self.lock().body.is_open() {
             true => Poll::Pending,
             false => Poll::Ready(()),
         }
     }
 
-    /// The next frame of the body, which may be written yet.
-    pub fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
-        let mut answer = self.lock();
-        let was_open = answer.body.is_open();
-        let polled = answer.body.poll_frame(cx);
-        let has_ended = was_open && !answer.body.is_open();
-        drop(answer);
+    /// The next frame of the body.
+    pub fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AbortReason>>> {
+        let mut response = self.lock();
+        let was_open = response.body.is_open();
+        let polled = response.body.poll_frame(cx);
+        let has_ended = was_open && !response.body.is_open();
+        drop(response);
         if has_ended {
-            self.ended.wake();
+            self.on_body_end.wake();
         }
         polled
     }
 
-    /// Looks at the body.
-    pub fn body<R>(&self, look: impl FnOnce(&AnswerBody) -> R) -> R {
-        look(&self.lock().body)
+    /// Reads a property of the body.
+    pub fn with_body<R>(&self, read: impl FnOnce(&ResponseBody) -> R) -> R {
+        read(&self.lock().body)
     }
 
-    /// Nobody reads the body any more: unless all that goes out of it was read, its guest is told to stop.
+    /// The client no longer reads the body: cancels the guest unless all that is sent of the body was read.
     pub fn close_body(&self) {
         let closed = std::mem::take(&mut self.lock().body);
-        if closed.is_wanted() {
-            self.halt(Halt::ClientGone);
+        if closed.is_awaited() {
+            self.cancel(CancelReason::ClientGone);
         }
         // Dropped outside the lock.
         drop(closed);
-        self.ended.wake();
+        self.on_body_end.wake();
     }
 
-    /// Said before a guest's store is dropped that did not finish: the end of its body is then no end of an answer.
-    pub fn break_off(&self) {
-        let stopped = || "it crashed or was stopped; the log of its deployment says why".into();
-        self.lock().body.break_off(stopped);
+    /// Aborts an open body. To be called before the store of an unfinished guest is dropped: the body ends then, and must
+    /// not look complete.
+    pub fn abort_body(&self) {
+        let reason = || "it crashed or was stopped; the log of its deployment says why".into();
+        self.lock().body.abort(reason);
     }
 
-    /// Tells whoever runs the guest to stop it.
-    pub fn halt(&self, halt: Halt) {
-        let flag = match halt {
-            Halt::BodyTooLarge => TOO_LARGE,
-            Halt::ClientGone => GONE,
-        };
-        self.flags.fetch_or(flag, Ordering::AcqRel);
-        self.halted.wake();
+    /// Cancels the request.
+    pub fn cancel(&self, reason: CancelReason) {
+        self.cancelled.fetch_or(reason.flag(), Ordering::AcqRel);
+        self.on_cancel.wake();
     }
 
-    /// Why the guest should stop, as soon as there is a reason.
-    pub fn poll_halt(&self, cx: &Context<'_>) -> Poll<Halt> {
-        self.halted.register(cx.waker());
-        let flags = self.flags.load(Ordering::Acquire);
-        if flags & TOO_LARGE != 0 {
-            return Poll::Ready(Halt::BodyTooLarge);
+    /// Waits until the request is cancelled.
+    pub fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<CancelReason> {
+        const REASONS: [CancelReason; 4] = [
+            CancelReason::BodyTooLarge,
+            CancelReason::ClientGone,
+            CancelReason::Timeout,
+            CancelReason::Killed,
+        ];
+        self.on_cancel.register(cx.waker());
+        let flags = self.cancelled.load(Ordering::Acquire);
+        let mut reasons = REASONS.into_iter();
+        match reasons.find(|reason| flags & reason.flag() != 0) {
+            Some(reason) => Poll::Ready(reason),
+            None => Poll::Pending,
         }
-        match flags & GONE {
-            0 => Poll::Pending,
-            _ => Poll::Ready(Halt::ClientGone),
-        }
     }
 
-    /// Whether the body of the request turned out to be longer than it may be.
-    pub fn is_too_large(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & TOO_LARGE != 0
+    /// Whether the request was cancelled because its body exceeded the limit.
+    pub fn is_body_too_large(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire) & CancelReason::BodyTooLarge.flag() != 0
     }
 
-    /// How many bytes of a body the connection will ask for, if the head says so.
-    fn sent(&self, head: &http::response::Parts) -> Option<u64> {
-        if self.head_only || !has_body(head.status) {
+    /// Bytes of the body that the connection will send, if the head tells.
+    fn sent_bytes(&self, head: &http::response::Parts) -> Option<u64> {
+        if self.is_head || !has_body(head.status) {
             return Some(0);
         }
         let length = head.headers.get(http::header::CONTENT_LENGTH)?;
         length.to_str().ok()?.parse().ok()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Answer> {
-        // A panic of a body's poll leaves the body open: whoever runs the guest breaks it off.
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Response> {
+        // If a poll of the body panics, the body stays open, and `abort_body` ends it.
+        self.response.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether an answer of this status has a body in HTTP.
+/// Whether HTTP sends a body with this status.
 fn has_body(status: StatusCode) -> bool {
     !matches!(status.as_u16(), 100..200 | 204 | 304)
 }
@@ -270,30 +271,30 @@ mod tests {
 
     #[test]
     fn the_first_head_counts_and_is_taken_once() {
-        let exchange = Exchange::default();
-        assert!(exchange.take_head().is_none());
-        assert_eq!(exchange.settle(), Settled::NoAnswer);
-        exchange.answer(Err(GuestFailure::Exit(3)));
-        exchange.answer(Err(GuestFailure::NoAnswer));
-        let head = exchange.take_head().unwrap();
+        let state = RequestState::default();
+        assert!(state.take_head().is_none());
+        assert_eq!(state.complete(), Completion::NoResponse);
+        state.set_response(Err(GuestFailure::Exit(3)));
+        state.set_response(Err(GuestFailure::NoResponse));
+        let head = state.take_head().unwrap();
         assert_eq!(head.unwrap_err(), GuestFailure::Exit(3));
-        exchange.answer(Err(GuestFailure::NoAnswer));
-        assert!(exchange.take_head().is_none());
-        assert_eq!(exchange.settle(), Settled::Refused);
+        state.set_response(Err(GuestFailure::NoResponse));
+        assert!(state.take_head().is_none());
+        assert_eq!(state.complete(), Completion::Failed);
     }
 
     #[tokio::test]
-    async fn whoever_waits_learns_why_to_stop() {
-        let exchange = Arc::new(Exchange::default());
+    async fn a_waiting_task_learns_the_reason() {
+        let state = Arc::new(RequestState::default());
         let waiting = tokio::spawn({
-            let exchange = exchange.clone();
-            async move { poll_fn(|cx| exchange.poll_halt(cx)).await }
+            let state = state.clone();
+            async move { poll_fn(|cx| state.poll_cancelled(cx)).await }
         });
         tokio::task::yield_now().await;
-        exchange.halt(Halt::ClientGone);
-        assert_eq!(waiting.await.unwrap(), Halt::ClientGone);
-        exchange.halt(Halt::BodyTooLarge);
-        let both = poll_fn(|cx| exchange.poll_halt(cx)).await;
-        assert_eq!(both, Halt::BodyTooLarge);
+        state.cancel(CancelReason::ClientGone);
+        assert_eq!(waiting.await.unwrap(), CancelReason::ClientGone);
+        state.cancel(CancelReason::BodyTooLarge);
+        let both = poll_fn(|cx| state.poll_cancelled(cx)).await;
+        assert_eq!(both, CancelReason::BodyTooLarge);
     }
 }

@@ -1,11 +1,11 @@
-//! How much of a body that a guest writes the host buffers: much for the first few, little for all others.
+//! How much the host buffers of each body that a guest writes: large buffers for the first few bodies, small ones for the rest.
 //!
-//! A large buffer lets a guest write a short answer as a whole and be done without waiting for its client. It counts until
-//! its exchange is over, which may be long after the guest: clients read as slowly as they like.
+//! With a large buffer a guest can write a short response completely and finish without waiting for its client. The buffer
+//! is in use until the request has ended, which a slow client can delay long past the guest.
 
 use std::sync::{Arc, Weak};
 
-use crate::request::state::Exchange;
+use crate::request::state::RequestState;
 
 /// Large buffers of one replica at once.
 const MAX_LARGE: usize = 4;
@@ -17,16 +17,17 @@ const SMALL: (usize, usize) = (1, 16 << 10);
 /// The buffers of a replica's bodies.
 #[derive(Default)]
 pub(super) struct Bodies {
-    /// Large ones that were given out in this request, and before: their bodies may still be the guest's.
+    /// Large buffers given out in this request.
     given_now: usize,
+    /// Large buffers given out in earlier requests, whose bodies the guest may still hold.
     given: usize,
-    /// The exchanges whose answers may have a large one.
-    answers: Vec<Weak<Exchange>>,
+    /// The requests whose responses may use a large buffer.
+    requests: Vec<Weak<RequestState>>,
     chunk_bytes: usize,
 }
 
 impl Bodies {
-    /// Chunks that the next body's buffer holds.
+    /// The number of chunks that the next body's buffer holds.
     pub fn chunks(&mut self) -> usize {
         let is_large = self.large() < MAX_LARGE;
         self.given_now += usize::from(is_large);
@@ -35,29 +36,29 @@ impl Bodies {
         chunks
     }
 
-    /// Bytes of one chunk of that body.
+    /// The size of one chunk of that body, in bytes.
     pub fn chunk_bytes(&self) -> usize {
         self.chunk_bytes
     }
 
-    /// The request of this exchange is over. `are_left` asks whether the guest still has bodies, which takes a while; so it
-    /// is asked only when no large buffer is left.
-    pub fn finish(&mut self, exchange: &Arc<Exchange>, are_left: impl FnOnce() -> bool) {
+    /// Ends a request. `has_bodies` tells whether the guest still holds bodies; it is slow, so it is called only when no large
+    /// buffer is left.
+    pub fn finish(&mut self, state: &Arc<RequestState>, has_bodies: impl FnOnce() -> bool) {
         let given = std::mem::take(&mut self.given_now);
         if given > 0 {
-            // Whether one of them is the answer's is not known, so both are counted.
+            // One of them may belong to the response, which is unknown here, so both are counted.
             self.given += given;
-            self.answers.push(Arc::downgrade(exchange));
+            self.requests.push(Arc::downgrade(state));
         }
-        if self.given > 0 && self.large() >= MAX_LARGE && !are_left() {
+        if self.given > 0 && self.large() >= MAX_LARGE && !has_bodies() {
             self.given = 0;
         }
     }
 
-    /// Large buffers that may be in use.
+    /// The number of large buffers that may be in use.
     fn large(&mut self) -> usize {
-        self.answers.retain(|answer| answer.strong_count() > 0);
-        self.given_now + self.given + self.answers.len()
+        self.requests.retain(|request| request.strong_count() > 0);
+        self.given_now + self.given + self.requests.len()
     }
 }
 
@@ -65,27 +66,27 @@ impl Bodies {
 mod tests {
     use super::*;
 
-    fn request(bodies: &mut Bodies, made: usize, left: bool) -> (Vec<usize>, Arc<Exchange>) {
+    fn request(bodies: &mut Bodies, made: usize, left: bool) -> (Vec<usize>, Arc<RequestState>) {
         let chunks = (0..made).map(|_| bodies.chunks()).collect();
-        let exchange = Arc::<Exchange>::default();
-        bodies.finish(&exchange, || left);
-        (chunks, exchange)
+        let state = Arc::<RequestState>::default();
+        bodies.finish(&state, || left);
+        (chunks, state)
     }
 
     const L: usize = LARGE.0;
     const S: usize = SMALL.0;
 
     #[test]
-    fn each_answer_has_a_large_buffer_when_clients_read() {
+    fn each_response_has_a_large_buffer_while_clients_read() {
         let mut bodies = Bodies::default();
         for _ in 0..100 {
             assert_eq!(request(&mut bodies, 1, false).0, [L]);
         }
-        assert!(bodies.answers.len() <= MAX_LARGE);
+        assert!(bodies.requests.len() <= MAX_LARGE);
     }
 
     #[test]
-    fn answers_on_their_way_hold_their_buffers() {
+    fn responses_hold_their_buffers_until_they_are_read() {
         let mut bodies = Bodies::default();
         let mut sent: Vec<_> = (0..MAX_LARGE)
             .map(|_| request(&mut bodies, 1, false))
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_the_guest_keeps_hold_theirs_until_it_keeps_none() {
+    fn bodies_that_the_guest_holds_keep_their_buffers() {
         let mut bodies = Bodies::default();
         assert_eq!(request(&mut bodies, 5, true).0, [L, L, L, L, S]);
         assert_eq!(request(&mut bodies, 1, true).0, [S]);

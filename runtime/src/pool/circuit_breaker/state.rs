@@ -1,154 +1,133 @@
-//! Circuit breaker for starts of replicas: pauses starts after several failures in a row, for growing times. Requests can always use a ready
-//! replica, and crashes during requests do not count, because they affect only their senders.
+//! The decisions of the circuit breaker: after some starts in a row have failed, starts pause, for longer each time that the one
+//! start after a pause fails as well.
+//!
+//! Only starts count. A request is never kept from a ready replica, and a crash in a request costs only its sender.
 
 use std::time::{Duration, Instant};
 
-/// Number of failed starts in a row that open the breaker.
+/// Failed starts in a row that open the circuit.
 pub const MAX_FAILED_STARTS: u32 = 3;
-/// The first pause. It doubles with each failed attempt.
+/// The first pause. It doubles each time that the probe after it fails.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// `Retry-After` for clients while another request's start is the attempt.
-const WHILE_TRIED: Duration = Duration::from_secs(1);
+/// What clients are told to wait while a probe runs.
+const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
-/// Why starts are paused, and when the next one is allowed.
+/// Why no replica of a deployment starts, and when the next one may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// Reason of the failure.
+    /// How many starts failed, and the last error.
     pub reason: String,
-    /// How long to wait before trying again.
+    /// Time until a start may be tried again; zero if it may be tried now.
     pub retry_after: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
-    Pause {
-        until: Instant,
-    },
-    /// One attempt is running.
-    Tried {
-        attempt: u64,
-    },
-}
-
-#[derive(Debug)]
-struct Illness {
-    reason: String,
-    pause: Duration,
-    phase: Phase,
+    /// Starts are allowed.
+    #[default]
+    Closed,
+    /// Starts are refused until then; the first one after that is the probe.
+    Open { until: Instant },
+    /// One start, the probe, runs; others are refused.
+    HalfOpen { probe: u64 },
 }
 
 /// Whether a start is allowed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
-    Free,
-    /// Yes, as the attempt with this number.
-    Attempt(u64),
+pub(super) enum StartPermission {
+    Granted,
+    /// As the probe with this number.
+    Probe(u64),
     Refused(Trouble),
 }
 
-/// State of the circuit breaker.
+/// The state of one deployment's circuit breaker.
 #[derive(Debug, Default)]
-pub(crate) struct Health {
+pub(super) struct Circuit {
+    phase: Phase,
+    /// Failed starts since the last one that succeeded.
     failed_starts: u32,
-    attempts: u64,
-    illness: Option<Illness>,
+    /// Probes so far; the number of the last one.
+    probes: u64,
+    /// The current or last pause.
+    pause: Duration,
+    /// Why the circuit opened.
+    reason: String,
 }
 
-impl Health {
-    /// Whether there are no failures, so that a successful start changes nothing.
-    pub fn is_spotless(&self) -> bool {
-        self.failed_starts == 0 && self.illness.is_none()
+impl Circuit {
+    /// Whether the circuit is closed and the last start succeeded.
+    pub fn is_pristine(&self) -> bool {
+        self.failed_starts == 0 && self.phase == Phase::Closed
     }
 
-    /// Decides whether a replica may start.
-    pub fn may_start(&mut self, now: Instant) -> Admission {
-        let Some(illness) = &mut self.illness else {
-            return Admission::Free;
-        };
-        if illness.open_in(now) > Duration::ZERO {
-            return Admission::Refused(illness.trouble(now));
+    /// Decides on a start. When a pause is over, this start becomes the probe.
+    pub fn request_start(&mut self, now: Instant) -> StartPermission {
+        match self.unavailable(now) {
+            None => StartPermission::Granted,
+            Some(trouble) if trouble.retry_after > Duration::ZERO => {
+                StartPermission::Refused(trouble)
+            }
+            Some(_) => {
+                self.probes += 1;
+                self.phase = Phase::HalfOpen { probe: self.probes };
+                StartPermission::Probe(self.probes)
+            }
         }
-        self.attempts += 1;
-        illness.phase = Phase::Tried {
-            attempt: self.attempts,
-        };
-        Admission::Attempt(self.attempts)
     }
 
-    /// Whether a start would be refused.
-    pub fn starts_pause(&self, now: Instant) -> bool {
-        let illness = self.illness.as_ref();
-        illness.is_some_and(|ill| ill.open_in(now) > Duration::ZERO)
+    /// Whether a start would be refused now.
+    pub fn refuses_starts(&self, now: Instant) -> bool {
+        self.retry_after(now) > Duration::ZERO
     }
 
-    /// Records a successful start.
-    pub fn started(&mut self) {
+    /// Closes the circuit: a replica has started.
+    pub fn record_success(&mut self) {
         self.failed_starts = 0;
-        self.illness = None;
+        self.phase = Phase::Closed;
     }
 
-    /// Records a failed start.
-    pub fn start_failed(&mut self, reason: &str, now: Instant) {
+    /// Counts a failed start, and opens the circuit after too many.
+    pub fn record_failure(&mut self, reason: &str, now: Instant) {
         self.failed_starts = self.failed_starts.saturating_add(1);
-        let reason = format!(
+        self.pause = match self.phase {
+            Phase::Closed if self.failed_starts < MAX_FAILED_STARTS => return,
+            Phase::Closed => FIRST_PAUSE,
+            // The start began before the pause, and tells nothing new.
+            Phase::Open { until } if until > now => return,
+            Phase::Open { .. } | Phase::HalfOpen { .. } => (self.pause * 2).min(LONGEST_PAUSE),
+        };
+        self.reason = format!(
             "{} starts of a replica in a row failed, the last one: {reason}",
             self.failed_starts
         );
-        match &mut self.illness {
-            Some(illness) => {
-                // What fails in the pause was begun before it, and is no news.
-                let rests = matches!(illness.phase, Phase::Pause { until } if until > now);
-                if !rests {
-                    illness.reason = reason;
-                    illness.pause = (illness.pause * 2).min(LONGEST_PAUSE);
-                    illness.phase = Phase::Pause {
-                        until: now + illness.pause,
-                    };
-                }
-            }
-            None if self.failed_starts >= MAX_FAILED_STARTS => {
-                self.illness = Some(Illness {
-                    reason,
-                    pause: FIRST_PAUSE,
-                    phase: Phase::Pause {
-                        until: now + FIRST_PAUSE,
-                    },
-                });
-            }
-            None => {}
+        self.phase = Phase::Open {
+            until: now + self.pause,
+        };
+    }
+
+    /// Ends a probe without a result, because the node stopped it. The next start becomes the probe.
+    pub fn abandon_probe(&mut self, probe: u64, now: Instant) {
+        if self.phase == (Phase::HalfOpen { probe }) {
+            self.phase = Phase::Open { until: now };
         }
     }
 
-    /// Records an attempt without a result, because the host stopped it.
-    pub fn given_up(&mut self, attempt: u64, now: Instant) {
-        if let Some(illness) = &mut self.illness
-            && illness.phase == (Phase::Tried { attempt })
-        {
-            illness.phase = Phase::Pause { until: now };
-        }
-    }
-
-    /// The current trouble, if any.
-    pub fn trouble(&self, now: Instant) -> Option<Trouble> {
-        self.illness.as_ref().map(|illness| illness.trouble(now))
-    }
-}
-
-impl Illness {
-    /// Time until the next attempt.
-    fn open_in(&self, now: Instant) -> Duration {
-        match self.phase {
-            Phase::Pause { until } => until.saturating_duration_since(now),
-            Phase::Tried { .. } => WHILE_TRIED,
-        }
-    }
-
-    fn trouble(&self, now: Instant) -> Trouble {
-        Trouble {
+    /// Why starts pause, unless the circuit is closed.
+    pub fn unavailable(&self, now: Instant) -> Option<Trouble> {
+        (self.phase != Phase::Closed).then(|| Trouble {
             reason: self.reason.clone(),
-            retry_after: self.open_in(now),
+            retry_after: self.retry_after(now),
+        })
+    }
+
+    fn retry_after(&self, now: Instant) -> Duration {
+        match self.phase {
+            Phase::Closed => Duration::ZERO,
+            Phase::Open { until } => until.saturating_duration_since(now),
+            Phase::HalfOpen { .. } => RETRY_DURING_PROBE,
         }
     }
 }
@@ -158,72 +137,84 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn ill(now: Instant) -> Health {
-        let mut health = Health::default();
+    fn opened(now: Instant) -> Circuit {
+        let mut circuit = Circuit::default();
         for _ in 0..MAX_FAILED_STARTS {
-            assert_eq!(health.may_start(now), Admission::Free);
-            health.start_failed("no weights", now);
+            assert_eq!(circuit.request_start(now), StartPermission::Granted);
+            circuit.record_failure("no weights", now);
         }
-        health
+        circuit
     }
 
     #[test]
-    fn a_good_start_in_between_keeps_it_well() {
+    fn a_success_in_between_keeps_the_circuit_closed() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut circuit = Circuit::default();
         for _ in 0..10 {
             for _ in 1..MAX_FAILED_STARTS {
-                health.start_failed("no weights", now);
+                circuit.record_failure("no weights", now);
             }
-            assert_eq!(health.trouble(now), None);
-            health.started();
+            assert_eq!(circuit.unavailable(now), None);
+            circuit.record_success();
         }
-        assert!(health.is_spotless());
+        assert!(circuit.is_pristine());
     }
 
     #[test]
-    fn pauses_double_and_one_start_is_tried_after_each() {
+    fn pauses_double_and_one_start_probes_after_each() {
         let mut now = Instant::now();
-        let mut health = ill(now);
+        let mut circuit = opened(now);
         let reason = "3 starts of a replica in a row failed, the last one: no weights";
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             let pause = Duration::from_secs(seconds);
-            let Admission::Refused(trouble) = health.may_start(now) else {
+            let StartPermission::Refused(trouble) = circuit.request_start(now) else {
                 panic!("it pauses")
             };
             assert_eq!(trouble.retry_after, pause);
-            assert!(health.starts_pause(now));
+            assert!(circuit.refuses_starts(now));
             if seconds == 1 {
                 assert_eq!(trouble.reason, reason);
             }
             now += pause;
-            assert!(!health.starts_pause(now));
-            assert!(matches!(health.may_start(now), Admission::Attempt(_)));
-            assert!(matches!(health.may_start(now), Admission::Refused(_)));
-            health.start_failed("no weights", now);
+            assert!(!circuit.refuses_starts(now));
+            assert!(matches!(
+                circuit.request_start(now),
+                StartPermission::Probe(_)
+            ));
+            assert!(matches!(
+                circuit.request_start(now),
+                StartPermission::Refused(_)
+            ));
+            circuit.record_failure("no weights", now);
         }
         now += LONGEST_PAUSE;
-        assert!(matches!(health.may_start(now), Admission::Attempt(_)));
-        health.started();
-        assert!(health.is_spotless());
-        assert_eq!(health.may_start(now), Admission::Free);
+        assert!(matches!(
+            circuit.request_start(now),
+            StartPermission::Probe(_)
+        ));
+        circuit.record_success();
+        assert!(circuit.is_pristine());
+        assert_eq!(circuit.request_start(now), StartPermission::Granted);
     }
 
     #[test]
-    fn an_attempt_that_shows_nothing_makes_room_for_the_next() {
+    fn an_abandoned_probe_makes_room_for_the_next() {
         let now = Instant::now();
-        let mut health = ill(now);
+        let mut circuit = opened(now);
         let later = now + FIRST_PAUSE;
-        let Admission::Attempt(first) = health.may_start(later) else {
-            panic!("it is tried")
+        let StartPermission::Probe(first) = circuit.request_start(later) else {
+            panic!("it is the probe")
         };
-        health.given_up(first, later);
-        let Admission::Attempt(second) = health.may_start(later) else {
-            panic!("it is tried again")
+        circuit.abandon_probe(first, later);
+        let StartPermission::Probe(second) = circuit.request_start(later) else {
+            panic!("it is the next probe")
         };
-        // A word from the past changes nothing.
-        health.given_up(first, later);
-        assert!(matches!(health.may_start(later), Admission::Refused(_)));
+        // A probe that ended before changes nothing.
+        circuit.abandon_probe(first, later);
+        assert!(matches!(
+            circuit.request_start(later),
+            StartPermission::Refused(_)
+        ));
         assert_ne!(first, second);
     }
 
@@ -252,34 +243,34 @@ mod tests {
     proptest! {
         #[test]
         fn starts_pause_no_longer_than_the_longest_pause(steps in prop::collection::vec(step(), 0..300)) {
-            let mut health = Health::default();
+            let mut circuit = Circuit::default();
             let mut now = Instant::now();
             for step in steps {
                 match step {
                     Step::Later(ms) => now += Duration::from_millis(ms.into()),
                     Step::Start(fate) => {
-                        let attempt = match health.may_start(now) {
-                            Admission::Refused(_) => continue,
-                            Admission::Attempt(number) => number,
-                            Admission::Free => 0,
+                        let probe = match circuit.request_start(now) {
+                            StartPermission::Refused(_) => continue,
+                            StartPermission::Probe(number) => number,
+                            StartPermission::Granted => 0,
                         };
                         match fate {
-                            Fate::Good => health.started(),
-                            Fate::Bad => health.start_failed("no weights", now),
-                            Fate::Nothing => health.given_up(attempt, now),
+                            Fate::Good => circuit.record_success(),
+                            Fate::Bad => circuit.record_failure("no weights", now),
+                            Fate::Nothing => circuit.abandon_probe(probe, now),
                         }
                     }
                 }
-                if let Some(trouble) = health.trouble(now) {
+                if let Some(trouble) = circuit.unavailable(now) {
                     prop_assert!(trouble.retry_after <= LONGEST_PAUSE);
-                    prop_assert!(health.failed_starts >= MAX_FAILED_STARTS);
+                    prop_assert!(circuit.failed_starts >= MAX_FAILED_STARTS);
                 }
             }
-            // Whatever was, a good start after the pause makes it well.
+            // Whatever happened before, a success after the longest pause closes the circuit.
             now += LONGEST_PAUSE;
-            prop_assert!(!matches!(health.may_start(now), Admission::Refused(_)));
-            health.started();
-            prop_assert!(health.is_spotless());
+            prop_assert!(!matches!(circuit.request_start(now), StartPermission::Refused(_)));
+            circuit.record_success();
+            prop_assert!(circuit.is_pristine());
         }
     }
 }

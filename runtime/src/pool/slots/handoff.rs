@@ -1,20 +1,20 @@
-//! How slots go from replica to replica: asked for, waited for, given back, given up, made free by dropping idle replicas.
+//! How slots change hands: requested, waited for, released, abandoned, or freed by dropping idle replicas.
 
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::queue::{Idle, Member, Queue};
+use super::queue::{DeploymentKey, IdleReplicas, SlotQueue};
 use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 
-/// Keeps idle replicas and can part with them.
+/// Holds idle replicas that can be dropped.
 pub(crate) trait IdleHolder: Send + Sync {
-    /// How many idle replicas it has.
-    fn idle(&self) -> usize;
-    /// Since when its longest idle replica has been idle.
+    /// The number of idle replicas.
+    fn count_idle(&self) -> usize;
+    /// Since when the longest idle replica has been idle.
     fn oldest_idle(&self) -> Option<Instant>;
-    /// Drops that replica.
+    /// Drops the longest idle replica.
     fn evict_oldest(&self);
 }
 
@@ -25,33 +25,33 @@ pub(crate) struct Slots {
 
 struct Inner {
     state: Mutex<State>,
-    /// Starts that wait, readable without the lock.
+    /// Starts that wait; read without the lock.
     waiting: AtomicUsize,
 }
 
 struct State {
-    queue: Queue<oneshot::Sender<Slot>>,
-    holders: Vec<(Member, Weak<dyn IdleHolder>)>,
+    queue: SlotQueue<oneshot::Sender<SlotPermit>>,
+    holders: Vec<(DeploymentKey, Weak<dyn IdleHolder>)>,
 }
 
-/// A deployment's claim to slots.
-pub(crate) struct Share {
+/// A deployment's access to the slots.
+pub(crate) struct SlotShare {
     inner: Arc<Inner>,
-    member: Member,
+    deployment: DeploymentKey,
 }
 
-/// The slots of one replica, free again when dropped.
-pub(crate) struct Slot {
+/// The slots of one replica. Dropping it releases them.
+pub(crate) struct SlotPermit {
     inner: Arc<Inner>,
-    member: Member,
+    deployment: DeploymentKey,
     slots: usize,
 }
 
 impl Slots {
-    /// As many slots as the allocator can hold replicas.
+    /// `count` slots: as many replicas as the allocator can hold.
     pub fn new(count: u32) -> Self {
         let state = State {
-            queue: Queue::new(count as usize),
+            queue: SlotQueue::new(count as usize),
             holders: Vec::new(),
         };
         Self {
@@ -62,148 +62,150 @@ impl Slots {
         }
     }
 
-    /// The share of a deployment. Its idle replicas are dropped for others.
-    pub fn share(&self, holder: Weak<dyn IdleHolder>) -> Share {
+    /// Adds a deployment. Its idle replicas may be dropped for others.
+    pub fn add_deployment(&self, holder: Weak<dyn IdleHolder>) -> SlotShare {
         let mut state = self.inner.lock();
-        let member = state.queue.join();
-        state.holders.push((member, holder));
+        let deployment = state.queue.add_deployment();
+        state.holders.push((deployment, holder));
         drop(state);
-        Share {
+        SlotShare {
             inner: self.inner.clone(),
-            member,
+            deployment,
         }
     }
 }
 
-impl Share {
-    /// `slots` slots for one replica: free ones, else those of the replicas idle for longest on this node, else the next to come
-    /// free. Dropping the future gives its place in the queue up.
-    pub async fn take(&self, slots: u32) -> Slot {
+impl SlotShare {
+    /// Acquires `slots` slots for one replica: free ones, or those of the replicas that have been idle for longest on this node,
+    /// or the next to be released. Dropping the future abandons the request.
+    pub async fn acquire(&self, slots: u32) -> SlotPermit {
         let (sender, receiver) = oneshot::channel();
         let id = {
             let mut state = self.inner.lock();
-            state.queue.weigh(self.member, slots as usize);
-            state.queue.ask(self.member, sender)
+            state.queue.set_weight(self.deployment, slots as usize);
+            state.queue.enqueue(self.deployment, sender)
         };
-        // Takes the start out of the queue if the future is dropped before it has slots.
-        let _asked = Asked {
+        // Removes the start from the queue when the future is dropped.
+        let _queued = QueuedStart {
             inner: &self.inner,
             id,
         };
-        self.inner.hand_out();
+        self.inner.grant_slots();
         self.inner.make_room();
         match receiver.await {
-            Ok(slot) => slot,
-            // Its sender goes with the share alone, which is borrowed here.
+            Ok(permit) => permit,
+            // The sender is dropped only with the share, which is borrowed here.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Whether a replica could start at once without another having to go.
+    /// Whether a replica could start at once without dropping an idle one.
     pub fn has_room(&self) -> bool {
-        self.inner.lock().queue.has_room(self.member)
+        self.inner.lock().queue.has_room(self.deployment)
     }
 
-    /// Whether a replica that came free is to go, because a deployment that holds fewer slots waits for them.
+    /// Whether a replica that finished a request should be dropped, because a deployment that holds fewer slots waits for some.
     pub fn must_yield(&self) -> bool {
-        self.inner.is_waited_for() && self.inner.lock().queue.owes(self.member)
+        self.inner.has_waiters() && self.inner.lock().queue.must_yield(self.deployment)
     }
 
-    /// Says that a busy replica became idle or has gone: idle ones go if a start waits that can have their slots now.
-    pub fn place_came_free(&self) {
-        self.inner.make_room_if_waited_for();
+    /// To be called when a replica became idle or is gone: drops idle replicas if a waiting start can have their slots now.
+    pub fn on_place_free(&self) {
+        self.inner.make_room_if_waiting();
     }
 }
 
-impl Drop for Share {
+impl Drop for SlotShare {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
-        state.queue.leave(self.member);
-        state.holders.retain(|(member, _)| *member != self.member);
+        state.queue.remove_deployment(self.deployment);
+        state
+            .holders
+            .retain(|(deployment, _)| *deployment != self.deployment);
         drop(state);
-        // Slots that were reserved for it are free for others.
-        self.inner.hand_out();
-        self.inner.make_room_if_waited_for();
+        // Others may take the slots that were reserved for it.
+        self.inner.grant_slots();
+        self.inner.make_room_if_waiting();
     }
 }
 
-impl Drop for Slot {
+impl Drop for SlotPermit {
     fn drop(&mut self) {
-        self.inner.lock().queue.release(self.member, self.slots);
-        self.inner.hand_out();
+        self.inner.lock().queue.release(self.deployment, self.slots);
+        self.inner.grant_slots();
     }
 }
 
-/// A start that waits.
-struct Asked<'a> {
+/// A start in the queue. Dropping it removes the start.
+struct QueuedStart<'a> {
     inner: &'a Arc<Inner>,
     id: u64,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for QueuedStart<'_> {
     fn drop(&mut self) {
-        self.inner.lock().queue.forget(self.id);
-        // It may have stood before others that have room, or can have that of idle replicas.
-        self.inner.hand_out();
-        self.inner.make_room_if_waited_for();
+        self.inner.lock().queue.cancel(self.id);
+        // Starts behind it may have room now, or can have the slots of idle replicas.
+        self.inner.grant_slots();
+        self.inner.make_room_if_waiting();
     }
 }
 
 impl Inner {
-    fn is_waited_for(&self) -> bool {
+    fn has_waiters(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Gives free slots to those who wait, as far as they reach.
-    fn hand_out(self: &Arc<Self>) {
+    /// Grants free slots to waiting starts while they suffice.
+    fn grant_slots(self: &Arc<Self>) {
         loop {
             let next = {
                 let mut state = self.lock();
-                let next = state.queue.next();
+                let next = state.queue.grant_next();
                 self.waiting.store(state.queue.waiting(), Ordering::Relaxed);
                 next
             };
-            let Some((member, slots, waiter)) = next else {
+            let Some((deployment, slots, waiter)) = next else {
                 return;
             };
-            let slot = Slot {
+            let permit = SlotPermit {
                 inner: self.clone(),
-                member,
+                deployment,
                 slots,
             };
-            // Sent without the lock: slots that nobody takes any more come back at once.
-            drop(waiter.send(slot));
+            // Sent without the lock: if the receiver is gone, the permit is dropped here, which takes the lock.
+            drop(waiter.send(permit));
         }
     }
 
-    fn make_room_if_waited_for(&self) {
-        if self.is_waited_for() {
+    fn make_room_if_waiting(&self) {
+        if self.has_waiters() {
             self.make_room();
         }
     }
 
-    /// Drops idle replicas, longest idle first, until the next start has its slots or that no longer helps.
+    /// Drops idle replicas, longest idle first, until the next start has its slots or dropping more does not help.
     fn make_room(&self) {
         loop {
-            let holders: Vec<(Member, Arc<dyn IdleHolder>)> = {
+            let holders: Vec<(DeploymentKey, Arc<dyn IdleHolder>)> = {
                 let state = self.lock();
                 if state.queue.waiting() == 0 {
                     return;
                 }
-                let alive = |(member, holder): &(Member, Weak<dyn IdleHolder>)| {
-                    Some((*member, holder.upgrade()?))
+                let alive = |(deployment, holder): &(DeploymentKey, Weak<dyn IdleHolder>)| {
+                    Some((*deployment, holder.upgrade()?))
                 };
                 state.holders.iter().filter_map(alive).collect()
             };
-            // Asked without the lock: a holder that drops a replica takes it.
-            let idle: Vec<Idle> = holders
+            // Without the lock, which a holder takes when it drops a replica.
+            let idle: Vec<IdleReplicas> = holders
                 .iter()
-                .map(|(member, holder)| Idle {
-                    member: *member,
-                    replicas: holder.idle(),
+                .map(|(deployment, holder)| IdleReplicas {
+                    deployment: *deployment,
+                    replicas: holder.count_idle(),
                 })
                 .collect();
-            if !self.lock().queue.can_be_helped(&idle) {
+            if !self.lock().queue.can_evict_enough(&idle) {
                 return;
             }
             let oldest = holders
@@ -218,7 +220,7 @@ impl Inner {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every method of the queue leaves it whole, also when a later one panics.
+        // Each method leaves the queue consistent, so a panic elsewhere does no harm.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

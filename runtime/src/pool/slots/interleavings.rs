@@ -1,6 +1,6 @@
-//! Starts that ask for slots, wait, give up and end beside each other, in thousands of interleavings.
+//! Starts that request slots, wait, give up and end at the same time, in thousands of interleavings.
 //!
-//! Runs the code of `handoff.rs` on shuttle's primitives: a start that is forgotten leaves the test waiting, which shuttle
+//! Runs the code of `handoff.rs` on shuttle's primitives: a start that is lost leaves the test waiting, which shuttle
 //! reports as a deadlock.
 
 use std::pin::pin;
@@ -13,7 +13,7 @@ use shuttle::sync::Mutex;
 use shuttle::thread;
 
 use super::queue;
-use handoff::{IdleHolder, Slot, Slots};
+use handoff::{IdleHolder, SlotPermit, Slots};
 
 mod sync {
     pub use shuttle::sync::atomic::{AtomicUsize, Ordering};
@@ -33,22 +33,22 @@ use Fate::{Ends, GivesUp, Idles, Polls};
 /// What becomes of a start of a replica.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
-    /// The replica serves, and goes.
+    /// The replica serves, and is dropped.
     Ends,
     /// The replica serves, and stays idle until its slots are needed.
     Idles,
-    /// Who wanted it is gone after the first look.
+    /// The start is abandoned after its first poll.
     GivesUp,
-    /// Who wanted it is gone after some looks, perhaps with slots on their way.
+    /// The start is abandoned after some polls, perhaps with slots on their way.
     Polls,
 }
 
 /// A deployment with its idle replicas, the oldest first.
 #[derive(Default)]
-struct Deployment(Mutex<Vec<(Instant, Slot)>>);
+struct Deployment(Mutex<Vec<(Instant, SlotPermit)>>);
 
 impl IdleHolder for Deployment {
-    fn idle(&self) -> usize {
+    fn count_idle(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 
@@ -59,35 +59,35 @@ impl IdleHolder for Deployment {
     fn evict_oldest(&self) {
         let mut idle = self.0.lock().unwrap();
         let evicted = (!idle.is_empty()).then(|| idle.remove(0));
-        // Slots come back without this lock: whoever gets them looks at idle replicas.
+        // Dropped without this lock, which the start that gets the slots takes.
         drop(idle);
         drop(evicted);
     }
 }
 
 /// One replica of a deployment of which each takes `weight` slots.
-fn start(share: &handoff::Share, holder: &Deployment, weight: u32, fate: Fate) {
+fn start(share: &handoff::SlotShare, holder: &Deployment, weight: u32, fate: Fate) {
     if matches!(fate, GivesUp | Polls) {
-        let mut taken = pin!(share.take(weight));
-        let looks = if fate == Polls { 3 } else { 1 };
-        for _ in 0..looks {
+        let mut taken = pin!(share.acquire(weight));
+        let polls = if fate == Polls { 3 } else { 1 };
+        for _ in 0..polls {
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(slot) = taken.as_mut().poll(&mut cx) {
                 drop(slot);
-                return share.place_came_free();
+                return share.on_place_free();
             }
             thread::yield_now();
         }
         return;
     }
-    let slot = block_on(share.take(weight));
+    let slot = block_on(share.acquire(weight));
     thread::yield_now();
-    // As a pool does.
+    // What a pool does.
     match fate == Idles && !share.must_yield() {
         true => holder.0.lock().unwrap().push((Instant::now(), slot)),
         false => drop(slot),
     }
-    share.place_came_free();
+    share.on_place_free();
 }
 
 /// Deployments with their weights and the fates of their starts, side by side on a node of `total` slots.
@@ -97,7 +97,7 @@ fn together(total: u32, deployments: &'static [(u32, &'static [Fate])]) {
     for (weight, fates) in deployments {
         let holder = Arc::<Deployment>::default();
         let as_holder: Arc<dyn IdleHolder> = holder.clone();
-        let share = Arc::new(slots.share(Arc::downgrade(&as_holder)));
+        let share = Arc::new(slots.add_deployment(Arc::downgrade(&as_holder)));
         for fate in *fates {
             let (share, holder) = (share.clone(), holder.clone());
             threads.push(thread::spawn(move || {
@@ -110,9 +110,9 @@ fn together(total: u32, deployments: &'static [(u32, &'static [Fate])]) {
         thread.join().unwrap();
     }
     drop(shares);
-    // All deployments have gone, with their idle replicas: every slot is there again.
-    let all = slots.share(Weak::<Deployment>::new());
-    drop(block_on(all.take(total)));
+    // All deployments are gone, with their idle replicas: every slot is free again.
+    let all = slots.add_deployment(Weak::<Deployment>::new());
+    drop(block_on(all.acquire(total)));
 }
 
 /// Runs a round under a random scheduler, and under one that finds rare orders of few events.
@@ -139,17 +139,17 @@ fn idle_replicas_go_for_starts_that_wait() {
 fn a_start_that_came_later_does_not_overtake() {
     check(|| {
         let slots = Slots::new(1);
-        let share = Arc::new(slots.share(Weak::<Deployment>::new()));
-        let held = block_on(share.take(1));
+        let share = Arc::new(slots.add_deployment(Weak::<Deployment>::new()));
+        let held = block_on(share.acquire(1));
         let served = Arc::new(Mutex::new(Vec::new()));
         // The first is in the queue before the second asks, while the slot comes back at any time.
         let frees = thread::spawn(move || drop(held));
-        let mut first = Box::pin(share.take(1));
+        let mut first = Box::pin(share.acquire(1));
         let early = first.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         let second = {
             let (share, served) = (share.clone(), served.clone());
             thread::spawn(move || {
-                let slot = block_on(share.take(1));
+                let slot = block_on(share.acquire(1));
                 served.lock().unwrap().push("second");
                 drop(slot);
             })
@@ -172,18 +172,18 @@ fn a_start_that_gives_up_holds_up_none_that_an_idle_replica_can_help() {
         let slots = Arc::new(Slots::new(2));
         let holder = Arc::<Deployment>::default();
         let as_holder: Arc<dyn IdleHolder> = holder.clone();
-        let share = slots.share(Arc::downgrade(&as_holder));
-        let other = slots.share(Weak::<Deployment>::new());
-        let busy = block_on(other.take(1));
-        let idle = block_on(share.take(1));
+        let share = slots.add_deployment(Arc::downgrade(&as_holder));
+        let other = slots.add_deployment(Weak::<Deployment>::new());
+        let busy = block_on(other.acquire(1));
+        let idle = block_on(share.acquire(1));
         holder.0.lock().unwrap().push((Instant::now(), idle));
-        let heavy = slots.share(Weak::<Deployment>::new());
-        let light = slots.share(Weak::<Deployment>::new());
+        let heavy = slots.add_deployment(Weak::<Deployment>::new());
+        let light = slots.add_deployment(Weak::<Deployment>::new());
         // It needs both slots, of which one is busy.
-        let mut first = Box::pin(heavy.take(2));
+        let mut first = Box::pin(heavy.acquire(2));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(first.as_mut().poll(&mut cx).is_pending());
-        let second = thread::spawn(move || drop(block_on(light.take(1))));
+        let second = thread::spawn(move || drop(block_on(light.acquire(1))));
         drop(first);
         second.join().unwrap();
         drop(busy);
