@@ -52,6 +52,7 @@ fn check(doc: &Doc) {
         Some(Key::Deployment(..)) => check_as::<Deployment>(doc),
         Some(Key::Environment(..)) => check_as::<Environment>(doc),
         Some(Key::ApiKey(_)) => check_as::<ApiKey>(doc),
+        Some(Key::Secret(_)) => check_as::<Secret>(doc),
         Some(Key::Audit) => check_as::<Entry>(doc),
         Some(Key::Secret(_)) => check_as::<Secret>(doc),
         None if key == keys::ORGANIZATION => check_as::<Organization>(doc),
