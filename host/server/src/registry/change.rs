@@ -41,6 +41,8 @@ impl Registry {
             let value = change(&mut view)?;
             let notes = std::mem::take(&mut view.notes);
             if view == *before {
+                // The parts were read after the model, so one of them may be of a later commit.
+                let rev = stored.revs.values().copied().fold(rev, Rev::max);
                 return Ok(Changed { view, value, rev });
             }
             if notes.is_empty() && self.author.actor != Actor::System {
