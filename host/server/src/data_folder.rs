@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use rustix::fs::Mode;
 use samovar_store::vault::KEY_FILE;
+use samovar_types::id::Id;
 
+use crate::random::random_id;
+
+/// Holds the id of the node.
+const NODE_ID: &str = "node-id";
 /// What the lock file holds while a node runs.
 const RUNNING: &[u8] = b"running\n";
 
@@ -57,6 +62,22 @@ impl DataFolder {
     /// Its absolute path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The id of the node, which it keeps for as long as the folder is there.
+    pub fn node_id(&self) -> String {
+        let file = self.path.join(NODE_ID);
+        let found = fs::read_to_string(&file).ok();
+        let found = found.and_then(|text| text.trim().parse::<Id>().ok());
+        if let Some(id) = found {
+            return id.to_string();
+        }
+        let id = random_id().to_string();
+        // On a full disk the node starts all the same; after its end the next one waits for its leases to end.
+        if let Err(error) = fs::write(&file, &id) {
+            tracing::warn!(file = %file.display(), %error, "id of the node cannot be kept");
+        }
+        id
     }
 
     /// Whether the node that used it before ended without [`DataFolder::close`]: it was killed, or the power failed.
@@ -182,6 +203,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut first = DataFolder::open(folder.path()).unwrap();
         assert!(!first.after_crash());
+        let id = first.node_id();
+        assert_eq!(first.node_id(), id);
         assert!(DataFolder::open(folder.path()).is_err(), "it is locked");
         first.begin();
         drop(first);
@@ -189,6 +212,7 @@ mod tests {
         drop(DataFolder::open(folder.path()).unwrap());
         let mut second = DataFolder::open(folder.path()).unwrap();
         assert!(second.after_crash());
+        assert_eq!(second.node_id(), id);
         second.begin();
         second.close();
         assert!(!DataFolder::open(folder.path()).unwrap().after_crash());

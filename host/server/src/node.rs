@@ -38,6 +38,7 @@ use crate::controllers::blob_gc::BlobGc;
 use crate::controllers::deployment::DeploymentController;
 use crate::controllers::dev_reload::DevReload;
 use crate::controllers::guest_secrets::GuestSecretsController;
+use crate::controllers::leadership::Leadership;
 use crate::controllers::rollout::RolloutController;
 use crate::data_folder::DataFolder;
 use crate::domain::api_key::ApiKey;
@@ -234,6 +235,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let cache = Arc::new(Cache::default());
     let bus = Arc::new(EventBus::new(store.clone(), cache.clone(), stop.clone()));
     let readiness = Readiness::new(cache.clone(), stop.clone(), store.clone());
+    let leadership = Arc::new(Leadership::new(store.clone(), folder.node_id()));
+    tasks.spawn("leases", leadership.clone().run());
     let reconciler = Arc::new(Reconciler::new(cache.clone(), serving.clone()));
     let blob_gc = BlobGc::new(
         registry.clone(),
@@ -241,6 +244,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         blobs.clone(),
         pins,
         serving.clone(),
+        leadership.clone(),
     );
     let dev_reload = DevReload::new(
         registry.clone(),
@@ -253,12 +257,18 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         cache.clone(),
         serving.clone(),
         reconciler.clone(),
+        leadership.clone(),
     ));
     let secrets_controller = Arc::new(GuestSecretsController::new(
         guest_secrets.clone(),
         serving.clone(),
     ));
-    let rollouts = RolloutController::new(registry.clone(), serving.clone(), reconciler.clone());
+    let rollouts = RolloutController::new(
+        registry.clone(),
+        serving.clone(),
+        reconciler.clone(),
+        leadership.clone(),
+    );
     let observers: Vec<Arc<dyn Observer>> = vec![
         access.clone(),
         reconciler.clone(),
@@ -361,6 +371,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let drain = options.drain_timeout;
     server.serve(front, stopping, drain).await;
     tasks.stop("rollouts");
+    tasks.stop("leases");
     tasks.stop("autoscale");
     // All of it ends with the drain time, whatever goes on yet: what cannot be waited for is cut off.
     let spent = stopped.get().map_or(drain, Instant::elapsed);
@@ -373,6 +384,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     }
     if timeout(CLOSE_TIMEOUT, usage.close()).await.is_err() {
         tracing::warn!("usage of the last moments is counted after the next start");
+    }
+    if timeout(CLOSE_TIMEOUT, leadership.release()).await.is_err() {
+        tracing::warn!("leases were not released; they end by themselves");
     }
     // So that `state.db` alone is the whole database, and can be copied.
     if timeout(CLOSE_TIMEOUT, closing.close()).await.is_err() {

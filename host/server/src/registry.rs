@@ -15,7 +15,7 @@ mod webhook_secrets;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use samovar_store::{Doc, DocStore, Expect, Op, Rev, StoreError};
+use samovar_store::{Doc, DocStore, Expect, Lease, Op, Rev, StoreError};
 use samovar_types::id::Id;
 use samovar_types::names;
 use serde::Serialize;
@@ -87,6 +87,8 @@ struct Versioned<T> {
 pub struct Registry {
     store: Arc<dyn DocStore>,
     author: Author,
+    /// On account of which changes are made, by a controller.
+    lease: Option<Lease>,
     pushing: Arc<tokio::sync::Mutex<()>>,
     unreadable: UnreadableDocuments,
 }
@@ -97,8 +99,18 @@ impl Registry {
         Self {
             store,
             author: Author::SYSTEM,
+            lease: None,
             pushing: Arc::default(),
             unreadable: UnreadableDocuments::default(),
+        }
+    }
+
+    /// The same, for changes that are made on account of a lease: they fail once another node has taken it.
+    #[must_use]
+    pub fn fenced(&self, lease: Lease) -> Self {
+        Self {
+            lease: Some(lease),
+            ..self.clone()
         }
     }
 

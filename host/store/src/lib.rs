@@ -20,7 +20,7 @@ pub mod usage;
 pub mod vault;
 
 pub use documents::{
-    Change, Changes, Doc, DocStore, Expect, Lease, Listing, Op, Order, Range, Rev,
+    Change, Changes, Doc, DocStore, Expect, Lease, Listing, Op, Order, Range, Rev, lease_key,
 };
 pub use error::StoreError;
 pub use limits::MAX_RANGE;

@@ -139,7 +139,9 @@ impl From<&crate::registry::RegistryError> for ApiError {
             E::TooMany { .. } => Self::conflict(ErrorCode::TooMany, text),
             E::Contended => Self::conflict(ErrorCode::Conflict, text),
             E::InTheWay { .. } => Self::conflict(ErrorCode::UnreadableDocument, text),
-            E::Unreadable { .. } | E::Vault(_) | E::Unaudited { .. } => Self::internal(text),
+            E::Unreadable { .. } | E::Vault(_) | E::Unaudited { .. } | E::LeaseLost { .. } => {
+                Self::internal(text)
+            }
             E::Store(_) => {
                 tracing::error!(error = text, "the store failed");
                 Self::new(

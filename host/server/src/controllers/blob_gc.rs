@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::catalog::cache::Cache;
 use crate::catalog::informer::{Changes, Observer};
+use crate::controllers::leadership::{Leadership, Role};
 use crate::domain::keys;
 use crate::registry::{Registry, RegistryError};
 use crate::serving::Serving;
@@ -19,6 +20,8 @@ use crate::serving::blob_pins::{BlobPin, BlobPins, Deletion};
 
 /// A blob that no deployment names is left alone for this long: its push may be on the way.
 pub const UNNAMED: Duration = Duration::from_secs(24 * 3600);
+/// How often old blobs are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// How long to wait until the cache shows what the store holds.
 const MAX_LAG: Duration = Duration::from_secs(30);
 
@@ -58,6 +61,7 @@ pub struct BlobGc {
     blobs: Blobs,
     pins: BlobPins,
     serving: Arc<Serving>,
+    leadership: Arc<Leadership>,
 }
 
 impl BlobGc {
@@ -68,6 +72,7 @@ impl BlobGc {
         blobs: Blobs,
         pins: BlobPins,
         serving: Arc<Serving>,
+        leadership: Arc<Leadership>,
     ) -> Self {
         Self {
             registry,
@@ -75,20 +80,27 @@ impl BlobGc {
             blobs,
             pins,
             serving,
+            leadership,
         }
     }
 
-    /// Runs for as long as the node does: looks at old blobs once, then at those that the last deployment or the last pin
-    /// has let go of.
+    /// Runs for as long as the node does: looks at old blobs now and then, and at those that the last deployment or the
+    /// last pin has let go of.
     pub async fn run(self, mut released: mpsc::UnboundedReceiver<BTreeSet<Digest>>) {
-        match self.sweep(UNNAMED).await {
-            Ok(0) => {}
-            Ok(blobs) => tracing::info!(blobs, "removed blobs that no deployment names"),
-            Err(error) => tracing::warn!(%error, "cannot look for blobs that no deployment names"),
-        }
-        while let Some(candidates) = released.recv().await {
-            if let Err(error) = self.remove(candidates).await {
-                tracing::warn!(%error, "blobs that no deployment names stay until a later start");
+        self.leadership.acquired(Role::BlobGc).await;
+        let mut sweeps = tokio::time::interval(SWEEP_EVERY);
+        sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let removed = tokio::select! {
+                _ = sweeps.tick() => self.sweep(UNNAMED).await,
+                Some(candidates) = released.recv() => self.remove(candidates).await,
+            };
+            match removed {
+                Ok(0) => {}
+                Ok(blobs) => tracing::info!(blobs, "removed blobs that no deployment names"),
+                Err(error) => {
+                    tracing::warn!(%error, "blobs that no deployment names stay until a later sweep")
+                }
             }
         }
     }
@@ -133,6 +145,10 @@ impl BlobGc {
     /// Deletes those of these blobs that no deployment names and nothing pins.
     async fn remove(&self, mut candidates: BTreeSet<Digest>) -> Result<usize, BlobGcError> {
         candidates.retain(|digest| !self.cache.names_blob(digest));
+        if candidates.is_empty() || self.leadership.known_lease(Role::BlobGc).await.is_none() {
+            // The node that holds it sees the same changes.
+            return Ok(0);
+        }
         let deletions = candidates.into_iter();
         let mut deletions: Vec<Deletion> = deletions
             .filter_map(|digest| self.pins.begin_deletion(digest))

@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 use crate::catalog::cache::Cache;
 use crate::catalog::informer::{Changes, Observer};
 use crate::controllers::build_admission::{Admission, BuildAdmission};
+use crate::controllers::leadership::{Leadership, Role};
 use crate::domain::changes::{Done, Refusal};
+use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target};
 use crate::registry::{Registry, RegistryError};
 use crate::serving::build_tracker::{Build, BuildError, BuildTracker, Mark};
@@ -38,6 +40,7 @@ pub struct DeploymentController {
     cache: Arc<Cache>,
     serving: Arc<Serving>,
     reconciler: Arc<Reconciler>,
+    leadership: Arc<Leadership>,
     admission: BuildAdmission,
     models: WorkQueue<Id>,
 }
@@ -57,12 +60,14 @@ impl DeploymentController {
         cache: Arc<Cache>,
         serving: Arc<Serving>,
         reconciler: Arc<Reconciler>,
+        leadership: Arc<Leadership>,
     ) -> Self {
         Self {
             registry,
             cache,
             serving,
             reconciler,
+            leadership,
             admission: BuildAdmission::default(),
             models: WorkQueue::default(),
         }
@@ -88,7 +93,23 @@ impl DeploymentController {
                 self.models.add(model, self.cache.observed());
             }
         };
-        tokio::join!(self.models.run(MAX_AT_ONCE, reconcile), wake);
+        tokio::join!(
+            self.models.run(MAX_AT_ONCE, reconcile),
+            wake,
+            self.wake_when_elected()
+        );
+    }
+
+    /// Looks at every model once this node begins to act.
+    async fn wake_when_elected(&self) {
+        let mut lease = None;
+        loop {
+            self.leadership.begins(Role::Builds, &mut lease).await;
+            let rev = self.cache.observed();
+            for view in self.cache.models() {
+                self.models.add(view.model.id, rev);
+            }
+        }
     }
 
     /// Waits until a deployment is not being built, and answers its model as it is then, served by this node. `before` is
@@ -165,14 +186,23 @@ impl DeploymentController {
         let view = self.cache.model(model);
         self.builds().stop_unwanted(model, view.as_deref());
         let view = view?;
+        let status = |one: &Deployment| one.status;
+        let deactivating = |one: &Deployment| status(one) == DeploymentStatus::Deactivating;
+        let deployments = view.deployments.values();
+        let mut due = deployments
+            .filter(|one| status(one).is_unfinished() || deactivating(one))
+            .peekable();
+        due.peek()?;
+        let Some(lease) = self.leadership.lease(Role::Builds) else {
+            // Another node acts, or this one soon does.
+            return Some(RETRY_DELAY);
+        };
+        let registry = self.registry.fenced(lease);
         let mut again = None;
-        for deployment in view.deployments.values() {
-            if deployment.status.is_unfinished() {
-                self.start_build(model, deployment.id);
-            }
-            if deployment.status == DeploymentStatus::Deactivating
-                && !self.note_deactivated(model, deployment.id).await
-            {
+        for deployment in due {
+            if !deactivating(deployment) {
+                self.start_build(&registry, model, deployment.id);
+            } else if !self.note_deactivated(&registry, model, deployment.id).await {
                 again = Some(RETRY_DELAY);
             }
         }
@@ -180,13 +210,13 @@ impl DeploymentController {
     }
 
     /// Builds a deployment, unless this node does.
-    fn start_build(self: &Arc<Self>, model: Id, id: Id) {
+    fn start_build(self: &Arc<Self>, registry: &Registry, model: Id, id: Id) {
         let Some(build) = self.builds().begin(model, id) else {
             return;
         };
-        let controller = self.clone();
+        let (controller, registry) = (self.clone(), registry.clone());
         tokio::spawn(async move {
-            let pause = controller.carry_out(model, id, build).await;
+            let pause = controller.carry_out(&registry, model, id, build).await;
             tokio::time::sleep(pause).await;
             // What became BUILDING again meanwhile is built again.
             let rev = controller.cache.observed();
@@ -195,11 +225,11 @@ impl DeploymentController {
     }
 
     /// Builds a deployment, and says after which time to look at it again.
-    async fn carry_out(&self, model: Id, id: Id, build: Build) -> Duration {
-        let built = AssertUnwindSafe(self.build(model, id, &build));
+    async fn carry_out(&self, registry: &Registry, model: Id, id: Id, build: Build) -> Duration {
+        let built = AssertUnwindSafe(self.build(registry, model, id, &build));
         let built = match built.catch_unwind().await {
             Ok(built) => built,
-            Err(_) => self.note_panic(model, id).await,
+            Err(_) => self.note_panic(registry, model, id).await,
         };
         let pause = match &built {
             Ok(Built::Stored) | Err(BuildError::Stopped) => Duration::ZERO,
@@ -214,14 +244,20 @@ impl DeploymentController {
         pause
     }
 
-    async fn build(&self, model: Id, id: Id, build: &Build) -> Result<Built, BuildError> {
+    async fn build(
+        &self,
+        registry: &Registry,
+        model: Id,
+        id: Id,
+        build: &Build,
+    ) -> Result<Built, BuildError> {
         // The cache may be behind: what the store says decides.
-        let view = self.registry.model(model.as_str()).await?;
+        let view = registry.model(model.as_str()).await?;
         let deployment = view.deployment(id).map_err(RegistryError::from)?;
         if !deployment.status.is_unfinished() {
             return Ok(Built::NotNeeded);
         }
-        let admission = self.admission.admit(&self.registry, model, id);
+        let admission = self.admission.admit(registry, model, id);
         let _turn = match admission.await? {
             Admission::Begins(turn) => turn,
             Admission::Failed(rev) => {
@@ -243,8 +279,7 @@ impl DeploymentController {
             Err(error) => (failed_status(error), Some(error.to_string())),
         };
         let now = Timestamp::now();
-        let changed = self
-            .registry
+        let changed = registry
             .change(model.as_str(), |view| {
                 end_build(view, id, status, reason.clone(), now)
             })
@@ -267,9 +302,14 @@ impl DeploymentController {
         Ok(())
     }
 
-    async fn note_panic(&self, model: Id, id: Id) -> Result<Built, BuildError> {
+    async fn note_panic(
+        &self,
+        registry: &Registry,
+        model: Id,
+        id: Id,
+    ) -> Result<Built, BuildError> {
         let reason = "the server failed while it built this deployment: see its log";
-        let noted = self.registry.change(model.as_str(), |view| {
+        let noted = registry.change(model.as_str(), |view| {
             view.built(id, DeploymentStatus::Failed, Some(reason.to_owned()))
         });
         let rev = noted.await?.rev;
@@ -280,7 +320,7 @@ impl DeploymentController {
 
     /// Notes that a deployment is off for good, once its last request here has finished. Answers whether that worked, or
     /// has to wait for a drain that wakes the controller when it ends.
-    async fn note_deactivated(&self, model: Id, id: Id) -> bool {
+    async fn note_deactivated(&self, registry: &Registry, model: Id, id: Id) -> bool {
         let rev = self.cache.observed();
         if self.reconciler.applied(model, rev).await.is_err() {
             return false;
@@ -288,9 +328,7 @@ impl DeploymentController {
         if self.serving.drains().is_draining(id) {
             return true;
         }
-        let noted = self
-            .registry
-            .change(model.as_str(), |view| view.deactivated(id));
+        let noted = registry.change(model.as_str(), |view| view.deactivated(id));
         match noted.await {
             Ok(_) | Err(RegistryError::NoModel { .. } | RegistryError::Refused(_)) => true,
             Err(error) => {

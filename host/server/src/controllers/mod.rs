@@ -7,4 +7,5 @@ pub mod build_admission;
 pub mod deployment;
 pub mod dev_reload;
 pub mod guest_secrets;
+pub mod leadership;
 pub mod rollout;

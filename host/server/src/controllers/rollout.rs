@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use crate::control::rollout::{self, Candidate, Step};
+use crate::controllers::leadership::{Leadership, Role};
 use crate::domain::environment::Environment;
 use crate::domain::model::{ModelView, Target, Unresolved};
 use crate::domain::promotion::Promotion;
@@ -25,15 +26,22 @@ pub struct RolloutController {
     registry: Registry,
     serving: Arc<Serving>,
     reconciler: Arc<Reconciler>,
+    leadership: Arc<Leadership>,
 }
 
 impl RolloutController {
     /// Carries out the promotions of what is served.
-    pub fn new(registry: Registry, serving: Arc<Serving>, reconciler: Arc<Reconciler>) -> Self {
+    pub fn new(
+        registry: Registry,
+        serving: Arc<Serving>,
+        reconciler: Arc<Reconciler>,
+        leadership: Arc<Leadership>,
+    ) -> Self {
         Self {
             registry,
             serving,
             reconciler,
+            leadership,
         }
     }
 
@@ -50,6 +58,9 @@ impl RolloutController {
                 let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
                 stepping.remove(&task);
             }
+            let Some(lease) = self.leadership.lease(Role::Rollouts) else {
+                continue;
+            };
             for view in self.serving.promoting() {
                 for (name, environment) in &view.environments {
                     let Some(promotion) = environment.in_progress() else {
@@ -57,8 +68,10 @@ impl RolloutController {
                     };
                     let id = promotion.id;
                     if !stepping.values().any(|other| *other == id) {
+                        let registry = self.registry.fenced(lease.clone());
                         let (controller, view, name) = (self.clone(), view.clone(), name.clone());
-                        let step = steps.spawn(async move { controller.step(&view, &name).await });
+                        let step = steps
+                            .spawn(async move { controller.step(&registry, &view, &name).await });
                         stepping.insert(step.id(), id);
                     }
                 }
@@ -67,7 +80,7 @@ impl RolloutController {
     }
 
     /// Takes the next step of a promotion, if its time has come.
-    async fn step(&self, view: &ModelView, environment: &str) {
+    async fn step(&self, registry: &Registry, view: &ModelView, environment: &str) {
         let found = view.environments.get(environment);
         let Some(promotion) = found.and_then(Environment::in_progress) else {
             return;
@@ -77,7 +90,7 @@ impl RolloutController {
             return;
         }
         let (model, id) = (view.model.id, promotion.id);
-        let changed = self.registry.change(model.as_str(), |view| {
+        let changed = registry.change(model.as_str(), |view| {
             // Another node, or somebody by hand, may have been faster.
             let going = view.environment(environment)?.in_progress();
             if going.is_none_or(|going| going.id != id) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use samovar_store::{Expect, Op, Rev, StoreError};
+use samovar_store::{Expect, Lease, Op, Rev, StoreError, lease_key};
 use serde::Serialize;
 
 use super::{ATTEMPTS, Registry, RegistryError, Versioned, audit, put, shown};
@@ -54,13 +54,24 @@ impl Registry {
             let mut ops = difference(before, &view, rev, &stored.revs)?;
             stored.check(&ops)?;
             ops.extend(audit::entries(&self.author, notes)?);
+            ops.extend(self.lease.as_ref().map(Lease::fence));
             match self.store.commit(ops).await {
                 Ok(rev) => return Ok(Changed { view, value, rev }),
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { key, .. }) => self.check_lease(&key)?,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(RegistryError::Contended)
+    }
+
+    /// Says so if a commit failed because another node has taken the lease.
+    fn check_lease(&self, conflict: &str) -> Result<(), RegistryError> {
+        match &self.lease {
+            Some(lease) if lease_key(&lease.name) == conflict => Err(RegistryError::LeaseLost {
+                lease: lease.name.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 

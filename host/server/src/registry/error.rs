@@ -87,6 +87,12 @@ pub enum RegistryError {
         super::ATTEMPTS
     )]
     Contended,
+    /// Another node has taken the lease that the change was made on account of.
+    #[error("this node no longer holds the lease {lease}: another node acts now")]
+    LeaseLost {
+        /// The lease's name.
+        lease: String,
+    },
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
