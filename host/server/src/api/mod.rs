@@ -6,8 +6,8 @@ mod api_keys;
 mod audit;
 mod blobs;
 mod bundles;
+mod change_limit;
 mod deployments;
-mod detached;
 mod development;
 mod environments;
 pub mod error;
@@ -163,7 +163,7 @@ pub fn router(api: Api) -> Router {
     let management = management
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_JSON_BYTES))
-        .layer(Extension(detached::Changes::default()))
+        .layer(Extension(change_limit::ChangeLimit::default()))
         .layer(Extension(api.access.clone()))
         .with_state(Shared(api));
     Router::new()

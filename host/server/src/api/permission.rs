@@ -1,8 +1,7 @@
 //! What a caller of a route must be allowed to do, stated where the route is declared.
 //!
-//! A route that states nothing lets nobody in: its handler finds no caller. Only who is let in begins a change, which goes on
-//! without its caller (`detached.rs`). `tests/e2e/permissions.rs` compares every route
-//! with one table.
+//! A route that states nothing lets nobody in: its handler finds no caller. Only who is let in takes one of the places of
+//! changes (`change_limit.rs`). `tests/e2e/permissions.rs` compares every route with one table.
 
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use axum::response::Response;
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::Shared;
-use super::detached::Changes;
+use super::change_limit::ChangeLimit;
 use super::error::ApiError;
 use crate::control::access::Access;
 pub use crate::domain::api_key::Action;
@@ -45,7 +44,7 @@ async fn admit(action: Action, mut request: Request, next: Next) -> Result<Respo
         .admit(authorization.map(HeaderValue::as_bytes), action)
         .map_err(|refusal| refused(&refusal))?;
     request.extensions_mut().insert(caller);
-    let changes = request.extensions().get::<Changes>().cloned();
+    let changes = request.extensions().get::<ChangeLimit>().cloned();
     let changes =
         changes.ok_or_else(|| ApiError::internal("a route finds no place for changes"))?;
     changes.run(request, next).await
@@ -64,7 +63,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_may_not_make_a_change_takes_no_place_of_those_that_are_carried_out() {
-        let changes = Changes::default();
+        let changes = ChangeLimit::default();
         // Who got so far would wait.
         let _all = changes.fill().await;
         let admit = |request: Request, next: Next| admit(Action::Invoke, request, next);

@@ -78,17 +78,23 @@ async fn terminate(
     let id = find(&view, &deployment)?.id;
     let served = api.serving.served(view.model.id, id);
     let time = api.serving.drain_timeout();
-    let stopping = served.and_then(|served| served.pool.stop_replica(&replica, time));
-    let stopping = stopping.ok_or_else(|| {
+    let found = served.filter(|served| {
+        let mut replicas = served.pool.replicas().into_iter();
+        replicas.any(|one| one.id == replica)
+    });
+    let served = found.ok_or_else(|| {
         let shown: String = replica.chars().take(80).collect();
         ApiError::not_found(format!("deployment {id} has no replica {shown:?}"))
     })?;
+    // First, so that none is stopped without a trace when this is cut off between the two.
     let act = Act::ReplicaTerminated {
-        replica_id: replica,
+        replica_id: replica.clone(),
     };
     api.registry.note(view.told_of(id, act)).await?;
+    // It may have ended meanwhile.
+    let stopping = served.pool.stop_replica(&replica, time);
     Ok(Json(TerminateReplicaResponse {
         success: true,
-        finishes_first: stopping == Stopping::Later,
+        finishes_first: stopping == Some(Stopping::Later),
     }))
 }
