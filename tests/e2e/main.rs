@@ -36,6 +36,7 @@ mod host_memory;
 mod hostile;
 mod inference;
 mod init;
+mod interrupted;
 mod keys;
 mod kills;
 mod lifecycle;
