@@ -54,7 +54,6 @@ fn check(doc: &Doc) {
         Some(Key::ApiKey(_)) => check_as::<ApiKey>(doc),
         Some(Key::Secret(_)) => check_as::<Secret>(doc),
         Some(Key::Audit) => check_as::<Entry>(doc),
-        Some(Key::Secret(_)) => check_as::<Secret>(doc),
         None if key == keys::ORGANIZATION => check_as::<Organization>(doc),
         None if key == keys::WEBHOOK_SECRETS => check_as::<Vec<WebhookSecret>>(doc),
         None if key.starts_with(&keys::model_name("")) => check_as::<Id>(doc),
