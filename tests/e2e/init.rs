@@ -350,7 +350,7 @@ async fn python_at_module_level() -> Result<()> {
     project.insert(
         "app.py",
         "    x = Tensor(",
-        "    if measures[0] == 8:\n        return {\"species\": str(STARTED)}",
+        "    if measurements[0] == 8:\n        return {\"species\": str(STARTED)}",
     )?;
     let load = "GRAPH = load_by_name(\"default\")\n\n";
     project
@@ -373,7 +373,7 @@ async fn javascript_at_module_level() -> Result<()> {
     project.insert(
         "app.js",
         "  const x = new Tensor(",
-        "  if (measures[0] === 8) return [200, { species: String(started) }];",
+        "  if (measurements[0] === 8) return [200, { species: String(started) }];",
     )?;
     let load = "const graph = loadByName(\"default\");";
     project
