@@ -19,7 +19,6 @@ use crate::catalog::informer::{Changes, Observer};
 use crate::controllers::build_admission::{Admission, BuildAdmission};
 use crate::controllers::leadership::{Leadership, Role};
 use crate::domain::changes::{Done, Refusal};
-use crate::domain::deployment::Deployment;
 use crate::domain::model::{ModelView, Target};
 use crate::registry::{Registry, RegistryError};
 use crate::serving::build_tracker::{Build, BuildError, BuildTracker, Mark};
@@ -186,23 +185,20 @@ impl DeploymentController {
         let view = self.cache.model(model);
         self.builds().stop_unwanted(model, view.as_deref());
         let view = view?;
-        let status = |one: &Deployment| one.status;
-        let deactivating = |one: &Deployment| status(one) == DeploymentStatus::Deactivating;
-        let deployments = view.deployments.values();
-        let mut due = deployments
-            .filter(|one| status(one).is_unfinished() || deactivating(one))
-            .peekable();
-        due.peek()?;
+        let due = due(&view);
+        if due.is_empty() {
+            return None;
+        }
         let Some(lease) = self.leadership.lease(Role::Builds) else {
             // Another node acts, or this one soon does.
             return Some(RETRY_DELAY);
         };
         let registry = self.registry.fenced(lease);
         let mut again = None;
-        for deployment in due {
-            if !deactivating(deployment) {
-                self.start_build(&registry, model, deployment.id);
-            } else if !self.note_deactivated(&registry, model, deployment.id).await {
+        for (id, status) in due {
+            if status.is_unfinished() {
+                self.start_build(&registry, model, id);
+            } else if !self.note_deactivated(&registry, model, id).await {
                 again = Some(RETRY_DELAY);
             }
         }
@@ -345,6 +341,16 @@ impl Observer for DeploymentController {
             self.models.add(*model, changes.rev);
         }
     }
+}
+
+/// The deployments that are to be built, or switched off for good.
+fn due(view: &ModelView) -> Vec<(Id, DeploymentStatus)> {
+    let deployments = view.deployments.values();
+    let stands = deployments.map(|one| (one.id, one.status));
+    let is_due = |status: DeploymentStatus| {
+        status.is_unfinished() || status == DeploymentStatus::Deactivating
+    };
+    stands.filter(|(_, status)| is_due(*status)).collect()
 }
 
 /// Notes how the build of a deployment ended. One that works begins to move into the environment that it was pushed for.
