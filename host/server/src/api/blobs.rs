@@ -27,6 +27,7 @@ pub fn router() -> OpenApiRouter<super::Shared> {
 )]
 async fn head(State(api): State<Api>, Path(digest): Path<String>) -> Result<Response, ApiError> {
     let digest = parse(&digest)?;
+    api.blob_gc.expect(digest).await;
     match api.blobs.head(digest).await? {
         Some(size) => Ok(([(header::CONTENT_LENGTH, size)], ()).into_response()),
         None => Err(BlobError::NotFound { digest }.into()),
@@ -59,6 +60,7 @@ async fn put(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let digest = parse(&digest)?;
+    api.blob_gc.expect(digest).await;
     let stream = body.into_data_stream();
     Ok(
         match api.blobs.put_stream(digest, MAX_BLOB_BYTES, stream).await? {

@@ -111,12 +111,19 @@ impl BlobGc {
     /// When some are not there.
     pub async fn pin(&self, bundle: &Bundle) -> Result<BlobPin, BlobGcError> {
         let pin = self.pins.pin_upload(bundle).await;
-        let missing = self.blobs.missing(&bundle.blobs()).await?;
+        let blobs = bundle.blobs();
+        let missing = self.blobs.missing(&blobs).await?;
         if missing.is_empty() {
-            Ok(pin)
-        } else {
-            Err(BlobGcError::Missing { missing })
+            return Ok(pin);
         }
+        // The client uploads these, and then asks again.
+        self.pins.expect(&blobs.into_keys().collect()).await;
+        Err(BlobGcError::Missing { missing })
+    }
+
+    /// Keeps a blob that a client uploads, or asks for in order to push it.
+    pub async fn expect(&self, digest: Digest) {
+        self.pins.expect(&[digest].into()).await;
     }
 
     /// Deletes the blobs of these bundles that no deployment names and nothing pins.

@@ -1,12 +1,19 @@
-//! Blobs that this node needs although no stored deployment names them, or no longer: those of a bundle that is about to
-//! be stored, and those of code whose last requests still run. What is pinned is not deleted.
+//! Blobs that this node needs although no stored deployment names them, or no longer: those that a client has just uploaded
+//! or asked for, those of a bundle that is about to be stored, and those of code whose last requests still run. None of
+//! them is deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use samovar_types::bundle::Bundle;
 use samovar_types::digest::Digest;
 use tokio::sync::{Notify, mpsc};
+
+/// How long a push may take from its first question about a blob.
+const MAX_PUSH: Duration = Duration::from_secs(600);
+/// Blobs of pushes on their way that are remembered.
+const MAX_EXPECTED: usize = 100_000;
 
 /// The pins of a node.
 #[derive(Clone)]
@@ -23,6 +30,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     counts: BTreeMap<Digest, usize>,
+    /// Blobs of pushes that are on their way, each since when.
+    expected: BTreeMap<Digest, Instant>,
     /// Blobs that are being deleted: whoever wants to pin one waits for its end.
     deleting: BTreeSet<Digest>,
 }
@@ -58,10 +67,39 @@ impl BlobPins {
         }))
     }
 
+    /// Keeps blobs whose push is on its way, after deletions of them have ended: whether they are there is to be looked
+    /// at afterwards.
+    pub async fn expect(&self, digests: &BTreeSet<Digest>) {
+        let now = Instant::now();
+        self.after_deletions(digests, |state| {
+            if state.expected.len() >= MAX_EXPECTED {
+                state
+                    .expected
+                    .retain(|_, since| now.duration_since(*since) < MAX_PUSH);
+            }
+            state
+                .expected
+                .extend(digests.iter().map(|digest| (*digest, now)));
+        })
+        .await;
+    }
+
     /// Pins the blobs of a bundle that is about to be stored, after deletions of them have ended: whether they are there
     /// is to be looked at afterwards.
     pub async fn pin_upload(&self, bundle: &Bundle) -> BlobPin {
         let digests: BTreeSet<Digest> = bundle.blobs().into_keys().collect();
+        self.after_deletions(&digests, |state| {
+            for digest in &digests {
+                state.expected.remove(digest);
+            }
+            state.add(&digests);
+        })
+        .await;
+        self.pin_of(digests, OnRelease::Keep)
+    }
+
+    /// Changes the state at an instant at which none of these blobs is being deleted.
+    async fn after_deletions(&self, digests: &BTreeSet<Digest>, change: impl FnOnce(&mut State)) {
         loop {
             let deleted = self.0.deleted.notified();
             tokio::pin!(deleted);
@@ -69,9 +107,8 @@ impl BlobPins {
             deleted.as_mut().enable();
             {
                 let mut state = self.lock();
-                if state.deleting.is_disjoint(&digests) {
-                    state.add(&digests);
-                    return self.pin_of(digests, OnRelease::Keep);
+                if state.deleting.is_disjoint(digests) {
+                    return change(&mut state);
                 }
             }
             deleted.await;
@@ -94,10 +131,13 @@ impl BlobPins {
         }
     }
 
-    /// Begins to delete a blob; nothing while it is pinned, or being deleted already.
+    /// Begins to delete a blob; nothing while it is pinned or its push is on its way, or when it is being deleted already.
     pub fn begin_deletion(&self, digest: Digest) -> Option<Deletion> {
         let mut state = self.lock();
-        let free = !state.counts.contains_key(&digest) && state.deleting.insert(digest);
+        let since = state.expected.get(&digest);
+        let is_expected = since.is_some_and(|since| since.elapsed() < MAX_PUSH);
+        let is_needed = is_expected || state.counts.contains_key(&digest);
+        let free = !is_needed && state.deleting.insert(digest);
         free.then(|| Deletion {
             pins: self.clone(),
             digest,
@@ -208,6 +248,11 @@ mod tests {
         let upload = waiting.await;
         assert!(pins.begin_deletion(digest).is_none());
         drop(upload);
+
+        pins.expect(&[digest].into()).await;
+        assert!(pins.begin_deletion(digest).is_none(), "its push may come");
+        drop(pins.pin_upload(&bundle).await);
+        assert!(pins.begin_deletion(digest).is_some(), "its push has come");
 
         drop(pins.pin_served(&bundle));
         assert_eq!(released.recv().await, Some([digest].into()));
