@@ -3,7 +3,6 @@
 //! `job.rs` is what is done with a component; `serve.rs` does it in a worker; `worker.rs` is one worker as the node sees it;
 //! `workers.rs` gives jobs to workers, and kills a worker whose job exceeds a limit or is cancelled.
 
-mod clock;
 mod job;
 mod messages;
 mod owners;

@@ -10,11 +10,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{
-    Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit,
-};
-
 use super::MAX_COMPONENT_BYTES;
 use super::job::{self, Job, Native};
 use super::messages::{Answer, Open};
@@ -24,18 +19,13 @@ use crate::infer::compute::{ComputeError, guarded};
 use crate::infer::graphs::GraphStore;
 use crate::limits::Limits;
 use crate::log::{LogLine, LogSink};
+use crate::process::background;
 use crate::process::confine::{Confinement, confine, confine_files};
 use crate::process::frames;
 use crate::sandbox::Capabilities;
 use crate::snapshot::Setting;
 use crate::text::bounded_format;
-use crate::time_slice::{TimeSlice, set_time_slice};
 
-/// How much nicer a worker is than the node: it gets a quarter of a core that requests want whole. With more, a reload of an
-/// edited component would take many times as long on a busy machine.
-const NICENESS: i32 = 5;
-/// The kernel kills workers before anything else when the machine is out of memory.
-const OOM_SCORE: &str = "1000";
 /// Replicas of a worker's engine: an `init` runs in one.
 const MAX_REPLICAS: u32 = 8;
 
@@ -44,24 +34,19 @@ const MAX_REPLICAS: u32 = 8;
 /// # Errors
 /// When the node sends something else than jobs.
 pub fn serve(stream: UnixStream) -> io::Result<()> {
-    // First, because it holds for threads that start later.
-    let nicer = getpriority_process(None).map(|nice| nice + NICENESS);
-    if let Err(error) = nicer.and_then(|nice| setpriority_process(None, nice)) {
-        tracing::warn!(%error, "compile worker runs at normal priority");
-    }
-    set_time_slice(TimeSlice::Normal);
-    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+    background::enter();
     let Some(open) = frames::read_frame::<Open>(&stream)? else {
         return Ok(());
     };
-    limit_file_size(open.memory_bytes)?;
+    // Code is written to a file in memory, which the limit of private memory does not count.
+    background::limit_file_size(open.memory_bytes)?;
     // Before any thread starts, which Landlock would not hold for.
     let barriers = confine(&Confinement {
         read: vec![open.files],
         write: Vec::new(),
         memory_bytes: Some(open.memory_bytes),
     })?;
-    end_with_node(&stream)?;
+    background::end_with(&stream)?;
     let engine = SharedEngine::new(&EngineOptions {
         max_replicas: MAX_REPLICAS,
         allocator: Some(open.allocator),
@@ -89,33 +74,6 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Code is written to a file in memory, which the limit of private memory does not count.
-fn limit_file_size(bytes: u64) -> io::Result<()> {
-    let maximum = getrlimit(Resource::Fsize).maximum;
-    let bytes = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
-    let limit = Rlimit {
-        current: bytes,
-        maximum: bytes,
-    };
-    Ok(setrlimit(Resource::Fsize, limit)?)
-}
-
-/// Ends this process as soon as the node closes the stream, also in the middle of a job.
-fn end_with_node(stream: &UnixStream) -> io::Result<()> {
-    let stream = stream.try_clone()?;
-    let watch = move || {
-        loop {
-            let mut polled = [PollFd::new(&stream, PollFlags::RDHUP)];
-            if poll(&mut polled, None).is_ok_and(|ready| ready > 0) {
-                // SAFETY: ends the process, and nothing after it.
-                unsafe { libc::_exit(0) };
-            }
-        }
-    };
-    let thread = std::thread::Builder::new().name("node-watch".into());
-    thread.spawn(watch).map(drop)
 }
 
 /// The node, as a worker sees it.

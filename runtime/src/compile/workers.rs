@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clock::{Exceeded, exceeded};
 use super::job::{Job, Native};
 use super::owners::Owners;
 use super::worker::{End, Worker};
 use super::{CompileError, ComponentFile, WorkerOptions};
 use crate::engine::{Allocator, SharedEngine};
 use crate::log::LogSink;
+use crate::process::clock::{Exceeded, exceeded};
 
 /// How long a worker without a job stays. It holds the functions that it compiled, for a component that is built again.
 const IDLE: Duration = Duration::from_secs(15 * 60);

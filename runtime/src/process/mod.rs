@@ -1,7 +1,9 @@
 //! Processes that the node starts beside itself: what confines them, and how it talks to them.
 
+pub(crate) mod background;
 pub(crate) mod barrier;
 mod cgroup;
+pub(crate) mod clock;
 pub(crate) mod confine;
 pub(crate) mod frames;
 pub(crate) mod oom;

@@ -6,15 +6,16 @@ mod inspect;
 mod loads;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use folders::{engine_options, with_folders};
+use folders::{engine_options, make_folders, with_folders};
 
 use super::Program;
 use super::blame::Blame;
@@ -22,12 +23,13 @@ use super::blame::Blame;
 use super::history::EndReason;
 use super::history::{GraphLabel, History, Suspect};
 use super::memory::{Memory, Share};
+use super::optimizer::Optimizer;
 use super::remote::Remote;
 use super::running::{Ended, Opened, Running};
 use super::wire::{Open, backend_name};
 use crate::infer::backend::{
     BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Libraries,
-    LoadError, Loaded, Model, ModelDir, Source, Target, Wanted, rten_info,
+    LoadError, Loaded, Model, ModelDir, Source, Target, Wanted, forget_kept, rten_info,
 };
 use crate::process::confine::Confinement;
 
@@ -133,6 +135,8 @@ pub(crate) struct Fleet {
     options: BackendOptions,
     executor: Handle,
     driver: Driver,
+    /// Has models brought into the form that loads quickest, where such are kept.
+    optimizer: Option<Optimizer>,
     berths: Mutex<HashMap<Group, Arc<Berth>>>,
     blame: Mutex<Blame>,
     history: History,
@@ -157,7 +161,16 @@ impl Fleet {
         if let Some(scratch) = &options.scratch {
             let _ = std::fs::remove_dir_all(scratch);
         }
+        let optimizer = match (&program, &options.optimized) {
+            (Program::Process(program), Some(root)) => Some(Optimizer::new(
+                program.clone(),
+                confinement.memory_bytes,
+                root.clone(),
+            )),
+            _ => None,
+        };
         let fleet = Arc::new(Self {
+            optimizer,
             program,
             confinement,
             load_timeout,
@@ -191,9 +204,14 @@ impl Fleet {
         scratch.unwrap_or_else(std::env::temp_dir)
     }
 
-    /// Where models are kept in the forms that load quickest.
-    pub fn optimized(&self) -> Option<&Path> {
-        self.options.optimized.as_deref()
+    /// Forgets the form of a model that loads quickest, of whatever backend.
+    pub fn forget(&self, digest: &str) {
+        if let Some(optimizer) = &self.optimizer {
+            optimizer.forget(digest);
+        }
+        if let Some(folder) = &self.options.optimized {
+            forget_kept(folder, digest);
+        }
     }
 
     /// Ends every engine.
@@ -359,6 +377,7 @@ impl Fleet {
             inputs: head.inputs,
             outputs: head.outputs,
             mixes_rows: head.mixes_rows,
+            lacks_form: false,
         })
     }
 
@@ -394,14 +413,20 @@ impl Fleet {
             berth.engine = None;
         }
         std::thread::sleep(backoff(berth.quick_ends));
-        let mut options = engine_options(&self.options);
+        let scratch =
+            make_folders(&self.options).map_err(|e| format!("its folder cannot be made: {e}"))?;
+        let own = scratch.as_ref().map(TempDir::path);
+        let mut options = engine_options(&self.options, own);
         if group.backend == Backend::Rten {
             options.libraries = Libraries::OnlyRten;
         }
         let open = Open {
             backends: options,
             confinement: match self.program {
-                Program::Process(_) => Some(with_folders(self.confinement.clone(), &self.options)),
+                Program::Process(_) => {
+                    let own = with_folders(self.confinement.clone(), &self.options, own);
+                    Some(own)
+                }
                 #[cfg(test)]
                 Program::Thread => None,
             },
@@ -412,8 +437,13 @@ impl Fleet {
                 fleet.note_end(&its, ended, suspects);
             }
         });
-        let engine = Running::start(&self.executor, &self.program, open, told)
+        let engine = Running::start(&self.executor, &self.program, open, scratch, told)
             .map_err(|e| format!("an engine cannot be started: {e}"))?;
+        if let Some(optimizer) = &self.optimizer {
+            for (backend, folder) in &engine.opened().kept_forms {
+                optimizer.prepare(backend, folder);
+            }
+        }
         self.note_start(group, &engine);
         berth.started = Some(Instant::now());
         berth.engine = Some(engine.clone());

@@ -80,10 +80,6 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
         backends: options,
         confinement,
     } = *open;
-    for folder in [&options.optimized, &options.scratch].into_iter().flatten() {
-        // What is not there cannot be opened later.
-        std::fs::create_dir_all(folder)?;
-    }
     let backends = Arc::new(Backends::beside_others(options));
     // After the libraries are open, which lie anywhere; before anything of a pusher is read.
     let is_process = confinement.is_some();
@@ -95,6 +91,7 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
         backends: backends.info().iter().map(BackendHead::of).collect(),
         no_cards: backends.cards().reason,
         barriers,
+        kept_forms: backends.kept_forms(),
     };
     frames::write_frame(&control, &opened)?;
     let engine = Arc::new(Engine {
@@ -198,6 +195,7 @@ impl Engine {
                     outputs: loaded.outputs.clone(),
                     mixes_rows: loaded.mixes_rows.clone(),
                     weight_bytes,
+                    lacks_form: loaded.lacks_form,
                 });
                 let mut graphs = self.graphs.write().unwrap_or_else(PoisonError::into_inner);
                 graphs.insert(graph, Arc::new(loaded));

@@ -12,7 +12,7 @@ const MAX_SLOWDOWN: u32 = 20;
 
 /// Which limit a worker exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exceeded {
+pub(crate) enum Exceeded {
     /// Of processor time.
     Processor,
     /// Of time by the clock on the wall.
@@ -20,7 +20,7 @@ pub(super) enum Exceeded {
 }
 
 /// Waits until a process has used more processor time from now on than `limit`, on all cores together, or hangs.
-pub(super) async fn exceeded(process: Option<u32>, limit: Duration) -> Exceeded {
+pub(crate) async fn exceeded(process: Option<u32>, limit: Duration) -> Exceeded {
     let used = || process.and_then(processor_time).unwrap_or_default();
     let (begun, before) = (Instant::now(), used());
     let wall = limit * MAX_SLOWDOWN;
