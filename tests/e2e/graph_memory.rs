@@ -8,7 +8,8 @@ use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
 
-use crate::engines::{RTEN, shape, sums};
+use crate::engines::{RTEN, measured, shape, sums};
+use crate::events::Events;
 use crate::open_inference::{F32, I64, infer, node, push_folder, sum};
 
 const MIB: u64 = 1 << 20;
@@ -73,6 +74,7 @@ fn loaded(server: &Server) -> Result<(Vec<String>, u64)> {
 #[tokio::test]
 async fn graphs_that_are_idle_make_room_and_come_back() -> Result<()> {
     let server = Server::start_with(&[&RTEN[..], &["--memory", "100MiB"]].concat())?;
+    let mut events = Events::of(&server, "", None).await?;
     let names = ["a", "b", "c", "d"];
     for (at, name) in names.iter().enumerate() {
         let graph = [(*name, heavy(30, at as f32))];
@@ -88,6 +90,15 @@ async fn graphs_that_are_idle_make_room_and_come_back() -> Result<()> {
             assert!(used <= 100 * MIB, "{used}");
         }
     }
+    // The first that had to go is the one that was not used for longest.
+    let seen = events.up_to(|event| event["type"] == "eviction").await?;
+    let eviction = seen.last().context("an event")?;
+    assert_eq!(eviction["graph"]["name"], "a", "{eviction}");
+    assert!(eviction["bytes"].as_u64() >= Some(30 * MIB), "{eviction}");
+    let shown = server.cli_json(&["deployment", "show", "a", "production"])?;
+    let concerned = json!([{ "model_id": shown["model_id"], "deployment_id": shown["id"] }]);
+    assert_eq!(eviction["deployments"], concerned, "{eviction}");
+    assert!(measured(&server, "samovar_graph_evictions_total").await? >= 4);
     Ok(())
 }
 

@@ -67,6 +67,11 @@ fn event_data(api: &Api, event: &Event) -> Option<EventData> {
             engine_ends: note.begun.map(|begun| begun.ends),
             deployments: note.deployments.clone(),
         },
+        What::Eviction(note) => EventData::Eviction {
+            graph: note.graph.clone(),
+            bytes: note.bytes,
+            deployments: note.deployments.clone(),
+        },
         What::Model { name } => EventData::Model {
             model_id: event.model?,
             name: Some(name.clone()),

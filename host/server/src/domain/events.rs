@@ -7,7 +7,7 @@ use samovar_types::id::Id;
 
 use super::audit::Entry;
 use super::deployment::Deployment;
-use super::engine_events::{EngineNote, QuarantineNote};
+use super::engine_events::{EngineNote, EvictionNote, QuarantineNote};
 use super::environment::Environment;
 use super::promotion::Promotion;
 
@@ -86,6 +86,7 @@ impl Event {
         let deployments = match &self.what {
             What::Engine(note) => &note.deployments,
             What::Quarantine(note) => &note.deployments,
+            What::Eviction(note) => &note.deployments,
             _ => return self.model == Some(model),
         };
         deployments.iter().any(|one| one.model_id == model)
@@ -132,6 +133,8 @@ pub enum What {
     Engine(Box<EngineNote>),
     /// A graph is not run for a while, or may be run again.
     Quarantine(Box<QuarantineNote>),
+    /// An idle graph was unloaded to make room for another.
+    Eviction(Box<EvictionNote>),
     /// The audit log has a new entry.
     Audit(Box<Entry>),
     /// Some of what happened before this is not told.

@@ -134,6 +134,15 @@ pub enum EventData {
         /// The deployments with this graph, at most 32.
         deployments: Vec<ConcernedDeployment>,
     },
+    /// An idle graph was unloaded to make room for another; its next run loads it again. Not told later.
+    Eviction {
+        /// The graph.
+        graph: EngineGraph,
+        /// The memory that it was counted with.
+        bytes: u64,
+        /// The deployments that have it, 32 at most.
+        deployments: Vec<ConcernedDeployment>,
+    },
     /// The audit log has a new entry.
     Audit {
         /// The entry.
@@ -154,6 +163,7 @@ impl EventData {
             Self::Replica { .. } => "replica",
             Self::Engine { .. } => "engine",
             Self::Quarantine { .. } => "quarantine",
+            Self::Eviction { .. } => "eviction",
             Self::Audit { .. } => "audit",
         }
     }

@@ -21,7 +21,7 @@ use super::Program;
 use super::blame::Blame;
 #[cfg(test)]
 use super::history::EndReason;
-use super::history::{GraphLabel, History, Suspect};
+use super::history::{EngineEvent, GraphLabel, History, Suspect};
 use super::memory::{Memory, Share};
 use super::optimizer::Optimizer;
 use super::remote::Remote;
@@ -115,7 +115,7 @@ pub(super) struct At {
     label: Arc<GraphLabel>,
     /// The files that it is loaded from again.
     _laid: Option<ModelDir>,
-    _counted: Counted,
+    counted: Counted,
 }
 
 /// Keeps the engine of a group from ending for want of graphs.
@@ -503,14 +503,17 @@ impl Counted {
 }
 
 impl At {
-    /// Says that it goes for others.
+    /// Notes that it goes for others.
     pub(super) fn note_eviction(&self) {
         let bytes = self.share.bytes();
         tracing::info!(
             graph = self.label.name,
             bytes,
-            "a graph went to make room for another"
+            "idle graph unloaded to make room for another"
         );
+        let graph = self.label.clone();
+        let history = &self.counted.fleet.history;
+        history.record(EngineEvent::Evicted { graph, bytes });
     }
 }
 

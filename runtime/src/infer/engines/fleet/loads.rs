@@ -130,7 +130,7 @@ impl Fleet {
             share,
             label: spec.label.clone(),
             _laid: None,
-            _counted: counted,
+            counted,
         };
         engine.name(graph, spec.label.clone());
         let (mut part, mut laid) = (None, None);
