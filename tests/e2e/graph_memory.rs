@@ -147,6 +147,21 @@ fn ones() -> Vec<u8> {
     )
 }
 
+/// The same by another operator, so that it is another graph.
+fn more_ones() -> Vec<u8> {
+    let port = |name, ty, dims| Port { name, ty, dims };
+    model(
+        14,
+        &[
+            node("ConstantOfShape", &["shape"], "zeros"),
+            node("Cos", &["zeros"], "ones"),
+            node("ReduceMax", &["ones"], "y"),
+        ],
+        &[port("shape", I64, &[None])],
+        &[port("y", F32, &[None, None])],
+    )
+}
+
 /// Runs `ones` on so many rows and columns.
 async fn run_ones(server: &Server, rows: u64, columns: u64) -> Result<()> {
     let (status, told) = infer(server, "ones", &shape(rows, columns)).await?;
@@ -185,6 +200,30 @@ async fn what_runs_took_goes_back() -> Result<()> {
     })
     .await?;
     sums(&server).await
+}
+
+/// Runs of two graphs within the same second leave most of what they took with ONNX Runtime. No run comes after them.
+#[tokio::test]
+async fn what_the_last_runs_took_goes_back_without_another_run() -> Result<()> {
+    let Some(library) = onnxruntime()? else {
+        return Ok(());
+    };
+    let server = Server::start_with(&["--onnxruntime", &library])?;
+    push_folder(&server, "ones", &[("ones", ones())], "")?;
+    push_folder(&server, "more", &[("more", more_ones())], "")?;
+    let engine = the_engine(&server)?;
+    let (first, second) = (shape(8_000, 8_000), shape(8_000, 8_000));
+    let (first, second) = tokio::join!(
+        infer(&server, "ones", &first),
+        infer(&server, "more", &second)
+    );
+    assert_eq!((first?.0, second?.0), (200, 200));
+    let highest = status_bytes(engine, "VmHWM")?;
+    assert!(highest > 450 * MIB, "{highest}");
+    eventually("their memory is given back", async || {
+        own_memory(engine).is_ok_and(|bytes| bytes < 300 * MIB)
+    })
+    .await
 }
 
 /// A run of about a gigabyte leaves most of it with the arena of ONNX Runtime, which small runs give back, also when it was the first.

@@ -198,7 +198,7 @@ pub(crate) trait Model: Send + Sync {
         Place::Host
     }
 
-    /// Gives back memory that it keeps for its next runs, at the latest when the next one has ended.
+    /// Gives back memory that it keeps for its next runs: now, or at the end of the next one where the backend cannot do it before.
     fn give_back_memory(&self) {}
 
     /// The graph in an engine that it is, if it is one.

@@ -7,15 +7,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::process::status_bytes;
 
 /// Memory that runs may leave with the libraries, for the next ones, before it is asked back.
 const EXCESS_BYTES: u64 = 256 << 20;
-/// How often it is asked back.
-const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// The memory of this process.
 pub(super) struct Gauge {
@@ -32,7 +28,6 @@ pub(super) struct Gauge {
     highest_bytes: AtomicU64,
     /// What it took when it had no more than its graphs.
     floor_bytes: AtomicU64,
-    asked: Mutex<Option<Instant>>,
 }
 
 /// Something that takes memory, while it goes on.
@@ -65,7 +60,6 @@ impl Gauge {
             begun: AtomicU64::new(0),
             highest_bytes: AtomicU64::new(0),
             floor_bytes: AtomicU64::new(0),
-            asked: Mutex::default(),
         };
         gauge.taken().ok_or(io::ErrorKind::Unsupported)?;
         gauge.settle();
@@ -90,20 +84,11 @@ impl Gauge {
         }
     }
 
-    /// Whether runs have left so much memory with the libraries that it is to be asked back now.
+    /// Whether runs have left so much memory with the libraries that it is to be asked back.
     pub fn is_in_excess(&self) -> bool {
         let floor = self.floor_bytes.load(Ordering::Relaxed);
         let is_over = |taken: Taken| taken.own_bytes > floor.saturating_add(EXCESS_BYTES);
-        if !self.taken().is_some_and(is_over) {
-            return false;
-        }
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let is_due = asked.is_none_or(|at| now.duration_since(at) > ASK_EVERY);
-        if is_due {
-            *asked = Some(now);
-        }
-        is_due
+        self.taken().is_some_and(is_over)
     }
 
     fn taken(&self) -> Option<Taken> {
@@ -173,7 +158,8 @@ mod tests {
         assert!(activity.growth_bytes().unwrap() > 256 << 20);
         assert!(activity.peak_bytes().unwrap() > 256 << 20);
         assert!(gauge.is_in_excess());
-        assert!(!gauge.is_in_excess(), "asked a moment ago");
+        gauge.settle();
+        assert!(!gauge.is_in_excess(), "it is the graphs' own");
         drop(memory);
     }
 

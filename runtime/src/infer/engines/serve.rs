@@ -4,6 +4,7 @@
 //! are cores. Where those are all taken by long runs, and more wait, a watchman adds some.
 
 mod crew;
+mod steward;
 
 use std::collections::HashMap;
 use std::io;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use self::crew::Crew;
+use self::steward::Steward;
 use super::gauge::Gauge;
 use super::libraries;
 use super::ring::{self, Receiver, Sender, Sent};
@@ -55,6 +57,7 @@ struct Engine {
     tensors: Tensors,
     stops: Mutex<Stops>,
     crew: Crew,
+    steward: Steward,
 }
 
 #[derive(Default)]
@@ -109,6 +112,7 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
         tensors: Tensors::default(),
         stops: Mutex::default(),
         crew: Crew::default(),
+        steward: Steward::default(),
     });
     for _ in 0..cores() {
         engine.hire()?;
@@ -117,6 +121,10 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
     std::thread::Builder::new()
         .name("watchman".into())
         .spawn(move || watchman.watch())?;
+    let steward = engine.clone();
+    std::thread::Builder::new()
+        .name("steward".into())
+        .spawn(move || steward.keep_memory())?;
     let followed = engine.follow();
     if is_process {
         // At once: what runs yet is not waited for, and libraries are not taken down under it.
@@ -125,6 +133,7 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
     }
     engine.is_over.store(true, Ordering::SeqCst);
     engine.requests.wake(i32::MAX);
+    engine.steward.note_run();
     followed
 }
 
@@ -262,6 +271,9 @@ impl Engine {
                 };
                 lock(&self.stops).running.remove(&run);
                 self.reply(run, ran);
+                if length == Length::Unknown {
+                    self.steward.note_run();
+                }
             }
             Request::Read { read, tensor, to } => {
                 let error = self.read(tensor, to).err();
@@ -312,10 +324,6 @@ impl Engine {
             && time > WORTH_A_LOOK
         {
             peak_bytes = activity.peak_bytes().unwrap_or(0);
-            drop(activity);
-            if self.gauge.is_in_excess() {
-                self.ask_back();
-            }
         }
         let outputs = tensors::departing(outputs, &self.tensors).map_err(Failure::Backend)?;
         Ok((outputs, Took { time, peak_bytes }))
@@ -329,16 +337,6 @@ impl Engine {
         unsafe {
             libc::malloc_trim(0);
         }
-    }
-
-    /// Has memory given back that runs have left with the libraries.
-    fn ask_back(&self) {
-        let graphs = self.graphs.read().unwrap_or_else(PoisonError::into_inner);
-        for loaded in graphs.values() {
-            loaded.model.give_back_memory();
-        }
-        drop(graphs);
-        self.give_back();
     }
 
     fn reply(&self, run: u64, ran: Result<(Vec<Outgoing>, Took), Failure>) {
