@@ -1,16 +1,22 @@
 //! Permits for work of which a node does little at once, given to models in turns: a hundred pushes of one model wait for
-//! each other, and no other model waits for more than what has begun.
+//! each other, and no other model waits for more than what has begun. Where permits are lent, not even for that when it takes
+//! long: models that hold none get some besides, so that one model whose graphs load for minutes keeps no other waiting.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::budget::{Budget, Owner, Ticket};
+use crate::budget::{Budget, LONG, Owner, Ticket};
 
 /// So many permits, and who waits for one.
 #[derive(Clone)]
-pub(crate) struct Turns(Arc<Mutex<Waiting>>);
+pub(crate) struct Turns {
+    waiting: Arc<Mutex<Waiting>>,
+    /// Whether permits that are held for long are lent.
+    lends: bool,
+}
 
 type Waiting = Budget<oneshot::Sender<Permit>>;
 
@@ -27,8 +33,20 @@ struct Asked<'a> {
 }
 
 impl Turns {
+    /// So many permits, and no more whatever happens.
     pub fn new(permits: usize) -> Self {
-        Self(Arc::new(Mutex::new(Budget::new(permits))))
+        Self {
+            waiting: Arc::new(Mutex::new(Budget::new(permits))),
+            lends: false,
+        }
+    }
+
+    /// So many permits, which are lent while they are held for long: up to twice as many besides.
+    pub fn lending(permits: usize) -> Self {
+        Self {
+            lends: true,
+            ..Self::new(permits)
+        }
     }
 
     /// A permit, when it is this one's turn.
@@ -40,10 +58,21 @@ impl Turns {
             ticket,
         };
         self.give();
-        match permit.await {
-            Ok(permit) => permit,
-            // Only `Asked` takes what waits out of the queue, and it is here yet.
-            Err(_) => unreachable!("a permit that is waited for was dropped"),
+        let mut permit = pin!(permit);
+        loop {
+            match tokio::time::timeout(LONG, &mut permit).await {
+                Ok(Ok(permit)) => return permit,
+                // Only `Asked` takes what waits out of the queue, and it is here yet.
+                Ok(Err(_)) => unreachable!("a permit that is waited for was dropped"),
+                Err(_) => self.lend(Instant::now()),
+            }
+        }
+    }
+
+    /// Gives permits to others that work has held for long.
+    fn lend(&self, now: Instant) {
+        if self.lends && self.lock().notice_long(now) {
+            self.give();
         }
     }
 
@@ -65,7 +94,7 @@ impl Turns {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Each change of the budget is whole or panics before it begins.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,6 +139,33 @@ mod tests {
         // The rest come in their order.
         drop(waiting.remove(0).await);
         drop(waiting.remove(0).await);
+    }
+
+    #[tokio::test]
+    async fn work_that_takes_long_keeps_no_other_waiting() {
+        let turns = Turns::lending(2);
+        let held = [turns.take(BUSY).await, turns.take(BUSY).await];
+        let mut more = Box::pin(turns.take(BUSY));
+        let mut other = Box::pin(turns.take(Owner::named("other")));
+        assert!(more.as_mut().now_or_never().is_none());
+        assert!(other.as_mut().now_or_never().is_none());
+        turns.lend(Instant::now());
+        assert!(
+            other.as_mut().now_or_never().is_none(),
+            "it is not long yet"
+        );
+        turns.lend(Instant::now() + LONG);
+        let other = other.now_or_never().unwrap();
+        assert!(more.as_mut().now_or_never().is_none(), "it has its share");
+        drop(held);
+        drop((more.await, other));
+    }
+
+    #[tokio::test]
+    async fn who_waits_notices_by_itself() {
+        let turns = Turns::lending(1);
+        let _held = turns.take(BUSY).await;
+        drop(turns.take(Owner::named("other")).await);
     }
 
     #[tokio::test]

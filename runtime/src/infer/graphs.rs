@@ -237,7 +237,7 @@ pub struct GraphStore {
 }
 
 /// So many graphs load at once: one of them may wait for room on a card.
-fn loads_at_once() -> usize {
+pub(super) fn loads_at_once() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }
 
@@ -248,7 +248,7 @@ impl GraphStore {
             loader: loader.into(),
             compute: Computes::default(),
             slots: Mutex::default(),
-            loads: Turns::new(loads_at_once()),
+            loads: Turns::lending(loads_at_once()),
         })
     }
 

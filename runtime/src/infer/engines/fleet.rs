@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use folders::{engine_options, make_folders, with_folders};
 
@@ -27,11 +28,14 @@ use super::optimizer::Optimizer;
 use super::remote::Remote;
 use super::running::{Ended, Opened, Running};
 use super::wire::{Open, backend_name};
+use crate::budget::Owner;
 use crate::infer::backend::{
     BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Libraries,
     LoadError, Loaded, Model, ModelDir, Source, Target, Wanted, forget_kept, rten_info,
 };
+use crate::infer::graphs::loads_at_once;
 use crate::process::confine::Confinement;
+use crate::turns::{Permit, Turns};
 
 /// How long an engine without a graph stays, for the next one.
 const LINGER: Duration = Duration::from_secs(10);
@@ -141,6 +145,8 @@ pub(crate) struct Fleet {
     blame: Mutex<Blame>,
     history: History,
     next: AtomicU32,
+    /// Graphs that are loaded again by runs, at once. Those that replicas wait for have turns of their own.
+    loads_again: Turns,
     /// What the first engine with ONNX Runtime said of itself.
     opened: OnceLock<Opened>,
 }
@@ -182,6 +188,7 @@ impl Fleet {
             blame: Mutex::default(),
             history: History::new(),
             next: AtomicU32::new(1),
+            loads_again: Turns::lending(loads_at_once()),
             opened: OnceLock::new(),
         });
         let group = Group {
@@ -386,8 +393,10 @@ impl Fleet {
     /// # Errors
     /// What the backend says of it now, or why it is not loaded.
     pub(super) async fn load_again(self: &Arc<Self>, spec: &Arc<Spec>) -> Result<At, String> {
+        let permit = self.turn_to_load(&spec.label).await?;
         let (fleet, spec) = (self.clone(), spec.clone());
         let loading = self.executor.spawn_blocking(move || {
+            let _permit = permit;
             fleet
                 .load_spec(&spec, None)
                 .map(|(at, _)| at)
@@ -396,6 +405,22 @@ impl Fleet {
         loading
             .await
             .unwrap_or_else(|e| Err(format!("loading stopped unexpectedly: {e}")))
+    }
+
+    /// Waits until a graph may be loaded again.
+    async fn turn_to_load(&self, label: &GraphLabel) -> Result<Permit, String> {
+        /// Leaves its turn to others when the run that wants it has gone.
+        struct Waiting(JoinHandle<Permit>);
+        impl Drop for Waiting {
+            fn drop(&mut self) {
+                self.0.abort();
+            }
+        }
+        let (turns, owner) = (self.loads_again.clone(), Owner::named(&label.key()));
+        // A task, because joined runs wait on threads that have no timers.
+        let waiting = self.executor.spawn(async move { turns.take(owner).await });
+        let permit = (&mut Waiting(waiting).0).await;
+        permit.map_err(|e| format!("waiting for its turn to load stopped: {e}"))
     }
 
     /// The engine of a group, started now if there is none.
