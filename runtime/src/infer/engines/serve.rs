@@ -84,8 +84,9 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
         confinement,
     } = *open;
     let backends = Arc::new(Backends::beside_others(options));
-    // After the libraries are open, which lie anywhere; before anything of a pusher is read.
     let is_process = confinement.is_some();
+    let gauge = Gauge::open(is_process)?;
+    // After the libraries are open, which lie anywhere; before anything of a pusher is read.
     let barriers = match confinement {
         Some(confinement) => confine::confine(&libraries::with_libraries(confinement, &backends))?,
         None => Vec::new(),
@@ -106,7 +107,7 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
         bell,
         is_over: AtomicBool::new(false),
         arena,
-        gauge: Gauge::open()?,
+        gauge,
         collect,
         graphs: RwLock::default(),
         tensors: Tensors::default(),
@@ -188,6 +189,7 @@ impl Engine {
         let loaded = guarded(|| self.loaded(load))
             .map_err(|e| LoadError(e.to_string()))
             .flatten();
+        let load_peak_bytes = activity.peak_bytes();
         // What reading and optimizing took is not the graph's.
         self.give_back();
         let weight_bytes = activity.growth_bytes();
@@ -204,6 +206,7 @@ impl Engine {
                     outputs: loaded.outputs.clone(),
                     mixes_rows: loaded.mixes_rows.clone(),
                     weight_bytes,
+                    load_peak_bytes,
                     lacks_form: loaded.lacks_form,
                 });
                 let mut graphs = self.graphs.write().unwrap_or_else(PoisonError::into_inner);

@@ -250,6 +250,8 @@ pub(super) struct LoadedHead {
     pub mixes_rows: Option<String>,
     /// The memory that it takes, where that was measured.
     pub weight_bytes: Option<u64>,
+    /// The most memory that loading took, where that was measured.
+    pub load_peak_bytes: Option<u64>,
     /// Whether a form of it that loads quicker is to be made.
     pub lacks_form: bool,
 }

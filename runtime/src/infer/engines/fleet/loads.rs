@@ -163,9 +163,7 @@ impl Fleet {
                 };
                 // On a card it is loaded from these files again after others took its room.
                 at._laid = laid.filter(|_| head.place != Place::Host);
-                if let Some(bytes) = head.weight_bytes {
-                    at.share.measured(bytes)?;
-                }
+                at.share.loaded(head.weight_bytes, head.load_peak_bytes)?;
                 Ok((at, head))
             }
             Ok(Err(LoadFailure::Refused(error))) => Err(Failure::Final(error)),
@@ -220,6 +218,10 @@ impl Fleet {
             model: path,
             threads: spec.threads,
             loading: took,
+        };
+        // The worker loads the model beside the engine.
+        let Some(_room) = at.share.room_beside() else {
+            return Ok(plain);
         };
         if !optimizer.make(&order, &self.executor, interested) {
             return Ok(plain);
