@@ -1,5 +1,5 @@
-//! A queue of keys to look at. Each key is worked on by one task at a time; however often it is added meanwhile, that
-//! makes one more run, which sees the state of then.
+//! A queue of keys to reconcile. One task at a time works on a key; however often it is added meanwhile, that makes one more
+//! run, which sees the latest state.
 //!
 //! This is the work queue of Kubernetes' controllers, with one thing more: [`WorkQueue::finished`] waits until a key has
 //! been worked on at a revision, so that a handler can wait for what it committed.
@@ -89,7 +89,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> WorkQueue<K> {
     }
 
     /// Works on keys, so many at a time, for as long as this is polled. `work` answers after which time the same key is
-    /// to be worked on again, if nobody adds it before.
+    /// to be worked on again, unless it is added before.
     pub async fn run<F>(&self, limit: usize, work: impl Fn(K) -> F)
     where
         F: Future<Output = Option<Duration>> + Send + 'static,

@@ -23,7 +23,7 @@ const EVENTS_OF_ONE: u32 = 2;
 /// What this node has read of the catalog. Models are shared, never copied.
 pub struct Cache {
     documents: RwLock<Documents>,
-    /// Up to where the documents show the store, and everybody who acts on them has been woken.
+    /// The revision that the documents show and every observer has been called for.
     observed: watch::Sender<Option<Rev>>,
 }
 
@@ -304,7 +304,7 @@ impl Documents {
             (Some(Key::Audit), None) | (None, _) => return Ok(Delta::default()),
         };
         let events = whats.into_iter().map(|what| {
-            // Its own for each of them, whether the other is told or not.
+            // Each has its own number, whether the other event exists or not.
             let number = u32::from(matches!(what, What::Environment(_)));
             Event {
                 id: Some(event_id(rev, place, number)),
@@ -319,7 +319,7 @@ impl Documents {
         })
     }
 
-    /// Every change of a model writes its document; only its name is told of.
+    /// Every change of a model writes its document; only a change of its name is an event.
     fn model(&mut self, id: Id, model: Model) -> Vec<What> {
         let name = model.name.clone();
         let before = self.models.insert(id, model);
@@ -455,7 +455,7 @@ mod tests {
         let gone = told(&mut documents, key, None);
         let name = "staging".to_owned();
         assert_eq!(gone, [What::EnvironmentDeleted { name }]);
-        // Of what is not known before, everything is told, in the same places.
+        // Without a document from before, everything is an event, in the same places.
         let delta = Documents::default().apply(9, 1, key, Some(&begun)).unwrap();
         let ids: Vec<String> = delta
             .events

@@ -1,5 +1,5 @@
-//! Follows the changes of the store, whoever makes them: updates the cache, wakes those who act on it, and tells what
-//! happened. Nothing else changes what the node knows of the catalog, so every change takes this one way.
+//! Follows the changes of the store, of whichever node: updates the cache, wakes the observers, and publishes events. Nothing
+//! else changes what the node knows of the catalog, so every change takes this one path.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::registry::{Registry, RegistryError};
 /// How long a node waits before it asks a store again that failed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Somebody who acts on the catalog. Told of changes before anybody is told that they were observed, so that who waits for
-/// a revision finds the work of it begun.
+/// Acts on the catalog. Observers are called before the cache reports a revision as observed, so that a handler which waits
+/// for the revision finds its work queued.
 pub trait Observer: Send + Sync {
     /// The cache shows these changes from now on. Must not wait: it notes what there is to look at.
     fn observe(&self, changes: &Changes);
@@ -176,7 +176,7 @@ impl Informer {
         changes.secrets = ChangedSecrets::Named(secrets);
         self.at = Some(rev);
         self.wake(&changes);
-        // Before the events, so that who subscribes meanwhile is told or knows that it has happened.
+        // Before the events: a subscriber that comes between the two either gets them or begins after them.
         self.cache.set_observed(rev);
         for event in events {
             self.tell(event);

@@ -346,11 +346,11 @@ impl Observer for DeploymentController {
 /// The deployments that are to be built, or switched off for good.
 fn due(view: &ModelView) -> Vec<(Id, DeploymentStatus)> {
     let deployments = view.deployments.values();
-    let stands = deployments.map(|one| (one.id, one.status));
+    let statuses = deployments.map(|one| (one.id, one.status));
     let is_due = |status: DeploymentStatus| {
         status.is_unfinished() || status == DeploymentStatus::Deactivating
     };
-    stands.filter(|(_, status)| is_due(*status)).collect()
+    statuses.filter(|(_, status)| is_due(*status)).collect()
 }
 
 /// Notes how the build of a deployment ended. One that works begins to move into the environment that it was pushed for.

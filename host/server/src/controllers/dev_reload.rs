@@ -22,7 +22,7 @@ use crate::serving::{PreflightTimings, ServeError, Serving};
 /// Reloads of one deployment that may wait for their turn.
 pub const MAX_WAITING: usize = 16;
 
-/// Why a development deployment goes on with what it had.
+/// Why a development deployment keeps what it had.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// There is none.
@@ -56,7 +56,7 @@ pub enum ReloadError {
     TooMany,
 }
 
-/// Whether there is code that goes on serving.
+/// Whether there is code that keeps serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
     /// There is.

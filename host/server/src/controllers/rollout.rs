@@ -91,7 +91,7 @@ impl RolloutController {
         }
         let (model, id) = (view.model.id, promotion.id);
         let changed = registry.change(model.as_str(), |view| {
-            // Another node, or somebody by hand, may have been faster.
+            // Another node or a caller may have been faster.
             let going = view.environment(environment)?.in_progress();
             if going.is_none_or(|going| going.id != id) {
                 return Ok(());

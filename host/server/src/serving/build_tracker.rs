@@ -177,7 +177,7 @@ impl Running {
     }
 }
 
-/// A reload that goes on until this is dropped.
+/// A reload in progress, until this is dropped.
 #[derive(Debug)]
 pub struct Reloading {
     tracker: Arc<BuildTracker>,

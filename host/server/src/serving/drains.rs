@@ -1,4 +1,4 @@
-//! Deployments that are served no longer, whose last requests still run here.
+//! Deployments that are no longer served and whose last requests still run here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 pub struct Drains {
     /// Deployments, each with how many generations of its code drain.
     running: Arc<watch::Sender<HashMap<Id, usize>>>,
-    /// Told of the model of each drain that has ended.
+    /// Receives the model of each drain that has ended.
     ended: mpsc::UnboundedSender<Id>,
 }
 
@@ -23,7 +23,7 @@ pub struct Drain {
 }
 
 impl Drains {
-    /// Without drains. `ended` is told of the model of each that ends.
+    /// Without drains. `ended` receives the model of each that ends.
     pub fn new(ended: mpsc::UnboundedSender<Id>) -> Self {
         Self {
             running: Arc::new(watch::Sender::default()),

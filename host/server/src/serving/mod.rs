@@ -53,7 +53,7 @@ pub struct NodeLimits {
     pub max_queued_requests: usize,
     /// Requests after which a replica is replaced.
     pub max_requests_per_replica: Option<u64>,
-    /// How long requests may go on whose deployment has ended, or whose replica was told to stop.
+    /// How long running requests may take after their deployment has ended or their replica was stopped.
     pub drain_timeout: Duration,
     /// Where graphs run.
     pub engines: EngineMode,
@@ -70,8 +70,8 @@ pub enum EngineMode {
     InProcess,
 }
 
-/// A deployment with its replicas. Every request holds it until the head of its answer is there; once it is routed to no
-/// longer, the last to let go of it lets it end.
+/// A deployment with its replicas. Every request holds it until the head of its response is there. Once no route leads to it
+/// any more, it drains after the last request has dropped it.
 pub struct Served {
     /// Its id.
     pub id: Id,
@@ -83,7 +83,7 @@ pub struct Served {
     files: Option<Arc<Layout>>,
     /// Keeps the bundle's blobs until the last request has finished.
     pin: Arc<BlobPin>,
-    /// Gone when nobody holds it any more.
+    /// Closed when the last holder drops the deployment.
     held: watch::Sender<()>,
 }
 
@@ -141,7 +141,7 @@ impl Serving {
         }
     }
 
-    /// How long requests may go on whose deployment has ended, or whose replica was told to stop.
+    /// How long running requests may take after their deployment has ended or their replica was stopped.
     pub fn drain_timeout(&self) -> Duration {
         self.parts.limits.drain_timeout
     }
@@ -317,7 +317,7 @@ impl Serving {
         self.allows_origins.load(Ordering::Relaxed)
     }
 
-    /// What this node has counted of a promotion that goes on to an environment.
+    /// What this node has counted of a promotion to an environment that is in progress.
     pub fn trial(&self, model: Id, environment: &str) -> Option<Arc<Trial>> {
         self.table
             .load()

@@ -121,7 +121,7 @@ impl Serving {
         served.map_or_else(Seen::default, |served| served.pool.seen())
     }
 
-    /// The deployments that may run or are being built, each with its model and where it stands by the store.
+    /// The deployments that may run or are being built, each with its model and its stored status.
     pub fn lively(&self) -> Vec<(Id, Id, DeploymentStatus)> {
         let table = self.table();
         let all = table.models().flat_map(|served| {
@@ -132,7 +132,7 @@ impl Serving {
             .collect()
     }
 
-    /// Where a deployment stands by the store.
+    /// The stored status of a deployment.
     pub fn status(&self, model: Id, deployment: Id) -> Option<DeploymentStatus> {
         let table = self.table();
         let view = &table.get(model)?.view;

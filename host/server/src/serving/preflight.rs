@@ -1,5 +1,5 @@
-//! Preflight: compile, load graphs and start one replica of a bundle before any traffic. Whoever serves it next takes the
-//! replica over.
+//! Preflight: compile, load graphs and start one replica of a bundle before any traffic. Serving the bundle afterwards takes
+//! the replica over.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,7 +64,7 @@ impl Drop for Preflighted<'_> {
 
 impl Serving {
     /// Finds out whether a deployment can be served: compiles its component, loads its graphs, starts a replica. What is
-    /// served of it now is not touched. `reached` is told how far it has come.
+    /// served of it now is not touched. `reached` is called at the start of each phase.
     ///
     /// # Errors
     /// What is wrong with its bundle.

@@ -1,4 +1,4 @@
-//! What the runtime is told of a deployment: its component, graphs, files, secrets and limits.
+//! The specification of a deployment for the runtime: its component, graphs, files, secrets and limits.
 
 use std::sync::Arc;
 use std::time::Duration;
