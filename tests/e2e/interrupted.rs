@@ -10,8 +10,10 @@ use samovar_tests::dice::Dice;
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
 
-/// Interruptions of each route.
-const ROUNDS: usize = 3;
+/// Clients of each route that hang up.
+const HANG_UPS: usize = 2;
+/// Ends of the node during each route. Each takes a restart.
+const KILLS: usize = 1;
 /// Within this time of its request. A build of the guest here takes less.
 const WITHIN_MS: u64 = 50;
 
@@ -707,7 +709,7 @@ async fn a_change_whose_client_hangs_up_is_made_whole_or_not_at_all() -> Result<
     let bundle = bundle(&server).await?;
     let (mut made, mut number) = (0, 0);
     for change in changes() {
-        for _ in 0..ROUNDS {
+        for _ in 0..HANG_UPS {
             number += 1;
             let world = World::make(&server, &change, &bundle, number).await?;
             let before = Before::look(&server).await?;
@@ -730,7 +732,7 @@ async fn a_change_during_which_the_node_is_killed_is_made_whole_or_not_at_all() 
     let bundle = bundle(&server).await?;
     let (mut made, mut number) = (0, 0);
     for change in changes() {
-        for _ in 0..ROUNDS {
+        for _ in 0..KILLS {
             number += 1;
             let world = World::make(&server, &change, &bundle, number).await?;
             let before = Before::look(&server).await?;
