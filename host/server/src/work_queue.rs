@@ -77,6 +77,11 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> WorkQueue<K> {
         self.added.notify_one();
     }
 
+    /// Changes whenever a run has ended.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+
     /// Waits until a key that was added at this revision, or before, has been worked on.
     pub async fn finished(&self, key: &K, rev: Rev) {
         let mut ended = self.ended.subscribe();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use samovar_store::Rev;
 use samovar_types::id::Id;
+use tokio::sync::watch;
 
 use super::Serving;
 use crate::catalog::cache::Cache;
@@ -75,6 +76,11 @@ impl Reconciler {
             rev,
             observed: self.cache.observed(),
         })
+    }
+
+    /// Changes whenever a model has been applied.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.models.subscribe()
     }
 
     /// Waits until everything is served that the cache shows now.
