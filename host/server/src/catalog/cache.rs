@@ -2,7 +2,8 @@
 //! here; everything that acts on the catalog reads it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use samovar_store::Rev;
 use samovar_types::digest::Digest;
@@ -25,6 +26,8 @@ pub struct Cache {
     documents: RwLock<Documents>,
     /// The revision that the documents show and every observer has been called for.
     observed: watch::Sender<Option<Rev>>,
+    /// When the store has last said how far it is, which it does every few seconds.
+    heard: Mutex<Option<Instant>>,
 }
 
 impl Default for Cache {
@@ -32,6 +35,7 @@ impl Default for Cache {
         Self {
             documents: RwLock::default(),
             observed: watch::Sender::new(None),
+            heard: Mutex::default(),
         }
     }
 }
@@ -62,6 +66,12 @@ impl Cache {
         self.observed.borrow().is_some()
     }
 
+    /// When the store was last heard of; nothing before it was read once.
+    pub fn heard(&self) -> Option<Instant> {
+        // An instant is whole at every instant.
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes whenever more has been read.
     pub fn subscribe(&self) -> watch::Receiver<Option<Rev>> {
         self.observed.subscribe()
@@ -76,6 +86,7 @@ impl Cache {
 
     /// Notes up to where the store has been read; answers whether that is the first time.
     pub(crate) fn set_observed(&self, rev: Rev) -> bool {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.observed.send_replace(Some(rev)).is_none()
     }
 
