@@ -30,7 +30,9 @@ pub trait Observer: Send + Sync {
 /// What is another in the cache than before.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Up to which revision.
+    /// The revision that the cache showed before.
+    pub after: Rev,
+    /// The revision that it shows now.
     pub rev: Rev,
     /// The models that changed, or are gone.
     pub models: BTreeSet<Id>,
@@ -136,8 +138,13 @@ impl Informer {
         let now = Documents::of(found.models, api_keys);
         let changes = self.cache.write(|documents| {
             let before = std::mem::replace(documents, now);
-            differences(&before, documents, found.rev)
+            differences(&before, documents)
         });
+        let changes = Changes {
+            after: self.cache.observed(),
+            rev: found.rev,
+            ..changes
+        };
         self.at = Some(found.rev);
         self.wake(&changes);
         if !self.cache.set_observed(found.rev) {
@@ -153,6 +160,7 @@ impl Informer {
     /// Takes whole commits over.
     fn take_over(&mut self, changed: &[ChangedDoc], rev: Rev) {
         let mut changes = Changes {
+            after: self.cache.observed(),
             rev,
             ..Changes::default()
         };
@@ -196,17 +204,17 @@ impl Informer {
 }
 
 /// What may be another after everything was read again.
-fn differences(before: &Documents, now: &Documents, rev: Rev) -> Changes {
+fn differences(before: &Documents, now: &Documents) -> Changes {
     let gone = before.api_keys().keys();
     let gone = gone.filter(|prefix| !now.api_keys().contains_key(*prefix));
     let gone = gone.map(|prefix| (prefix.clone(), None));
     let there = now.api_keys().iter();
     let there = there.map(|(prefix, key)| (prefix.clone(), Some(key.clone())));
     Changes {
-        rev,
         models: before.models().chain(now.models()).collect(),
         api_keys: gone.chain(there).collect(),
         secrets: ChangedSecrets::All,
         unnamed_blobs: before.blobs_without(now),
+        ..Changes::default()
     }
 }

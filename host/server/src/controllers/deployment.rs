@@ -89,7 +89,7 @@ impl DeploymentController {
         };
         let wake = async {
             while let Some(model) = drained.recv().await {
-                self.models.add(model, self.cache.observed());
+                self.models.wake(model, self.cache.observed());
             }
         };
         tokio::join!(
@@ -106,7 +106,7 @@ impl DeploymentController {
             self.leadership.begins(Role::Builds, &mut lease).await;
             let rev = self.cache.observed();
             for view in self.cache.models() {
-                self.models.add(view.model.id, rev);
+                self.models.wake(view.model.id, rev);
             }
         }
     }
@@ -216,7 +216,7 @@ impl DeploymentController {
             tokio::time::sleep(pause).await;
             // What became BUILDING again meanwhile is built again.
             let rev = controller.cache.observed();
-            controller.models.add(model, rev);
+            controller.models.wake(model, rev);
         });
     }
 
@@ -338,7 +338,7 @@ impl DeploymentController {
 impl Observer for DeploymentController {
     fn observe(&self, changes: &Changes) {
         for model in &changes.models {
-            self.models.add(*model, changes.rev);
+            self.models.add(*model, changes.after, changes.rev);
         }
     }
 }

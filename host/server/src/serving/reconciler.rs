@@ -113,7 +113,7 @@ impl Reconciler {
 impl Observer for Reconciler {
     fn observe(&self, changes: &Changes) {
         for model in &changes.models {
-            self.models.add(*model, changes.rev);
+            self.models.add(*model, changes.after, changes.rev);
         }
     }
 }
