@@ -1,8 +1,9 @@
 //! Who may do what: the API keys of the node, held in memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use samovar_types::api_key::KeyType;
 use samovar_types::id::Id;
 
@@ -82,7 +83,7 @@ impl Caller {
 /// The door.
 pub struct Access {
     mode: AuthMode,
-    keys: RwLock<Arc<Keys>>,
+    keys: ArcSwap<Keys>,
 }
 
 /// Keys by their prefixes.
@@ -93,7 +94,7 @@ impl Access {
     pub fn new(mode: AuthMode) -> Self {
         Self {
             mode,
-            keys: RwLock::default(),
+            keys: ArcSwap::default(),
         }
     }
 
@@ -118,12 +119,7 @@ impl Access {
         if self.mode == AuthMode::None {
             return Ok(Caller::Anyone);
         }
-        // The map is replaced whole, so a panic elsewhere cannot leave it half-written.
-        let keys = self
-            .keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let keys = self.keys.load();
         let key = verify(authorization, &keys)?;
         if key.permits(action) {
             Ok(Caller::Key(key.clone()))
@@ -154,10 +150,7 @@ impl Access {
     pub fn knows(&self, caller: &Caller) -> bool {
         match caller {
             Caller::Anyone => self.mode == AuthMode::None,
-            Caller::Key(key) => {
-                let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-                keys.contains_key(&key.prefix)
-            }
+            Caller::Key(key) => self.keys.load().contains_key(&key.prefix),
         }
     }
 }
@@ -167,14 +160,15 @@ impl Observer for Access {
         if changes.api_keys.is_empty() {
             return;
         }
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        let keys = Arc::make_mut(&mut keys);
+        // The informer alone writes, one change at a time.
+        let mut keys = Keys::clone(&self.keys.load());
         for (prefix, key) in &changes.api_keys {
             match key {
                 Some(key) => drop(keys.insert(prefix.clone(), Arc::new(key.clone()))),
                 None => drop(keys.remove(prefix)),
             }
         }
+        self.keys.store(Arc::new(keys));
     }
 }
 

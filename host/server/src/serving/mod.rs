@@ -189,8 +189,15 @@ impl Serving {
                     deployments.insert(deployment.id, served);
                 }
                 Err(error) => {
-                    tracing::error!(deployment = %deployment.id, %error, "deployment cannot be served");
-                    broken.insert(deployment.id, error.to_string());
+                    let reason = error.to_string();
+                    let before = before
+                        .as_ref()
+                        .and_then(|one| one.broken.get(&deployment.id));
+                    // It is tried again and again; the same reason is no news.
+                    if before != Some(&reason) {
+                        tracing::error!(deployment = %deployment.id, reason, "deployment cannot be served");
+                    }
+                    broken.insert(deployment.id, reason);
                 }
             }
         }
