@@ -83,6 +83,14 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> WorkQueue<K> {
         self.add(key, rev, rev);
     }
 
+    /// Has a key worked on once more although it may be finished at a revision: who waits for that waits for another run.
+    pub fn redo(&self, key: K, rev: Rev) {
+        self.add(key.clone(), rev, rev);
+        if let Some(entry) = self.lock().get_mut(&key) {
+            entry.finished = entry.finished.min(rev.saturating_sub(1));
+        }
+    }
+
     /// Changes whenever a run has ended.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.ended.subscribe()
@@ -258,6 +266,10 @@ mod tests {
         queue.wake(1, 9);
         queue.finished(&1, 9).await;
         gate.add_permits(1);
+        queue.redo(1, 9);
+        assert!(queue.finished(&1, 9).now_or_never().is_none());
+        gate.add_permits(1);
+        queue.finished(&1, 9).await;
     }
 
     #[tokio::test]

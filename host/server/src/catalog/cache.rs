@@ -294,18 +294,7 @@ impl Documents {
                     ..Delta::default()
                 });
             }
-            (Some(Key::ApiKey(prefix)), value) => {
-                let prefix = prefix.to_owned();
-                let api_key: Option<ApiKey> = value.map(|value| read(key, value)).transpose()?;
-                match &api_key {
-                    Some(one) => self.api_keys.insert(prefix.clone(), one.clone()),
-                    None => self.api_keys.remove(&prefix),
-                };
-                return Ok(Delta {
-                    api_key: Some((prefix, api_key)),
-                    ..Delta::default()
-                });
-            }
+            (Some(Key::ApiKey(prefix)), value) => return self.api_key(key, prefix, value),
             (Some(Key::Secret(name)), _) => {
                 return Ok(Delta {
                     secret: Some(name.to_owned()),
@@ -326,6 +315,24 @@ impl Documents {
         Ok(Delta {
             events: events.collect(),
             model: Some(model),
+            ..Delta::default()
+        })
+    }
+
+    fn api_key(
+        &mut self,
+        key: &str,
+        prefix: &str,
+        value: Option<&[u8]>,
+    ) -> Result<Delta, Unreadable> {
+        let prefix = prefix.to_owned();
+        let api_key: Option<ApiKey> = value.map(|value| read(key, value)).transpose()?;
+        match &api_key {
+            Some(one) => self.api_keys.insert(prefix.clone(), one.clone()),
+            None => self.api_keys.remove(&prefix),
+        };
+        Ok(Delta {
+            api_key: Some((prefix, api_key)),
             ..Delta::default()
         })
     }

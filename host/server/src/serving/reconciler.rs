@@ -78,6 +78,16 @@ impl Reconciler {
         })
     }
 
+    /// Applies a model once more, of which something could not be served, and waits for that.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn try_again(&self, model: Id) -> Result<(), NotApplied> {
+        let rev = self.cache.observed();
+        self.models.redo(model, rev);
+        self.applied(model, rev).await
+    }
+
     /// Changes whenever a model has been applied.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.models.subscribe()
