@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use samovar_types::async_request::{
     AsyncError, AsyncRequestId, AsyncStatus, InferenceRetryConfig, WebhookStatus,
 };
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 
 use crate::StoreError;
 
@@ -22,9 +22,9 @@ pub(crate) const MAX_CLAIMS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct NewAsyncRequest {
     pub id: AsyncRequestId,
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Stays the same, whatever is promoted meanwhile.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     pub created_at: Timestamp,
     pub submission: Submission,
 }
@@ -53,8 +53,8 @@ pub struct Webhook {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AsyncRequest {
     pub id: AsyncRequestId,
-    pub model_id: Id,
-    pub deployment_id: Id,
+    pub model_id: ModelId,
+    pub deployment_id: DeploymentId,
     pub status: AsyncStatus,
     pub webhook_status: WebhookStatus,
     /// How its webhook was sent, if one was asked for.
@@ -128,16 +128,16 @@ pub struct AsyncCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// Its model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Itself.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
 }
 
 /// The webhooks of one deployment to one receiver, which wait for each other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NoticeQueue {
     /// The deployment.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     /// As in [`Webhook::receiver`].
     pub receiver: String,
 }
@@ -212,7 +212,7 @@ pub trait AsyncRequests: Send + Sync + 'static {
     async fn result(&self, id: &AsyncRequestId) -> Result<Option<AsyncResult>, StoreError>;
 
     /// How many requests of a deployment wait and run.
-    async fn counts(&self, deployment: Id) -> Result<AsyncCounts, StoreError>;
+    async fn counts(&self, deployment: DeploymentId) -> Result<AsyncCounts, StoreError>;
 
     /// Takes a request back that still waits. Its webhook is not sent.
     async fn cancel(&self, id: &AsyncRequestId) -> Result<Cancellation, StoreError>;
@@ -223,7 +223,7 @@ pub trait AsyncRequests: Send + Sync + 'static {
     /// Claims requests of a deployment by priority, then age: at most `max`, never more than 64.
     async fn claim(
         &self,
-        deployment: Id,
+        deployment: DeploymentId,
         max: usize,
         visibility: Duration,
     ) -> Result<Vec<Prediction>, StoreError>;

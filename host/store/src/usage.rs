@@ -1,7 +1,7 @@
 //! The log of what deployments used: batches in, each counted once; sums out.
 
 use async_trait::async_trait;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::usage::{Minute, Resolution, UsageBucket, UsageRow};
 
 use crate::StoreError;
@@ -29,7 +29,7 @@ pub struct UsageQuery {
     /// Only the model of this id or name.
     pub model: Option<String>,
     /// Only this deployment.
-    pub deployment: Option<Id>,
+    pub deployment: Option<DeploymentId>,
     /// How finely.
     pub resolution: Resolution,
 }

@@ -10,7 +10,7 @@ use futures::stream::unfold;
 use jiff::Timestamp;
 use samovar_types::api::events::{EventData, EventsQuery};
 use samovar_types::error::{ErrorBody, ErrorCode};
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use tokio::sync::mpsc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -224,8 +224,8 @@ fn begin(last: Option<&str>) -> Result<Begin, ApiError> {
 }
 
 /// A model that is there, or the id of one that was or will be.
-async fn known(api: &Api, model: &str) -> Result<Id, ApiError> {
-    match (api.registry.model(model).await, model.parse::<Id>()) {
+async fn known(api: &Api, model: &str) -> Result<ModelId, ApiError> {
+    match (api.registry.model(model).await, model.parse::<ModelId>()) {
         (Ok(view), _) => Ok(view.model.id),
         (Err(RegistryError::NoModel { .. }), Ok(id)) => Ok(id),
         (Err(error), _) => Err(error.into()),

@@ -6,7 +6,7 @@ use samovar_types::api::deployments::{
     BackpressureSettings, BackpressureUpdate, DeploymentResponse, RetryResponse, SwitchResponse,
     UpdateDeploymentRequest, UpdateSettingsResponse, UpdateStatus,
 };
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::settings::AutoscalingUpdate;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -62,8 +62,8 @@ impl Api {
         &self,
         model: &str,
         deployment: &str,
-        mut change: impl FnMut(&mut ModelView, Id) -> Result<T, Refusal> + Send,
-    ) -> Result<(ModelView, Id, T), ApiError> {
+        mut change: impl FnMut(&mut ModelView, DeploymentId) -> Result<T, Refusal> + Send,
+    ) -> Result<(ModelView, DeploymentId, T), ApiError> {
         let id = find(&self.registry.model(model).await?, deployment)?.id;
         let (view, value) = self.change_model(model, |view| change(view, id)).await?;
         Ok((view, id, value))

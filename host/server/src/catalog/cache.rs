@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use samovar_store::Rev;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use tokio::sync::watch;
 
 use crate::domain::api_key::ApiKey;
@@ -42,7 +42,7 @@ impl Default for Cache {
 
 impl Cache {
     /// A model with everything that hangs on it.
-    pub fn model(&self, id: Id) -> Option<Arc<ModelView>> {
+    pub fn model(&self, id: ModelId) -> Option<Arc<ModelView>> {
         self.read(|documents| documents.view(id))
     }
 
@@ -112,7 +112,7 @@ pub struct Delta {
     /// What happened.
     pub events: Vec<Event>,
     /// The model that is another now.
-    pub model: Option<Id>,
+    pub model: Option<ModelId>,
     /// The API key that is another now: there with what it is, or gone.
     pub api_key: Option<(String, Option<ApiKey>)>,
     /// The name of the secret that has another value, or none.
@@ -122,12 +122,12 @@ pub struct Delta {
 /// Documents, for comparing them with what they become.
 #[derive(Debug, Default)]
 pub struct Documents {
-    models: BTreeMap<Id, Model>,
-    deployments: BTreeMap<(Id, Id), Arc<Deployment>>,
-    environments: BTreeMap<(Id, String), Environment>,
+    models: BTreeMap<ModelId, Model>,
+    deployments: BTreeMap<(ModelId, DeploymentId), Arc<Deployment>>,
+    environments: BTreeMap<(ModelId, String), Environment>,
     api_keys: BTreeMap<String, ApiKey>,
     /// Each model put together, as of the last [`Self::publish`].
-    views: BTreeMap<Id, Arc<ModelView>>,
+    views: BTreeMap<ModelId, Arc<ModelView>>,
     /// Blobs that bundles name, each with how many deployments do.
     blobs: HashMap<Digest, usize>,
     /// Those that were named once and are not any more, since they were last taken.
@@ -157,7 +157,7 @@ impl Documents {
     }
 
     /// The ids of the models.
-    pub fn models(&self) -> impl Iterator<Item = Id> {
+    pub fn models(&self) -> impl Iterator<Item = ModelId> {
         self.views.keys().copied()
     }
 
@@ -167,12 +167,12 @@ impl Documents {
     }
 
     /// A model with everything that hangs on it, as of the last [`Self::publish`].
-    pub fn view(&self, id: Id) -> Option<Arc<ModelView>> {
+    pub fn view(&self, id: ModelId) -> Option<Arc<ModelView>> {
         self.views.get(&id).cloned()
     }
 
     /// Puts models together as they are now.
-    pub fn publish(&mut self, models: &BTreeSet<Id>) {
+    pub fn publish(&mut self, models: &BTreeSet<ModelId>) {
         for id in models {
             match self.put_together(*id) {
                 Some(view) => self.views.insert(*id, Arc::new(view)),
@@ -197,11 +197,11 @@ impl Documents {
             .collect()
     }
 
-    fn put_together(&self, id: Id) -> Option<ModelView> {
-        let of_model = |key: &Id| *key == id;
+    fn put_together(&self, id: ModelId) -> Option<ModelView> {
+        let of_model = |key: &ModelId| *key == id;
         let deployments = self
             .deployments
-            .range((id, Id::FIRST)..)
+            .range((id, DeploymentId::FIRST)..)
             .take_while(|((model, _), _)| of_model(model));
         let environments = self
             .environments
@@ -219,7 +219,7 @@ impl Documents {
         })
     }
 
-    fn put_deployment(&mut self, key: (Id, Id), deployment: Arc<Deployment>) {
+    fn put_deployment(&mut self, key: (ModelId, DeploymentId), deployment: Arc<Deployment>) {
         // First what it names now, so that what it named before is not gone for a moment.
         for digest in deployment.bundle.blobs().into_keys() {
             *self.blobs.entry(digest).or_default() += 1;
@@ -228,7 +228,7 @@ impl Documents {
         self.forget_blobs(before);
     }
 
-    fn remove_deployment(&mut self, key: (Id, Id)) {
+    fn remove_deployment(&mut self, key: (ModelId, DeploymentId)) {
         let before = self.deployments.remove(&key);
         self.forget_blobs(before);
     }
@@ -338,7 +338,7 @@ impl Documents {
     }
 
     /// Every change of a model writes its document; only a change of its name is an event.
-    fn model(&mut self, id: Id, model: Model) -> Vec<What> {
+    fn model(&mut self, id: ModelId, model: Model) -> Vec<What> {
         let name = model.name.clone();
         let before = self.models.insert(id, model);
         if before.is_some_and(|before| before.name == name) {
@@ -347,7 +347,7 @@ impl Documents {
         vec![What::Model { name }]
     }
 
-    fn environment(&mut self, model: Id, environment: Environment) -> Vec<What> {
+    fn environment(&mut self, model: ModelId, environment: Environment) -> Vec<What> {
         let name = environment.name.clone();
         let before = self
             .environments
@@ -406,10 +406,12 @@ impl Unreadable {
 mod tests {
     use jiff::Timestamp;
 
+    use samovar_types::id::Id;
+
     use super::*;
     use crate::domain::promotion::Promotion;
 
-    fn id(text: &str) -> Id {
+    fn id<Kind>(text: &str) -> Id<Kind> {
         text.parse().unwrap()
     }
 

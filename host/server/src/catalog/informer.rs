@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use samovar_store::{DocStore, Rev, StoreError};
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use tokio::sync::broadcast;
 
 use super::cache::{Cache, Documents, Unreadable};
@@ -35,7 +35,7 @@ pub struct Changes {
     /// The revision that it shows now.
     pub rev: Rev,
     /// The models that changed, or are gone.
-    pub models: BTreeSet<Id>,
+    pub models: BTreeSet<ModelId>,
     /// The API keys that changed, by their prefixes; those that are gone without a key.
     pub api_keys: Vec<(String, Option<ApiKey>)>,
     /// The secrets that changed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use samovar_types::api_key::KeyType;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 
 use crate::catalog::informer::{Changes, Observer};
 use crate::domain::api_key::{AccessError, Action, ApiKey, verify};
@@ -56,7 +56,7 @@ impl Caller {
     }
 
     /// Whether the caller, who may read metrics, may read those of this model.
-    pub fn may_read_metrics_of(&self, model: Id) -> bool {
+    pub fn may_read_metrics_of(&self, model: ModelId) -> bool {
         match self {
             Self::Anyone => true,
             Self::Key(key) => key.covers(model),
@@ -138,7 +138,7 @@ impl Access {
     pub fn may_invoke(
         &self,
         authorization: Option<&[u8]>,
-        model: Option<Id>,
+        model: Option<ModelId>,
     ) -> Result<bool, Refusal> {
         match self.admit(authorization, Action::Invoke)? {
             Caller::Anyone => Ok(model.is_some()),

@@ -25,7 +25,7 @@ use arc_swap::{ArcSwap, Guard};
 use samovar_runtime::{Counts, Pool, Runtime};
 use samovar_store::blobs::Blobs;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::origins::Origin;
 use samovar_types::usage::Owner;
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ pub enum EngineMode {
 /// any more, it drains after the last request has dropped it.
 pub struct Served {
     /// Its id.
-    pub id: Id,
+    pub id: DeploymentId,
     /// Its replicas.
     pub pool: Arc<Pool>,
     /// What they run.
@@ -218,7 +218,8 @@ impl Serving {
             self.drain_one(id, served);
         }
         if let Some(before) = before {
-            let stored = |deployment: &&Id| model.view.deployments.contains_key(deployment);
+            let stored =
+                |deployment: &&DeploymentId| model.view.deployments.contains_key(deployment);
             let deleted = before.view.deployments.keys().filter(|one| !stored(one));
             deleted.for_each(|deployment| self.clear(*deployment));
         }
@@ -226,7 +227,7 @@ impl Serving {
     }
 
     /// Serves a model no longer; running requests finish in the background.
-    pub(super) fn remove(&self, id: Id) {
+    pub(super) fn remove(&self, id: ModelId) {
         let Some(model) = self.table.load().get(id).cloned() else {
             return;
         };
@@ -252,7 +253,7 @@ impl Serving {
 
     /// Lets the requests finish that a deployment has which is served no longer, and drops its replicas. What is running
     /// after the drain time is stopped.
-    fn drain_one(&self, model: Id, served: Arc<Served>) {
+    fn drain_one(&self, model: ModelId, served: Arc<Served>) {
         let time = self.drain_timeout();
         let drain = self.parts.drains.begin(model, served.id);
         let (pool, files, pin) = (
@@ -273,7 +274,7 @@ impl Serving {
     }
 
     /// Takes away what a deleted deployment leaves on this node, once its last request has finished.
-    fn clear(&self, deployment: Id) {
+    fn clear(&self, deployment: DeploymentId) {
         let (drains, logs) = (self.parts.drains.clone(), self.parts.logs.clone());
         tokio::spawn(async move {
             drains.ended(&[deployment]).await;
@@ -293,7 +294,7 @@ impl Serving {
     /// When the target means none.
     pub fn resolve<'h>(
         &self,
-        model: Id,
+        model: ModelId,
         target: Target<'_>,
         header: impl Fn(&str) -> Option<&'h [u8]>,
     ) -> Result<Arc<Served>, Unresolved> {
@@ -325,7 +326,7 @@ impl Serving {
     }
 
     /// What this node has counted of a promotion to an environment that is in progress.
-    pub fn trial(&self, model: Id, environment: &str) -> Option<Arc<Trial>> {
+    pub fn trial(&self, model: ModelId, environment: &str) -> Option<Arc<Trial>> {
         self.table
             .load()
             .get(model)?
@@ -350,7 +351,7 @@ impl Serving {
     ///
     /// # Errors
     /// When it is gone or switched off.
-    pub fn room(&self, model: Id, deployment: Id) -> Result<Room, Unresolved> {
+    pub fn room(&self, model: ModelId, deployment: DeploymentId) -> Result<Room, Unresolved> {
         let gone = || Unresolved::NoDeployment {
             model: model.to_string(),
             id: deployment.to_string(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 
 use super::{ServeError, Served, Serving};
 use crate::domain::deployment::Deployment;
@@ -15,16 +15,16 @@ use crate::domain::observed::BuildPhase;
 
 /// The deployments whose preflight succeeded and that are not served yet.
 #[derive(Default)]
-pub(super) struct Preflights(Mutex<HashMap<Id, Arc<Served>>>);
+pub(super) struct Preflights(Mutex<HashMap<DeploymentId, Arc<Served>>>);
 
 impl Preflights {
     /// What the preflight of a deployment started, if that was of this bundle.
-    pub fn of(&self, deployment: Id, bundle: Digest) -> Option<Arc<Served>> {
+    pub fn of(&self, deployment: DeploymentId, bundle: Digest) -> Option<Arc<Served>> {
         let served = self.lock().get(&deployment).cloned();
         served.filter(|served| served.bundle_digest == bundle)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Arc<Served>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeploymentId, Arc<Served>>> {
         // One insertion or removal at a time, which no panic cuts in two.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

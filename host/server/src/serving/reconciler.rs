@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use samovar_store::Rev;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use tokio::sync::watch;
 
 use super::Serving;
@@ -23,7 +23,7 @@ pub const MAX_WAIT: Duration = Duration::from_secs(30);
 pub struct Reconciler {
     cache: Arc<Cache>,
     serving: Arc<Serving>,
-    models: WorkQueue<Id>,
+    models: WorkQueue<ModelId>,
 }
 
 /// A change is stored, and this node does not serve it yet.
@@ -54,7 +54,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// When the node cannot follow the store; the change is stored nevertheless.
-    pub async fn applied(&self, model: Id, rev: Rev) -> Result<(), NotApplied> {
+    pub async fn applied(&self, model: ModelId, rev: Rev) -> Result<(), NotApplied> {
         let waiting = async {
             self.cache.reach(rev).await;
             self.models.finished(&model, rev).await;
@@ -110,7 +110,7 @@ impl Reconciler {
         self.models.run(MAX_AT_ONCE, reconcile).await;
     }
 
-    async fn reconcile(&self, model: Id) -> Option<Duration> {
+    async fn reconcile(&self, model: ModelId) -> Option<Duration> {
         let Some(view) = self.cache.model(model) else {
             self.serving.remove(model);
             return None;

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use samovar_runtime::Counts;
 use samovar_runtime::graphs::{Distribution, Totals as GraphTotals};
 use samovar_runtime::meter::{Outcome, Totals};
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 
 use super::engine_metrics::MeasuredEngines;
 
@@ -21,7 +21,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Measured {
     /// The model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// The model's name.
     pub model: String,
     /// The deployment's name.

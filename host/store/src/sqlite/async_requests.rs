@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use samovar_types::async_request::{
     AsyncError, AsyncErrorCode, AsyncRequestId, AsyncStatus, WebhookStatus, shortened,
 };
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use sqlx::Sqlite;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
@@ -148,7 +148,7 @@ impl AsyncRequests for SqliteStore {
             .map_or(Ok(None), |row| result(row, &column(row, "result_status")?))
     }
 
-    async fn counts(&self, deployment: Id) -> Result<AsyncCounts, StoreError> {
+    async fn counts(&self, deployment: DeploymentId) -> Result<AsyncCounts, StoreError> {
         let row = sqlx::query(
             "SELECT count(*) AS open, coalesce(sum(status = 'QUEUED'), 0) AS queued FROM async_requests \
              WHERE work = 'PREDICT' AND deployment_id = ?1",
@@ -192,7 +192,7 @@ impl AsyncRequests for SqliteStore {
 
     async fn claim(
         &self,
-        deployment: Id,
+        deployment: DeploymentId,
         max: usize,
         visibility: Duration,
     ) -> Result<Vec<Prediction>, StoreError> {

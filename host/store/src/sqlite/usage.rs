@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, Id};
 use samovar_types::usage::{Counters, MINUTE_MS, MINUTE_SLACK_MS, Owner, UsageBucket, UsageRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
@@ -50,7 +50,7 @@ impl UsageLog for SqliteStore {
             .bind(query.from)
             .bind(query.to)
             .bind(query.model.as_deref())
-            .bind(query.deployment.as_ref().map(Id::as_str))
+            .bind(query.deployment.as_ref().map(DeploymentId::as_str))
             .bind(query.resolution.minutes())
             // One more than may be told, to know that there are more.
             .bind(i64::try_from(MAX_BUCKETS + 1).unwrap_or(i64::MAX))
@@ -128,12 +128,14 @@ async fn add(connection: &mut SqliteConnection, row: &UsageRow) -> Result<(), St
     Ok(())
 }
 
+fn id<Kind>(row: &SqliteRow, name: &str) -> Result<Id<Kind>, StoreError> {
+    let text: String = row.try_get(name).map_err(unavailable)?;
+    let id = text.parse();
+    id.map_err(|error| StoreError::Unavailable(format!("{name}: {error}")))
+}
+
 fn bucket(row: &SqliteRow) -> Result<UsageBucket, StoreError> {
     let text = |name| row.try_get::<String, _>(name).map_err(unavailable);
-    let id = |name| -> Result<Id, StoreError> {
-        let id = text(name)?.parse();
-        id.map_err(|error| StoreError::Unavailable(format!("{name}: {error}")))
-    };
     let count = |name| -> Result<u64, StoreError> {
         let count: i64 = row.try_get(name).map_err(unavailable)?;
         Ok(count.try_into().unwrap_or_default())
@@ -145,9 +147,9 @@ fn bucket(row: &SqliteRow) -> Result<UsageBucket, StoreError> {
     Ok(UsageBucket {
         start: row.try_get("start").map_err(unavailable)?,
         owner: Owner {
-            model_id: id("model_id")?,
+            model_id: id(row, "model_id")?,
             model_name: text("model_name")?,
-            deployment_id: id("deployment_id")?,
+            deployment_id: id(row, "deployment_id")?,
             deployment_name: text("deployment_name")?,
         },
         counters: Counters::from_values(values),
