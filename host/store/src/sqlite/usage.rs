@@ -1,4 +1,4 @@
-//! Usage in SQLite: rows of minutes that grow, sums made by the database.
+//! Usage in SQLite: one row for each deployment and minute, summed by the database.
 
 use std::sync::LazyLock;
 
@@ -52,7 +52,7 @@ impl UsageLog for SqliteStore {
             .bind(query.model.as_deref())
             .bind(query.deployment.as_ref().map(DeploymentId::as_str))
             .bind(query.resolution.minutes())
-            // One more than may be told, to know that there are more.
+            // One more than allowed, to notice that there are more.
             .bind(i64::try_from(MAX_BUCKETS + 1).unwrap_or(i64::MAX))
             .fetch(&self.readers);
         let buckets: Vec<UsageBucket> = rows
@@ -65,7 +65,7 @@ impl UsageLog for SqliteStore {
     }
 }
 
-/// A day's minutes are rounded up one by one, as `replica_minutes` of the domain does it.
+/// Each minute is rounded up by itself, as in `samovar_types::usage::replica_minutes`.
 static SUMS: LazyLock<String> = LazyLock::new(|| {
     let sums: String = Counters::NAMES
         .iter()
@@ -82,7 +82,7 @@ static SUMS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The newest names are kept, so that what is gone is still called what it was called last.
+/// Keeps the newest names, so that deleted models and deployments are shown under their last names.
 async fn name(connection: &mut SqliteConnection, owner: &Owner) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO usage_owners (deployment_id, deployment_name, model_id, model_name) VALUES (?1, ?2, ?3, ?4) \
@@ -121,7 +121,7 @@ async fn add(connection: &mut SqliteConnection, row: &UsageRow) -> Result<(), St
         .bind(row.owner.deployment_id.as_str())
         .bind(row.minute);
     for value in row.counters.values() {
-        // Checked to be far smaller.
+        // `check_batch` bounds it far below.
         query = query.bind(i64::try_from(value).unwrap_or(i64::MAX));
     }
     query.execute(connection).await.map_err(unavailable)?;
