@@ -126,6 +126,7 @@ async fn a_run_whose_inputs_lie_on_a_card_is_not_run_by_the_thread_that_asks() {
         inputs: Vec::new(),
         outputs: Vec::new(),
         mixes_rows: None,
+        lacks_form: false,
     };
     let graph = LoadedGraph::new(loaded, Computes::default(), "quick".into(), 1, 1);
     let input = |place| Tensor {

@@ -82,7 +82,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// When that takes too long.
-    pub async fn try_again(&self, model: Id) -> Result<(), NotApplied> {
+    pub async fn try_again(&self, model: ModelId) -> Result<(), NotApplied> {
         let rev = self.cache.observed();
         self.models.redo(model, rev);
         self.applied(model, rev).await
