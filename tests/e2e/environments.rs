@@ -144,7 +144,7 @@ fn a_promotion_is_waited_for_and_gone_back_on() -> Result<()> {
     let none = failed(&server, &["rollback", "m"], 1)?;
     assert!(none.contains("samovar promote m DEPLOYMENT"), "{none}");
     let told = words(&server, &["promote", "m", "v2.0", "--wait"])?;
-    assert!(told.contains(&format!("{new} (v2.0) now")), "{told}");
+    assert!(told.contains(&format!("is now {new} (v2.0)")), "{told}");
     assert!(!echoes(&server)?);
     let again = failed(&server, &["promote", "m", &new], 1)?;
     assert!(again.contains("already"), "{again}");
