@@ -1,4 +1,4 @@
-//! What fuzz targets call; not for use by anybody else.
+//! Entry points for fuzz targets, and for nothing else.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,15 +9,15 @@ use crate::infer::backend::tensor::Tensor;
 use crate::infer::batch::rows;
 use crate::log::{Level, LogLine, LogSink, LogStream, ReplicaLog};
 
-/// Longest error that a guest's tensors can cause.
+/// Longest error, in bytes, that a guest's tensors can cause.
 pub const MAX_ERROR_BYTES: usize = crate::text::MAX_TEXT_BYTES;
 
-/// Whether a guest with this `network.allow` may send a request there.
+/// Whether a guest with this `network.allow` may send a request to `uri`.
 pub fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
     crate::sandbox::outgoing::is_allowed(allow, uri)
 }
 
-/// The lines that a log gets when a guest prints these parts one after the other.
+/// The log lines of a guest that prints these parts one after another.
 pub fn log_lines<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     #[derive(Default)]
     struct Lines(Mutex<Vec<String>>);
@@ -36,10 +36,10 @@ pub fn log_lines<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     let stream = LogStream::new(log, Level::Info);
     let mut guest = stream.p2_stream();
     for part in parts {
-        // The stream takes whatever it is given.
+        // The stream accepts any bytes.
         let _ = guest.write(Bytes::copy_from_slice(part));
     }
-    stream.finish_line();
+    stream.flush_line();
     std::mem::take(&mut lines.get())
 }
 

@@ -32,7 +32,7 @@ use crate::limits::Limits;
 use crate::log::LogSink;
 use crate::meter::Meter;
 use crate::sandbox::Capabilities;
-use crate::snapshot::Setting;
+use crate::snapshot::SnapshotContext;
 use circuit_breaker::CircuitBreaker;
 pub use error::RunError;
 use handoff::{Lease, Places, Waiter};
@@ -86,8 +86,8 @@ pub(crate) struct NodeResources {
 
 impl NodeResources {
     /// What an `init` runs with whose memory becomes a snapshot.
-    pub fn snapshot_context(&self, spec: &DeploymentSpec) -> Setting {
-        Setting {
+    pub fn snapshot_context(&self, spec: &DeploymentSpec) -> SnapshotContext {
+        SnapshotContext {
             engine: self.engine.clone(),
             graphs: self.graphs.clone(),
             capabilities: spec.capabilities.clone(),

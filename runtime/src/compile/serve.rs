@@ -1,6 +1,6 @@
-//! The worker's side: runs one job after the other, for as long as the node that started it is there.
+//! The worker's side: runs one job after another until the node that started it ends.
 //!
-//! It keeps compiled functions between jobs, so that a component that is built again compiles only what was edited.
+//! It caches compiled functions between jobs, so that after an edit of a component only what has changed is compiled.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -17,8 +17,8 @@ use rustix::process::{
 
 use super::MAX_COMPONENT_BYTES;
 use super::job::{self, Job, Native};
-use super::messages::{Answer, Open};
-use crate::engine::{Calls, EngineOptions, SharedEngine};
+use super::messages::{Setup, WorkerMessage};
+use crate::engine::{AsyncSupport, EngineOptions, SharedEngine};
 use crate::infer::backend::{BackendOptions, Backends, Libraries};
 use crate::infer::compute::{ComputeError, guarded};
 use crate::infer::graphs::GraphStore;
@@ -27,53 +27,53 @@ use crate::log::{LogLine, LogSink};
 use crate::process::confine::{Confinement, confine, confine_files};
 use crate::process::frames;
 use crate::sandbox::Capabilities;
-use crate::snapshot::Setting;
+use crate::snapshot::SnapshotContext;
 use crate::text::bounded_format;
 use crate::time_slice::{TimeSlice, set_time_slice};
 
-/// How much nicer a worker is than the node: it gets a quarter of a core that requests want whole. With more, a reload of an
-/// edited component would take many times as long on a busy machine.
+/// How much a worker's nice value is above the node's: beside a request that wants a whole core it gets a quarter. With a larger
+/// value, a reload of an edited component would take many times as long on a busy machine.
 const NICENESS: i32 = 5;
-/// The kernel kills workers before anything else when the machine is out of memory.
+/// Makes the kernel kill workers first when the machine is out of memory.
 const OOM_SCORE: &str = "1000";
-/// Replicas of a worker's engine: an `init` runs in one.
+/// Instances in a worker's engine; an `init` runs in one.
 const MAX_REPLICAS: u32 = 8;
 
-/// Runs jobs until the node is gone. `stream` is the worker's end of the socket pair that the node made.
+/// Runs jobs until the node has ended. `stream` is the worker's end of the socket pair that the node created.
 ///
 /// # Errors
-/// When the node sends something else than jobs.
+/// When the node violates the protocol, or the worker cannot be confined.
 pub fn serve(stream: UnixStream) -> io::Result<()> {
-    // First, because it holds for threads that start later.
+    // First, because only threads that start later inherit it.
     let nicer = getpriority_process(None).map(|nice| nice + NICENESS);
     if let Err(error) = nicer.and_then(|nice| setpriority_process(None, nice)) {
         tracing::warn!(%error, "compile worker runs at normal priority");
     }
     set_time_slice(TimeSlice::Normal);
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    let Some(open) = frames::read_frame::<Open>(&stream)? else {
+    let Some(setup) = frames::read_frame::<Setup>(&stream)? else {
         return Ok(());
     };
-    limit_file_size(open.memory_bytes)?;
-    // Before any thread starts, which Landlock would not hold for.
+    limit_file_size(setup.memory_bytes)?;
+    // Before any thread starts, which Landlock would not confine.
     let barriers = confine(&Confinement {
-        read: vec![open.files],
+        read: vec![setup.files],
         write: Vec::new(),
-        memory_bytes: Some(open.memory_bytes),
+        memory_bytes: Some(setup.memory_bytes),
     })?;
     end_with_node(&stream)?;
     let engine = SharedEngine::new(&EngineOptions {
         max_replicas: MAX_REPLICAS,
-        allocator: Some(open.allocator),
+        allocator: Some(setup.allocator),
     });
     let engine = Arc::new(engine.map_err(io::Error::other)?);
     let stream = Arc::new(Mutex::new(stream));
-    let node = Node(stream.clone());
-    node.answer(&Answer::Opened {
-        compatibility: engine.compatibility(),
+    let node = NodeStream(stream.clone());
+    node.send(&WorkerMessage::Ready {
+        compatibility: engine.compatibility_hashes(),
         barriers,
     })?;
-    while let Some((job, files)) = node.next()? {
+    while let Some((job, files)) = node.next_job()? {
         let done = guarded(|| run(&engine, &node, job, files));
         let panicked = done.is_err();
         let done = match done {
@@ -82,16 +82,16 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
                 Err(bounded_format!("the compiler panicked: {said}"))
             }
         };
-        node.answer(&Answer::Done(done))?;
+        node.send(&WorkerMessage::Done(done))?;
         if panicked {
-            // What it holds may be in any state; the node starts another worker.
+            // Its state may be inconsistent; the node starts another worker.
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Code is written to a file in memory, which the limit of private memory does not count.
+/// Limits files in memory, which the code is written to and the limit of private memory does not count.
 fn limit_file_size(bytes: u64) -> io::Result<()> {
     let maximum = getrlimit(Resource::Fsize).maximum;
     let bytes = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
@@ -102,14 +102,14 @@ fn limit_file_size(bytes: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::Fsize, limit)?)
 }
 
-/// Ends this process as soon as the node closes the stream, also in the middle of a job.
+/// Ends this process as soon as the node closes the stream, even during a job.
 fn end_with_node(stream: &UnixStream) -> io::Result<()> {
     let stream = stream.try_clone()?;
     let watch = move || {
         loop {
             let mut polled = [PollFd::new(&stream, PollFlags::RDHUP)];
             if poll(&mut polled, None).is_ok_and(|ready| ready > 0) {
-                // SAFETY: ends the process, and nothing after it.
+                // SAFETY: has no preconditions; ends the process at once.
                 unsafe { libc::_exit(0) };
             }
         }
@@ -118,13 +118,13 @@ fn end_with_node(stream: &UnixStream) -> io::Result<()> {
     thread.spawn(watch).map(drop)
 }
 
-/// The node, as a worker sees it.
+/// The stream to the node.
 #[derive(Clone)]
-struct Node(Arc<Mutex<UnixStream>>);
+struct NodeStream(Arc<Mutex<UnixStream>>);
 
-impl Node {
-    /// The next job with its files; `None` when the node is gone.
-    fn next(&self) -> io::Result<Option<(Job, [OwnedFd; 2])>> {
+impl NodeStream {
+    /// The next job with its files; `None` when the node has ended.
+    fn next_job(&self) -> io::Result<Option<(Job, [OwnedFd; 2])>> {
         let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let files = match frames::receive_files(&stream) {
             Ok(files) => files,
@@ -135,17 +135,17 @@ impl Node {
         Ok(job.map(|job| (job, files)))
     }
 
-    fn answer(&self, answer: &Answer) -> io::Result<()> {
-        // Frames go out whole: lines come from the threads of `init`.
+    fn send(&self, message: &WorkerMessage) -> io::Result<()> {
+        // Locked for whole frames, because threads of `init` write lines.
         let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        frames::write_frame(&stream, answer)
+        frames::write_frame(&stream, message)
     }
 }
 
-impl LogSink for Node {
+impl LogSink for NodeStream {
     fn write(&self, line: LogLine) {
-        // A node that is gone ends this process.
-        let _ = self.answer(&Answer::Line {
+        // If the node has ended, so does this process.
+        let _ = self.send(&WorkerMessage::Line {
             level: line.level,
             message: line.message,
         });
@@ -154,10 +154,10 @@ impl LogSink for Node {
 
 fn run(
     engine: &Arc<SharedEngine>,
-    node: &Node,
+    node: &NodeStream,
     job: Job,
     [component, code]: [OwnedFd; 2],
-) -> io::Result<Result<Calls, String>> {
+) -> io::Result<Result<AsyncSupport, String>> {
     let mut bytes = Vec::new();
     let mut component = File::from(component).take(MAX_COMPONENT_BYTES);
     component.read_to_end(&mut bytes)?;
@@ -177,15 +177,18 @@ fn run(
         }
     };
     Ok(match native {
-        Ok(Native { calls, code: made }) => {
+        Ok(Native {
+            support,
+            code: made,
+        }) => {
             File::from(code).write_all(&made)?;
-            Ok(calls)
+            Ok(support)
         }
         Err(why) => Err(why),
     })
 }
 
-/// An `init` that is run for a snapshot.
+/// An `init` that runs for a snapshot.
 struct Init {
     files: Option<PathBuf>,
     memory_bytes: u64,
@@ -193,11 +196,11 @@ struct Init {
 }
 
 impl Init {
-    /// Runs it on a thread that can open its own files alone, and compiles what it leaves.
+    /// Takes and compiles the snapshot, on a thread that can open only the files of its deployment.
     fn snapshot(
         self,
         engine: &Arc<SharedEngine>,
-        node: &Node,
+        node: &NodeStream,
         component: Vec<u8>,
     ) -> io::Result<Result<Native, String>> {
         let (engine, node) = (engine.clone(), node.clone());
@@ -212,7 +215,7 @@ impl Init {
             let executor = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()?;
-            Ok(executor.block_on(job::snapshot(self.setting(engine, node), component)))
+            Ok(executor.block_on(job::snapshot(self.context(engine, node), component)))
         })?;
         match thread.join() {
             Ok(taken) => taken,
@@ -220,12 +223,12 @@ impl Init {
         }
     }
 
-    fn setting(self, engine: Arc<SharedEngine>, node: Node) -> Setting {
+    fn context(self, engine: Arc<SharedEngine>, node: NodeStream) -> SnapshotContext {
         let no_graphs = BackendOptions {
             libraries: Libraries::OnlyRten,
             ..BackendOptions::default()
         };
-        Setting {
+        SnapshotContext {
             engine,
             graphs: GraphStore::new(Backends::beside_others(no_graphs)),
             capabilities: Capabilities {

@@ -129,7 +129,7 @@ impl Replica {
         let init_timeout = |TimedOut| StartError::InitTimeout { timeout };
         let instance = {
             let made = pin!(artifact.instance_pre().instantiate_async(&mut store));
-            let made = pin!(engine.watch(made));
+            let made = pin!(engine.run_preemptible(made));
             with_timeout(timeout, std::future::ready(()), made)
                 .await
                 .map_err(init_timeout)?
@@ -151,7 +151,7 @@ impl Replica {
             let init_begun = Instant::now();
             let init = pin!(call_init(&mut store, &instance, context.limits));
             let init = pin!(context.meter.guest(init));
-            let init = pin!(engine.watch(init));
+            let init = pin!(engine.run_preemptible(init));
             // The timeout of `init` begins once its graphs are loaded.
             let ready = async { drop(context.graphs.ready().await) };
             with_timeout(timeout, ready, init)
@@ -160,7 +160,7 @@ impl Replica {
                 .map_err(StartError::Init)?;
             timings.init = init_begun.elapsed();
         }
-        store.data().finish_lines();
+        store.data().flush_lines();
         context.graphs.ready().await?;
         context.registration.mark_ready();
         Ok(Self {
@@ -211,7 +211,7 @@ impl Replica {
             let run = pin!(run(&mut self.store, &self.proxy, request, &state));
             let _serving = self.alive.meter().serve();
             let run = pin!(self.alive.meter().guest(run));
-            let run = engine.watch(run);
+            let run = engine.run_preemptible(run);
             tokio::select! {
                 biased;
                 ended = run => Ok(ended),
@@ -228,7 +228,7 @@ impl Replica {
                     log.write(Level::Error, text);
                 }
                 drop(abort);
-                self.store.data().finish_lines();
+                self.store.data().flush_lines();
                 return Served::Cancelled(reason);
             }
             Ok(Ok(())) => match state.complete() {
@@ -244,7 +244,7 @@ impl Replica {
             },
             Ok(Err(error)) => Err(classify(&error, &mut self.store, limits)),
         };
-        self.store.data().finish_lines();
+        self.store.data().flush_lines();
         match result {
             Ok(outcome) => {
                 // A denied allocation that the guest survived must not be blamed for a later trap.

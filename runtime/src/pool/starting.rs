@@ -163,11 +163,11 @@ impl Pool {
     async fn artifact(&self) -> Result<Arc<Artifact>, Arc<ArtifactError>> {
         let spec = &self.spec;
         let artifacts = &self.node.artifacts;
-        let Some(seen) = &spec.snapshot else {
+        let Some(inputs) = &spec.snapshot else {
             return artifacts.get(&spec.component).await;
         };
         let artifact = artifacts
-            .get_snapshot(&spec.component, seen, self.node.snapshot_context(spec))
+            .get_snapshot(&spec.component, inputs, self.node.snapshot_context(spec))
             .await?;
         self.record_snapshot(&artifact.snapshot);
         Ok(artifact)

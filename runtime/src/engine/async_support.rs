@@ -1,40 +1,40 @@
-//! What a component asks of the engine: whether its functions may be asynchronous.
+//! Whether a component needs an engine with support for asynchronous functions.
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{Parser, Payload};
 
-/// How a component's functions call each other and the host.
+/// Whether functions of a component, and of the host for it, may be asynchronous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Calls {
-    /// One after the other, as all do up to WASI 0.2. Such calls need no account of who waits for whom, which would take
-    /// longer than most of them do themselves.
-    Sequential,
-    /// Asynchronously, as WASI 0.3 has it.
-    Concurrent,
+pub enum AsyncSupport {
+    /// Synchronous calls only, as in all components up to WASI 0.2. The engine then need not track which task waits for which,
+    /// which would take longer than most calls take themselves.
+    Off,
+    /// Asynchronous calls, as in WASI 0.3.
+    On,
 }
 
-impl Calls {
-    /// Does with a component what works in one of the ways only, in the cheapest that does.
+impl AsyncSupport {
+    /// Runs `attempt` without support, which is faster, and with support if that fails or the component names WASI 0.3.
     ///
     /// # Errors
-    /// What the last attempt said, which was of the way that takes more.
-    pub fn fit<R, E>(
+    /// The error of the attempt with support.
+    pub fn select<R, E>(
         component: &[u8],
         mut attempt: impl FnMut(Self) -> Result<R, E>,
     ) -> Result<R, E> {
         if !names_wasi_03(component) {
-            // Within it there may be asynchronous parts yet, which the compiler finds.
-            let attempted = attempt(Self::Sequential);
+            // Inner components may still be asynchronous, which the compiler finds.
+            let attempted = attempt(Self::Off);
             if attempted.is_ok() {
                 return attempted;
             }
         }
-        attempt(Self::Concurrent)
+        attempt(Self::On)
     }
 }
 
-/// Whether an interface of WASI 0.3 is among the imports and exports. What cannot be read has none: whoever compiles it says
-/// why.
+/// Whether an interface of WASI 0.3 is among the imports and exports. `false` for bytes that are no component, which the
+/// compiler will report.
 fn names_wasi_03(component: &[u8]) -> bool {
     let is_03 = |name: &str| name.starts_with("wasi:") && name.contains("@0.3.");
     let mut depth = 0_usize;
@@ -72,38 +72,38 @@ mod tests {
 
     use super::*;
 
-    fn tried(text: &str, works: Option<Calls>) -> Vec<Calls> {
+    fn tried(text: &str, works: Option<AsyncSupport>) -> Vec<AsyncSupport> {
         let mut tried = Vec::new();
         let component = wat::parse_str(text).unwrap();
-        let done = Calls::fit(&component, |calls| {
-            tried.push(calls);
-            if works == Some(calls) {
+        let done = AsyncSupport::select(&component, |support| {
+            tried.push(support);
+            if works == Some(support) {
                 Ok(())
             } else {
-                Err(calls)
+                Err(support)
             }
         });
-        assert_eq!(done.err(), works.is_none().then_some(Calls::Concurrent));
+        assert_eq!(done.err(), works.is_none().then_some(AsyncSupport::On));
         tried
     }
 
     #[test]
     fn components_of_wasi_03_are_told_by_their_names() {
-        use Calls::{Concurrent, Sequential};
+        use AsyncSupport::{Off, On};
         let old = r#"(component (import "wasi:io/poll@0.2.6" (instance)) (core module))"#;
-        assert_eq!(tried(old, Some(Sequential)), [Sequential]);
-        assert_eq!(tried(old, Some(Concurrent)), [Sequential, Concurrent]);
-        assert_eq!(tried(old, None), [Sequential, Concurrent]);
+        assert_eq!(tried(old, Some(Off)), [Off]);
+        assert_eq!(tried(old, Some(On)), [Off, On]);
+        assert_eq!(tried(old, None), [Off, On]);
         let new = r#"(component (core module) (import "wasi:clocks/types@0.3.0" (instance)))"#;
-        assert_eq!(tried(new, Some(Concurrent)), [Concurrent]);
+        assert_eq!(tried(new, Some(On)), [On]);
         let exported = r#"(component
             (component) (instance $i)
             (export "wasi:http/handler@0.3.0-rc-2026-01-06" (instance $i)))"#;
-        assert_eq!(tried(exported, Some(Concurrent)), [Concurrent]);
+        assert_eq!(tried(exported, Some(On)), [On]);
         let inner = r#"(component
             (component (import "wasi:clocks/types@0.3.0" (instance)))
             (import "own:clocks/types@0.3.0" (instance)))"#;
-        assert_eq!(tried(inner, Some(Sequential)), [Sequential]);
+        assert_eq!(tried(inner, Some(Off)), [Off]);
     }
 
     proptest! {
