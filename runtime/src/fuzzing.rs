@@ -52,7 +52,7 @@ pub fn joined_and_split(
     call: &[Tensor],
     copies: usize,
 ) -> Option<Result<Vec<Vec<Tensor>>, String>> {
-    let (_, rows) = rows::kin(call)?;
+    let (_, rows) = rows::batch_key(call)?;
     let calls = vec![call; copies];
     let joined = rows::join(&calls);
     Some(joined.and_then(|joined| rows::split(&joined, &vec![rows; copies])))

@@ -10,11 +10,11 @@
 mod account;
 pub mod admission;
 pub mod artifact;
-mod budget;
 mod checked;
 mod compile;
 mod config;
 mod engine;
+mod fair_semaphore;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guest;
@@ -22,6 +22,7 @@ mod infer;
 pub mod limits;
 pub mod log;
 pub mod meter;
+mod permits;
 mod pool;
 mod process;
 mod request;
@@ -30,11 +31,9 @@ mod sandbox;
 mod snapshot;
 mod text;
 mod time_slice;
-mod turns;
 
 pub use account::{Account, OverLimit};
 pub use artifact::ArtifactError;
-pub use budget::Owner;
 pub use compile::{
     Compilation, CompileError, ComponentFile, WorkerOptions, serve as serve_compile_worker,
 };
@@ -44,9 +43,10 @@ pub use infer::engines::{
     EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines, GraphLabel,
     GraphMemory, Program, Suspect, serve as serve_engine,
 };
-pub use infer::loading::NotLoaded;
-pub use infer::{backend, graphs, nn};
+pub use infer::graph::loading::GraphLoadError;
+pub use infer::{backend, graph as graphs, nn};
 pub use limits::Limits;
+pub use permits::Owner;
 pub use pool::circuit_breaker::state::Trouble;
 pub use pool::load::Traffic;
 pub use pool::registry::{Presence, ReplicaInfo, ReplicaState, Stopping};

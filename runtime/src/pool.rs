@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use crate::artifact::ArtifactStore;
 use crate::compile::ComponentFile;
 use crate::engine::SharedEngine;
-use crate::infer::graphs::{GraphSpec, GraphStore, GraphUse};
+use crate::infer::graph::{DeploymentGraph, GraphSpec, GraphStore};
 use crate::limits::Limits;
 use crate::log::LogSink;
 use crate::meter::Meter;
@@ -111,7 +111,7 @@ pub struct Pool {
     registry: Arc<ReplicaRegistry>,
     settings: RwLock<PoolSettings>,
     meter: Arc<Meter>,
-    uses: Arc<[Arc<GraphUse>]>,
+    graph_uses: Arc<[Arc<DeploymentGraph>]>,
     seen: Mutex<Seen>,
 }
 
@@ -122,10 +122,10 @@ impl Pool {
         let uses = spec
             .graphs
             .iter()
-            .map(|graph| GraphUse::new(graph.name.clone(), graph.batching, meter.clone()));
+            .map(|graph| DeploymentGraph::new(graph.name.clone(), graph.batching, meter.clone()));
         let uses = uses.collect();
         Arc::new_cyclic(|pool: &Weak<Self>| Self {
-            uses,
+            graph_uses: uses,
             share: node.slots.add_deployment(pool.clone()),
             node,
             spec,

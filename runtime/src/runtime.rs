@@ -11,8 +11,8 @@ use crate::compile::{Compilation, ComponentFile};
 use crate::engine::{Allocator, EngineOptions, SharedEngine};
 use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Fleet, GraphMemory};
-use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
-use crate::infer::loader::Loader;
+use crate::infer::graph::loader::Loader;
+use crate::infer::graph::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
 use crate::pool::slots::Slots;
 use crate::pool::{DeploymentSpec, NodeResources, Pool};
 use crate::process::barrier::Barrier;
@@ -117,9 +117,9 @@ impl Runtime {
     pub async fn admit_graph(
         &self,
         spec: &GraphSpec,
-    ) -> Result<Arc<LoadedGraph>, crate::infer::graphs::GraphError> {
+    ) -> Result<Arc<LoadedGraph>, crate::infer::graph::GraphError> {
         let graph = self.node.graphs.acquire(spec).await?;
-        graph.suits(spec)?;
+        graph.check(spec)?;
         Ok(graph)
     }
 
@@ -131,7 +131,7 @@ impl Runtime {
     /// Deletes what was derived from a file: the artifacts of a component, or the optimized form of a model.
     pub async fn forget(&self, digest: &str) {
         self.node.artifacts.remove(digest).await;
-        self.node.graphs.forget(digest);
+        self.node.graphs.delete_derived(digest);
     }
 
     /// The GPUs of this machine.

@@ -16,8 +16,8 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 use crate::account::Account;
 use crate::engine::{AsyncSupport, SharedEngine};
 use crate::guest::{TimedOut, call_init, with_timeout};
-use crate::infer::graphs::GraphStore;
-use crate::infer::loading::Loading;
+use crate::infer::graph::GraphStore;
+use crate::infer::graph::loading::LoadingGraphs;
 use crate::infer::nn::{NnCtx, NnLimits};
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
@@ -118,7 +118,7 @@ async fn instantiate(
         load_graphs_from_bytes: false,
     };
     let nn = NnCtx::new(
-        Loading::new(context.graphs.clone(), Vec::new()),
+        LoadingGraphs::new(context.graphs.clone(), Vec::new()),
         Arc::default(),
         context.graphs.clone(),
         NnLimits {

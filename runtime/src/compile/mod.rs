@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::Owner;
 use crate::engine::SharedEngine;
+use crate::fair_semaphore::FairSemaphore;
+use crate::permits::Owner;
 use crate::snapshot::{self, SnapshotContext};
-use crate::turns::Turns;
 pub(crate) use job::{Job, Native};
 pub use serve::serve;
 use workers::WorkerPool;
@@ -135,7 +135,7 @@ pub(crate) enum Compiler {
     /// In this process.
     InProcess {
         engine: Arc<SharedEngine>,
-        turns: Turns,
+        jobs: FairSemaphore,
     },
     /// In workers.
     Workers(Arc<WorkerPool>),
@@ -147,7 +147,7 @@ impl Compiler {
         match compilation {
             Compilation::InProcess => Self::InProcess {
                 engine,
-                turns: Turns::new(MAX_JOBS),
+                jobs: FairSemaphore::new(MAX_JOBS),
             },
             Compilation::Workers(options) => Self::Workers(WorkerPool::new(options, &engine)),
         }
@@ -162,12 +162,12 @@ impl Compiler {
         component: &ComponentFile,
     ) -> Result<Result<Native, String>, CompileError> {
         match self {
-            Self::InProcess { engine, turns } => {
-                let turn = turns.take(component.owner).await;
+            Self::InProcess { engine, jobs } => {
+                let permit = jobs.acquire(component.owner).await;
                 let (engine, path) = (engine.clone(), component.path.clone());
                 blocking(move || {
                     // Held until the work ends, even if the caller has gone.
-                    let _turn = turn;
+                    let _permit = permit;
                     Ok(job::compile(&engine, &read(&path)?))
                 })
                 .await
@@ -186,16 +186,16 @@ impl Compiler {
         context: SnapshotContext,
     ) -> Result<Result<Native, String>, CompileError> {
         match self {
-            Self::InProcess { engine, turns } => {
+            Self::InProcess { engine, jobs } => {
                 let (engine, path) = (engine.clone(), component.path.clone());
                 let bytes = blocking(move || read(&path)).await?;
                 let taken = match snapshot::take(context, bytes).await {
                     Ok(taken) => taken,
                     Err(why) => return Ok(Err(why)),
                 };
-                let turn = turns.take(component.owner).await;
+                let permit = jobs.acquire(component.owner).await;
                 blocking(move || {
-                    let _turn = turn;
+                    let _permit = permit;
                     Ok(job::compile_snapshot(&engine, &taken))
                 })
                 .await

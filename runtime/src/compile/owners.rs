@@ -1,6 +1,6 @@
-//! Permits for jobs: an owner has one job at a time, and owners take turns.
+//! Permits for jobs: an owner has one job at a time, and owners take semaphore.
 //!
-//! `turns.rs` alone would give an owner all permits while no other waits. A job can take minutes, and the next owner would wait
+//! `fair_semaphore.rs` alone would give an owner all permits while no other waits. A job can take minutes, and the next owner would wait
 //! as long.
 
 use std::collections::HashMap;
@@ -8,19 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::budget::Owner;
-use crate::turns::{Permit, Turns};
+use crate::fair_semaphore::{FairSemaphore, SemaphorePermit};
+use crate::permits::Owner;
 
 /// Permits for a number of jobs at once.
 pub(super) struct OwnerPermits {
-    turns: Turns,
-    /// One lock per owner with jobs, held by the job that runs or waits in `turns`.
+    semaphore: FairSemaphore,
+    /// One lock per owner with jobs, held by the job that runs or waits in `semaphore`.
     locks: Mutex<HashMap<Owner, Weak<AsyncMutex<()>>>>,
 }
 
 /// A permit for one job, released when dropped.
 pub(super) struct OwnerPermit {
-    _permit: Permit,
+    _permit: SemaphorePermit,
     _lock: OwnedMutexGuard<()>,
 }
 
@@ -28,7 +28,7 @@ impl OwnerPermits {
     /// Permits for `at_once` jobs at once.
     pub fn new(at_once: usize) -> Self {
         Self {
-            turns: Turns::new(at_once),
+            semaphore: FairSemaphore::new(at_once),
             locks: Mutex::default(),
         }
     }
@@ -37,7 +37,7 @@ impl OwnerPermits {
     pub async fn acquire(&self, owner: Owner) -> OwnerPermit {
         let lock = self.lock_of(owner).lock_owned().await;
         OwnerPermit {
-            _permit: self.turns.take(owner).await,
+            _permit: self.semaphore.acquire(owner).await,
             _lock: lock,
         }
     }

@@ -21,7 +21,7 @@ use super::messages::{Setup, WorkerMessage};
 use crate::engine::{AsyncSupport, EngineOptions, SharedEngine};
 use crate::infer::backend::{BackendOptions, Backends, Libraries};
 use crate::infer::compute::{ComputeError, guarded};
-use crate::infer::graphs::GraphStore;
+use crate::infer::graph::GraphStore;
 use crate::limits::Limits;
 use crate::log::{LogLine, LogSink};
 use crate::process::confine::{Confinement, confine, confine_files};

@@ -16,13 +16,13 @@ use super::replica::StartError;
 use super::slots::IdleHolder;
 use super::state::PoolSettings;
 use super::{DeploymentSpec, Pool, RunError};
-use crate::budget::Owner;
 use crate::compile::{Compilation, ComponentFile};
 use crate::engine::EngineOptions;
 use crate::infer::backend::BackendOptions;
 use crate::limits::Limits;
 use crate::log::{LogLine, LogSink};
 use crate::meter::Outcome;
+use crate::permits::Owner;
 use crate::runtime::{Runtime, RuntimeOptions};
 use crate::sandbox::Capabilities;
 

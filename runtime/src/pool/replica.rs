@@ -16,7 +16,7 @@ use super::slots::SlotPermit;
 use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::SharedEngine;
 use crate::guest::{TimedOut, call_init, classify, with_timeout};
-use crate::infer::loading::{Loading, NotLoaded};
+use crate::infer::graph::loading::{GraphLoadError, LoadingGraphs};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
@@ -39,7 +39,7 @@ pub enum StartError {
     Artifact(Arc<crate::artifact::ArtifactError>),
     /// A graph of the manifest did not load.
     #[error(transparent)]
-    Graph(#[from] NotLoaded),
+    Graph(#[from] GraphLoadError),
     /// Instantiation failed.
     #[error("the component does not start: {0}")]
     Instantiate(String),
@@ -69,7 +69,7 @@ pub(crate) struct StartContext<'a> {
     pub registration: RegistryGuard,
     pub meter: Arc<Meter>,
     /// The replica's graphs, which may still be loading.
-    pub graphs: &'a Loading,
+    pub graphs: &'a LoadingGraphs,
 }
 
 /// How long the parts of a start took. Graphs load at the same time as the others.

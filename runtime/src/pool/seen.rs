@@ -2,7 +2,7 @@
 
 use super::{Pool, lock};
 use crate::infer::backend::Device;
-use crate::infer::loading::DeploymentGraphs;
+use crate::infer::graph::loading::GraphsByName;
 use crate::snapshot::Snapshot;
 
 /// What the last start of a replica showed.
@@ -31,7 +31,7 @@ impl Pool {
         lock(&self.seen).clone()
     }
 
-    pub(super) fn record_graphs(&self, graphs: &DeploymentGraphs) {
+    pub(super) fn record_graphs(&self, graphs: &GraphsByName) {
         let runs_on = graphs.iter().map(|(name, graph)| RunsOn {
             name: name.clone(),
             backend: graph.backend(),

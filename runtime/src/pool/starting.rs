@@ -16,7 +16,7 @@ use super::replica_id::replica_id;
 use super::{Pool, PoolLease, RunError};
 use crate::account::Account;
 use crate::artifact::{Artifact, ArtifactError};
-use crate::infer::loading::Loading;
+use crate::infer::graph::loading::LoadingGraphs;
 use crate::infer::nn::{NnCtx, NnLimits};
 use crate::log::{Level, ReplicaLog};
 
@@ -144,7 +144,7 @@ impl Pool {
             files.check().await.map_err(StartError::Files)?;
         }
         let node = &self.node;
-        let graphs = Loading::new(node.graphs.clone(), self.spec.graphs.clone());
+        let graphs = LoadingGraphs::new(node.graphs.clone(), self.spec.graphs.clone());
         let started = tokio::select! {
             biased;
             // Polled first: graphs start to load at once, and when one fails, that is the error, and not what fails without
@@ -176,7 +176,7 @@ impl Pool {
     /// Makes a replica, which waits for its graphs where it needs them.
     async fn instantiate(
         &self,
-        graphs: &Loading,
+        graphs: &LoadingGraphs,
         registration: RegistryGuard,
         timings: &mut StartTimings,
     ) -> Result<Replica, StartError> {
@@ -187,7 +187,7 @@ impl Pool {
         let slot = self.share.acquire(artifact.slots).await;
         let nn = NnCtx::new(
             graphs.clone(),
-            self.uses.clone(),
+            self.graph_uses.clone(),
             node.graphs.clone(),
             NnLimits {
                 account: Account::new(self.spec.limits.memory_bytes),

@@ -11,7 +11,7 @@ use super::replica::{Replica, StartTimings};
 use super::slots::IdleHolder;
 use super::state::{Counts, PoolSettings};
 use super::{Pool, RunError};
-use crate::infer::graphs::GraphUse;
+use crate::infer::graph::DeploymentGraph;
 use crate::meter::Meter;
 
 /// Longest wait for killed replicas: until their guests yield and their instances are deallocated.
@@ -107,8 +107,8 @@ impl Pool {
     }
 
     /// The counters of each graph that the deployment uses, in the order of [`DeploymentSpec::graphs`](super::DeploymentSpec).
-    pub fn graph_uses(&self) -> &[Arc<GraphUse>] {
-        &self.uses
+    pub fn graph_uses(&self) -> &[Arc<DeploymentGraph>] {
+        &self.graph_uses
     }
 
     /// The current settings.

@@ -1,16 +1,15 @@
-//! Graphs are loaded once, also for those who come after the first has gone.
+//! Graphs are loaded once, even if the first caller goes before the load has ended.
 
 use std::time::Duration;
 
 use super::*;
-use crate::infer::backend::tensor::{Data, ElementType, Kept};
+use crate::infer::backend::tensor::{Data, ElementType, Kept, Place};
 use crate::infer::backend::testing::{backends, row_by_row};
-use crate::infer::backend::{Model, RunError, Runs};
-use crate::infer::loader::Loader;
-use crate::infer::tally::Queued;
+use crate::infer::backend::{Device, Loaded, Model, RunError, Runs};
+use crate::infer::graph::metrics::QueuedGuard;
 
 #[tokio::test]
-async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
+async fn a_graph_whose_first_caller_goes_while_it_loads_is_there_for_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, row_by_row()).unwrap();
@@ -40,7 +39,7 @@ async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
     };
     tokio::time::timeout(Duration::from_secs(30), loaded)
         .await
-        .expect("it loads although nobody waits");
+        .expect("it loads although no caller waits");
     // It is not read again.
     std::fs::remove_file(&path).unwrap();
     let graph = store.acquire(&spec).await.unwrap();
@@ -51,9 +50,9 @@ async fn a_graph_whose_first_user_goes_while_it_loads_is_there_for_the_next() {
 }
 
 #[tokio::test]
-async fn a_load_keeps_its_turn_until_it_ends_though_its_caller_goes() {
+async fn a_load_keeps_its_permit_until_it_ends_though_its_caller_goes() {
     let store = GraphStore::new(Loader::InProcess(backends()));
-    let turns = loads_at_once();
+    let permits = max_loads();
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let released = Arc::new(Mutex::new(released));
@@ -65,32 +64,32 @@ async fn a_load_keeps_its_turn_until_it_ends_though_its_caller_goes() {
             Ok(())
         }))
     };
-    let mut loading: Vec<_> = (0..turns).map(load).collect();
+    let mut loading: Vec<_> = (0..permits).map(load).collect();
     for one in &mut loading {
         assert!(futures::poll!(one).is_pending());
     }
-    for _ in 0..turns {
+    for _ in 0..permits {
         starts.recv().await.unwrap();
     }
-    let mut late = load(turns);
+    let mut late = load(permits);
     assert!(futures::poll!(&mut late).is_pending());
     drop(loading);
     assert!(futures::poll!(&mut late).is_pending());
     release.send(()).unwrap();
     let next = async {
         tokio::select! {
-            number = starts.recv() => assert_eq!(number, Some(turns)),
-            _ = &mut late => panic!("it ended before it was let go"),
+            number = starts.recv() => assert_eq!(number, Some(permits)),
+            _ = &mut late => panic!("it ended before it was released"),
         }
     };
     tokio::time::timeout(Duration::from_secs(30), next)
         .await
-        .expect("its turn comes when another's load has ended");
+        .expect("it gets a permit when another load has ended");
     drop(release);
     late.await.unwrap();
 }
 
-/// A graph that does nothing, and may do so on the thread that asks.
+/// A graph that does nothing, which it may do on the calling thread.
 struct Quick;
 
 impl Model for Quick {
@@ -117,7 +116,7 @@ impl Kept for Elsewhere {
 }
 
 #[tokio::test]
-async fn a_run_whose_inputs_lie_on_a_card_is_not_run_by_the_thread_that_asks() {
+async fn a_run_with_inputs_on_a_gpu_does_not_run_on_the_calling_thread() {
     let loaded = Loaded {
         model: Box::new(Quick),
         backend: "test",
@@ -127,15 +126,15 @@ async fn a_run_whose_inputs_lie_on_a_card_is_not_run_by_the_thread_that_asks() {
         outputs: Vec::new(),
         mixes_rows: None,
     };
-    let graph = LoadedGraph::new(loaded, Computes::default(), "quick".into(), 1, 1);
+    let graph = LoadedGraph::new(loaded, ComputePools::default(), "quick".into(), 1, 1);
     let input = |place| Tensor {
         ty: ElementType::U8,
         dims: vec![1],
         data: Data::Kept(Arc::new(Elsewhere(place))),
     };
-    // A run that was held up by others makes the next ones longer, by what is expected.
+    // A run that was delayed raises the estimate for the next ones.
     while !graph.is_short(&[input(Place::Host)]) {
-        let queued = Queued::new(&Arc::default());
+        let queued = QueuedGuard::new(&Arc::default());
         let inputs = vec![input(Place::Host)];
         graph.run(Owner::NONE, inputs, queued, drop).await.unwrap();
     }

@@ -1,13 +1,13 @@
-//! Who loads graphs for a node: the backends in its own process, or engines in theirs.
+//! Loads graphs: with backends in this process, or in engine processes.
 
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use super::backend::{
+use crate::infer::backend::{
     BackendInfo, Backends, Cards, LoadError, Loaded, SharedBackends, Source, Wanted, forget_kept,
 };
-use super::engines::{EngineEvent, EngineInfo, EngineTotals, Fleet, GraphMemory};
+use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Fleet, GraphMemory};
 use crate::process::barrier::Barrier;
 
 /// Loads graphs.
@@ -20,10 +20,10 @@ pub(crate) enum Loader {
 }
 
 impl Loader {
-    /// Loads a model, for threads that may block.
+    /// Loads a model. Blocks the thread.
     ///
     /// # Errors
-    /// What the backends say of it.
+    /// Why the backend cannot load it.
     pub fn load(&self, source: &Source<'_>, wanted: Wanted<'_>) -> Result<Loaded, LoadError> {
         match self {
             Self::InProcess(backends) => backends.load(source, wanted),
@@ -31,7 +31,7 @@ impl Loader {
         }
     }
 
-    /// The cards of this machine. May wait for engines.
+    /// The GPUs of this machine. May block until engines have answered.
     pub fn cards(&self) -> Cards {
         match self {
             Self::InProcess(backends) => backends.cards(),
@@ -39,7 +39,7 @@ impl Loader {
         }
     }
 
-    /// Every backend, also those that cannot be used.
+    /// All backends, including those that cannot be used here.
     pub fn info(&self) -> Vec<BackendInfo> {
         match self {
             Self::InProcess(backends) => backends.info(),
@@ -47,8 +47,8 @@ impl Loader {
         }
     }
 
-    /// Forgets what is kept of a model on disk.
-    pub fn forget(&self, digest: &str) {
+    /// Deletes what was derived from a model on disk.
+    pub fn delete_derived(&self, digest: &str) {
         match self {
             Self::InProcess(backends) => backends.forget(digest),
             Self::Engines(fleet) => {
@@ -59,7 +59,7 @@ impl Loader {
         }
     }
 
-    /// Memory that all graphs may take together, and that they take; nothing where it is not counted.
+    /// The memory of all graphs and its limit; `None` where it is not counted.
     pub fn graph_memory(&self) -> Option<GraphMemory> {
         match self {
             Self::InProcess(_) => None,
@@ -67,7 +67,7 @@ impl Loader {
         }
     }
 
-    /// The engines that run.
+    /// The running engine processes.
     pub fn engines(&self) -> Vec<EngineInfo> {
         match self {
             Self::InProcess(_) => Vec::new(),
@@ -75,7 +75,7 @@ impl Loader {
         }
     }
 
-    /// What happens to engines from now on; nothing when there are none.
+    /// Subscribes to events of engines; `None` when graphs run in this process.
     pub fn engine_events(&self) -> Option<broadcast::Receiver<EngineEvent>> {
         match self {
             Self::InProcess(_) => None,
@@ -83,7 +83,7 @@ impl Loader {
         }
     }
 
-    /// What happened to engines since the node started; nothing when there are none.
+    /// Totals of engine events so far; `None` when graphs run in this process.
     pub fn engine_totals(&self) -> Option<EngineTotals> {
         match self {
             Self::InProcess(_) => None,
@@ -91,7 +91,7 @@ impl Loader {
         }
     }
 
-    /// What confines the engines, and what does not; nothing when there are none.
+    /// The barriers around engines, active or not; `None` when graphs run in this process.
     pub fn engine_barriers(&self) -> Option<Vec<Barrier>> {
         match self {
             Self::InProcess(_) => None,

@@ -1,4 +1,4 @@
-//! Joined calls give what they would give alone, on every backend, and harm each other in nothing.
+//! Joined calls return what they would return alone, on every backend, and do not affect each other.
 
 use futures::future::join_all;
 use proptest::prelude::*;
@@ -8,9 +8,8 @@ use super::*;
 use crate::infer::backend::tensor::{Data, ElementType};
 use crate::infer::backend::testing::{backends, choices, liar, row_by_row};
 use crate::infer::backend::{BackendChoice, Target};
-use crate::infer::graphs::{GraphSpec, GraphStore};
-use crate::infer::loader::Loader;
-use crate::infer::tally::Queued;
+use crate::infer::graph::loader::Loader;
+use crate::infer::graph::{GraphSpec, GraphStore};
 
 const RULES: Batching = Batching {
     max_size: 8,
@@ -38,7 +37,7 @@ async fn graph(bytes: Vec<u8>, backend: BackendChoice, name: &str) -> Arc<Loaded
         .acquire(&spec)
         .await
         .unwrap();
-    graph.suits(&spec).unwrap();
+    graph.check(&spec).unwrap();
     graph
 }
 
@@ -66,14 +65,14 @@ fn named(inputs: Vec<Tensor>) -> Vec<(String, Tensor)> {
         .collect()
 }
 
-/// A use whose calls all know of `active` requests.
-fn used(active: usize) -> Arc<GraphUse> {
+/// A graph of a deployment with `active` requests.
+fn with_active(active: usize) -> Arc<DeploymentGraph> {
     let meter = Arc::<Meter>::default();
     for _ in 0..active {
         // They never end.
         std::mem::forget(meter.serve());
     }
-    GraphUse::new("g".into(), Some(RULES), meter)
+    DeploymentGraph::new("g".into(), Some(RULES), meter)
 }
 
 fn close(found: &Tensor, wanted: &Tensor) -> bool {
@@ -103,17 +102,17 @@ fn rows_are_what_they_are_alone() {
         let mut runner = TestRunner::new(ProptestConfig::with_cases(24));
         let checked = runner.run(&(calls, any::<u16>()), |(calls, seed)| {
             runtime.block_on(async {
-                let usage = used(calls.len());
+                let graph_use = with_active(calls.len());
                 let asked: Vec<Vec<Tensor>> = calls
                     .iter()
                     .map(|(rows, width)| inputs(*rows, width * 5, seed.into()))
                     .collect();
                 let together = asked
                     .iter()
-                    .map(|call| usage.run(&graph, named(call.clone())));
+                    .map(|call| graph_use.run(&graph, named(call.clone())));
                 let found = join_all(together).await;
                 for (call, found) in asked.into_iter().zip(found) {
-                    let queued = Queued::new(&Arc::default());
+                    let queued = QueuedGuard::new(&Arc::default());
                     let wanted = graph
                         .run(Owner::NONE, call, queued, drop)
                         .await
@@ -137,11 +136,11 @@ fn calls_that_are_known_to_come_are_one_run() {
     let runtime = runtime();
     for backend in choices() {
         let graph = runtime.block_on(graph(row_by_row(), backend, "one"));
-        let usage = used(4);
-        let calls = (0..4).map(|seed| usage.run(&graph, named(inputs(2, 3, seed))));
+        let graph_use = with_active(4);
+        let calls = (0..4).map(|seed| graph_use.run(&graph, named(inputs(2, 3, seed))));
         let found = runtime.block_on(join_all(calls));
         assert!(found.iter().all(Result::is_ok));
-        let totals = usage.totals();
+        let totals = graph_use.totals();
         assert_eq!((totals.rows.sum, totals.runs_us.count()), (8, 1));
         assert_eq!(totals.waits_us.count(), 4);
         assert_eq!(totals.queued, 0);
@@ -149,11 +148,11 @@ fn calls_that_are_known_to_come_are_one_run() {
 }
 
 #[test]
-fn a_call_that_does_not_fit_harms_no_other() {
+fn a_call_that_does_not_fit_affects_no_other() {
     let runtime = runtime();
     for backend in choices() {
         let graph = runtime.block_on(graph(row_by_row(), backend, "harm"));
-        let usage = used(4);
+        let graph_use = with_active(4);
         // Fits the graph's ports, and fails in it: the widths of `x` and `y` do not go together.
         let broken = || {
             let mut values = (0..).map(|n| n as f32);
@@ -161,7 +160,7 @@ fn a_call_that_does_not_fit_harms_no_other() {
             vec![x, tensor(1, 2, &mut values)]
         };
         let calls = [inputs(1, 3, 0), broken(), inputs(1, 3, 9), broken()];
-        let calls = calls.map(|call| usage.run(&graph, named(call)));
+        let calls = calls.map(|call| graph_use.run(&graph, named(call)));
         let found = runtime.block_on(join_all(calls));
         let ok: Vec<bool> = found.iter().map(Result::is_ok).collect();
         assert_eq!(ok, [true, false, true, false]);
@@ -174,10 +173,10 @@ fn a_graph_that_mixes_rows_is_found_out_and_run_call_by_call() {
     for backend in choices() {
         let graph = runtime.block_on(graph(liar(), backend, "liar"));
         for _ in 0..2 {
-            let usage = used(3);
+            let graph_use = with_active(3);
             let calls = [1.0, 2.0, 3.0].map(|value| {
                 let x = tensor(1, 2, &mut std::iter::repeat(value));
-                usage.run(&graph, vec![("x".to_owned(), x)])
+                graph_use.run(&graph, vec![("x".to_owned(), x)])
             });
             let found = runtime.block_on(join_all(calls));
             let means = found.into_iter().map(|found| {
@@ -190,14 +189,14 @@ fn a_graph_that_mixes_rows_is_found_out_and_run_call_by_call() {
 }
 
 #[tokio::test]
-async fn a_call_whose_caller_goes_leaves_nothing_behind() {
+async fn a_cancelled_call_leaves_nothing_behind() {
     let graph = graph(row_by_row(), BackendChoice::Rten, "gone").await;
-    let usage = used(9);
-    let mut call = Box::pin(usage.run(&graph, named(inputs(1, 3, 0))));
+    let graph_use = with_active(9);
+    let mut call = Box::pin(graph_use.run(&graph, named(inputs(1, 3, 0))));
     assert!(futures::poll!(&mut call).is_pending());
-    assert_eq!(usage.totals().queued, 1);
+    assert_eq!(graph_use.totals().queued, 1);
     drop(call);
-    assert_eq!(usage.totals().queued, 0);
-    let found = usage.run(&graph, named(inputs(1, 3, 0))).await;
+    assert_eq!(graph_use.totals().queued, 0);
+    let found = graph_use.run(&graph, named(inputs(1, 3, 0))).await;
     assert!(found.is_ok());
 }

@@ -1,4 +1,4 @@
-//! The graphs of a starting replica: they load in parallel with its component. A user of one graph waits for all of them.
+//! The graphs of a replica that starts: they load while its component starts, which waits for all of them when it needs one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,36 +7,36 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, try_join_all};
 
-use super::graphs::{GraphSpec, GraphStore, LoadedGraph};
+use super::{GraphSpec, GraphStore, LoadedGraph};
 
 /// The graphs of a deployment, by their names in the manifest.
-pub type DeploymentGraphs = BTreeMap<String, Arc<LoadedGraph>>;
+pub type GraphsByName = BTreeMap<String, Arc<LoadedGraph>>;
 
-/// A graph that could not be loaded.
+/// A graph failed to load.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("graph `{name}` does not load: {reason}")]
-pub struct NotLoaded {
-    /// Name of the graph in the manifest.
+pub struct GraphLoadError {
+    /// The graph's name in the manifest.
     pub name: String,
-    /// Error of the backend.
+    /// Why it cannot be loaded.
     pub reason: String,
 }
 
-/// Graphs that are loading or loaded.
+/// Graphs that are loading, or loaded. Clones share the load.
 #[derive(Clone)]
-pub struct Loading(Shared<BoxFuture<'static, Result<Loaded, NotLoaded>>>);
+pub struct LoadingGraphs(Shared<BoxFuture<'static, Result<LoadedGraphs, GraphLoadError>>>);
 
-/// Loaded graphs.
+/// LoadedGraphs graphs.
 #[derive(Clone)]
-pub struct Loaded {
+pub struct LoadedGraphs {
     /// The graphs.
-    pub graphs: Arc<DeploymentGraphs>,
+    pub graphs: Arc<GraphsByName>,
     /// Time until all were loaded.
     pub took: Duration,
 }
 
-impl Loading {
-    /// Loads graphs when they are first requested.
+impl LoadingGraphs {
+    /// Loads graphs as soon as the first caller waits for them.
     pub fn new(store: Arc<GraphStore>, specs: Vec<GraphSpec>) -> Self {
         let loading = async move {
             let begun = Instant::now();
@@ -45,7 +45,7 @@ impl Loading {
                 async move {
                     match store.acquire(&spec).await {
                         Ok(graph) => Ok((spec.name, graph)),
-                        Err(error) => Err(NotLoaded {
+                        Err(error) => Err(GraphLoadError {
                             name: spec.name,
                             reason: error.to_string(),
                         }),
@@ -53,7 +53,7 @@ impl Loading {
                 }
             });
             let graphs = Arc::new(try_join_all(each).await?.into_iter().collect());
-            Ok(Loaded {
+            Ok(LoadedGraphs {
                 graphs,
                 took: begun.elapsed(),
             })
@@ -64,13 +64,13 @@ impl Loading {
     /// Waits until all graphs are loaded.
     ///
     /// # Errors
-    /// Names the first graph that could not be loaded.
-    pub async fn ready(&self) -> Result<Loaded, NotLoaded> {
+    /// The first graph that cannot be loaded.
+    pub async fn ready(&self) -> Result<LoadedGraphs, GraphLoadError> {
         self.0.clone().await
     }
 
-    /// Waits for an error of a graph; never returns if all are loaded.
-    pub async fn failure(&self) -> NotLoaded {
+    /// Waits until a graph fails to load. Never completes if all are loaded.
+    pub async fn failure(&self) -> GraphLoadError {
         match self.ready().await {
             Ok(_) => std::future::pending().await,
             Err(error) => error,
@@ -81,8 +81,8 @@ impl Loading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::Owner;
     use crate::infer::backend::{BackendChoice, BackendOptions, Backends, Target};
+    use crate::permits::Owner;
 
     fn spec(name: &str) -> GraphSpec {
         GraphSpec {
@@ -100,21 +100,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_is_told_which_graph_does_not_load() {
+    async fn all_callers_learn_which_graph_does_not_load() {
         let store = GraphStore::new(Backends::discover(BackendOptions {
-            // A process can open the library but once, and other tests do.
+            // A process can open the library only once, and other tests do.
             onnxruntime: Some("/nowhere".into()),
             ..BackendOptions::default()
         }));
-        let loading = Loading::new(store.clone(), vec![spec("words")]);
-        // As a replica's start and its `init` wait for them: at once.
+        let loading = LoadingGraphs::new(store.clone(), vec![spec("words")]);
+        // Like the start of a replica and its `init`, which wait at the same time.
         let (failure, ready) = tokio::join!(loading.failure(), loading.ready());
         assert_eq!(failure.name, "words");
         let error = ready.err().unwrap().to_string();
         assert!(error.contains("graph `words` does not load"), "{error}");
         assert!(error.contains("/nowhere/model.onnx"), "{error}");
 
-        let none = Loading::new(store, Vec::new());
+        let none = LoadingGraphs::new(store, Vec::new());
         assert!(none.ready().await.unwrap().graphs.is_empty());
     }
 }

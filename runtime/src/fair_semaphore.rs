@@ -1,0 +1,134 @@
+//! An asynchronous semaphore that is fair between models: a hundred pushes of one model wait for each other, while another model
+//! waits only for what has begun.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::permits::{FairPermits, Owner, Ticket};
+
+/// A semaphore with a number of permits.
+#[derive(Clone)]
+pub(crate) struct FairSemaphore(Arc<Mutex<State>>);
+
+type State = FairPermits<oneshot::Sender<SemaphorePermit>>;
+
+/// A permit. Dropping it releases it.
+pub(crate) struct SemaphorePermit {
+    semaphore: FairSemaphore,
+    run: u64,
+}
+
+/// A request that waits. Dropping it cancels the request.
+struct Request<'a> {
+    semaphore: &'a FairSemaphore,
+    ticket: Ticket,
+}
+
+impl FairSemaphore {
+    pub fn new(permits: usize) -> Self {
+        Self(Arc::new(Mutex::new(FairPermits::new(permits))))
+    }
+
+    /// Waits for a permit. Dropping the future cancels the request.
+    pub async fn acquire(&self, owner: Owner) -> SemaphorePermit {
+        let (sender, permit) = oneshot::channel();
+        let ticket = self.lock().acquire(owner, 1, sender);
+        let _request = Request {
+            semaphore: self,
+            ticket,
+        };
+        self.grant();
+        match permit.await {
+            Ok(permit) => permit,
+            // Only `Request` removes the sender from the queue, and it is alive.
+            Err(_) => unreachable!("the sender of a waiting request was dropped"),
+        }
+    }
+
+    /// Grants permits while some are free. Sends them without the lock, which a permit takes when its receiver is gone.
+    fn grant(&self) {
+        loop {
+            let grant = self.lock().grant_next(Instant::now());
+            let Some(grant) = grant else {
+                return;
+            };
+            let permit = SemaphorePermit {
+                semaphore: self.clone(),
+                run: grant.run,
+            };
+            // If the receiver is gone, dropping the permit lets the next request have it.
+            let _ = grant.job.send(permit);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each update leaves the permits consistent, so a panic does no harm.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SemaphorePermit {
+    fn drop(&mut self) {
+        self.semaphore.lock().release(self.run);
+        self.semaphore.grant();
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        // Dropped without the lock.
+        let sender = self.semaphore.lock().cancel(self.ticket);
+        drop(sender);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    const BUSY: Owner = Owner::NONE;
+
+    #[tokio::test]
+    async fn a_late_owner_passes_the_queue_of_others() {
+        let semaphore = FairSemaphore::new(1);
+        let other = Owner::named("other");
+        let held = semaphore.acquire(BUSY).await;
+        let mut waiting: Vec<_> = (0..100)
+            .map(|_| Box::pin(semaphore.acquire(BUSY)))
+            .collect();
+        for one in &mut waiting {
+            assert!(one.as_mut().now_or_never().is_none());
+        }
+        let mut late = Box::pin(semaphore.acquire(other));
+        assert!(late.as_mut().now_or_never().is_none());
+        drop(held);
+        let permit = late.await;
+        assert!(waiting[0].as_mut().now_or_never().is_none());
+        drop(permit);
+        // The others are served in order.
+        drop(waiting.remove(0).await);
+        drop(waiting.remove(0).await);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_request_costs_no_permit() {
+        let semaphore = FairSemaphore::new(2);
+        for _ in 0..50 {
+            let held = [semaphore.acquire(BUSY).await, semaphore.acquire(BUSY).await];
+            let mut left = Box::pin(semaphore.acquire(BUSY));
+            assert!(left.as_mut().now_or_never().is_none());
+            let mut given = Box::pin(semaphore.acquire(BUSY));
+            assert!(given.as_mut().now_or_never().is_none());
+            drop(left);
+            drop(held);
+            // It was granted a permit, and is dropped without being polled.
+            drop(given);
+        }
+        let _both = [semaphore.acquire(BUSY).await, semaphore.acquire(BUSY).await];
+        assert!(semaphore.acquire(BUSY).now_or_never().is_none());
+    }
+}
