@@ -6,12 +6,12 @@ pub(crate) mod circuit_breaker;
 mod error;
 mod handoff;
 mod inspect;
+mod last_start;
 pub(crate) mod load;
 pub(crate) mod registry;
 pub(crate) mod replica;
 mod replica_id;
 mod scaling;
-mod seen;
 mod serving;
 pub(crate) mod slots;
 mod starting;
@@ -30,15 +30,15 @@ use crate::engine::SharedEngine;
 use crate::infer::graph::{DeploymentGraph, GraphSpec, GraphStore};
 use crate::limits::Limits;
 use crate::log::LogSink;
-use crate::meter::Meter;
+use crate::metrics::PoolMetrics;
 use crate::sandbox::Capabilities;
 use crate::snapshot::SnapshotContext;
 use circuit_breaker::CircuitBreaker;
 pub use error::RunError;
 use handoff::{Lease, Places, Waiter};
+pub use last_start::{GraphPlacement, LastStart};
 use registry::ReplicaRegistry;
 use replica::Replica;
-pub use seen::{RunsOn, Seen};
 pub use serving::Timings;
 use slots::{SlotShare, Slots};
 use state::{PoolSettings, PoolState};
@@ -110,19 +110,19 @@ pub struct Pool {
     breaker: Arc<CircuitBreaker>,
     registry: Arc<ReplicaRegistry>,
     settings: RwLock<PoolSettings>,
-    meter: Arc<Meter>,
+    metrics: Arc<PoolMetrics>,
     graph_uses: Arc<[Arc<DeploymentGraph>]>,
-    seen: Mutex<Seen>,
+    last_start: Mutex<LastStart>,
 }
 
 impl Pool {
     pub(crate) fn new(node: Arc<NodeResources>, spec: DeploymentSpec) -> Arc<Self> {
         let settings = spec.settings;
-        let meter = Arc::<Meter>::default();
+        let metrics = Arc::<PoolMetrics>::default();
         let uses = spec
             .graphs
             .iter()
-            .map(|graph| DeploymentGraph::new(graph.name.clone(), graph.batching, meter.clone()));
+            .map(|graph| DeploymentGraph::new(graph.name.clone(), graph.batching, metrics.clone()));
         let uses = uses.collect();
         Arc::new_cyclic(|pool: &Weak<Self>| Self {
             graph_uses: uses,
@@ -134,8 +134,8 @@ impl Pool {
             breaker: CircuitBreaker::new(),
             registry: Arc::default(),
             settings: RwLock::new(settings),
-            meter,
-            seen: Mutex::default(),
+            metrics,
+            last_start: Mutex::default(),
         })
     }
 
@@ -181,7 +181,7 @@ impl Places for Pool {
 
     fn start_settings(&self, now: Instant) -> PoolSettings {
         let mut settings = self.settings();
-        if self.breaker.refuses_starts(now) && self.registry.presence().ready > 0 {
+        if self.breaker.refuses_starts(now) && self.registry.readiness().ready > 0 {
             // Requests wait for the replicas that are ready instead of failing to start others.
             settings.max_replica = 0;
         }

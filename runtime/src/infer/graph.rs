@@ -23,7 +23,7 @@ use crate::infer::engines::Remote;
 use crate::permits::Owner;
 use background_drop::BackgroundDrop;
 use latency::LatencyEstimate;
-pub use metrics::{Distribution, Totals};
+pub use metrics::{GraphTotals, Histogram};
 pub use store::GraphStore;
 pub use usage::DeploymentGraph;
 

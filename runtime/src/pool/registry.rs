@@ -36,7 +36,7 @@ pub struct ReplicaInfo {
 
 /// How many replicas a pool has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Presence {
+pub struct Readiness {
     /// Replicas that can serve: idle or busy.
     pub ready: usize,
     /// Replicas that start.
@@ -45,11 +45,11 @@ pub struct Presence {
 
 /// What follows when a replica is told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopping {
-    /// It was idle, and is gone.
-    Now,
-    /// It finishes its request first.
-    Later,
+pub enum StopOutcome {
+    /// The replica was idle, and is gone.
+    Stopped,
+    /// The replica finishes its request first.
+    Draining,
 }
 
 /// The entry of one replica, shared with those that observe or stop it.
@@ -74,7 +74,7 @@ impl ReplicaEntry {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// Counts one more request.
+    /// PoolCounts one more request.
     pub fn count_request(&self) {
         // A replica serves one request at a time, and nothing else writes the count.
         self.served.store(self.served() + 1, Ordering::Relaxed);
@@ -170,10 +170,10 @@ impl ReplicaRegistry {
     }
 
     /// How many replicas can serve, and how many start.
-    pub fn presence(&self) -> Presence {
+    pub fn readiness(&self) -> Readiness {
         let entries = self.lock();
         let ready = entries.values().filter(|entry| entry.is_ready()).count();
-        Presence {
+        Readiness {
             ready,
             starting: entries.len() - ready,
         }
@@ -229,8 +229,8 @@ mod tests {
         let first = registry.register(draw);
         let second = registry.register(draw);
         assert_eq!((first.id(), second.id()), ("aaaaa", "bbbbb"));
-        let presence = |ready, starting| Presence { ready, starting };
-        assert_eq!(registry.presence(), presence(0, 2));
+        let readiness = |ready, starting| Readiness { ready, starting };
+        assert_eq!(registry.readiness(), readiness(0, 2));
         second.mark_ready();
         second.count_request();
         let states: Vec<_> = registry
@@ -246,6 +246,6 @@ mod tests {
         assert_eq!(info.state, ReplicaState::Stopping);
         drop(first);
         assert!(registry.find("aaaaa").is_none());
-        assert_eq!(registry.presence(), presence(1, 0));
+        assert_eq!(registry.readiness(), readiness(1, 0));
     }
 }

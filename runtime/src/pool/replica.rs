@@ -20,7 +20,7 @@ use crate::infer::graph::loading::{GraphLoadError, LoadingGraphs};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
-use crate::meter::{Alive, Meter, Outcome};
+use crate::metrics::{Outcome, PoolMetrics, ReplicaTimer};
 use crate::request::cancellation::wait_cancelled;
 use crate::request::failure::GuestFailure;
 use crate::request::response_body::ResponseBody;
@@ -67,7 +67,7 @@ pub(crate) struct StartContext<'a> {
     pub limits: &'a Limits,
     pub log: Arc<dyn LogSink>,
     pub registration: RegistryGuard,
-    pub meter: Arc<Meter>,
+    pub metrics: Arc<PoolMetrics>,
     /// The replica's graphs, which may still be loading.
     pub graphs: &'a LoadingGraphs,
 }
@@ -98,7 +98,7 @@ pub(crate) struct Replica {
     store: Store<Sandbox>,
     proxy: Proxy,
     registration: RegistryGuard,
-    alive: Alive,
+    timer: ReplicaTimer,
     _slot: SlotPermit,
 }
 
@@ -150,7 +150,7 @@ impl Replica {
         if artifact.runs_init() {
             let init_begun = Instant::now();
             let init = pin!(call_init(&mut store, &instance, context.limits));
-            let init = pin!(context.meter.guest(init));
+            let init = pin!(context.metrics.time_guest(init));
             let init = pin!(engine.run_preemptible(init));
             // The timeout of `init` begins once its graphs are loaded.
             let ready = async { drop(context.graphs.ready().await) };
@@ -167,7 +167,7 @@ impl Replica {
             store,
             proxy,
             registration: context.registration,
-            alive: Alive::since(begun, context.meter),
+            timer: ReplicaTimer::since(begun, context.metrics),
             _slot: slot,
         })
     }
@@ -209,8 +209,8 @@ impl Replica {
         self.store.set_hostcall_fuel(fuel);
         let ended = {
             let run = pin!(run(&mut self.store, &self.proxy, request, &state));
-            let _serving = self.alive.meter().serve();
-            let run = pin!(self.alive.meter().guest(run));
+            let _in_flight = self.timer.metrics().enter_guest();
+            let run = pin!(self.timer.metrics().time_guest(run));
             let run = engine.run_preemptible(run);
             tokio::select! {
                 biased;
@@ -240,7 +240,7 @@ impl Replica {
                     log.write(Level::Error, text);
                     Ok(Outcome::Trapped)
                 }
-                Completion::Complete(status) => Ok(Outcome::answered(status)),
+                Completion::Complete(status) => Ok(Outcome::of_response(status)),
             },
             Ok(Err(error)) => Err(classify(&error, &mut self.store, limits)),
         };

@@ -194,7 +194,7 @@ impl Pool {
                 load_from_bytes: self.spec.capabilities.load_graphs_from_bytes,
                 own_engine: self.spec.own_engine.clone(),
             },
-            self.meter.clone(),
+            self.metrics.clone(),
         );
         let context = StartContext {
             engine: &node.engine,
@@ -202,7 +202,7 @@ impl Pool {
             limits: &self.spec.limits,
             log: self.spec.log.clone(),
             registration,
-            meter: self.meter.clone(),
+            metrics: self.metrics.clone(),
             graphs,
         };
         Replica::start(&artifact, context, nn, slot, timings).await

@@ -9,10 +9,10 @@ use tokio::time::timeout;
 use super::handoff::{Lease, Places};
 use super::replica::{Replica, StartTimings};
 use super::slots::IdleHolder;
-use super::state::{Counts, PoolSettings};
+use super::state::{PoolCounts, PoolSettings};
 use super::{Pool, RunError};
 use crate::infer::graph::DeploymentGraph;
-use crate::meter::Meter;
+use crate::metrics::PoolMetrics;
 
 /// Longest wait for killed replicas: until their guests yield and their instances are deallocated.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,12 +102,12 @@ impl Pool {
     }
 
     /// The counters of the pool.
-    pub fn meter(&self) -> &Arc<Meter> {
-        &self.meter
+    pub fn metrics(&self) -> &Arc<PoolMetrics> {
+        &self.metrics
     }
 
     /// The counters of each graph that the deployment uses, in the order of [`DeploymentSpec::graphs`](super::DeploymentSpec).
-    pub fn graph_uses(&self) -> &[Arc<DeploymentGraph>] {
+    pub fn graphs(&self) -> &[Arc<DeploymentGraph>] {
         &self.graph_uses
     }
 
@@ -134,7 +134,7 @@ impl Pool {
     }
 
     /// The current numbers of replicas and waiting requests.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> PoolCounts {
         self.lock().counts()
     }
 }

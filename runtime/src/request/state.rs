@@ -12,7 +12,7 @@ use wasmtime_wasi_http::WasiBody;
 
 use super::failure::GuestFailure;
 use super::response_body::{AbortReason, Progress, ResponseBody};
-use crate::meter::Outcome;
+use crate::metrics::Outcome;
 
 /// What a guest responded, or why it did not.
 pub(crate) type GuestResponse = Result<http::Response<WasiBody>, GuestFailure>;

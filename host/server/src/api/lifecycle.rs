@@ -155,12 +155,12 @@ async fn retry(
         .await?;
     let mut view = Arc::new(view);
     let served = api.serving.served(view.model.id, id);
-    let unhealthy = served.filter(|served| served.pool.trouble().is_some());
+    let unhealthy = served.filter(|served| served.pool.unavailable().is_some());
     let retried = done == Done::Changed || unhealthy.is_some();
     if done == Done::Changed {
         view = api.deployments.built(view.model.id, id, before).await?;
     } else if let Some(served) = unhealthy {
-        served.pool.clear_trouble();
+        served.pool.reset_circuit_breaker();
     }
     let reason = "it has not failed: only what could not be built, or is unhealthy, is tried again";
     Ok(Json(RetryResponse {

@@ -26,19 +26,19 @@ struct AtomicHistogram<const N: usize> {
 
 /// A histogram at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Distribution {
+pub struct Histogram {
     /// The inclusive upper bound of each bucket, and the number of values in it.
-    pub classes: Vec<(u64, u64)>,
+    pub buckets: Vec<(u64, u64)>,
     /// The number of values above the last bound.
-    pub beyond: u64,
+    pub overflow: u64,
     /// The sum of all values.
     pub sum: u64,
 }
 
-impl Distribution {
+impl Histogram {
     /// The number of values.
     pub fn count(&self) -> u64 {
-        self.beyond + self.classes.iter().map(|(_, count)| count).sum::<u64>()
+        self.overflow + self.buckets.iter().map(|(_, count)| count).sum::<u64>()
     }
 }
 
@@ -59,14 +59,14 @@ impl<const N: usize> AtomicHistogram<N> {
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
-    fn read(&self) -> Distribution {
+    fn read(&self) -> Histogram {
         let counts = self
             .counts
             .iter()
             .map(|count| count.load(Ordering::Relaxed));
-        Distribution {
-            classes: self.bounds.iter().copied().zip(counts).collect(),
-            beyond: self.overflow.load(Ordering::Relaxed),
+        Histogram {
+            buckets: self.bounds.iter().copied().zip(counts).collect(),
+            overflow: self.overflow.load(Ordering::Relaxed),
             sum: self.sum.load(Ordering::Relaxed),
         }
     }
@@ -99,13 +99,13 @@ impl Drop for QueuedGuard {
 
 /// The metrics of a graph in one deployment, so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct GraphTotals {
     /// Rows per run.
-    pub rows: Distribution,
+    pub rows: Histogram,
     /// How long calls waited for their run, in microseconds.
-    pub waits_us: Distribution,
+    pub waits_us: Histogram,
     /// How long runs took, in microseconds.
-    pub runs_us: Distribution,
+    pub runs_us: Histogram,
     /// Calls that wait for their run now.
     pub queued: u64,
 }
@@ -134,8 +134,8 @@ impl GraphMetrics {
     }
 
     /// The metrics so far. `joining` calls wait in a batch queue, which is not counted here.
-    pub fn totals(&self, joining: u64) -> Totals {
-        Totals {
+    pub fn totals(&self, joining: u64) -> GraphTotals {
+        GraphTotals {
             rows: self.rows.read(),
             waits_us: self.waits.read(),
             runs_us: self.runs.read(),

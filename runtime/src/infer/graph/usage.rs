@@ -10,12 +10,12 @@ use futures::future::join_all;
 use tokio::sync::oneshot;
 
 use super::LoadedGraph;
-use super::metrics::{GraphMetrics, QueuedGuard, Totals};
+use super::metrics::{GraphMetrics, GraphTotals, QueuedGuard};
 use super::run::{ComputeFailure, RunOutput, input_bytes};
 use crate::infer::backend::tensor::Tensor;
 use crate::infer::batch::{BatchKey, BatchQueue, Batching, Decision, QueuedCall, rows};
 use crate::infer::compute::{Owner, Worker};
-use crate::meter::Meter;
+use crate::metrics::PoolMetrics;
 
 /// A graph as one deployment uses it, on this node.
 pub struct DeploymentGraph {
@@ -23,7 +23,7 @@ pub struct DeploymentGraph {
     owner: Owner,
     metrics: Arc<GraphMetrics>,
     /// The metrics of the pool: they count the requests that may call, and the time of runs.
-    meter: Arc<Meter>,
+    pool_metrics: Arc<PoolMetrics>,
     /// `None` if calls are not joined.
     batcher: Option<Batcher>,
 }
@@ -43,8 +43,12 @@ struct Call {
 }
 
 impl DeploymentGraph {
-    /// A graph without calls so far. Graphs with the same `meter` belong to one deployment, and share its turns.
-    pub fn new(name: String, batching: Option<Batching>, meter: Arc<Meter>) -> Arc<Self> {
+    /// A graph without calls so far. Graphs with the same `pool_metrics` belong to one deployment, and share its turns.
+    pub fn new(
+        name: String,
+        batching: Option<Batching>,
+        pool_metrics: Arc<PoolMetrics>,
+    ) -> Arc<Self> {
         let batcher = batching.map(|rules| Batcher {
             rules,
             queue: Mutex::new(BatchQueue::new(rules)),
@@ -52,9 +56,9 @@ impl DeploymentGraph {
         });
         Arc::new(Self {
             name,
-            owner: Owner::of(&meter),
+            owner: Owner::of(&pool_metrics),
             metrics: Arc::default(),
-            meter,
+            pool_metrics,
             batcher,
         })
     }
@@ -65,7 +69,7 @@ impl DeploymentGraph {
     }
 
     /// The metrics so far.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> GraphTotals {
         let joining = self
             .batcher
             .as_ref()
@@ -101,12 +105,12 @@ impl DeploymentGraph {
         rows: u64,
     ) -> Result<RunOutput, ComputeFailure> {
         let (queued, graph_use) = (QueuedGuard::new(&self.metrics), self.clone());
-        // Counted although the caller has gone: it was computed.
+        // OutcomeRecorder although the caller has gone: it was computed.
         let unclaimed = move |output: Result<RunOutput, ComputeFailure>| {
             if let Ok(ran) = output {
                 graph_use.metrics.record_run(ran.took, rows);
                 graph_use.metrics.record_wait(ran.waited);
-                graph_use.meter.add_inference(ran.took);
+                graph_use.pool_metrics.add_inference(ran.took);
             }
         };
         graph.run(self.owner, inputs, queued, unclaimed).await
@@ -210,7 +214,7 @@ impl DeploymentGraph {
                     self.record(rows, bytes, ran.took);
                     self.metrics.record_wait(ran.waited);
                 }
-                Err(_) if done.is_closed() => self.meter.add_inference(begun.elapsed()),
+                Err(_) if done.is_closed() => self.pool_metrics.add_inference(begun.elapsed()),
                 Err(_) => {}
             }
             self.send(done, ran);
@@ -224,13 +228,13 @@ impl DeploymentGraph {
         ran: Result<RunOutput, ComputeFailure>,
     ) {
         if let Err(Ok(unclaimed)) = done.send(ran) {
-            self.meter.add_inference(unclaimed.took);
+            self.pool_metrics.add_inference(unclaimed.took);
         }
     }
 
     /// The number of requests in guests, each of which may call.
     fn active(&self) -> usize {
-        self.meter.serving()
+        self.pool_metrics.in_flight()
     }
 
     fn run_joined(
@@ -252,7 +256,7 @@ impl DeploymentGraph {
         let ran = graph.run_until(worker, joined, begun, cancelled);
         let ran = ran.map_err(failed).inspect_err(|_| {
             if calls.iter().all(|queued| queued.call.done.is_closed()) {
-                self.meter.add_inference(begun.elapsed());
+                self.pool_metrics.add_inference(begun.elapsed());
             }
         })?;
         let parts = rows::split(&ran.outputs, rows).inspect_err(|reason| {

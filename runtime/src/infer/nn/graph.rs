@@ -55,7 +55,7 @@ impl Host for NnView<'_> {
             );
         };
         let store = self.ctx.store.clone();
-        let owner = Owner::of(&self.ctx.meter);
+        let owner = Owner::of(&self.ctx.metrics);
         let read = store
             .read_bytes(owner, bytes, self.ctx.available_bytes())
             .await;
@@ -71,7 +71,7 @@ impl Host for NnView<'_> {
         match store.load_guest_model(owner, own_engine, model).await {
             Ok(graph) => {
                 let charge = Arc::new(Charge(bytes));
-                let graph_use = DeploymentGraph::new(String::new(), None, self.ctx.meter.clone());
+                let graph_use = DeploymentGraph::new(String::new(), None, self.ctx.metrics.clone());
                 let graph = GuestGraph {
                     graph,
                     graph_use,

@@ -48,7 +48,7 @@ impl HostGraphExecutionContext for NnView<'_> {
             }
             Err(ComputeFailure::Backend(text)) => return self.error(ErrorCode::RuntimeError, text),
         };
-        self.ctx.meter.add_inference(took);
+        self.ctx.metrics.add_inference(took);
         for (_, tensor) in &mut outputs {
             // wasi-nn gives a single value the dimensions [1].
             if tensor.dims.is_empty() {

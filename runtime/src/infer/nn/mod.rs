@@ -13,7 +13,7 @@ use wasmtime::component::{HasData, Linker, ResourceTable};
 use crate::account::{Account, OverLimit};
 use crate::infer::graph::loading::LoadingGraphs;
 use crate::infer::graph::{DeploymentGraph, GraphStore};
-use crate::meter::Meter;
+use crate::metrics::PoolMetrics;
 
 /// What a replica may do through wasi-nn.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct NnCtx {
     uses: Arc<[Arc<DeploymentGraph>]>,
     store: Arc<GraphStore>,
     limits: NnLimits,
-    meter: Arc<Meter>,
+    metrics: Arc<PoolMetrics>,
 }
 
 impl NnCtx {
@@ -42,14 +42,14 @@ impl NnCtx {
         uses: Arc<[Arc<DeploymentGraph>]>,
         store: Arc<GraphStore>,
         limits: NnLimits,
-        meter: Arc<Meter>,
+        metrics: Arc<PoolMetrics>,
     ) -> Self {
         Self {
             graphs,
             uses,
             store,
             limits,
-            meter,
+            metrics,
         }
     }
 
@@ -58,7 +58,7 @@ impl NnCtx {
         let known = self.uses.iter().find(|graph| graph.name() == name);
         known
             .cloned()
-            .unwrap_or_else(|| DeploymentGraph::new(name.to_owned(), None, self.meter.clone()))
+            .unwrap_or_else(|| DeploymentGraph::new(name.to_owned(), None, self.metrics.clone()))
     }
 
     /// The replica's account.

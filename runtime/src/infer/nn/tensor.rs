@@ -119,7 +119,7 @@ impl NnView<'_> {
             }
             if kept.place() != Place::Host {
                 // A GPU may be busy for as long as a run takes, and this thread has others to serve.
-                let owner = Owner::of(&self.ctx.meter);
+                let owner = Owner::of(&self.ctx.metrics);
                 let fetched = self.ctx.store.fetch(owner, tensor.clone());
                 return Ok(Elements::Remote(fetched.boxed()));
             }

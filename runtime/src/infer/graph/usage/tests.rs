@@ -67,12 +67,12 @@ fn named(inputs: Vec<Tensor>) -> Vec<(String, Tensor)> {
 
 /// A graph of a deployment with `active` requests.
 fn with_active(active: usize) -> Arc<DeploymentGraph> {
-    let meter = Arc::<Meter>::default();
+    let metrics = Arc::<PoolMetrics>::default();
     for _ in 0..active {
         // They never end.
-        std::mem::forget(meter.serve());
+        std::mem::forget(metrics.enter_guest());
     }
-    DeploymentGraph::new("g".into(), Some(RULES), meter)
+    DeploymentGraph::new("g".into(), Some(RULES), metrics)
 }
 
 fn close(found: &Tensor, wanted: &Tensor) -> bool {

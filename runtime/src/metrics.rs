@@ -1,4 +1,4 @@
-//! Usage counters of a pool.
+//! The metrics of a pool: counters that only grow, updated while requests run.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -16,32 +16,32 @@ pub enum Outcome {
     ClientError,
     /// The guest responded with a status of 500 or above.
     ServerError,
-    /// The guest trapped, exited, ran out of memory, gave no response or did not finish it.
+    /// The guest trapped, exited, ran out of memory, or sent no complete response.
     Trapped,
-    /// The request was stopped at the deployment's timeout.
+    /// The guest was stopped at the deadline.
     Timeout,
     /// The queue was full.
     Rejected,
-    /// The request waited for a replica until the timeout.
+    /// The request waited for a replica until its deadline.
     QueueTimeout,
-    /// No replica could be started.
+    /// The replica for the request did not start.
     StartFailed,
-    /// The client hung up.
+    /// The client disconnected.
     Cancelled,
-    /// The request body exceeded the deployment's limit.
+    /// The request body exceeded the limit.
     TooLarge,
-    /// The pool was closed.
+    /// The pool was closed, or the replica killed.
     Closed,
     /// The host failed because of a bug.
     HostFailed,
 }
 
 impl Outcome {
-    /// Number of outcomes.
+    /// The number of outcomes.
     pub const COUNT: usize = Self::HostFailed as usize + 1;
 
-    /// The outcome of a response with this status.
-    pub(crate) fn answered(status: http::StatusCode) -> Self {
+    /// The outcome of a complete response.
+    pub(crate) fn of_response(status: http::StatusCode) -> Self {
         match status.as_u16() {
             ..400 => Self::Ok,
             400..500 => Self::ClientError,
@@ -50,39 +50,39 @@ impl Outcome {
     }
 }
 
-/// Usage of a pool since its creation.
+/// The counters of a pool since its creation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct PoolTotals {
     requests: [u64; Outcome::COUNT],
-    /// Time of replicas, idle or busy, since the creation of their instances; living ones count until now.
+    /// The lifetime of all replicas, idle or busy, from their instantiation until they were dropped, or until now.
     pub replica_time: Duration,
-    /// Wall-clock time that guests ran on executor threads, including inference on those threads.
+    /// Wall time that guests ran on executor threads, including short inference runs there.
     pub guest_cpu: Duration,
-    /// Time of finished graph runs in backends.
+    /// Time of backends in completed runs of graphs.
     pub inference: Duration,
-    /// Bytes of request bodies passed to guests.
+    /// Bytes of request bodies that were passed to guests.
     pub bytes_in: u64,
-    /// Bytes of response bodies of guests.
+    /// Bytes of response bodies that were read from guests.
     pub bytes_out: u64,
 }
 
-impl Totals {
-    /// Number of requests with this outcome.
+impl PoolTotals {
+    /// The number of requests with this outcome.
     pub fn requests(&self, outcome: Outcome) -> u64 {
         self.requests[outcome as usize]
     }
 }
 
-/// The atomic counters of a pool. Updates of different counters are not ordered.
+/// The counters of a pool. Each update is one atomic addition, unordered with the others.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct PoolMetrics {
     requests: [AtomicU64; Outcome::COUNT],
     guest_cpu_ns: AtomicU64,
     inference_ns: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    serving: AtomicUsize,
-    // Locked when a replica comes or goes, never by a request on a warm one.
+    in_flight: AtomicUsize,
+    // Locked when a replica starts or is dropped, never by a request on a warm one.
     replicas: Mutex<ReplicaTime>,
 }
 
@@ -94,7 +94,7 @@ struct ReplicaTime {
 }
 
 impl ReplicaTime {
-    /// Adds the time of living replicas until now.
+    /// Adds the time of live replicas since the last call.
     fn advance(&mut self, now: Instant) {
         if let Some(before) = self.counted_to {
             self.total += now.saturating_duration_since(before) * self.alive;
@@ -103,16 +103,16 @@ impl ReplicaTime {
     }
 }
 
-impl Meter {
-    /// The usage so far.
-    pub fn totals(&self, now: Instant) -> Totals {
+impl PoolMetrics {
+    /// The counters at `now`.
+    pub fn totals(&self, now: Instant) -> PoolTotals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let replica_time = {
             let mut replicas = self.replicas();
             replicas.advance(now);
             replicas.total
         };
-        Totals {
+        PoolTotals {
             requests: std::array::from_fn(|outcome| read(&self.requests[outcome])),
             replica_time,
             guest_cpu: Duration::from_nanos(read(&self.guest_cpu_ns)),
@@ -122,9 +122,9 @@ impl Meter {
         }
     }
 
-    /// Runs a future of the guest and counts the time of its polls. The future is passed by reference because it has several kilobytes, and
-    /// each move would copy it.
-    pub(crate) async fn guest<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
+    /// Runs a guest's future and counts the time of its polls. Takes it by reference, because it has several kilobytes, which each
+    /// call would move.
+    pub(crate) async fn time_guest<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
         poll_fn(|cx| {
             let begun = Instant::now();
             let polled = future.as_mut().poll(cx);
@@ -134,33 +134,34 @@ impl Meter {
         .await
     }
 
+    /// Counts the time of a run of a graph.
     pub(crate) fn add_inference(&self, took: Duration) {
         add_time(&self.inference_ns, took);
     }
 
-    /// Counts bytes of a request body passed to the guest.
+    /// Counts bytes of a request body that were passed to the guest.
     pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts bytes of a response body of the guest.
+    /// Counts bytes of a response body that were read from the guest.
     pub fn add_bytes_out(&self, bytes: u64) {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Number of requests in guests.
-    pub fn serving(&self) -> usize {
-        self.serving.load(Ordering::Relaxed)
+    /// The number of requests in guests now.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Counts a request as being in a guest until the returned value is dropped.
-    pub(crate) fn serve(&self) -> Serving<'_> {
-        self.serving.fetch_add(1, Ordering::Relaxed);
-        Serving(&self.serving)
+    /// Counts a request as in flight until the guard is dropped.
+    pub(crate) fn enter_guest(&self) -> InFlightGuard<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlightGuard(&self.in_flight)
     }
 
     fn replicas(&self) -> MutexGuard<'_, ReplicaTime> {
-        // Whatever a panic left is a valid count.
+        // Any state that a panic leaves is a valid count.
         self.replicas
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -172,69 +173,69 @@ fn add_time(counter: &AtomicU64, time: Duration) {
     counter.fetch_add(ns, Ordering::Relaxed);
 }
 
-/// Counts a request when this is dropped: with the outcome that was set, otherwise as cancelled, or as failed during a panic.
+/// Counts a request when dropped: with the outcome that was set, otherwise as cancelled, or as failed during a panic.
 #[derive(Debug)]
-pub(crate) struct Counted {
-    meter: Arc<Meter>,
+pub(crate) struct OutcomeRecorder {
+    metrics: Arc<PoolMetrics>,
     outcome: Option<Outcome>,
 }
 
-impl Counted {
-    pub fn new(meter: Arc<Meter>) -> Self {
+impl OutcomeRecorder {
+    pub fn new(metrics: Arc<PoolMetrics>) -> Self {
         Self {
-            meter,
+            metrics,
             outcome: None,
         }
     }
 
     /// Sets the outcome.
-    pub fn ends(&mut self, outcome: Outcome) {
+    pub fn set(&mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
 }
 
-impl Drop for Counted {
+impl Drop for OutcomeRecorder {
     fn drop(&mut self) {
-        let unsaid = || match std::thread::panicking() {
+        let default = || match std::thread::panicking() {
             true => Outcome::HostFailed,
             false => Outcome::Cancelled,
         };
-        let outcome = self.outcome.unwrap_or_else(unsaid);
-        self.meter.requests[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        let outcome = self.outcome.unwrap_or_else(default);
+        self.metrics.requests[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// A request in a guest.
+/// Counts a request as in flight until dropped.
 #[derive(Debug)]
-pub(crate) struct Serving<'a>(&'a AtomicUsize);
+pub(crate) struct InFlightGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Serving<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Counts the time of a replica until this is dropped.
+/// Counts the time of a replica until dropped.
 #[derive(Debug)]
-pub(crate) struct Alive(Arc<Meter>);
+pub(crate) struct ReplicaTimer(Arc<PoolMetrics>);
 
-impl Alive {
-    /// Counts a replica since the beginning of its start.
-    pub fn since(begun: Instant, meter: Arc<Meter>) -> Self {
-        Self::at(begun, Instant::now(), meter)
+impl ReplicaTimer {
+    /// Counts a replica from `begun`.
+    pub fn since(begun: Instant, metrics: Arc<PoolMetrics>) -> Self {
+        Self::at(begun, Instant::now(), metrics)
     }
 
-    fn at(begun: Instant, now: Instant, meter: Arc<Meter>) -> Self {
+    fn at(begun: Instant, now: Instant, metrics: Arc<PoolMetrics>) -> Self {
         {
-            let mut replicas = meter.replicas();
+            let mut replicas = metrics.replicas();
             replicas.advance(now);
             replicas.total += now.saturating_duration_since(begun);
             replicas.alive += 1;
         }
-        Self(meter)
+        Self(metrics)
     }
 
-    pub fn meter(&self) -> &Meter {
+    pub fn metrics(&self) -> &PoolMetrics {
         &self.0
     }
 
@@ -245,7 +246,7 @@ impl Alive {
     }
 }
 
-impl Drop for Alive {
+impl Drop for ReplicaTimer {
     fn drop(&mut self) {
         self.end(Instant::now());
     }
@@ -257,32 +258,32 @@ mod tests {
 
     #[test]
     fn a_request_is_counted_once_by_how_it_ended() {
-        let meter = Arc::new(Meter::default());
-        let mut counted = Counted::new(meter.clone());
-        counted.ends(Outcome::HostFailed);
-        counted.ends(Outcome::Ok);
-        assert_eq!(meter.totals(Instant::now()).requests, [0; Outcome::COUNT]);
+        let metrics = Arc::new(PoolMetrics::default());
+        let mut counted = OutcomeRecorder::new(metrics.clone());
+        counted.set(Outcome::HostFailed);
+        counted.set(Outcome::Ok);
+        assert_eq!(metrics.totals(Instant::now()).requests, [0; Outcome::COUNT]);
         drop(counted);
-        drop(Counted::new(meter.clone()));
-        let totals = meter.totals(Instant::now());
+        drop(OutcomeRecorder::new(metrics.clone()));
+        let totals = metrics.totals(Instant::now());
         assert_eq!(totals.requests(Outcome::Ok), 1);
         assert_eq!(totals.requests(Outcome::Cancelled), 1);
         assert_eq!(totals.requests.iter().sum::<u64>(), 2);
         let panicked = std::panic::catch_unwind({
-            let meter = meter.clone();
+            let metrics = metrics.clone();
             move || {
-                let _counted = Counted::new(meter);
-                panic!("as a bug would");
+                let _counted = OutcomeRecorder::new(metrics);
+                panic!("on purpose");
             }
         });
         assert!(panicked.is_err());
-        let totals = meter.totals(Instant::now());
+        let totals = metrics.totals(Instant::now());
         assert_eq!(totals.requests(Outcome::HostFailed), 1);
     }
 
     #[test]
-    fn answers_are_told_apart_by_their_status() {
-        let of = |status: u16| Outcome::answered(http::StatusCode::from_u16(status).unwrap());
+    fn responses_are_counted_by_their_status() {
+        let of = |status: u16| Outcome::of_response(http::StatusCode::from_u16(status).unwrap());
         assert_eq!([of(200), of(302), of(399)], [Outcome::Ok; 3]);
         assert_eq!([of(400), of(499)], [Outcome::ClientError; 2]);
         assert_eq!([of(500), of(599)], [Outcome::ServerError; 2]);
@@ -290,26 +291,26 @@ mod tests {
 
     #[test]
     fn replicas_count_from_their_start_to_their_end() {
-        let meter = Arc::new(Meter::default());
+        let metrics = Arc::new(PoolMetrics::default());
         let zero = Instant::now() + Duration::from_secs(3600);
         let at = |ms: u64| zero + Duration::from_millis(ms);
-        let time = |ms: u64| meter.totals(at(ms)).replica_time.as_millis();
-        let first = Alive::at(at(0), at(10), meter.clone());
+        let time = |ms: u64| metrics.totals(at(ms)).replica_time.as_millis();
+        let first = ReplicaTimer::at(at(0), at(10), metrics.clone());
         assert_eq!(time(30), 30);
-        let second = Alive::at(at(40), at(50), meter.clone());
+        let second = ReplicaTimer::at(at(40), at(50), metrics.clone());
         assert_eq!(time(60), 60 + 20);
         first.end(at(100));
         assert_eq!(time(160), 100 + 120);
         second.end(at(200));
         assert_eq!(time(500), 100 + 160);
-        // A time that was read before, told after a later one: nothing shrinks.
+        // A time that arrives out of order does not reduce the total.
         assert_eq!(time(10), 260);
         std::mem::forget((first, second));
     }
 
     #[tokio::test]
-    async fn only_the_polls_of_a_guest_are_its_time() {
-        let meter = Meter::default();
+    async fn only_the_polls_of_a_guest_are_timed() {
+        let metrics = PoolMetrics::default();
         let busy = Duration::from_millis(20);
         let spin = || {
             let begun = Instant::now();
@@ -319,14 +320,14 @@ mod tests {
         };
         let begun = Instant::now();
         let waited = Duration::from_millis(50);
-        meter
-            .guest(std::pin::pin!(async {
+        metrics
+            .time_guest(std::pin::pin!(async {
                 spin();
                 tokio::time::sleep(waited).await;
                 spin();
             }))
             .await;
-        let counted = meter.totals(Instant::now()).guest_cpu;
+        let counted = metrics.totals(Instant::now()).guest_cpu;
         assert!(counted >= 2 * busy, "{counted:?}");
         assert!(counted <= begun.elapsed() - waited, "{counted:?}");
     }

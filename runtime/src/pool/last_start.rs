@@ -7,16 +7,16 @@ use crate::snapshot::Snapshot;
 
 /// What the last start of a replica showed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct LastStart {
     /// Whether replicas start from a snapshot. `None` if the deployment asks for none, or no replica has started yet.
     pub snapshot: Option<Snapshot>,
     /// The deployment's graphs, once they were loaded.
-    pub graphs: Vec<RunsOn>,
+    pub graphs: Vec<GraphPlacement>,
 }
 
 /// What runs a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunsOn {
+pub struct GraphPlacement {
     /// The graph's name in the manifest.
     pub name: String,
     /// `rten` or `onnxruntime`.
@@ -27,20 +27,20 @@ pub struct RunsOn {
 
 impl Pool {
     /// What the last start of a replica showed.
-    pub fn seen(&self) -> Seen {
-        lock(&self.seen).clone()
+    pub fn last_start(&self) -> LastStart {
+        lock(&self.last_start).clone()
     }
 
     pub(super) fn record_graphs(&self, graphs: &GraphsByName) {
-        let runs_on = graphs.iter().map(|(name, graph)| RunsOn {
+        let runs_on = graphs.iter().map(|(name, graph)| GraphPlacement {
             name: name.clone(),
             backend: graph.backend(),
             device: graph.device(),
         });
-        lock(&self.seen).graphs = runs_on.collect();
+        lock(&self.last_start).graphs = runs_on.collect();
     }
 
     pub(super) fn record_snapshot(&self, snapshot: &Option<Snapshot>) {
-        lock(&self.seen).snapshot.clone_from(snapshot);
+        lock(&self.last_start).snapshot.clone_from(snapshot);
     }
 }
