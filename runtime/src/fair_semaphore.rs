@@ -1,9 +1,10 @@
 //! An asynchronous semaphore that is fair between models: a hundred pushes of one model wait for each other, while another model
 //! waits only for what has begun.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::permits::{FairPermits, Owner, Ticket};
@@ -34,7 +35,7 @@ impl FairSemaphore {
     /// Waits for a permit. Dropping the future cancels the request.
     pub async fn acquire(&self, owner: Owner) -> SemaphorePermit {
         let (sender, permit) = oneshot::channel();
-        let ticket = self.lock().acquire(owner, 1, sender);
+        let ticket = self.0.lock().acquire(owner, 1, sender);
         let _request = Request {
             semaphore: self,
             ticket,
@@ -50,7 +51,7 @@ impl FairSemaphore {
     /// Grants permits while some are free. Sends them without the lock, which a permit takes when its receiver is gone.
     fn grant(&self) {
         loop {
-            let grant = self.lock().grant_next(Instant::now());
+            let grant = self.0.lock().grant_next(Instant::now());
             let Some(grant) = grant else {
                 return;
             };
@@ -62,16 +63,11 @@ impl FairSemaphore {
             let _ = grant.job.send(permit);
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Each update leaves the permits consistent, so a panic does no harm.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
-        self.semaphore.lock().release(self.run);
+        self.semaphore.0.lock().release(self.run);
         self.semaphore.grant();
     }
 }
@@ -79,7 +75,7 @@ impl Drop for SemaphorePermit {
 impl Drop for Request<'_> {
     fn drop(&mut self) {
         // Dropped without the lock.
-        let sender = self.semaphore.lock().cancel(self.ticket);
+        let sender = self.semaphore.0.lock().cancel(self.ticket);
         drop(sender);
     }
 }

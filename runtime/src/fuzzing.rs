@@ -1,8 +1,9 @@
 //! Entry points for fuzz targets, and for nothing else.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use wasmtime_wasi::cli::StdoutStream as _;
 
 use crate::infer::backend::tensor::Tensor;
@@ -21,14 +22,9 @@ pub fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
 pub fn log_lines<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     #[derive(Default)]
     struct Lines(Mutex<Vec<String>>);
-    impl Lines {
-        fn get(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner)
-        }
-    }
     impl LogSink for Lines {
         fn write(&self, line: LogLine) {
-            self.get().push(line.message);
+            self.0.lock().push(line.message);
         }
     }
     let lines = Arc::new(Lines::default());
@@ -40,7 +36,7 @@ pub fn log_lines<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         let _ = guest.write(Bytes::copy_from_slice(part));
     }
     stream.flush_line();
-    std::mem::take(&mut lines.get())
+    std::mem::take(&mut lines.0.lock())
 }
 
 /// The tensors of a call after it was joined with `copies` calls like it and the result was split again: one call's tensors

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -78,7 +79,7 @@ impl ReplicaLog {
 
     /// Sets the request that the following lines belong to.
     pub fn set_request(&self, id: Option<Arc<str>>) {
-        *lock(&self.request_id) = id;
+        *self.request_id.lock() = id;
     }
 
     /// Writes one line.
@@ -87,17 +88,10 @@ impl ReplicaLog {
             time: std::time::SystemTime::now(),
             level,
             replica: self.replica.clone(),
-            request_id: lock(&self.request_id).clone(),
+            request_id: self.request_id.lock().clone(),
             message,
         });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // The values are written whole, so a panic leaves them consistent.
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Truncates a line, with a mark, if it is too long or if its end was dropped before.
@@ -176,7 +170,7 @@ impl LogStream {
     }
 
     fn push(&self, mut bytes: &[u8]) {
-        let mut partial = lock(&self.partial);
+        let mut partial = self.partial.lock();
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             partial.push(&bytes[..end]);
             self.log.write(self.level, partial.take());
@@ -187,7 +181,7 @@ impl LogStream {
 
     /// Writes a line that has no end yet, at the end of a request or replica.
     pub fn flush_line(&self) {
-        let mut partial = lock(&self.partial);
+        let mut partial = self.partial.lock();
         if !partial.bytes.is_empty() {
             self.log.write(self.level, partial.take());
         }
@@ -260,7 +254,7 @@ mod tests {
     struct Kept(Mutex<Vec<String>>);
     impl LogSink for Kept {
         fn write(&self, line: LogLine) {
-            lock(&self.0).push(line.message);
+            self.0.lock().push(line.message);
         }
     }
 
@@ -272,7 +266,7 @@ mod tests {
             stream.push(part);
         }
         stream.flush_line();
-        let lines = lock(&kept.0);
+        let lines = kept.0.lock();
         lines.clone()
     }
 

@@ -2,11 +2,13 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Outcome of a request.
+use parking_lot::Mutex;
+
+/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Outcome {
@@ -108,7 +110,7 @@ impl PoolMetrics {
     pub fn totals(&self, now: Instant) -> PoolTotals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let replica_time = {
-            let mut replicas = self.replicas();
+            let mut replicas = self.replicas.lock();
             replicas.advance(now);
             replicas.total
         };
@@ -158,13 +160,6 @@ impl PoolMetrics {
     pub(crate) fn enter_guest(&self) -> InFlightGuard<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlightGuard(&self.in_flight)
-    }
-
-    fn replicas(&self) -> MutexGuard<'_, ReplicaTime> {
-        // Any state that a panic leaves is a valid count.
-        self.replicas
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -227,7 +222,7 @@ impl ReplicaTimer {
 
     fn at(begun: Instant, now: Instant, metrics: Arc<PoolMetrics>) -> Self {
         {
-            let mut replicas = metrics.replicas();
+            let mut replicas = metrics.replicas.lock();
             replicas.advance(now);
             replicas.total += now.saturating_duration_since(begun);
             replicas.alive += 1;
@@ -240,7 +235,7 @@ impl ReplicaTimer {
     }
 
     fn end(&self, now: Instant) {
-        let mut replicas = self.0.replicas();
+        let mut replicas = self.0.replicas.lock();
         replicas.advance(now);
         replicas.alive -= 1;
     }
@@ -254,6 +249,8 @@ impl Drop for ReplicaTimer {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::AssertUnwindSafe;
+
     use super::*;
 
     #[test]
@@ -269,13 +266,11 @@ mod tests {
         assert_eq!(totals.requests(Outcome::Ok), 1);
         assert_eq!(totals.requests(Outcome::Cancelled), 1);
         assert_eq!(totals.requests.iter().sum::<u64>(), 2);
-        let panicked = std::panic::catch_unwind({
-            let metrics = metrics.clone();
-            move || {
-                let _counted = OutcomeRecorder::new(metrics);
-                panic!("on purpose");
-            }
-        });
+        let recorder = OutcomeRecorder::new(metrics.clone());
+        let panicked = std::panic::catch_unwind(AssertUnwindSafe(move || {
+            let _recorder = recorder;
+            panic!("on purpose");
+        }));
         assert!(panicked.is_err());
         let totals = metrics.totals(Instant::now());
         assert_eq!(totals.requests(Outcome::HostFailed), 1);

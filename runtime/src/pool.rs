@@ -18,10 +18,12 @@ mod starting;
 pub(crate) mod state;
 mod upkeep;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::artifact::ArtifactStore;
@@ -109,7 +111,7 @@ pub struct Pool {
     place_freed: Notify,
     breaker: Arc<CircuitBreaker>,
     registry: Arc<ReplicaRegistry>,
-    settings: RwLock<PoolSettings>,
+    settings: ArcSwap<PoolSettings>,
     metrics: Arc<PoolMetrics>,
     graph_uses: Arc<[Arc<DeploymentGraph>]>,
     last_start: Mutex<LastStart>,
@@ -133,7 +135,7 @@ impl Pool {
             place_freed: Notify::new(),
             breaker: CircuitBreaker::new(),
             registry: Arc::default(),
-            settings: RwLock::new(settings),
+            settings: ArcSwap::from_pointee(settings),
             metrics,
             last_start: Mutex::default(),
         })
@@ -161,7 +163,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, PoolState<Box<Replica>, Waiter<Self>>> {
-        lock(&self.state)
+        self.state.lock()
     }
 }
 
@@ -196,9 +198,4 @@ impl Places for Pool {
         self.share.on_place_free();
         self.place_freed.notify_waiters();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each update leaves the value consistent, so a panic in another one does no harm.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

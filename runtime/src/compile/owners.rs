@@ -4,8 +4,9 @@
 //! as long.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::fair_semaphore::{FairSemaphore, SemaphorePermit};
@@ -43,8 +44,7 @@ impl OwnerPermits {
     }
 
     fn lock_of(&self, owner: Owner) -> Arc<AsyncMutex<()>> {
-        // Entries are inserted and removed whole, so a panic leaves the map consistent.
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.locks.lock();
         if let Some(lock) = locks.get(&owner).and_then(Weak::upgrade) {
             return lock;
         }
@@ -79,7 +79,7 @@ mod tests {
         let second = second.now_or_never().unwrap();
         drop((second, third));
         let _last = owners.acquire(d).now_or_never().unwrap();
-        assert_eq!(owners.locks.lock().unwrap().len(), 1, "only d");
+        assert_eq!(owners.locks.lock().len(), 1, "only d");
     }
 
     #[tokio::test]

@@ -7,9 +7,10 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit,
@@ -125,7 +126,7 @@ struct NodeStream(Arc<Mutex<UnixStream>>);
 impl NodeStream {
     /// The next job with its files; `None` when the node has ended.
     fn next_job(&self) -> io::Result<Option<(Job, [OwnedFd; 2])>> {
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.0.lock();
         let files = match frames::receive_files(&stream) {
             Ok(files) => files,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -137,7 +138,7 @@ impl NodeStream {
 
     fn send(&self, message: &WorkerMessage) -> io::Result<()> {
         // Locked for whole frames, because threads of `init` write lines.
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.0.lock();
         frames::write_frame(&stream, message)
     }
 }

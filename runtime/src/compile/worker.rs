@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
@@ -254,8 +255,7 @@ impl StderrTail {
             };
             let mut buffer = [0; 1024];
             while let Ok(bytes @ 1..) = stderr.read(&mut buffer).await {
-                // Bytes are only appended, so a panic leaves the text consistent.
-                let mut text = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut text = kept.lock();
                 text.extend_from_slice(&buffer[..bytes]);
                 let surplus = text.len().saturating_sub(MAX_STDERR_BYTES);
                 text.drain(..surplus);
@@ -266,7 +266,7 @@ impl StderrTail {
 
     async fn last(self) -> String {
         let _ = tokio::time::timeout(EXIT_TIMEOUT, self.reader).await;
-        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = self.text.lock();
         String::from_utf8_lossy(&text).trim().to_owned()
     }
 }

@@ -1,9 +1,10 @@
 //! The compile workers of a node: started when a job needs one, and kept for a while for the next job.
 
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::clock::{Exceeded, wait_exceeded};
@@ -126,7 +127,7 @@ impl WorkerPool {
     }
 
     fn take_idle(&self) -> Option<Worker> {
-        self.lock().pop().map(|idle| idle.worker)
+        self.idle.lock().pop().map(|idle| idle.worker)
     }
 
     /// Keeps an idle worker for a while.
@@ -136,19 +137,14 @@ impl WorkerPool {
             _ => IDLE,
         };
         let until = Instant::now() + idle;
-        self.lock().push(IdleWorker { worker, until });
+        self.idle.lock().push(IdleWorker { worker, until });
         let workers = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep_until(until).await;
             if let Some(workers) = workers.upgrade() {
                 let now = Instant::now();
-                workers.lock().retain(|idle| idle.until > now);
+                workers.idle.lock().retain(|idle| idle.until > now);
             }
         });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<IdleWorker>> {
-        // Workers are inserted and removed whole, so a panic leaves the list consistent.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

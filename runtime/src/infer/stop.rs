@@ -1,7 +1,8 @@
 //! Tells a run that goes on that nobody waits for it any more.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 /// How a backend ends one run.
 type End = Box<dyn FnOnce() + Send>;
@@ -25,7 +26,7 @@ impl fmt::Debug for Stop {
 impl Stop {
     /// Asks the run to end.
     pub fn ask(&self) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.asked = true;
         let end = state.end.take();
         // Called under the lock, so that what it ends is there: `forget` waits.
@@ -36,22 +37,17 @@ impl Stop {
 
     /// Whether it was asked to end.
     pub fn is_asked(&self) -> bool {
-        self.lock().asked
+        self.0.lock().asked
     }
 
     /// Says how the run ends, while it goes on. Called at once when it was asked to already.
     pub fn by<'a>(&'a self, end: impl FnOnce() + Send + 'static) -> Ending<'a> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         match state.asked {
             true => end(),
             false => state.end = Some(Box::new(end)),
         }
         Ending(self)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Both fields are right at every instant.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,7 +56,7 @@ pub(crate) struct Ending<'a>(&'a Stop);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.0.lock().end = None;
+        self.0.0.lock().end = None;
     }
 }
 

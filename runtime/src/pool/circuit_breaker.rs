@@ -2,9 +2,11 @@
 
 pub(crate) mod state;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use state::{Circuit, StartPermission, Unavailable};
 
@@ -75,8 +77,7 @@ impl CircuitBreaker {
     }
 
     fn update<T>(&self, update: impl FnOnce(&mut Circuit) -> T) -> T {
-        // Each method leaves the circuit consistent, so a panic in another one does no harm.
-        let mut circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut circuit = self.circuit.lock();
         let result = update(&mut circuit);
         self.is_pristine
             .store(circuit.is_pristine(), Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! What the last start of a replica showed of its deployment: what runs its graphs, and whether replicas run `init`.
 
-use super::{Pool, lock};
+use super::Pool;
 use crate::infer::backend::Device;
 use crate::infer::graph::loading::GraphsByName;
 use crate::snapshot::Snapshot;
@@ -28,7 +28,7 @@ pub struct GraphPlacement {
 impl Pool {
     /// What the last start of a replica showed.
     pub fn last_start(&self) -> LastStart {
-        lock(&self.last_start).clone()
+        self.last_start.lock().clone()
     }
 
     pub(super) fn record_graphs(&self, graphs: &GraphsByName) {
@@ -37,10 +37,10 @@ impl Pool {
             backend: graph.backend(),
             device: graph.device(),
         });
-        lock(&self.last_start).graphs = runs_on.collect();
+        self.last_start.lock().graphs = runs_on.collect();
     }
 
     pub(super) fn record_snapshot(&self, snapshot: &Option<Snapshot>) {
-        lock(&self.last_start).snapshot.clone_from(snapshot);
+        self.last_start.lock().snapshot.clone_from(snapshot);
     }
 }

@@ -1,12 +1,13 @@
 //! The replicas of a pool by their ids: what can be observed of each, and how each is told to stop.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 
 /// What a replica is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +140,7 @@ pub(crate) struct ReplicaRegistry {
 impl ReplicaRegistry {
     /// Registers a replica that begins to start, under an unused id. It is removed when the guard is dropped.
     pub fn register(self: &Arc<Self>, new_id: impl Fn() -> String) -> RegistryGuard {
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         let mut id = new_id();
         while entries.contains_key(&id) {
             id = new_id();
@@ -162,26 +163,21 @@ impl ReplicaRegistry {
 
     /// All replicas, ordered by id.
     pub fn all(&self) -> Vec<Arc<ReplicaEntry>> {
-        self.lock().values().cloned().collect()
+        self.entries.lock().values().cloned().collect()
     }
 
     pub fn find(&self, id: &str) -> Option<Arc<ReplicaEntry>> {
-        self.lock().get(id).cloned()
+        self.entries.lock().get(id).cloned()
     }
 
     /// How many replicas can serve, and how many start.
     pub fn readiness(&self) -> Readiness {
-        let entries = self.lock();
+        let entries = self.entries.lock();
         let ready = entries.values().filter(|entry| entry.is_ready()).count();
         Readiness {
             ready,
             starting: entries.len() - ready,
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<ReplicaEntry>>> {
-        // Entries are inserted and removed whole, so a panic leaves the map consistent.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,7 +205,7 @@ impl std::ops::Deref for RegistryGuard {
 
 impl Drop for RegistryGuard {
     fn drop(&mut self) {
-        self.registry.lock().remove(&self.entry.id);
+        self.registry.entries.lock().remove(&self.entry.id);
     }
 }
 

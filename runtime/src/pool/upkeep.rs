@@ -1,7 +1,7 @@
 //! Upkeep of a pool beside its requests: starting replicas ahead, replacing them after a change of the config, changing the
 //! settings, draining.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -113,16 +113,12 @@ impl Pool {
 
     /// The current settings.
     pub fn settings(&self) -> PoolSettings {
-        // Written whole, so a panic leaves it consistent.
-        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+        **self.settings.load()
     }
 
     /// Changes the settings. Idle replicas above the maximum are dropped; replicas up to the minimum start in the background.
     pub fn set_settings(self: &Arc<Self>, settings: PoolSettings) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = settings;
+        self.settings.store(Arc::new(settings));
         self.drop_surplus();
         self.start_waiters();
         let pool = self.clone();

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
@@ -145,7 +146,7 @@ impl GraphStore {
             threads: spec.threads,
             own_engine: spec.own_engine.clone(),
         };
-        let slot = self.lock().entry(key).or_default().clone();
+        let slot = self.slots.lock().entry(key).or_default().clone();
         let mut state = slot.clone().lock_owned().await;
         if let Some(graph) = state.take() {
             return Ok(graph);
@@ -196,7 +197,7 @@ impl GraphStore {
         let mut state = loaded.map_err(|e| GraphError::Stopped(e.to_string()))??;
         let graph = state.take();
         drop(state);
-        self.lock().retain(|_, slot| match slot.try_lock() {
+        self.slots.lock().retain(|_, slot| match slot.try_lock() {
             Ok(state) => state.is_used(),
             Err(_) => true,
         });
@@ -269,7 +270,8 @@ impl GraphStore {
 
     /// The graphs in memory.
     pub fn loaded(&self) -> Vec<GraphInfo> {
-        self.lock()
+        self.slots
+            .lock()
             .values()
             .filter_map(|slot| slot.try_lock().ok()?.graph.upgrade())
             .map(|graph| graph.info())
@@ -314,13 +316,6 @@ impl GraphStore {
     /// The inference backends of this machine.
     pub fn backends(&self) -> Vec<BackendInfo> {
         self.loader.info()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<GraphKey, GraphSlot>> {
-        // Slots are inserted and removed whole, so a panic leaves the map consistent.
-        self.slots
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

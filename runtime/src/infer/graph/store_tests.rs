@@ -60,7 +60,7 @@ async fn a_load_keeps_its_permit_until_it_ends_though_its_caller_goes() {
         let (started, released) = (started.clone(), released.clone());
         Box::pin(store.load(Owner::NONE, move |_| {
             let _ = started.send(number);
-            let _ = released.lock().unwrap().recv();
+            let _ = released.lock().recv();
             Ok(())
         }))
     };

@@ -1,12 +1,13 @@
 //! A graph as one deployment uses it: calls from all its replicas are joined if the manifest says so, and counted.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::join_all;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::LoadedGraph;
@@ -297,8 +298,7 @@ impl DeploymentGraph {
 
 impl Batcher {
     fn queue(&self) -> MutexGuard<'_, BatchQueue<Call>> {
-        // Only decisions run under the lock, so a panic leaves the queue consistent.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 
