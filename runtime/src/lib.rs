@@ -1,15 +1,16 @@
-//! Runs model components: Wasmtime engines, compiled artifacts, pools of warm replicas, limits, and the host of wasi-nn.
+//! The runtime: runs model components in sandboxes and graphs for them.
 //!
-//! The crate does not know HTTP routes, models, environments or storage. An embedder creates one [`Runtime`], checks and compiles
-//! components with [`Runtime::admit`], creates a [`Pool`] for each deployment, and passes requests to it.
+//! It knows nothing of HTTP routes, models, environments or storage. A host creates one [`Runtime`], admits components with
+//! [`Runtime::admit`], creates a [`Pool`] for each deployment with [`Runtime::pool`], and passes it requests with
+//! [`Pool::handle`].
 
 #![warn(missing_docs)]
-// A test that meets an error it did not ask for has failed; unwrapping says where.
+// In tests an unexpected error is a failure, which `unwrap` reports with its place.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod account;
-pub mod admission;
-pub mod artifact;
+mod admission;
+mod artifact;
 mod checked;
 mod compile;
 mod config;
@@ -19,7 +20,7 @@ mod fair_semaphore;
 pub mod fuzzing;
 mod guest;
 mod infer;
-pub mod limits;
+mod limits;
 pub mod log;
 pub mod metrics;
 mod permits;
@@ -32,7 +33,7 @@ mod snapshot;
 mod text;
 mod time_slice;
 
-pub use account::{Account, OverLimit};
+pub use admission::AdmissionError;
 pub use artifact::ArtifactError;
 pub use compile::{
     Compilation, CompileError, ComponentFile, WorkerOptions, serve as serve_compile_worker,
@@ -44,7 +45,7 @@ pub use infer::engines::{
     GraphMemory, Program, Suspect, serve as serve_engine,
 };
 pub use infer::graph::loading::GraphLoadError;
-pub use infer::{backend, graph, nn};
+pub use infer::{backend, graph};
 pub use limits::Limits;
 pub use permits::Owner;
 pub use pool::circuit_breaker::state::Unavailable;

@@ -3,7 +3,7 @@
 mod background_drop;
 mod latency;
 pub(crate) mod loader;
-pub mod loading;
+pub(crate) mod loading;
 mod metrics;
 pub(crate) mod run;
 mod store;

@@ -6,6 +6,6 @@ pub(crate) mod compute;
 pub mod engines;
 pub mod graph;
 pub(crate) mod interest;
-pub mod nn;
+pub(crate) mod nn;
 pub(crate) mod residency;
 pub(crate) mod stop;
