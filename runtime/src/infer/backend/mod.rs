@@ -388,7 +388,7 @@ impl Backends {
         source: &Source<'_>,
         laid: Option<Arc<ModelDir>>,
         wanted: Wanted<'_>,
-        rest: onnxruntime::Rest,
+        fallback: onnxruntime::CpuFallback,
     ) -> Result<Loaded, String> {
         if wanted.choice == BackendChoice::Rten {
             return Err(
@@ -406,7 +406,7 @@ impl Backends {
             (Ok(_), _, library) => return Err(library.unwrap_or_default()),
         };
         onnxruntime
-            .load_on_card(onnx, path, laid, wanted, &cards, rest)
+            .load_on_card(onnx, path, laid, wanted, &cards, fallback)
             .map_err(|e| format!("onnxruntime: {e}"))
     }
 
@@ -482,18 +482,18 @@ impl Backends {
             BackendChoice::Auto => self.default,
             chosen => chosen,
         };
-        let on_card = |rest| self.load_on_card(onnx, source, laid.clone(), wanted, rest);
+        let on_card = |fallback| self.load_on_card(onnx, source, laid.clone(), wanted, fallback);
         match wanted.target {
             Target::Cpu => {}
             Target::Gpu => {
-                return on_card(onnxruntime::Rest::Refused).map_err(|why| {
+                return on_card(onnxruntime::CpuFallback::Refused).map_err(|why| {
                     LoadError(format!(
                         "`target = \"gpu\"`: {why}. With \"auto\" it runs on the CPU where it must"
                     ))
                 });
             }
             Target::Auto if choice == BackendChoice::Rten || self.driver.cards().is_err() => {}
-            Target::Auto => match on_card(onnxruntime::Rest::OnCpu) {
+            Target::Auto => match on_card(onnxruntime::CpuFallback::Allowed) {
                 Ok(loaded) => return Ok(loaded),
                 Err(why) => tracing::info!(why, "a graph runs on the CPU, not on a card"),
             },

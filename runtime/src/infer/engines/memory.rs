@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::slot::Slot;
-use crate::infer::residency::{Resident, Room, Tenant, room};
+use crate::infer::eviction::{Fit, ModelId, Resident, fit};
 
 /// So long a graph waits for others to end their runs, when memory is full of graphs that run.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ struct State {
     /// By all graphs that are loaded or load.
     used_bytes: u64,
     next: u64,
-    graphs: BTreeMap<Tenant, Weak<Slot>>,
+    graphs: BTreeMap<ModelId, Weak<Slot>>,
     /// What graphs took when they were loaded last, by their keys.
     measured: HashMap<String, Measure>,
 }
@@ -96,7 +96,7 @@ impl Memory {
     pub fn enter(&self, graph: &Arc<Slot>) {
         let mut state = self.lock();
         state.next += 1;
-        let tenant = Tenant(state.next);
+        let tenant = ModelId(state.next);
         state.graphs.retain(|_, graph| graph.strong_count() > 0);
         state.graphs.insert(tenant, Arc::downgrade(graph));
     }
@@ -137,12 +137,12 @@ impl Memory {
             let is_loading = state.used_bytes > in_residents;
             let missing = state.used_bytes.saturating_add(bytes);
             let missing = missing.saturating_sub(self.limit_bytes);
-            match room(missing, 0, residents) {
-                Room::Free => {
+            match fit(missing, 0, residents) {
+                Fit::Fits => {
                     state.used_bytes = state.used_bytes.saturating_add(bytes);
                     return Ok(());
                 }
-                Room::Evict(tenants) => {
+                Fit::Evict(tenants) => {
                     // Without the lock, which is taken when the room of one is given back.
                     drop(state);
                     for tenant in tenants {
@@ -151,11 +151,11 @@ impl Memory {
                         }
                     }
                 }
-                Room::Never { .. } if !is_loading || bytes > self.limit_bytes => {
+                Fit::Never { .. } if !is_loading || bytes > self.limit_bytes => {
                     return Err(());
                 }
                 // What loads just now can go once it has loaded and run.
-                Room::AfterRuns | Room::Never { .. } => {
+                Fit::AfterRuns | Fit::Never { .. } => {
                     if begun.elapsed() > MAX_WAIT {
                         return Err(());
                     }
@@ -178,8 +178,8 @@ impl Memory {
     }
 
     /// The graphs that are loaded.
-    fn there(&self) -> BTreeMap<Tenant, (Arc<Slot>, Resident)> {
-        let graphs: Vec<(Tenant, Arc<Slot>)> = {
+    fn there(&self) -> BTreeMap<ModelId, (Arc<Slot>, Resident)> {
+        let graphs: Vec<(ModelId, Arc<Slot>)> = {
             let state = self.lock();
             let graphs = state.graphs.iter();
             graphs

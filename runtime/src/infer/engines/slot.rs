@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fleet::At;
-use crate::infer::residency::Resident;
+use crate::infer::eviction::Resident;
 
 /// The place of a graph.
 #[derive(Default)]

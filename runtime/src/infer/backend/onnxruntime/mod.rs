@@ -1,10 +1,8 @@
 //! ONNX Runtime, through a library found on the machine.
 
-mod card;
-mod cuda;
+mod gpu;
 mod library;
 mod optimized;
-mod placement;
 mod run;
 mod session;
 #[cfg(test)]
@@ -23,8 +21,8 @@ use super::devices::{Card, Driver};
 use super::tensor::Place;
 use super::{BackendInfo, Device, Loaded, Model, Runs, Source, Wanted};
 use crate::infer::backend::model_dir::ModelDir;
-use card::Cards;
-pub(super) use cuda::Rest;
+pub(super) use gpu::CpuFallback;
+use gpu::GpuModels;
 pub use library::disable_telemetry;
 use optimized::Optimized;
 use run::SharedSession;
@@ -39,7 +37,7 @@ pub(super) struct Onnxruntime {
     path: PathBuf,
     version: Option<String>,
     optimized: Option<Optimized>,
-    cards: Arc<Cards>,
+    gpu_models: Arc<GpuModels>,
     /// Digests of models that need nothing of the CPU but shapes, which takes two loads more to find out.
     proven: moka::sync::Cache<String, ()>,
     /// Why it can use no card; looked for when somebody wants to know.
@@ -74,7 +72,7 @@ impl Onnxruntime {
             path: path.to_owned(),
             version: version(ort::info()).or_else(|| version_in_name(path)),
             optimized,
-            cards: Cards::new(driver, gpu_memory_bytes),
+            gpu_models: GpuModels::new(driver, gpu_memory_bytes),
             proven: moka::sync::Cache::new(MAX_PROVEN),
             no_cuda: OnceLock::new(),
         })
@@ -96,13 +94,14 @@ impl Onnxruntime {
 
     /// Why it can use no card, if it cannot. The first answer takes as long as loading CUDA does.
     pub fn no_cuda(&self) -> Option<&str> {
-        let why = || cuda::missing(&self.environment, self.version.as_deref(), &self.path);
+        let why =
+            || gpu::session::find_obstacle(&self.environment, self.version.as_deref(), &self.path);
         self.no_cuda.get_or_init(why).as_deref()
     }
 
     /// Bytes of a card that graphs take.
     pub fn used_bytes(&self, card: u32) -> u64 {
-        self.cards.used_bytes(card)
+        self.gpu_models.used_bytes(card)
     }
 
     /// Forgets what is kept of a model.
@@ -123,7 +122,7 @@ impl Onnxruntime {
         laid: Option<Arc<ModelDir>>,
         wanted: Wanted<'_>,
         cards: &[Card],
-        rest: Rest,
+        fallback: CpuFallback,
     ) -> Result<Loaded, String> {
         let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
@@ -138,30 +137,31 @@ impl Onnxruntime {
         let load = move |card, limit_bytes| {
             // It is loaded from these files again after others took its room.
             let _stays = &laid;
-            let rest = match known.load(Ordering::Relaxed) {
-                true => Rest::OnCpu,
-                false => rest,
+            let fallback = match known.load(Ordering::Relaxed) {
+                true => CpuFallback::Allowed,
+                false => fallback,
             };
-            let opened = cuda::open(
+            let opened = gpu::session::open(
                 &environment,
                 &path,
                 (threads, folding),
                 card,
                 limit_bytes,
-                rest,
+                fallback,
             );
             let session = opened.map_err(|e| e.to_string())?;
-            if rest == Rest::Refused {
+            if fallback == CpuFallback::Refused {
                 known.store(true, Ordering::Relaxed);
                 if let Some(digest) = &digest {
                     proven.insert(digest.clone(), ());
                 }
             }
             let (inputs, outputs) = ports.clone();
-            let shared = SharedSession::new(session, inputs, outputs, Place::Cuda(place(card)))?;
+            let shared =
+                SharedSession::new(session, inputs, outputs, Place::Cuda(device_id(card)))?;
             Ok(Box::new(shared) as Box<dyn Model>)
         };
-        let (card, model) = self.cards.put(cards, bytes, Box::new(load))?;
+        let (card, model) = self.gpu_models.load(cards, bytes, Box::new(load))?;
         Ok(Loaded {
             model: Box::new(model),
             backend: NAME,
@@ -218,8 +218,8 @@ impl Onnxruntime {
     }
 }
 
-/// A card's number as the library counts.
-fn place(card: u32) -> i32 {
+/// The number of a GPU in the library's type.
+fn device_id(card: u32) -> i32 {
     i32::try_from(card).unwrap_or(i32::MAX)
 }
 

@@ -12,7 +12,7 @@ use ort::session::Session;
 use ort::value::DynValue;
 use samovar_onnx::port::Port;
 
-use super::value::{Input, Wish, input, output};
+use super::value::{Input, OutputPlacement, input, output};
 use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;
@@ -40,7 +40,7 @@ struct OffHost {
     device: MemoryInfo<'static>,
     host: MemoryInfo<'static>,
     /// Of each output.
-    wishes: Vec<Arc<Wish>>,
+    placements: Vec<Arc<OutputPlacement>>,
 }
 
 impl Model for SharedSession {
@@ -79,9 +79,17 @@ impl Model for SharedSession {
         let outputs = self.outputs.iter().zip(outputs).enumerate();
         outputs
             .map(|(at, (port, value))| {
-                let wishes = self.device.as_ref().map(|memories| &memories.wishes);
-                let wish = wishes.and_then(|wishes| wishes.get(at)).cloned();
-                Ok(output(port, value, &inputs, self.session.inner(), wish)?)
+                let placements = self.device.as_ref().map(|memories| &memories.placements);
+                let placement = placements
+                    .and_then(|placements| placements.get(at))
+                    .cloned();
+                Ok(output(
+                    port,
+                    value,
+                    &inputs,
+                    self.session.inner(),
+                    placement,
+                )?)
             })
             .collect()
     }
@@ -138,7 +146,7 @@ impl SharedSession {
     /// Whether the next output at this place comes to the host with its run.
     #[cfg(test)]
     pub fn brings_to_host(&self, at: usize) -> bool {
-        self.device.as_ref().unwrap().wishes[at].is_host()
+        self.device.as_ref().unwrap().placements[at].is_host()
     }
 
     /// The library's `Run`, which the binding offers only for exclusive sessions.
@@ -184,8 +192,8 @@ impl SharedSession {
             // SAFETY: the status that the call gave, read once.
             unsafe { ort::Error::result_from_status(status)? };
         }
-        for (name, wish) in self.output_names.iter().zip(&memories.wishes) {
-            let memory = match wish.is_host() {
+        for (name, placement) in self.output_names.iter().zip(&memories.placements) {
+            let memory = match placement.is_host() {
                 true => &memories.host,
                 false => &memories.device,
             };
@@ -246,7 +254,7 @@ impl OffHost {
         Ok(Self {
             device: memory_of(device, id)?,
             host: memory_of(AllocationDevice::CPU, 0)?,
-            wishes: (0..outputs).map(|_| Arc::default()).collect(),
+            placements: (0..outputs).map(|_| Arc::default()).collect(),
         })
     }
 }

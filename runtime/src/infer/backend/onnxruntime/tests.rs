@@ -157,11 +157,11 @@ fn the_library_s_log_tells_which_nodes_are_on_the_cpu() {
     };
     let bytes = row_by_row();
     let builder = session::onnx_builder(&onnxruntime.environment, 1, Folding::On).unwrap();
-    let (builder, placements) = cuda::listening(builder).unwrap();
+    let (builder, placements) = gpu::session::log_placements(builder).unwrap();
     let mut builder = builder;
     builder.commit_from_memory(&bytes).unwrap();
-    let why = placements.lock().unwrap().refusal().unwrap();
-    assert_eq!(why, "the card has kernels for none of its operators");
+    let why = placements.lock().refusal().unwrap();
+    assert_eq!(why, "the GPU has kernels for none of its operators");
 }
 
 #[test]

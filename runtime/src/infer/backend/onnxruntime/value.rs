@@ -20,20 +20,20 @@ use samovar_onnx::port::{Port, PortType};
 use crate::infer::backend::arrange::carrier;
 use crate::infer::backend::tensor::{Data, Kept, Place, Tensor};
 
-/// Where the next output of a port had better be: on the host, until one goes into another run as it is. A token that is
-/// read comes with its run, and a state that goes from step to step stays on its device.
+/// Where the next output of a port is placed: on the host, until one is an input of another run. So a token that is read arrives
+/// with its run, and a state that goes from step to step stays on its device.
 #[derive(Debug, Default)]
-pub(super) struct Wish {
+pub(super) struct OutputPlacement {
     on_device: AtomicBool,
 }
 
-impl Wish {
+impl OutputPlacement {
     pub fn is_host(&self) -> bool {
         !self.on_device.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, on_device: bool) {
-        // Most outputs go where the last one went, and a write would take the line from other cores.
+    fn set(&self, on_device: bool) {
+        // Most outputs are placed as the last one was, and a write would take the cache line from other cores.
         if self.on_device.load(Ordering::Relaxed) != on_device {
             self.on_device.store(on_device, Ordering::Relaxed);
         }
@@ -48,7 +48,7 @@ pub(super) struct Output {
     bytes: usize,
     place: Place,
     /// Of its port, when it could have been elsewhere.
-    wish: Option<Arc<Wish>>,
+    placement: Option<Arc<OutputPlacement>>,
     // The memory is the session's; a card's allocator must not go before it.
     _session: Arc<SharedSessionInner>,
 }
@@ -69,8 +69,8 @@ impl Kept for Output {
     }
 
     fn read(&self) -> Result<Cow<'_, [u8]>, String> {
-        if let Some(wish) = &self.wish {
-            wish.tell(false);
+        if let Some(placement) = &self.placement {
+            placement.set(false);
         }
         match self.place {
             Place::Host => Ok(Cow::Borrowed(host_bytes(&self.value, self.bytes)?)),
@@ -110,7 +110,7 @@ pub(super) fn output(
     value: DynValue,
     inputs: &[Input<'_>],
     session: Arc<SharedSessionInner>,
-    wish: Option<Arc<Wish>>,
+    placement: Option<Arc<OutputPlacement>>,
 ) -> Result<Tensor, String> {
     let failed = |what: &dyn fmt::Display| format!("output `{}`: {what}", port.name);
     let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
@@ -135,7 +135,8 @@ pub(super) fn output(
     let bytes = tensor
         .wanted_bytes()
         .ok_or_else(|| failed(&"larger than memory"))?;
-    let lent = |input: &Input<'_>| input.lends() && address(input.ptr()) == address(value.ptr());
+    let lent =
+        |input: &Input<'_>| input.is_borrowed() && address(input.ptr()) == address(value.ptr());
     if inputs.iter().any(lent) {
         // The graph passes an input on, and its memory goes when this run's inputs do.
         let copy = host_bytes(&value, bytes)?.to_vec();
@@ -148,7 +149,7 @@ pub(super) fn output(
         bytes,
         place,
         value,
-        wish,
+        placement,
         _session: session,
     };
     tensor.data = Data::Kept(Arc::new(output));
@@ -176,8 +177,8 @@ pub(super) enum Input<'a> {
 }
 
 impl Input<'_> {
-    /// Whether its memory is lent to the library, and not the library's own.
-    fn lends(&self) -> bool {
+    /// Whether the library borrows the memory of the host.
+    fn is_borrowed(&self) -> bool {
         !matches!(self, Self::Kept(_))
     }
 
@@ -197,8 +198,8 @@ pub(super) fn input<'a>(port: &Port, tensor: &'a Tensor) -> Result<Input<'a>, St
         && output.ty == port.ty
         && output.shape == shape
     {
-        if let Some(wish) = &output.wish {
-            wish.tell(true);
+        if let Some(placement) = &output.placement {
+            placement.set(true);
         }
         return Ok(Input::Kept(&output.value));
     }

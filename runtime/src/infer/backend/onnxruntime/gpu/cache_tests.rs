@@ -1,12 +1,12 @@
-//! Tests of the models on a card, on a card that is not there, with models that only take room.
+//! Tests of eviction from a simulated GPU, with models that only use memory.
 
 use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// A card whose free memory is what the models on it leave.
+/// A GPU whose free memory is what its models leave.
 struct Bench {
-    cards: Arc<Cards>,
+    models: Arc<GpuModels>,
     free: Arc<AtomicU64>,
     loads: Arc<AtomicU64>,
 }
@@ -14,7 +14,7 @@ struct Bench {
 struct Weights {
     bytes: u64,
     free: Arc<AtomicU64>,
-    /// Held while a run goes on.
+    /// Taken by each run.
     gate: Arc<Mutex<()>>,
 }
 
@@ -26,7 +26,7 @@ impl Drop for Weights {
 
 impl Model for Weights {
     fn run(&self, inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
-        drop(lock(&self.gate));
+        drop(self.gate.lock());
         Ok(inputs)
     }
 }
@@ -40,7 +40,7 @@ impl Bench {
         let free = Arc::new(AtomicU64::new(free_bytes));
         let told = free.clone();
         Self {
-            cards: Cards::with(
+            models: GpuModels::with(
                 Box::new(move |_| Some(told.load(Ordering::Relaxed))),
                 limit_bytes,
             ),
@@ -49,12 +49,12 @@ impl Bench {
         }
     }
 
-    fn put(&self, bytes: u64) -> Result<OnTenancy, String> {
+    fn put(&self, bytes: u64) -> Result<EvictableModel, String> {
         self.put_gated(bytes, Arc::default())
     }
 
-    fn put_gated(&self, bytes: u64, gate: Arc<Mutex<()>>) -> Result<OnTenancy, String> {
-        let card = Card {
+    fn put_gated(&self, bytes: u64, gate: Arc<Mutex<()>>) -> Result<EvictableModel, String> {
+        let gpu = Card {
             number: 0,
             name: "bench".into(),
             memory_bytes: 0,
@@ -75,7 +75,7 @@ impl Bench {
             };
             Ok(Box::new(weights) as Box<dyn Model>)
         };
-        let put = self.cards.put(&[card], bytes, Box::new(load));
+        let put = self.models.load(&[gpu], bytes, Box::new(load));
         put.map(|(_, model)| model)
     }
 
@@ -84,15 +84,15 @@ impl Bench {
     }
 }
 
-fn run(model: &OnTenancy) {
+fn run(model: &EvictableModel) {
     model.run(Vec::new(), &Worker::CALLER).unwrap();
 }
 
 #[test]
-fn the_one_unused_for_longest_makes_room_and_comes_back_when_it_runs() {
+fn the_least_recently_used_model_is_evicted_and_loaded_again_when_it_runs() {
     let bench = Bench::new(300 * MIB);
     let (a, b) = (bench.put(100 * MIB).unwrap(), bench.put(100 * MIB).unwrap());
-    assert_eq!(bench.cards.used_bytes(0), 200 * MIB);
+    assert_eq!(bench.models.used_bytes(0), 200 * MIB);
     run(&a);
     assert_eq!(bench.loads(), 2);
     let c = bench.put(100 * MIB).unwrap();
@@ -108,11 +108,11 @@ fn the_one_unused_for_longest_makes_room_and_comes_back_when_it_runs() {
     assert_eq!(bench.loads(), 4);
     drop((a, b, c));
     assert_eq!(bench.free.load(Ordering::Relaxed), 300 * MIB);
-    assert_eq!(bench.cards.used_bytes(0), 0);
+    assert_eq!(bench.models.used_bytes(0), 0);
 }
 
 #[test]
-fn one_that_does_not_fit_alone_is_refused() {
+fn a_model_that_does_not_fit_alone_is_refused() {
     let bench = Bench::new(300 * MIB);
     let small = bench.put(100 * MIB).unwrap();
     let error = bench.put(400 * MIB).err().unwrap();
@@ -124,31 +124,31 @@ fn one_that_does_not_fit_alone_is_refused() {
 }
 
 #[test]
-fn models_stay_within_what_they_may_take_of_a_card() {
+fn models_stay_within_the_limit_of_a_gpu() {
     let bench = Bench::limited(1000 * MIB, Some(250 * MIB));
     let (a, b) = (bench.put(100 * MIB).unwrap(), bench.put(100 * MIB).unwrap());
     for model in [&a, &b, &a] {
         run(model);
-        assert!(bench.cards.used_bytes(0) <= 250 * MIB);
+        assert!(bench.models.used_bytes(0) <= 250 * MIB);
     }
     // Before it was measured, the second one needed more than was left.
-    assert_eq!((bench.loads(), bench.cards.used_bytes(0)), (3, 200 * MIB));
+    assert_eq!((bench.loads(), bench.models.used_bytes(0)), (3, 200 * MIB));
     let error = bench.put(200 * MIB).err().unwrap();
     assert!(error.contains("cuda:0 has 250 MiB"), "{error}");
 }
 
 #[test]
-fn one_that_runs_is_waited_for() {
+fn a_running_model_is_waited_for() {
     let bench = Arc::new(Bench::new(200 * MIB));
     let gate = Arc::new(Mutex::new(()));
     let runs = Arc::new(bench.put_gated(100 * MIB, gate.clone()).unwrap());
-    let held = lock(&gate);
+    let held = gate.lock();
     let running = std::thread::spawn({
         let runs = runs.clone();
         move || run(&runs)
     });
     // It runs as soon as nothing of it is idle.
-    let idle = || lock(&runs.0.place.ledger).idle().is_empty();
+    let idle = || runs.0.gpu.cache.lock().idle().is_empty();
     while !idle() {
         std::thread::yield_now();
     }
@@ -156,7 +156,7 @@ fn one_that_runs_is_waited_for() {
         let bench = bench.clone();
         move || bench.put(100 * MIB).map(|other| run(&other))
     });
-    while lock(&runs.0.place.tenants).len() < 2 {
+    while runs.0.gpu.models.lock().len() < 2 {
         std::thread::yield_now();
     }
     drop(held);
@@ -166,7 +166,7 @@ fn one_that_runs_is_waited_for() {
 }
 
 #[test]
-fn words_of_the_library_that_mean_a_full_card() {
+fn messages_of_the_library_that_mean_out_of_memory() {
     assert!(is_out_of_memory("CUDA failure 2: out of memory ; GPU=0"));
     assert!(is_out_of_memory(
         "Available memory of 5 is smaller than requested bytes of 9"

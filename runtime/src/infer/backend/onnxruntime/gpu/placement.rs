@@ -1,8 +1,8 @@
-//! Which nodes of a model ONNX Runtime leaves on the CPU, read from its log: it has no call that tells.
+//! Which nodes of a model ONNX Runtime places on the CPU. Read from its log, because it has no API for it.
 
-/// Operators that shapes are reckoned with. The library has kernels of them for cards, so where it leaves such a node on
-/// the CPU, it is one that works on a shape, which the CPU needs anyway.
-const OF_SHAPES: &[&str] = &[
+/// Operators that compute shapes. The library has GPU kernels for them, so a node that it places on the CPU works on a shape, which
+/// the CPU needs anyway.
+const SHAPE_OPERATORS: &[&str] = &[
     "Add",
     "And",
     "Cast",
@@ -44,59 +44,59 @@ const OF_SHAPES: &[&str] = &[
     "Unsqueeze",
     "Where",
 ];
-/// So many of them are named.
-const NAMED: usize = 5;
+/// Most nodes that an error names.
+const MAX_NAMED: usize = 5;
 
-/// What the log has said so far.
+/// What the log has shown so far.
 #[derive(Debug, Default)]
-pub(super) struct Placements {
-    /// Whether the lines that come are nodes on the CPU.
-    listed: bool,
+pub(in crate::infer::backend::onnxruntime) struct Placements {
+    /// The next lines are nodes on the CPU.
+    in_cpu_list: bool,
+    /// All nodes are on the CPU.
     all: bool,
-    /// Each as `Op (name)`.
+    /// Nodes on the CPU, as `Op (name)`.
     nodes: Vec<String>,
 }
 
 impl Placements {
-    /// Takes a line of the log.
-    pub fn hear(&mut self, line: &str) {
+    /// Reads a line of the log.
+    pub fn record(&mut self, line: &str) {
         let line = line.trim();
         if let Some((before, place)) = line.split_once("laced on [") {
-            self.listed = place.starts_with("CPUExecutionProvider]");
-            self.all |= self.listed && before.starts_with("All nodes");
-        } else if self.listed && line.ends_with(')') && line.contains(" (") {
+            self.in_cpu_list = place.starts_with("CPUExecutionProvider]");
+            self.all |= self.in_cpu_list && before.starts_with("All nodes");
+        } else if self.in_cpu_list && line.ends_with(')') && line.contains(" (") {
             self.nodes.push(line.to_owned());
         } else {
-            self.listed = false;
+            self.in_cpu_list = false;
         }
     }
 
-    /// Why a model with these nodes on the CPU does not count as one that runs on a card; `None` when they only reckon
-    /// shapes.
+    /// Why a model with these nodes on the CPU does not count as running on a GPU; `None` if they only compute shapes.
     pub fn refusal(&self) -> Option<String> {
         if self.all {
-            return Some("the card has kernels for none of its operators".into());
+            return Some("the GPU has kernels for none of its operators".into());
         }
-        let of_shapes = |node: &&String| {
+        let computes_shapes = |node: &&String| {
             let op = node.split(' ').next().unwrap_or_default();
-            OF_SHAPES.contains(&op)
+            SHAPE_OPERATORS.contains(&op)
         };
         let rest: Vec<&str> = self
             .nodes
             .iter()
-            .filter(|node| !of_shapes(node))
+            .filter(|node| !computes_shapes(node))
             .map(String::as_str)
             .collect();
         if rest.is_empty() {
             return None;
         }
-        let more = match rest.len().saturating_sub(NAMED) {
+        let more = match rest.len().saturating_sub(MAX_NAMED) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let named = &rest[..rest.len().min(NAMED)];
+        let named = &rest[..rest.len().min(MAX_NAMED)];
         Some(format!(
-            "the card has no kernel for {}{more}",
+            "the GPU has no kernel for {}{more}",
             named.join(", ")
         ))
     }
@@ -108,12 +108,12 @@ mod tests {
 
     fn heard(lines: &[&str]) -> Placements {
         let mut placements = Placements::default();
-        lines.iter().for_each(|line| placements.hear(line));
+        lines.iter().for_each(|line| placements.record(line));
         placements
     }
 
     #[test]
-    fn nodes_of_shapes_are_no_reason() {
+    fn nodes_computes_shapes_are_no_reason() {
         let lines = [
             "Node placements",
             " Node(s) placed on [CPUExecutionProvider]. Number of nodes: 2",
@@ -141,7 +141,7 @@ mod tests {
         let why = why.refusal().unwrap();
         assert_eq!(
             why,
-            "the card has no kernel for StringNormalizer (/words), Unique ()"
+            "the GPU has no kernel for StringNormalizer (/words), Unique ()"
         );
         let many: Vec<String> = (0..9).map(|n| format!("  Unique (/{n})")).collect();
         let mut lines = vec![" Node(s) placed on [CPUExecutionProvider]. Number of nodes: 9"];

@@ -1,7 +1,7 @@
-//! How ONNX Runtime opens a model on a CUDA card, and why it cannot.
+//! Opens models on a CUDA GPU, and finds out why that is not possible.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ort::environment::Environment;
 use ort::ep::cuda::ConvAlgorithmSearch;
@@ -9,25 +9,26 @@ use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider};
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
+use parking_lot::Mutex;
 use samovar_onnx::folding::Folding;
 
 use super::placement::Placements;
-use super::session;
+use crate::infer::backend::onnxruntime::{device_id, session};
 
-/// What becomes of operators that the card has no kernel for.
+/// What happens to operators that the GPU has no kernel for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::infer::backend) enum Rest {
+pub(in crate::infer::backend) enum CpuFallback {
     /// They run on the CPU.
-    OnCpu,
-    /// The model is refused. What only reckons shapes is on the CPU in any case, where the library puts it on purpose.
+    Allowed,
+    /// The model is refused. Operators that only compute shapes are allowed, because the library places them on the CPU on purpose.
     Refused,
 }
 
-/// The library's words when a node is on the CPU and none may be.
+/// The library's message when a node is on the CPU but none may be.
 const ON_CPU: &str = "fallback to CPU EP has been explicitly disabled";
 
-/// Why the library cannot use any card, if it cannot.
-pub(super) fn missing(
+/// Why the library cannot use any GPU, if it cannot.
+pub(in crate::infer::backend::onnxruntime) fn find_obstacle(
     environment: &Environment,
     version: Option<&str>,
     path: &Path,
@@ -44,29 +45,33 @@ pub(super) fn missing(
                 "{library} was built without CUDA: pip install onnxruntime-gpu"
             ));
         }
-        Err(error) => return Some(format!("{library} does not tell what it can use: {error}")),
+        Err(error) => {
+            return Some(format!(
+                "{library} does not tell which providers it has: {error}"
+            ));
+        }
     }
-    // Only now does the library look for CUDA's own.
+    // Only this makes the library load CUDA.
     let registered = session::onnx_builder(environment, 1, Folding::Off)
         .and_then(|mut builder| CUDA::default().register(&mut builder));
     let error = registered.err()?;
     Some(format!("{library} cannot use CUDA: {error}"))
 }
 
-/// Opens a model on a card, in which it takes `limit_bytes` at most.
+/// Opens a model on a GPU, where it may use `limit_bytes`.
 ///
 /// # Errors
-/// In the library's words, when it cannot run the model there; names the nodes that keep it off the card.
-pub(super) fn open(
+/// Why the library cannot run the model there, with the nodes that the GPU has no kernel for.
+pub(in crate::infer::backend::onnxruntime) fn open(
     environment: &Environment,
     model: &Path,
     (threads, folding): (usize, Folding),
-    card: u32,
+    gpu: u32,
     limit_bytes: u64,
-    rest: Rest,
+    fallback: CpuFallback,
 ) -> ort::Result<Session> {
-    let builder = || on_card(environment, (threads, folding), card, limit_bytes);
-    if rest == Rest::OnCpu {
+    let builder = || gpu_builder(environment, (threads, folding), gpu, limit_bytes);
+    if fallback == CpuFallback::Allowed {
         return builder()?.commit_from_file(model);
     }
     match builder()?
@@ -76,26 +81,25 @@ pub(super) fn open(
         Err(error) if error.message().contains(ON_CPU) => {}
         opened => return opened,
     }
-    // The library does not say which nodes, nor spare those that it puts on the CPU on purpose. Its log tells.
-    let (mut listening, placements) = listening(builder()?)?;
-    // As a session it would log each of its runs.
-    drop(listening.commit_from_file(model)?);
-    let placements = placements.lock().unwrap_or_else(PoisonError::into_inner);
+    // The error does not name the nodes, and includes those that the library places on the CPU on purpose. The log has all.
+    let (mut logged, placements) = log_placements(builder()?)?;
+    // Not kept, because it would log each run.
+    drop(logged.commit_from_file(model)?);
+    let placements = placements.lock();
     match placements.refusal() {
         Some(why) => Err(ort::Error::new(why)),
         None => builder()?.commit_from_file(model),
     }
 }
 
-/// The same session, which hears where its nodes are placed.
-pub(super) fn listening(
+/// The same session, with a log of where its nodes are placed.
+pub(in crate::infer::backend::onnxruntime) fn log_placements(
     builder: SessionBuilder,
 ) -> ort::Result<(SessionBuilder, Arc<Mutex<Placements>>)> {
     let placements = Arc::new(Mutex::new(Placements::default()));
-    let heard = placements.clone();
+    let logged = placements.clone();
     let logger = move |_: LogLevel, _: &str, _: &str, _: &str, line: &str| {
-        let mut placements = heard.lock().unwrap_or_else(PoisonError::into_inner);
-        placements.hear(line);
+        logged.lock().record(line);
     };
     let builder = builder
         .with_log_level(LogLevel::Verbose)?
@@ -103,18 +107,18 @@ pub(super) fn listening(
     Ok((builder, placements))
 }
 
-fn on_card(
+fn gpu_builder(
     environment: &Environment,
     (threads, folding): (usize, Folding),
-    card: u32,
+    gpu: u32,
     limit_bytes: u64,
 ) -> ort::Result<SessionBuilder> {
     let provider = CUDA::default()
-        .with_device_id(super::place(card))
+        .with_device_id(device_id(gpu))
         .with_memory_limit(usize::try_from(limit_bytes).unwrap_or(usize::MAX))
-        // Doubling would take from a card what other graphs need.
+        // Doubling the arena would take memory that other graphs need.
         .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
-        // Trying every algorithm with each new shape takes seconds.
+        // An exhaustive search takes seconds for each new shape.
         .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
         .build()
         .error_on_failure();
