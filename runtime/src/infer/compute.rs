@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Context;
 
 use crate::infer::backend::tensor::Place;
-use crate::infer::stop::Stop;
+use crate::infer::run_cancel::RunCancel;
 pub(crate) use crate::permits::Owner;
 use dispatcher::Dispatcher;
 pub(crate) use dispatcher::Permit;
@@ -37,27 +37,27 @@ mod sync {
 /// The thread that runs a graph, for the backend.
 pub(crate) struct Worker {
     rten_pool: Option<Arc<rten::ThreadPool>>,
-    stop: Option<Arc<Stop>>,
+    cancel: Option<Arc<RunCancel>>,
 }
 
 impl Worker {
     /// The calling thread, for runs that are too short to hand to another.
     pub const CALLER: Self = Self {
         rten_pool: None,
-        stop: None,
+        cancel: None,
     };
 
     /// A thread of an engine, for one run.
-    pub fn of_engine(rten_pool: Arc<rten::ThreadPool>, stop: Arc<Stop>) -> Self {
+    pub fn of_engine(rten_pool: Arc<rten::ThreadPool>, cancel: Arc<RunCancel>) -> Self {
         Self {
             rten_pool: Some(rten_pool),
-            stop: Some(stop),
+            cancel: Some(cancel),
         }
     }
 
-    /// What can stop the run, if anything can.
-    pub fn stop(&self) -> Option<&Arc<Stop>> {
-        self.stop.as_ref()
+    /// Cancels the run; `None` outside of engines.
+    pub fn cancel(&self) -> Option<&Arc<RunCancel>> {
+        self.cancel.as_ref()
     }
 
     /// The pool for rten. The compute thread is one of its threads, so that a run starts without a hand-over.
@@ -70,7 +70,7 @@ impl Worker {
         let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
         let worker = Self {
             rten_pool: Some(pool.clone()),
-            stop: None,
+            cancel: None,
         };
         pool.run(|| work(&worker));
     }

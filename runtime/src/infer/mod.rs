@@ -6,6 +6,5 @@ pub(crate) mod compute;
 pub mod engines;
 pub(crate) mod eviction;
 pub mod graph;
-pub(crate) mod interest;
 pub(crate) mod nn;
-pub(crate) mod stop;
+pub(crate) mod run_cancel;

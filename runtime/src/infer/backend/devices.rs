@@ -1,4 +1,4 @@
-//! The NVIDIA cards of this machine, as their driver tells of them.
+//! The NVIDIA GPUs of this machine, from their driver.
 
 use std::ffi::OsStr;
 
@@ -7,52 +7,52 @@ use nvml_wrapper::error::NvmlError;
 
 /// The driver's library, by the name that every driver installs it under.
 const LIBRARY: &str = "libnvidia-ml.so.1";
-/// Which cards CUDA shows to this process, and in which order.
+/// Selects the GPUs that CUDA shows to this process, and their order.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
-/// A card.
+/// A GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {
-    /// Its number for CUDA: `cuda:0` is the first.
+    /// The CUDA device number: `cuda:0` is the first.
     pub number: u32,
-    /// Its name.
+    /// Product name.
     pub name: String,
-    /// Its memory, in bytes.
+    /// Total memory in bytes.
     pub memory_bytes: u64,
-    /// What of that nobody uses.
+    /// Free memory in bytes.
     pub free_bytes: u64,
-    /// Version of the driver.
+    /// Version of the NVIDIA driver.
     pub driver: String,
 }
 
-/// The driver, or why there is none.
+/// The NVIDIA driver, or why it is not usable.
 pub(crate) struct Driver(Result<Nvml, String>);
 
 impl Driver {
-    /// Looks for it.
+    /// Loads the driver's library.
     pub fn find() -> Self {
         let found = Nvml::builder().lib_path(OsStr::new(LIBRARY)).init();
-        Self(found.map_err(|error| why(&error)))
+        Self(found.map_err(|error| explain(&error)))
     }
 
-    /// The cards that CUDA shows to this process.
+    /// The GPUs that CUDA shows to this process.
     ///
     /// # Errors
-    /// Why there are none.
+    /// Why there is none.
     pub fn cards(&self) -> Result<Vec<Card>, String> {
         let nvml = self.0.as_ref().map_err(Clone::clone)?;
-        let cards = all(nvml).map_err(|error| why(&error))?;
+        let cards = all(nvml).map_err(|error| explain(&error))?;
         if cards.is_empty() {
-            return Err("the NVIDIA driver finds no card".into());
+            return Err("the NVIDIA driver finds no GPU".into());
         }
         match std::env::var(VISIBLE) {
-            Ok(list) => shown(&list, cards),
+            Ok(list) => select_visible(&list, cards),
             Err(_) => Ok(cards.into_iter().map(|(_, card)| card).collect()),
         }
     }
 }
 
-/// Each card with its UUID.
+/// All GPUs with their UUIDs.
 fn all(nvml: &Nvml) -> Result<Vec<(String, Card)>, NvmlError> {
     let driver = nvml.sys_driver_version()?;
     (0..nvml.device_count()?)
@@ -71,9 +71,9 @@ fn all(nvml: &Nvml) -> Result<Vec<(String, Card)>, NvmlError> {
         .collect()
 }
 
-/// The cards that a list names, by number or by (the beginning of) their UUID, numbered anew. As with CUDA, what stands
-/// after a name that means none is not shown either.
-fn shown(list: &str, cards: Vec<(String, Card)>) -> Result<Vec<Card>, String> {
+/// Selects the GPUs that a list names, by number or by (a prefix of) their UUID, and renumbers them. Like CUDA, ignores everything
+/// after the first name that matches no GPU.
+fn select_visible(list: &str, cards: Vec<(String, Card)>) -> Result<Vec<Card>, String> {
     let mut shown: Vec<Card> = Vec::new();
     for name in list.split(',').map(str::trim) {
         let found = match name.parse::<usize>() {
@@ -89,22 +89,22 @@ fn shown(list: &str, cards: Vec<(String, Card)>) -> Result<Vec<Card>, String> {
         });
     }
     if shown.is_empty() {
-        return Err(format!("{VISIBLE}={list:?} hides every card"));
+        return Err(format!("{VISIBLE}={list:?} hides every GPU"));
     }
     Ok(shown)
 }
 
-fn why(error: &NvmlError) -> String {
+fn explain(error: &NvmlError) -> String {
     match error {
         NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound => {
             format!("no NVIDIA driver: {LIBRARY} not found")
         }
         NvmlError::DriverNotLoaded => "the NVIDIA driver is installed but not loaded".into(),
-        NvmlError::NoPermission => "the NVIDIA driver does not let this user in".into(),
+        NvmlError::NoPermission => "no permission to use the NVIDIA driver".into(),
         NvmlError::LibRmVersionMismatch => {
-            "the NVIDIA driver was updated and not loaded anew: restart the machine".into()
+            "the NVIDIA driver was updated but not reloaded: restart the machine".into()
         }
-        other => format!("the NVIDIA driver answers: {other}"),
+        other => format!("the NVIDIA driver failed: {other}"),
     }
 }
 
@@ -130,9 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn cards_are_shown_as_cuda_shows_them() {
+    fn gpus_are_selected_as_cuda_does() {
         let names = |list: &str| {
-            shown(list, cards()).map(|cards| {
+            select_visible(list, cards()).map(|cards| {
                 cards
                     .into_iter()
                     .map(|card| (card.number, card.name))
@@ -144,18 +144,18 @@ mod tests {
         assert_eq!(names("GPU-b"), Ok(vec![(0, b)]));
         assert_eq!(names("0,-1,1"), Ok(vec![(0, a)]));
         for hidden in ["", "-1", "7", "MIG-x"] {
-            assert!(names(hidden).unwrap_err().contains("hides every card"));
+            assert!(names(hidden).unwrap_err().contains("hides every GPU"));
         }
     }
 
     #[test]
-    fn a_machine_without_a_driver_is_told_so() {
+    fn a_missing_driver_is_reported() {
         let missing = Nvml::builder()
             .lib_path(OsStr::new("libnvidia-ml.so.none"))
             .init()
             .unwrap_err();
         assert_eq!(
-            why(&missing),
+            explain(&missing),
             "no NVIDIA driver: libnvidia-ml.so.1 not found"
         );
     }

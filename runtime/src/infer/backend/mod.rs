@@ -21,10 +21,10 @@ use samovar_onnx::folding::Folding;
 use samovar_onnx::port::Port;
 use samovar_onnx::{ModelProto, Onnx, classes};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::infer::compute::{Worker, guarded};
 use crate::infer::engines::Remote;
-use crate::infer::interest::Interested;
 pub use device::Device;
 pub use devices::Card;
 pub(crate) use devices::Driver;
@@ -130,8 +130,8 @@ pub(crate) struct Wanted<'a> {
     pub name: &'a str,
     /// Who has an engine for itself that it belongs in.
     pub own_engine: Option<&'a str>,
-    /// Whether anything still wants it. Only loads in engines can be given up.
-    pub interested: Option<&'a Interested>,
+    /// Cancelled when no caller waits for the load any more. Only loads in engines can be cancelled.
+    pub abandoned: Option<&'a CancellationToken>,
     /// How far its constants may be folded: found out when it is read.
     pub folding: Folding,
 }
@@ -283,7 +283,7 @@ impl Backends {
             .map(|folder| folder.join(onnxruntime::NAME));
         let found = match options.libraries {
             Libraries::All => {
-                discovery::onnxruntime(options.onnxruntime.as_deref(), installed.as_deref())
+                discovery::find_onnxruntime(options.onnxruntime.as_deref(), installed.as_deref())
             }
             Libraries::OnlyRten => Err((None, "it is not opened here".into())),
         };
@@ -461,7 +461,7 @@ impl Backends {
     pub(crate) fn load_laid(&self, model: &Path, wanted: Wanted<'_>) -> Result<Loaded, LoadError> {
         let bytes = ModelFile::open(model)?;
         let onnx = Onnx::read(&bytes).map_err(LoadError)?;
-        let laid = Some(Arc::new(ModelDir::lent(model)));
+        let laid = Some(Arc::new(ModelDir::borrowed(model)));
         let wanted = Wanted {
             folding: onnx.folding,
             ..wanted

@@ -347,7 +347,7 @@ impl Fleet {
                 .map(str::to_owned),
             source,
         });
-        let (at, head) = self.load_spec(&spec, wanted.interested)?;
+        let (at, head) = self.load_spec(&spec, wanted.abandoned)?;
         let backend = backend_name(&head.backend)
             .ok_or_else(|| format!("an engine has a backend `{}`", head.backend))?;
         let model: Box<dyn Model> = Box::new(Remote::new(self.clone(), spec, head.place, at));

@@ -27,7 +27,7 @@ use super::wire::{
 use crate::infer::backend::tensor::Tensor;
 use crate::infer::backend::{Backends, GuestModel, LoadError, Loaded, RunError, Source, Wanted};
 use crate::infer::compute::{Worker, guarded};
-use crate::infer::stop::Stop;
+use crate::infer::run_cancel::RunCancel;
 use crate::process::{confine, frames};
 
 /// The stack of a thread that loads: libraries recurse over the operators of a model.
@@ -59,7 +59,7 @@ struct Engine {
 
 #[derive(Default)]
 struct Stops {
-    running: HashMap<u64, Arc<Stop>>,
+    running: HashMap<u64, Arc<RunCancel>>,
     /// Stopped before they came.
     early: Vec<u64>,
 }
@@ -402,13 +402,13 @@ impl Engine {
     }
 
     /// Notes that a run begins; nothing when it was stopped before.
-    fn begin(&self, run: u64) -> Option<Arc<Stop>> {
+    fn begin(&self, run: u64) -> Option<Arc<RunCancel>> {
         let mut stops = lock(&self.stops);
         if let Some(at) = stops.early.iter().position(|early| *early == run) {
             stops.early.swap_remove(at);
             return None;
         }
-        let stop = Arc::new(Stop::default());
+        let stop = Arc::new(RunCancel::default());
         stops.running.insert(run, stop.clone());
         Some(stop)
     }
@@ -419,7 +419,7 @@ impl Engine {
         match running {
             Some(stop) => {
                 drop(stops);
-                stop.ask();
+                stop.cancel();
             }
             None => {
                 if stops.early.len() >= MAX_STOPPED {

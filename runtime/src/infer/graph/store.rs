@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::loader::Loader;
 use super::{GraphError, GraphInfo, GraphSpec, LoadedGraph};
@@ -18,7 +19,6 @@ use crate::infer::backend::{
 };
 use crate::infer::compute::{ComputePools, Worker, guarded};
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, GraphMemory};
-use crate::infer::interest::{Interest, Interested};
 use crate::permits::Owner;
 use crate::process::barrier::Barrier;
 
@@ -63,7 +63,7 @@ const IDLE_REFERENCES: usize = 3;
 /// The claim of a caller that waits for a load. If it is dropped before the graph is there, it cancels the load unless others wait
 /// for the graph, and unloads the graph unless it is used in time.
 struct LoadClaim {
-    waiting: Option<(GraphSlot, Interest)>,
+    waiting: Option<(GraphSlot, DropGuard)>,
 }
 
 impl LoadClaim {
@@ -74,7 +74,7 @@ impl LoadClaim {
 
 impl Drop for LoadClaim {
     fn drop(&mut self) {
-        let Some((slot, interest)) = self.waiting.take() else {
+        let Some((slot, abandoned)) = self.waiting.take() else {
             return;
         };
         // Without an executor the node is shutting down.
@@ -86,7 +86,7 @@ impl Drop for LoadClaim {
             while slot.try_lock().is_err() && Arc::strong_count(&slot) > IDLE_REFERENCES {
                 tokio::time::sleep(CHECK_INTERVAL).await;
             }
-            drop(interest);
+            drop(abandoned);
             // Unlocked when the load has ended.
             drop(slot.lock().await);
             tokio::time::sleep(UNCLAIMED_TIME).await;
@@ -156,9 +156,9 @@ impl GraphStore {
         let pools = self.pools.clone();
         let permit = self.loads.acquire(spec.owner).await;
         // Dropped with this future: the load is cancelled unless others wait for it.
-        let (interest, interested) = Interest::new();
+        let abandoned = CancellationToken::new();
         let claim = LoadClaim {
-            waiting: Some((slot, interest)),
+            waiting: Some((slot, abandoned.clone().drop_guard())),
         };
         let loading = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -173,7 +173,7 @@ impl GraphStore {
                     digest: Some(&spec.digest),
                     name: &spec.name,
                     own_engine: spec.own_engine.as_deref(),
-                    interested: Some(&interested),
+                    abandoned: Some(&abandoned),
                     ..Wanted::default()
                 };
                 let loaded = loader.load(&source, wanted)?;
@@ -230,13 +230,13 @@ impl GraphStore {
     ) -> Result<Arc<LoadedGraph>, GraphError> {
         let loader = self.loader.clone();
         let pools = self.pools.clone();
-        self.load(owner, move |interested| {
+        self.load(owner, move |abandoned| {
             let wanted = Wanted {
                 target: Target::Cpu,
                 threads: 1,
                 name: "from bytes",
                 own_engine: own_engine.as_deref(),
-                interested: Some(interested),
+                abandoned: Some(abandoned),
                 ..Wanted::default()
             };
             let loaded = loader.load(&Source::Bytes(&model), wanted)?;
@@ -252,14 +252,15 @@ impl GraphStore {
     async fn load<T: Send + 'static>(
         &self,
         owner: Owner,
-        work: impl FnOnce(&Interested) -> Result<T, LoadError> + Send + 'static,
+        work: impl FnOnce(&CancellationToken) -> Result<T, LoadError> + Send + 'static,
     ) -> Result<T, GraphError> {
         let stopped = |why: &dyn std::fmt::Display| GraphError::Stopped(why.to_string());
         let permit = self.loads.acquire(owner).await;
-        let (_interest, interested) = Interest::new();
+        let abandoned = CancellationToken::new();
+        let _guard = abandoned.clone().drop_guard();
         let loaded = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            guarded(|| work(&interested))
+            guarded(|| work(&abandoned))
         });
         loaded
             .await

@@ -57,20 +57,20 @@ impl Model for SharedSession {
         }
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
         let gives_back = self.gives_back.swap(false, Ordering::Relaxed);
-        let options = (gives_back || worker.stop().is_some()).then(Options::new);
+        let options = (gives_back || worker.cancel().is_some()).then(Options::new);
         let options = options.transpose().map_err(|e| e.to_string())?;
         if let Some(options) = options.as_ref().filter(|_| gives_back) {
             options.give_back_memory().map_err(|e| e.to_string())?;
         }
         let options = options.map(Arc::new);
-        let ending = worker.stop().zip(options.clone());
-        let ending = ending.map(|(stop, options)| stop.by(move || options.terminate()));
+        let cancel = worker.cancel().zip(options.clone());
+        let guard = cancel.map(|(cancel, options)| cancel.on_cancel(move || options.terminate()));
         let options = options.as_deref();
         let outputs = match &self.device {
             None => self.run_plain(&names, &values, options),
             Some(memories) => self.run_bound(&names, &values, memories, options),
         };
-        drop(ending);
+        drop(guard);
         let outputs = outputs.map_err(|error| match error.code() {
             // What an operator says of values that it cannot compute with, such as an index beyond a tensor's end.
             ErrorCode::InvalidArgument => RunError::Inputs(error.to_string()),

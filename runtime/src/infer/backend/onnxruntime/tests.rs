@@ -9,7 +9,7 @@ use super::*;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::onnx::leaking;
 use crate::infer::backend::testing::skip::{Need, skip};
-use crate::infer::backend::testing::{backends, passing_on, row_by_row};
+use crate::infer::backend::testing::{backends, identity, row_by_row};
 use crate::infer::backend::{GuestModel, Model};
 use crate::infer::compute::Worker;
 
@@ -119,7 +119,7 @@ fn an_input_that_is_passed_on_is_not_lent_beyond_its_run() {
         skip(Need::Onnxruntime, "no library was found");
         return;
     };
-    let session = session(onnxruntime, &passing_on());
+    let session = session(onnxruntime, &identity());
     let x = f32s([1, 2], &[7.0, 8.0]);
     let lent = address(&x);
     let outputs = session.run(vec![x], &Worker::CALLER).unwrap();

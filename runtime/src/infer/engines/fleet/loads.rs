@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::{At, Backend, Counted, Fleet, Group, OwnedSource, Spec, lock};
 use crate::infer::backend::tensor::Place;
@@ -14,7 +15,6 @@ use crate::infer::engines::blame::Verdict;
 use crate::infer::engines::history::EndReason;
 use crate::infer::engines::running::{Ended, LoadFailure};
 use crate::infer::engines::wire::{Load, LoadSource, LoadedHead};
-use crate::infer::interest::Interested;
 
 /// How often a load is begun whose engine ended.
 const MAX_ATTEMPTS: usize = 3;
@@ -55,11 +55,11 @@ impl Fleet {
     pub(super) fn load_spec(
         self: &Arc<Self>,
         spec: &Spec,
-        interested: Option<&Interested>,
+        abandoned: Option<&CancellationToken>,
     ) -> Result<(At, LoadedHead), String> {
         let mut why = String::new();
         for _ in 0..MAX_ATTEMPTS {
-            match self.load_once(spec, interested) {
+            match self.load_once(spec, abandoned) {
                 Ok(loaded) => return Ok(loaded),
                 Err(Failure::Final(error)) => return Err(error),
                 // If this graph is a suspect now, it is loaded alone the next time, which shows whether it was that.
@@ -95,7 +95,7 @@ impl Fleet {
     fn load_once(
         self: &Arc<Self>,
         spec: &Spec,
-        interested: Option<&Interested>,
+        abandoned: Option<&CancellationToken>,
     ) -> Result<(At, LoadedHead), Failure> {
         let group = self.group_of(spec)?;
         let is_alone = group.suspect.is_some();
@@ -144,7 +144,7 @@ impl Fleet {
             digest: spec.digest.clone(),
             source,
         });
-        let loaded = self.wait_for_load(&at, &spec.label.name, loading, interested);
+        let loaded = self.wait_for_load(&at, &spec.label.name, loading, abandoned);
         drop(part);
         match loaded {
             Ok(Ok(head)) => {
@@ -180,11 +180,11 @@ impl Fleet {
         at: &At,
         name: &str,
         mut loading: oneshot::Receiver<Result<LoadedHead, LoadFailure>>,
-        interested: Option<&Interested>,
+        abandoned: Option<&CancellationToken>,
     ) -> Result<Result<LoadedHead, LoadFailure>, oneshot::error::RecvError> {
-        let abandoned = async {
-            match interested {
-                Some(interested) => interested.lost().await,
+        let expired = async {
+            match abandoned {
+                Some(abandoned) => abandoned.cancelled().await,
                 None => std::future::pending().await,
             }
             sleep(ABANDONED_GRACE).await;
@@ -197,7 +197,7 @@ impl Fleet {
                     let why = format!("graph `{name}` took longer to load than {limit:?}, the limit of `samovar serve --load-timeout`");
                     (EndReason::OverdueLoad, why)
                 }
-                () = abandoned => {
+                () = expired => {
                     let why = format!("graph `{name}` was still loading {ABANDONED_GRACE:?} after everything that wanted it had gone");
                     (EndReason::AbandonedLoad, why)
                 }

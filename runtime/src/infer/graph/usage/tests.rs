@@ -6,7 +6,7 @@ use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::infer::backend::tensor::{Data, ElementType};
-use crate::infer::backend::testing::{backends, choices, liar, row_by_row};
+use crate::infer::backend::testing::{backends, choices, mixes_rows, row_by_row};
 use crate::infer::backend::{BackendChoice, Target};
 use crate::infer::graph::loader::Loader;
 use crate::infer::graph::{GraphSpec, GraphStore};
@@ -171,7 +171,7 @@ fn a_call_that_does_not_fit_affects_no_other() {
 fn a_graph_that_mixes_rows_is_found_out_and_run_call_by_call() {
     let runtime = runtime();
     for backend in choices() {
-        let graph = runtime.block_on(graph(liar(), backend, "liar"));
+        let graph = runtime.block_on(graph(mixes_rows(), backend, "mixes_rows"));
         for _ in 0..2 {
             let graph_use = with_active(3);
             let calls = [1.0, 2.0, 3.0].map(|value| {
