@@ -16,7 +16,7 @@ use samovar_server::domain::model::{Model, Target};
 use samovar_server::domain::organization::Organization;
 use samovar_server::domain::secret::Secret;
 use samovar_server::domain::webhook_secret::WebhookSecret;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 
 const MODEL: &str = "model000";
 const DEPLOYMENT: &str = "deploy00";
@@ -70,7 +70,7 @@ fn check_others(key: &str, document: &[u8]) {
 
 /// Uses what was read as a node does, long before, during and long after its time.
 fn use_all(mirror: &Mirror) {
-    let model: Id = MODEL.parse().expect("an id");
+    let model: ModelId = MODEL.parse().expect("an id");
     let Some(view) = mirror.view(model) else {
         return;
     };

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use samovar_server::domain::model::Target;
 use samovar_server::fuzzing::{Address, AsyncPart, Place, Route};
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::names;
 
 fuzz_target!(|path: &str| {
@@ -29,7 +29,7 @@ fuzz_target!(|path: &str| {
         assert_eq!(Place::below_models(&again).async_address(), Some(later));
     }
     for part in path.split('/') {
-        if let Ok(id) = part.parse::<Id>() {
+        if let Ok(id) = part.parse::<DeploymentId>() {
             assert_eq!(id.as_str(), part);
             assert_eq!(names::check_name(part), Ok(()), "an id is no name");
         }

@@ -11,6 +11,9 @@ use std::sync::Mutex;
 
 use sha2::{Digest, Sha256};
 
+/// Files of which it is remembered: all that are in use on a large node. Each that is forgotten is read once more.
+const REMEMBERED: usize = 4096;
+
 /// Files whose checksum this process has seen to be right, by their identity on disk.
 #[derive(Default)]
 pub(crate) struct Checked {
@@ -36,7 +39,13 @@ impl Checked {
         let sound = std::fs::read_to_string(checksum_path(path))
             .is_ok_and(|wanted| hash_file(path).is_ok_and(|found| found == wanted.trim()));
         if sound {
-            self.lock().insert(path.to_owned(), identity);
+            let mut verified = self.lock();
+            if verified.len() >= REMEMBERED {
+                // Whichever: of most the file is gone.
+                let some = verified.keys().next().cloned();
+                some.and_then(|path| verified.remove(&path));
+            }
+            verified.insert(path.to_owned(), identity);
         } else {
             tracing::warn!(path = %path.display(), "the file is damaged, and made again");
         }
@@ -121,6 +130,21 @@ fn hash_file(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_came_and_went_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("digest.kind");
+        write(&path, b"as it was made").unwrap();
+        let identity = identity(&path).unwrap();
+        let checked = Checked::default();
+        let gone = (0..REMEMBERED).map(|number| (number.to_string().into(), identity));
+        checked.lock().extend(gone);
+        assert!(checked.is_sound(&path));
+        let verified = checked.lock();
+        assert_eq!(verified.len(), REMEMBERED);
+        assert!(verified.contains_key(&path));
+    }
 
     #[test]
     fn a_damaged_file_is_noticed() {

@@ -1,17 +1,23 @@
 //! An asynchronous semaphore that is fair between models: a hundred pushes of one model wait for each other, while another model
-//! waits only for what has begun.
+//! waits only for what has begun. A semaphore that lends permits also grants extra ones to models without a permit while others hold
+//! theirs for long, so that a model whose graphs load for minutes does not block the others.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::permits::{FairPermits, Owner, Ticket};
+use crate::permits::{FairPermits, LONG_RUN, Owner, Ticket};
 
 /// A semaphore with a number of permits.
 #[derive(Clone)]
-pub(crate) struct FairSemaphore(Arc<Mutex<State>>);
+pub(crate) struct FairSemaphore {
+    state: Arc<Mutex<State>>,
+    /// Whether permits that are held for long are lent.
+    lends: bool,
+}
 
 type State = FairPermits<oneshot::Sender<SemaphorePermit>>;
 
@@ -28,30 +34,53 @@ struct Request<'a> {
 }
 
 impl FairSemaphore {
+    /// A semaphore that never has more permits than this.
     pub fn new(permits: usize) -> Self {
-        Self(Arc::new(Mutex::new(FairPermits::new(permits))))
+        Self {
+            state: Arc::new(Mutex::new(FairPermits::new(permits))),
+            lends: false,
+        }
+    }
+
+    /// A semaphore that lends permits which are held for long: at most twice as many in addition.
+    pub fn lending(permits: usize) -> Self {
+        Self {
+            lends: true,
+            ..Self::new(permits)
+        }
     }
 
     /// Waits for a permit. Dropping the future cancels the request.
     pub async fn acquire(&self, owner: Owner) -> SemaphorePermit {
         let (sender, permit) = oneshot::channel();
-        let ticket = self.0.lock().acquire(owner, 1, sender);
+        let ticket = self.state.lock().acquire(owner, 1, sender);
         let _request = Request {
             semaphore: self,
             ticket,
         };
         self.grant();
-        match permit.await {
-            Ok(permit) => permit,
-            // Only `Request` removes the sender from the queue, and it is alive.
-            Err(_) => unreachable!("the sender of a waiting request was dropped"),
+        let mut permit = pin!(permit);
+        loop {
+            match tokio::time::timeout(LONG_RUN, &mut permit).await {
+                Ok(Ok(permit)) => return permit,
+                // Only `Request` removes the sender from the queue, and it is alive.
+                Ok(Err(_)) => unreachable!("the sender of a waiting request was dropped"),
+                Err(_) => self.lend(Instant::now()),
+            }
+        }
+    }
+
+    /// Lends permits that have been held for long.
+    fn lend(&self, now: Instant) {
+        if self.lends && self.state.lock().mark_long_runs(now) {
+            self.grant();
         }
     }
 
     /// Grants permits while some are free. Sends them without the lock, which a permit takes when its receiver is gone.
     fn grant(&self) {
         loop {
-            let grant = self.0.lock().grant_next(Instant::now());
+            let grant = self.state.lock().grant_next(Instant::now());
             let Some(grant) = grant else {
                 return;
             };
@@ -67,7 +96,7 @@ impl FairSemaphore {
 
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
-        self.semaphore.0.lock().release(self.run);
+        self.semaphore.state.lock().release(self.run);
         self.semaphore.grant();
     }
 }
@@ -75,7 +104,7 @@ impl Drop for SemaphorePermit {
 impl Drop for Request<'_> {
     fn drop(&mut self) {
         // Dropped without the lock.
-        let sender = self.semaphore.0.lock().cancel(self.ticket);
+        let sender = self.semaphore.state.lock().cancel(self.ticket);
         drop(sender);
     }
 }
@@ -108,6 +137,33 @@ mod tests {
         // The others are served in order.
         drop(waiting.remove(0).await);
         drop(waiting.remove(0).await);
+    }
+
+    #[tokio::test]
+    async fn long_work_does_not_block_other_owners() {
+        let semaphore = FairSemaphore::lending(2);
+        let held = [semaphore.acquire(BUSY).await, semaphore.acquire(BUSY).await];
+        let mut more = Box::pin(semaphore.acquire(BUSY));
+        let mut other = Box::pin(semaphore.acquire(Owner::named("other")));
+        assert!(more.as_mut().now_or_never().is_none());
+        assert!(other.as_mut().now_or_never().is_none());
+        semaphore.lend(Instant::now());
+        assert!(other.as_mut().now_or_never().is_none(), "not long yet");
+        semaphore.lend(Instant::now() + LONG_RUN);
+        let other = other.now_or_never().unwrap();
+        assert!(
+            more.as_mut().now_or_never().is_none(),
+            "it has its share already"
+        );
+        drop(held);
+        drop((more.await, other));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_request_notices_long_work_itself() {
+        let semaphore = FairSemaphore::lending(1);
+        let _held = semaphore.acquire(BUSY).await;
+        drop(semaphore.acquire(Owner::named("other")).await);
     }
 
     #[tokio::test]

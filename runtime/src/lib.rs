@@ -42,7 +42,7 @@ pub use config::{Config, WeakConfig};
 pub use engine::{Allocator, EngineOptions, machine_memory_bytes};
 pub use infer::engines::{
     EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines, GraphLabel,
-    GraphMemory, Program, Suspect, serve as serve_engine,
+    GraphMemory, Program, Suspect, serve as serve_engine, serve_optimizer,
 };
 pub use infer::graph::loading::GraphLoadError;
 pub use infer::{backend, graph};

@@ -21,7 +21,7 @@ use samovar_types::api_key::KeyType;
 use samovar_types::async_request::AsyncStatus;
 use samovar_types::bundle::Bundle;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::promotion::PromotionStatus;
 use samovar_types::promotion_settings::PromotionSettingsUpdate;
 use samovar_types::settings::{AutoscalingUpdate, BackpressurePolicy};
@@ -194,7 +194,7 @@ impl Walk<'_> {
     }
 
     /// Makes another deployment of the model.
-    async fn deployment(&self) -> Result<Id> {
+    async fn deployment(&self) -> Result<DeploymentId> {
         let request = self.push_request();
         let pushed = self.client.push_to_model(MODEL, &request, PATIENCE);
         Ok(read(pushed.await?)?.deployment.id)

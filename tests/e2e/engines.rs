@@ -505,7 +505,7 @@ async fn a_server_without_engines_has_none_to_give_and_says_so() -> Result<()> {
 }
 
 /// The value of a line of `/metrics`.
-async fn measured(server: &Server, line: &str) -> Result<u64> {
+pub async fn measured(server: &Server, line: &str) -> Result<u64> {
     let answer = server.client().get(server.at("/metrics")).send().await?;
     let text = answer.text().await?;
     let found = text.lines().find_map(|found| found.strip_prefix(line));

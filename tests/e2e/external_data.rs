@@ -1,5 +1,7 @@
 //! Models whose weights lie in files beside them are pushed and run like any others.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use samovar_tests::Server;
 use samovar_tests::onnx::{Node, Outside, Value as Port, model_beside};
@@ -99,15 +101,21 @@ async fn weights_come_from_the_files_that_were_pushed() -> Result<()> {
     let graphs = server.cli_json(&["status"])?["loaded_graphs"].clone();
     let bytes = graphs[0]["size"].as_u64().context("a size")?;
     assert_eq!(bytes, line().len() as u64 + 8 + 12, "{graphs}");
-    // Engines lay out models in a folder of their own.
+    let inside = |folder: &Path| -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(folder)?;
+        Ok(entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<_>>()?)
+    };
     let folder = server.folder().join("data/graphs");
-    let mut left = Vec::new();
-    for folder in [folder.clone(), folder.join("engines")] {
-        for entry in std::fs::read_dir(folder)? {
-            left.push(entry?.file_name());
-        }
+    let engines = folder.join("engines");
+    assert_eq!(inside(&folder)?, [engines.clone()], "of loaded graphs");
+    // Each engine lays out models in a folder of its own.
+    let own = inside(&engines)?;
+    assert!(!own.is_empty());
+    for own in own {
+        assert_eq!(inside(&own)?, [PathBuf::new(); 0], "of loaded graphs");
     }
-    assert_eq!(left, ["engines"], "folders of loaded graphs");
     let server = server.restart()?;
     computes(&server, "on-rten").await
 }

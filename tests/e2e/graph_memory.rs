@@ -8,7 +8,8 @@ use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
 
-use crate::engines::{RTEN, shape, sums};
+use crate::engines::{RTEN, measured, shape, sums};
+use crate::events::Events;
 use crate::open_inference::{F32, I64, infer, node, push_folder, sum};
 
 const MIB: u64 = 1 << 20;
@@ -73,6 +74,7 @@ fn loaded(server: &Server) -> Result<(Vec<String>, u64)> {
 #[tokio::test]
 async fn graphs_that_are_idle_make_room_and_come_back() -> Result<()> {
     let server = Server::start_with(&[&RTEN[..], &["--memory", "100MiB"]].concat())?;
+    let mut events = Events::of(&server, "", None).await?;
     let names = ["a", "b", "c", "d"];
     for (at, name) in names.iter().enumerate() {
         let graph = [(*name, heavy(30, at as f32))];
@@ -88,6 +90,15 @@ async fn graphs_that_are_idle_make_room_and_come_back() -> Result<()> {
             assert!(used <= 100 * MIB, "{used}");
         }
     }
+    // The first that had to go is the one that was not used for longest.
+    let seen = events.up_to(|event| event["type"] == "eviction").await?;
+    let eviction = seen.last().context("an event")?;
+    assert_eq!(eviction["graph"]["name"], "a", "{eviction}");
+    assert!(eviction["bytes"].as_u64() >= Some(30 * MIB), "{eviction}");
+    let shown = server.cli_json(&["deployment", "show", "a", "production"])?;
+    let concerned = json!([{ "model_id": shown["model_id"], "deployment_id": shown["id"] }]);
+    assert_eq!(eviction["deployments"], concerned, "{eviction}");
+    assert!(measured(&server, "samovar_graph_evictions_total").await? >= 4);
     Ok(())
 }
 
@@ -136,6 +147,21 @@ fn ones() -> Vec<u8> {
     )
 }
 
+/// The same by another operator, so that it is another graph.
+fn more_ones() -> Vec<u8> {
+    let port = |name, ty, dims| Port { name, ty, dims };
+    model(
+        14,
+        &[
+            node("ConstantOfShape", &["shape"], "zeros"),
+            node("Cos", &["zeros"], "ones"),
+            node("ReduceMax", &["ones"], "y"),
+        ],
+        &[port("shape", I64, &[None])],
+        &[port("y", F32, &[None, None])],
+    )
+}
+
 /// Runs `ones` on so many rows and columns.
 async fn run_ones(server: &Server, rows: u64, columns: u64) -> Result<()> {
     let (status, told) = infer(server, "ones", &shape(rows, columns)).await?;
@@ -174,6 +200,30 @@ async fn what_runs_took_goes_back() -> Result<()> {
     })
     .await?;
     sums(&server).await
+}
+
+/// Runs of two graphs within the same second leave most of what they took with ONNX Runtime. No run comes after them.
+#[tokio::test]
+async fn what_the_last_runs_took_goes_back_without_another_run() -> Result<()> {
+    let Some(library) = onnxruntime()? else {
+        return Ok(());
+    };
+    let server = Server::start_with(&["--onnxruntime", &library])?;
+    push_folder(&server, "ones", &[("ones", ones())], "")?;
+    push_folder(&server, "more", &[("more", more_ones())], "")?;
+    let engine = the_engine(&server)?;
+    let (first, second) = (shape(8_000, 8_000), shape(8_000, 8_000));
+    let (first, second) = tokio::join!(
+        infer(&server, "ones", &first),
+        infer(&server, "more", &second)
+    );
+    assert_eq!((first?.0, second?.0), (200, 200));
+    let highest = status_bytes(engine, "VmHWM")?;
+    assert!(highest > 450 * MIB, "{highest}");
+    eventually("their memory is given back", async || {
+        own_memory(engine).is_ok_and(|bytes| bytes < 300 * MIB)
+    })
+    .await
 }
 
 /// A run of about a gigabyte leaves most of it with the arena of ONNX Runtime, which small runs give back, also when it was the first.

@@ -11,7 +11,7 @@ use samovar_types::api::models::PushRequest;
 use samovar_types::api::promotions::PromoteRequest;
 use samovar_types::async_request::AsyncStatus;
 use samovar_types::bundle::Bundle;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::names::PRODUCTION;
 use samovar_types::promotion::PromotionStatus;
 use samovar_types::promotion_settings::PromotionSettingsUpdate;
@@ -42,7 +42,12 @@ async fn kill_during<T>(
 }
 
 /// Pushes a component with a file that makes its bundle another one. Answers the deployment, if that was acknowledged.
-async fn push(server: &Server, model: &str, component: &[u8], extra: &[u8]) -> Option<Id> {
+async fn push(
+    server: &Server,
+    model: &str,
+    component: &[u8],
+    extra: &[u8],
+) -> Option<DeploymentId> {
     let component = server.upload(component).await.ok()?;
     let extra = server.upload(extra).await.ok()?;
     let bundle = Bundle {
@@ -68,7 +73,7 @@ async fn is_called(server: &Server, path: &str) -> Result<u16> {
 }
 
 /// Every deployment that is listed comes to serve by itself; answers their ids.
-async fn all_serve(server: &Server) -> Result<Vec<Id>> {
+async fn all_serve(server: &Server) -> Result<Vec<DeploymentId>> {
     let api = server.api();
     let mut ids = Vec::new();
     for model in api.models().await?.into_inner().models {
@@ -209,7 +214,7 @@ impl Doing {
     }
 
     /// Does it. Answers whether that was acknowledged, also with a refusal because the promotion had come to its end.
-    async fn run(self, client: &Client, new: Id) -> Result<bool, ClientError> {
+    async fn run(self, client: &Client, new: DeploymentId) -> Result<bool, ClientError> {
         let (model, at) = ("canary", PRODUCTION);
         let ended = |answer: Result<bool, ClientError>| match answer {
             Err(error) if error.status().is_some_and(|status| status == 409) => Ok(false),

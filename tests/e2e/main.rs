@@ -28,6 +28,7 @@ mod embeddings;
 mod engines;
 mod environments;
 mod events;
+mod every_change;
 mod external_data;
 mod fairness;
 mod graph_memory;

@@ -8,7 +8,7 @@ use samovar_types::api::deployments::UpdateStatus;
 use samovar_types::api::environments::{EnvironmentResponse, UpdateEnvironmentRequest};
 use samovar_types::api::promotions::PromoteRequest;
 use samovar_types::error::ErrorCode;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::names::PRODUCTION;
 use samovar_types::promotion_settings::PromotionSettingsUpdate;
 use samovar_types::settings::AutoscalingUpdate;
@@ -31,7 +31,7 @@ async fn production(client: &Client) -> Result<EnvironmentResponse> {
 }
 
 /// The deployment that production points at.
-fn current(shown: &EnvironmentResponse) -> Option<Id> {
+fn current(shown: &EnvironmentResponse) -> Option<DeploymentId> {
     shown.current_deployment.as_ref().map(|current| current.id)
 }
 
@@ -87,8 +87,12 @@ async fn without_a_canary_all_traffic_moves_at_once() -> Result<()> {
 async fn two_admins_who_promote_at_once_get_one_outcome() -> Result<()> {
     let server = Server::start()?;
     let (old, new) = two_versions(&server)?;
-    let (client, old, new) = (server.api(), old.parse::<Id>()?, new.parse::<Id>()?);
-    let promote = |id: Id| {
+    let (client, old, new) = (
+        server.api(),
+        old.parse::<DeploymentId>()?,
+        new.parse::<DeploymentId>()?,
+    );
+    let promote = |id: DeploymentId| {
         let client = client.clone();
         tokio::spawn(async move {
             let request = PromoteRequest::new(id);
@@ -140,7 +144,7 @@ async fn a_server_killed_in_a_canary_comes_back_in_the_stage_of_the_clock() -> R
         }),
         ..UpdateEnvironmentRequest::default()
     };
-    let (client, new) = (server.api(), new.parse::<Id>()?);
+    let (client, new) = (server.api(), new.parse::<DeploymentId>()?);
     client
         .update_environment("canary", PRODUCTION, &settings)
         .await?;

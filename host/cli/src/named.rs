@@ -3,7 +3,7 @@
 use anyhow::bail;
 use samovar_client::Client;
 use samovar_types::api::deployments::DeploymentResponse;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::names::{DEVELOPMENT, MAX_NAME_BYTES, PRODUCTION};
 
 use crate::failure::UsageError;
@@ -27,7 +27,7 @@ pub async fn deployment(
     if matches!(text, PRODUCTION | DEVELOPMENT) {
         return Ok(client.deployment(model, text).await?.into_inner());
     }
-    if text.parse::<Id>().is_ok() {
+    if text.parse::<DeploymentId>().is_ok() {
         match client.deployment(model, text).await {
             // A name may look like an id.
             Err(error) if error.is_not_found() => {}
@@ -101,6 +101,6 @@ mod tests {
             assert!(deployment_name(bad).is_err(), "{bad}");
         }
         // A path is only ever made of the two words and of ids.
-        assert!("..".parse::<Id>().is_err());
+        assert!("..".parse::<DeploymentId>().is_err());
     }
 }

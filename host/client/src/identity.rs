@@ -4,7 +4,7 @@ use reqwest::Method;
 use samovar_types::api::identity::{
     ListInstanceTypesResponse, ListTeamsResponse, OrganizationResponse, TeamResponse, UserResponse,
 };
-use samovar_types::id::Id;
+use samovar_types::id::TeamId;
 
 use crate::Client;
 use crate::error::ClientError;
@@ -41,7 +41,7 @@ impl Client {
     ///
     /// # Errors
     /// The server cannot be reached, or refuses the request.
-    pub async fn team(&self, id: Id) -> Result<Received<TeamResponse>, ClientError> {
+    pub async fn team(&self, id: TeamId) -> Result<Received<TeamResponse>, ClientError> {
         self.call(Method::GET, &["v1", "teams", id.as_str()])
             .json()
             .await

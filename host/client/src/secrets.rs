@@ -7,7 +7,7 @@ use samovar_types::api::secrets::{
 use samovar_types::api::webhook_secrets::{
     DeleteWebhookSecretResponse, ListWebhookSecretsResponse, RotateWebhookSecretResponse,
 };
-use samovar_types::id::Id;
+use samovar_types::id::WebhookSecretId;
 
 use crate::Client;
 use crate::error::ClientError;
@@ -79,7 +79,7 @@ impl Client {
     /// The server cannot be reached, or refuses the request.
     pub async fn delete_webhook_secret(
         &self,
-        id: Id,
+        id: WebhookSecretId,
     ) -> Result<Received<DeleteWebhookSecretResponse>, ClientError> {
         self.call(Method::DELETE, &["v1", "webhook_secrets", id.as_str()])
             .json()

@@ -8,14 +8,14 @@ use samovar_types::api::models::{ListModelsResponse, PushRequest, PushResponse};
 use samovar_types::api::secrets::{
     DeleteSecretResponse, ListSecretsResponse, SecretResponse, SetSecretRequest,
 };
-use samovar_types::id::Id;
+use samovar_types::id::TeamId;
 
 use crate::error::ClientError;
 use crate::received::Received;
 use crate::{Call, Client};
 
 impl Client {
-    fn team_call(&self, method: Method, team: Id, path: &[&str]) -> Call<'_> {
+    fn team_call(&self, method: Method, team: TeamId, path: &[&str]) -> Call<'_> {
         self.call(method, &[&["v1", "teams", team.as_str()], path].concat())
     }
 
@@ -25,7 +25,7 @@ impl Client {
     /// The server cannot be reached, or refuses.
     pub async fn models_of_team(
         &self,
-        team: Id,
+        team: TeamId,
     ) -> Result<Received<ListModelsResponse>, ClientError> {
         self.team_call(Method::GET, team, &["models"]).json().await
     }
@@ -36,7 +36,7 @@ impl Client {
     /// The server cannot be reached, or refuses.
     pub async fn push_to_team(
         &self,
-        team: Id,
+        team: TeamId,
         request: &PushRequest,
         timeout: Duration,
     ) -> Result<Received<PushResponse>, ClientError> {
@@ -53,7 +53,7 @@ impl Client {
     /// The server cannot be reached, or refuses.
     pub async fn secrets_of_team(
         &self,
-        team: Id,
+        team: TeamId,
     ) -> Result<Received<ListSecretsResponse>, ClientError> {
         self.team_call(Method::GET, team, &["secrets"]).json().await
     }
@@ -64,7 +64,7 @@ impl Client {
     /// The server cannot be reached, or refuses.
     pub async fn set_secret_of_team(
         &self,
-        team: Id,
+        team: TeamId,
         request: &SetSecretRequest,
     ) -> Result<Received<SecretResponse>, ClientError> {
         self.team_call(Method::POST, team, &["secrets"])
@@ -79,7 +79,7 @@ impl Client {
     /// The server cannot be reached, or refuses.
     pub async fn delete_secret_of_team(
         &self,
-        team: Id,
+        team: TeamId,
         name: &str,
     ) -> Result<Received<DeleteSecretResponse>, ClientError> {
         self.team_call(Method::DELETE, team, &["secrets", name])
@@ -93,7 +93,7 @@ impl Client {
     /// The server cannot be reached, or refuses.
     pub async fn create_api_key_of_team(
         &self,
-        team: Id,
+        team: TeamId,
         request: &CreateApiKeyRequest,
     ) -> Result<Received<CreateApiKeyResponse>, ClientError> {
         self.team_call(Method::POST, team, &["api_keys"])

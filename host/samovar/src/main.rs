@@ -7,6 +7,7 @@ mod backends;
 mod compile_worker;
 mod completions;
 mod engine;
+mod optimize_worker;
 mod serve;
 
 use std::process::ExitCode;
@@ -51,6 +52,9 @@ enum Command {
     /// Compile components for a server; started by `samovar serve`
     #[command(hide = true)]
     CompileWorker,
+    /// Bring a model into the form that loads quickest for a server, which starts this itself
+    #[command(hide = true)]
+    OptimizeWorker,
 }
 
 fn main() -> ExitCode {
@@ -66,6 +70,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Engine => return engine::run(),
         Command::CompileWorker => return compile_worker::run(),
+        Command::OptimizeWorker => return optimize_worker::run(),
         _ => {}
     }
     let format = if cli.json { Format::Json } else { Format::Text };
@@ -94,7 +99,7 @@ async fn dispatch(command: Command, format: Format) -> anyhow::Result<()> {
         Command::Backends(arguments) => backends::run(arguments, format).await,
         Command::Completions(arguments) => completions::run(&arguments),
         // Before there is an executor.
-        Command::Engine | Command::CompileWorker => Ok(()),
+        Command::Engine | Command::CompileWorker | Command::OptimizeWorker => Ok(()),
     }
 }
 

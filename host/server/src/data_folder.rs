@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use rustix::fs::Mode;
 use samovar_store::vault::KEY_FILE;
-use samovar_types::id::Id;
+use samovar_types::id::NodeId;
 
-use crate::random::random_id;
+use crate::random::random_text;
 
 /// Holds the id of the node.
 const NODE_ID: &str = "node-id";
@@ -68,11 +68,11 @@ impl DataFolder {
     pub fn node_id(&self) -> String {
         let file = self.path.join(NODE_ID);
         let found = fs::read_to_string(&file).ok();
-        let found = found.and_then(|text| text.trim().parse::<Id>().ok());
+        let found = found.and_then(|text| text.trim().parse::<NodeId>().ok());
         if let Some(id) = found {
             return id.to_string();
         }
-        let id = random_id().to_string();
+        let id = random_text();
         // On a full disk the node starts all the same; after its end the next one waits for its leases to end.
         if let Err(error) = fs::write(&file, &id) {
             tracing::warn!(file = %file.display(), %error, "id of the node cannot be kept");

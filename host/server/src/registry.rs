@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use samovar_store::{Doc, DocStore, Expect, Lease, Op, Rev, StoreError};
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::names;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -143,14 +143,18 @@ impl Registry {
     }
 
     /// A deployment by its model's id and its own.
-    pub async fn deployment(&self, model_id: Id, id: Id) -> Result<Deployment, RegistryError> {
+    pub async fn deployment(
+        &self,
+        model_id: ModelId,
+        id: DeploymentId,
+    ) -> Result<Deployment, RegistryError> {
         Ok(self.versioned_deployment(model_id, id).await?.value)
     }
 
     /// Everything, for a node that starts. What cannot be read is reported and passed over, with all that hangs on it.
     pub async fn recover(&self) -> Result<Recovered, RegistryError> {
         let models = self.store.list(keys::MODELS).await?;
-        let mut views: BTreeMap<Id, ModelView> = BTreeMap::new();
+        let mut views: BTreeMap<ModelId, ModelView> = BTreeMap::new();
         for doc in &models.docs {
             if let Some(model) = self.unreadable.read::<Model>(doc) {
                 views.insert(model.id, empty_view(model));
@@ -218,7 +222,7 @@ impl Registry {
         &self,
         id_or_name: &str,
     ) -> Result<Option<Versioned<Model>>, RegistryError> {
-        if let Ok(id) = id_or_name.parse::<Id>()
+        if let Ok(id) = id_or_name.parse::<ModelId>()
             && let Some(doc) = self.store.get(&keys::model(id)).await?
         {
             return versioned(&doc).map(Some);
@@ -229,15 +233,15 @@ impl Registry {
         let Some(doc) = self.store.get(&keys::model_name(id_or_name)).await? else {
             return Ok(None);
         };
-        let id: Id = read(&doc)?;
+        let id: ModelId = read(&doc)?;
         let doc = self.store.get(&keys::model(id)).await?;
         doc.as_ref().map(versioned).transpose()
     }
 
     async fn versioned_deployment(
         &self,
-        model_id: Id,
-        id: Id,
+        model_id: ModelId,
+        id: DeploymentId,
     ) -> Result<Versioned<Deployment>, RegistryError> {
         match self.store.get(&keys::deployment(model_id, id)).await? {
             Some(doc) => versioned(&doc),

@@ -14,7 +14,7 @@ use samovar_store::vault::{KeyAbsent, Vault};
 use samovar_store::{DocStore, Rev};
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::names::PRODUCTION;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -126,7 +126,7 @@ impl TestNode {
     }
 
     /// Stores a deployment that another node has built.
-    pub async fn push(&self) -> Id {
+    pub async fn push(&self) -> DeploymentId {
         let digest = Digest::of(b"component");
         let text = format!(r#"{{"name":"m","component":{{"digest":"{digest}","size":9}}}}"#);
         let push = Push {
@@ -144,7 +144,7 @@ impl TestNode {
     }
 
     /// The deployment that production of model `m` leads to.
-    pub fn serves(&self) -> Option<Id> {
+    pub fn serves(&self) -> Option<DeploymentId> {
         let table = self.serving.table();
         let routed = table
             .model("m")?

@@ -1,5 +1,5 @@
-//! A queue of keys to look at. Each key is worked on by one task at a time; however often it is added meanwhile, that
-//! makes one more run, which sees the state of then.
+//! A queue of keys to reconcile. One task at a time works on a key; however often it is added meanwhile, that makes one more
+//! run, which sees the latest state.
 //!
 //! This is the work queue of Kubernetes' controllers, with one thing more: [`WorkQueue::finished`] waits until a key has
 //! been worked on at a revision, so that a handler can wait for what it committed.
@@ -59,14 +59,15 @@ impl<K> Default for WorkQueue<K> {
 }
 
 impl<K: Eq + Hash + Clone + Send + Sync + 'static> WorkQueue<K> {
-    /// Has a key worked on that changed at a revision.
-    pub fn add(&self, key: K, rev: Rev) {
+    /// Has a key worked on that may have changed after one revision and up to another.
+    pub fn add(&self, key: K, after: Rev, rev: Rev) {
         let now = Instant::now();
         let mut keys = self.lock();
         let entry = keys.entry(key).or_insert_with(|| Entry {
             waiting: None,
             is_running: false,
-            finished: rev.saturating_sub(1),
+            // It had no entry, so nothing of before is left to do.
+            finished: after,
         });
         let rev = entry.waiting.map_or(rev, |waiting| waiting.rev.max(rev));
         entry.waiting = Some(Waiting {
@@ -75,6 +76,24 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> WorkQueue<K> {
         });
         drop(keys);
         self.added.notify_one();
+    }
+
+    /// Has a key looked at again, of which everything up to a revision is known to have been added.
+    pub fn wake(&self, key: K, rev: Rev) {
+        self.add(key, rev, rev);
+    }
+
+    /// Has a key worked on once more although it may be finished at a revision: who waits for that waits for another run.
+    pub fn redo(&self, key: K, rev: Rev) {
+        self.add(key.clone(), rev, rev);
+        if let Some(entry) = self.lock().get_mut(&key) {
+            entry.finished = entry.finished.min(rev.saturating_sub(1));
+        }
+    }
+
+    /// Changes whenever a run has ended.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
     }
 
     /// Waits until a key that was added at this revision, or before, has been worked on.
@@ -89,7 +108,7 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> WorkQueue<K> {
     }
 
     /// Works on keys, so many at a time, for as long as this is polled. `work` answers after which time the same key is
-    /// to be worked on again, if nobody adds it before.
+    /// to be worked on again, unless it is added before.
     pub async fn run<F>(&self, limit: usize, work: impl Fn(K) -> F)
     where
         F: Future<Output = Option<Duration>> + Send + 'static,
@@ -216,10 +235,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_added_during_a_run_makes_one_more() {
         let (queue, gate, worked) = start(4);
-        queue.add(1, 10);
+        queue.add(1, 9, 10);
         reach(&worked.begun, 1).await;
         for rev in 11..20 {
-            queue.add(1, rev);
+            queue.add(1, rev - 1, rev);
         }
         gate.add_permits(1);
         reach(&worked.begun, 2).await;
@@ -233,10 +252,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_change_within_a_batch_is_finished_only_after_a_run() {
+        let (queue, gate, _) = start(1);
+        // Commits 6 to 9 were read at once; the key changed with one of them.
+        queue.add(1, 5, 9);
+        queue.finished(&1, 5).await;
+        for rev in 6..=9 {
+            assert!(queue.finished(&1, rev).now_or_never().is_none(), "{rev}");
+        }
+        gate.add_permits(1);
+        queue.finished(&1, 9).await;
+        // Woken without a change: what was waited for stays finished.
+        queue.wake(1, 9);
+        queue.finished(&1, 9).await;
+        gate.add_permits(1);
+        queue.redo(1, 9);
+        assert!(queue.finished(&1, 9).now_or_never().is_none());
+        gate.add_permits(1);
+        queue.finished(&1, 9).await;
+    }
+
+    #[tokio::test]
     async fn keys_do_not_wait_for_each_other_within_the_limit() {
         let (queue, gate, worked) = start(2);
         for key in 1..=3 {
-            queue.add(key, 1);
+            queue.add(key, 0, 1);
         }
         reach(&worked.begun, 2).await;
         for _ in 0..100 {
@@ -269,7 +309,7 @@ mod tests {
             };
             running.run(1, work).await;
         });
-        queue.add(1, 5);
+        queue.add(1, 4, 5);
         queue.finished(&1, 5).await;
         // The second run is due, and panics; the third is due later, unless the key is added.
         reach(&runs, 2).await;
@@ -277,7 +317,7 @@ mod tests {
         while queue.lock()[&1].is_running {
             tokio::task::yield_now().await;
         }
-        queue.add(1, 6);
+        queue.add(1, 5, 6);
         queue.finished(&1, 6).await;
         assert_eq!(runs.load(Ordering::SeqCst), 3);
         assert!(queue.lock().is_empty());

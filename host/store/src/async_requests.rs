@@ -1,7 +1,7 @@
-//! The queue of requests that are answered later: what every store of it keeps to.
+//! The trait of the queue of async requests.
 //!
-//! What was accepted is on disk and is worked on at least once. Whoever works on a request holds a claim that runs out; a
-//! claim that was lost to another worker can change nothing any more.
+//! An accepted request is on disk and is processed at least once. A worker holds a claim, which expires; a claim that
+//! another worker has taken over can no longer change the request.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use jiff::Timestamp;
 use samovar_types::async_request::{
     AsyncError, AsyncRequestId, AsyncStatus, InferenceRetryConfig, WebhookStatus,
 };
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 
 use crate::StoreError;
 
-/// Requests claimed by one call.
+/// The most requests that one call claims.
 pub(crate) const MAX_CLAIMS: usize = 64;
 
-/// A request as it is handed in.
+/// A request to be accepted.
 #[derive(Debug, Clone)]
 pub struct NewAsyncRequest {
     pub id: AsyncRequestId,
-    pub model_id: Id,
-    /// Stays the same, whatever is promoted meanwhile.
-    pub deployment_id: Id,
+    pub model_id: ModelId,
+    /// Fixed when the request is accepted: a later promotion does not move it.
+    pub deployment_id: DeploymentId,
     pub created_at: Timestamp,
     pub submission: Submission,
 }
 
-/// What the caller asked for, within its limits.
+/// What the caller asked for, checked against its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission {
-    /// The JSON that the model gets, byte by byte as it was sent.
+    /// The JSON for the model, byte for byte as it was sent.
     pub model_input: Bytes,
     pub webhook: Option<Webhook>,
     /// The lower one goes first.
@@ -41,23 +41,23 @@ pub struct Submission {
     pub retry: InferenceRetryConfig,
 }
 
-/// Where the answer is sent.
+/// Where the result is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhook {
     pub endpoint: String,
-    /// Scheme, host and port. Webhooks to one receiver wait for each other.
+    /// Scheme, host and port. Webhooks to one receiver are sent in turn.
     pub receiver: String,
 }
 
-/// A request as its sender may see it.
+/// An accepted request, as its caller may see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AsyncRequest {
     pub id: AsyncRequestId,
-    pub model_id: Id,
-    pub deployment_id: Id,
+    pub model_id: ModelId,
+    pub deployment_id: DeploymentId,
     pub status: AsyncStatus,
     pub webhook_status: WebhookStatus,
-    /// How its webhook was sent, if one was asked for.
+    /// `None` without a webhook.
     pub webhook: Option<WebhookAttempts>,
     pub created_at: Timestamp,
     /// When it got its status.
@@ -83,122 +83,108 @@ pub struct AsyncResult {
     pub body: Bytes,
 }
 
-/// How much a store of requests takes. No deployment takes more of it than it leaves free, so that there is room for others
-/// whatever one hands in: half of it alone, a third beside another that takes what it can.
+/// How much the queue holds. A deployment may use no more of it than it leaves free, so that others always find room: half
+/// of the queue alone, a third beside another deployment that uses all it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
-    /// Requests that wait or run.
+    /// Queued and running requests.
     pub open: u64,
     /// Bytes of inputs and results together.
     pub bytes: u64,
 }
 
-/// What became of a request that was handed in.
+/// The answer to a new request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceptance {
-    /// It is on disk and will be worked on.
+    /// It is on disk and will be processed.
     Accepted,
-    /// Nothing: of the deployment wait or run as many already as there is room for more.
+    /// Refused: the deployment has as many queued and running requests as the queue has room for more.
     TooManyOpen,
-    /// Nothing: of the deployment are kept as many bytes already as there is room for more.
+    /// Refused: the deployment's requests take as many bytes as the queue has room for more.
     TooManyBytes,
 }
 
-/// What became of the wish to take a request back.
+/// The answer to a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancellation {
-    /// It will not be worked on.
+    /// The request will not be processed.
     Canceled,
-    /// Nothing: it does not wait any more, but stands there.
+    /// Refused: the request is no longer queued, but has this status.
     TooLate(AsyncStatus),
-    /// There is no such request.
     Missing,
 }
 
-/// Requests of one deployment.
+/// The open requests of one deployment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AsyncCounts {
-    /// Those that wait.
     pub queued: u64,
-    /// Those that run.
     pub in_progress: u64,
 }
 
 /// The deployment that a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
-    /// Its model.
-    pub model_id: Id,
-    /// Itself.
-    pub deployment_id: Id,
+    pub model_id: ModelId,
+    pub deployment_id: DeploymentId,
 }
 
-/// The webhooks of one deployment to one receiver, which wait for each other.
+/// The webhooks of one deployment to one receiver, which are sent in turn.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NoticeQueue {
-    /// The deployment.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     /// As in [`Webhook::receiver`].
     pub receiver: String,
 }
 
-/// The right to work on a request until it runs out.
+/// The right to process a request until the claim expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The request.
     pub id: AsyncRequestId,
-    /// Grows with every claim of the request.
+    /// Grows with every claim of the request, so that an expired claim is told from the current one.
     pub token: u64,
 }
 
-/// A request to be answered by its model.
+/// A claimed request, to be answered by its model.
 #[derive(Debug, Clone)]
 pub struct Prediction {
-    /// The right to do it.
     pub claim: Claim,
-    /// The deployment.
     pub place: Place,
-    /// The JSON that the model gets.
+    /// The JSON for the model.
     pub input: Bytes,
-    /// What went wrong so far, one for each failed attempt.
+    /// One for each failed attempt.
     pub errors: Vec<AsyncError>,
-    /// How often it is tried.
     pub retry: InferenceRetryConfig,
-    /// How often a claim of it ran out.
+    /// How many of its claims expired.
     pub losses: u32,
 }
 
-/// A request whose sender is to be told.
+/// A claimed request whose webhook is to be sent.
 #[derive(Debug, Clone)]
 pub struct Notice {
-    /// The right to do it.
     pub claim: Claim,
-    /// Where to.
     pub endpoint: String,
-    /// The request.
     pub request: AsyncRequest,
-    /// What the model answered.
     pub result: Option<AsyncResult>,
 }
 
-/// How the work on a request ended.
+/// The end of a request.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Where it stands now: succeeded or failed.
+    /// Succeeded or failed.
     pub status: AsyncStatus,
-    /// Everything that went wrong.
+    /// One for each failed attempt.
     pub errors: Vec<AsyncError>,
-    /// What the model answered, if it did.
+    /// `None` if no attempt got an answer of the model.
     pub result: Option<AsyncResult>,
 }
 
-/// A store of requests that are answered later.
+/// A queue of async requests.
 ///
-/// Every change is one atomic step, on disk when it is acknowledged. A change under a claim that was lost, or of a
-/// request that is done, is a [`StoreError::Conflict`].
+/// Every change is atomic, and on disk when it is acknowledged. A change under an expired claim, or of a finished request,
+/// is a [`StoreError::Conflict`].
 #[async_trait]
 pub trait AsyncRequests: Send + Sync + 'static {
-    /// Takes a request, unless there are too many.
+    /// Accepts a request, unless there are too many.
     async fn accept(
         &self,
         request: &NewAsyncRequest,
@@ -208,30 +194,30 @@ pub trait AsyncRequests: Send + Sync + 'static {
     /// A request, until it is purged.
     async fn get(&self, id: &AsyncRequestId) -> Result<Option<AsyncRequest>, StoreError>;
 
-    /// What the model answered, if it did.
+    /// The model's answer, once there is one.
     async fn result(&self, id: &AsyncRequestId) -> Result<Option<AsyncResult>, StoreError>;
 
-    /// How many requests of a deployment wait and run.
-    async fn counts(&self, deployment: Id) -> Result<AsyncCounts, StoreError>;
+    /// Counts the open requests of a deployment.
+    async fn counts(&self, deployment: DeploymentId) -> Result<AsyncCounts, StoreError>;
 
-    /// Takes a request back that still waits. Its webhook is not sent.
+    /// Cancels a queued request. Its webhook is not sent.
     async fn cancel(&self, id: &AsyncRequestId) -> Result<Cancellation, StoreError>;
 
-    /// The deployments with requests that can be claimed now.
+    /// The deployments that have requests to be claimed now.
     async fn due(&self) -> Result<Vec<Place>, StoreError>;
 
     /// Claims requests of a deployment by priority, then age: at most `max`, never more than 64.
     async fn claim(
         &self,
-        deployment: Id,
+        deployment: DeploymentId,
         max: usize,
         visibility: Duration,
     ) -> Result<Vec<Prediction>, StoreError>;
 
-    /// The queues with webhooks that can be claimed now.
+    /// The queues that have webhooks to be claimed now.
     async fn due_notices(&self) -> Result<Vec<NoticeQueue>, StoreError>;
 
-    /// Claims requests whose webhooks are to be sent from a queue, longest due first.
+    /// Claims requests of a queue whose webhooks are to be sent, longest due first.
     async fn claim_notices(
         &self,
         queue: &NoticeQueue,
@@ -239,10 +225,10 @@ pub trait AsyncRequests: Send + Sync + 'static {
         visibility: Duration,
     ) -> Result<Vec<Notice>, StoreError>;
 
-    /// Holds a claim for so long from now.
+    /// Extends a claim to `visibility` from now.
     async fn extend(&self, claim: &Claim, visibility: Duration) -> Result<(), StoreError>;
 
-    /// Gives a request back to the queue, not to be claimed for a while, with everything that went wrong so far.
+    /// Puts a request back into the queue with its errors so far; it can be claimed after `delay`.
     async fn requeue(
         &self,
         claim: &Claim,
@@ -250,10 +236,10 @@ pub trait AsyncRequests: Send + Sync + 'static {
         errors: &[AsyncError],
     ) -> Result<(), StoreError>;
 
-    /// Ends the work on a request. Its webhook, if it has one, is due now.
+    /// Finishes a request. Its webhook, if it has one, is due now.
     async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<(), StoreError>;
 
-    /// Notes why an attempt at a webhook failed; it is due again after a while.
+    /// Records why a webhook failed; it is due again after `delay`.
     async fn requeue_notice(
         &self,
         claim: &Claim,
@@ -261,14 +247,14 @@ pub trait AsyncRequests: Send + Sync + 'static {
         error: &str,
     ) -> Result<(), StoreError>;
 
-    /// Notes that a webhook was delivered with this attempt, or why it was not and will not be.
+    /// Records that a webhook was delivered, or why it failed for good.
     async fn finish_notice(
         &self,
         claim: &Claim,
         outcome: Result<(), &str>,
     ) -> Result<(), StoreError>;
 
-    /// Gives up the webhooks to a receiver that are due and whose requests were done before a time. Answers how many.
+    /// Gives up the due webhooks to a receiver whose requests were finished before a time, and returns how many.
     async fn give_up_notices(
         &self,
         receiver: &str,
@@ -276,12 +262,12 @@ pub trait AsyncRequests: Send + Sync + 'static {
         error: &str,
     ) -> Result<u64, StoreError>;
 
-    /// Ends every claim: the process that held them is dead. Answers how many there were.
+    /// Expires every claim, because the process that held them is dead, and returns how many there were.
     async fn take_up(&self) -> Result<u64, StoreError>;
 
-    /// Ends requests that have waited for longer than they were to, and answers how many.
+    /// Expires requests that were queued for longer than they allow, and returns how many.
     async fn expire_due(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Forgets requests that were done before a time, at most so many at once, and answers how many.
+    /// Deletes up to `max` requests that were finished before a time, and returns how many.
     async fn purge(&self, before: Timestamp, max: usize) -> Result<u64, StoreError>;
 }

@@ -1,8 +1,8 @@
 //! Blobs, each stored under the SHA-256 of its bytes.
 //!
-//! All through `object_store`, so that a bucket can stand in for the folder. A blob is written as a multipart upload,
-//! which nobody sees before it is complete, and is completed only when its digest is right. On disk that is a staging
-//! file beside the blob's place, synced and renamed (`with_fsync`), so an acknowledged blob survives a lost power line.
+//! All access goes through `object_store`, so that a bucket can replace the folder. A blob is written as a multipart
+//! upload, which is invisible until it is complete, and is completed only if its digest is right. On disk that is a staging
+//! file beside the blob's final path, synced and renamed (`with_fsync`), so an acknowledged blob survives a power cut.
 
 mod error;
 mod integrity;
@@ -34,12 +34,12 @@ pub use integrity::FileVersion;
 /// Bytes gathered before they are written; buckets want at least 5 MiB for a part.
 const PART_BYTES: usize = 8 << 20;
 
-/// What became of an upload.
+/// The result of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutOutcome {
-    /// It was stored, and is on disk.
+    /// The blob is on disk now.
     Created,
-    /// The blob was there before and is sound; the bytes that came were not looked at.
+    /// The blob was there before and is sound; the bytes of the upload were ignored.
     AlreadyThere,
 }
 
@@ -52,9 +52,9 @@ pub struct Blobs {
 }
 
 impl Blobs {
-    /// Opens a folder of blobs, made if it is not there, and removes what uploads cut off by a crash left in it.
+    /// Opens a folder of blobs, creates it if needed, and removes staging files of uploads that a crash interrupted.
     ///
-    /// One process alone may have it open: another's uploads would look like leftovers.
+    /// Only one process may have it open, because the uploads of another would look like leftovers.
     pub async fn open(root: &Path) -> Result<Self, BlobError> {
         let folder = root.to_owned();
         let swept = tokio::task::spawn_blocking(move || {
@@ -66,7 +66,10 @@ impl Blobs {
             .map_err(|error| BlobError::Unavailable(error.to_string()))?
             .map_err(|error| from_io(root, &error))?;
         if swept > 0 {
-            tracing::info!(files = swept, "removed what interrupted uploads left");
+            tracing::info!(
+                files = swept,
+                "removed staging files of interrupted uploads"
+            );
         }
         let store = LocalFileSystem::new_with_prefix(root)
             .map_err(|error| from_store(root, None, error))?
@@ -94,7 +97,7 @@ impl Blobs {
         }
     }
 
-    /// Whether the file of a blob holds the bytes of its digest. Hashes it if this version of it was not hashed before.
+    /// Checks that the file of a blob holds the bytes of its digest. Hashes the file unless this version of it was hashed before.
     ///
     /// # Errors
     /// [`BlobError::Damaged`], or that it is not there or cannot be read.
@@ -110,7 +113,7 @@ impl Blobs {
             .await
     }
 
-    /// The same, hashed again even if this version of the file was found sound before, and without haste.
+    /// Like [`Blobs::check`], but always hashes the file, slowly.
     ///
     /// # Errors
     /// [`BlobError::Damaged`], or that it is not there or cannot be read.
@@ -132,13 +135,13 @@ impl Blobs {
         }
     }
 
-    /// Whether this version of the blob's file was hashed.
+    /// Whether this version of the blob's file has been hashed.
     pub fn is_known(&self, digest: Digest) -> bool {
         let known = |path: PathBuf| self.integrity.known(digest, &path).ok().flatten();
         self.path(digest).ok().and_then(known).is_some()
     }
 
-    /// The first of these blobs that was found damaged or gone, and not sound since.
+    /// The first of these blobs whose last check found it damaged or missing.
     pub fn first_damaged(&self, digests: impl IntoIterator<Item = Digest>) -> Option<Digest> {
         self.integrity.first_damaged(digests)
     }
@@ -165,7 +168,7 @@ impl Blobs {
         }
     }
 
-    /// Which of these blobs are not there, or damaged. [`BlobError::WrongSize`] if one is there with another size than announced.
+    /// Which of these blobs are missing or damaged. [`BlobError::WrongSize`] if one has another size than announced.
     pub async fn missing(&self, wanted: &BTreeMap<Digest, u64>) -> Result<Vec<Digest>, BlobError> {
         let mut missing = Vec::new();
         for (&digest, &announced) in wanted {
@@ -184,10 +187,10 @@ impl Blobs {
         Ok(missing)
     }
 
-    /// Stores the bytes of a stream if they have that digest. When it answers, the blob is on disk.
+    /// Stores the bytes of a stream if they have that digest. The blob is on disk before it returns.
     ///
-    /// A blob that is there and sound is not written again; the stream is read to its end all the same, so that a sender who
-    /// does not listen before it has sent everything gets its answer.
+    /// A sound blob is not written again. The stream is read to its end all the same, because some clients read the response
+    /// only after they have sent everything.
     pub async fn put_stream<S, E>(
         &self,
         digest: Digest,
@@ -218,9 +221,9 @@ impl Blobs {
                 Ok(PutOutcome::Created)
             }
             Err(error) => {
-                // What is left of it otherwise goes when the folder is next opened.
+                // If this fails, the staging file is removed when the folder is next opened.
                 if let Err(abort) = upload.abort().await {
-                    tracing::warn!(%digest, error = %abort, "an upload that failed left a file");
+                    tracing::warn!(%digest, error = %abort, "staging file of a failed upload could not be removed");
                 }
                 Err(error)
             }
@@ -265,7 +268,7 @@ impl Blobs {
             .map_err(|error| self.failed(digest, error))
     }
 
-    /// The size and the bytes of a blob, which is sound.
+    /// The size and the bytes of a blob, after a check.
     pub async fn get_stream(
         &self,
         digest: Digest,
@@ -285,7 +288,7 @@ impl Blobs {
         Ok((size, stream))
     }
 
-    /// The file of a blob, to map or load it after [`Blobs::check`]. It must not be written to.
+    /// The path of a blob's file, to map or load it after [`Blobs::check`]. The file must not be written to.
     pub async fn local_path(&self, digest: Digest) -> Result<PathBuf, BlobError> {
         match self.stored(digest).await? {
             Some(_) => self.path(digest),
@@ -293,7 +296,7 @@ impl Blobs {
         }
     }
 
-    /// Removes a blob; nothing happens if it is not there.
+    /// Deletes a blob, if it is there.
     pub async fn delete(&self, digest: Digest) -> Result<(), BlobError> {
         self.integrity.forget(digest);
         match self.store.delete(&location(digest)).await {
@@ -310,7 +313,7 @@ impl Blobs {
         while let Some(meta) = list.next().await {
             let meta = meta.map_err(|error| from_store(&self.root, None, error))?;
             let digest = meta.location.filename().and_then(|name| name.parse().ok());
-            // A clock that was set back makes every blob a new one.
+            // After the clock was set back, blobs are from the future, and count as new.
             let stored = now.duration_since(meta.last_modified.into());
             if let Some(digest) = digest
                 && stored.is_ok_and(|stored| stored >= age)
@@ -333,13 +336,13 @@ fn verdict_of(digest: Digest, verdict: Verdict) -> Result<(), BlobError> {
     }
 }
 
-/// The first two digits make the folder, so that no folder holds them all.
+/// Blobs are spread over folders by the first two digits, so that no folder holds them all.
 fn location(digest: Digest) -> ObjectPath {
     let name = digest.to_string();
     ObjectPath::from_iter([&name[..2], &name[..]])
 }
 
-/// Ends with an error instead of the bytes beyond the limit.
+/// Fails at the first byte beyond the limit.
 fn limited<S, E>(stream: S, limit_bytes: u64) -> impl Stream<Item = Result<Bytes, BlobError>> + Send
 where
     S: Stream<Item = Result<Bytes, E>> + Send,
@@ -355,7 +358,7 @@ where
     })
 }
 
-/// Removes staging files, `{digest}#{number}`, and says how many there were.
+/// Removes staging files, `{digest}#{number}`, and returns how many there were.
 fn sweep(root: &Path) -> io::Result<usize> {
     let mut removed = 0;
     for folder in std::fs::read_dir(root)? {

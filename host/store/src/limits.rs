@@ -9,16 +9,16 @@ use crate::documents::{LEASES, Op, lease_key};
 pub const MAX_KEY_BYTES: usize = 512;
 /// Largest value.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
-/// Operations of one commit. Enough to delete a model with all its deployments at once.
+/// The most operations of one commit: enough to delete a model with all its deployments.
 pub const MAX_OPS: usize = 16_384;
-/// Values of one commit, together.
+/// The most bytes of all values of one commit.
 pub const MAX_COMMIT_BYTES: usize = 8 << 20;
-/// Documents that a store reads of a range at a time.
+/// The most documents of one range.
 pub const MAX_RANGE: usize = 1000;
-/// Longest time a lease may be asked for.
+/// Longest duration of a lease.
 pub const MAX_LEASE: Duration = Duration::from_secs(3600);
 
-/// Refuses a key that not every store could hold. Keys are ASCII so that all stores order them alike.
+/// Refuses a key beyond the limits. Keys are ASCII so that all stores order them alike.
 pub fn check_key(key: &str) -> Result<(), StoreError> {
     check_prefix(key)?;
     if key.is_empty() {
@@ -27,7 +27,7 @@ pub fn check_key(key: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses a prefix that no key has.
+/// Refuses a prefix that no key can have.
 pub fn check_prefix(prefix: &str) -> Result<(), StoreError> {
     if prefix.len() > MAX_KEY_BYTES || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
         let shown: String = prefix.chars().take(80).collect();
@@ -38,7 +38,7 @@ pub fn check_prefix(prefix: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses a commit that breaks a limit of stores.
+/// Refuses a commit beyond the limits.
 pub fn check_ops(ops: &[Op]) -> Result<(), StoreError> {
     if ops.is_empty() || ops.len() > MAX_OPS {
         return Err(StoreError::Invalid(format!(
@@ -77,7 +77,7 @@ pub fn check_ops(ops: &[Op]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses the name or the time of a lease.
+/// Refuses the name or the duration of a lease.
 pub fn check_lease(name: &str, ttl: Duration) -> Result<(), StoreError> {
     check_key(&lease_key(name))?;
     if name.is_empty() || ttl.is_zero() || ttl > MAX_LEASE {

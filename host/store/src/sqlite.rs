@@ -41,7 +41,7 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, made if it is not there, and brings its tables up to date.
+    /// Opens the file, creates it if needed, and migrates its tables.
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
         let failed = |error: &dyn std::fmt::Display| {
             StoreError::Unavailable(format!("{}: {error}", file.display()))
@@ -51,7 +51,7 @@ impl SqliteStore {
             .filename(file)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // In WAL mode, anything less than FULL may lose acknowledged commits with the power.
+            // In WAL mode, anything less than FULL may lose acknowledged commits in a power cut.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT);
         let pool = |connections: u32| {
@@ -88,7 +88,7 @@ impl SqliteStore {
     /// Whether nothing was ever committed to it.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// The store cannot be read.
     pub async fn is_new(&self) -> Result<bool, StoreError> {
         let rev: i64 = sqlx::query_scalar("SELECT rev FROM revision")
             .fetch_one(&self.readers)
@@ -97,12 +97,12 @@ impl SqliteStore {
         Ok(rev == 0)
     }
 
-    /// Begins a transaction that writes: the only way to write to this store.
+    /// Begins a write transaction, which is the only way to write to this store.
     async fn begin(&self) -> Result<WriteTransaction, StoreError> {
         WriteTransaction::begin(&self.writer, self.probe.clone()).await
     }
 
-    /// Writes as much as a disk in order has room for, and changes nothing.
+    /// Writes as much as a healthy disk has room for, and changes nothing.
     async fn probe_writes(&self) -> Result<(), StoreError> {
         self.probe.write_file().await?;
         let mut transaction = self.begin().await?;
@@ -113,7 +113,7 @@ impl SqliteStore {
         self.end(transaction, 0).await
     }
 
-    /// Commits, and hints to watches that revision `rev` can be read.
+    /// Commits, and announces revision `rev` to watches.
     async fn end(&self, transaction: WriteTransaction, rev: Rev) -> Result<(), StoreError> {
         transaction.commit().await?;
         self.newest.send_if_modified(|newest| {

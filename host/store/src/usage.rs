@@ -1,53 +1,51 @@
-//! The log of what deployments used: batches in, each counted once; sums out.
+//! The trait of the usage log: batches of counts in, each counted once; sums out.
 
 use async_trait::async_trait;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::usage::{Minute, Resolution, UsageBucket, UsageRow};
 
 use crate::StoreError;
 
-/// Rows of one batch.
+/// The most rows of one batch.
 pub const MAX_BATCH_ROWS: usize = 16_384;
 /// Longest id of a batch.
 pub(crate) const MAX_BATCH_ID_BYTES: usize = 128;
-/// Largest single count: every store and every reader of JSON holds it exactly.
+/// Largest single count: every store and every reader of JSON represents it exactly.
 pub(crate) const MAX_COUNT: u64 = 1 << 53;
-/// Longest name of a model or deployment in a row, and of a model in a question.
+/// Longest name of a model or deployment in a row, and of a model in a query.
 pub(crate) const MAX_NAME_BYTES: usize = 256;
-/// Most buckets in one answer.
+/// The most buckets of one result.
 pub(crate) const MAX_BUCKETS: usize = 50_000;
 /// Seconds, by the store's clock, for which the id of a batch is remembered.
 pub(crate) const BATCH_MEMORY_S: i64 = 24 * 3600;
 
-/// What somebody wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageQuery {
-    /// The first minute.
+    /// Inclusive.
     pub from: Minute,
-    /// The minute after the last.
+    /// Exclusive.
     pub to: Minute,
     /// Only the model of this id or name.
     pub model: Option<String>,
     /// Only this deployment.
-    pub deployment: Option<Id>,
-    /// How finely.
+    pub deployment: Option<DeploymentId>,
     pub resolution: Resolution,
 }
 
-/// A store of what deployments used. It keeps what models and deployments used that are long gone.
+/// A log of what deployments used. It keeps the usage of deleted models and deployments.
 #[async_trait]
 pub trait UsageLog: Send + Sync + 'static {
-    /// Adds the rows to those of their minutes, all or none, once for each batch id: a batch that is not known to have
-    /// arrived is sent again, within a day. When it answers, the rows are on disk.
+    /// Adds all rows or none to their minutes, once for each batch id, so that a batch whose acknowledgement was lost can be
+    /// sent again within a day. The rows are on disk before it returns.
     async fn append(&self, batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError>;
 
-    /// The sums of minutes, hours or days, ordered by time and deployment: what
-    /// [`bucketed`](samovar_types::usage::bucketed) makes of the rows. More than 50,000 are
+    /// The sums of minutes, hours or days, ordered by time and deployment, as
+    /// [`bucketed`](samovar_types::usage::bucketed) computes them. More than 50,000 are
     /// [`StoreError::Invalid`].
     async fn query(&self, query: &UsageQuery) -> Result<Vec<UsageBucket>, StoreError>;
 }
 
-/// Refuses a batch that not every store could hold.
+/// Refuses a batch beyond the limits.
 pub(crate) fn check_batch(batch_id: &str, rows: &[UsageRow]) -> Result<(), StoreError> {
     let plain = batch_id.bytes().all(|byte| byte.is_ascii_graphic());
     if batch_id.is_empty() || batch_id.len() > MAX_BATCH_ID_BYTES || !plain {
@@ -85,7 +83,7 @@ pub(crate) fn check_batch(batch_id: &str, rows: &[UsageRow]) -> Result<(), Store
     Ok(())
 }
 
-/// Refuses a question that no answer fits.
+/// Refuses a query that is invalid.
 pub(crate) fn check_query(query: &UsageQuery) -> Result<(), StoreError> {
     if query.from > query.to {
         return Err(StoreError::Invalid(format!(
@@ -106,7 +104,7 @@ pub(crate) fn check_query(query: &UsageQuery) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses an answer that is too long.
+/// Refuses a result that is too long.
 pub(crate) fn check_answer(buckets: &[UsageBucket]) -> Result<(), StoreError> {
     if buckets.len() > MAX_BUCKETS {
         return Err(StoreError::Invalid(format!(

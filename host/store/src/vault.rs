@@ -1,7 +1,7 @@
-//! Seals values so that neither the store nor its backups can tell them: XChaCha20-Poly1305 under a key in a file of its
+//! Encrypts secrets, so that neither the store nor its backups reveal them: XChaCha20-Poly1305 with a key in a file of its
 //! own.
 //!
-//! Where a value is stored is authenticated with it, so that one secret's value cannot be put in another's place.
+//! The key of a secret's document is authenticated with it, so that one secret's value cannot be stored as another's.
 
 mod error;
 mod key_file;
@@ -25,16 +25,16 @@ pub use sealed::Sealed;
 
 const NONCE_BYTES: usize = 24;
 
-/// What to do when there is no key file.
+/// What to do without a key file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyAbsent {
-    /// Make a key: nothing was ever sealed.
+    /// Make a key, because nothing was ever sealed.
     Create,
-    /// Say so: a new key could read nothing of what is stored.
+    /// Fail, because a new key could read none of the stored secrets.
     Refuse,
 }
 
-/// Seals and reads values. Its debug form shows no key.
+/// Seals and unseals values. Its debug form hides the key.
 pub struct Vault {
     cipher: XChaCha20Poly1305,
     key_id: String,
@@ -51,7 +51,7 @@ impl Vault {
     /// Opens the vault with the key in a file.
     ///
     /// # Errors
-    /// When the file is not there though it should be, holds no key, or others may read it.
+    /// The file is missing and must not be made, holds no key, or other users may read it.
     pub fn open(path: &Path, absent: KeyAbsent) -> Result<Self, VaultError> {
         let key = match read_key(path)? {
             Some(key) => key,
@@ -75,9 +75,9 @@ impl Vault {
     /// Seals a value for its place, which is the key of its document.
     ///
     /// # Errors
-    /// When it is larger than the cipher takes, which no secret is.
+    /// The value is larger than the cipher's limit, which no secret is.
     pub fn seal(&self, place: &str, value: &SecretString) -> Result<Sealed, VaultError> {
-        // 24 random bytes never meet twice, so nothing has to be counted.
+        // 24 random bytes do not repeat, so that no counter has to be stored.
         let nonce: [u8; NONCE_BYTES] = rand::rng().random();
         let payload = Payload {
             msg: value.expose_secret().as_bytes(),
@@ -93,10 +93,10 @@ impl Vault {
         })
     }
 
-    /// Reads a sealed value of that place.
+    /// Unseals a value of that place.
     ///
     /// # Errors
-    /// When another key sealed it, or it is not as it was.
+    /// Another key sealed it, or it was changed.
     pub fn unseal(&self, place: &str, sealed: &Sealed) -> Result<SecretString, VaultError> {
         self.check_key(place, sealed)?;
         let tampered = || VaultError::Tampered {
@@ -116,10 +116,10 @@ impl Vault {
         Ok(SecretString::from(text))
     }
 
-    /// Whether this vault's key sealed it.
+    /// Checks that this vault's key sealed it.
     ///
     /// # Errors
-    /// When another key did.
+    /// Another key did.
     pub fn check_key(&self, place: &str, sealed: &Sealed) -> Result<(), VaultError> {
         if sealed.key_id == self.key_id {
             return Ok(());

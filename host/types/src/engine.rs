@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Id;
+use crate::id::{DeploymentId, ModelId};
 
 /// A deployment that an event of an engine concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConcernedDeployment {
     /// Id of the model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Id of the deployment.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
 }
 
 /// A graph that ran or was loading in an engine.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Id;
+use crate::id::{DeploymentId, ModelId};
 
 /// Minutes since 1970, UTC.
 pub type Minute = i64;
@@ -122,11 +122,11 @@ impl Counters {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// Id of the model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Name of the model.
     pub model_name: String,
     /// Id of the deployment.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     /// Name of the deployment.
     pub deployment_name: String,
 }
@@ -211,7 +211,7 @@ pub fn replica_minutes(replica_ms: u64) -> u64 {
 
 /// Sums rows into intervals, ordered by time and deployment. Queries of stores must give the same result.
 pub fn bucketed(rows: &[UsageRow], resolution: Resolution) -> Vec<UsageBucket> {
-    let mut minutes: BTreeMap<(Minute, Id), (&Owner, Counters)> = BTreeMap::new();
+    let mut minutes: BTreeMap<(Minute, DeploymentId), (&Owner, Counters)> = BTreeMap::new();
     for row in rows {
         let key = (row.minute, row.owner.deployment_id);
         let entry = minutes
@@ -219,7 +219,7 @@ pub fn bucketed(rows: &[UsageRow], resolution: Resolution) -> Vec<UsageBucket> {
             .or_insert((&row.owner, Counters::default()));
         *entry = (&row.owner, entry.1.plus(&row.counters));
     }
-    let mut buckets: BTreeMap<(Minute, Id), UsageBucket> = BTreeMap::new();
+    let mut buckets: BTreeMap<(Minute, DeploymentId), UsageBucket> = BTreeMap::new();
     for ((minute, deployment), (owner, counters)) in minutes {
         let start = resolution.start_of(minute);
         let bucket = buckets
@@ -238,7 +238,7 @@ pub fn bucketed(rows: &[UsageRow], resolution: Resolution) -> Vec<UsageBucket> {
 
 /// Groups intervals by deployment, ordered by the names of models and deployments.
 pub fn by_deployment(buckets: Vec<UsageBucket>) -> Vec<DeploymentUsage> {
-    let mut usages: BTreeMap<Id, DeploymentUsage> = BTreeMap::new();
+    let mut usages: BTreeMap<DeploymentId, DeploymentUsage> = BTreeMap::new();
     for bucket in buckets {
         let usage = usages
             .entry(bucket.owner.deployment_id)

@@ -3,7 +3,6 @@
 //! `job.rs` is the work itself; `serve.rs` does it in a worker; `worker.rs` is the node's handle of one worker; `workers.rs` gives
 //! jobs to workers, and kills a worker whose job exceeds a limit or is cancelled.
 
-mod clock;
 mod job;
 mod messages;
 mod owners;

@@ -11,10 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{
-    Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit,
-};
 
 use super::MAX_COMPONENT_BYTES;
 use super::job::{self, Job, Native};
@@ -25,18 +21,13 @@ use crate::infer::compute::{ComputeError, guarded};
 use crate::infer::graph::GraphStore;
 use crate::limits::Limits;
 use crate::log::{LogLine, LogSink};
+use crate::process::background;
 use crate::process::confine::{Confinement, confine, confine_files};
 use crate::process::frames;
 use crate::sandbox::Capabilities;
 use crate::snapshot::SnapshotContext;
 use crate::text::bounded_format;
-use crate::time_slice::{TimeSlice, set_time_slice};
 
-/// How much a worker's nice value is above the node's: beside a request that wants a whole core it gets a quarter. With a larger
-/// value, a reload of an edited component would take many times as long on a busy machine.
-const NICENESS: i32 = 5;
-/// Makes the kernel kill workers first when the machine is out of memory.
-const OOM_SCORE: &str = "1000";
 /// Instances in a worker's engine; an `init` runs in one.
 const MAX_REPLICAS: u32 = 8;
 
@@ -45,24 +36,19 @@ const MAX_REPLICAS: u32 = 8;
 /// # Errors
 /// When the node violates the protocol, or the worker cannot be confined.
 pub fn serve(stream: UnixStream) -> io::Result<()> {
-    // First, because only threads that start later inherit it.
-    let nicer = getpriority_process(None).map(|nice| nice + NICENESS);
-    if let Err(error) = nicer.and_then(|nice| setpriority_process(None, nice)) {
-        tracing::warn!(%error, "compile worker runs at normal priority");
-    }
-    set_time_slice(TimeSlice::Normal);
-    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+    background::lower_priority();
     let Some(setup) = frames::read_frame::<Setup>(&stream)? else {
         return Ok(());
     };
-    limit_file_size(setup.memory_bytes)?;
+    // Code is written to a file in memory, which the limit of private memory does not count.
+    background::limit_file_size(setup.memory_bytes)?;
     // Before any thread starts, which Landlock would not confine.
     let barriers = confine(&Confinement {
         read: vec![setup.files],
         write: Vec::new(),
         memory_bytes: Some(setup.memory_bytes),
     })?;
-    end_with_node(&stream)?;
+    background::exit_with_node(&stream)?;
     let engine = SharedEngine::new(&EngineOptions {
         max_replicas: MAX_REPLICAS,
         allocator: Some(setup.allocator),
@@ -90,33 +76,6 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Limits files in memory, which the code is written to and the limit of private memory does not count.
-fn limit_file_size(bytes: u64) -> io::Result<()> {
-    let maximum = getrlimit(Resource::Fsize).maximum;
-    let bytes = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
-    let limit = Rlimit {
-        current: bytes,
-        maximum: bytes,
-    };
-    Ok(setrlimit(Resource::Fsize, limit)?)
-}
-
-/// Ends this process as soon as the node closes the stream, even during a job.
-fn end_with_node(stream: &UnixStream) -> io::Result<()> {
-    let stream = stream.try_clone()?;
-    let watch = move || {
-        loop {
-            let mut polled = [PollFd::new(&stream, PollFlags::RDHUP)];
-            if poll(&mut polled, None).is_ok_and(|ready| ready > 0) {
-                // SAFETY: has no preconditions; ends the process at once.
-                unsafe { libc::_exit(0) };
-            }
-        }
-    };
-    let thread = std::thread::Builder::new().name("node-watch".into());
-    thread.spawn(watch).map(drop)
 }
 
 /// The stream to the node.

@@ -7,13 +7,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::clock::{Exceeded, wait_exceeded};
 use super::job::{Job, Native};
 use super::owners::OwnerPermits;
 use super::worker::{Worker, WorkerEnd};
 use super::{CompileError, ComponentFile, WorkerOptions};
 use crate::engine::{Allocator, SharedEngine};
 use crate::log::LogSink;
+use crate::process::clock::{Exceeded, wait_exceeded};
 
 /// How long an idle worker is kept. It caches the functions that it compiled, for when a component is built again.
 const IDLE: Duration = Duration::from_secs(15 * 60);

@@ -25,6 +25,7 @@ use background_drop::BackgroundDrop;
 use latency::LatencyEstimate;
 pub use metrics::{GraphTotals, Histogram};
 pub use store::GraphStore;
+pub(crate) use store::max_loads;
 pub use usage::DeploymentGraph;
 
 /// A graph of a deployment, as its manifest describes it.

@@ -25,7 +25,7 @@ use super::barrier::Barrier;
 pub struct Confinement {
     /// Folders and files that the process may read.
     pub read: Vec<PathBuf>,
-    /// Folders that it may read and write.
+    /// Folders and files that it may read and write.
     pub write: Vec<PathBuf>,
     /// Private memory in bytes; unlimited if `None`.
     pub memory_bytes: Option<u64>,
@@ -253,10 +253,11 @@ mod tests {
             return confine_and_try(Path::new(&folder));
         }
         let folder = tempfile::tempdir().unwrap();
-        for name in ["models", "caches", "secrets"] {
+        for name in ["models", "caches", "secrets", "forms"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
             std::fs::write(folder.path().join(name).join("file"), name).unwrap();
         }
+        std::fs::write(folder.path().join("forms/own"), "").unwrap();
         let test = concat!(
             module_path!(),
             "::a_confined_process_reads_its_models_writes_its_caches_and_nothing_else"
@@ -279,7 +280,7 @@ mod tests {
     fn confine_and_try(folder: &Path) {
         let confinement = Confinement {
             read: vec![folder.join("models")],
-            write: vec![folder.join("caches")],
+            write: vec![folder.join("caches"), folder.join("forms/own")],
             memory_bytes: Some(1 << 30),
         };
         let active = confine(&confinement).unwrap();
@@ -295,6 +296,9 @@ mod tests {
             std::fs::write(folder.join("models/file"), "changed").unwrap_err();
             std::fs::write(folder.join("caches/new"), "made").unwrap();
             std::fs::rename(folder.join("caches/new"), folder.join("caches/old")).unwrap();
+            std::fs::write(folder.join("forms/own"), "made").unwrap();
+            std::fs::write(folder.join("forms/file"), "changed").unwrap_err();
+            std::fs::write(folder.join("forms/other"), "made").unwrap_err();
             std::fs::read(folder.join("secrets/file")).unwrap_err();
             std::fs::read("/etc/passwd").unwrap_err();
             std::fs::hard_link(folder.join("models/file"), folder.join("caches/link")).unwrap_err();

@@ -1,7 +1,9 @@
 //! What compile workers and engines have in common: confinement, messages, and what the kernel says of their memory.
 
+pub(crate) mod background;
 pub(crate) mod barrier;
 mod cgroup;
+pub(crate) mod clock;
 pub(crate) mod confine;
 pub(crate) mod frames;
 pub(crate) mod oom;

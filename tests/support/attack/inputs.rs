@@ -38,17 +38,18 @@ pub fn push_and_attack(
     runs: u64,
 ) {
     let bytes = std::fs::read(&case.file).unwrap_or_default();
+    let mut client = Client::new(target);
     match push::graph(target, model, &bytes, backend) {
         Err(error) => report.broken_model(case, backend, &bytes, &format!("{error:#}")),
         Ok(Push::Refused(reason)) => report.refused(case, backend, &bytes, &reason),
         Ok(Push::Served(pushed)) => {
             report.served();
-            let mut client = Client::new(target);
             attack(report, &mut client, case, &pushed, seed, runs);
-            if let Err(lost) = push::delete(&mut client, model) {
-                report.broken_model(case, backend, &bytes, &format!("deleting it: {lost}"));
-            }
         }
+    }
+    // Also one that was refused, whose deployment is kept as failed: the node's memory after the attack is not to be that of its models.
+    if let Err(lost) = push::delete(&mut client, model) {
+        report.broken_model(case, backend, &bytes, &format!("deleting it: {lost}"));
     }
 }
 

@@ -44,10 +44,10 @@ pub fn push(
         Ok(Push::Served(pushed)) => {
             report.served();
             run(report, client, case, &pushed);
-            if let Err(lost) = push::delete(client, model) {
-                report.broken_model(case, backend, bytes, &format!("deleting it: {lost}"));
-            }
         }
+    }
+    if let Err(lost) = push::delete(client, model) {
+        report.broken_model(case, backend, bytes, &format!("deleting it: {lost}"));
     }
 }
 

@@ -141,6 +141,16 @@ fn known(data: &EventData) -> String {
         ),
         EventData::Engine { .. } => engine(data),
         EventData::Quarantine { .. } => quarantine(data),
+        EventData::Eviction {
+            graph: one,
+            bytes,
+            deployments,
+        } => format!(
+            "graph {} is unloaded to make room for another: {} MiB{}",
+            graph(one),
+            bytes >> 20,
+            concerned(deployments)
+        ),
         EventData::Audit { entry } => {
             let row = audit::row(entry);
             let words = row
@@ -279,6 +289,14 @@ mod tests {
         assert_eq!(
             told(quarantined),
             "graph g is in quarantine for 60 s because it ended its own engine 3 times"
+        );
+        let evicted = json!({
+            "type": "eviction", "graph": {"name": "g", "digest": "0", "inputs": []}, "bytes": 3 << 20,
+            "deployments": [{"model_id": "model000", "deployment_id": "deploy00"}],
+        });
+        assert_eq!(
+            told(evicted),
+            "graph g is unloaded to make room for another: 3 MiB (deployments: deploy00 of model000)"
         );
         let promotion = json!({
             "type": "promotion", "model_id": "model000", "environment": "production", "deployment_id": "deploy00",

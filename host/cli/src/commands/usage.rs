@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use samovar_client::Client;
 use samovar_client::text::printable;
 use samovar_types::api::usage::{UsageEntry, UsageParams};
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::usage::{Counters, Resolution};
 use serde::Serialize;
 use serde_json::json;
@@ -64,9 +64,9 @@ impl By {
 struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<Timestamp>,
-    model_id: Id,
+    model_id: ModelId,
     model_name: String,
-    deployment_id: Id,
+    deployment_id: DeploymentId,
     deployment_name: String,
     is_deleted: bool,
     requests: u64,
@@ -134,7 +134,7 @@ fn params(arguments: &Arguments) -> UsageParams {
 
 /// Sums the usage of each deployment, ordered by names.
 fn by_deployment(entries: Vec<Entry>) -> Vec<Entry> {
-    let mut sums: BTreeMap<(String, String, Id), Entry> = BTreeMap::new();
+    let mut sums: BTreeMap<(String, String, DeploymentId), Entry> = BTreeMap::new();
     for entry in entries {
         let key = (
             entry.model_name.clone(),

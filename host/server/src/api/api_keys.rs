@@ -11,7 +11,7 @@ use samovar_types::api::api_keys::{
 };
 use samovar_types::api_key::check_new;
 use samovar_types::error::ErrorCode;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -32,7 +32,7 @@ pub fn router() -> OpenApiRouter<super::Shared> {
 
 impl From<ApiKey> for ApiKeyResponse {
     fn from(key: ApiKey) -> Self {
-        let models: Vec<Id> = key.model_ids.into_iter().collect();
+        let models: Vec<ModelId> = key.model_ids.into_iter().collect();
         Self {
             prefix: key.prefix,
             name: key.name,

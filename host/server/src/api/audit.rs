@@ -6,7 +6,7 @@ use samovar_types::api::audit::{
     AuditActor, AuditDirection, AuditEntryResponse, AuditLogResponse, AuditQuery, AuditSource,
     Pagination,
 };
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -199,7 +199,7 @@ async fn of_model(
     pairs: Pairs,
 ) -> Result<Json<AuditLogResponse>, ApiError> {
     let query = parse(&pairs)?;
-    let id = match (api.registry.model(&model).await, model.parse::<Id>()) {
+    let id = match (api.registry.model(&model).await, model.parse::<ModelId>()) {
         (Ok(view), _) => view.model.id,
         // It may have been there.
         (Err(RegistryError::NoModel { .. }), Ok(id)) => id,

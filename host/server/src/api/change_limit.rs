@@ -1,7 +1,7 @@
 //! How many changes are carried out at once. Others wait, as long as their clients do.
 //!
 //! A change runs on its connection and is dropped when its client hangs up: until its one commit nothing has happened, and
-//! after it the controllers carry the work out, whoever waits for it.
+//! after it the controllers carry the work out, with or without a client.
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use samovar_types::api::environments::{
     ListEnvironmentsResponse, UpdateEnvironmentRequest, UpdateEnvironmentResponse,
 };
 use samovar_types::api::identity::InstanceType;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -54,7 +54,7 @@ fn environment_response(
     environment: &Environment,
 ) -> EnvironmentResponse {
     let now = Timestamp::now();
-    let shown = |id: Option<Id>| {
+    let shown = |id: Option<DeploymentId>| {
         let deployment = view.deployments.get(&id?)?;
         Some(deployment_response(api, view, deployment))
     };
@@ -261,7 +261,7 @@ impl Api {
         Ok((view, value))
     }
 
-    async fn current(&self, model: &str, environment: &str) -> Result<Id, ApiError> {
+    async fn current(&self, model: &str, environment: &str) -> Result<DeploymentId, ApiError> {
         let view = self.registry.model(model).await?;
         view.environment(environment)?
             .current_deployment_id

@@ -10,7 +10,7 @@ use futures::stream::unfold;
 use jiff::Timestamp;
 use samovar_types::api::events::{EventData, EventsQuery};
 use samovar_types::error::{ErrorBody, ErrorCode};
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use tokio::sync::mpsc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -65,6 +65,11 @@ fn event_data(api: &Api, event: &Event) -> Option<EventData> {
             ended: note.begun.is_none(),
             seconds: note.begun.map(|begun| begun.seconds),
             engine_ends: note.begun.map(|begun| begun.ends),
+            deployments: note.deployments.clone(),
+        },
+        What::Eviction(note) => EventData::Eviction {
+            graph: note.graph.clone(),
+            bytes: note.bytes,
             deployments: note.deployments.clone(),
         },
         What::Model { name } => EventData::Model {
@@ -219,8 +224,8 @@ fn begin(last: Option<&str>) -> Result<Begin, ApiError> {
 }
 
 /// A model that is there, or the id of one that was or will be.
-async fn known(api: &Api, model: &str) -> Result<Id, ApiError> {
-    match (api.registry.model(model).await, model.parse::<Id>()) {
+async fn known(api: &Api, model: &str) -> Result<ModelId, ApiError> {
+    match (api.registry.model(model).await, model.parse::<ModelId>()) {
         (Ok(view), _) => Ok(view.model.id),
         (Err(RegistryError::NoModel { .. }), Ok(id)) => Ok(id),
         (Err(error), _) => Err(error.into()),

@@ -18,6 +18,9 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long its answer holds: anybody may ask, and must not keep the store busy.
 const STORE_HOLDS: Duration = Duration::from_secs(1);
 
+/// How long the node may hear nothing of the store, which says every two seconds how far it is.
+const MAX_LAG: Duration = Duration::from_secs(10);
+
 /// When the store was asked last, and why it did not answer, if so.
 type Probe = (Instant, Option<String>);
 
@@ -52,17 +55,12 @@ impl Readiness {
                     .to_owned(),
             });
         }
-        if !self.cache.is_synced() {
-            reasons.push(NotReady {
-                code: NotReadyCode::Starting.into(),
-                reason: "the models in the store have not been read yet".to_owned(),
-            });
-        }
         let failure = self.probe().await;
         reasons.extend(failure.map(|reason| NotReady {
             code: NotReadyCode::StoreUnavailable.into(),
             reason,
         }));
+        reasons.extend(behind(self.cache.heard(), Instant::now()));
         reasons
     }
 
@@ -82,6 +80,25 @@ impl Readiness {
         *probed = Some((Instant::now(), answer.clone()));
         answer
     }
+}
+
+/// Says so if the node does not know the newest state of the store: it was never read, or last heard of at `heard`, which is
+/// too long ago.
+fn behind(heard: Option<Instant>, now: Instant) -> Option<NotReady> {
+    let Some(heard) = heard else {
+        return Some(NotReady {
+            code: NotReadyCode::Starting.into(),
+            reason: "the models in the store have not been read yet".to_owned(),
+        });
+    };
+    let silence = now.saturating_duration_since(heard);
+    (silence > MAX_LAG).then(|| NotReady {
+        code: NotReadyCode::Behind.into(),
+        reason: format!(
+            "the node has not read the changes of the store for {} s: newer ones have not taken effect here",
+            silence.as_secs()
+        ),
+    })
 }
 
 /// The routes of the node's own health.
@@ -109,6 +126,20 @@ mod tests {
 
     use super::*;
     use samovar_store::sqlite::SqliteStore;
+
+    #[test]
+    fn a_node_that_hears_nothing_of_its_store_is_behind() {
+        let now = Instant::now();
+        let code = |heard: Option<Instant>| {
+            let reason = behind(heard, now)?;
+            reason.code.known().copied()
+        };
+        assert_eq!(code(None), Some(NotReadyCode::Starting));
+        assert_eq!(code(Some(now)), None);
+        assert_eq!(code(now.checked_sub(MAX_LAG)), None);
+        let long_ago = now.checked_sub(MAX_LAG + Duration::from_secs(1));
+        assert_eq!(code(long_ago), Some(NotReadyCode::Behind));
+    }
 
     #[tokio::test]
     async fn a_node_says_why_it_is_not_ready() {

@@ -6,7 +6,7 @@ use samovar_types::api::deployments::{
     BackpressureSettings, BackpressureUpdate, DeploymentResponse, RetryResponse, SwitchResponse,
     UpdateDeploymentRequest, UpdateSettingsResponse, UpdateStatus,
 };
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::settings::AutoscalingUpdate;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -62,8 +62,8 @@ impl Api {
         &self,
         model: &str,
         deployment: &str,
-        mut change: impl FnMut(&mut ModelView, Id) -> Result<T, Refusal> + Send,
-    ) -> Result<(ModelView, Id, T), ApiError> {
+        mut change: impl FnMut(&mut ModelView, DeploymentId) -> Result<T, Refusal> + Send,
+    ) -> Result<(ModelView, DeploymentId, T), ApiError> {
         let id = find(&self.registry.model(model).await?, deployment)?.id;
         let (view, value) = self.change_model(model, |view| change(view, id)).await?;
         Ok((view, id, value))
@@ -156,11 +156,15 @@ async fn retry(
     let mut view = Arc::new(view);
     let served = api.serving.served(view.model.id, id);
     let unhealthy = served.filter(|served| served.pool.unavailable().is_some());
-    let retried = done == Done::Changed || unhealthy.is_some();
+    let is_broken = api.serving.observed(view.model.id, id).broken.is_some();
+    let retried = done == Done::Changed || unhealthy.is_some() || is_broken;
     if done == Done::Changed {
         view = api.deployments.built(view.model.id, id, before).await?;
     } else if let Some(served) = unhealthy {
         served.pool.reset_circuit_breaker();
+    } else if is_broken {
+        // It was built, and its files may be back.
+        api.reconciler.try_again(view.model.id).await?;
     }
     let reason = "it has not failed: only what could not be built, or is unhealthy, is tried again";
     Ok(Json(RetryResponse {

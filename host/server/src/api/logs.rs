@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use regex::{Regex, RegexBuilder};
 use samovar_types::api::logs::{LogDirection, LogsQuery, LogsResponse};
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -140,13 +140,13 @@ async fn of_environment(
         .current_deployment_id
         .into_iter()
         .chain(candidate);
-    let deployments: Vec<Id> = deployments.collect();
+    let deployments: Vec<DeploymentId> = deployments.collect();
     read(&api, &deployments, parse(&pairs)?).await
 }
 
 async fn read(
     api: &Api,
-    deployments: &[Id],
+    deployments: &[DeploymentId],
     asked: LogsQuery,
 ) -> Result<Json<LogsResponse>, ApiError> {
     let direction = asked.direction.unwrap_or(LogDirection::Asc);

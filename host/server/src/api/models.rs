@@ -7,7 +7,7 @@ use samovar_types::api::models::{
     DeleteModelResponse, ListModelsQuery, ListModelsResponse, ModelResponse, PushRequest,
     PushResponse, UpdateModelRequest,
 };
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -118,7 +118,7 @@ impl Api {
         &self,
         push: Push,
         pin: BlobPin,
-    ) -> Result<(Arc<ModelView>, Id), ApiError> {
+    ) -> Result<(Arc<ModelView>, DeploymentId), ApiError> {
         let before = self.serving.builds().mark();
         let Pushed { view, id, rev } = self.registry.push(push, Timestamp::now()).await?;
         let model = view.model.id;
@@ -154,7 +154,7 @@ async fn delete(
     let (view, rev) = api.registry.delete_model(&model).await?;
     api.reconciler.applied(view.model.id, rev).await?;
     // The requests that are there may still need what it alone has.
-    let deployments: Vec<Id> = view.deployments.keys().copied().collect();
+    let deployments: Vec<DeploymentId> = view.deployments.keys().copied().collect();
     api.serving.drains().ended(&deployments).await;
     let bundles = view.deployments.values().map(|one| &one.bundle);
     api.blob_gc.collect(bundles).await?;

@@ -5,7 +5,7 @@ use samovar_types::api::deployments::DeploymentResponse;
 use samovar_types::api::promotions::{
     CancelPromotionResponse, ControlPromotionResponse, PromoteRequest, PromoteToProductionRequest,
 };
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::names::PRODUCTION;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -95,7 +95,7 @@ impl Api {
         &self,
         model: &str,
         environment: &str,
-        deployment: Id,
+        deployment: DeploymentId,
         how: Promote,
     ) -> Result<Json<DeploymentResponse>, ApiError> {
         let (fresh, now) = (random_id(), Timestamp::now());

@@ -6,7 +6,7 @@ use samovar_types::api::deployments::{
 };
 use samovar_types::api::models::ModelResponse;
 use samovar_types::deployment::DeploymentStatus;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 
 use super::Api;
 use crate::domain::deployment::{Deployment, DeploymentKind};
@@ -91,7 +91,7 @@ pub(super) fn deployment_response(
 /// What a deployment's status is to everybody: what is stored says that it may run, what is seen of it whether it does.
 pub(super) fn shown(
     api: &Api,
-    id: Id,
+    id: DeploymentId,
     stored: DeploymentStatus,
     observed: &Observed,
 ) -> DeploymentStatus {

@@ -10,7 +10,7 @@ use samovar_types::api::usage::{
     BillableResource, Cost, DailyUsage, DedicatedItem, DedicatedUsage, UsageEntry, UsageParams,
     UsageResponse, UsageSummaryQuery, UsageSummaryResponse,
 };
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::usage::{DeploymentUsage, Owner, Resolution, UsageBucket, by_deployment};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -99,7 +99,7 @@ async fn read(api: &Api, query: &UsageQuery) -> Result<Vec<UsageBucket>, ApiErro
 }
 
 /// The deployments that there are, and the environments that point at them.
-struct Living(HashMap<Id, (Owner, Option<String>)>);
+struct Living(HashMap<DeploymentId, (Owner, Option<String>)>);
 
 impl Living {
     fn of(models: &[ModelView]) -> Self {

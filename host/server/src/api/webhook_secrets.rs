@@ -5,7 +5,7 @@ use samovar_types::api::webhook_secrets::{
     DeleteWebhookSecretResponse, ListWebhookSecretsResponse, RotateWebhookSecretResponse,
     WebhookSecretResponse,
 };
-use samovar_types::id::Id;
+use samovar_types::id::WebhookSecretId;
 use secrecy::ExposeSecret as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -69,7 +69,7 @@ async fn remove(
         let shown: String = text.chars().take(80).collect();
         ApiError::not_found(format!("there is no webhook secret {shown:?}"))
     };
-    let id: Id = text.parse().map_err(|_| none())?;
+    let id: WebhookSecretId = text.parse().map_err(|_| none())?;
     if !api.webhook_secrets.delete(id, Timestamp::now()).await? {
         return Err(none());
     }

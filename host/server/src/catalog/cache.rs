@@ -2,11 +2,12 @@
 //! here; everything that acts on the catalog reads it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use samovar_store::Rev;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use tokio::sync::watch;
 
 use crate::domain::api_key::ApiKey;
@@ -23,8 +24,10 @@ const EVENTS_OF_ONE: u32 = 2;
 /// What this node has read of the catalog. Models are shared, never copied.
 pub struct Cache {
     documents: RwLock<Documents>,
-    /// Up to where the documents show the store, and everybody who acts on them has been woken.
+    /// The revision that the documents show and every observer has been called for.
     observed: watch::Sender<Option<Rev>>,
+    /// When the store has last said how far it is, which it does every few seconds.
+    heard: Mutex<Option<Instant>>,
 }
 
 impl Default for Cache {
@@ -32,13 +35,14 @@ impl Default for Cache {
         Self {
             documents: RwLock::default(),
             observed: watch::Sender::new(None),
+            heard: Mutex::default(),
         }
     }
 }
 
 impl Cache {
     /// A model with everything that hangs on it.
-    pub fn model(&self, id: Id) -> Option<Arc<ModelView>> {
+    pub fn model(&self, id: ModelId) -> Option<Arc<ModelView>> {
         self.read(|documents| documents.view(id))
     }
 
@@ -62,6 +66,12 @@ impl Cache {
         self.observed.borrow().is_some()
     }
 
+    /// When the store was last heard of; nothing before it was read once.
+    pub fn heard(&self) -> Option<Instant> {
+        // An instant is whole at every instant.
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes whenever more has been read.
     pub fn subscribe(&self) -> watch::Receiver<Option<Rev>> {
         self.observed.subscribe()
@@ -76,6 +86,7 @@ impl Cache {
 
     /// Notes up to where the store has been read; answers whether that is the first time.
     pub(crate) fn set_observed(&self, rev: Rev) -> bool {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.observed.send_replace(Some(rev)).is_none()
     }
 
@@ -101,7 +112,7 @@ pub struct Delta {
     /// What happened.
     pub events: Vec<Event>,
     /// The model that is another now.
-    pub model: Option<Id>,
+    pub model: Option<ModelId>,
     /// The API key that is another now: there with what it is, or gone.
     pub api_key: Option<(String, Option<ApiKey>)>,
     /// The name of the secret that has another value, or none.
@@ -111,12 +122,12 @@ pub struct Delta {
 /// Documents, for comparing them with what they become.
 #[derive(Debug, Default)]
 pub struct Documents {
-    models: BTreeMap<Id, Model>,
-    deployments: BTreeMap<(Id, Id), Arc<Deployment>>,
-    environments: BTreeMap<(Id, String), Environment>,
+    models: BTreeMap<ModelId, Model>,
+    deployments: BTreeMap<(ModelId, DeploymentId), Arc<Deployment>>,
+    environments: BTreeMap<(ModelId, String), Environment>,
     api_keys: BTreeMap<String, ApiKey>,
     /// Each model put together, as of the last [`Self::publish`].
-    views: BTreeMap<Id, Arc<ModelView>>,
+    views: BTreeMap<ModelId, Arc<ModelView>>,
     /// Blobs that bundles name, each with how many deployments do.
     blobs: HashMap<Digest, usize>,
     /// Those that were named once and are not any more, since they were last taken.
@@ -146,7 +157,7 @@ impl Documents {
     }
 
     /// The ids of the models.
-    pub fn models(&self) -> impl Iterator<Item = Id> {
+    pub fn models(&self) -> impl Iterator<Item = ModelId> {
         self.views.keys().copied()
     }
 
@@ -156,12 +167,12 @@ impl Documents {
     }
 
     /// A model with everything that hangs on it, as of the last [`Self::publish`].
-    pub fn view(&self, id: Id) -> Option<Arc<ModelView>> {
+    pub fn view(&self, id: ModelId) -> Option<Arc<ModelView>> {
         self.views.get(&id).cloned()
     }
 
     /// Puts models together as they are now.
-    pub fn publish(&mut self, models: &BTreeSet<Id>) {
+    pub fn publish(&mut self, models: &BTreeSet<ModelId>) {
         for id in models {
             match self.put_together(*id) {
                 Some(view) => self.views.insert(*id, Arc::new(view)),
@@ -186,11 +197,11 @@ impl Documents {
             .collect()
     }
 
-    fn put_together(&self, id: Id) -> Option<ModelView> {
-        let of_model = |key: &Id| *key == id;
+    fn put_together(&self, id: ModelId) -> Option<ModelView> {
+        let of_model = |key: &ModelId| *key == id;
         let deployments = self
             .deployments
-            .range((id, Id::FIRST)..)
+            .range((id, DeploymentId::FIRST)..)
             .take_while(|((model, _), _)| of_model(model));
         let environments = self
             .environments
@@ -208,7 +219,7 @@ impl Documents {
         })
     }
 
-    fn put_deployment(&mut self, key: (Id, Id), deployment: Arc<Deployment>) {
+    fn put_deployment(&mut self, key: (ModelId, DeploymentId), deployment: Arc<Deployment>) {
         // First what it names now, so that what it named before is not gone for a moment.
         for digest in deployment.bundle.blobs().into_keys() {
             *self.blobs.entry(digest).or_default() += 1;
@@ -217,7 +228,7 @@ impl Documents {
         self.forget_blobs(before);
     }
 
-    fn remove_deployment(&mut self, key: (Id, Id)) {
+    fn remove_deployment(&mut self, key: (ModelId, DeploymentId)) {
         let before = self.deployments.remove(&key);
         self.forget_blobs(before);
     }
@@ -283,18 +294,7 @@ impl Documents {
                     ..Delta::default()
                 });
             }
-            (Some(Key::ApiKey(prefix)), value) => {
-                let prefix = prefix.to_owned();
-                let api_key: Option<ApiKey> = value.map(|value| read(key, value)).transpose()?;
-                match &api_key {
-                    Some(one) => self.api_keys.insert(prefix.clone(), one.clone()),
-                    None => self.api_keys.remove(&prefix),
-                };
-                return Ok(Delta {
-                    api_key: Some((prefix, api_key)),
-                    ..Delta::default()
-                });
-            }
+            (Some(Key::ApiKey(prefix)), value) => return self.api_key(key, prefix, value),
             (Some(Key::Secret(name)), _) => {
                 return Ok(Delta {
                     secret: Some(name.to_owned()),
@@ -304,7 +304,7 @@ impl Documents {
             (Some(Key::Audit), None) | (None, _) => return Ok(Delta::default()),
         };
         let events = whats.into_iter().map(|what| {
-            // Its own for each of them, whether the other is told or not.
+            // Each has its own number, whether the other event exists or not.
             let number = u32::from(matches!(what, What::Environment(_)));
             Event {
                 id: Some(event_id(rev, place, number)),
@@ -319,8 +319,26 @@ impl Documents {
         })
     }
 
-    /// Every change of a model writes its document; only its name is told of.
-    fn model(&mut self, id: Id, model: Model) -> Vec<What> {
+    fn api_key(
+        &mut self,
+        key: &str,
+        prefix: &str,
+        value: Option<&[u8]>,
+    ) -> Result<Delta, Unreadable> {
+        let prefix = prefix.to_owned();
+        let api_key: Option<ApiKey> = value.map(|value| read(key, value)).transpose()?;
+        match &api_key {
+            Some(one) => self.api_keys.insert(prefix.clone(), one.clone()),
+            None => self.api_keys.remove(&prefix),
+        };
+        Ok(Delta {
+            api_key: Some((prefix, api_key)),
+            ..Delta::default()
+        })
+    }
+
+    /// Every change of a model writes its document; only a change of its name is an event.
+    fn model(&mut self, id: ModelId, model: Model) -> Vec<What> {
         let name = model.name.clone();
         let before = self.models.insert(id, model);
         if before.is_some_and(|before| before.name == name) {
@@ -329,7 +347,7 @@ impl Documents {
         vec![What::Model { name }]
     }
 
-    fn environment(&mut self, model: Id, environment: Environment) -> Vec<What> {
+    fn environment(&mut self, model: ModelId, environment: Environment) -> Vec<What> {
         let name = environment.name.clone();
         let before = self
             .environments
@@ -388,10 +406,12 @@ impl Unreadable {
 mod tests {
     use jiff::Timestamp;
 
+    use samovar_types::id::Id;
+
     use super::*;
     use crate::domain::promotion::Promotion;
 
-    fn id(text: &str) -> Id {
+    fn id<Kind>(text: &str) -> Id<Kind> {
         text.parse().unwrap()
     }
 
@@ -455,7 +475,7 @@ mod tests {
         let gone = told(&mut documents, key, None);
         let name = "staging".to_owned();
         assert_eq!(gone, [What::EnvironmentDeleted { name }]);
-        // Of what is not known before, everything is told, in the same places.
+        // Without a document from before, everything is an event, in the same places.
         let delta = Documents::default().apply(9, 1, key, Some(&begun)).unwrap();
         let ids: Vec<String> = delta
             .events

@@ -1,5 +1,5 @@
-//! Follows the changes of the store, whoever makes them: updates the cache, wakes those who act on it, and tells what
-//! happened. Nothing else changes what the node knows of the catalog, so every change takes this one way.
+//! Follows the changes of the store, of whichever node: updates the cache, wakes the observers, and publishes events. Nothing
+//! else changes what the node knows of the catalog, so every change takes this one path.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use samovar_store::{DocStore, Rev, StoreError};
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use tokio::sync::broadcast;
 
 use super::cache::{Cache, Documents, Unreadable};
@@ -20,8 +20,8 @@ use crate::registry::{Registry, RegistryError};
 /// How long a node waits before it asks a store again that failed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Somebody who acts on the catalog. Told of changes before anybody is told that they were observed, so that who waits for
-/// a revision finds the work of it begun.
+/// Acts on the catalog. Observers are called before the cache reports a revision as observed, so that a handler which waits
+/// for the revision finds its work queued.
 pub trait Observer: Send + Sync {
     /// The cache shows these changes from now on. Must not wait: it notes what there is to look at.
     fn observe(&self, changes: &Changes);
@@ -30,10 +30,12 @@ pub trait Observer: Send + Sync {
 /// What is another in the cache than before.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Up to which revision.
+    /// The revision that the cache showed before.
+    pub after: Rev,
+    /// The revision that it shows now.
     pub rev: Rev,
     /// The models that changed, or are gone.
-    pub models: BTreeSet<Id>,
+    pub models: BTreeSet<ModelId>,
     /// The API keys that changed, by their prefixes; those that are gone without a key.
     pub api_keys: Vec<(String, Option<ApiKey>)>,
     /// The secrets that changed.
@@ -136,8 +138,13 @@ impl Informer {
         let now = Documents::of(found.models, api_keys);
         let changes = self.cache.write(|documents| {
             let before = std::mem::replace(documents, now);
-            differences(&before, documents, found.rev)
+            differences(&before, documents)
         });
+        let changes = Changes {
+            after: self.cache.observed(),
+            rev: found.rev,
+            ..changes
+        };
         self.at = Some(found.rev);
         self.wake(&changes);
         if !self.cache.set_observed(found.rev) {
@@ -153,6 +160,7 @@ impl Informer {
     /// Takes whole commits over.
     fn take_over(&mut self, changed: &[ChangedDoc], rev: Rev) {
         let mut changes = Changes {
+            after: self.cache.observed(),
             rev,
             ..Changes::default()
         };
@@ -176,7 +184,7 @@ impl Informer {
         changes.secrets = ChangedSecrets::Named(secrets);
         self.at = Some(rev);
         self.wake(&changes);
-        // Before the events, so that who subscribes meanwhile is told or knows that it has happened.
+        // Before the events: a subscriber that comes between the two either gets them or begins after them.
         self.cache.set_observed(rev);
         for event in events {
             self.tell(event);
@@ -196,17 +204,17 @@ impl Informer {
 }
 
 /// What may be another after everything was read again.
-fn differences(before: &Documents, now: &Documents, rev: Rev) -> Changes {
+fn differences(before: &Documents, now: &Documents) -> Changes {
     let gone = before.api_keys().keys();
     let gone = gone.filter(|prefix| !now.api_keys().contains_key(*prefix));
     let gone = gone.map(|prefix| (prefix.clone(), None));
     let there = now.api_keys().iter();
     let there = there.map(|(prefix, key)| (prefix.clone(), Some(key.clone())));
     Changes {
-        rev,
         models: before.models().chain(now.models()).collect(),
         api_keys: gone.chain(there).collect(),
         secrets: ChangedSecrets::All,
         unnamed_blobs: before.blobs_without(now),
+        ..Changes::default()
     }
 }

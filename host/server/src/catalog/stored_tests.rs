@@ -14,7 +14,7 @@ use crate::domain::promotion::Promotion;
 const MODEL: &str = "model000";
 const DEPLOYMENT: &str = "deploy00";
 
-fn id(text: &str) -> Id {
+fn id<Kind>(text: &str) -> Id<Kind> {
     text.parse().unwrap()
 }
 

@@ -1,10 +1,11 @@
 //! Who may do what: the API keys of the node, held in memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use samovar_types::api_key::KeyType;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 
 use crate::catalog::informer::{Changes, Observer};
 use crate::domain::api_key::{AccessError, Action, ApiKey, verify};
@@ -55,7 +56,7 @@ impl Caller {
     }
 
     /// Whether the caller, who may read metrics, may read those of this model.
-    pub fn may_read_metrics_of(&self, model: Id) -> bool {
+    pub fn may_read_metrics_of(&self, model: ModelId) -> bool {
         match self {
             Self::Anyone => true,
             Self::Key(key) => key.covers(model),
@@ -82,7 +83,7 @@ impl Caller {
 /// The door.
 pub struct Access {
     mode: AuthMode,
-    keys: RwLock<Arc<Keys>>,
+    keys: ArcSwap<Keys>,
 }
 
 /// Keys by their prefixes.
@@ -93,7 +94,7 @@ impl Access {
     pub fn new(mode: AuthMode) -> Self {
         Self {
             mode,
-            keys: RwLock::default(),
+            keys: ArcSwap::default(),
         }
     }
 
@@ -118,12 +119,7 @@ impl Access {
         if self.mode == AuthMode::None {
             return Ok(Caller::Anyone);
         }
-        // The map is replaced whole, so a panic elsewhere cannot leave it half-written.
-        let keys = self
-            .keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let keys = self.keys.load();
         let key = verify(authorization, &keys)?;
         if key.permits(action) {
             Ok(Caller::Key(key.clone()))
@@ -142,7 +138,7 @@ impl Access {
     pub fn may_invoke(
         &self,
         authorization: Option<&[u8]>,
-        model: Option<Id>,
+        model: Option<ModelId>,
     ) -> Result<bool, Refusal> {
         match self.admit(authorization, Action::Invoke)? {
             Caller::Anyone => Ok(model.is_some()),
@@ -154,10 +150,7 @@ impl Access {
     pub fn knows(&self, caller: &Caller) -> bool {
         match caller {
             Caller::Anyone => self.mode == AuthMode::None,
-            Caller::Key(key) => {
-                let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-                keys.contains_key(&key.prefix)
-            }
+            Caller::Key(key) => self.keys.load().contains_key(&key.prefix),
         }
     }
 }
@@ -167,14 +160,15 @@ impl Observer for Access {
         if changes.api_keys.is_empty() {
             return;
         }
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        let keys = Arc::make_mut(&mut keys);
+        // The informer alone writes, one change at a time.
+        let mut keys = Keys::clone(&self.keys.load());
         for (prefix, key) in &changes.api_keys {
             match key {
                 Some(key) => drop(keys.insert(prefix.clone(), Arc::new(key.clone()))),
                 None => drop(keys.remove(prefix)),
             }
         }
+        self.keys.store(Arc::new(keys));
     }
 }
 

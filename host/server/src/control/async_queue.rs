@@ -9,7 +9,7 @@ use samovar_store::async_requests::{
     NewAsyncRequest, Place,
 };
 use samovar_types::async_request::AsyncRequestId;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use tokio::sync::Notify;
 
 use crate::domain::webhook_address::WebhookAddresses;
@@ -60,7 +60,7 @@ impl AsyncQueue {
     /// A request of a model.
     pub async fn get(
         &self,
-        model: Id,
+        model: ModelId,
         id: &AsyncRequestId,
     ) -> Result<Option<AsyncRequest>, StoreError> {
         let found = self.store.get(id).await?;
@@ -73,7 +73,7 @@ impl AsyncQueue {
     }
 
     /// How many requests of a deployment wait and run.
-    pub async fn counts(&self, deployment: Id) -> Result<AsyncCounts, StoreError> {
+    pub async fn counts(&self, deployment: DeploymentId) -> Result<AsyncCounts, StoreError> {
         self.store.counts(deployment).await
     }
 

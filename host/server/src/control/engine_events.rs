@@ -7,7 +7,9 @@ use samovar_types::engine::EngineGraph;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::domain::engine_events::{EngineEnd, EngineNote, QuarantineBegin, QuarantineNote};
+use crate::domain::engine_events::{
+    EngineEnd, EngineNote, EvictionNote, QuarantineBegin, QuarantineNote,
+};
 use crate::domain::events::{Event, What};
 use crate::events::bus::EventBus;
 use crate::serving::Serving;
@@ -62,6 +64,7 @@ fn told(serving: &Serving, event: EngineEvent) -> What {
             let inputs = Vec::new();
             quarantine_note(serving, Suspect { graph, inputs }, None)
         }
+        EngineEvent::Evicted { graph, bytes } => eviction_note(serving, graph, bytes),
     }
 }
 
@@ -86,6 +89,19 @@ fn quarantine_note(serving: &Serving, suspect: Suspect, begun: Option<Quarantine
     What::Quarantine(Box::new(QuarantineNote {
         graph: graph(suspect),
         begun,
+        deployments,
+    }))
+}
+
+fn eviction_note(serving: &Serving, label: Arc<GraphLabel>, bytes: u64) -> What {
+    let deployments = serving.concerned(None, std::slice::from_ref(&label));
+    let inputs = Vec::new();
+    What::Eviction(Box::new(EvictionNote {
+        graph: graph(Suspect {
+            graph: label,
+            inputs,
+        }),
+        bytes,
         deployments,
     }))
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use http::{Request, StatusCode};
 use jiff::Timestamp;
 use samovar_runtime::{Pool, RunError};
-use samovar_types::id::Id;
+use samovar_types::id::PromotionId;
 
 use crate::control::analysis::{Figures, StageFigures};
 use crate::control::latency::LatencyCounter;
@@ -20,7 +20,7 @@ use crate::domain::promotion::{Promotion, STAGES};
 /// What a node keeps of a promotion while it goes on: counters, which are lost with the node. A promotion that it takes
 /// up again after a crash is judged by what comes from then on.
 pub struct Trial {
-    promotion: Id,
+    promotion: PromotionId,
     split: Mutex<Split>,
     /// Each made by the first request of its stage.
     stages: [OnceLock<Box<StageCounters>>; STAGES as usize],

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use samovar_store::async_requests::NoticeQueue;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 
 /// Webhooks sent at once; each holds a model's answer in memory.
 pub const MAX_DELIVERIES: usize = 16;
@@ -30,7 +30,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(900);
 pub struct Turns {
     receivers: HashMap<String, Receiver>,
     /// The turn in which each deployment last got a place for an unproven receiver.
-    deployments: HashMap<Id, u64>,
+    deployments: HashMap<DeploymentId, u64>,
     /// Counts deliveries, to tell whose turn it is.
     clock: u64,
 }
@@ -38,7 +38,7 @@ pub struct Turns {
 #[derive(Debug, Default)]
 struct Receiver {
     /// By deployment.
-    queues: HashMap<Id, Queue>,
+    queues: HashMap<DeploymentId, Queue>,
     /// Whether it took the last one.
     proven: bool,
     failures: u32,
@@ -59,7 +59,7 @@ struct Queue {
 struct Load {
     running: usize,
     unproven: usize,
-    unproven_of: HashMap<Id, usize>,
+    unproven_of: HashMap<DeploymentId, usize>,
 }
 
 impl Receiver {
@@ -88,12 +88,12 @@ impl Load {
         load
     }
 
-    fn unproven_of(&self, deployment: Id) -> usize {
+    fn unproven_of(&self, deployment: DeploymentId) -> usize {
         self.unproven_of.get(&deployment).copied().unwrap_or(0)
     }
 
     /// Whether a deployment may send to one more unproven receiver.
-    fn has_place_for(&self, deployment: Id) -> bool {
+    fn has_place_for(&self, deployment: DeploymentId) -> bool {
         self.unproven_of(deployment) < MAX_UNPROVEN.saturating_sub(self.unproven)
     }
 }
@@ -238,7 +238,7 @@ mod tests {
 
     fn queue(deployment: u64, receiver: usize) -> NoticeQueue {
         NoticeQueue {
-            deployment_id: Id::from_number(deployment),
+            deployment_id: DeploymentId::from_number(deployment),
             receiver: format!("r{receiver}"),
         }
     }
@@ -391,7 +391,7 @@ mod tests {
             let mut running = begun(&mut turns, &due, now);
             for which in ends {
                 let held = |deployment: usize| {
-                    let id = Id::from_number(deployment as u64);
+                    let id = DeploymentId::from_number(deployment as u64);
                     running.iter().filter(|queue| queue.deployment_id == id).count()
                 };
                 let held: Vec<usize> = (0..counts.len()).map(held).collect();

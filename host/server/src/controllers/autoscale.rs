@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use samovar_runtime::Pool;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 
 use crate::control::autoscaler::{Autoscaler, Decision, Seen};
 use crate::serving::{Awake, Serving};
@@ -24,7 +24,7 @@ struct Scaled {
 pub async fn run(serving: Arc<Serving>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut known: HashMap<Id, Scaled> = HashMap::new();
+    let mut known: HashMap<DeploymentId, Scaled> = HashMap::new();
     loop {
         ticks.tick().await;
         // Those at zero are not among them, and nothing is kept for them.

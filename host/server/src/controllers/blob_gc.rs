@@ -1,5 +1,5 @@
-//! Deletes blobs that no deployment names and nothing on this node needs: after the last request on code that was replaced
-//! or deleted has finished, and what pushes left that were cut off.
+//! Deletes blobs that no deployment names and nothing on this node needs: when the last request to replaced or deleted code
+//! has finished, and what interrupted pushes left.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl BlobGc {
     }
 
     /// Runs for as long as the node does: looks at old blobs now and then, and at those that the last deployment or the
-    /// last pin has let go of.
+    /// last pin has stopped naming.
     pub async fn run(self, mut released: mpsc::UnboundedReceiver<BTreeSet<Digest>>) {
         self.leadership.acquired(Role::BlobGc).await;
         let mut sweeps = tokio::time::interval(SWEEP_EVERY);
@@ -163,8 +163,8 @@ impl BlobGc {
         if deletions.is_empty() {
             return Ok(0);
         }
-        // Whoever pinned one of them until a moment ago may have stored a deployment that names it: then the cache shows
-        // that at this revision. Whoever pins one from now on waits until it is gone, and finds it missing.
+        // A push that pinned one of them until a moment ago may have stored a deployment that names it: the cache shows
+        // that at this revision. A push that pins one from now on waits until it is deleted, and finds it missing.
         let rev = self.registry.newest_rev().await?;
         let reached = tokio::time::timeout(MAX_LAG, self.cache.reach(rev)).await;
         reached.map_err(|_| BlobGcError::Behind {

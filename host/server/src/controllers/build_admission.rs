@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use samovar_store::Rev;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::domain::changes::Resumed;
@@ -21,7 +21,7 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct BuildAdmission {
     /// Deployments whose builds were cut off and not tried since.
-    cut_off: Mutex<BTreeSet<Id>>,
+    cut_off: Mutex<BTreeSet<DeploymentId>>,
     /// Builds share it; one that may end the node has it alone.
     building: Arc<RwLock<()>>,
 }
@@ -44,7 +44,7 @@ pub enum Turn {
 
 impl BuildAdmission {
     /// Notes, before anything is built, that the node ended while it built these.
-    pub fn expect(&self, cut_off: impl IntoIterator<Item = Id>) {
+    pub fn expect(&self, cut_off: impl IntoIterator<Item = DeploymentId>) {
         self.lock().extend(cut_off);
     }
 
@@ -55,8 +55,8 @@ impl BuildAdmission {
     pub async fn admit(
         &self,
         registry: &Registry,
-        model: Id,
-        id: Id,
+        model: ModelId,
+        id: DeploymentId,
     ) -> Result<Admission, RegistryError> {
         if !self.lock().contains(&id) {
             let turn = self.building.clone().read_owned().await;
@@ -78,14 +78,18 @@ impl BuildAdmission {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Id>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<DeploymentId>> {
         // A set of ids: a panic leaves it whole.
         self.cut_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Notes the attempt. Without that note nothing is built: a bundle that ends the node would do so at each start.
-async fn resume(registry: &Registry, model: Id, id: Id) -> Result<Changed<Resumed>, RegistryError> {
+async fn resume(
+    registry: &Registry,
+    model: ModelId,
+    id: DeploymentId,
+) -> Result<Changed<Resumed>, RegistryError> {
     let mut told = false;
     loop {
         let changed = registry.change(model.as_str(), |view| view.resume_build(id));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use samovar_types::deployment::DeploymentStatus;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use tokio::sync::mpsc;
 
 use crate::catalog::cache::Cache;
@@ -41,7 +41,7 @@ pub struct DeploymentController {
     reconciler: Arc<Reconciler>,
     leadership: Arc<Leadership>,
     admission: BuildAdmission,
-    models: WorkQueue<Id>,
+    models: WorkQueue<ModelId>,
 }
 
 /// What became of a build.
@@ -82,14 +82,14 @@ impl DeploymentController {
     }
 
     /// Runs for as long as the node does. `drained` tells of models of which a deployment has finished its last request.
-    pub async fn run(self: Arc<Self>, mut drained: mpsc::UnboundedReceiver<Id>) {
+    pub async fn run(self: Arc<Self>, mut drained: mpsc::UnboundedReceiver<ModelId>) {
         let reconcile = |model| {
             let controller = self.clone();
             async move { controller.reconcile(model).await }
         };
         let wake = async {
             while let Some(model) = drained.recv().await {
-                self.models.add(model, self.cache.observed());
+                self.models.wake(model, self.cache.observed());
             }
         };
         tokio::join!(
@@ -106,7 +106,7 @@ impl DeploymentController {
             self.leadership.begins(Role::Builds, &mut lease).await;
             let rev = self.cache.observed();
             for view in self.cache.models() {
-                self.models.add(view.model.id, rev);
+                self.models.wake(view.model.id, rev);
             }
         }
     }
@@ -118,8 +118,8 @@ impl DeploymentController {
     /// Why it was not built.
     pub async fn built(
         &self,
-        model: Id,
-        id: Id,
+        model: ModelId,
+        id: DeploymentId,
         before: Mark,
     ) -> Result<Arc<ModelView>, Arc<BuildError>> {
         let builds = self.builds();
@@ -148,8 +148,8 @@ impl DeploymentController {
     /// How the build of a deployment ended, if it did.
     fn outcome(
         &self,
-        model: Id,
-        id: Id,
+        model: ModelId,
+        id: DeploymentId,
         before: Mark,
     ) -> Option<Result<Arc<ModelView>, Arc<BuildError>>> {
         let view = self.cache.model(model);
@@ -181,7 +181,7 @@ impl DeploymentController {
         self.serving.builds()
     }
 
-    async fn reconcile(self: Arc<Self>, model: Id) -> Option<Duration> {
+    async fn reconcile(self: Arc<Self>, model: ModelId) -> Option<Duration> {
         let view = self.cache.model(model);
         self.builds().stop_unwanted(model, view.as_deref());
         let view = view?;
@@ -206,7 +206,7 @@ impl DeploymentController {
     }
 
     /// Builds a deployment, unless this node does.
-    fn start_build(self: &Arc<Self>, registry: &Registry, model: Id, id: Id) {
+    fn start_build(self: &Arc<Self>, registry: &Registry, model: ModelId, id: DeploymentId) {
         let Some(build) = self.builds().begin(model, id) else {
             return;
         };
@@ -216,12 +216,18 @@ impl DeploymentController {
             tokio::time::sleep(pause).await;
             // What became BUILDING again meanwhile is built again.
             let rev = controller.cache.observed();
-            controller.models.add(model, rev);
+            controller.models.wake(model, rev);
         });
     }
 
     /// Builds a deployment, and says after which time to look at it again.
-    async fn carry_out(&self, registry: &Registry, model: Id, id: Id, build: Build) -> Duration {
+    async fn carry_out(
+        &self,
+        registry: &Registry,
+        model: ModelId,
+        id: DeploymentId,
+        build: Build,
+    ) -> Duration {
         let built = AssertUnwindSafe(self.build(registry, model, id, &build));
         let built = match built.catch_unwind().await {
             Ok(built) => built,
@@ -243,8 +249,8 @@ impl DeploymentController {
     async fn build(
         &self,
         registry: &Registry,
-        model: Id,
-        id: Id,
+        model: ModelId,
+        id: DeploymentId,
         build: &Build,
     ) -> Result<Built, BuildError> {
         // The cache may be behind: what the store says decides.
@@ -290,7 +296,7 @@ impl DeploymentController {
         Ok(Built::Stored)
     }
 
-    async fn warm(&self, model: Id, id: Id) -> Result<(), ServeError> {
+    async fn warm(&self, model: ModelId, id: DeploymentId) -> Result<(), ServeError> {
         let target = Target::Deployment(id.as_str());
         if let Ok(served) = self.serving.resolve(model, target, |_| None) {
             served.pool.prewarm(1).await.map_err(ServeError::Start)?;
@@ -301,8 +307,8 @@ impl DeploymentController {
     async fn note_panic(
         &self,
         registry: &Registry,
-        model: Id,
-        id: Id,
+        model: ModelId,
+        id: DeploymentId,
     ) -> Result<Built, BuildError> {
         let reason = "the server failed while it built this deployment: see its log";
         let noted = registry.change(model.as_str(), |view| {
@@ -316,7 +322,12 @@ impl DeploymentController {
 
     /// Notes that a deployment is off for good, once its last request here has finished. Answers whether that worked, or
     /// has to wait for a drain that wakes the controller when it ends.
-    async fn note_deactivated(&self, registry: &Registry, model: Id, id: Id) -> bool {
+    async fn note_deactivated(
+        &self,
+        registry: &Registry,
+        model: ModelId,
+        id: DeploymentId,
+    ) -> bool {
         let rev = self.cache.observed();
         if self.reconciler.applied(model, rev).await.is_err() {
             return false;
@@ -338,25 +349,25 @@ impl DeploymentController {
 impl Observer for DeploymentController {
     fn observe(&self, changes: &Changes) {
         for model in &changes.models {
-            self.models.add(*model, changes.rev);
+            self.models.add(*model, changes.after, changes.rev);
         }
     }
 }
 
 /// The deployments that are to be built, or switched off for good.
-fn due(view: &ModelView) -> Vec<(Id, DeploymentStatus)> {
+fn due(view: &ModelView) -> Vec<(DeploymentId, DeploymentStatus)> {
     let deployments = view.deployments.values();
-    let stands = deployments.map(|one| (one.id, one.status));
+    let statuses = deployments.map(|one| (one.id, one.status));
     let is_due = |status: DeploymentStatus| {
         status.is_unfinished() || status == DeploymentStatus::Deactivating
     };
-    stands.filter(|(_, status)| is_due(*status)).collect()
+    statuses.filter(|(_, status)| is_due(*status)).collect()
 }
 
 /// Notes how the build of a deployment ended. One that works begins to move into the environment that it was pushed for.
 fn end_build(
     view: &mut ModelView,
-    id: Id,
+    id: DeploymentId,
     status: DeploymentStatus,
     reason: Option<String>,
     now: Timestamp,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use samovar_types::deployment::DeploymentStatus;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 
 use crate::controllers::blob_gc::{BlobGc, BlobGcError};
 use crate::domain::audit::Author;
@@ -22,7 +22,7 @@ use crate::serving::{PreflightTimings, ServeError, Serving};
 /// Reloads of one deployment that may wait for their turn.
 pub const MAX_WAITING: usize = 16;
 
-/// Why a development deployment goes on with what it had.
+/// Why a development deployment keeps what it had.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// There is none.
@@ -56,7 +56,7 @@ pub enum ReloadError {
     TooMany,
 }
 
-/// Whether there is code that goes on serving.
+/// Whether there is code that keeps serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
     /// There is.
@@ -71,7 +71,7 @@ pub struct Reloaded {
     /// The model as it is now.
     pub view: ModelView,
     /// The development deployment.
-    pub id: Id,
+    pub id: DeploymentId,
     /// Whether other code serves now.
     pub done: Done,
     /// Where the time of its preflight went.
@@ -117,7 +117,7 @@ impl DevReload {
     }
 
     /// Whether a deployment is being reloaded now.
-    pub fn is_reloading(&self, deployment: Id) -> bool {
+    pub fn is_reloading(&self, deployment: DeploymentId) -> bool {
         self.queue.lock().contains_key(&deployment)
     }
 
@@ -143,7 +143,12 @@ impl DevReload {
         ended
     }
 
-    async fn swap(&self, model: Id, id: Id, reload: &Reload) -> Result<Reloaded, ReloadError> {
+    async fn swap(
+        &self,
+        model: ModelId,
+        id: DeploymentId,
+        reload: &Reload,
+    ) -> Result<Reloaded, ReloadError> {
         let place = self.queue.enter(id).ok_or(ReloadError::TooMany)?;
         let _turn = place.turn.lock().await;
 
@@ -184,8 +189,8 @@ impl DevReload {
     /// The same code under other labels.
     async fn relabel(
         &self,
-        model: Id,
-        id: Id,
+        model: ModelId,
+        id: DeploymentId,
         begun: DeploymentStatus,
         reload: &Reload,
     ) -> Result<Reloaded, ReloadError> {
@@ -202,8 +207,8 @@ impl DevReload {
     /// Stores the new bundle, and waits until this node serves it.
     async fn store(
         &self,
-        model: Id,
-        id: Id,
+        model: ModelId,
+        id: DeploymentId,
         begun: DeploymentStatus,
         reload: &Reload,
     ) -> Result<(ModelView, Done), ReloadError> {
@@ -218,7 +223,7 @@ impl DevReload {
 
 /// Reloads that run or wait, by their deployments.
 #[derive(Clone, Default)]
-struct KeyedQueue(Arc<Mutex<HashMap<Id, Queue>>>);
+struct KeyedQueue(Arc<Mutex<HashMap<DeploymentId, Queue>>>);
 
 /// The reloads of one deployment, one after the other.
 #[derive(Default)]
@@ -230,13 +235,13 @@ struct Queue {
 /// A place in the queue of a deployment.
 struct Place {
     queues: KeyedQueue,
-    deployment: Id,
+    deployment: DeploymentId,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl KeyedQueue {
     /// A place in a deployment's queue, if it is not too long.
-    fn enter(&self, deployment: Id) -> Option<Place> {
+    fn enter(&self, deployment: DeploymentId) -> Option<Place> {
         let mut queues = self.lock();
         let queue = queues.entry(deployment).or_default();
         // One has its turn, the others wait.
@@ -251,7 +256,7 @@ impl KeyedQueue {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Queue>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeploymentId, Queue>> {
         // A count at a time, which no panic cuts in two.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

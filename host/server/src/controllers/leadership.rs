@@ -1,5 +1,5 @@
-//! Which node acts: a controller that changes the catalog by itself, or deletes what others may need, does so only while its
-//! node holds the lease of that work. With one node that is always this one, and a second node needs nothing more.
+//! Leader election: a controller that changes the catalog on its own, or deletes what other nodes may need, does so only
+//! while its node holds the lease of that work. A single node holds all of them; a second node needs nothing more.
 //!
 //! The lease counts on the store's clock. Here it counts from before each request on this machine's clock, so a node that
 //! cannot reach its store stops acting before another may begin. What a node commits on account of a lease is fenced: it
@@ -134,7 +134,7 @@ impl Leadership {
                 continue;
             };
             if let Err(error) = self.store.release(&lease).await {
-                tracing::warn!(?role, %error, "lease was not released; it ends by itself");
+                tracing::warn!(?role, %error, "lease was not released; it expires");
             }
         }
     }
@@ -187,8 +187,8 @@ impl Leadership {
         self.store.lease(name, &self.node, TTL).await
     }
 
-    /// Holds a lease until another node has taken it. A store that is gone does not end it: while nobody else has taken it,
-    /// it can be renewed after its end.
+    /// Holds a lease until another node has taken it. A store that is gone does not end it: until another node
+    /// takes it, it can be renewed even after it has expired.
     async fn renew(&self, role: Role, lease: Lease, asked: Instant) {
         let standing = &self.standings[role as usize];
         let mut until = asked + TTL;

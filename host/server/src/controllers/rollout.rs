@@ -52,7 +52,15 @@ impl RolloutController {
         // Each on its own: a candidate that takes its time to start must not hold up another's way back.
         let mut steps = JoinSet::new();
         let mut stepping = HashMap::new();
+        let mut applied = self.reconciler.subscribe();
         loop {
+            applied.borrow_and_update();
+            let promoting = self.serving.promoting();
+            if promoting.is_empty() {
+                // Ends only with the reconciler, which this holds.
+                let _ = applied.changed().await;
+                continue;
+            }
             ticks.tick().await;
             while let Some(ended) = steps.try_join_next_with_id() {
                 let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
@@ -61,7 +69,7 @@ impl RolloutController {
             let Some(lease) = self.leadership.lease(Role::Rollouts) else {
                 continue;
             };
-            for view in self.serving.promoting() {
+            for view in promoting {
                 for (name, environment) in &view.environments {
                     let Some(promotion) = environment.in_progress() else {
                         continue;
@@ -91,7 +99,7 @@ impl RolloutController {
         }
         let (model, id) = (view.model.id, promotion.id);
         let changed = registry.change(model.as_str(), |view| {
-            // Another node, or somebody by hand, may have been faster.
+            // Another node or a caller may have been faster.
             let going = view.environment(environment)?.in_progress();
             if going.is_none_or(|going| going.id != id) {
                 return Ok(());

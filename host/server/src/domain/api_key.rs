@@ -12,11 +12,11 @@ use rand::RngExt;
 use rand::distr::Alphanumeric;
 use samovar_types::api_key::KeyType;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use crate::random::random_id;
+use crate::random::random_text;
 
 /// Characters of a secret; each is worth almost 6 bits.
 const SECRET_LENGTH: usize = 40;
@@ -50,7 +50,7 @@ pub struct ApiKey {
     pub name: Option<String>,
     /// The models it is limited to; empty for all.
     #[serde(default)]
-    pub model_ids: BTreeSet<Id>,
+    pub model_ids: BTreeSet<ModelId>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -77,10 +77,10 @@ impl ApiKey {
     pub fn generate(
         key_type: KeyType,
         name: Option<String>,
-        model_ids: BTreeSet<Id>,
+        model_ids: BTreeSet<ModelId>,
         now: Timestamp,
     ) -> (Self, PlainKey) {
-        let prefix = random_id().to_string();
+        let prefix = random_text();
         let secret: String = rand::rng()
             .sample_iter(Alphanumeric)
             .take(SECRET_LENGTH)
@@ -116,7 +116,7 @@ impl ApiKey {
     }
 
     /// Whether the key is for this model, as far as it is for models.
-    pub fn covers(&self, model: Id) -> bool {
+    pub fn covers(&self, model: ModelId) -> bool {
         self.model_ids.is_empty() || self.model_ids.contains(&model)
     }
 }
@@ -168,8 +168,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::random::random_id;
 
-    fn generate(key_type: KeyType, models: &[Id]) -> (ApiKey, PlainKey) {
+    fn generate(key_type: KeyType, models: &[ModelId]) -> (ApiKey, PlainKey) {
         let models = models.iter().copied().collect();
         ApiKey::generate(key_type, None, models, Timestamp::UNIX_EPOCH)
     }

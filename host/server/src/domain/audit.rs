@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use samovar_types::api_key::KeyType;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId, SecretId, WebhookSecretId};
 use samovar_types::origins::Origin;
 use samovar_types::promotion::PromotionStatus;
 use samovar_types::promotion_settings::PromotionSettings;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::environment::Environment;
-use crate::random::random_id;
+use crate::random::random_text;
 
 /// Entries are kept this long.
 pub const RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
@@ -99,9 +99,9 @@ impl Author {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Note {
     /// The model that it is about, by id and name.
-    pub model: Option<(Id, String)>,
+    pub model: Option<(ModelId, String)>,
     /// The deployment that it is about, by id and name.
-    pub deployment: Option<(Id, String)>,
+    pub deployment: Option<(DeploymentId, String)>,
     /// The environment that it is about.
     pub environment: Option<String>,
     /// What was done.
@@ -353,7 +353,7 @@ impl From<&super::api_key::ApiKey> for KeyFacts {
 /// Which secret it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SecretFacts {
-    secret_id: Id,
+    secret_id: SecretId,
     secret_name: String,
 }
 
@@ -369,11 +369,11 @@ impl From<&super::secret::Secret> for SecretFacts {
 /// Which webhook secret it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct WebhookSecretFacts {
-    webhook_signing_secret_id: Id,
+    webhook_signing_secret_id: WebhookSecretId,
 }
 
-impl From<Id> for WebhookSecretFacts {
-    fn from(webhook_signing_secret_id: Id) -> Self {
+impl From<WebhookSecretId> for WebhookSecretFacts {
+    fn from(webhook_signing_secret_id: WebhookSecretId) -> Self {
         Self {
             webhook_signing_secret_id,
         }
@@ -421,7 +421,7 @@ impl Entry {
         }
         let event_type = event_data.get("event_type").and_then(Value::as_str);
         Self {
-            id: format!("{}-{place:03}-{}", stamp(now), random_id()),
+            id: format!("{}-{place:03}-{}", stamp(now), random_text()),
             created: now,
             event_type: event_type.unwrap_or_default().to_owned(),
             event_data,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use samovar_types::bundle::Bundle;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::settings::{AutoscalingSettings, BackpressurePolicy, InvalidSetting};
 use serde::{Deserialize, Serialize};
 
@@ -23,9 +23,9 @@ pub const MAX_LABEL_BYTES: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
     /// Its id.
-    pub id: Id,
+    pub id: DeploymentId,
     /// Its model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Its name, for people.
     pub name: String,
     /// When it was pushed.

@@ -39,6 +39,17 @@ pub struct QuarantineNote {
     pub deployments: Vec<ConcernedDeployment>,
 }
 
+/// An idle graph was unloaded to make room for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EvictionNote {
+    /// The graph.
+    pub graph: EngineGraph,
+    /// The memory that it was counted with.
+    pub bytes: u64,
+    /// The deployments that have it.
+    pub deployments: Vec<ConcernedDeployment>,
+}
+
 /// The beginning of a quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuarantineBegin {

@@ -1,7 +1,7 @@
 //! An environment: a stable address of a model that points at a deployment, with settings of its own.
 
 use jiff::Timestamp;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::origins::Origin;
 use samovar_types::promotion_settings::PromotionSettings;
 use samovar_types::settings::{AutoscalingSettings, BackpressurePolicy};
@@ -16,14 +16,14 @@ pub const MAX_ENVIRONMENTS: usize = 100;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// Its model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Its name.
     pub name: String,
     /// When it was made.
     pub created_at: Timestamp,
     /// The deployment that its requests go to.
     #[serde(default)]
-    pub current_deployment_id: Option<Id>,
+    pub current_deployment_id: Option<DeploymentId>,
     /// The settings that a deployment takes on when it moves in; the first one brings its own.
     #[serde(default)]
     pub autoscaling_settings: Option<AutoscalingSettings>,
@@ -41,12 +41,12 @@ pub struct Environment {
     pub promotion: Option<Promotion>,
     /// The deployment that was current before, for going back.
     #[serde(default)]
-    pub previous_deployment_id: Option<Id>,
+    pub previous_deployment_id: Option<DeploymentId>,
 }
 
 impl Environment {
     /// An environment that points at nothing.
-    pub fn new(model_id: Id, name: impl Into<String>, now: Timestamp) -> Self {
+    pub fn new(model_id: ModelId, name: impl Into<String>, now: Timestamp) -> Self {
         Self {
             model_id,
             name: name.into(),
@@ -69,13 +69,13 @@ impl Environment {
     }
 
     /// The deployment that is moving in.
-    pub fn candidate_deployment_id(&self) -> Option<Id> {
+    pub fn candidate_deployment_id(&self) -> Option<DeploymentId> {
         self.in_progress()
             .map(|promotion| promotion.candidate_deployment_id)
     }
 
     /// Whether it points at a deployment, or is about to.
-    pub fn holds(&self, deployment: Id) -> bool {
+    pub fn holds(&self, deployment: DeploymentId) -> bool {
         self.current_deployment_id == Some(deployment)
             || self.candidate_deployment_id() == Some(deployment)
     }

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 
 use super::audit::Entry;
 use super::deployment::Deployment;
-use super::engine_events::{EngineNote, QuarantineNote};
+use super::engine_events::{EngineNote, EvictionNote, QuarantineNote};
 use super::environment::Environment;
 use super::promotion::Promotion;
 
@@ -75,17 +75,18 @@ pub struct Event {
     /// Its place in the history; nothing for what is only observed, which nobody can be told of later.
     pub id: Option<EventId>,
     /// The model that it happened to.
-    pub model: Option<Id>,
+    pub model: Option<ModelId>,
     /// What happened.
     pub what: What,
 }
 
 impl Event {
     /// Whether it happened to a model or to one of its deployments.
-    pub fn concerns(&self, model: Id) -> bool {
+    pub fn concerns(&self, model: ModelId) -> bool {
         let deployments = match &self.what {
             What::Engine(note) => &note.deployments,
             What::Quarantine(note) => &note.deployments,
+            What::Eviction(note) => &note.deployments,
             _ => return self.model == Some(model),
         };
         deployments.iter().any(|one| one.model_id == model)
@@ -107,7 +108,7 @@ pub enum What {
     /// A deployment was deleted.
     DeploymentDeleted {
         /// Its id.
-        id: Id,
+        id: DeploymentId,
     },
     /// An environment was made, got other settings or points elsewhere.
     Environment(Box<Environment>),
@@ -126,12 +127,14 @@ pub enum What {
     /// The replicas of a deployment are other in number.
     Replicas {
         /// The deployment.
-        deployment: Id,
+        deployment: DeploymentId,
     },
     /// An engine started or ended.
     Engine(Box<EngineNote>),
     /// A graph is not run for a while, or may be run again.
     Quarantine(Box<QuarantineNote>),
+    /// An idle graph was unloaded to make room for another.
+    Eviction(Box<EvictionNote>),
     /// The audit log has a new entry.
     Audit(Box<Entry>),
     /// Some of what happened before this is not told.

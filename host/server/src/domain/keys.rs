@@ -13,7 +13,7 @@
 //! | `audit/{id}` | an [`Entry`](super::audit::Entry) of the audit log; ids are in the order of their times |
 //! | `leases/{name}` | who holds a lease; the store's own |
 
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId, WebhookSecretId};
 
 /// All models.
 pub const MODELS: &str = "models/";
@@ -36,11 +36,11 @@ pub const WEBHOOK_SECRETS: &str = "webhook-secrets/all";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key<'a> {
     /// A model.
-    Model(Id),
+    Model(ModelId),
     /// A deployment of a model.
-    Deployment(Id, Id),
+    Deployment(ModelId, DeploymentId),
     /// An environment of a model.
-    Environment(Id, &'a str),
+    Environment(ModelId, &'a str),
     /// An API key, by its prefix.
     ApiKey(&'a str),
     /// A secret, by its name.
@@ -54,7 +54,7 @@ impl<'a> Key<'a> {
     pub fn parse(key: &'a str) -> Option<Self> {
         let within = |rest: &'a str| {
             let (model, one) = rest.split_once('/')?;
-            Some((model.parse::<Id>().ok()?, one))
+            Some((model.parse::<ModelId>().ok()?, one))
         };
         if let Some(id) = key.strip_prefix(MODELS) {
             return Some(Self::Model(id.parse().ok()?));
@@ -78,7 +78,7 @@ impl<'a> Key<'a> {
 }
 
 /// A model.
-pub fn model(id: Id) -> String {
+pub fn model(id: ModelId) -> String {
     format!("{MODELS}{id}")
 }
 
@@ -88,22 +88,22 @@ pub fn model_name(name: &str) -> String {
 }
 
 /// All deployments of a model.
-pub fn deployments(model_id: Id) -> String {
+pub fn deployments(model_id: ModelId) -> String {
     format!("{DEPLOYMENTS}{model_id}/")
 }
 
 /// A deployment.
-pub fn deployment(model_id: Id, id: Id) -> String {
+pub fn deployment(model_id: ModelId, id: DeploymentId) -> String {
     format!("{DEPLOYMENTS}{model_id}/{id}")
 }
 
 /// All environments of a model.
-pub fn environments(model_id: Id) -> String {
+pub fn environments(model_id: ModelId) -> String {
     format!("{ENVIRONMENTS}{model_id}/")
 }
 
 /// An environment.
-pub fn environment(model_id: Id, name: &str) -> String {
+pub fn environment(model_id: ModelId, name: &str) -> String {
     format!("{ENVIRONMENTS}{model_id}/{name}")
 }
 
@@ -123,7 +123,7 @@ pub fn audit(id: &str) -> String {
 }
 
 /// What a webhook secret is sealed for.
-pub fn webhook_secret(id: Id) -> String {
+pub fn webhook_secret(id: WebhookSecretId) -> String {
     format!("webhook-secrets/{id}")
 }
 

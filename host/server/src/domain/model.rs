@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::names::PRODUCTION;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use super::environment::Environment;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
     /// Its id.
-    pub id: Id,
+    pub id: ModelId,
     /// Its name, which no other model has.
     pub name: String,
     /// When it was first pushed.
@@ -37,7 +37,7 @@ pub struct ModelView {
     /// The model.
     pub model: Model,
     /// Its deployments, shared between all views of them: a view is cheap to clone, and a change copies what it changes.
-    pub deployments: BTreeMap<Id, Arc<Deployment>>,
+    pub deployments: BTreeMap<DeploymentId, Arc<Deployment>>,
     /// Its environments by name.
     pub environments: BTreeMap<String, Environment>,
     /// What was done to it since it was read, for the audit log.
@@ -96,7 +96,7 @@ pub enum Unresolved {
         /// The model's name.
         model: String,
         /// The deployment.
-        id: Id,
+        id: DeploymentId,
         /// Where it stands, and why.
         why: String,
     },
@@ -106,7 +106,7 @@ pub enum Unresolved {
         /// The model's name.
         model: String,
         /// The deployment.
-        id: Id,
+        id: DeploymentId,
     },
 }
 
@@ -138,7 +138,7 @@ impl ModelView {
             Target::Deployment(text) => text
                 .parse()
                 .ok()
-                .and_then(|id: Id| self.deployments.get(&id).map(|one| &**one))
+                .and_then(|id: DeploymentId| self.deployments.get(&id).map(|one| &**one))
                 .ok_or_else(|| Unresolved::NoDeployment {
                     model: model(),
                     id: shown(text),
@@ -175,7 +175,7 @@ impl ModelView {
     }
 
     /// The environment that points at a deployment; production before others.
-    pub fn environment_of(&self, deployment: Id) -> Option<&Environment> {
+    pub fn environment_of(&self, deployment: DeploymentId) -> Option<&Environment> {
         let points =
             |environment: &&Environment| environment.current_deployment_id == Some(deployment);
         let production = self.environments.get(PRODUCTION).filter(points);
@@ -204,9 +204,11 @@ mod tests {
     use samovar_types::deployment::DeploymentStatus;
     use samovar_types::digest::Digest;
 
+    use samovar_types::id::Id;
+
     use super::*;
 
-    fn id(text: &str) -> Id {
+    fn id<Kind>(text: &str) -> Id<Kind> {
         text.parse().unwrap()
     }
 

@@ -1,7 +1,7 @@
 //! Whose server it is: one organization with one team, made at the first start.
 
 use jiff::Timestamp;
-use samovar_types::id::Id;
+use samovar_types::id::OrganizationId;
 use serde::{Deserialize, Serialize};
 
 /// The name of the one organization and its one team.
@@ -11,7 +11,7 @@ pub const NAME: &str = "default";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Organization {
     /// Its id.
-    pub id: Id,
+    pub id: OrganizationId,
     /// When the server was first started.
     pub created_at: Timestamp,
 }

@@ -1,7 +1,7 @@
 //! A promotion: an environment on its way to another deployment, at once or in stages.
 
 use jiff::{SignedDuration, Timestamp};
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, PromotionId};
 use samovar_types::promotion::PromotionStatus;
 use samovar_types::promotion_settings::PromotionSettings;
 use serde::{Deserialize, Serialize};
@@ -26,12 +26,12 @@ pub enum Promote {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Promotion {
     /// Tells it from the environment's other promotions.
-    pub id: Id,
+    pub id: PromotionId,
     /// The deployment that is to take over.
-    pub candidate_deployment_id: Id,
+    pub candidate_deployment_id: DeploymentId,
     /// The deployment that was there when it began.
     #[serde(default)]
-    pub previous_deployment_id: Option<Id>,
+    pub previous_deployment_id: Option<DeploymentId>,
     /// Where it stands.
     pub status: PromotionStatus,
     /// When it began.
@@ -55,8 +55,8 @@ pub struct Promotion {
 impl Promotion {
     /// A promotion that begins.
     pub fn new(
-        candidate: Id,
-        previous: Option<Id>,
+        candidate: DeploymentId,
+        previous: Option<DeploymentId>,
         settings: PromotionSettings,
         now: Timestamp,
     ) -> Self {

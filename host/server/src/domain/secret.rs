@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use samovar_store::vault::Sealed;
-use samovar_types::id::Id;
+use samovar_types::id::SecretId;
 use serde::{Deserialize, Serialize};
 
 /// Secrets of a server.
@@ -12,7 +12,7 @@ pub const MAX_SECRETS: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret {
     /// Its id, as in the audit log: another when it is deleted and set again.
-    pub id: Id,
+    pub id: SecretId,
     /// What manifests call it.
     pub name: String,
     /// When it was first set.

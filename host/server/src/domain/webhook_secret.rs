@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
 use samovar_store::vault::Sealed;
-use samovar_types::id::Id;
+use samovar_types::id::WebhookSecretId;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ const RANDOM_BYTES: usize = 32;
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebhookSecret {
     /// By which it is listed and deleted.
-    pub id: Id,
+    pub id: WebhookSecretId,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it becomes invalid, since another has taken its place.
@@ -92,7 +92,7 @@ mod tests {
     fn the_old_one_is_valid_for_a_day_after_the_rotation() {
         let (first, second, third) = (secret(at(0)), secret(at(100)), secret(at(110)));
         let secrets = rotated(rotated(Vec::new(), first.clone()), second.clone());
-        let live = |secrets: &[WebhookSecret], now| -> Vec<Id> {
+        let live = |secrets: &[WebhookSecret], now| -> Vec<WebhookSecretId> {
             let live = secrets.iter().filter(|one| one.is_live(now));
             live.map(|one| one.id).collect()
         };

@@ -1,4 +1,4 @@
-//! Events on their way from whoever sees them happen to whoever listens, and those of the store's history.
+//! The event bus: live events of the node, and replay of events from the store's history.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub struct EventBus {
     stop: CancellationToken,
 }
 
-/// The place of a subscriber, and what it is told.
+/// The place of a subscriber, and its events.
 pub struct Subscription {
     /// What happens from now on.
     pub events: broadcast::Receiver<Arc<Event>>,
@@ -52,7 +52,7 @@ impl EventBus {
         let place = self.places.clone().try_acquire_owned().ok()?;
         // Until a node has read its store once, it cannot say where "now" is.
         self.cache.reach(0).await;
-        // In this order: what is told between is behind `now`, and so not told twice.
+        // In this order: an event between the two is before `now`, so no subscriber gets it twice.
         let events = self.events.subscribe();
         Some(Subscription {
             events,
@@ -61,7 +61,7 @@ impl EventBus {
         })
     }
 
-    /// Up to where everything has been told.
+    /// The revision up to which events were published.
     pub fn now(&self) -> Rev {
         self.cache.observed()
     }
@@ -71,12 +71,12 @@ impl EventBus {
         &self.stop
     }
 
-    /// For the informer, which tells what the store says.
+    /// For the informer, which publishes what the store says.
     pub fn sender(&self) -> broadcast::Sender<Arc<Event>> {
         self.events.clone()
     }
 
-    /// Tells of something that this node has seen.
+    /// Publishes an event that only this node has seen.
     pub fn tell(&self, event: Event) {
         // There may be no subscriber.
         let _ = self.events.send(Arc::new(event));

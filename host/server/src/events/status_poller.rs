@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use samovar_types::deployment::DeploymentStatus;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 
 use crate::controllers::dev_reload::DevReload;
 use crate::domain::events::{Event, What};
@@ -23,9 +23,9 @@ pub const INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     /// Replicas by model and deployment, and where it stands.
-    replicas: BTreeMap<(Id, Id), (usize, DeploymentStatus)>,
+    replicas: BTreeMap<(ModelId, DeploymentId), (usize, DeploymentStatus)>,
     /// Promotions by model and environment, each with its percentage.
-    promotions: BTreeMap<(Id, String), (u32, Promotion)>,
+    promotions: BTreeMap<(ModelId, String), (u32, Promotion)>,
 }
 
 /// Looks for as long as the node runs, also while nobody listens: who comes next is told what is other from then on.

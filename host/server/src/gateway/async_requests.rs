@@ -17,7 +17,7 @@ use samovar_types::api::async_requests::{
 };
 use samovar_types::async_request::{AsyncRequestId, AsyncStatus, MAX_SUBMISSION_BYTES};
 use samovar_types::error::ErrorCode;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use serde_json::json;
 
 use super::Gateway;
@@ -34,8 +34,8 @@ impl Gateway {
     /// `POST {target}/async_predict`
     pub(super) async fn async_predict(
         &self,
-        model_id: Id,
-        deployment_id: Id,
+        model_id: ModelId,
+        deployment_id: DeploymentId,
         request: Request,
         id: &RequestId,
     ) -> Result<Response, ApiError> {
@@ -74,8 +74,8 @@ impl Gateway {
     /// `GET {target}/async_queue_status`
     pub(super) async fn async_queue_status(
         &self,
-        model_id: Id,
-        deployment_id: Id,
+        model_id: ModelId,
+        deployment_id: DeploymentId,
         method: Method,
     ) -> Result<Response, ApiError> {
         wanted(&method, &[Method::GET, Method::HEAD])?;
@@ -93,7 +93,7 @@ impl Gateway {
     /// `GET` and `DELETE /models/{model}/async_request/{id}`, `GET …/result`
     pub(super) async fn async_request(
         &self,
-        model_id: Id,
+        model_id: ModelId,
         address: AsyncAddress<'_>,
         method: Method,
     ) -> Result<Response, ApiError> {

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use samovar_runtime::{RunError, Timings, Traffic};
 use samovar_types::api::deployments::WakeResponse;
 use samovar_types::error::ErrorCode;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 use samovar_types::names::PRODUCTION;
 
 use crate::api::error::ApiError;
@@ -109,7 +109,11 @@ impl Gateway {
     }
 
     /// The model and the deployment, if the caller may call it.
-    fn admit(&self, address: &Address<'_>, request: &Request) -> Result<(Id, Routed), ApiError> {
+    fn admit(
+        &self,
+        address: &Address<'_>,
+        request: &Request,
+    ) -> Result<(ModelId, Routed), ApiError> {
         // One snapshot for all of it: a change that comes meanwhile is for the next request.
         let table = self.serving.table();
         let model = self.admit_to_model(&table, address.model, request)?;

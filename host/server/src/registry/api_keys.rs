@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use samovar_store::{Expect, Op, Rev, StoreError};
-use samovar_types::id::Id;
+use samovar_types::id::ApiKeyId;
 
 use super::{ATTEMPTS, Registry, RegistryError, audit, put, read};
 use crate::domain::api_key::ApiKey;
@@ -44,7 +44,7 @@ impl Registry {
     /// Removes an API key, and answers the commit if it was there. The last one that may do everything stays.
     pub async fn delete_api_key(&self, prefix: &str) -> Result<Option<Rev>, RegistryError> {
         // What is no prefix is no key's either; and no store has to be asked for a wild key.
-        if prefix.parse::<Id>().is_err() {
+        if prefix.parse::<ApiKeyId>().is_err() {
             return Ok(None);
         }
         for _ in 0..ATTEMPTS {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use samovar_store::{Expect, Lease, Op, Rev, StoreError, lease_key};
+use samovar_types::id::DeploymentId;
 use serde::Serialize;
 
 use super::{ATTEMPTS, Registry, RegistryError, Versioned, audit, put, shown};
@@ -99,7 +100,7 @@ fn difference(
         let as_id = format!("{}{}", keys::MODELS, after.model.name);
         ops.push(Op::check(as_id, Expect::Absent));
     }
-    let deployment = |key: &samovar_types::id::Id| keys::deployment(id, *key);
+    let deployment = |key: &DeploymentId| keys::deployment(id, *key);
     compare(
         &before.deployments,
         &after.deployments,

@@ -2,7 +2,7 @@
 
 use samovar_store::StoreError;
 use samovar_store::vault::VaultError;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::settings::InvalidSetting;
 
 /// Why a change was not made or a thing not found.
@@ -20,7 +20,7 @@ pub enum RegistryError {
         /// The model's id or name.
         model: String,
         /// The deployment's id.
-        deployment: Id,
+        deployment: DeploymentId,
     },
     /// The model has no such environment.
     #[error("model {model} has no environment {environment:?}")]

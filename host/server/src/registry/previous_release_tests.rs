@@ -56,7 +56,7 @@ fn check(doc: &Doc) {
         Some(Key::Audit) => check_as::<Entry>(doc),
         None if key == keys::ORGANIZATION => check_as::<Organization>(doc),
         None if key == keys::WEBHOOK_SECRETS => check_as::<Vec<WebhookSecret>>(doc),
-        None if key.starts_with(&keys::model_name("")) => check_as::<Id>(doc),
+        None if key.starts_with(&keys::model_name("")) => check_as::<ModelId>(doc),
         None => panic!("{key} is no document that this release knows"),
     }
 }

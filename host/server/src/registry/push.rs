@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use samovar_store::{Expect, Op, Rev, StoreError};
 use samovar_types::bundle::Bundle;
 use samovar_types::deployment::DeploymentStatus;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::names::{self, DEVELOPMENT, PRODUCTION};
 use samovar_types::settings::InvalidSetting;
 
@@ -43,7 +43,7 @@ pub struct Pushed {
     /// The model afterwards.
     pub view: ModelView,
     /// The new deployment.
-    pub id: Id,
+    pub id: DeploymentId,
     /// The commit.
     pub rev: Rev,
 }
@@ -109,7 +109,7 @@ impl Registry {
     fn prepare_model(
         &self,
         push: &Push,
-        id: Id,
+        id: DeploymentId,
         now: Timestamp,
     ) -> Result<(ModelView, Vec<Op>), RegistryError> {
         let name = match &push.to {
@@ -168,7 +168,7 @@ impl Registry {
         &self,
         push: &Push,
         model: Versioned<Model>,
-        id: Id,
+        id: DeploymentId,
         now: Timestamp,
     ) -> Result<(ModelView, Vec<Op>), RegistryError> {
         let stored = self.stored(model.value).await?;
@@ -251,7 +251,7 @@ impl PushTo {
 fn new_deployment(
     push: &Push,
     model: &Model,
-    id: Id,
+    id: DeploymentId,
     next_name: String,
     now: Timestamp,
 ) -> Deployment {
@@ -278,7 +278,7 @@ fn new_deployment(
 }
 
 /// What the audit log tells of a push.
-fn pushed(view: &ModelView, id: Id) -> Note {
+fn pushed(view: &ModelView, id: DeploymentId) -> Note {
     let deployment = view.deployments.get(&id);
     let place = view.environment_of(id).map(|one| one.name.clone());
     let promote_to = deployment.and_then(|one| one.promote_to.clone());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use samovar_store::vault::Vault;
 use samovar_store::{DocStore, Expect, StoreError};
-use samovar_types::id::Id;
+use samovar_types::id::WebhookSecretId;
 use secrecy::SecretString;
 
 use super::{ATTEMPTS, RegistryError, audit, put, read};
@@ -92,7 +92,7 @@ impl WebhookSecrets {
     }
 
     /// Makes one invalid at once, and says whether it was valid.
-    pub async fn delete(&self, id: Id, now: Timestamp) -> Result<bool, RegistryError> {
+    pub async fn delete(&self, id: WebhookSecretId, now: Timestamp) -> Result<bool, RegistryError> {
         for _ in 0..ATTEMPTS {
             let (mut secrets, expect) = self.stored().await?;
             let there = secrets.iter().any(|one| one.id == id && one.is_live(now));

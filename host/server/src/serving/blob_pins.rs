@@ -23,7 +23,7 @@ struct Shared {
     state: Mutex<State>,
     /// A deletion has ended.
     deleted: Notify,
-    /// Told of blobs that may have become garbage.
+    /// Receives blobs that may have become garbage.
     released: mpsc::UnboundedSender<BTreeSet<Digest>>,
 }
 
@@ -32,7 +32,7 @@ struct State {
     counts: BTreeMap<Digest, usize>,
     /// Blobs of pushes that are on their way, each since when.
     expected: BTreeMap<Digest, Instant>,
-    /// Blobs that are being deleted: whoever wants to pin one waits for its end.
+    /// Blobs that are being deleted: a pin waits until that has ended.
     deleting: BTreeSet<Digest>,
 }
 
@@ -51,14 +51,14 @@ enum OnRelease {
     Collect,
 }
 
-/// The right to delete a blob. While it is held, nobody pins the blob.
+/// The right to delete a blob. While it is held, the blob cannot be pinned.
 pub struct Deletion {
     pins: BlobPins,
     digest: Digest,
 }
 
 impl BlobPins {
-    /// Without pins. `released` is told of blobs whose last pin is gone.
+    /// Without pins. `released` receives blobs whose last pin was dropped.
     pub fn new(released: mpsc::UnboundedSender<BTreeSet<Digest>>) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::default(),
@@ -123,7 +123,7 @@ impl BlobPins {
         self.pin_of(digests, OnRelease::Collect)
     }
 
-    /// Has these blobs looked at, which something has let go of.
+    /// Hands these blobs to the collector: a deployment or a pin has stopped needing them.
     pub fn release(&self, digests: BTreeSet<Digest>) {
         if !digests.is_empty() {
             // A node that stops collects nothing.

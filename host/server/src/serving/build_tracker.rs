@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use samovar_types::deployment::DeploymentStatus;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -52,24 +52,24 @@ pub struct BuildTracker {
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<Id, Running>,
+    running: HashMap<DeploymentId, Running>,
     /// The last failure of deployments that are not built since.
-    failures: HashMap<Id, Failure>,
+    failures: HashMap<DeploymentId, Failure>,
     /// Reloads of development deployments, of which each has one at a time.
-    reloads: HashMap<Id, Running>,
+    reloads: HashMap<DeploymentId, Running>,
     ended: u64,
 }
 
 #[derive(Debug)]
 struct Running {
-    model: Id,
+    model: ModelId,
     phase: BuildPhase,
     stop: CancellationToken,
 }
 
 #[derive(Debug)]
 struct Failure {
-    model: Id,
+    model: ModelId,
     /// How many builds had ended before.
     number: u64,
     error: Arc<BuildError>,
@@ -81,7 +81,7 @@ pub struct Mark(u64);
 
 impl BuildTracker {
     /// Begins the build of a deployment, which lasts until it is dropped; nothing if one is running.
-    pub fn begin(self: &Arc<Self>, model: Id, deployment: Id) -> Option<Build> {
+    pub fn begin(self: &Arc<Self>, model: ModelId, deployment: DeploymentId) -> Option<Build> {
         let mut state = self.lock();
         if state.running.contains_key(&deployment) {
             return None;
@@ -99,7 +99,7 @@ impl BuildTracker {
     }
 
     /// Notes that a deployment is reloaded until the result is dropped, so that its deletion stops that.
-    pub fn begin_reload(self: &Arc<Self>, model: Id, deployment: Id) -> Reloading {
+    pub fn begin_reload(self: &Arc<Self>, model: ModelId, deployment: DeploymentId) -> Reloading {
         let running = Running::new(model);
         let stop = running.stop.clone();
         self.lock().reloads.insert(deployment, running);
@@ -111,7 +111,7 @@ impl BuildTracker {
     }
 
     /// How far the build of a deployment has come.
-    pub fn phase(&self, deployment: Id) -> Option<BuildPhase> {
+    pub fn phase(&self, deployment: DeploymentId) -> Option<BuildPhase> {
         self.lock().running.get(&deployment).map(|one| one.phase)
     }
 
@@ -126,13 +126,13 @@ impl BuildTracker {
     }
 
     /// How the last build of a deployment failed, if it did.
-    pub fn failure(&self, deployment: Id) -> Option<Arc<BuildError>> {
+    pub fn failure(&self, deployment: DeploymentId) -> Option<Arc<BuildError>> {
         let state = self.lock();
         state.failures.get(&deployment).map(|one| one.error.clone())
     }
 
     /// The same of a build that ended after this instant.
-    pub fn failure_after(&self, deployment: Id, mark: Mark) -> Option<Arc<BuildError>> {
+    pub fn failure_after(&self, deployment: DeploymentId, mark: Mark) -> Option<Arc<BuildError>> {
         let state = self.lock();
         let failure = state.failures.get(&deployment);
         let failure = failure.filter(|one| one.number >= mark.0);
@@ -141,9 +141,9 @@ impl BuildTracker {
 
     /// Stops the builds of a model's deployments that are deleted or switched off as it is now, and the reloads of those
     /// that are deleted: a reload switches on what is off. Of a model that is gone, all are stopped.
-    pub fn stop_unwanted(&self, model: Id, view: Option<&ModelView>) {
+    pub fn stop_unwanted(&self, model: ModelId, view: Option<&ModelView>) {
         let mut state = self.lock();
-        let stored = |id: &Id| view.and_then(|view| view.deployments.get(id));
+        let stored = |id: &DeploymentId| view.and_then(|view| view.deployments.get(id));
         for (deployment, reload) in &state.reloads {
             if reload.model == model && stored(deployment).is_none() {
                 reload.stop.cancel();
@@ -168,7 +168,7 @@ impl BuildTracker {
 }
 
 impl Running {
-    fn new(model: Id) -> Self {
+    fn new(model: ModelId) -> Self {
         Self {
             model,
             phase: BuildPhase::Compiling,
@@ -177,11 +177,11 @@ impl Running {
     }
 }
 
-/// A reload that goes on until this is dropped.
+/// A reload in progress, until this is dropped.
 #[derive(Debug)]
 pub struct Reloading {
     tracker: Arc<BuildTracker>,
-    deployment: Id,
+    deployment: DeploymentId,
     stop: CancellationToken,
 }
 
@@ -202,7 +202,7 @@ impl Drop for Reloading {
 #[derive(Debug)]
 pub struct Build {
     tracker: Arc<BuildTracker>,
-    deployment: Id,
+    deployment: DeploymentId,
     stop: CancellationToken,
 }
 
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
     use crate::domain::deployment::Deployment;
 
-    fn view(status: DeploymentStatus) -> (ModelView, Id) {
+    fn view(status: DeploymentStatus) -> (ModelView, DeploymentId) {
         let digest = Digest::of(b"component");
         let bundle =
             serde_json::json!({ "name": "m", "component": { "digest": digest, "size": 9 } });

@@ -1,30 +1,30 @@
-//! Deployments that are served no longer, whose last requests still run here.
+//! Deployments that are no longer served and whose last requests still run here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use tokio::sync::{mpsc, watch};
 
 /// The drains of a node.
 #[derive(Clone)]
 pub struct Drains {
     /// Deployments, each with how many generations of its code drain.
-    running: Arc<watch::Sender<HashMap<Id, usize>>>,
-    /// Told of the model of each drain that has ended.
-    ended: mpsc::UnboundedSender<Id>,
+    running: Arc<watch::Sender<HashMap<DeploymentId, usize>>>,
+    /// Receives the model of each drain that has ended.
+    ended: mpsc::UnboundedSender<ModelId>,
 }
 
 /// A drain, which lasts until this is dropped.
 pub struct Drain {
     drains: Drains,
-    model: Id,
-    deployment: Id,
+    model: ModelId,
+    deployment: DeploymentId,
 }
 
 impl Drains {
-    /// Without drains. `ended` is told of the model of each that ends.
-    pub fn new(ended: mpsc::UnboundedSender<Id>) -> Self {
+    /// Without drains. `ended` receives the model of each that ends.
+    pub fn new(ended: mpsc::UnboundedSender<ModelId>) -> Self {
         Self {
             running: Arc::new(watch::Sender::default()),
             ended,
@@ -32,7 +32,7 @@ impl Drains {
     }
 
     /// Begins one.
-    pub fn begin(&self, model: Id, deployment: Id) -> Drain {
+    pub fn begin(&self, model: ModelId, deployment: DeploymentId) -> Drain {
         self.running
             .send_modify(|running| *running.entry(deployment).or_default() += 1);
         Drain {
@@ -43,15 +43,16 @@ impl Drains {
     }
 
     /// Whether requests of a deployment still drain.
-    pub fn is_draining(&self, deployment: Id) -> bool {
+    pub fn is_draining(&self, deployment: DeploymentId) -> bool {
         self.running.borrow().contains_key(&deployment)
     }
 
     /// Waits until no requests of these deployments drain.
-    pub async fn ended(&self, deployments: &[Id]) {
+    pub async fn ended(&self, deployments: &[DeploymentId]) {
         let mut running = self.running.subscribe();
-        let is_over =
-            |running: &HashMap<Id, usize>| deployments.iter().all(|one| !running.contains_key(one));
+        let is_over = |running: &HashMap<DeploymentId, usize>| {
+            deployments.iter().all(|one| !running.contains_key(one))
+        };
         // Ends only with the drains, which are borrowed.
         let _ = running.wait_for(is_over).await;
     }

@@ -73,7 +73,7 @@ impl GuestSecrets {
         }
     }
 
-    /// A config with the values of these secrets, kept current for as long as somebody holds it.
+    /// A config with the values of these secrets, kept current until it is dropped.
     ///
     /// # Errors
     /// When a value cannot be read.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use samovar_store::blobs::FileVersion;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 
-use crate::random::random_id;
+use crate::random::random_text;
 
 /// A folder that goes when this is dropped. Each has a name of its own, so that a deployment whose bundle is swapped has
 /// the old files and the new ones at once, for the requests that run on either.
@@ -32,10 +32,10 @@ impl Layout {
     /// The folder, and what the system says.
     pub async fn make(
         parent: &Path,
-        deployment: Id,
+        deployment: DeploymentId,
         files: Vec<(String, PathBuf)>,
     ) -> Result<Self, (PathBuf, io::Error)> {
-        let folder = parent.join(format!("{deployment}-{}", random_id()));
+        let folder = parent.join(format!("{deployment}-{}", random_text()));
         let layout = Self {
             folder: folder.clone(),
             links: Mutex::default(),

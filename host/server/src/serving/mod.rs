@@ -25,7 +25,7 @@ use arc_swap::{ArcSwap, Guard};
 use samovar_runtime::{Pool, PoolCounts, Runtime};
 use samovar_store::blobs::Blobs;
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::origins::Origin;
 use samovar_types::usage::Owner;
 use tokio::sync::watch;
@@ -53,7 +53,7 @@ pub struct NodeLimits {
     pub max_queued_requests: usize,
     /// Requests after which a replica is replaced.
     pub max_requests_per_replica: Option<u64>,
-    /// How long requests may go on whose deployment has ended, or whose replica was told to stop.
+    /// How long running requests may take after their deployment has ended or their replica was stopped.
     pub drain_timeout: Duration,
     /// Where graphs run.
     pub engines: EngineMode,
@@ -70,11 +70,11 @@ pub enum EngineMode {
     InProcess,
 }
 
-/// A deployment with its replicas. Every request holds it until the head of its answer is there; once it is routed to no
-/// longer, the last to let go of it lets it end.
+/// A deployment with its replicas. Every request holds it until the head of its response is there. Once no route leads to it
+/// any more, it drains after the last request has dropped it.
 pub struct Served {
     /// Its id.
-    pub id: Id,
+    pub id: DeploymentId,
     /// Its replicas.
     pub pool: Arc<Pool>,
     /// What they run.
@@ -83,7 +83,7 @@ pub struct Served {
     files: Option<Arc<Layout>>,
     /// Keeps the bundle's blobs until the last request has finished.
     pin: Arc<BlobPin>,
-    /// Gone when nobody holds it any more.
+    /// Closed when the last holder drops the deployment.
     held: watch::Sender<()>,
 }
 
@@ -141,7 +141,7 @@ impl Serving {
         }
     }
 
-    /// How long requests may go on whose deployment has ended, or whose replica was told to stop.
+    /// How long running requests may take after their deployment has ended or their replica was stopped.
     pub fn drain_timeout(&self) -> Duration {
         self.parts.limits.drain_timeout
     }
@@ -189,8 +189,15 @@ impl Serving {
                     deployments.insert(deployment.id, served);
                 }
                 Err(error) => {
-                    tracing::error!(deployment = %deployment.id, %error, "deployment cannot be served");
-                    broken.insert(deployment.id, error.to_string());
+                    let reason = error.to_string();
+                    let before = before
+                        .as_ref()
+                        .and_then(|one| one.broken.get(&deployment.id));
+                    // It is tried again and again; the same reason is no news.
+                    if before != Some(&reason) {
+                        tracing::error!(deployment = %deployment.id, reason, "deployment cannot be served");
+                    }
+                    broken.insert(deployment.id, reason);
                 }
             }
         }
@@ -211,7 +218,8 @@ impl Serving {
             self.drain_one(id, served);
         }
         if let Some(before) = before {
-            let stored = |deployment: &&Id| model.view.deployments.contains_key(deployment);
+            let stored =
+                |deployment: &&DeploymentId| model.view.deployments.contains_key(deployment);
             let deleted = before.view.deployments.keys().filter(|one| !stored(one));
             deleted.for_each(|deployment| self.clear(*deployment));
         }
@@ -219,7 +227,7 @@ impl Serving {
     }
 
     /// Serves a model no longer; running requests finish in the background.
-    pub(super) fn remove(&self, id: Id) {
+    pub(super) fn remove(&self, id: ModelId) {
         let Some(model) = self.table.load().get(id).cloned() else {
             return;
         };
@@ -245,7 +253,7 @@ impl Serving {
 
     /// Lets the requests finish that a deployment has which is served no longer, and drops its replicas. What is running
     /// after the drain time is stopped.
-    fn drain_one(&self, model: Id, served: Arc<Served>) {
+    fn drain_one(&self, model: ModelId, served: Arc<Served>) {
         let time = self.drain_timeout();
         let drain = self.parts.drains.begin(model, served.id);
         let (pool, files, pin) = (
@@ -266,7 +274,7 @@ impl Serving {
     }
 
     /// Takes away what a deleted deployment leaves on this node, once its last request has finished.
-    fn clear(&self, deployment: Id) {
+    fn clear(&self, deployment: DeploymentId) {
         let (drains, logs) = (self.parts.drains.clone(), self.parts.logs.clone());
         tokio::spawn(async move {
             drains.ended(&[deployment]).await;
@@ -286,7 +294,7 @@ impl Serving {
     /// When the target means none.
     pub fn resolve<'h>(
         &self,
-        model: Id,
+        model: ModelId,
         target: Target<'_>,
         header: impl Fn(&str) -> Option<&'h [u8]>,
     ) -> Result<Arc<Served>, Unresolved> {
@@ -317,8 +325,8 @@ impl Serving {
         self.allows_origins.load(Ordering::Relaxed)
     }
 
-    /// What this node has counted of a promotion that goes on to an environment.
-    pub fn trial(&self, model: Id, environment: &str) -> Option<Arc<Trial>> {
+    /// What this node has counted of a promotion to an environment that is in progress.
+    pub fn trial(&self, model: ModelId, environment: &str) -> Option<Arc<Trial>> {
         self.table
             .load()
             .get(model)?
@@ -343,7 +351,7 @@ impl Serving {
     ///
     /// # Errors
     /// When it is gone or switched off.
-    pub fn room(&self, model: Id, deployment: Id) -> Result<Room, Unresolved> {
+    pub fn room(&self, model: ModelId, deployment: DeploymentId) -> Result<Room, Unresolved> {
         let gone = || Unresolved::NoDeployment {
             model: model.to_string(),
             id: deployment.to_string(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use samovar_runtime::{LastStart, Pool};
 use samovar_types::deployment::DeploymentStatus;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::settings::AutoscalingSettings;
 
 use super::{Served, Serving};
@@ -15,7 +15,7 @@ use crate::telemetry::metrics::Measured;
 /// A deployment that has replicas, or should have.
 pub struct Awake {
     /// Its id.
-    pub deployment: Id,
+    pub deployment: DeploymentId,
     /// Its replicas.
     pub pool: Arc<Pool>,
     /// How many it keeps.
@@ -46,13 +46,13 @@ impl Serving {
     }
 
     /// A deployment as it is served now, whether it may be called or not.
-    pub fn served(&self, model: Id, deployment: Id) -> Option<Arc<Served>> {
+    pub fn served(&self, model: ModelId, deployment: DeploymentId) -> Option<Arc<Served>> {
         let table = self.table();
         table.get(model)?.deployments.get(&deployment).cloned()
     }
 
     /// What is seen of a deployment.
-    pub fn observed(&self, model: Id, deployment: Id) -> Observed {
+    pub fn observed(&self, model: ModelId, deployment: DeploymentId) -> Observed {
         let build = self.builds.phase(deployment);
         let table = self.table();
         let found = table.get(model);
@@ -77,7 +77,7 @@ impl Serving {
     }
 
     /// What of a deployment's bundle was found damaged on disk: its replicas serve on, and no other starts.
-    fn damage(&self, model: Id, deployment: Id) -> Option<String> {
+    fn damage(&self, model: ModelId, deployment: DeploymentId) -> Option<String> {
         let table = self.table();
         let bundle = &table.get(model)?.view.deployments.get(&deployment)?.bundle;
         let blobs = &self.parts.blobs;
@@ -116,13 +116,13 @@ impl Serving {
     }
 
     /// What the last start of a deployment's replicas showed on this node.
-    pub fn seen(&self, model: Id, deployment: Id) -> LastStart {
+    pub fn seen(&self, model: ModelId, deployment: DeploymentId) -> LastStart {
         let served = self.served(model, deployment);
         served.map_or_else(LastStart::default, |served| served.pool.last_start())
     }
 
-    /// The deployments that may run or are being built, each with its model and where it stands by the store.
-    pub fn lively(&self) -> Vec<(Id, Id, DeploymentStatus)> {
+    /// The deployments that may run or are being built, each with its model and its stored status.
+    pub fn lively(&self) -> Vec<(ModelId, DeploymentId, DeploymentStatus)> {
         let table = self.table();
         let all = table.models().flat_map(|served| {
             let deployments = served.view.deployments.values();
@@ -132,8 +132,8 @@ impl Serving {
             .collect()
     }
 
-    /// Where a deployment stands by the store.
-    pub fn status(&self, model: Id, deployment: Id) -> Option<DeploymentStatus> {
+    /// The stored status of a deployment.
+    pub fn status(&self, model: ModelId, deployment: DeploymentId) -> Option<DeploymentStatus> {
         let table = self.table();
         let view = &table.get(model)?.view;
         Some(view.deployments.get(&deployment)?.status)

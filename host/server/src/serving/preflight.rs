@@ -1,12 +1,12 @@
-//! Preflight: compile, load graphs and start one replica of a bundle before any traffic. Whoever serves it next takes the
-//! replica over.
+//! Preflight: compile, load graphs and start one replica of a bundle before any traffic. Serving the bundle afterwards takes
+//! the replica over.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use samovar_types::digest::Digest;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 
 use super::{ServeError, Served, Serving};
 use crate::domain::deployment::Deployment;
@@ -15,16 +15,16 @@ use crate::domain::observed::BuildPhase;
 
 /// The deployments whose preflight succeeded and that are not served yet.
 #[derive(Default)]
-pub(super) struct Preflights(Mutex<HashMap<Id, Arc<Served>>>);
+pub(super) struct Preflights(Mutex<HashMap<DeploymentId, Arc<Served>>>);
 
 impl Preflights {
     /// What the preflight of a deployment started, if that was of this bundle.
-    pub fn of(&self, deployment: Id, bundle: Digest) -> Option<Arc<Served>> {
+    pub fn of(&self, deployment: DeploymentId, bundle: Digest) -> Option<Arc<Served>> {
         let served = self.lock().get(&deployment).cloned();
         served.filter(|served| served.bundle_digest == bundle)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Arc<Served>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeploymentId, Arc<Served>>> {
         // One insertion or removal at a time, which no panic cuts in two.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,7 +64,7 @@ impl Drop for Preflighted<'_> {
 
 impl Serving {
     /// Finds out whether a deployment can be served: compiles its component, loads its graphs, starts a replica. What is
-    /// served of it now is not touched. `reached` is told how far it has come.
+    /// served of it now is not touched. `reached` is called at the start of each phase.
     ///
     /// # Errors
     /// What is wrong with its bundle.

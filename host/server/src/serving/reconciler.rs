@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use samovar_store::Rev;
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
+use tokio::sync::watch;
 
 use super::Serving;
 use crate::catalog::cache::Cache;
@@ -22,7 +23,7 @@ pub const MAX_WAIT: Duration = Duration::from_secs(30);
 pub struct Reconciler {
     cache: Arc<Cache>,
     serving: Arc<Serving>,
-    models: WorkQueue<Id>,
+    models: WorkQueue<ModelId>,
 }
 
 /// A change is stored, and this node does not serve it yet.
@@ -53,7 +54,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// When the node cannot follow the store; the change is stored nevertheless.
-    pub async fn applied(&self, model: Id, rev: Rev) -> Result<(), NotApplied> {
+    pub async fn applied(&self, model: ModelId, rev: Rev) -> Result<(), NotApplied> {
         let waiting = async {
             self.cache.reach(rev).await;
             self.models.finished(&model, rev).await;
@@ -77,6 +78,21 @@ impl Reconciler {
         })
     }
 
+    /// Applies a model once more, of which something could not be served, and waits for that.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn try_again(&self, model: ModelId) -> Result<(), NotApplied> {
+        let rev = self.cache.observed();
+        self.models.redo(model, rev);
+        self.applied(model, rev).await
+    }
+
+    /// Changes whenever a model has been applied.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.models.subscribe()
+    }
+
     /// Waits until everything is served that the cache shows now.
     pub async fn caught_up(&self) {
         let rev = self.cache.observed();
@@ -94,7 +110,7 @@ impl Reconciler {
         self.models.run(MAX_AT_ONCE, reconcile).await;
     }
 
-    async fn reconcile(&self, model: Id) -> Option<Duration> {
+    async fn reconcile(&self, model: ModelId) -> Option<Duration> {
         let Some(view) = self.cache.model(model) else {
             self.serving.remove(model);
             return None;
@@ -107,7 +123,7 @@ impl Reconciler {
 impl Observer for Reconciler {
     fn observe(&self, changes: &Changes) {
         for model in &changes.models {
-            self.models.add(*model, changes.rev);
+            self.models.add(*model, changes.after, changes.rev);
         }
     }
 }

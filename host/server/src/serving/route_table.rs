@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, ModelId};
 
 use super::Served;
 use crate::control::traffic::{Ready, Side};
@@ -25,8 +25,8 @@ pub struct Routed {
 /// The models of a node.
 #[derive(Default)]
 pub struct RouteTable {
-    models: HashMap<Id, Arc<ServedModel>>,
-    names: HashMap<String, Id>,
+    models: HashMap<ModelId, Arc<ServedModel>>,
+    names: HashMap<String, ModelId>,
 }
 
 impl RouteTable {
@@ -37,7 +37,7 @@ impl RouteTable {
     }
 
     /// A model by its id.
-    pub fn get(&self, id: Id) -> Option<&Arc<ServedModel>> {
+    pub fn get(&self, id: ModelId) -> Option<&Arc<ServedModel>> {
         self.models.get(&id)
     }
 
@@ -58,7 +58,7 @@ impl RouteTable {
 
     /// The same without a model.
     #[must_use]
-    pub fn without(&self, id: Id) -> Self {
+    pub fn without(&self, id: ModelId) -> Self {
         let mut models = self.models.clone();
         let mut names = self.names.clone();
         if let Some(before) = models.remove(&id) {
@@ -79,9 +79,9 @@ pub struct ServedModel {
     /// The model as it was applied last.
     pub view: Arc<ModelView>,
     /// Those that may be called, and work on this node.
-    pub deployments: HashMap<Id, Arc<Served>>,
+    pub deployments: HashMap<DeploymentId, Arc<Served>>,
     /// Why deployments that were built cannot be served.
-    pub broken: HashMap<Id, String>,
+    pub broken: HashMap<DeploymentId, String>,
     /// What is measured of promotions in progress.
     pub trials: Trials,
 }
@@ -112,7 +112,7 @@ impl ServedModel {
         })
     }
 
-    fn unserved(&self, id: Id) -> Unresolved {
+    fn unserved(&self, id: DeploymentId) -> Unresolved {
         let model = self.view.model.name.clone();
         match self.broken.get(&id).cloned() {
             Some(why) => Unresolved::NotReady { model, id, why },
@@ -157,7 +157,7 @@ mod tests {
     use crate::domain::model::Model;
     use crate::random::random_id;
 
-    fn model(id: Id, name: &str) -> Arc<ServedModel> {
+    fn model(id: ModelId, name: &str) -> Arc<ServedModel> {
         let view = ModelView {
             model: Model {
                 id,

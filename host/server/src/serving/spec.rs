@@ -1,11 +1,11 @@
-//! What the runtime is told of a deployment: its component, graphs, files, secrets and limits.
+//! The specification of a deployment for the runtime: its component, graphs, files, secrets and limits.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use samovar_runtime::{Capabilities, ComponentFile, DeploymentSpec, Limits, PoolSettings};
 use samovar_types::bundle::{Bundle, Isolation};
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::settings::BackpressurePolicy;
 use tokio::sync::watch;
 
@@ -137,7 +137,11 @@ impl Serving {
     }
 
     /// Makes the folder that replicas see at `/`: links to the blobs, so that it costs no space.
-    async fn lay_out(&self, bundle: &Bundle, id: Id) -> Result<Option<Layout>, ServeError> {
+    async fn lay_out(
+        &self,
+        bundle: &Bundle,
+        id: DeploymentId,
+    ) -> Result<Option<Layout>, ServeError> {
         if bundle.files.is_empty() {
             return Ok(None);
         }

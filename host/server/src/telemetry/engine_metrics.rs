@@ -114,6 +114,12 @@ impl Collector for MeasuredEngines {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         counter(&mut metric, self.totals.quarantines)?;
         let (name, help) = (
+            "samovar_graph_evictions",
+            "How often an idle graph was unloaded to make room for another",
+        );
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        counter(&mut metric, self.totals.evictions)?;
+        let (name, help) = (
             "samovar_graphs_quarantined",
             "Graphs that are not run for a while because they ended their own engines repeatedly",
         );
@@ -147,6 +153,7 @@ mod tests {
                 starts: [("rten", 5)].into(),
                 ends: [(("rten", EndReason::Signal), 2)].into(),
                 quarantines: 3,
+                evictions: 4,
                 quarantined_graphs: 1,
             },
         };
@@ -167,6 +174,7 @@ mod tests {
             "samovar_engine_ends_total{backend=\"rten\",reason=\"signal\"} 2".into(),
             "samovar_graph_quarantines_total 3".into(),
             "samovar_graphs_quarantined 1".into(),
+            "samovar_graph_evictions_total 4".into(),
             "# EOF".into(),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use samovar_runtime::PoolCounts;
 use samovar_runtime::graph::{GraphTotals, Histogram};
 use samovar_runtime::metrics::{Outcome, PoolTotals};
-use samovar_types::id::Id;
+use samovar_types::id::ModelId;
 
 use super::engine_metrics::MeasuredEngines;
 
@@ -21,7 +21,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Measured {
     /// The model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// The model's name.
     pub model: String,
     /// The deployment's name.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::meters::Meters;
 use super::spool::{Batch, Spool};
-use crate::random::random_id;
+use crate::random::random_text;
 
 /// How often meters are read.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ impl Usage {
             book: Mutex::new(Book {
                 spool: Spool::open(spool)?,
                 read_at_ms: Timestamp::now().as_millisecond(),
-                writer: format!("{}{}", random_id(), random_id()),
+                writer: random_text() + &random_text(),
                 batches: 0,
             }),
             delivering: tokio::sync::Mutex::default(),

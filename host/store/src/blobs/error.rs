@@ -10,41 +10,40 @@ use samovar_types::digest::Digest;
 pub enum BlobError {
     #[error("there is no blob {digest}")]
     NotFound { digest: Digest },
-    /// The bytes are not those of the digest; nothing was kept.
+    /// The bytes have another digest; nothing was stored.
     #[error("the bytes have the digest {found}, wanted {wanted}: nothing was kept")]
     WrongDigest {
         /// As announced.
         wanted: Digest,
         found: Digest,
     },
-    /// More bytes came than are accepted; nothing was kept.
+    /// The upload exceeds the limit; nothing was stored.
     #[error(
         "more than {limit_bytes} bytes came, which is the most accepted here: nothing was kept"
     )]
     TooLarge { limit_bytes: u64 },
-    /// The size that was announced for a blob is not its size.
+    /// A blob has another size than announced.
     #[error("blob {digest} was announced with {announced} bytes, but has {size}")]
     WrongSize {
         digest: Digest,
         announced: u64,
         size: u64,
     },
-    /// The file of a blob holds other bytes than those that were stored.
+    /// The file of a blob no longer holds the bytes that were stored.
     #[error(
         "blob {digest} is damaged on disk: its file now has the digest {found}. Push the model again, which replaces it"
     )]
     Damaged {
         digest: Digest,
-        /// The digest of what its file holds.
+        /// The digest of the file's bytes.
         found: Digest,
     },
-    /// The sender broke off; nothing was kept.
+    /// The client disconnected; nothing was stored.
     #[error("the upload broke off: {0}")]
     Interrupted(Box<dyn StdError + Send + Sync>),
-    /// There is no room.
+    /// The disk is full.
     #[error("no space is left in {}: free some, or move the data folder to a larger disk", root.display())]
     Full { root: PathBuf },
-    /// The storage failed.
     #[error("the blob storage failed: {0}")]
     Unavailable(String),
 }

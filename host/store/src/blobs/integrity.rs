@@ -1,8 +1,8 @@
-//! Which blobs on disk hold the bytes of their digest: each file is hashed once in a process, before it is first used,
-//! and again by the scrub.
+//! Which blobs on disk hold the bytes of their digest: each process hashes a file before it first uses it, and the scrub
+//! hashes it again.
 //!
 //! A verdict belongs to one version of a file (inode, size, time of change), so a file that is replaced or written to is
-//! hashed anew, and to ask again costs one `stat`.
+//! hashed again, and a repeated check costs one `stat`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use samovar_types::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
-/// Bytes hashed at a time.
+/// Bytes read at a time.
 const CHUNK_BYTES: usize = 1 << 20;
-/// The scrub rests so many times as long as it works, so that it takes a fifth of a core and of the disk.
+/// The scrub pauses so many times as long as it works, so that it uses a fifth of a core and of the disk.
 const REST: u32 = 4;
-/// Files of other digests are hashed at the same time, as far as they fall on other stripes.
+/// Locks that digests are spread over: files on different stripes are hashed in parallel.
 const STRIPES: usize = 32;
 
 /// One state of a file on disk.
@@ -31,10 +31,10 @@ pub struct FileVersion {
 }
 
 impl FileVersion {
-    /// That of the file now.
+    /// The current version of a file.
     ///
     /// # Errors
-    /// When it is not there or cannot be read.
+    /// The file is missing or cannot be read.
     pub fn of(path: &Path) -> io::Result<Self> {
         let found = std::fs::metadata(path)?;
         Ok(Self {
@@ -45,36 +45,33 @@ impl FileVersion {
     }
 }
 
-/// What a blob's file holds.
+/// Whether a blob's file holds the bytes of its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The bytes of the digest.
     Sound,
-    /// Other bytes.
     Damaged {
-        /// Their digest.
+        /// The digest of the file's bytes.
         found: Digest,
     },
 }
 
-/// How fast to hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Somebody waits for it.
+    /// A request waits for the result.
     Fast,
-    /// Nobody waits for it: leave the machine to others.
+    /// Background work: pause between reads.
     Gentle,
 }
 
-/// The verdicts of a process. Calls that hash block their thread.
+/// The verdicts of a process. Hashing blocks the calling thread.
 #[derive(Clone, Default)]
 pub struct Integrity(Arc<Shared>);
 
 struct Shared {
     known: Mutex<HashMap<Digest, (FileVersion, Verdict)>>,
-    /// Blobs that hold other bytes, or are gone, as far as somebody has looked since.
+    /// Blobs that the last check found damaged or missing.
     damaged: Mutex<HashSet<Digest>>,
-    /// Held while hashing, so that those who ask at once hash once.
+    /// Held while hashing, so that concurrent checks of one blob hash it once.
     turns: [Mutex<()>; STRIPES],
 }
 
@@ -89,7 +86,7 @@ impl Default for Shared {
 }
 
 impl Integrity {
-    /// What is known of the file as it is now, without hashing it.
+    /// The verdict on the current version of a file, if it is known without hashing.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -99,7 +96,7 @@ impl Integrity {
         Ok(known.and_then(|(version, verdict)| (version == now).then_some(verdict)))
     }
 
-    /// What the file holds, which is found out now if it is not known.
+    /// The verdict on the current version of a file; hashes it if needed.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -114,7 +111,7 @@ impl Integrity {
         }
     }
 
-    /// What the file holds, found out now.
+    /// Hashes a file, whether its verdict is known or not.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -130,27 +127,27 @@ impl Integrity {
         } else {
             Verdict::Damaged { found }
         };
-        // One that changed meanwhile is asked about again.
+        // A file that changed meanwhile gets its verdict from the next check.
         if FileVersion::of(path)? == before {
             self.note(digest, before, verdict);
         }
         Ok(verdict)
     }
 
-    /// Notes that the file was just written with the bytes of the digest.
+    /// Records that a file was just written with the bytes of the digest.
     pub fn written(&self, digest: Digest, path: &Path) {
         if let Ok(version) = FileVersion::of(path) {
             self.note(digest, version, Verdict::Sound);
         }
     }
 
-    /// Forgets a blob that is deleted.
+    /// Forgets a deleted blob.
     pub fn forget(&self, digest: Digest) {
         self.lock().remove(&digest);
         self.damaged().remove(&digest);
     }
 
-    /// The first of these that was found damaged or gone, and not sound since. Looks at no file.
+    /// The first of these blobs whose last check found it damaged or missing. Reads no file.
     pub fn first_damaged(&self, digests: impl IntoIterator<Item = Digest>) -> Option<Digest> {
         let damaged = self.damaged();
         if damaged.is_empty() {
@@ -193,7 +190,7 @@ fn digest_of(path: &Path, pace: Pace) -> io::Result<Digest> {
         }
         hasher.update(&chunk[..read]);
         if pace == Pace::Gentle {
-            // A disk that hangs makes no longer pauses than a slow one.
+            // Bounded, because a disk that hung would cause a very long pause.
             std::thread::sleep((begun.elapsed() * REST).min(Duration::from_secs(1)));
         }
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use samovar_types::async_request::*;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 
 use super::OpenAsyncRequests as Open;
 use crate::StoreError;
@@ -139,7 +139,7 @@ pub async fn a_request_is_accepted_claimed_answered_and_purged(open: Open, folde
         new.created_at.as_millisecond()
     );
     assert_eq!(store.due().await.unwrap(), [place()]);
-    let other: Id = "other000".parse().unwrap();
+    let other: DeploymentId = "other000".parse().unwrap();
     assert!(store.claim(other, 9, LONG).await.unwrap().is_empty());
 
     let claimed = claim(&*store, 9, LONG).await.pop().unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use samovar_types::async_request::*;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 
 use super::OpenAsyncRequests as Open;
 use super::async_requests::*;
@@ -79,7 +79,7 @@ pub async fn webhooks_are_claimed_by_receiver_and_tell_why_they_failed(open: Ope
     let [a, b] = [a, b].map(notices_to);
     assert_eq!(due, [a.clone(), b.clone()]);
     let other = NoticeQueue {
-        deployment_id: Id::FIRST,
+        deployment_id: DeploymentId::FIRST,
         ..b
     };
     let of_other = store.claim_notices(&other, 9, LONG).await.unwrap();

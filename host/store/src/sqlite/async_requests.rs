@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use samovar_types::async_request::{
     AsyncError, AsyncErrorCode, AsyncRequestId, AsyncStatus, WebhookStatus, shortened,
 };
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use sqlx::Sqlite;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
@@ -28,11 +28,11 @@ use statements::{
     REQUEUE_NOTICE, now,
 };
 
-type Change = Query<'static, Sqlite, SqliteArguments>;
+type Statement = Query<'static, Sqlite, SqliteArguments>;
 
 impl SqliteStore {
-    /// Does one statement, and answers how many requests it changed.
-    async fn change(&self, statement: Change) -> Result<u64, StoreError> {
+    /// Runs one statement, and returns how many requests it changed.
+    async fn update(&self, statement: Statement) -> Result<u64, StoreError> {
         let mut transaction = self.begin().await?;
         let done = statement
             .execute(&mut *transaction)
@@ -46,8 +46,8 @@ impl SqliteStore {
         Ok(done.rows_affected())
     }
 
-    /// Does one statement that answers what it changed.
-    async fn changed(&self, statement: Change) -> Result<Vec<SqliteRow>, StoreError> {
+    /// Runs one statement with a `RETURNING` clause.
+    async fn update_returning(&self, statement: Statement) -> Result<Vec<SqliteRow>, StoreError> {
         let mut transaction = self.begin().await?;
         let rows = statement
             .fetch_all(&mut *transaction)
@@ -61,9 +61,9 @@ impl SqliteStore {
         Ok(rows)
     }
 
-    /// Does one statement under a claim.
-    async fn under(&self, claim: &Claim, statement: Change) -> Result<(), StoreError> {
-        if self.change(statement).await? > 0 {
+    /// Runs one statement that changes a request only under its claim.
+    async fn update_claimed(&self, claim: &Claim, statement: Statement) -> Result<(), StoreError> {
+        if self.update(statement).await? > 0 {
             return Ok(());
         }
         let current: Option<i64> =
@@ -90,7 +90,7 @@ impl AsyncRequests for SqliteStore {
         let webhook = submission.webhook.as_ref();
         let created_at = request.created_at.as_millisecond();
         let accepted = self
-            .change(
+            .update(
                 sqlx::query(ACCEPT)
                     .bind(request.id.to_string())
                     .bind(request.model_id.to_string())
@@ -148,7 +148,7 @@ impl AsyncRequests for SqliteStore {
             .map_or(Ok(None), |row| result(row, &column(row, "result_status")?))
     }
 
-    async fn counts(&self, deployment: Id) -> Result<AsyncCounts, StoreError> {
+    async fn counts(&self, deployment: DeploymentId) -> Result<AsyncCounts, StoreError> {
         let row = sqlx::query(
             "SELECT count(*) AS open, coalesce(sum(status = 'QUEUED'), 0) AS queued FROM async_requests \
              WHERE work = 'PREDICT' AND deployment_id = ?1",
@@ -167,7 +167,7 @@ impl AsyncRequests for SqliteStore {
 
     async fn cancel(&self, id: &AsyncRequestId) -> Result<Cancellation, StoreError> {
         let canceled = self
-            .change(sqlx::query(CANCEL).bind(id.to_string()))
+            .update(sqlx::query(CANCEL).bind(id.to_string()))
             .await?;
         if canceled > 0 {
             return Ok(Cancellation::Canceled);
@@ -192,12 +192,12 @@ impl AsyncRequests for SqliteStore {
 
     async fn claim(
         &self,
-        deployment: Id,
+        deployment: DeploymentId,
         max: usize,
         visibility: Duration,
     ) -> Result<Vec<Prediction>, StoreError> {
         let rows = self
-            .changed(
+            .update_returning(
                 sqlx::query(CLAIM)
                     .bind(deployment.to_string())
                     .bind(signed(max.min(MAX_CLAIMS)))
@@ -237,7 +237,7 @@ impl AsyncRequests for SqliteStore {
             .bind(millis(visibility))
             .bind(queue.receiver.clone())
             .bind(queue.deployment_id.to_string());
-        let rows = self.changed(statement).await?;
+        let rows = self.update_returning(statement).await?;
         rows.iter().map(notice).collect()
     }
 
@@ -247,8 +247,8 @@ impl AsyncRequests for SqliteStore {
             now!(),
             " + ?3 WHERE id = ?1 AND token = ?2 AND work IS NOT NULL"
         ));
-        let statement = bound(statement, claim).bind(millis(visibility));
-        self.under(claim, statement).await
+        let statement = bind_claim(statement, claim).bind(millis(visibility));
+        self.update_claimed(claim, statement).await
     }
 
     async fn requeue(
@@ -257,21 +257,21 @@ impl AsyncRequests for SqliteStore {
         delay: Duration,
         errors: &[AsyncError],
     ) -> Result<(), StoreError> {
-        let statement = bound(sqlx::query(REQUEUE), claim)
+        let statement = bind_claim(sqlx::query(REQUEUE), claim)
             .bind(millis(delay))
             .bind(text(&errors)?);
-        self.under(claim, statement).await
+        self.update_claimed(claim, statement).await
     }
 
     async fn finish(&self, claim: &Claim, outcome: &Outcome) -> Result<(), StoreError> {
         let result = outcome.result.as_ref();
-        let statement = bound(sqlx::query(FINISH), claim)
+        let statement = bind_claim(sqlx::query(FINISH), claim)
             .bind(outcome.status.as_str())
             .bind(text(&outcome.errors)?)
             .bind(result.map(|result| result.status))
             .bind(result.and_then(|result| result.content_type.clone()))
             .bind(result.map(|result| result.body.to_vec()));
-        self.under(claim, statement).await
+        self.update_claimed(claim, statement).await
     }
 
     async fn requeue_notice(
@@ -280,10 +280,10 @@ impl AsyncRequests for SqliteStore {
         delay: Duration,
         error: &str,
     ) -> Result<(), StoreError> {
-        let statement = bound(sqlx::query(REQUEUE_NOTICE), claim)
+        let statement = bind_claim(sqlx::query(REQUEUE_NOTICE), claim)
             .bind(millis(delay))
             .bind(shortened(error));
-        self.under(claim, statement).await
+        self.update_claimed(claim, statement).await
     }
 
     async fn finish_notice(
@@ -297,12 +297,12 @@ impl AsyncRequests for SqliteStore {
         };
         // Of all statuses, only this one changes with the webhook.
         let before = AsyncStatus::Succeeded;
-        let statement = bound(sqlx::query(FINISH_NOTICE), claim)
+        let statement = bind_claim(sqlx::query(FINISH_NOTICE), claim)
             .bind(webhook.as_str())
             .bind(before.as_str())
             .bind(before.after_webhook(webhook).as_str())
             .bind(outcome.err().map(shortened));
-        self.under(claim, statement).await
+        self.update_claimed(claim, statement).await
     }
 
     async fn give_up_notices(
@@ -312,7 +312,7 @@ impl AsyncRequests for SqliteStore {
         error: &str,
     ) -> Result<u64, StoreError> {
         let succeeded = AsyncStatus::Succeeded;
-        self.change(
+        self.update(
             sqlx::query(GIVE_UP_NOTICES)
                 .bind(receiver.to_owned())
                 .bind(before.as_millisecond())
@@ -324,7 +324,7 @@ impl AsyncRequests for SqliteStore {
     }
 
     async fn take_up(&self) -> Result<u64, StoreError> {
-        self.change(sqlx::query(concat!(
+        self.update(sqlx::query(concat!(
             "UPDATE async_requests SET claimable_at_ms = 0, token = token + 1 WHERE claimable_at_ms > ",
             now!(),
             " AND (work = 'WEBHOOK' OR work = 'PREDICT' AND status = 'IN_PROGRESS')"
@@ -334,7 +334,7 @@ impl AsyncRequests for SqliteStore {
 
     async fn expire_due(&self, now: Timestamp) -> Result<u64, StoreError> {
         let now = now.as_millisecond();
-        // Mostly there is none, and a look disturbs no writer.
+        // Usually there are none, and a read does not block the writer.
         let any: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM async_requests WHERE status = 'QUEUED' AND expires_at_ms <= ?1)",
         )
@@ -349,12 +349,12 @@ impl AsyncRequests for SqliteStore {
             AsyncErrorCode::ModelUnavailable,
             "no replica was free for it within its max_time_in_queue_seconds",
         );
-        self.change(sqlx::query(EXPIRE).bind(now).bind(text(&error)?))
+        self.update(sqlx::query(EXPIRE).bind(now).bind(text(&error)?))
             .await
     }
 
     async fn purge(&self, before: Timestamp, max: usize) -> Result<u64, StoreError> {
-        self.change(
+        self.update(
             sqlx::query(
                 "DELETE FROM async_requests WHERE seq IN \
                  (SELECT seq FROM async_requests WHERE work IS NULL AND status_at_ms < ?1 LIMIT ?2)",
@@ -366,7 +366,7 @@ impl AsyncRequests for SqliteStore {
     }
 }
 
-fn bound(statement: Change, claim: &Claim) -> Change {
+fn bind_claim(statement: Statement, claim: &Claim) -> Statement {
     statement
         .bind(claim.id.to_string())
         .bind(signed(claim.token))
@@ -376,7 +376,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
-/// SQLite's integers are signed; what is beyond them is as good as boundless.
+/// SQLite's integers are signed; numbers beyond them mean no limit.
 fn signed(number: impl TryInto<i64>) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }

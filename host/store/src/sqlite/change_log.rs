@@ -38,8 +38,8 @@ pub async fn log(
     Ok(())
 }
 
-/// Trims the log if it is time to.
-pub async fn trim_now_and_then(
+/// Trims the log with every [`TRIM_EVERY`]th commit.
+pub async fn trim_periodically(
     connection: &mut SqliteConnection,
     rev: Rev,
 ) -> Result<(), StoreError> {

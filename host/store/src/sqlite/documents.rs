@@ -9,7 +9,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::SqliteStore;
-use super::change_log::{from_rev, log, next_rev, to_rev, trim, trim_now_and_then};
+use super::change_log::{from_rev, log, next_rev, to_rev, trim, trim_periodically};
 use super::errors::unavailable;
 use super::watcher::Watcher;
 use crate::limits::{check_key, check_ops, check_prefix};
@@ -100,7 +100,7 @@ impl DocStore for SqliteStore {
                 Op::Check { .. } => {}
             }
         }
-        trim_now_and_then(&mut transaction, rev).await?;
+        trim_periodically(&mut transaction, rev).await?;
         self.end(transaction, rev).await?;
         Ok(rev)
     }

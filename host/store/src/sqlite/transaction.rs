@@ -1,9 +1,9 @@
-//! Write transactions, and the connection that each of them may cost.
+//! Write transactions: a connection is reused only after its transaction ended cleanly.
 //!
 //! SQLite rolls a transaction back on its own after some errors, such as a full disk, so a later `ROLLBACK` fails and
 //! sqlx's count of open transactions stays too high: each later `BEGIN` on that connection is refused. The state of a
 //! connection is therefore known only after a `COMMIT` or `ROLLBACK` that succeeded. Any other connection is closed,
-//! which ends its transaction, and the pool opens a new one. This covers callers that are dropped in the middle, too.
+//! which ends its transaction, and the pool opens a new one. This also covers callers that are dropped in between.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -26,14 +26,14 @@ pub(super) struct WriteTransaction {
 impl WriteTransaction {
     /// IMMEDIATE, because a transaction that reads first and then finds another writer could not continue.
     ///
-    /// A transaction that does not settle makes `probe` look whether the store takes writes.
+    /// A transaction that does not end cleanly makes `probe` test whether the store takes writes.
     pub async fn begin(writer: &SqlitePool, probe: Arc<WriteProbe>) -> Result<Self, StoreError> {
         let acquired = writer.acquire().await;
         let connection = acquired.map_err(|error| {
             probe.suspect();
             unavailable(error)
         })?;
-        // Made before the statement runs, so that a caller who leaves meanwhile leaves no open transaction.
+        // Made before the statement runs, so that no transaction stays open when the caller is dropped meanwhile.
         let mut transaction = Self {
             connection,
             settled: false,
@@ -49,7 +49,7 @@ impl WriteTransaction {
         let committed = self.statement("COMMIT").await;
         committed.map_err(|error| {
             if is_full(&error) {
-                // The log has no room for the record that would make the transaction count.
+                // The disk has no room for the commit record, so the transaction did not happen.
                 unavailable(error)
             } else {
                 StoreError::Unknown(explain(error))
@@ -64,7 +64,7 @@ impl WriteTransaction {
         done.map(drop)
     }
 
-    /// Changes nothing, and keeps the connection: for ends that are no failure of the store.
+    /// Rolls back and keeps the connection, for ends that are not a failure of the store.
     pub async fn roll_back(mut self) {
         match self.statement("ROLLBACK").await {
             Ok(()) => self.settled = true,
@@ -72,7 +72,7 @@ impl WriteTransaction {
         }
     }
 
-    /// Changes nothing because of `error`, which it answers. Only an error of the store costs the connection.
+    /// Rolls back because of `error`, and returns it. Only an error of the store closes the connection.
     pub async fn give_up(self, error: StoreError) -> StoreError {
         match error {
             StoreError::Conflict { .. } | StoreError::Invalid(_) => self.roll_back().await,
@@ -150,7 +150,7 @@ mod tests {
             matches!(&error, StoreError::Unavailable(text) if text.contains("disk is full")),
             "{error}"
         );
-        // The connection with that limit is gone.
+        // The connection with that limit was replaced.
         store.commit(large()).await.unwrap();
     }
 
@@ -161,7 +161,7 @@ mod tests {
         for round in 0..20 {
             let large = vec![7; 1 << 20];
             let writes = store.commit(vec![Op::put("large", large, Expect::Any)]);
-            // Whether it is through by then or not: the next one finds a connection in order.
+            // Whether it finished by then or not, the next commit gets a usable connection.
             let _ = tokio::time::timeout(Duration::from_micros(round * 200), writes).await;
             put(&store, "after").await.unwrap();
         }

@@ -1,10 +1,10 @@
-//! Usage in SQLite: rows of minutes that grow, sums made by the database.
+//! Usage in SQLite: one row for each deployment and minute, summed by the database.
 
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use samovar_types::id::Id;
+use samovar_types::id::{DeploymentId, Id};
 use samovar_types::usage::{Counters, MINUTE_MS, MINUTE_SLACK_MS, Owner, UsageBucket, UsageRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
@@ -50,9 +50,9 @@ impl UsageLog for SqliteStore {
             .bind(query.from)
             .bind(query.to)
             .bind(query.model.as_deref())
-            .bind(query.deployment.as_ref().map(Id::as_str))
+            .bind(query.deployment.as_ref().map(DeploymentId::as_str))
             .bind(query.resolution.minutes())
-            // One more than may be told, to know that there are more.
+            // One more than allowed, to notice that there are more.
             .bind(i64::try_from(MAX_BUCKETS + 1).unwrap_or(i64::MAX))
             .fetch(&self.readers);
         let buckets: Vec<UsageBucket> = rows
@@ -65,7 +65,7 @@ impl UsageLog for SqliteStore {
     }
 }
 
-/// A day's minutes are rounded up one by one, as `replica_minutes` of the domain does it.
+/// Each minute is rounded up by itself, as in `samovar_types::usage::replica_minutes`.
 static SUMS: LazyLock<String> = LazyLock::new(|| {
     let sums: String = Counters::NAMES
         .iter()
@@ -82,7 +82,7 @@ static SUMS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The newest names are kept, so that what is gone is still called what it was called last.
+/// Keeps the newest names, so that deleted models and deployments are shown under their last names.
 async fn name(connection: &mut SqliteConnection, owner: &Owner) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO usage_owners (deployment_id, deployment_name, model_id, model_name) VALUES (?1, ?2, ?3, ?4) \
@@ -121,19 +121,21 @@ async fn add(connection: &mut SqliteConnection, row: &UsageRow) -> Result<(), St
         .bind(row.owner.deployment_id.as_str())
         .bind(row.minute);
     for value in row.counters.values() {
-        // Checked to be far smaller.
+        // `check_batch` bounds it far below.
         query = query.bind(i64::try_from(value).unwrap_or(i64::MAX));
     }
     query.execute(connection).await.map_err(unavailable)?;
     Ok(())
 }
 
+fn id<Kind>(row: &SqliteRow, name: &str) -> Result<Id<Kind>, StoreError> {
+    let text: String = row.try_get(name).map_err(unavailable)?;
+    let id = text.parse();
+    id.map_err(|error| StoreError::Unavailable(format!("{name}: {error}")))
+}
+
 fn bucket(row: &SqliteRow) -> Result<UsageBucket, StoreError> {
     let text = |name| row.try_get::<String, _>(name).map_err(unavailable);
-    let id = |name| -> Result<Id, StoreError> {
-        let id = text(name)?.parse();
-        id.map_err(|error| StoreError::Unavailable(format!("{name}: {error}")))
-    };
     let count = |name| -> Result<u64, StoreError> {
         let count: i64 = row.try_get(name).map_err(unavailable)?;
         Ok(count.try_into().unwrap_or_default())
@@ -145,9 +147,9 @@ fn bucket(row: &SqliteRow) -> Result<UsageBucket, StoreError> {
     Ok(UsageBucket {
         start: row.try_get("start").map_err(unavailable)?,
         owner: Owner {
-            model_id: id("model_id")?,
+            model_id: id(row, "model_id")?,
             model_name: text("model_name")?,
-            deployment_id: id("deployment_id")?,
+            deployment_id: id(row, "deployment_id")?,
             deployment_name: text("deployment_name")?,
         },
         counters: Counters::from_values(values),

@@ -14,28 +14,28 @@ use crate::documents::PROGRESS_INTERVAL;
 use crate::limits::MAX_COMMIT_BYTES;
 use crate::{Change, Doc, Rev, StoreError};
 
-/// Changes of other processes are not announced, so a watch looks by itself this often.
+/// Other processes do not announce their changes, so a watch polls at least this often.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const _: () = assert!(POLL_INTERVAL.as_millis() < PROGRESS_INTERVAL.as_millis());
 
-enum Pace {
-    /// There may be more to read at once.
-    ReadNow,
-    /// Everything was read: wait for a hint, or until it is time to look again.
-    Wait,
+enum NextRead {
+    /// There may be more to read.
+    Now,
+    /// Everything was read.
+    AfterHintOrInterval,
 }
 
-/// A watch and how far it has come.
+/// The position of a watch.
 pub(super) struct Watcher {
     readers: SqlitePool,
     newest: watch::Receiver<Rev>,
     prefix: String,
-    told: Rev,
-    pace: Pace,
+    delivered: Rev,
+    next_read: NextRead,
 }
 
 impl Watcher {
-    /// A watch of the keys under a prefix; `newest` hints that there is more to read.
+    /// Watches the keys under a prefix; `newest` hints that there is more to read.
     pub fn new(
         readers: SqlitePool,
         newest: watch::Receiver<Rev>,
@@ -46,16 +46,16 @@ impl Watcher {
             readers,
             newest,
             prefix: prefix.to_owned(),
-            told: after,
-            pace: Pace::ReadNow,
+            delivered: after,
+            next_read: NextRead::Now,
         }
     }
 
-    /// The changes of the next commits, whole, and how far that is.
+    /// The changes of the next commits, never a part of one, and the progress.
     pub async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
-        if matches!(self.pace, Pace::Wait) {
-            let hint = self.newest.wait_for(|newest| *newest > self.told);
-            // Both ends of the wait lead to a look; a store that is gone answers there.
+        if matches!(self.next_read, NextRead::AfterHintOrInterval) {
+            let hint = self.newest.wait_for(|newest| *newest > self.delivered);
+            // A hint and a timeout both lead to a read.
             if let Ok(Err(_)) = tokio::time::timeout(POLL_INTERVAL, hint).await {
                 return Err(StoreError::Unavailable("the store was closed".into()));
             }
@@ -65,25 +65,25 @@ impl Watcher {
              FROM revision LEFT JOIN changes ON changes.rev > ?1 AND changes.key >= ?2 AND changes.key < ?3 \
              ORDER BY changes.rev, changes.seq",
         )
-        .bind(from_rev(self.told)?)
+        .bind(from_rev(self.delivered)?)
         .bind(&self.prefix)
         .bind(prefix_end(&self.prefix))
         .fetch(&self.readers);
         let mut changes = Vec::new();
         let mut bytes = 0;
-        let mut told = self.told;
-        let mut newest = self.told;
-        self.pace = Pace::Wait;
+        let mut delivered = self.delivered;
+        let mut newest = self.delivered;
+        self.next_read = NextRead::AfterHintOrInterval;
         while let Some(row) = rows.try_next().await.map_err(unavailable)? {
             let store_rev = to_rev(row.try_get("store_rev").map_err(unavailable)?);
             let horizon = to_rev(row.try_get("horizon").map_err(unavailable)?);
-            if self.told < horizon {
+            if self.delivered < horizon {
                 return Err(StoreError::Compacted { horizon });
             }
-            if self.told > store_rev {
+            if self.delivered > store_rev {
                 return Err(StoreError::Invalid(format!(
                     "a watch after revision {}, but the newest is {store_rev}: this is not the store that it was",
-                    self.told
+                    self.delivered
                 )));
             }
             newest = store_rev;
@@ -94,13 +94,13 @@ impl Watcher {
                 break;
             };
             let rev = to_rev(row.try_get("rev").map_err(unavailable)?);
-            if rev > told && bytes > MAX_COMMIT_BYTES {
-                self.pace = Pace::ReadNow;
+            if rev > delivered && bytes > MAX_COMMIT_BYTES {
+                self.next_read = NextRead::Now;
                 break;
             }
             let value: Option<Vec<u8>> = row.try_get("value").map_err(unavailable)?;
             bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-            told = rev;
+            delivered = rev;
             changes.push(match value {
                 Some(value) => Change::Put(Doc {
                     key,
@@ -110,12 +110,12 @@ impl Watcher {
                 None => Change::Delete { key, rev },
             });
         }
-        self.told = match self.pace {
-            Pace::ReadNow => told,
-            // The snapshot was read to its end.
-            Pace::Wait => newest,
+        self.delivered = match self.next_read {
+            NextRead::Now => delivered,
+            // Everything of the snapshot was read.
+            NextRead::AfterHintOrInterval => newest,
         };
-        changes.push(Change::Progress(self.told));
+        changes.push(Change::Progress(self.delivered));
         Ok(changes)
     }
 }

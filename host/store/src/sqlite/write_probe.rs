@@ -1,8 +1,8 @@
-//! Whether the store takes writes: looked into after a write that did not end well.
+//! Tests whether the store takes writes, after a write that failed.
 //!
-//! A failed write alone does not tell how long the fault lasts, and a small one that succeeds does not tell that the disk
-//! has room, because SQLite's log reuses its file. So a failed write only raises a suspicion, and the probe settles it: it
-//! writes a file of [`PROBE_BYTES`] beside the database, and then a transaction. A store that nobody suspects is not written to.
+//! A failed write does not say how long the fault lasts, and a small write that succeeds does not say that the disk has
+//! room, because SQLite's log reuses its file. So a failed write only raises a suspicion, which a probe confirms or clears:
+//! it writes a file of [`PROBE_BYTES`] beside the database, and then a transaction. Without a suspicion nothing is written.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -13,21 +13,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::StoreError;
 
-/// Room that a disk must have to count as one that takes writes.
+/// Free space that a disk must have to count as writable.
 const PROBE_BYTES: usize = 1 << 20;
 
-/// How many writes did not end well, and the file that a probe writes.
+/// Counts failed writes, and writes the probe's file.
 pub(super) struct WriteProbe {
     failures: AtomicU64,
-    /// How many of them were followed by a probe that succeeded.
+    /// How many of them a successful probe has cleared.
     settled: AtomicU64,
     file: PathBuf,
-    /// Held while the file is written: on a disk that hangs, one thread waits and not one for each probe.
+    /// Held while the file is written, so that a disk that hangs blocks one thread and not one for each probe.
     writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl WriteProbe {
-    /// Of the store in this file.
+    /// The probe of the store in this file.
     pub fn new(database: &Path) -> Self {
         Self {
             failures: AtomicU64::new(0),
@@ -37,18 +37,18 @@ impl WriteProbe {
         }
     }
 
-    /// A write did not end well.
+    /// Records that a write failed.
     pub fn suspect(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many writes did not end well, if any did since the last probe that succeeded.
+    /// How many writes have failed, if any did since the last successful probe.
     pub fn suspicion(&self) -> Option<u64> {
         let failures = self.failures.load(Ordering::Relaxed);
         (failures > self.settled.load(Ordering::Relaxed)).then_some(failures)
     }
 
-    /// A probe succeeded that began after so many failures.
+    /// Records that a probe succeeded which began after so many failures.
     pub fn settle(&self, failures: u64) {
         self.settled.fetch_max(failures, Ordering::Relaxed);
     }
@@ -56,7 +56,7 @@ impl WriteProbe {
     /// Writes the file, and removes it.
     ///
     /// # Errors
-    /// When the disk refuses it.
+    /// The disk refuses it.
     pub async fn write_file(&self) -> Result<(), StoreError> {
         let alone = self.writing.clone().lock_owned().await;
         let file = self.file.clone();

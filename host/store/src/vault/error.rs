@@ -10,7 +10,7 @@ pub enum VaultError {
     /// The key file cannot be read or written.
     #[error("the key of the secrets, {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
-    /// Others than its owner may read the key.
+    /// Other users may read the key.
     #[error(
         "the key of the secrets, {}, has mode {mode:03o}: wanted one that only its owner may use, as after `chmod 600 {}`",
         path.display(), path.display()
@@ -40,13 +40,13 @@ pub enum VaultError {
         place: String,
         path: PathBuf,
     },
-    /// The cipher does not take so much at once.
+    /// The value exceeds the cipher's limit.
     #[error("{place} cannot be sealed: its value is too large")]
     TooLarge {
         /// The key of the value's document.
         place: String,
     },
-    /// The value is not as it was sealed.
+    /// The value is not the one that was sealed.
     #[error("{place} was changed since it was sealed, or moved there: set it again")]
     Tampered {
         /// The key of the value's document.

@@ -1,4 +1,4 @@
-//! The file of the key: made once, readable by its owner alone.
+//! The key file: made once, readable by its owner alone.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -10,11 +10,11 @@ use secrecy::zeroize::Zeroizing;
 
 use super::VaultError;
 
-/// The key's name in the data folder.
+/// Its name in the data folder.
 pub const KEY_FILE: &str = "secrets.key";
 
 pub const KEY_BYTES: usize = 32;
-/// Enough to see that a file is not a key.
+/// Enough to recognize a file that is not a key.
 const MAX_FILE_BYTES: u64 = 1024;
 
 pub type PlainKey = Zeroizing<[u8; KEY_BYTES]>;
@@ -30,7 +30,7 @@ pub fn read_key(path: &Path) -> Result<Option<PlainKey>, VaultError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    // Of the file that is open: a name may mean another one the next moment.
+    // Of the open file, because the path may name another one by now.
     let mode = file.metadata().map_err(failed)?.mode() & 0o777;
     if mode & 0o077 != 0 {
         let path = path.to_owned();
@@ -49,7 +49,7 @@ pub fn read_key(path: &Path) -> Result<Option<PlainKey>, VaultError> {
     }
 }
 
-/// Makes the key and its file, which is there whole or not at all, also after a power cut.
+/// Makes a key and its file, atomically even if the power fails.
 pub fn create_key(path: &Path) -> Result<PlainKey, VaultError> {
     let mut key = PlainKey::default();
     rand::rng().fill(key.as_mut_slice());

@@ -6,10 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A value that only the holder of the key can read, bound to the place where it is stored.
+/// A value that only the holder of the key can read, bound to the key of its document.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
-    /// Tells which key sealed it, without telling anything of the key.
+    /// Identifies the key that sealed it, and reveals nothing of it.
     pub key_id: String,
     /// The nonce, then the ciphertext with its tag.
     #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reported::Reported;
 use crate::api_key::KeyType;
-use crate::id::Id;
+use crate::id::ModelId;
 
 /// A key without its secret part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct ApiKeyResponse {
     #[cfg_attr(feature = "openapi", schema(value_type = KeyType))]
     pub key_type: Reported<KeyType>,
     /// The models that the key is limited to; null if it is not limited.
-    pub model_ids: Option<Vec<Id>>,
+    pub model_ids: Option<Vec<ModelId>>,
     /// The server's only team.
     pub team_name: String,
     /// When the key was created.

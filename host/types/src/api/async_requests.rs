@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::reported::Reported;
 use crate::async_request::{AsyncError, AsyncErrorCode, AsyncStatus, WebhookStatus};
-use crate::id::Id;
+use crate::id::{DeploymentId, ModelId};
 
 /// A new async request. The model receives `model_input` with exactly these bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,9 +67,9 @@ pub struct SubmitAsyncResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AsyncQueueStatusResponse {
     /// Id of the model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Id of the deployment.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     /// Number of waiting requests.
     pub num_queued_requests: u64,
     /// Number of running requests.
@@ -82,9 +82,9 @@ pub struct AsyncRequestResponse {
     /// Id of the request.
     pub request_id: String,
     /// Id of the model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Id of the deployment.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     /// State of the request.
     pub status: Reported<AsyncStatus>,
     /// State of the request's webhook.

@@ -9,7 +9,7 @@ use super::reported::Reported;
 use crate::bundle::Isolation;
 use crate::deployment::DeploymentStatus;
 use crate::digest::Digest;
-use crate::id::Id;
+use crate::id::{DeploymentId, ModelId};
 use crate::settings::{AutoscalingSettings, BackpressurePolicy};
 
 /// A deployment.
@@ -18,14 +18,14 @@ use crate::settings::{AutoscalingSettings, BackpressurePolicy};
 #[cfg_attr(feature = "openapi", schema(as = Deployment))]
 pub struct DeploymentResponse {
     /// Id of the deployment.
-    pub id: Id,
+    pub id: DeploymentId,
     /// When it was pushed.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
     /// Name of the deployment.
     pub name: String,
     /// The model that the deployment belongs to.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Whether production points at it.
     pub is_production: bool,
     /// Whether it is the model's development deployment.
@@ -113,11 +113,11 @@ pub struct ListDeploymentsResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteDeploymentResponse {
     /// Id of the deployment.
-    pub id: Id,
+    pub id: DeploymentId,
     /// Always true.
     pub deleted: bool,
     /// The model that the deployment belongs to.
-    pub model_id: Id,
+    pub model_id: ModelId,
 }
 
 /// Changes of a deployment.

@@ -9,7 +9,7 @@ use super::deployments::{BackpressureSettings, BackpressureUpdate, DeploymentRes
 use super::identity::InstanceType;
 use super::promotions::PromotionResponse;
 use super::reported::Reported;
-use crate::id::Id;
+use crate::id::{DeploymentId, ModelId};
 use crate::origins::Origin;
 use crate::promotion_settings::{PromotionSettings, PromotionSettingsUpdate};
 use crate::settings::{AutoscalingSettings, AutoscalingUpdate};
@@ -25,13 +25,13 @@ pub struct EnvironmentResponse {
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
     /// The model that the environment belongs to.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// The deployment that its requests go to; null if there is none.
     pub current_deployment: Option<DeploymentResponse>,
     /// The deployment that is being promoted; null if there is none.
     pub candidate_deployment: Option<DeploymentResponse>,
     /// The previous deployment, for a rollback.
-    pub previous_deployment_id: Option<Id>,
+    pub previous_deployment_id: Option<DeploymentId>,
     /// The running promotion.
     pub in_progress_promotion: Option<PromotionResponse>,
     /// The promotion that ended last.
@@ -144,7 +144,7 @@ pub struct DeleteEnvironmentResponse {
     /// Name of the environment.
     pub name: String,
     /// The model that the environment belongs to.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Always true.
     pub deleted: bool,
 }

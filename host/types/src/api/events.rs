@@ -6,7 +6,7 @@ use super::audit::AuditEntryResponse;
 use super::reported::Reported;
 use crate::deployment::DeploymentStatus;
 use crate::engine::{ConcernedDeployment, EngineGraph};
-use crate::id::Id;
+use crate::id::{DeploymentId, ModelId};
 use crate::promotion::PromotionStatus;
 
 /// Options of the event stream.
@@ -36,7 +36,7 @@ pub enum EventData {
     /// A model was created, renamed or deleted.
     Model {
         /// Id of the model.
-        model_id: Id,
+        model_id: ModelId,
         /// Name of the model; null if it was deleted.
         name: Option<String>,
         /// Whether the model was deleted.
@@ -45,9 +45,9 @@ pub enum EventData {
     /// A deployment was created, changed or deleted.
     Deployment {
         /// Id of the model.
-        model_id: Id,
+        model_id: ModelId,
         /// Id of the deployment.
-        deployment_id: Id,
+        deployment_id: DeploymentId,
         /// Name of the deployment; null if it was deleted.
         name: Option<String>,
         /// State of the deployment; null if it was deleted.
@@ -63,24 +63,24 @@ pub enum EventData {
     /// An environment was created, changed or deleted.
     Environment {
         /// Id of the model.
-        model_id: Id,
+        model_id: ModelId,
         /// Name of the environment.
         environment: String,
         /// The deployment that its requests go to.
-        current_deployment_id: Option<Id>,
+        current_deployment_id: Option<DeploymentId>,
         /// The deployment that is being promoted.
-        candidate_deployment_id: Option<Id>,
+        candidate_deployment_id: Option<DeploymentId>,
         /// Whether the environment was deleted.
         deleted: bool,
     },
     /// A promotion began, advanced or ended.
     Promotion {
         /// Id of the model.
-        model_id: Id,
+        model_id: ModelId,
         /// Name of the environment.
         environment: String,
         /// The deployment that is being promoted.
-        deployment_id: Id,
+        deployment_id: DeploymentId,
         /// Status of the promotion.
         #[cfg_attr(feature = "openapi", schema(value_type = PromotionStatus))]
         status: Reported<PromotionStatus>,
@@ -92,9 +92,9 @@ pub enum EventData {
     /// The number of replicas or the state of a deployment changed. Sampled a few times a second, and not repeated after a reconnect.
     Replica {
         /// Id of the model.
-        model_id: Id,
+        model_id: ModelId,
         /// Id of the deployment.
-        deployment_id: Id,
+        deployment_id: DeploymentId,
         /// Number of replicas.
         active_replica_count: usize,
         /// State of the deployment.
@@ -134,6 +134,15 @@ pub enum EventData {
         /// The deployments with this graph, at most 32.
         deployments: Vec<ConcernedDeployment>,
     },
+    /// An idle graph was unloaded to make room for another; its next run loads it again. Not told later.
+    Eviction {
+        /// The graph.
+        graph: EngineGraph,
+        /// The memory that it was counted with.
+        bytes: u64,
+        /// The deployments that have it, 32 at most.
+        deployments: Vec<ConcernedDeployment>,
+    },
     /// The audit log has a new entry.
     Audit {
         /// The entry.
@@ -154,6 +163,7 @@ impl EventData {
             Self::Replica { .. } => "replica",
             Self::Engine { .. } => "engine",
             Self::Quarantine { .. } => "quarantine",
+            Self::Eviction { .. } => "eviction",
             Self::Audit { .. } => "audit",
         }
     }

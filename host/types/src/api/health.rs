@@ -30,6 +30,8 @@ pub enum NotReadyCode {
     Starting,
     /// The store does not answer.
     StoreUnavailable,
+    /// The node has not read the changes of the store for a while.
+    Behind,
     /// The node is stopping.
     Draining,
 }

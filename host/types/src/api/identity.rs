@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::Id;
+use crate::id::{OrganizationId, TeamId};
 
 /// The caller. Each key counts as one user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct UserResponse {
 #[cfg_attr(feature = "openapi", schema(as = Organization))]
 pub struct OrganizationResponse {
     /// Id of the organization.
-    pub org_id: Id,
+    pub org_id: OrganizationId,
     /// Name of the organization.
     pub name: String,
     /// When the server was first started.
@@ -40,7 +40,7 @@ pub struct OrganizationResponse {
 #[cfg_attr(feature = "openapi", schema(as = Team))]
 pub struct TeamResponse {
     /// Id of the team.
-    pub id: Id,
+    pub id: TeamId,
     /// Name of the team.
     pub name: String,
     /// Always true.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::deployments::DeploymentResponse;
 use crate::bundle::Bundle;
-use crate::id::Id;
+use crate::id::{DeploymentId, ModelId};
 
 /// A model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ use crate::id::Id;
 #[cfg_attr(feature = "openapi", schema(as = Model))]
 pub struct ModelResponse {
     /// Id of the model.
-    pub id: Id,
+    pub id: ModelId,
     /// When the model was first pushed.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
@@ -24,9 +24,9 @@ pub struct ModelResponse {
     /// Number of deployments.
     pub deployments_count: usize,
     /// Id of the deployment in production.
-    pub production_deployment_id: Option<Id>,
+    pub production_deployment_id: Option<DeploymentId>,
     /// Id of the development deployment.
-    pub development_deployment_id: Option<Id>,
+    pub development_deployment_id: Option<DeploymentId>,
     /// Instance type; the server has only one.
     pub instance_type_name: String,
     /// Name of the team; a server has one, `default`.
@@ -106,7 +106,7 @@ pub struct ListModelsResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteModelResponse {
     /// Id of the model.
-    pub id: Id,
+    pub id: ModelId,
     /// Always true.
     pub deleted: bool,
 }

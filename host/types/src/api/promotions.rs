@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::reported::Reported;
-use crate::id::Id;
+use crate::id::DeploymentId;
 use crate::promotion::PromotionStatus;
 
 /// A promotion.
@@ -20,9 +20,9 @@ pub struct PromotionResponse {
     /// Reason of a failure.
     pub error_message: Option<String>,
     /// The candidate: the deployment that is being promoted.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     /// The previous deployment.
-    pub previous_deployment_id: Option<Id>,
+    pub previous_deployment_id: Option<DeploymentId>,
     /// When the promotion began.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
@@ -86,7 +86,7 @@ pub struct ShadowRequests {
 #[serde(deny_unknown_fields)]
 pub struct PromoteRequest {
     /// Id of the deployment to promote.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     /// Whether to clean up the previous deployment according to the environment's settings. If false, it keeps its replicas.
     #[serde(default = "yes")]
     pub scale_down_previous_deployment: bool,
@@ -105,7 +105,7 @@ pub struct PromoteRequest {
 
 impl PromoteRequest {
     /// A promotion that the environment's settings decide on.
-    pub fn new(deployment_id: Id) -> Self {
+    pub fn new(deployment_id: DeploymentId) -> Self {
         Self {
             deployment_id,
             scale_down_previous_deployment: true,

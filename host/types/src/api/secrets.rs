@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::Id;
+use crate::id::SecretId;
 
 /// A secret without its value.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -11,7 +11,7 @@ use crate::id::Id;
 #[cfg_attr(feature = "openapi", schema(as = Secret))]
 pub struct SecretResponse {
     /// Id of the secret.
-    pub id: Id,
+    pub id: SecretId,
     /// Name of the secret, as in manifests.
     pub name: String,
     /// When the secret was first set.

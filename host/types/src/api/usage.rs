@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query::QueryPairs;
 use super::reported::Reported;
-use crate::id::Id;
+use crate::id::{DeploymentId, ModelId};
 use crate::usage::{Counters, Resolution};
 
 /// Days of a summary, at most 31.
@@ -97,7 +97,7 @@ pub struct DailyUsage {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BillableResource {
     /// Id of the deployment.
-    pub id: Id,
+    pub id: DeploymentId,
     /// Always `MODEL_DEPLOYMENT`.
     pub kind: String,
     /// Whether it was deleted.
@@ -105,7 +105,7 @@ pub struct BillableResource {
     /// Its name, or its last name.
     pub name: String,
     /// The model that the deployment belongs to.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Name of the model, or its last name.
     pub model_name: String,
     /// Instance type; the server has only one.
@@ -131,7 +131,7 @@ pub struct UsageParams {
     pub model: Option<String>,
     /// Only the deployment with this id; it may be deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub deployment: Option<Id>,
+    pub deployment: Option<DeploymentId>,
     /// Length of the intervals; days by default.
     #[serde(default)]
     pub resolution: Resolution,
@@ -162,11 +162,11 @@ pub struct UsageEntry {
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub start: Timestamp,
     /// Id of the model.
-    pub model_id: Id,
+    pub model_id: ModelId,
     /// Name of the model, or its last name.
     pub model_name: String,
     /// Id of the deployment.
-    pub deployment_id: Id,
+    pub deployment_id: DeploymentId,
     /// Name of the deployment, or its last name.
     pub deployment_name: String,
     /// Whether the deployment was deleted.

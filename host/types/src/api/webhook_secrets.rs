@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::Id;
+use crate::id::WebhookSecretId;
 
 /// A webhook secret without its value.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -11,7 +11,7 @@ use crate::id::Id;
 #[cfg_attr(feature = "openapi", schema(as = WebhookSecret))]
 pub struct WebhookSecretResponse {
     /// Id of the webhook secret.
-    pub id: Id,
+    pub id: WebhookSecretId,
     /// When the webhook secret was created.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
@@ -34,7 +34,7 @@ pub struct ListWebhookSecretsResponse {
 #[cfg_attr(feature = "openapi", schema(as = NewWebhookSecret))]
 pub struct RotateWebhookSecretResponse {
     /// Id of the webhook secret.
-    pub id: Id,
+    pub id: WebhookSecretId,
     /// When the webhook secret was created.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
@@ -47,7 +47,7 @@ pub struct RotateWebhookSecretResponse {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteWebhookSecretResponse {
     /// Id of the webhook secret.
-    pub id: Id,
+    pub id: WebhookSecretId,
     /// Always true.
     pub deleted: bool,
 }

@@ -1,31 +1,46 @@
 //! Models in a form that loads quicker, kept on disk under their digests.
 //!
-//! What such a form depends on makes up the name of its folder. A file is trusted only after its checksum was compared.
+//! What such a form depends on makes up the name of its folder. A file is trusted only after its checksum was compared. The
+//! checksum lies beside the file: so only the node may write here, and engines, which run what models say, may read.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tempfile::{TempDir, TempPath};
+use tempfile::TempPath;
 
 use crate::checked::{self, Checked};
 
 /// No form of a larger model is kept, and no larger form.
-pub(super) const MAX_KEPT_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_KEPT_BYTES: u64 = 1 << 30;
 /// The forms of one backend take so much of the disk at most; those go first that were made first.
 const MAX_TOTAL_BYTES: u64 = 8 << 30;
 /// Names of forms that are being made begin so.
 const MAKING: &str = ".making-";
-/// How long a file or folder may be there before the process that makes it has locked it.
+/// How long a file may be there before the process that makes it has locked it.
 const UNLOCKED: Duration = Duration::from_secs(10);
 /// Ending of the mark of a model that is not worth it.
 const DECLINED: &str = "declined";
 
+/// What a process does with kept forms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeptForms {
+    /// It makes and removes them.
+    #[default]
+    Made,
+    /// It only reads them: another process makes them.
+    Read,
+}
+
 /// The models of one backend.
-pub(super) struct Keep {
+pub(crate) struct Keep {
     folder: PathBuf,
+    /// The folder's own name.
+    name: String,
+    forms: KeptForms,
     ending: &'static str,
     checked: Checked,
 }
@@ -35,21 +50,60 @@ impl Keep {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn open(root: &Path, key: &str, ending: &'static str) -> io::Result<Self> {
-        let key = hex::encode(&Sha256::digest(key)[..8]);
-        let folder = root.join(&key);
+    pub fn open(
+        root: &Path,
+        key: &str,
+        ending: &'static str,
+        forms: KeptForms,
+    ) -> io::Result<Self> {
+        let name = hex::encode(&Sha256::digest(key)[..8]);
+        match forms {
+            KeptForms::Made => Self::named(root, &name, ending),
+            KeptForms::Read => Ok(Self {
+                folder: root.join(&name),
+                name,
+                forms,
+                ending,
+                checked: Checked::default(),
+            }),
+        }
+    }
+
+    /// As [`Self::open`] makes it, in a folder whose name is known.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn named(root: &Path, name: &str, ending: &'static str) -> io::Result<Self> {
+        let folder = root.join(name);
         std::fs::create_dir_all(&folder)?;
         for other in std::fs::read_dir(root)?.flatten() {
-            if other.file_name() != key.as_str() {
+            if other.file_name() != name {
                 let _ = std::fs::remove_dir_all(other.path());
             }
         }
         sweep(&folder, SystemTime::now())?;
         Ok(Self {
             folder,
+            name: name.to_owned(),
+            forms: KeptForms::Made,
             ending,
             checked: Checked::default(),
         })
+    }
+
+    /// The name of its folder.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether this process makes forms, or another one does.
+    pub fn is_written_here(&self) -> bool {
+        self.forms == KeptForms::Made
+    }
+
+    /// Whether the form of a model lies here, in whatever state.
+    pub fn has(&self, digest: &str) -> bool {
+        self.path(digest, self.ending).exists()
     }
 
     /// The kept form of a model, if it is there and as it was written.
@@ -62,7 +116,7 @@ impl Keep {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn fresh(&self) -> io::Result<InMaking<TempPath>> {
+    pub fn fresh(&self) -> io::Result<InMaking> {
         let made = tempfile::Builder::new()
             .suffix(&format!(".{}", self.ending))
             .prefix(MAKING)
@@ -72,24 +126,11 @@ impl Keep {
         Ok(InMaking { path, _lock: lock })
     }
 
-    /// A new empty folder for files that a load needs beside each other.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn fresh_folder(&self) -> io::Result<InMaking<TempDir>> {
-        let path = tempfile::Builder::new()
-            .prefix(MAKING)
-            .tempdir_in(&self.folder)?;
-        let lock = File::open(path.path())?;
-        lock.lock()?;
-        Ok(InMaking { path, _lock: lock })
-    }
-
     /// Keeps what was made, and lets the oldest go that are too much then.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn adopt(&self, digest: &str, made: InMaking<TempPath>) -> io::Result<()> {
+    pub fn adopt(&self, digest: &str, made: InMaking) -> io::Result<()> {
         checked::adopt(made.path, &self.path(digest, self.ending))?;
         self.prune();
         Ok(())
@@ -140,14 +181,14 @@ impl Keep {
     }
 }
 
-/// A file or folder that is being made. It is locked as long as its process lives, so that another engine that starts meanwhile can
+/// A file that is being made. It is locked as long as its process lives, so that another process that opens the folder meanwhile can
 /// tell it from what a killed one has left over.
-pub(super) struct InMaking<P> {
-    path: P,
+pub(crate) struct InMaking {
+    path: TempPath,
     _lock: File,
 }
 
-impl<P: AsRef<Path>> AsRef<Path> for InMaking<P> {
+impl AsRef<Path> for InMaking {
     fn as_ref(&self) -> &Path {
         self.path.as_ref()
     }
@@ -167,6 +208,7 @@ fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
             && age.is_some_and(|age| age > UNLOCKED)
             && File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
         {
+            // Earlier versions also made folders.
             let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
         }
     }
@@ -224,33 +266,49 @@ mod tests {
     #[test]
     fn forms_of_another_key_are_gone() {
         let root = tempfile::tempdir().unwrap();
-        let old = Keep::open(root.path(), "1.20", "form").unwrap().folder;
-        let new = Keep::open(root.path(), "1.32", "form").unwrap().folder;
+        let open = |key| Keep::open(root.path(), key, "form", KeptForms::Made).unwrap();
+        let old = open("1.20").folder;
+        let new = open("1.32").folder;
         assert!(!old.exists() && new.exists());
-        assert_eq!(Keep::open(root.path(), "1.32", "form").unwrap().folder, new);
+        assert_eq!(open("1.32").folder, new);
+    }
+
+    #[test]
+    fn who_only_reads_finds_what_was_made_and_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let open = |key, forms| Keep::open(root.path(), key, "form", forms).unwrap();
+        let reader = open("1.32", KeptForms::Read);
+        assert!(std::fs::read_dir(root.path()).unwrap().next().is_none());
+        assert!(!reader.is_written_here() && reader.find("a").is_none());
+        let maker = Keep::named(root.path(), reader.name(), "form").unwrap();
+        let made = maker.fresh().unwrap();
+        std::fs::write(&made, b"quick").unwrap();
+        maker.adopt("a", made).unwrap();
+        assert!(reader.find("a").is_some());
+        let _of_another_version = open("1.20", KeptForms::Read);
+        assert!(reader.find("a").is_some());
     }
 
     #[test]
     fn what_a_crash_left_half_made_goes_and_what_is_being_made_stays() {
         let root = tempfile::tempdir().unwrap();
-        let keep = Keep::open(root.path(), "1", "form").unwrap();
+        let keep = Keep::open(root.path(), "1", "form", KeptForms::Made).unwrap();
         let half = keep.fresh().unwrap().path.keep().unwrap();
-        let half_folder = keep.fresh_folder().unwrap().path.keep();
-        std::fs::write(half_folder.join("model"), "half").unwrap();
-        let (making, making_folder) = (keep.fresh().unwrap(), keep.fresh_folder().unwrap());
+        let making = keep.fresh().unwrap();
         let kept = keep.path("a", "form");
         std::fs::write(&kept, "whole").unwrap();
         sweep(&keep.folder, SystemTime::now()).unwrap();
         assert!(half.exists(), "its process has had no time to lock it");
         sweep(&keep.folder, SystemTime::now() + 2 * UNLOCKED).unwrap();
-        assert!(!half.exists() && !half_folder.exists() && kept.exists());
-        assert!(making.as_ref().exists() && making_folder.as_ref().exists());
+        assert!(!half.exists() && kept.exists());
+        assert!(making.as_ref().exists());
     }
 
     #[test]
     fn what_is_kept_is_found_until_it_is_damaged_or_forgotten() {
         let root = tempfile::tempdir().unwrap();
-        let keep = Keep::open(root.path(), "1", "form").unwrap();
+        let open = || Keep::open(root.path(), "1", "form", KeptForms::Made).unwrap();
+        let keep = open();
         assert_eq!(keep.find("a"), None);
         let made = keep.fresh().unwrap();
         std::fs::write(&made, b"quick").unwrap();
@@ -258,10 +316,7 @@ mod tests {
         let found = keep.find("a").unwrap();
         assert_eq!(std::fs::read(&found).unwrap(), b"quick");
         std::fs::write(&found, b"quack").unwrap();
-        assert_eq!(
-            Keep::open(root.path(), "1", "form").unwrap().find("a"),
-            None
-        );
+        assert_eq!(open().find("a"), None);
         keep.decline("a");
         assert!(keep.is_declined("a"));
         keep.remove("a");

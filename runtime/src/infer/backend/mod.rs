@@ -4,7 +4,8 @@ pub mod arrange;
 mod device;
 mod devices;
 mod discovery;
-mod keep;
+pub(crate) mod forms;
+pub(crate) mod keep;
 mod model_dir;
 mod onnxruntime;
 mod rten;
@@ -29,6 +30,7 @@ pub use device::Device;
 pub use devices::Card;
 pub(crate) use devices::Driver;
 pub use discovery::newest_library;
+pub use keep::KeptForms;
 pub(crate) use keep::forget_kept;
 pub use model_dir::DataFile;
 pub(crate) use model_dir::ModelDir;
@@ -94,6 +96,8 @@ pub struct BackendOptions {
     pub optimized: Option<PathBuf>,
     /// A folder with libraries that were fetched for this node, in folders of their backends' names.
     pub installed: Option<PathBuf>,
+    /// Whether this process makes those forms or only reads them.
+    pub kept_forms: KeptForms,
     /// Which backend runs a graph that chooses none.
     pub default: BackendChoice,
     /// A folder for models whose weights lie in other files, best on the file system of those; swept at the start.
@@ -194,7 +198,7 @@ pub(crate) trait Model: Send + Sync {
         Place::Host
     }
 
-    /// Gives back memory that it keeps for its next runs, at the latest when the next one has ended.
+    /// Gives back memory that it keeps for its next runs: now, or at the end of the next one where the backend cannot do it before.
     fn give_back_memory(&self) {}
 
     /// The graph in an engine that it is, if it is one.
@@ -239,6 +243,8 @@ pub(crate) struct Loaded {
     pub outputs: Vec<Port>,
     /// The operator of it that mixes the rows of a batch, if there is one.
     pub mixes_rows: Option<String>,
+    /// Whether another process is to make a form of it that loads quicker.
+    pub lacks_form: bool,
 }
 
 /// Why a graph cannot be run here.
@@ -291,7 +297,10 @@ impl Backends {
             let optimized = options.optimized.as_ref();
             let optimized = optimized.map(|folder| folder.join(onnxruntime::NAME));
             let limit = options.gpu_memory_bytes;
-            onnxruntime::Onnxruntime::open(&path, optimized.as_deref(), driver.clone(), limit)
+            let optimized = optimized
+                .as_deref()
+                .map(|folder| (folder, options.kept_forms));
+            onnxruntime::Onnxruntime::open(&path, optimized, driver.clone(), limit)
                 .map_err(|reason| (Some(path), reason))
         });
         if let Ok(onnxruntime) = &onnxruntime
@@ -300,6 +309,8 @@ impl Backends {
             // It takes a second or two, for which no request shall wait.
             onnxruntime.no_cuda();
         }
+        let scratch = options.scratch.unwrap_or_else(std::env::temp_dir);
+        let optimized = options.optimized.as_deref();
         Self {
             driver,
             known: moka::sync::Cache::builder()
@@ -309,8 +320,8 @@ impl Backends {
                 })
                 .build(),
             default: options.default,
-            rten: rten::Rten::new(options.optimized.as_deref()),
-            scratch: options.scratch.unwrap_or_else(std::env::temp_dir),
+            rten: rten::Rten::new(optimized, options.kept_forms, scratch.clone()),
+            scratch,
             onnxruntime: onnxruntime.map_err(|(path, reason)| BackendInfo {
                 name: onnxruntime::NAME,
                 version: None,
@@ -349,6 +360,21 @@ impl Backends {
                 reason: Some(reason),
             },
         }
+    }
+
+    /// The folders in which backends look for models in their quickest form, by the backends' names.
+    pub(crate) fn kept_forms(&self) -> Vec<(String, String)> {
+        let onnxruntime = self.onnxruntime.as_ref().ok();
+        let folders = [
+            (rten::NAME, self.rten.kept_forms()),
+            (
+                onnxruntime::NAME,
+                onnxruntime.and_then(onnxruntime::Onnxruntime::kept_forms),
+            ),
+        ];
+        let named = folders.into_iter();
+        let named = named.filter_map(|(name, folder)| Some((name.into(), folder?.into())));
+        named.collect()
     }
 
     /// Forgets what is kept of a model on disk.

@@ -9,7 +9,7 @@ mod refusals;
 mod rewrites;
 mod wide;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rten::{
     DataType, Model as RtenModel, ModelOptions, NodeId, RunOptions, Value, ValueOrView, ValueType,
@@ -22,13 +22,15 @@ use samovar_onnx::{ModelProto, mixing};
 use adapted::Adaptable;
 use defaults::{Defaults, Optional, computes};
 
-use super::keep::{Keep, MAX_KEPT_BYTES};
+use super::keep::{Keep, KeptForms, MAX_KEPT_BYTES};
 use super::tensor::{Data, ElementType, Tensor};
 use super::{BackendInfo, Device, Loaded, Model, RunError, Runs, Wanted};
 use crate::infer::backend::arrange::carrier;
 use crate::infer::compute::Worker;
 
-const NAME: &str = "rten";
+pub(super) const NAME: &str = "rten";
+/// Ending of the files of adapted models. Without it rten does not know what they are.
+pub(super) const FORM_ENDING: &str = "onnx";
 const VERSION: &str = "0.27";
 
 pub(crate) fn info() -> BackendInfo {
@@ -55,21 +57,27 @@ struct Loadable {
 /// rten, with the models that were adapted to it before.
 pub(super) struct Rten {
     adapted: Option<Keep>,
+    /// Where it lays out models whose weights lie in other files.
+    scratch: PathBuf,
 }
 
 impl Rten {
     /// Keeps adapted models in a folder of its own in `optimized`.
-    pub fn new(optimized: Option<&Path>) -> Self {
+    pub fn new(optimized: Option<&Path>, forms: KeptForms, scratch: PathBuf) -> Self {
         let adapted = optimized.and_then(|folder| {
             let folder = folder.join(NAME);
             let failed = |error: &std::io::Error| {
                 tracing::warn!(folder = %folder.display(), %error, "adapted models are not kept");
             };
-            // Without the ending rten does not know what it is.
-            let opened = Keep::open(&folder, &adapted::key(), "onnx");
+            let opened = Keep::open(&folder, &adapted::key(), FORM_ENDING, forms);
             opened.inspect_err(failed).ok()
         });
-        Self { adapted }
+        Self { adapted, scratch }
+    }
+
+    /// The name of the folder that adapted models lie in, if any are kept.
+    pub fn kept_forms(&self) -> Option<&str> {
+        self.adapted.as_ref().map(Keep::name)
     }
 
     /// Forgets what is kept of a model.
@@ -102,7 +110,7 @@ impl Rten {
                 ));
             }
         }
-        let (model, optional) = self.open(onnx, bytes, &inputs, folder, wanted)?;
+        let (model, optional, lacks_form) = self.open(onnx, bytes, &inputs, folder, wanted)?;
         let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
             ports
                 .iter()
@@ -131,10 +139,12 @@ impl Rten {
             inputs,
             outputs,
             mixes_rows: mixing::operator(onnx),
+            lacks_form,
         })
     }
 
-    /// Opens a model, if it can be with its optional inputs as inputs, and else with their defaults as constants.
+    /// Opens a model, if possible with its optional inputs as inputs, otherwise with their defaults as constants. Also says whether
+    /// a form of it is to be made elsewhere.
     fn open(
         &self,
         onnx: &ModelProto,
@@ -142,45 +152,41 @@ impl Rten {
         inputs: &[Port],
         folder: Option<&Path>,
         wanted: Wanted<'_>,
-    ) -> Result<(RtenModel, Vec<Optional>), String> {
+    ) -> Result<(RtenModel, Vec<Optional>, bool), String> {
         let options = options(wanted.folding);
-        let adapted = |open: Option<&[u8]>| {
-            let from = Adaptable {
-                model: onnx,
-                bytes,
-                open,
-                folder,
+        let from = Adaptable {
+            model: onnx,
+            bytes,
+            open: None,
+            folder,
+        };
+        let load = |model: Vec<u8>| match folder {
+            Some(folder) => mapped(model, folder, &self.scratch, &options),
+            None => opened(model, &options),
+        };
+        let Some(defaults) = Defaults::of(inputs, bytes)? else {
+            let (model, lacks_form) = match (folder, wanted.digest, &self.adapted) {
+                (None, Some(digest), Some(keep)) => kept(keep, digest, &from, &options)?,
+                _ => (load(adapted::adapted(&from)?)?, false),
             };
-            match (folder, wanted.digest, &self.adapted) {
-                (Some(folder), ..) => {
-                    let adapted = adapted::adapted(&from)?;
-                    mapped(adapted, folder, self.adapted.as_ref(), &options)
-                }
-                (None, Some(digest), Some(keep)) => kept(keep, digest, &from, &options),
-                (None, ..) => opened(adapted::adapted(&from)?, &options),
+            return Ok((model, defaults::constant(inputs), lacks_form));
+        };
+        // No form of a model with defaults is kept: which of the two forms works is only known after loading it.
+        let with_inputs = || {
+            let open = Some(defaults.open.as_slice());
+            let model = load(adapted::adapted(&Adaptable { open, ..from })?)?;
+            let optional = defaults::of_opened(&model, inputs, || load(defaults.alone()?))?;
+            Ok::<_, String>((model, optional))
+        };
+        let (model, optional) = match with_inputs() {
+            Ok(open) => open,
+            Err(why) => {
+                tracing::info!(why, "rten cannot replace the defaults of a graph");
+                let model = load(adapted::adapted(&from)?)?;
+                (model, defaults::constant(inputs))
             }
         };
-        let defaults = Defaults::of(inputs, bytes)?;
-        let open = defaults.as_ref().map(|defaults| {
-            let model = adapted(Some(&defaults.open))?;
-            let alone = || match folder {
-                Some(folder) => mapped(defaults.alone()?, folder, self.adapted.as_ref(), &options),
-                None => opened(defaults.alone()?, &options),
-            };
-            let optional = defaults::of_opened(&model, inputs, alone)?;
-            Ok::<_, String>((model, optional))
-        });
-        match open {
-            Some(Ok(open)) => return Ok(open),
-            Some(Err(why)) => {
-                tracing::info!(why, "a graph's defaults cannot be replaced on rten");
-                if let Some(digest) = wanted.digest {
-                    self.forget(digest);
-                }
-            }
-            None => {}
-        }
-        Ok((adapted(None)?, defaults::constant(inputs)))
+        Ok((model, optional, false))
     }
 }
 
@@ -195,23 +201,46 @@ fn opened(model: Vec<u8>, options: &ModelOptions) -> Result<RtenModel, String> {
     options.load(model).map_err(|e| e.to_string())
 }
 
-/// Opens a model as it was adapted before, or adapts it and keeps that.
+/// Writes the adapted form of a model to a file that is there; false if no form of it is kept.
+///
+/// # Errors
+/// With operator and node, when rten would compute something wrongly.
+pub(super) fn make_form(onnx: &ModelProto, bytes: &[u8], to: &Path) -> Result<bool, String> {
+    if Defaults::of(&onnx.inputs()?, bytes)?.is_some() {
+        return Ok(false);
+    }
+    let adapted = adapted::adapted(&Adaptable {
+        model: onnx,
+        bytes,
+        open: None,
+        folder: None,
+    })?;
+    if adapted.len() as u64 > MAX_KEPT_BYTES {
+        return Ok(false);
+    }
+    std::fs::write(to, adapted).map_err(|e| format!("it cannot be written: {e}"))?;
+    Ok(true)
+}
+
+/// Opens a model as it was adapted before; or adapts it, and keeps that if this process makes forms. Also says whether a form is
+/// to be made elsewhere.
 fn kept(
     keep: &Keep,
     digest: &str,
     from: &Adaptable<'_>,
     options: &ModelOptions,
-) -> Result<RtenModel, String> {
+) -> Result<(RtenModel, bool), String> {
     if let Some(path) = keep.find(digest) {
         // SAFETY: the file is our own, lies in a folder that only this node writes to, and is replaced by rename, never
         // changed in place.
         match unsafe { options.load_mmap(path) } {
-            Ok(model) => return Ok(model),
+            Ok(model) => return Ok((model, false)),
             Err(error) => tracing::warn!(digest, %error, "an adapted model does not load"),
         }
     }
     let adapted = adapted::adapted(from)?;
-    if adapted.len() as u64 <= MAX_KEPT_BYTES {
+    let is_kept = adapted.len() as u64 <= MAX_KEPT_BYTES && !keep.is_declined(digest);
+    if is_kept && keep.is_written_here() {
         let made = keep.fresh().and_then(|made| {
             std::fs::write(made.as_ref(), &adapted)?;
             keep.adopt(digest, made)
@@ -220,36 +249,31 @@ fn kept(
             tracing::warn!(digest, %error, "an adapted model cannot be kept");
         }
     }
-    opened(adapted, options)
+    let lacks_form = is_kept && !keep.is_written_here();
+    Ok((opened(adapted, options)?, lacks_form))
 }
 
 /// Opens a model whose weights lie in `folder`, and maps them. rten looks for weights beside the model, and engines cannot write
-/// to the weights' folder: so the model is written to another one, beside links to the weights.
+/// to the weights' folder: so the model is written to one below `scratch`, beside links to the weights.
 fn mapped(
     model: Vec<u8>,
     folder: &Path,
-    keep: Option<&Keep>,
+    scratch: &Path,
     options: &ModelOptions,
 ) -> Result<RtenModel, String> {
     let failed = |e: std::io::Error| format!("cannot write the model for rten: {e}");
+    std::fs::create_dir_all(scratch).map_err(failed)?;
     // It goes at the end; what is mapped stays.
-    let (kept, own);
-    let made: &Path = match keep {
-        Some(keep) => {
-            kept = keep.fresh_folder().map_err(failed)?;
-            kept.as_ref()
-        }
-        None => {
-            own = tempfile::tempdir().map_err(failed)?;
-            own.path()
-        }
-    };
+    let made = tempfile::Builder::new()
+        .prefix("rten-")
+        .tempdir_in(scratch)
+        .map_err(failed)?;
     for weights in std::fs::read_dir(folder).map_err(failed)?.flatten() {
-        let link = made.join(weights.file_name());
+        let link = made.path().join(weights.file_name());
         std::os::unix::fs::symlink(weights.path(), link).map_err(failed)?;
     }
     // The folder also holds the model as it was pushed, by another name.
-    let path = made.join("rten.onnx");
+    let path = made.path().join("rten.onnx");
     std::fs::write(&path, model).map_err(failed)?;
     // SAFETY: the files are links to blobs, which nobody changes once they are stored under their digest.
     unsafe { options.load_mmap(&path) }.or_else(|_| {

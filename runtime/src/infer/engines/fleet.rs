@@ -6,29 +6,35 @@ mod inspect;
 mod loads;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
-use folders::{engine_options, with_folders};
+use folders::{engine_options, make_folders, with_folders};
 
 use super::Program;
 use super::blame::Blame;
 #[cfg(test)]
 use super::history::EndReason;
-use super::history::{GraphLabel, History, Suspect};
+use super::history::{EngineEvent, GraphLabel, History, Suspect};
 use super::memory::{Memory, Share};
+use super::optimizer::Optimizer;
 use super::remote::Remote;
 use super::running::{Ended, Opened, Running};
 use super::wire::{Open, backend_name};
+use crate::fair_semaphore::{FairSemaphore, SemaphorePermit};
 use crate::infer::backend::{
     BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Libraries,
-    LoadError, Loaded, Model, ModelDir, Source, Target, Wanted, rten_info,
+    LoadError, Loaded, Model, ModelDir, Source, Target, Wanted, forget_kept, rten_info,
 };
+use crate::infer::graph::max_loads;
+use crate::permits::Owner;
 use crate::process::confine::Confinement;
 
 /// How long an engine without a graph stays, for the next one.
@@ -113,7 +119,7 @@ pub(super) struct At {
     label: Arc<GraphLabel>,
     /// The files that it is loaded from again.
     _laid: Option<ModelDir>,
-    _counted: Counted,
+    counted: Counted,
 }
 
 /// Keeps the engine of a group from ending for want of graphs.
@@ -133,10 +139,14 @@ pub(crate) struct Fleet {
     options: BackendOptions,
     executor: Handle,
     driver: Driver,
+    /// Has models brought into the form that loads quickest, where such are kept.
+    optimizer: Option<Optimizer>,
     berths: Mutex<HashMap<Group, Arc<Berth>>>,
     blame: Mutex<Blame>,
     history: History,
     next: AtomicU32,
+    /// Graphs that are loaded again by runs, at once. Those that replicas wait for have turns of their own.
+    loads_again: FairSemaphore,
     /// What the first engine with ONNX Runtime said of itself.
     opened: OnceLock<Opened>,
 }
@@ -157,7 +167,16 @@ impl Fleet {
         if let Some(scratch) = &options.scratch {
             let _ = std::fs::remove_dir_all(scratch);
         }
+        let optimizer = match (&program, &options.optimized) {
+            (Program::Process(program), Some(root)) => Some(Optimizer::new(
+                program.clone(),
+                confinement.memory_bytes,
+                root.clone(),
+            )),
+            _ => None,
+        };
         let fleet = Arc::new(Self {
+            optimizer,
             program,
             confinement,
             load_timeout,
@@ -169,6 +188,7 @@ impl Fleet {
             blame: Mutex::default(),
             history: History::new(),
             next: AtomicU32::new(1),
+            loads_again: FairSemaphore::lending(max_loads()),
             opened: OnceLock::new(),
         });
         let group = Group {
@@ -191,9 +211,14 @@ impl Fleet {
         scratch.unwrap_or_else(std::env::temp_dir)
     }
 
-    /// Where models are kept in the forms that load quickest.
-    pub fn optimized(&self) -> Option<&Path> {
-        self.options.optimized.as_deref()
+    /// Forgets the form of a model that loads quickest, of whatever backend.
+    pub fn forget(&self, digest: &str) {
+        if let Some(optimizer) = &self.optimizer {
+            optimizer.forget(digest);
+        }
+        if let Some(folder) = &self.options.optimized {
+            forget_kept(folder, digest);
+        }
     }
 
     /// Ends every engine.
@@ -359,6 +384,7 @@ impl Fleet {
             inputs: head.inputs,
             outputs: head.outputs,
             mixes_rows: head.mixes_rows,
+            lacks_form: false,
         })
     }
 
@@ -367,8 +393,10 @@ impl Fleet {
     /// # Errors
     /// What the backend says of it now, or why it is not loaded.
     pub(super) async fn load_again(self: &Arc<Self>, spec: &Arc<Spec>) -> Result<At, String> {
+        let permit = self.acquire_reload(&spec.label).await?;
         let (fleet, spec) = (self.clone(), spec.clone());
         let loading = self.executor.spawn_blocking(move || {
+            let _permit = permit;
             fleet
                 .load_spec(&spec, None)
                 .map(|(at, _)| at)
@@ -377,6 +405,24 @@ impl Fleet {
         loading
             .await
             .unwrap_or_else(|e| Err(format!("loading stopped unexpectedly: {e}")))
+    }
+
+    /// Waits for a permit to load a graph again.
+    async fn acquire_reload(&self, label: &GraphLabel) -> Result<SemaphorePermit, String> {
+        /// Cancels the request on drop.
+        struct Waiting(JoinHandle<SemaphorePermit>);
+        impl Drop for Waiting {
+            fn drop(&mut self) {
+                self.0.abort();
+            }
+        }
+        let (reloads, owner) = (self.loads_again.clone(), Owner::named(&label.key()));
+        // A task, because batched runs wait on threads without timers.
+        let waiting = self
+            .executor
+            .spawn(async move { reloads.acquire(owner).await });
+        let permit = (&mut Waiting(waiting).0).await;
+        permit.map_err(|e| format!("waiting for a permit to load stopped: {e}"))
     }
 
     /// The engine of a group, started now if there is none.
@@ -394,14 +440,20 @@ impl Fleet {
             berth.engine = None;
         }
         std::thread::sleep(backoff(berth.quick_ends));
-        let mut options = engine_options(&self.options);
+        let scratch =
+            make_folders(&self.options).map_err(|e| format!("its folder cannot be made: {e}"))?;
+        let own = scratch.as_ref().map(TempDir::path);
+        let mut options = engine_options(&self.options, own);
         if group.backend == Backend::Rten {
             options.libraries = Libraries::OnlyRten;
         }
         let open = Open {
             backends: options,
             confinement: match self.program {
-                Program::Process(_) => Some(with_folders(self.confinement.clone(), &self.options)),
+                Program::Process(_) => {
+                    let own = with_folders(self.confinement.clone(), &self.options, own);
+                    Some(own)
+                }
                 #[cfg(test)]
                 Program::Thread => None,
             },
@@ -412,8 +464,13 @@ impl Fleet {
                 fleet.note_end(&its, ended, suspects);
             }
         });
-        let engine = Running::start(&self.executor, &self.program, open, told)
+        let engine = Running::start(&self.executor, &self.program, open, scratch, told)
             .map_err(|e| format!("an engine cannot be started: {e}"))?;
+        if let Some(optimizer) = &self.optimizer {
+            for (backend, folder) in &engine.opened().kept_forms {
+                optimizer.prepare(backend, folder);
+            }
+        }
         self.note_start(group, &engine);
         berth.started = Some(Instant::now());
         berth.engine = Some(engine.clone());
@@ -473,14 +530,17 @@ impl Counted {
 }
 
 impl At {
-    /// Says that it goes for others.
+    /// Notes that it goes for others.
     pub(super) fn note_eviction(&self) {
         let bytes = self.share.bytes();
         tracing::info!(
             graph = self.label.name,
             bytes,
-            "a graph went to make room for another"
+            "idle graph unloaded to make room for another"
         );
+        let graph = self.label.clone();
+        let history = &self.counted.fleet.history;
+        history.record(EngineEvent::Evicted { graph, bytes });
     }
 }
 

@@ -122,6 +122,13 @@ pub enum EngineEvent {
     },
     /// A graph may be run again.
     Released(Arc<GraphLabel>),
+    /// An idle graph was unloaded to make room for another. Its next run loads it again.
+    Evicted {
+        /// The graph.
+        graph: Arc<GraphLabel>,
+        /// The memory that it was counted with.
+        bytes: u64,
+    },
 }
 
 /// What was counted since the node started.
@@ -133,6 +140,8 @@ pub struct EngineTotals {
     pub ends: BTreeMap<(&'static str, EndReason), u64>,
     /// How often a graph was quarantined.
     pub quarantines: u64,
+    /// How often an idle graph was unloaded to make room for another.
+    pub evictions: u64,
     /// Graphs that are quarantined now.
     pub quarantined_graphs: usize,
 }
@@ -161,6 +170,7 @@ impl History {
             }
             EngineEvent::Quarantined { .. } => totals.quarantines += 1,
             EngineEvent::Released(_) => {}
+            EngineEvent::Evicted { .. } => totals.evictions += 1,
         }
         drop(totals);
         // An error says that nothing follows.
@@ -210,9 +220,18 @@ mod tests {
         history.record(ended.clone());
         history.record(EngineEvent::Started(engine("onnxruntime")));
         history.record(ended.clone());
+        history.record(EngineEvent::Evicted {
+            graph: Arc::new(GraphLabel {
+                name: "g".into(),
+                digest: "00ff".into(),
+                deployment: None,
+            }),
+            bytes: 1 << 20,
+        });
         let totals = history.totals();
         assert_eq!(totals.starts, [("rten", 1), ("onnxruntime", 1)].into());
         assert_eq!(totals.ends, [(("rten", EndReason::Signal), 2)].into());
+        assert_eq!(totals.evictions, 1);
         assert_eq!(followed.try_recv(), Ok(ended));
     }
 

@@ -3,7 +3,7 @@
 //!
 //! The node starts `samovar engine`, hands it a socket and shared memory (`ring.rs`, `arena.rs`, `wire.rs`), and has it
 //! confined (`process/confine.rs`). `serve.rs` is what the engine does; `running.rs` is one engine as the node sees it; `fleet.rs`
-//! starts them and decides which graph is loaded where, with `blame.rs`; `history.rs` counts what happens to them and sends it to
+//! starts them and decides which graph is loaded where, with `blame.rs`; `optimizer.rs` has models brought into a form that loads quicker; `history.rs` counts what happens to them and sends it to
 //! those who follow; `remote.rs` is a graph in an engine, for those who run it.
 
 mod arena;
@@ -14,6 +14,7 @@ mod history;
 mod kept;
 mod libraries;
 mod memory;
+mod optimizer;
 mod remote;
 mod ring;
 mod running;
@@ -32,6 +33,7 @@ use crate::process::confine::Confinement;
 pub(crate) use fleet::Fleet;
 pub use history::{EndReason, EngineEvent, EngineLabel, EngineTotals, GraphLabel, Suspect};
 pub use memory::GraphMemory;
+pub use optimizer::serve as serve_optimizer;
 pub(crate) use remote::Remote;
 pub use serve::serve;
 pub(crate) use wire::Length;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::EventfdFlags;
+use tempfile::TempDir;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
@@ -31,6 +32,7 @@ use crate::infer::backend::RunError;
 use crate::infer::backend::tensor::Tensor;
 use crate::process::barrier::Barrier;
 use crate::process::frames;
+pub(super) use spawn::passed_on;
 use spawn::start;
 
 /// How long an engine may take until it has found its backends.
@@ -58,6 +60,8 @@ pub(super) struct Running {
     told: Mutex<Option<Told>>,
     /// Its graphs, by their numbers.
     labels: Mutex<HashMap<u32, Arc<GraphLabel>>>,
+    /// The folder that it may write to, which goes with it.
+    _scratch: Option<TempDir>,
 }
 
 /// Who hears of an engine's end first.
@@ -69,6 +73,8 @@ pub(super) struct Opened {
     pub backends: Vec<BackendHead>,
     pub no_cards: Option<String>,
     pub barriers: Vec<Barrier>,
+    /// The folders in which its backends look for models in their quickest form, by the backends' names.
+    pub kept_forms: Vec<(String, String)>,
 }
 
 #[derive(Default)]
@@ -202,6 +208,7 @@ impl Running {
         executor: &Handle,
         program: &Program,
         open: Open,
+        scratch: Option<TempDir>,
         told: Told,
     ) -> io::Result<Arc<Self>> {
         let _entered = executor.enter();
@@ -221,10 +228,12 @@ impl Running {
                 backends,
                 no_cards,
                 barriers,
+                kept_forms,
             }) => Opened {
                 backends,
                 no_cards,
                 barriers,
+                kept_forms,
             },
             Some(_) => return Err(io::Error::other("its first answer is none to open")),
             None => return Err(io::Error::other("it ended at once")),
@@ -248,6 +257,7 @@ impl Running {
             process,
             told: Mutex::new(Some(told)),
             labels: Mutex::default(),
+            _scratch: scratch,
         });
         let weak = Arc::downgrade(&running);
         std::thread::Builder::new()

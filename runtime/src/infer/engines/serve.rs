@@ -4,6 +4,7 @@
 //! are cores. Where those are all taken by long runs, and more wait, a watchman adds some.
 
 mod crew;
+mod steward;
 
 use std::collections::HashMap;
 use std::io;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use self::crew::Crew;
+use self::steward::Steward;
 use super::gauge::Gauge;
 use super::libraries;
 use super::ring::{self, Receiver, Sender, Sent};
@@ -55,6 +57,7 @@ struct Engine {
     tensors: Tensors,
     stops: Mutex<Stops>,
     crew: Crew,
+    steward: Steward,
 }
 
 #[derive(Default)]
@@ -80,13 +83,10 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
         backends: options,
         confinement,
     } = *open;
-    for folder in [&options.optimized, &options.scratch].into_iter().flatten() {
-        // What is not there cannot be opened later.
-        std::fs::create_dir_all(folder)?;
-    }
     let backends = Arc::new(Backends::beside_others(options));
-    // After the libraries are open, which lie anywhere; before anything of a pusher is read.
     let is_process = confinement.is_some();
+    let gauge = Gauge::open(is_process)?;
+    // After the libraries are open, which lie anywhere; before anything of a pusher is read.
     let barriers = match confinement {
         Some(confinement) => confine::confine(&libraries::with_libraries(confinement, &backends))?,
         None => Vec::new(),
@@ -95,6 +95,7 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
         backends: backends.info().iter().map(BackendHead::of).collect(),
         no_cards: backends.cards().reason,
         barriers,
+        kept_forms: backends.kept_forms(),
     };
     frames::write_frame(&control, &opened)?;
     let engine = Arc::new(Engine {
@@ -106,12 +107,13 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
         bell,
         is_over: AtomicBool::new(false),
         arena,
-        gauge: Gauge::open()?,
+        gauge,
         collect,
         graphs: RwLock::default(),
         tensors: Tensors::default(),
         stops: Mutex::default(),
         crew: Crew::default(),
+        steward: Steward::default(),
     });
     for _ in 0..cores() {
         engine.hire()?;
@@ -120,6 +122,10 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
     std::thread::Builder::new()
         .name("watchman".into())
         .spawn(move || watchman.watch())?;
+    let steward = engine.clone();
+    std::thread::Builder::new()
+        .name("steward".into())
+        .spawn(move || steward.keep_memory())?;
     let followed = engine.follow();
     if is_process {
         // At once: what runs yet is not waited for, and libraries are not taken down under it.
@@ -128,6 +134,7 @@ pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
     }
     engine.is_over.store(true, Ordering::SeqCst);
     engine.requests.wake(i32::MAX);
+    engine.steward.note_run();
     followed
 }
 
@@ -182,6 +189,7 @@ impl Engine {
         let loaded = guarded(|| self.loaded(load))
             .map_err(|e| LoadError(e.to_string()))
             .flatten();
+        let load_peak_bytes = activity.peak_bytes();
         // What reading and optimizing took is not the graph's.
         self.give_back();
         let weight_bytes = activity.growth_bytes();
@@ -198,6 +206,8 @@ impl Engine {
                     outputs: loaded.outputs.clone(),
                     mixes_rows: loaded.mixes_rows.clone(),
                     weight_bytes,
+                    load_peak_bytes,
+                    lacks_form: loaded.lacks_form,
                 });
                 let mut graphs = self.graphs.write().unwrap_or_else(PoisonError::into_inner);
                 graphs.insert(graph, Arc::new(loaded));
@@ -264,6 +274,9 @@ impl Engine {
                 };
                 lock(&self.stops).running.remove(&run);
                 self.reply(run, ran);
+                if length == Length::Unknown {
+                    self.steward.note_run();
+                }
             }
             Request::Read { read, tensor, to } => {
                 let error = self.read(tensor, to).err();
@@ -314,10 +327,6 @@ impl Engine {
             && time > WORTH_A_LOOK
         {
             peak_bytes = activity.peak_bytes().unwrap_or(0);
-            drop(activity);
-            if self.gauge.is_in_excess() {
-                self.ask_back();
-            }
         }
         let outputs = tensors::departing(outputs, &self.tensors).map_err(Failure::Backend)?;
         Ok((outputs, Took { time, peak_bytes }))
@@ -331,16 +340,6 @@ impl Engine {
         unsafe {
             libc::malloc_trim(0);
         }
-    }
-
-    /// Has memory given back that runs have left with the libraries.
-    fn ask_back(&self) {
-        let graphs = self.graphs.read().unwrap_or_else(PoisonError::into_inner);
-        for loaded in graphs.values() {
-            loaded.model.give_back_memory();
-        }
-        drop(graphs);
-        self.give_back();
     }
 
     fn reply(&self, run: u64, ran: Result<(Vec<Outgoing>, Took), Failure>) {

@@ -174,6 +174,8 @@ pub(super) enum Answer {
         no_cards: Option<String>,
         /// What confines the engine, and what does not.
         barriers: Vec<Barrier>,
+        /// The folders in which its backends look for models in their quickest form, by the backends' names.
+        kept_forms: Vec<(String, String)>,
     },
     Loaded {
         graph: u32,
@@ -248,6 +250,10 @@ pub(super) struct LoadedHead {
     pub mixes_rows: Option<String>,
     /// The memory that it takes, where that was measured.
     pub weight_bytes: Option<u64>,
+    /// The most memory that loading took, where that was measured.
+    pub load_peak_bytes: Option<u64>,
+    /// Whether a form of it that loads quicker is to be made.
+    pub lacks_form: bool,
 }
 
 #[cfg(test)]

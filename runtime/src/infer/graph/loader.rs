@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use crate::infer::backend::{
-    BackendInfo, Backends, Cards, LoadError, Loaded, SharedBackends, Source, Wanted, forget_kept,
+    BackendInfo, Backends, Cards, LoadError, Loaded, SharedBackends, Source, Wanted,
 };
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Fleet, GraphMemory};
 use crate::process::barrier::Barrier;
@@ -51,11 +51,7 @@ impl Loader {
     pub fn delete_derived(&self, digest: &str) {
         match self {
             Self::InProcess(backends) => backends.forget(digest),
-            Self::Engines(fleet) => {
-                if let Some(folder) = fleet.optimized() {
-                    forget_kept(folder, digest);
-                }
-            }
+            Self::Engines(fleet) => fleet.forget(digest),
         }
     }
 

@@ -105,7 +105,7 @@ pub struct GraphStore {
 }
 
 /// Most loads at once. At least two, because one may wait for memory of a GPU.
-fn max_loads() -> usize {
+pub(crate) fn max_loads() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }
 
@@ -116,7 +116,7 @@ impl GraphStore {
             loader: loader.into(),
             pools: ComputePools::default(),
             slots: Mutex::default(),
-            loads: FairSemaphore::new(max_loads()),
+            loads: FairSemaphore::lending(max_loads()),
         })
     }
 

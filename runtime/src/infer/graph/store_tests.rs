@@ -125,6 +125,7 @@ async fn a_run_with_inputs_on_a_gpu_does_not_run_on_the_calling_thread() {
         inputs: Vec::new(),
         outputs: Vec::new(),
         mixes_rows: None,
+        lacks_form: false,
     };
     let graph = LoadedGraph::new(loaded, ComputePools::default(), "quick".into(), 1, 1);
     let input = |place| Tensor {

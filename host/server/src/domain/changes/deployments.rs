@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::error::ErrorCode;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::names;
 use samovar_types::settings::{AutoscalingUpdate, BackpressurePolicy, InvalidSetting};
 
@@ -35,7 +35,7 @@ pub enum Resumed {
 
 impl ModelView {
     /// A deployment that there is.
-    pub fn deployment(&self, id: Id) -> Result<&Deployment, Refusal> {
+    pub fn deployment(&self, id: DeploymentId) -> Result<&Deployment, Refusal> {
         let missing =
             || Refusal::NotFound(format!("model {} has no deployment {id}", self.model.name));
         self.deployments
@@ -44,7 +44,7 @@ impl ModelView {
             .ok_or_else(missing)
     }
 
-    pub(super) fn deployment_mut(&mut self, id: Id) -> Result<&mut Deployment, Refusal> {
+    pub(super) fn deployment_mut(&mut self, id: DeploymentId) -> Result<&mut Deployment, Refusal> {
         let name = &self.model.name;
         let missing = || Refusal::NotFound(format!("model {name} has no deployment {id}"));
         let deployment = self.deployments.get_mut(&id).ok_or_else(missing)?;
@@ -65,7 +65,7 @@ impl ModelView {
     }
 
     /// Gives a deployment another name.
-    pub fn rename_deployment(&mut self, id: Id, name: &str) -> Result<(), Refusal> {
+    pub fn rename_deployment(&mut self, id: DeploymentId, name: &str) -> Result<(), Refusal> {
         names::check_deployment_name(name).map_err(|wanted| {
             let shown: String = name.chars().take(80).collect();
             InvalidSetting::new("name", format_args!("{shown:?}"), wanted)
@@ -83,7 +83,7 @@ impl ModelView {
     }
 
     /// Switches a deployment off; one that is being built is stopped. Its requests are answered with 404 from now on; the running ones finish.
-    pub fn deactivate(&mut self, id: Id) -> Result<Done, Refusal> {
+    pub fn deactivate(&mut self, id: DeploymentId) -> Result<Done, Refusal> {
         let name = self.model.name.clone();
         if let Some(environment) = self
             .environments
@@ -113,7 +113,7 @@ impl ModelView {
     }
 
     /// Notes that the last request of a deployment that is switched off has finished.
-    pub fn deactivated(&mut self, id: Id) -> Result<Done, Refusal> {
+    pub fn deactivated(&mut self, id: DeploymentId) -> Result<Done, Refusal> {
         let deployment = self.deployment_mut(id)?;
         if deployment.status != DeploymentStatus::Deactivating {
             return Ok(Done::Unchanged);
@@ -123,7 +123,7 @@ impl ModelView {
     }
 
     /// Switches a deployment on again, with the settings that it had.
-    pub fn activate(&mut self, id: Id) -> Result<Done, Refusal> {
+    pub fn activate(&mut self, id: DeploymentId) -> Result<Done, Refusal> {
         let deployment = self.deployment_mut(id)?;
         let stopped = deployment.status == DeploymentStatus::BuildStopped;
         if !deployment.status.is_off() && !stopped {
@@ -137,7 +137,7 @@ impl ModelView {
     }
 
     /// Builds a deployment once more that failed.
-    pub fn retry(&mut self, id: Id) -> Result<Done, Refusal> {
+    pub fn retry(&mut self, id: DeploymentId) -> Result<Done, Refusal> {
         let deployment = self.deployment_mut(id)?;
         if !deployment.status.has_failed() {
             return Ok(Done::Unchanged);
@@ -152,7 +152,7 @@ impl ModelView {
     /// Notes how the build of a deployment ended.
     pub fn built(
         &mut self,
-        id: Id,
+        id: DeploymentId,
         status: DeploymentStatus,
         reason: Option<String>,
     ) -> Result<Done, Refusal> {
@@ -169,7 +169,7 @@ impl ModelView {
 
     /// Notes that a build which the end of the node cut off begins once more. If that one was cut off, too, it has
     /// failed: its bundle may be what ends the node.
-    pub fn resume_build(&mut self, id: Id) -> Result<Resumed, Refusal> {
+    pub fn resume_build(&mut self, id: DeploymentId) -> Result<Resumed, Refusal> {
         let deployment = self.deployment_mut(id)?;
         if !deployment.status.is_unfinished() {
             return Ok(Resumed::NotNeeded);
@@ -185,7 +185,7 @@ impl ModelView {
     }
 
     /// Deletes a deployment that is behind no environment.
-    pub fn delete_deployment(&mut self, id: Id) -> Result<Arc<Deployment>, Refusal> {
+    pub fn delete_deployment(&mut self, id: DeploymentId) -> Result<Arc<Deployment>, Refusal> {
         self.deployment(id)?;
         if let Some(environment) = self.environments.values().find(|one| one.holds(id)) {
             let text = format!(
@@ -208,7 +208,7 @@ impl ModelView {
     /// Changes how many replicas a deployment keeps; what its environment hands on follows.
     pub fn update_autoscaling(
         &mut self,
-        id: Id,
+        id: DeploymentId,
         update: &AutoscalingUpdate,
     ) -> Result<Done, Refusal> {
         let deployment = self.deployment_mut(id)?;
@@ -233,7 +233,7 @@ impl ModelView {
     /// Changes what happens to requests of a deployment that find every replica busy.
     pub fn update_backpressure(
         &mut self,
-        id: Id,
+        id: DeploymentId,
         policy: BackpressurePolicy,
     ) -> Result<Done, Refusal> {
         let deployment = self.deployment_mut(id)?;

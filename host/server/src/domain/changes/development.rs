@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use samovar_types::bundle::Bundle;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::error::ErrorCode;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::settings::{AutoscalingSettings, InvalidSetting};
 
 use super::{Done, Refusal};
@@ -38,7 +38,7 @@ impl ModelView {
     }
 
     /// The development deployment as it will be after a reload, to be tried before anybody is sent to it.
-    pub fn reloaded(&self, id: Id, reload: &Reload) -> Result<Deployment, Refusal> {
+    pub fn reloaded(&self, id: DeploymentId, reload: &Reload) -> Result<Deployment, Refusal> {
         let deployment = self.deployment(id)?;
         if deployment.kind != DeploymentKind::Development {
             let text = format!(
@@ -64,7 +64,7 @@ impl ModelView {
     /// began: one that was off is switched on by it, one that was switched off meanwhile stays so.
     pub fn reload(
         &mut self,
-        id: Id,
+        id: DeploymentId,
         begun: DeploymentStatus,
         reload: &Reload,
     ) -> Result<Done, Refusal> {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     /// A model with a development deployment and nothing else.
-    fn model() -> (ModelView, Id) {
+    fn model() -> (ModelView, DeploymentId) {
         let (model_id, id) = (random_id(), random_id());
         let model = Model {
             id: model_id,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::error::ErrorCode;
-use samovar_types::id::Id;
+use samovar_types::id::DeploymentId;
 use samovar_types::promotion::PromotionStatus;
 use samovar_types::promotion_settings::CleanupStrategy;
 
@@ -21,11 +21,11 @@ impl ModelView {
     pub fn promote(
         &mut self,
         environment: &str,
-        deployment: Id,
+        deployment: DeploymentId,
         how: Promote,
-        fresh: Id,
+        fresh: DeploymentId,
         now: Timestamp,
-    ) -> Result<Id, Refusal> {
+    ) -> Result<DeploymentId, Refusal> {
         let model = self.model.name.clone();
         let target = self.environment(environment)?;
         if let Some(promotion) = target.in_progress() {
@@ -69,7 +69,7 @@ impl ModelView {
         Ok(deployment)
     }
 
-    fn note_promoted(&mut self, environment: &str, candidate: Id) {
+    fn note_promoted(&mut self, environment: &str, candidate: DeploymentId) {
         let act = Act::ModelDeploymentPromoted(Default::default());
         self.note_promotion(environment, candidate, act);
     }
@@ -80,7 +80,7 @@ impl ModelView {
         source: &Deployment,
         environment: &str,
         how: Promote,
-        fresh: Id,
+        fresh: DeploymentId,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         if self.deployments.len() >= MAX_DEPLOYMENTS {
@@ -119,7 +119,7 @@ impl ModelView {
     pub fn begin_promotion(
         &mut self,
         environment: &str,
-        candidate: Id,
+        candidate: DeploymentId,
         how: Promote,
         now: Timestamp,
     ) -> Result<(), Refusal> {
@@ -296,7 +296,7 @@ impl ModelView {
     }
 
     /// Lets no deployment into an environment that was to go there once it is built.
-    fn forget_promotions_to(&mut self, environment: &str) -> Vec<Id> {
+    fn forget_promotions_to(&mut self, environment: &str) -> Vec<DeploymentId> {
         let mut found = Vec::new();
         for deployment in self.deployments.values_mut() {
             let waits = deployment.promote_to.as_deref() == Some(environment);
@@ -314,7 +314,12 @@ impl ModelView {
         }
     }
 
-    fn note_control_of(&mut self, environment: &str, candidate: Id, action: ControlAction) {
+    fn note_control_of(
+        &mut self,
+        environment: &str,
+        candidate: DeploymentId,
+        action: ControlAction,
+    ) {
         let act = Act::ModelPromotionControlAction {
             action,
             environment_id: (),
@@ -333,7 +338,7 @@ impl ModelView {
     }
 
     /// The deployment that moves in, or moved last.
-    fn candidate_of(&self, environment: &str) -> Option<Id> {
+    fn candidate_of(&self, environment: &str) -> Option<DeploymentId> {
         let promotion = self.environments.get(environment)?.promotion.as_ref()?;
         Some(promotion.candidate_deployment_id)
     }

@@ -1,4 +1,4 @@
-//! How rows of async requests are read, and the values in them.
+//! Reads rows of async requests.
 
 use bytes::Bytes;
 use jiff::Timestamp;

@@ -15,9 +15,11 @@ use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
 use samovar_onnx::fixed_cost::has_fixed_cost;
+use samovar_onnx::folding::Folding;
 use samovar_onnx::{ModelProto, mixing};
 
 use super::devices::{Card, Driver};
+use super::keep::KeptForms;
 use super::tensor::Place;
 use super::{BackendInfo, Device, Loaded, Model, Runs, Source, Wanted};
 use crate::infer::backend::model_dir::ModelDir;
@@ -28,6 +30,8 @@ use optimized::Optimized;
 use run::SharedSession;
 
 pub(super) const NAME: &str = "onnxruntime";
+/// Ending of the files of optimized models.
+pub(super) const FORM_ENDING: &str = optimized::ENDING;
 /// Of so many models it is remembered that they run on a card.
 const MAX_PROVEN: u64 = 10_000;
 
@@ -49,19 +53,13 @@ impl Onnxruntime {
     /// In words, when the file is no library of a version that is understood.
     pub fn open(
         path: &Path,
-        optimized: Option<&Path>,
+        optimized: Option<(&Path, KeptForms)>,
         driver: Arc<Driver>,
         gpu_memory_bytes: Option<u64>,
     ) -> Result<Self, String> {
-        library::check(path)?;
-        let environment = ort::init_from(path)
-            .map_err(|e| e.to_string())?
-            .with_name("samovar")
-            .with_telemetry(false)
-            .build()
-            .map_err(|e| e.to_string())?;
-        let optimized = optimized.and_then(|folder| {
-            let opened = Optimized::open(folder, ort::info());
+        let environment = open_library(path)?;
+        let optimized = optimized.and_then(|(folder, forms)| {
+            let opened = Optimized::open(folder, ort::info(), forms);
             let failed = |error: &std::io::Error| {
                 tracing::warn!(folder = %folder.display(), %error, "optimized models are not kept");
             };
@@ -97,6 +95,11 @@ impl Onnxruntime {
         let why =
             || gpu::session::find_obstacle(&self.environment, self.version.as_deref(), &self.path);
         self.no_cuda.get_or_init(why).as_deref()
+    }
+
+    /// The name of the folder that optimized models lie in, if any are kept.
+    pub fn kept_forms(&self) -> Option<&str> {
+        self.optimized.as_ref().map(Optimized::folder)
     }
 
     /// Bytes of a card that graphs take.
@@ -171,6 +174,7 @@ impl Onnxruntime {
             inputs,
             outputs,
             mixes_rows: mixing::operator(onnx),
+            lacks_form: false,
         })
     }
 
@@ -191,13 +195,14 @@ impl Onnxruntime {
             ..
         } = wanted;
         let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
-        let session = match (source, digest, &self.optimized) {
+        let opened = match (source, digest, &self.optimized) {
             (Source::File(path), Some(digest), Some(optimized)) => {
                 optimized.session(&self.environment, digest, path, threads, folding)
             }
-            _ => session::open(&self.environment, source, threads, folding),
+            _ => session::open(&self.environment, source, threads, folding)
+                .map(|session| (session, false)),
         };
-        let session = session.map_err(|e| e.to_string())?;
+        let (session, lacks_form) = opened.map_err(|e| e.to_string())?;
         let shared = SharedSession::new(session, inputs.clone(), outputs.clone(), Place::Host)?;
         Ok(Loaded {
             model: Box::new(shared),
@@ -214,7 +219,47 @@ impl Onnxruntime {
             inputs,
             outputs,
             mixes_rows: mixing::operator(onnx),
+            lacks_form,
         })
+    }
+}
+
+/// Opens the library.
+///
+/// # Errors
+/// In words, when the file is no library of a version that is understood.
+fn open_library(path: &Path) -> Result<Environment, String> {
+    library::check(path)?;
+    ort::init_from(path)
+        .map_err(|e| e.to_string())?
+        .with_name("samovar")
+        .with_telemetry(false)
+        .build()
+        .map_err(|e| e.to_string())
+}
+
+/// The library in a process that makes optimized models.
+pub(crate) struct Optimizer(Environment);
+
+impl Optimizer {
+    /// # Errors
+    /// In words, when the file is no library of a version that is understood.
+    pub fn open(library: &Path) -> Result<Self, String> {
+        open_library(library).map(Self)
+    }
+
+    /// Writes the optimized form of a model to a file that is there; false when it is not worth its place.
+    ///
+    /// # Errors
+    /// In the library's words.
+    pub fn make(
+        &self,
+        source: &Source<'_>,
+        threads: usize,
+        folding: Folding,
+        to: &Path,
+    ) -> Result<bool, String> {
+        optimized::make(&self.0, source, threads, folding, to)
     }
 }
 

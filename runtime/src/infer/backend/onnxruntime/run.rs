@@ -13,13 +13,16 @@ use ort::value::DynValue;
 use samovar_onnx::port::Port;
 
 use super::value::{Input, OutputPlacement, input, output};
-use crate::infer::backend::tensor::{Place, Tensor};
+use crate::infer::backend::arrange::carrier;
+use crate::infer::backend::tensor::{Data, Place, Tensor};
 use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;
 
 /// The option with which a run gives back what the arenas of these devices have no use for.
 const SHRINKS: &CStr = c"memory.enable_memory_arena_shrinkage";
 const OF_HOST: &CStr = c"cpu:0";
+/// The largest input of a run that only gives memory back.
+const MAX_ZEROS_BYTES: usize = 16 << 20;
 
 /// A session that runs from many threads at once.
 pub(super) struct SharedSession {
@@ -99,7 +102,10 @@ impl Model for SharedSession {
     }
 
     fn give_back_memory(&self) {
-        self.gives_back.store(true, Ordering::Relaxed);
+        if let Err(error) = self.shrink_arenas() {
+            tracing::debug!(error, "the next run gives memory back");
+            self.gives_back.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -134,6 +140,32 @@ impl SharedSession {
             device,
             gives_back: AtomicBool::new(false),
         })
+    }
+
+    /// Has the library give back at once what it keeps for further runs. It does so only at the end of a run, whatever the run gave: so
+    /// this begins one with zeros, which ends before its first operator.
+    fn shrink_arenas(&self) -> Result<(), String> {
+        if self.device.is_some() {
+            return Err("it is on a card".into());
+        }
+        let needed = || {
+            let ports = self.inputs.iter().zip(&self.input_names);
+            ports.filter(|(port, _)| !port.optional)
+        };
+        let tensors = needed().map(|(port, _)| zeros(port));
+        let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+        let mut inputs = Vec::with_capacity(tensors.len());
+        for ((port, _), tensor) in needed().zip(&tensors) {
+            inputs.push(input(port, tensor)?);
+        }
+        let names: Vec<_> = needed().map(|(_, name)| name.as_ptr()).collect();
+        let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
+        let options = Options::new().map_err(|e| e.to_string())?;
+        options.give_back_memory().map_err(|e| e.to_string())?;
+        options.terminate();
+        // It says that it was ended.
+        let _ = self.run_plain(&names, &values, Some(&options));
+        Ok(())
     }
 
     /// The same with outputs bound to the memory of a device, whichever.
@@ -257,6 +289,20 @@ impl OffHost {
             placements: (0..outputs).map(|_| Arc::default()).collect(),
         })
     }
+}
+
+/// The smallest tensor that a run takes as this input, or nearly.
+fn zeros(port: &Port) -> Result<Tensor, String> {
+    let dims = port.dims.as_deref().unwrap_or(&[None]);
+    let dims: Vec<u32> = dims.iter().map(|dim| dim.unwrap_or(1)).collect();
+    let ty = carrier(port.ty);
+    let bytes = dims.iter().try_fold(ty.size(), |bytes, dim| {
+        bytes.checked_mul(usize::try_from(*dim).ok()?)
+    });
+    let bytes = bytes.filter(|bytes| *bytes <= MAX_ZEROS_BYTES);
+    let bytes = bytes.ok_or_else(|| format!("its input `{}` is large", port.name))?;
+    let data = Data::Bytes(vec![0; bytes]);
+    Ok(Tensor { ty, dims, data })
 }
 
 fn memory_of(device: AllocationDevice<'_>, id: i32) -> Result<MemoryInfo<'static>, String> {

@@ -39,15 +39,18 @@ pub(super) fn open(
     threads: usize,
     folding: Folding,
 ) -> ort::Result<Session> {
-    let mut builder = onnx_builder(environment, threads, folding)?;
-    let session = match source {
+    let session = commit(onnx_builder(environment, threads, folding)?, source)?;
+    begin_arena(&session)?;
+    Ok(session)
+}
+
+fn commit(mut builder: SessionBuilder, source: &Source<'_>) -> ort::Result<Session> {
+    match source {
         Source::File(path) => builder.commit_from_file(path),
         Source::Bytes(model) => builder
             .with_config_entry(EXTERNAL_DATA_FOLDER, NOWHERE)?
             .commit_from_memory(&model.bytes),
-    }?;
-    begin_arena(&session)?;
-    Ok(session)
+    }
 }
 
 /// Allocates a byte of a session's arena, and gives it back. The arena never frees its first region, which is as large as the first
@@ -137,15 +140,15 @@ fn logger(held: Option<Arc<Mmap>>) -> LoggerFunction {
 /// In the library's words.
 pub(super) fn save_optimized(
     environment: &Environment,
-    model: &Path,
+    source: &Source<'_>,
     threads: usize,
     folding: Folding,
     to: &Path,
 ) -> ort::Result<()> {
-    let mut builder = onnx_builder(environment, threads, folding)?
+    let builder = onnx_builder(environment, threads, folding)?
         .with_config_entry("session.save_model_format", "ORT")?
         .with_optimized_model_path(to)?;
-    builder.commit_from_file(model).map(drop)
+    commit(builder, source).map(drop)
 }
 
 /// Opens what [`save_optimized`] wrote, with its weights used where they are mapped.

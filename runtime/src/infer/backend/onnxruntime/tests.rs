@@ -175,7 +175,7 @@ fn what_was_checked_as_onnx_is_read_as_onnx() {
     let (onnx, ort) = (folder.path().join("m.onnx"), folder.path().join("m.ort"));
     std::fs::write(&onnx, row_by_row()).unwrap();
     let environment = &onnxruntime.environment;
-    session::save_optimized(environment, &onnx, 1, Folding::On, &ort).unwrap();
+    session::save_optimized(environment, &Source::File(&onnx), 1, Folding::On, &ort).unwrap();
     let bytes = std::fs::read(&ort).unwrap();
     // As if the check had been passed by bytes that the library takes for a model in its own format.
     let other = GuestModel {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use samovar_onnx::Onnx;
 
+use crate::infer::backend::keep::KeptForms;
 use crate::infer::backend::rten::Rten;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::onnx::{
@@ -115,17 +116,21 @@ fn assert_each_may_be_given(loaded: &Loaded) {
     }
 }
 
-#[test]
-fn each_input_with_a_default_may_be_given_or_left_out() {
-    assert_each_may_be_given(&load(&Rten::new(None), &scaled(), None, None));
+fn rten(optimized: Option<&Path>) -> Rten {
+    Rten::new(optimized, KeptForms::Made, std::env::temp_dir())
 }
 
 #[test]
-fn so_it_is_with_a_model_that_was_kept() {
+fn each_input_with_a_default_may_be_given_or_left_out() {
+    assert_each_may_be_given(&load(&rten(None), &scaled(), None, None));
+}
+
+#[test]
+fn loading_again_gives_the_same() {
     let folder = tempfile::tempdir().unwrap();
     for _ in 0..2 {
-        let rten = Rten::new(Some(folder.path()));
-        assert_each_may_be_given(&load(&rten, &scaled(), None, Some("digest")));
+        let backend = rten(Some(folder.path()));
+        assert_each_may_be_given(&load(&backend, &scaled(), None, Some("digest")));
     }
 }
 
@@ -161,7 +166,7 @@ fn a_default_may_lie_in_another_file() {
         &[port("x"), port("s")],
         &[port("y")],
     );
-    let loaded = load(&Rten::new(None), &bytes, Some(folder.path()), None);
+    let loaded = load(&rten(None), &bytes, Some(folder.path()), None);
     drop(folder);
     let one = |value| f32s(&[1], &[value]);
     assert_eq!(run(&loaded, vec![one(2.0)]).unwrap(), [6.0]);
@@ -200,8 +205,8 @@ fn what_rten_must_know_before_the_run_cannot_be_given() {
     );
     let folder = tempfile::tempdir().unwrap();
     for _ in 0..2 {
-        let rten = Rten::new(Some(folder.path()));
-        let loaded = load(&rten, &bytes, None, Some("digest"));
+        let backend = rten(Some(folder.path()));
+        let loaded = load(&backend, &bytes, None, Some("digest"));
         let x = || f32s(&[1, 1, 1, 1], &[3.0]);
         assert_eq!(run(&loaded, vec![x()]).unwrap(), [3.0; 4]);
         let given = run(&loaded, vec![x(), f32s(&[4], &[1.0; 4])]);
@@ -239,6 +244,6 @@ fn a_default_that_does_not_fit_its_input_stays_a_constant() {
         &[port("x", &[Some(1)]), port("s", &[Some(3)])],
         &[port("y", &[None])],
     );
-    let loaded = load(&Rten::new(None), &bytes, None, None);
+    let loaded = load(&rten(None), &bytes, None, None);
     assert_eq!(run(&loaded, vec![f32s(&[1], &[4.0])]).unwrap(), [8.0]);
 }

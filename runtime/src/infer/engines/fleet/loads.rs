@@ -1,4 +1,5 @@
-//! Loads a graph in an engine: in which one, for how long, and once more when the engine ended on account of another graph.
+//! Loads a graph in an engine: in which one, for how long, once more when the engine ended on account of another graph, and once
+//! more in a form that loads quicker when that was made.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +14,7 @@ use crate::infer::backend::tensor::Place;
 use crate::infer::backend::{BackendChoice, lay_out};
 use crate::infer::engines::blame::Verdict;
 use crate::infer::engines::history::EndReason;
+use crate::infer::engines::optimizer::Order;
 use crate::infer::engines::running::{Ended, LoadFailure};
 use crate::infer::engines::wire::{Load, LoadSource, LoadedHead};
 
@@ -37,6 +39,21 @@ impl From<String> for Failure {
 }
 
 impl Spec {
+    /// What an engine is told to load it.
+    fn load(&self, graph: u32, source: LoadSource) -> Load {
+        Load {
+            graph,
+            choice: match self.backend {
+                Backend::Rten => BackendChoice::Rten,
+                Backend::Onnxruntime => BackendChoice::Onnxruntime,
+            },
+            target: self.target,
+            threads: self.threads,
+            digest: self.digest.clone(),
+            source,
+        }
+    }
+
     /// The size of its files.
     fn file_bytes(&self) -> u64 {
         match &self.source {
@@ -113,7 +130,7 @@ impl Fleet {
             share,
             label: spec.label.clone(),
             _laid: None,
-            _counted: counted,
+            counted,
         };
         engine.name(graph, spec.label.clone());
         let (mut part, mut laid) = (None, None);
@@ -133,26 +150,20 @@ impl Fleet {
                 LoadSource::Bytes(span)
             }
         };
-        let loading = engine.load(Load {
-            graph,
-            choice: match spec.backend {
-                Backend::Rten => BackendChoice::Rten,
-                Backend::Onnxruntime => BackendChoice::Onnxruntime,
-            },
-            target: spec.target,
-            threads: spec.threads,
-            digest: spec.digest.clone(),
-            source,
-        });
+        let begun = Instant::now();
+        let loading = engine.load(spec.load(graph, source));
         let loaded = self.wait_for_load(&at, &spec.label.name, loading, abandoned);
+        let took = begun.elapsed();
         drop(part);
         match loaded {
             Ok(Ok(head)) => {
+                let head = match head.lacks_form {
+                    true => self.with_form(&mut at, spec, head, took, abandoned)?,
+                    false => head,
+                };
                 // On a card it is loaded from these files again after others took its room.
                 at._laid = laid.filter(|_| head.place != Place::Host);
-                if let Some(bytes) = head.weight_bytes {
-                    at.share.measured(bytes)?;
-                }
+                at.share.loaded(head.weight_bytes, head.load_peak_bytes)?;
                 Ok((at, head))
             }
             Ok(Err(LoadFailure::Refused(error))) => Err(Failure::Final(error)),
@@ -172,6 +183,80 @@ impl Fleet {
             }
             Err(_) => Err(Failure::Final("its engine is gone".into())),
         }
+    }
+
+    /// Has the form made of a graph that was just loaded, and loads it again from that.
+    fn with_form(
+        &self,
+        at: &mut At,
+        spec: &Spec,
+        plain: LoadedHead,
+        took: Duration,
+        abandoned: Option<&CancellationToken>,
+    ) -> Result<LoadedHead, Failure> {
+        let (Some(optimizer), Some(digest)) = (&self.optimizer, &spec.digest) else {
+            return Ok(plain);
+        };
+        let OwnedSource::File { path, .. } = &spec.source else {
+            return Ok(plain);
+        };
+        let engine = at.engine.clone();
+        let opened = engine.opened();
+        let backend = spec.backend.name();
+        // By what the engine said before it read any model.
+        let Some((_, folder)) = opened.kept_forms.iter().find(|(name, _)| name == backend) else {
+            return Ok(plain);
+        };
+        let mut backends = opened.backends.iter();
+        let order = Order {
+            backend,
+            library: backends
+                .find(|one| one.name == backend)
+                .and_then(|one| one.path.clone()),
+            folder,
+            digest,
+            model: path,
+            threads: spec.threads,
+            loading: took,
+        };
+        // The worker loads the model beside the engine.
+        let Some(_room) = at.share.room_beside() else {
+            return Ok(plain);
+        };
+        if !optimizer.make(&order, &self.executor, abandoned) {
+            return Ok(plain);
+        }
+        let before = at.graph;
+        let graph = self.next.fetch_add(1, Ordering::Relaxed);
+        engine.name(graph, spec.label.clone());
+        // Whichever is not used is unloaded.
+        at.graph = graph;
+        let loading = engine.load(spec.load(graph, LoadSource::File(path.clone())));
+        let error = match self.wait_for_load(at, &spec.label.name, loading, abandoned) {
+            Ok(Ok(head)) => {
+                engine.unload(before);
+                return Ok(head);
+            }
+            Ok(Err(LoadFailure::Refused(error))) => {
+                at.graph = before;
+                error
+            }
+            Ok(Err(LoadFailure::Ended(ended))) => {
+                if ended.suspects.contains(&graph) {
+                    optimizer.decline(backend, folder, digest);
+                }
+                return Err(Failure::Ended(ended));
+            }
+            Err(_) => return Err(Failure::Final("its engine is gone".into())),
+        };
+        tracing::warn!(
+            graph = spec.label.name,
+            digest,
+            error,
+            "the form of a model that was just made does not load"
+        );
+        optimizer.decline(backend, folder, digest);
+        Ok(plain)
     }
 
     /// Waits for a load; ends the engine when that takes too long, or when nothing wants the graph any more.

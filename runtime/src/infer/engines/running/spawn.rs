@@ -1,5 +1,6 @@
 //! How the process of an engine is started, and what it gets of this one's environment.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -34,7 +35,7 @@ pub(super) fn start(program: &Program, theirs: UnixStream) -> io::Result<Option<
                 .env_clear()
                 // Addresses that the allocator only reserves do not count towards the limit of memory.
                 .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
-                .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)))
+                .envs(passed_on())
                 .stdin(Stdio::from(OwnedFd::from(theirs)))
                 .stdout(Stdio::null())
                 // Ctrl-C is for the node, which lets runs end first.
@@ -51,8 +52,13 @@ pub(super) fn start(program: &Program, theirs: UnixStream) -> io::Result<Option<
     }
 }
 
+/// The variables that an engine gets.
+pub(in crate::infer::engines) fn passed_on() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| is_passed_on(name))
+}
+
 /// Whether an engine gets this variable.
-fn is_passed_on(name: &std::ffi::OsStr) -> bool {
+fn is_passed_on(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     VARIABLES.contains(&&*name) || CARD_VARIABLES.iter().any(|begin| name.starts_with(begin))
 }

@@ -12,7 +12,7 @@ const MAX_SLOWDOWN: u32 = 20;
 
 /// Which limit a worker exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exceeded {
+pub(crate) enum Exceeded {
     /// CPU time.
     Cpu,
     /// Wall time.
@@ -20,7 +20,7 @@ pub(super) enum Exceeded {
 }
 
 /// Waits until a process has used `limit` of CPU time from now on, added up over all cores, or hangs.
-pub(super) async fn wait_exceeded(process: Option<u32>, limit: Duration) -> Exceeded {
+pub(crate) async fn wait_exceeded(process: Option<u32>, limit: Duration) -> Exceeded {
     let used = || process.and_then(cpu_time).unwrap_or_default();
     let (begun, before) = (Instant::now(), used());
     let wall = limit * MAX_SLOWDOWN;
