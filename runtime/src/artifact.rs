@@ -17,13 +17,13 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::admission::{self, AdmissionError, Handler, LIFECYCLE};
-use crate::checked::{self, Checked};
 use crate::compile::{
     Compilation, CompileError, Compiler, ComponentFile, MAX_COMPONENT_BYTES, Native,
 };
 use crate::engine::{AsyncSupport, SharedEngine, slots_of};
 use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
+use crate::verified_files::{self, VerifiedFiles};
 
 /// Linked components in the cache; running replicas hold theirs beyond that.
 const MAX_CACHED: u64 = 256;
@@ -114,7 +114,7 @@ pub struct ArtifactStore {
     without_async: EngineArtifacts,
     with_async: EngineArtifacts,
     cache: moka::future::Cache<String, Arc<Artifact>>,
-    checked: Checked,
+    verified_files: VerifiedFiles,
     compiler: Compiler,
 }
 
@@ -138,7 +138,7 @@ impl ArtifactStore {
                 .max_capacity(MAX_CACHED)
                 .time_to_idle(CACHED_IDLE)
                 .build(),
-            checked: Checked::default(),
+            verified_files: VerifiedFiles::default(),
             compiler: Compiler::new(compilation, engine.clone()),
         })
     }
@@ -171,7 +171,9 @@ impl ArtifactStore {
         for name in names.unwrap_or_default() {
             self.cache.invalidate(&name).await;
             let paths = self.engines().map(|engine| engine.path(&name));
-            let checksums = paths.each_ref().map(|path| checked::checksum_path(path));
+            let checksums = paths
+                .each_ref()
+                .map(|path| verified_files::checksum_path(path));
             let refusal = [self.refusal_path(&name)];
             for path in paths.iter().chain(&checksums).chain(&refusal) {
                 let _ = tokio::fs::remove_file(path).await;
@@ -218,7 +220,7 @@ impl ArtifactStore {
     ) -> Result<Option<Artifact>, ArtifactError> {
         for engine in self.engines() {
             let path = engine.path(name);
-            if !self.checked.is_sound(&path) {
+            if !self.verified_files.verify(&path) {
                 continue;
             }
             match engine.map(&path) {
@@ -239,7 +241,7 @@ impl ArtifactStore {
     ) -> Result<(&EngineArtifacts, Component), ArtifactError> {
         let engine = self.engine(native.support);
         let path = engine.path(name);
-        let component = match checked::write(&path, &native.code) {
+        let component = match verified_files::write(&path, &native.code) {
             Ok(()) => engine.map(&path),
             Err(error) => {
                 tracing::warn!(

@@ -11,7 +11,6 @@
 mod account;
 mod admission;
 mod artifact;
-mod checked;
 mod compile;
 mod config;
 mod engine;
@@ -32,6 +31,7 @@ mod sandbox;
 mod snapshot;
 mod text;
 mod time_slice;
+mod verified_files;
 
 pub use admission::AdmissionError;
 pub use artifact::ArtifactError;

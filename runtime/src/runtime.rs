@@ -9,7 +9,7 @@ use crate::admission::AdmissionError;
 use crate::artifact::{ArtifactError, ArtifactStore};
 use crate::compile::{Compilation, ComponentFile};
 use crate::engine::{Allocator, EngineOptions, SharedEngine};
-use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
+use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Gpus};
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Fleet, GraphMemory};
 use crate::infer::graph::loader::Loader;
 use crate::infer::graph::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
@@ -135,8 +135,8 @@ impl Runtime {
     }
 
     /// The GPUs of this machine.
-    pub fn cards(&self) -> Cards {
-        self.node.graphs.cards()
+    pub fn gpus(&self) -> Gpus {
+        self.node.graphs.gpus()
     }
 
     /// The inference backends of this machine.

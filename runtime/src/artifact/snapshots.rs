@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Artifact, ArtifactError, ArtifactStore, blocking};
-use crate::checked;
 use crate::compile::ComponentFile;
 use crate::snapshot::{self, Snapshot, SnapshotContext};
+use crate::verified_files;
 
 impl ArtifactStore {
     /// The artifact of a component's snapshot, made now unless that was tried before. `inputs` is a digest of what `init` can see
@@ -91,7 +91,7 @@ impl ArtifactStore {
                 Err(why) => {
                     snapshot::log_refusal(log, &why);
                     let path = store.refusal_path(&name);
-                    if let Err(error) = checked::write_durably(&path, why.as_bytes()) {
+                    if let Err(error) = verified_files::write_durably(&path, why.as_bytes()) {
                         tracing::warn!(
                             path = %path.display(),
                             %error,

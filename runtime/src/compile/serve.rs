@@ -190,7 +190,7 @@ impl Init {
         };
         SnapshotContext {
             engine,
-            graphs: GraphStore::new(Backends::beside_others(no_graphs)),
+            graphs: GraphStore::new(Backends::discover_shared(no_graphs)),
             capabilities: Capabilities {
                 files: self.files,
                 ..Capabilities::default()

@@ -19,7 +19,7 @@ use crate::infer::backend::{BackendChoice, DataFile, Device, LoadError, Loaded, 
 pub use crate::infer::batch::Batching;
 use crate::infer::batch::rows::joinable;
 use crate::infer::compute::{ComputePool, ComputePools};
-use crate::infer::engines::Remote;
+use crate::infer::engines::RemoteGraph;
 use crate::permits::Owner;
 use background_drop::BackgroundDrop;
 use latency::LatencyEstimate;
@@ -143,7 +143,11 @@ impl LoadedGraph {
             backend: self.backend(),
             device: self.device(),
             bytes: self.bytes,
-            memory_bytes: self.loaded.model.remote().and_then(Remote::memory_bytes),
+            memory_bytes: self
+                .loaded
+                .model
+                .remote()
+                .and_then(RemoteGraph::memory_bytes),
             inputs: self.loaded.inputs.clone(),
             outputs: self.loaded.outputs.clone(),
         }

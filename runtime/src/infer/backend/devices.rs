@@ -12,7 +12,7 @@ const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// A GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
+pub struct Gpu {
     /// The CUDA device number: `cuda:0` is the first.
     pub number: u32,
     /// Product name.
@@ -39,53 +39,53 @@ impl Driver {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn cards(&self) -> Result<Vec<Card>, String> {
+    pub fn gpus(&self) -> Result<Vec<Gpu>, String> {
         let nvml = self.0.as_ref().map_err(Clone::clone)?;
-        let cards = all(nvml).map_err(|error| explain(&error))?;
-        if cards.is_empty() {
+        let gpus = all(nvml).map_err(|error| explain(&error))?;
+        if gpus.is_empty() {
             return Err("the NVIDIA driver finds no GPU".into());
         }
         match std::env::var(VISIBLE) {
-            Ok(list) => select_visible(&list, cards),
-            Err(_) => Ok(cards.into_iter().map(|(_, card)| card).collect()),
+            Ok(list) => select_visible(&list, gpus),
+            Err(_) => Ok(gpus.into_iter().map(|(_, gpu)| gpu).collect()),
         }
     }
 }
 
 /// All GPUs with their UUIDs.
-fn all(nvml: &Nvml) -> Result<Vec<(String, Card)>, NvmlError> {
+fn all(nvml: &Nvml) -> Result<Vec<(String, Gpu)>, NvmlError> {
     let driver = nvml.sys_driver_version()?;
     (0..nvml.device_count()?)
         .map(|number| {
             let device = nvml.device_by_index(number)?;
             let memory = device.memory_info()?;
-            let card = Card {
+            let gpu = Gpu {
                 number,
                 name: device.name()?,
                 memory_bytes: memory.total,
                 free_bytes: memory.free,
                 driver: driver.clone(),
             };
-            Ok((device.uuid()?, card))
+            Ok((device.uuid()?, gpu))
         })
         .collect()
 }
 
 /// Selects the GPUs that a list names, by number or by (a prefix of) their UUID, and renumbers them. Like CUDA, ignores everything
 /// after the first name that matches no GPU.
-fn select_visible(list: &str, cards: Vec<(String, Card)>) -> Result<Vec<Card>, String> {
-    let mut shown: Vec<Card> = Vec::new();
+fn select_visible(list: &str, gpus: Vec<(String, Gpu)>) -> Result<Vec<Gpu>, String> {
+    let mut shown: Vec<Gpu> = Vec::new();
     for name in list.split(',').map(str::trim) {
         let found = match name.parse::<usize>() {
-            Ok(number) => cards.get(number),
+            Ok(number) => gpus.get(number),
             Err(_) if name.is_empty() => None,
-            Err(_) => cards.iter().find(|(uuid, _)| uuid.starts_with(name)),
+            Err(_) => gpus.iter().find(|(uuid, _)| uuid.starts_with(name)),
         };
-        let Some((_, card)) = found else { break };
+        let Some((_, gpu)) = found else { break };
         let number = u32::try_from(shown.len()).unwrap_or(u32::MAX);
-        shown.push(Card {
+        shown.push(Gpu {
             number,
-            ..card.clone()
+            ..gpu.clone()
         });
     }
     if shown.is_empty() {
@@ -112,19 +112,19 @@ fn explain(error: &NvmlError) -> String {
 mod tests {
     use super::*;
 
-    fn cards() -> Vec<(String, Card)> {
+    fn gpus() -> Vec<(String, Gpu)> {
         ["GPU-aa", "GPU-bb"]
             .into_iter()
             .zip(0..)
             .map(|(uuid, number)| {
-                let card = Card {
+                let gpu = Gpu {
                     number,
                     name: uuid.into(),
                     memory_bytes: 8 << 30,
                     free_bytes: 1 << 30,
                     driver: "1".into(),
                 };
-                (uuid.to_owned(), card)
+                (uuid.to_owned(), gpu)
             })
             .collect()
     }
@@ -132,10 +132,9 @@ mod tests {
     #[test]
     fn gpus_are_selected_as_cuda_does() {
         let names = |list: &str| {
-            select_visible(list, cards()).map(|cards| {
-                cards
-                    .into_iter()
-                    .map(|card| (card.number, card.name))
+            select_visible(list, gpus()).map(|gpus| {
+                gpus.into_iter()
+                    .map(|gpu| (gpu.number, gpu.name))
                     .collect::<Vec<_>>()
             })
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use crate::infer::backend::{
-    BackendInfo, Backends, Cards, LoadError, Loaded, SharedBackends, Source, Wanted,
+    BackendInfo, Backends, Gpus, LoadError, LoadRequest, Loaded, SharedBackends, Source,
 };
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Fleet, GraphMemory};
 use crate::process::barrier::Barrier;
@@ -24,7 +24,7 @@ impl Loader {
     ///
     /// # Errors
     /// Why the backend cannot load it.
-    pub fn load(&self, source: &Source<'_>, wanted: Wanted<'_>) -> Result<Loaded, LoadError> {
+    pub fn load(&self, source: &Source<'_>, wanted: LoadRequest<'_>) -> Result<Loaded, LoadError> {
         match self {
             Self::InProcess(backends) => backends.load(source, wanted),
             Self::Engines(fleet) => fleet.load(source, wanted),
@@ -32,10 +32,10 @@ impl Loader {
     }
 
     /// The GPUs of this machine. May block until engines have answered.
-    pub fn cards(&self) -> Cards {
+    pub fn gpus(&self) -> Gpus {
         match self {
-            Self::InProcess(backends) => backends.cards(),
-            Self::Engines(fleet) => fleet.cards(),
+            Self::InProcess(backends) => backends.gpus(),
+            Self::Engines(fleet) => fleet.gpus(),
         }
     }
 
@@ -50,8 +50,8 @@ impl Loader {
     /// Deletes what was derived from a model on disk.
     pub fn delete_derived(&self, digest: &str) {
         match self {
-            Self::InProcess(backends) => backends.forget(digest),
-            Self::Engines(fleet) => fleet.forget(digest),
+            Self::InProcess(backends) => backends.delete_derived(digest),
+            Self::Engines(fleet) => fleet.delete_derived(digest),
         }
     }
 
@@ -75,7 +75,7 @@ impl Loader {
     pub fn engine_events(&self) -> Option<broadcast::Receiver<EngineEvent>> {
         match self {
             Self::InProcess(_) => None,
-            Self::Engines(fleet) => Some(fleet.follow()),
+            Self::Engines(fleet) => Some(fleet.subscribe()),
         }
     }
 

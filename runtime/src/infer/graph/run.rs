@@ -9,7 +9,7 @@ use crate::infer::backend::arrange::arrange;
 use crate::infer::backend::tensor::{Place, Tensor};
 use crate::infer::backend::{RunError, Runs};
 use crate::infer::compute::{ComputeError, Owner, Worker, guarded};
-use crate::infer::engines::{Length, Remote};
+use crate::infer::engines::{Length, RemoteGraph};
 
 /// Joined runs of a graph at once on a GPU: while one computes, the inputs of the next are copied. More would only wait there.
 const GPU_PARALLEL_RUNS: usize = 2;
@@ -106,7 +106,7 @@ impl LoadedGraph {
     /// The same in an engine. The run gets its permits here, so that deployments share the cores as they do in this process.
     async fn run_remote(
         &self,
-        remote: &Remote,
+        remote: &RemoteGraph,
         owner: Owner,
         inputs: Vec<Tensor>,
         queued: QueuedGuard,

@@ -15,7 +15,7 @@ use super::{GraphError, GraphInfo, GraphSpec, LoadedGraph};
 use crate::fair_semaphore::FairSemaphore;
 use crate::infer::backend::tensor::Tensor;
 use crate::infer::backend::{
-    BackendChoice, BackendInfo, Cards, GuestModel, LoadError, Source, Target, Wanted,
+    BackendChoice, BackendInfo, Gpus, GuestModel, LoadError, LoadRequest, Source, Target,
 };
 use crate::infer::compute::{ComputePools, Worker, guarded};
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, GraphMemory};
@@ -165,7 +165,7 @@ impl GraphStore {
             let loaded = guarded(|| {
                 let bytes = spec.bytes();
                 let source = Source::File(&spec.path);
-                let wanted = Wanted {
+                let wanted = LoadRequest {
                     choice: spec.backend,
                     target: spec.target,
                     threads: spec.threads,
@@ -174,7 +174,7 @@ impl GraphStore {
                     name: &spec.name,
                     own_engine: spec.own_engine.as_deref(),
                     abandoned: Some(&abandoned),
-                    ..Wanted::default()
+                    ..LoadRequest::default()
                 };
                 let loaded = loader.load(&source, wanted)?;
                 Ok(Arc::new(LoadedGraph::new(
@@ -231,13 +231,13 @@ impl GraphStore {
         let loader = self.loader.clone();
         let pools = self.pools.clone();
         self.load(owner, move |abandoned| {
-            let wanted = Wanted {
+            let wanted = LoadRequest {
                 target: Target::Cpu,
                 threads: 1,
                 name: "from bytes",
                 own_engine: own_engine.as_deref(),
                 abandoned: Some(abandoned),
-                ..Wanted::default()
+                ..LoadRequest::default()
             };
             let loaded = loader.load(&Source::Bytes(&model), wanted)?;
             let bytes = model.loaded_bytes();
@@ -280,8 +280,8 @@ impl GraphStore {
     }
 
     /// The GPUs of this machine.
-    pub fn cards(&self) -> Cards {
-        self.loader.cards()
+    pub fn gpus(&self) -> Gpus {
+        self.loader.gpus()
     }
 
     /// The running engine processes.

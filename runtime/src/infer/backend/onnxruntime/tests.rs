@@ -139,13 +139,13 @@ fn an_output_stays_on_its_device_once_one_went_into_another_run() {
     let x = f32s([1, 2], &[0.0, 0.0]);
     let y = f32s([1, 2], &[1.0, 2.0]);
     let outputs = session.run(vec![x.clone(), y], &Worker::CALLER).unwrap();
-    assert!(session.brings_to_host(0) && session.brings_to_host(1));
+    assert!(session.is_placed_on_host(0) && session.is_placed_on_host(1));
     let outputs = session
         .run(vec![x, outputs[0].clone()], &Worker::CALLER)
         .unwrap();
-    assert!(!session.brings_to_host(0) && session.brings_to_host(1));
+    assert!(!session.is_placed_on_host(0) && session.is_placed_on_host(1));
     read(&outputs[0]);
-    assert!(session.brings_to_host(0), "it was read after all");
+    assert!(session.is_placed_on_host(0), "it was read after all");
 }
 
 #[test]

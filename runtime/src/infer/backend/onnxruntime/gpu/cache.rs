@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::infer::backend::devices::{Card, Driver};
+use crate::infer::backend::devices::{Driver, Gpu};
 use crate::infer::backend::onnxruntime::device_id;
 use crate::infer::backend::tensor::{self, Tensor};
 use crate::infer::backend::{Model, RunError};
@@ -58,7 +58,7 @@ impl GpuModels {
     /// Models on the GPUs of this driver, which use at most `limit_bytes` of each.
     pub fn new(driver: Arc<Driver>, limit_bytes: Option<u64>) -> Arc<Self> {
         let free_bytes = move |number| {
-            let gpus = driver.cards().ok()?;
+            let gpus = driver.gpus().ok()?;
             let gpu = gpus.into_iter().find(|gpu| gpu.number == number)?;
             Some(gpu.free_bytes)
         };
@@ -86,7 +86,7 @@ impl GpuModels {
     /// When it does not fit, or cannot run there.
     pub fn load(
         self: &Arc<Self>,
-        gpus: &[Card],
+        gpus: &[Gpu],
         bytes: u64,
         load: Load,
     ) -> Result<(u32, EvictableModel), String> {

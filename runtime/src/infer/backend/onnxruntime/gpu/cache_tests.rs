@@ -54,7 +54,7 @@ impl Bench {
     }
 
     fn put_gated(&self, bytes: u64, gate: Arc<Mutex<()>>) -> Result<EvictableModel, String> {
-        let gpu = Card {
+        let gpu = Gpu {
             number: 0,
             name: "bench".into(),
             memory_bytes: 0,

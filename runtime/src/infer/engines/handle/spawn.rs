@@ -1,4 +1,4 @@
-//! How the process of an engine is started, and what it gets of this one's environment.
+//! Starts the process of an engine, with a part of this process's environment.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 
 use crate::infer::engines::Program;
 
-/// Variables that an engine gets: none that could hold a secret.
+/// Variables that engines inherit: none that could contain a secret.
 const VARIABLES: [&str; 8] = [
     "PATH",
     "LD_LIBRARY_PATH",
@@ -22,8 +22,8 @@ const VARIABLES: [&str; 8] = [
     "ORT_DISABLE_TELEMETRY",
 ];
 
-/// Variables of the graphics drivers begin so.
-const CARD_VARIABLES: [&str; 2] = ["CUDA_", "NVIDIA_"];
+/// Prefixes of the variables of GPU drivers.
+const GPU_VARIABLES: [&str; 2] = ["CUDA_", "NVIDIA_"];
 
 /// Starts the program with its end of the stream as standard input.
 pub(super) fn start(program: &Program, theirs: UnixStream) -> io::Result<Option<Child>> {
@@ -33,12 +33,12 @@ pub(super) fn start(program: &Program, theirs: UnixStream) -> io::Result<Option<
             command
                 .arg("engine")
                 .env_clear()
-                // Addresses that the allocator only reserves do not count towards the limit of memory.
+                // Address space that the allocator only reserves does not count towards the memory limit.
                 .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
-                .envs(passed_on())
+                .envs(passed_variables())
                 .stdin(Stdio::from(OwnedFd::from(theirs)))
                 .stdout(Stdio::null())
-                // Ctrl-C is for the node, which lets runs end first.
+                // Ctrl-C is for the node, which waits for runs.
                 .process_group(0)
                 .kill_on_drop(true);
             command.spawn().map(Some)
@@ -52,13 +52,13 @@ pub(super) fn start(program: &Program, theirs: UnixStream) -> io::Result<Option<
     }
 }
 
-/// The variables that an engine gets.
-pub(in crate::infer::engines) fn passed_on() -> impl Iterator<Item = (OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| is_passed_on(name))
+/// The variables that engines and other workers inherit.
+pub(in crate::infer::engines) fn passed_variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| is_passed(name))
 }
 
-/// Whether an engine gets this variable.
-fn is_passed_on(name: &OsStr) -> bool {
+/// Whether engines inherit this variable.
+fn is_passed(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    VARIABLES.contains(&&*name) || CARD_VARIABLES.iter().any(|begin| name.starts_with(begin))
+    VARIABLES.contains(&&*name) || GPU_VARIABLES.iter().any(|begin| name.starts_with(begin))
 }

@@ -1,4 +1,4 @@
-//! The task that follows an engine: takes its replies, sends what waits, asks for signs of life, and tells its end.
+//! The task that follows an engine: receives replies, sends queued messages, checks that it is alive, and handles its end.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -11,48 +11,47 @@ use std::time::{Duration, Instant};
 
 use tokio::process::Child;
 
-use super::{Ended, InFlight, LoadFailure, RunEnd, Running, Sentence, State, Took};
+use super::{Ended, EngineHandle, InFlight, KillReason, LoadFailure, RunCost, RunEnd, State};
 use crate::infer::backend::RunError;
 use crate::infer::engines::history::{EndReason, Suspect};
-use crate::infer::engines::ring::{Sent, Taking};
+use crate::infer::engines::ring::{LockedReceiver, Sent};
 use crate::infer::engines::wire::{self, Failure, Order, Reply, Request};
 use crate::process::{frames, oom, signal_name};
 use crate::text::bounded;
 
-/// How long an engine whose socket is closed has until it is killed.
+/// How long an engine may run after its socket was closed, before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is asked for a sign of life, and how long it may be without one.
+/// How often it is pinged, and how long it may not answer.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Whether there are more replies.
+/// Whether there may be more replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
     Nothing,
-    /// Perhaps.
     More,
 }
 
-impl Running {
-    /// Follows the engine to its end, and tells everybody who waits.
+impl EngineHandle {
+    /// Follows the engine to its end, then completes all pending requests.
     pub(super) async fn follow(self: Arc<Self>, mut child: Option<Child>) {
         let mut pings = tokio::time::interval(PING_EVERY);
-        self.lock().sign_of_life = Some(Instant::now());
+        self.lock().last_answer = Some(Instant::now());
         let killed = loop {
             tokio::select! {
-                went = self.hand_on() => if let Err(error) = went {
-                    let why = format!("its messages are wrong: {error}");
-                    break Some(Sentence {
+                result = self.exchange() => if let Err(error) = result {
+                    let why = format!("its messages are invalid: {error}");
+                    break Some(KillReason {
                         reason: EndReason::InvalidMessage,
                         why,
                         graph: None,
                     });
                 },
-                () = self.gone.notified() => break None,
-                () = self.kill.notified() => break self.lock().sentence.clone(),
+                () = self.closed.notified() => break None,
+                () = self.kill.notified() => break self.lock().killed.clone(),
                 _ = pings.tick() => {
-                    if let Some(why) = self.check_life() {
-                        break Some(Sentence {
+                    if let Some(why) = self.find_unresponsive() {
+                        break Some(KillReason {
                             reason: EndReason::Unresponsive,
                             why,
                             graph: None,
@@ -80,9 +79,9 @@ impl Running {
         self.end(killed, status);
     }
 
-    /// The runs of which the engine has not heard: whatever ended it, they did not.
-    fn untaken_runs(&self) -> HashSet<u64> {
-        let mut messages = self.requests.untaken();
+    /// The runs that the engine has not received, which therefore are not the cause of its end.
+    fn unreceived_runs(&self) -> HashSet<u64> {
+        let mut messages = self.requests.unreceived();
         messages.extend(self.outbox.lock().iter().cloned());
         let run = |message: &Vec<u8>| match wire::decode::<Request>(message) {
             Ok((Request::Run { run, .. }, _)) => Some(run),
@@ -91,19 +90,19 @@ impl Running {
         messages.iter().filter_map(run).collect()
     }
 
-    /// Notes the end, and tells everybody who waits.
-    fn end(&self, killed: Option<Sentence>, status: Option<ExitStatus>) {
-        let untaken = self.untaken_runs();
+    /// Records the end and completes all pending requests.
+    fn end(&self, killed: Option<KillReason>, status: Option<ExitStatus>) {
+        let unreceived = self.unreceived_runs();
         let (ended, state) = {
             let mut state = self.lock();
             let suspects = match &killed {
-                Some(Sentence {
+                Some(KillReason {
                     graph: Some(graph), ..
                 }) => vec![*graph],
-                _ => state.busy(&untaken),
+                _ => state.busy_graphs(&unreceived),
             };
             let (reason, why) = match (killed, status) {
-                (Some(sentence), _) => (sentence.reason, sentence.why),
+                (Some(killed), _) => (killed.reason, killed.why),
                 (None, Some(status)) => self.explain(status, state.oom_kills),
                 (None, None) => (EndReason::Exit, "it ended".into()),
             };
@@ -119,11 +118,11 @@ impl Running {
             };
             (ended, std::mem::replace(&mut *state, after))
         };
-        if let Some(told) = self.lock_told().take() {
-            told(&ended, self.suspects(&ended, &state.runs));
+        if let Some(on_end) = self.lock_on_end().take() {
+            on_end(&ended, self.suspects(&ended, &state.runs));
         }
         for (_, run) in state.runs {
-            (run.done)(RunEnd::Lost {
+            (run.on_end)(RunEnd::Lost {
                 ended: ended.clone(),
                 inputs: run.inputs,
             });
@@ -136,7 +135,7 @@ impl Running {
         }
     }
 
-    /// The graphs that may have ended it, each with the inputs of one of its runs.
+    /// The graphs that may be the cause, each with the inputs of one of its runs.
     fn suspects(&self, ended: &Ended, runs: &HashMap<u64, InFlight>) -> Vec<Suspect> {
         let labels = self.lock_labels();
         let suspect = |graph: &u32| {
@@ -149,7 +148,7 @@ impl Running {
         ended.suspects.iter().filter_map(suspect).collect()
     }
 
-    /// Why it ended by itself. `oom_kills` is how often the kernel had killed a process for want of memory a moment before.
+    /// Why it ended without being killed by the node. `oom_kills` is the kernel's count of OOM kills shortly before.
     fn explain(&self, status: ExitStatus, oom_kills: Option<u64>) -> (EndReason, String) {
         let Some(signal) = status.signal() else {
             return (EndReason::Exit, format!("it ended with {status}"));
@@ -162,67 +161,70 @@ impl Running {
         (EndReason::Signal, format!("it was killed by {name}"))
     }
 
-    /// Why the engine counts as dead though its process is there, if it does; asks for the next sign of life otherwise.
-    fn check_life(&self) -> Option<String> {
+    /// Why the engine counts as unresponsive; otherwise sends the next ping.
+    fn find_unresponsive(&self) -> Option<String> {
         let oom_kills = oom::kills();
         let mut state = self.lock();
         state.oom_kills = oom_kills;
-        let last = state.sign_of_life;
+        let last = state.last_answer;
         drop(state);
         if last.is_some_and(|last| last.elapsed() > PING_TIMEOUT) {
-            return Some(format!("it gave no sign of life for {PING_TIMEOUT:?}"));
+            return Some(format!("it did not respond for {PING_TIMEOUT:?}"));
         }
-        let asked = self.number();
-        // Never waits: so few bytes are on their way, unless nobody reads them, which is noticed above.
+        let id = self.new_id();
+        // Does not block: the few bytes always fit, unless the engine does not read them, which is noticed above.
         if let Ok(control) = self.control.try_lock() {
-            let _ = frames::write_frame(&control, &Order::Ping { asked });
+            let _ = frames::write_frame(&control, &Order::Ping { id });
         }
         None
     }
 
-    /// Hands on the replies that have come and sends what waits, until the engine rings.
-    async fn hand_on(self: &Arc<Self>) -> io::Result<()> {
+    /// Handles replies and sends queued messages, then waits until the engine wakes this task.
+    async fn exchange(self: &Arc<Self>) -> io::Result<()> {
         loop {
             self.flush()?;
             if self.replies.about_to_sleep().is_some() {
                 break;
             }
-            if self.take_replies(self.replies.take())? == Left::More {
+            if self.receive_replies(self.replies.lock())? == Left::More {
                 tokio::task::yield_now().await;
             }
         }
-        self.bell.readable().await?.clear_ready();
+        self.wake.readable().await?.clear_ready();
         Ok(())
     }
 
-    /// Hands on replies that have come: some of them, so that a busy engine does not keep the executor's thread.
-    pub(super) fn take_replies(self: &Arc<Self>, mut taking: Taking<'_>) -> io::Result<Left> {
-        const AT_ONCE: usize = 64;
+    /// Handles a limited number of replies, so that a busy engine does not block the thread of the executor.
+    pub(super) fn receive_replies(
+        self: &Arc<Self>,
+        mut receiver: LockedReceiver<'_>,
+    ) -> io::Result<Left> {
+        const MAX_REPLIES: usize = 64;
         thread_local! {
             static MESSAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         let mut message = MESSAGE.take();
-        let mut taken = || {
-            for _ in 0..AT_ONCE {
-                if !taking.next(&mut message)? {
+        let mut receive = || {
+            for _ in 0..MAX_REPLIES {
+                if !receiver.next(&mut message)? {
                     return Ok(Left::Nothing);
                 }
-                self.take_reply(&message);
+                self.handle_reply(&message);
             }
             io::Result::Ok(Left::More)
         };
-        let taken = taken();
+        let received = receive();
         MESSAGE.set(message);
-        if self.replies.made_room() {
+        if self.replies.must_wake_sender() {
             self.replies.wake_senders();
         }
-        taken
+        received
     }
 
-    fn take_reply(self: &Arc<Self>, message: &[u8]) {
-        let (reply, behind) = match wire::decode::<Reply>(message) {
+    fn handle_reply(self: &Arc<Self>, message: &[u8]) {
+        let (reply, inline) = match wire::decode::<Reply>(message) {
             Ok(read) => read,
-            Err(error) => return tracing::error!(error, "a reply of an engine is left out"),
+            Err(error) => return tracing::error!(error, "invalid reply of an engine ignored"),
         };
         match reply {
             Reply::Ran {
@@ -234,14 +236,14 @@ impl Running {
                 let Some(in_flight) = self.lock().runs.remove(&run) else {
                     return;
                 };
-                let end = match self.unpack(outputs, behind) {
+                let end = match self.unpack(outputs, inline) {
                     Ok(outputs) => {
                         let time = Duration::from_nanos(took_ns);
-                        RunEnd::Ran(outputs, Took { time, peak_bytes })
+                        RunEnd::Ran(outputs, RunCost { time, peak_bytes })
                     }
                     Err(error) => RunEnd::Failed(RunError::Failed(error)),
                 };
-                (in_flight.done)(end);
+                (in_flight.on_end)(end);
             }
             Reply::Failed { run, failure } => {
                 let Some(in_flight) = self.lock().runs.remove(&run) else {
@@ -251,14 +253,14 @@ impl Running {
                     Failure::Inputs(text) => RunError::Inputs(bounded(text)),
                     Failure::Backend(text) => RunError::Failed(bounded(text)),
                 };
-                (in_flight.done)(RunEnd::Failed(error));
+                (in_flight.on_end)(RunEnd::Failed(error));
             }
             Reply::Read { read, error } => {
-                let Some((part, sender)) = self.lock().reads.remove(&read) else {
+                let Some((block, sender)) = self.lock().reads.remove(&read) else {
                     return;
                 };
                 let read = match error {
-                    None => part.copy(),
+                    None => block.copy(),
                     Some(error) => Err(bounded(error)),
                 };
                 let _ = sender.send(read);
@@ -266,9 +268,9 @@ impl Running {
         }
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends queued messages as far as there is room.
     pub(super) fn flush(&self) -> io::Result<()> {
-        if !self.outbox.is_used.load(Ordering::Acquire) {
+        if !self.outbox.has_messages.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut messages = self.outbox.lock();
@@ -280,7 +282,7 @@ impl Running {
             }
             messages.pop_front();
         }
-        self.outbox.is_used.store(false, Ordering::Release);
+        self.outbox.has_messages.store(false, Ordering::Release);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Outputs that stay in their engine, as the node has them: a number, until somebody wants the elements.
+//! Outputs that stay in their engine. The node has only their number until the elements are read.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -9,21 +9,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::running::Running;
-use super::wire::Then;
+use super::handle::EngineHandle;
+use super::wire::AfterRun;
 use crate::infer::backend::tensor::{Data, Kept, Place};
 
-/// A tensor that stays in its engine as long as this is there.
-pub(super) struct KeptAway {
-    engine: Arc<Running>,
+/// A tensor in an engine, which drops it when this is dropped.
+pub(super) struct RemoteData {
+    engine: Arc<EngineHandle>,
     number: u64,
     bytes: usize,
     place: Place,
-    /// A run has taken it, and it is gone with that.
-    gone: AtomicBool,
+    /// Moved into a run, which drops it.
+    moved: AtomicBool,
 }
 
-impl fmt::Debug for KeptAway {
+impl fmt::Debug for RemoteData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -33,27 +33,27 @@ impl fmt::Debug for KeptAway {
     }
 }
 
-impl KeptAway {
-    /// A tensor that this engine has under this number.
-    pub fn new(engine: Arc<Running>, number: u64, bytes: usize, place: Place) -> Self {
+impl RemoteData {
+    /// The tensor with this number in an engine.
+    pub fn new(engine: Arc<EngineHandle>, number: u64, bytes: usize, place: Place) -> Self {
         Self {
             engine,
             number,
             bytes,
             place,
-            gone: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
         }
     }
 
-    /// The tensor that these elements are, if they stay in an engine.
+    /// The tensor if these elements are in an engine.
     pub fn of(data: &Data) -> Option<&Self> {
         let Data::Kept(kept) = data else { return None };
         let any: &dyn Any = &**kept;
         any.downcast_ref()
     }
 
-    /// Whether it stays in this engine.
-    pub fn is_in(&self, engine: &Arc<Running>) -> bool {
+    /// Whether it is in this engine.
+    pub fn is_in(&self, engine: &Arc<EngineHandle>) -> bool {
         Arc::ptr_eq(&self.engine, engine)
     }
 
@@ -62,23 +62,23 @@ impl KeptAway {
         self.number
     }
 
-    /// What becomes of it when a run takes it as `data`.
-    pub fn then(&self, data: &Data) -> Then {
+    /// Whether the engine keeps it after a run that gets it as `data`.
+    pub fn after_run(&self, data: &Data) -> AfterRun {
         match data {
-            Data::Kept(kept) if Arc::strong_count(kept) == 1 => Then::Drop,
-            _ => Then::Keep,
+            Data::Kept(kept) if Arc::strong_count(kept) == 1 => AfterRun::Drop,
+            _ => AfterRun::Keep,
         }
     }
 
-    /// Notes that the engine drops it with the run that takes it as `data`, if it does.
-    pub fn note_then(&self, data: &Data) {
-        if self.then(data) == Then::Drop {
-            self.gone.store(true, Ordering::Relaxed);
+    /// Records that it was moved into a run that gets it as `data`, if the engine then drops it.
+    pub fn record_move(&self, data: &Data) {
+        if self.after_run(data) == AfterRun::Drop {
+            self.moved.store(true, Ordering::Relaxed);
         }
     }
 }
 
-impl Kept for KeptAway {
+impl Kept for RemoteData {
     fn bytes(&self) -> usize {
         self.bytes
     }
@@ -88,7 +88,7 @@ impl Kept for KeptAway {
     }
 
     fn read(&self) -> Result<Cow<'_, [u8]>, String> {
-        // Only threads that may block come here: whoever may not takes `fetch`.
+        // Only called on threads that may block; others use `fetched`.
         futures::executor::block_on(self.fetch()).map(Cow::Owned)
     }
 
@@ -97,21 +97,21 @@ impl Kept for KeptAway {
     }
 }
 
-impl KeptAway {
+impl RemoteData {
     fn fetch(&self) -> impl Future<Output = Result<Vec<u8>, String>> + Send + use<> {
         let read = self.engine.read(self.number, self.bytes);
         async move {
             let read = read.await;
-            read.unwrap_or_else(|_| Err("its engine is gone".into()))
+            read.unwrap_or_else(|_| Err("its engine has ended".into()))
                 .map_err(|why| format!("the elements cannot be read from their engine: {why}"))
         }
     }
 }
 
-impl Drop for KeptAway {
+impl Drop for RemoteData {
     fn drop(&mut self) {
-        if !*self.gone.get_mut() {
-            self.engine.forget(self.number);
+        if !*self.moved.get_mut() {
+            self.engine.drop_tensor(self.number);
         }
     }
 }

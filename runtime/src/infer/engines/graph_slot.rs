@@ -1,57 +1,56 @@
-//! Where a graph is loaded just now, if it is: it goes when its engine ends, or when others need its memory.
+//! The loaded instance of a graph, if any. It is lost when its engine ends, and evicted when others need its memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::fleet::At;
+use super::fleet::EngineGraph;
 use crate::infer::eviction::Resident;
 
-/// The place of a graph.
+/// Holds a graph while it is loaded.
 #[derive(Default)]
-pub(super) struct Slot {
-    at: Mutex<Option<Arc<At>>>,
+pub(super) struct GraphSlot {
+    loaded: Mutex<Option<Arc<EngineGraph>>>,
     last_used: AtomicU64,
 }
 
-impl Slot {
-    /// Where it is loaded, if it is and its engine is there, for a run that begins now.
-    pub fn at(&self, now: u64) -> Option<Arc<At>> {
+impl GraphSlot {
+    /// Returns the loaded graph for a run, unless its engine has ended.
+    pub fn get(&self, now: u64) -> Option<Arc<EngineGraph>> {
         let at = self.lock().clone()?;
         self.last_used.store(now, Ordering::Relaxed);
-        at.engine.is_there().then_some(at)
+        at.engine.is_alive().then_some(at)
     }
 
-    /// Notes where it was loaded.
-    pub fn set(&self, at: Arc<At>, now: u64) {
+    /// Sets the loaded graph.
+    pub fn set(&self, at: Arc<EngineGraph>, now: u64) {
         self.last_used.store(now, Ordering::Relaxed);
         let before = self.lock().replace(at);
         drop(before);
     }
 
-    /// What it takes of the memory, if it is loaded.
+    /// Its memory use, if it is loaded.
     pub fn resident(&self) -> Option<Resident> {
         let at = self.lock();
         let at = at.as_ref()?;
         Some(Resident {
             bytes: at.share.bytes(),
-            // Each run holds it.
+            // Each run has a reference.
             running: Arc::strong_count(at) - 1,
             last_used: self.last_used.load(Ordering::Relaxed),
         })
     }
 
-    /// Unloads it, if it does not run. The next run loads it again.
+    /// Unloads it unless it is running. The next run loads it again.
     pub fn evict(&self) {
         let mut at = self.lock();
         let idle = at.take_if(|at| Arc::strong_count(at) == 1);
         drop(at);
         if let Some(at) = idle {
-            at.note_eviction();
+            at.record_eviction();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<At>>> {
-        // One place for another, at once.
-        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<EngineGraph>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

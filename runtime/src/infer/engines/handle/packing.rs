@@ -1,50 +1,51 @@
-//! Tensors on their way to an engine and back, as the node packs them and checks what comes.
+//! Packs tensors for an engine, and checks and unpacks those that it returns.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::Running;
+use super::EngineHandle;
 use crate::infer::backend::tensor::{Data, Tensor};
-use crate::infer::engines::arena::Part;
-use crate::infer::engines::kept::KeptAway;
+use crate::infer::engines::arena::Block;
+use crate::infer::engines::remote_data::RemoteData;
 use crate::infer::engines::wire::{
-    self, Elements, Head, MAX_INLINE_BYTES, MAX_INLINE_TOTAL_BYTES, MAX_MESSAGE_BYTES, Request,
+    self, Elements, MAX_INLINE_BYTES, MAX_INLINE_TOTAL_BYTES, MAX_MESSAGE_BYTES, Request,
+    TensorHead,
 };
 
 #[derive(Default)]
 pub(super) struct Packed {
-    pub heads: Vec<Head>,
-    /// Elements of small inputs, which go behind the message.
-    pub behind: Vec<u8>,
-    pub parts: Vec<Part>,
+    pub heads: Vec<TensorHead>,
+    /// Elements of small inputs, which follow the message.
+    pub inline: Vec<u8>,
+    pub blocks: Vec<Block>,
 }
 
-impl Running {
+impl EngineHandle {
     pub(super) fn pack(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Packed, String> {
         let mut room = MAX_INLINE_TOTAL_BYTES;
         let mut packed = Packed::default();
         for tensor in inputs {
-            let elements = match KeptAway::of(&tensor.data) {
-                Some(kept) if kept.is_in(self) => Elements::Held {
+            let elements = match RemoteData::of(&tensor.data) {
+                Some(kept) if kept.is_in(self) => Elements::Stored {
                     tensor: kept.number(),
-                    then: kept.then(&tensor.data),
+                    after_run: kept.after_run(&tensor.data),
                 },
                 _ if tensor.is_absent() => Elements::Absent,
                 _ => {
                     let bytes = tensor.data.read()?;
                     if bytes.len() <= MAX_INLINE_BYTES.min(room) {
                         room -= bytes.len();
-                        packed.behind.extend_from_slice(&bytes);
+                        packed.inline.extend_from_slice(&bytes);
                         Elements::Inline(bytes.len() as u32)
                     } else {
-                        let part = self.arena.part_of(&bytes)?;
-                        let span = part.span();
-                        packed.parts.push(part);
+                        let block = self.arena.block_of(&bytes)?;
+                        let span = block.span();
+                        packed.blocks.push(block);
                         Elements::Arena(span)
                     }
                 }
             };
-            packed.heads.push(Head {
+            packed.heads.push(TensorHead {
                 ty: tensor.ty,
                 dims: tensor.dims.clone(),
                 elements,
@@ -53,26 +54,26 @@ impl Running {
         Ok(packed)
     }
 
-    /// The message, or, when it is too long for the socket, one that says where in the arena it is.
-    pub(super) fn shortened(
+    /// Returns the message, or one that refers to its copy in the arena if it is too long for the ring.
+    pub(super) fn move_long_message(
         &self,
         message: Vec<u8>,
-        parts: &mut Vec<Part>,
+        blocks: &mut Vec<Block>,
     ) -> Result<Vec<u8>, String> {
         if message.len() <= MAX_MESSAGE_BYTES {
             return Ok(message);
         }
-        let part = self.arena.part_of(&message)?;
-        let short = wire::encode(&Request::Long(part.span()));
-        parts.push(part);
+        let block = self.arena.block_of(&message)?;
+        let short = wire::encode(&Request::Long(block.span()));
+        blocks.push(block);
         short
     }
 
-    /// Outputs as the node has them, checked: an engine may say anything.
+    /// Checks and unpacks outputs. The engine is not trusted.
     pub(super) fn unpack(
         self: &Arc<Self>,
-        heads: Vec<Head>,
-        mut behind: &[u8],
+        heads: Vec<TensorHead>,
+        mut inline: &[u8],
     ) -> Result<Vec<Tensor>, String> {
         let mut outputs = Vec::with_capacity(heads.len());
         for (at, head) in heads.into_iter().enumerate() {
@@ -87,30 +88,32 @@ impl Running {
                 .ok_or_else(|| wrong(&"larger than memory"))?;
             let found = match &head.elements {
                 Elements::Inline(bytes) => *bytes as usize,
-                Elements::Stays { bytes, .. } => usize::try_from(*bytes).unwrap_or(usize::MAX),
+                Elements::StoredOutput { bytes, .. } => {
+                    usize::try_from(*bytes).unwrap_or(usize::MAX)
+                }
                 _ => usize::MAX,
             };
             if found != wanted {
                 return Err(wrong(&format_args!(
-                    "found {found} bytes, its shape wants {wanted}"
+                    "found {found} bytes, expected {wanted} for its shape"
                 )));
             }
             tensor.data = match head.elements {
-                Elements::Stays {
+                Elements::StoredOutput {
                     tensor,
                     bytes,
                     place,
-                } => Data::Kept(Arc::new(KeptAway::new(
+                } => Data::Kept(Arc::new(RemoteData::new(
                     self.clone(),
                     tensor,
                     usize::try_from(bytes).unwrap_or(usize::MAX),
                     place,
                 ))),
                 _ => {
-                    let (own, rest) = behind
+                    let (own, rest) = inline
                         .split_at_checked(wanted)
                         .ok_or_else(|| wrong(&"its elements are missing"))?;
-                    behind = rest;
+                    inline = rest;
                     Data::Bytes(own.to_vec())
                 }
             };

@@ -1,7 +1,7 @@
-//! Files that this node made and trusts again only after their checksum was compared: once in a process for each file.
+//! Files that this node wrote earlier and uses only after their checksum was verified, once per process and file.
 //!
-//! The checksum lies beside the file and is written after it, so that no instant of a crash leaves a half file in use: what
-//! did not reach the disk has another checksum, or none, and is made again. So nobody waits for the disk.
+//! The checksum is in a file beside it and written after it, so an incomplete file after a crash has a wrong checksum or none, and is
+//! made again. This way no write has to wait for the disk.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,12 +11,12 @@ use std::sync::Mutex;
 
 use sha2::{Digest, Sha256};
 
-/// Files of which it is remembered: all that are in use on a large node. Each that is forgotten is read once more.
-const REMEMBERED: usize = 4096;
+/// Most files that are remembered: enough for a large node. Other files are verified again.
+const MAX_REMEMBERED: usize = 4096;
 
-/// Files whose checksum this process has seen to be right, by their identity on disk.
+/// Files whose checksum this process has verified, with their identity on disk.
 #[derive(Default)]
-pub(crate) struct Checked {
+pub(crate) struct VerifiedFiles {
     verified: Mutex<HashMap<PathBuf, Identity>>,
 }
 
@@ -27,73 +27,72 @@ struct Identity {
     modified_ns: i64,
 }
 
-impl Checked {
-    /// Whether a file is there and as it was written.
-    pub fn is_sound(&self, path: &Path) -> bool {
+impl VerifiedFiles {
+    /// Whether a file exists and its checksum is correct.
+    pub fn verify(&self, path: &Path) -> bool {
         let Ok(identity) = identity(path) else {
             return false;
         };
         if self.lock().get(path) == Some(&identity) {
             return true;
         }
-        let sound = std::fs::read_to_string(checksum_path(path))
+        let is_valid = std::fs::read_to_string(checksum_path(path))
             .is_ok_and(|wanted| hash_file(path).is_ok_and(|found| found == wanted.trim()));
-        if sound {
+        if is_valid {
             let mut verified = self.lock();
-            if verified.len() >= REMEMBERED {
-                // Whichever: of most the file is gone.
+            if verified.len() >= MAX_REMEMBERED {
+                // Any: most of them were removed.
                 let some = verified.keys().next().cloned();
                 some.and_then(|path| verified.remove(&path));
             }
             verified.insert(path.to_owned(), identity);
         } else {
-            tracing::warn!(path = %path.display(), "the file is damaged, and made again");
+            tracing::warn!(path = %path.display(), "file is damaged and will be made again");
         }
-        sound
+        is_valid
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Identity>> {
-        // The map is only ever a cache of checks, whole at every instant.
         self.verified
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-/// Writes a file with its checksum.
+/// Writes a file and its checksum.
 ///
 /// # Errors
-/// When the disk fails.
+/// The error of the file system.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let checksum = hex::encode(Sha256::digest(bytes));
     let _ = std::fs::remove_file(checksum_path(path));
-    write_whole(path, bytes)?;
-    write_whole(&checksum_path(path), checksum.as_bytes())
+    write_atomically(path, bytes)?;
+    write_atomically(&checksum_path(path), checksum.as_bytes())
 }
 
-/// Puts a finished file in its place, with its checksum.
+/// Moves a complete file to its path, and writes its checksum.
 ///
 /// # Errors
-/// When the disk fails.
-pub(crate) fn adopt(made: tempfile::TempPath, path: &Path) -> io::Result<()> {
+/// The error of the file system.
+pub(crate) fn persist(made: tempfile::TempPath, path: &Path) -> io::Result<()> {
     let checksum = hash_file(&made)?;
     let _ = std::fs::remove_file(checksum_path(path));
     made.persist(path).map_err(|e| e.error)?;
-    write_whole(&checksum_path(path), checksum.as_bytes())
+    write_atomically(&checksum_path(path), checksum.as_bytes())
 }
 
-/// Writes a file whole or not at all, as far as this process and others see.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file atomically, as seen by all processes.
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     let file = tempfile::NamedTempFile::new_in(folder)?;
     std::fs::write(file.path(), bytes)?;
     file.persist(path).map(drop).map_err(|e| e.error)
 }
 
-/// Writes a file whole or not at all, also when the power is cut.
+/// Writes a file atomically, even if the power fails.
 ///
 /// # Errors
-/// When the disk fails.
+/// The error of the file system.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::io::Write;
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
@@ -104,7 +103,7 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
-/// Where a file's checksum lies.
+/// The path of the checksum of a file.
 pub(crate) fn checksum_path(path: &Path) -> PathBuf {
     path.with_extension("sha256")
 }
@@ -132,35 +131,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_came_and_went_are_forgotten() {
+    fn the_number_of_remembered_files_is_limited() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("digest.kind");
         write(&path, b"as it was made").unwrap();
         let identity = identity(&path).unwrap();
-        let checked = Checked::default();
-        let gone = (0..REMEMBERED).map(|number| (number.to_string().into(), identity));
-        checked.lock().extend(gone);
-        assert!(checked.is_sound(&path));
-        let verified = checked.lock();
-        assert_eq!(verified.len(), REMEMBERED);
+        let verified_files = VerifiedFiles::default();
+        let gone = (0..MAX_REMEMBERED).map(|number| (number.to_string().into(), identity));
+        verified_files.lock().extend(gone);
+        assert!(verified_files.verify(&path));
+        let verified = verified_files.lock();
+        assert_eq!(verified.len(), MAX_REMEMBERED);
         assert!(verified.contains_key(&path));
     }
 
     #[test]
-    fn a_damaged_file_is_noticed() {
+    fn a_damaged_file_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("digest.kind");
-        let checked = Checked::default();
-        assert!(!checked.is_sound(&path));
+        let verified_files = VerifiedFiles::default();
+        assert!(!verified_files.verify(&path));
         write(&path, b"as it was made").unwrap();
-        assert!(checked.is_sound(&path));
+        assert!(verified_files.verify(&path));
         std::fs::write(&path, b"as it was nade").unwrap();
-        assert!(!Checked::default().is_sound(&path));
+        assert!(!VerifiedFiles::default().verify(&path));
         let made = tempfile::NamedTempFile::new_in(folder.path()).unwrap();
         std::fs::write(made.path(), b"made again").unwrap();
-        adopt(made.into_temp_path(), &path).unwrap();
-        assert!(checked.is_sound(&path));
+        persist(made.into_temp_path(), &path).unwrap();
+        assert!(verified_files.verify(&path));
         std::fs::remove_file(checksum_path(&path)).unwrap();
-        assert!(!Checked::default().is_sound(&path));
+        assert!(!VerifiedFiles::default().verify(&path));
     }
 }

@@ -1,4 +1,4 @@
-//! Memory that two processes share. The file behind it is sealed, so that neither can cut it off under the other.
+//! Memory that two processes share. Its file is sealed, so that neither process can truncate it.
 
 use std::fs::File;
 use std::io;
@@ -12,17 +12,17 @@ use rustix::fs::{
 
 use super::wire::Span;
 
-/// The memory, as one side sees it.
+/// The mapping of one process.
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedMemory {
     map: Arc<MmapRaw>,
 }
 
-impl Shared {
-    /// Makes memory of so many bytes, and the file that the other side opens.
+impl SharedMemory {
+    /// Creates shared memory of this size. Returns the file for the other process.
     ///
     /// # Errors
-    /// When the system has no room for it.
+    /// The error of the system.
     pub fn create(name: &str, bytes: u64) -> io::Result<(OwnedFd, Self)> {
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, bytes)?;
@@ -31,10 +31,10 @@ impl Shared {
         Ok((fd, shared))
     }
 
-    /// Maps what the other side made.
+    /// Maps the file of the other process.
     ///
     /// # Errors
-    /// When it is no sealed memory, or cannot be mapped.
+    /// If it is not sealed or cannot be mapped.
     pub fn open(fd: &OwnedFd) -> io::Result<Self> {
         let seals = fcntl_get_seals(fd)?;
         if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
@@ -54,48 +54,48 @@ impl Shared {
         Ok(Self { map: Arc::new(map) })
     }
 
-    /// How many bytes there are.
+    /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         self.map.len() as u64
     }
 
-    /// Where a part begins. It is mapped as long as this is there.
+    /// The address of a span, which is valid as long as `self`.
     ///
     /// # Errors
-    /// When there is no such part.
-    pub fn at(&self, span: Span) -> Result<*mut u8, String> {
+    /// If the span is out of bounds.
+    pub fn address(&self, span: Span) -> Result<*mut u8, String> {
         let end = span.at.checked_add(span.bytes);
         if end.is_none_or(|end| end > self.bytes()) {
-            return Err(format!("{span:?} is no part of the shared memory"));
+            return Err(format!("{span:?} is out of bounds of the shared memory"));
         }
-        // SAFETY: the part begins within the map, as was just compared; the numbers are smaller than its length.
+        // SAFETY: the span is within the map, as just checked.
         Ok(unsafe { self.map.as_mut_ptr().add(span.at as usize) })
     }
 
-    /// Writes bytes to the begin of a part.
+    /// Writes bytes to the start of a span.
     ///
     /// # Errors
-    /// When they do not fit.
+    /// If they do not fit, or the span is out of bounds.
     pub fn write(&self, span: Span, bytes: &[u8]) -> Result<(), String> {
         if bytes.len() as u64 > span.bytes {
             return Err(format!("{} bytes do not fit {span:?}", bytes.len()));
         }
-        let to = self.at(span)?;
-        // SAFETY: the part is within the map and as long as the bytes, which are no part of it.
+        let to = self.address(span)?;
+        // SAFETY: the span is within the map and at least as long as the bytes, which are not part of it.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         Ok(())
     }
 
-    /// Appends a copy of a part to `copy`.
+    /// Appends a copy of a span to `copy`.
     ///
     /// # Errors
-    /// When there is no such part.
+    /// If the span is out of bounds.
     pub fn append_to(&self, span: Span, copy: &mut Vec<u8>) -> Result<(), String> {
-        let from = self.at(span)?;
+        let from = self.address(span)?;
         let bytes = span.bytes as usize;
         copy.reserve(bytes);
-        // SAFETY: the part is within the map, the vector has room for it behind its end, and all of it is written. What the
-        // other side writes meanwhile makes the copy wrong, and nothing else.
+        // SAFETY: the span is within the map, the vector has capacity for it, and all of it is initialized. A concurrent write of the
+        // other process can only make the copy inconsistent.
         unsafe {
             let end = copy.as_mut_ptr().add(copy.len());
             std::ptr::copy_nonoverlapping(from.cast_const(), end, bytes);
@@ -104,40 +104,40 @@ impl Shared {
         Ok(())
     }
 
-    /// A copy of a part.
+    /// A copy of a span.
     ///
     /// # Errors
-    /// When there is no such part.
+    /// If the span is out of bounds.
     pub fn copy(&self, span: Span) -> Result<Vec<u8>, String> {
         let mut copy = Vec::new();
         self.append_to(span, &mut copy)?;
         Ok(copy)
     }
 
-    /// A part where it is.
+    /// A span without a copy.
     ///
     /// # Errors
-    /// When there is no such part.
+    /// If the span is out of bounds.
     ///
     /// # Safety
-    /// The other side must not write to the part while the slice is there.
+    /// The other process must not write to the span during the lifetime of the slice.
     pub unsafe fn slice(&self, span: Span) -> Result<&[u8], String> {
-        let from = self.at(span)?;
-        // SAFETY: within the map; the caller promises that nobody writes.
+        let from = self.address(span)?;
+        // SAFETY: within the map; the caller guarantees that no process writes.
         Ok(unsafe { std::slice::from_raw_parts(from.cast_const(), span.bytes as usize) })
     }
 
-    /// Gives the memory of a part back to the system. It reads as zeros from then on.
+    /// Returns the memory of a span to the system. It then reads as zeros.
     ///
     /// # Errors
-    /// When the system keeps it.
+    /// The error of the system.
     ///
     /// # Safety
-    /// Nobody on this side may have a slice of it.
-    pub unsafe fn give_back(&self, span: Span) -> io::Result<()> {
-        self.at(span).map_err(io::Error::other)?;
+    /// No slice of the span may exist in this process.
+    pub unsafe fn discard(&self, span: Span) -> io::Result<()> {
+        self.address(span).map_err(io::Error::other)?;
         let (at, bytes) = (span.at as usize, span.bytes as usize);
-        // SAFETY: within the map; the caller promises that nobody has a slice of it.
+        // SAFETY: within the map; the caller guarantees that no slice exists.
         unsafe {
             self.map
                 .unchecked_advise_range(UncheckedAdvice::Remove, at, bytes)

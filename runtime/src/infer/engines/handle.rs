@@ -1,8 +1,8 @@
-//! One engine that runs, as the node sees it: what was asked of it, and what becomes of that when it answers or ends.
+//! The node's side of one engine: pending requests, which are completed when the engine answers or ends.
 
-mod briefly;
 mod follow;
 mod packing;
+mod short_wait;
 mod spawn;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,87 +23,87 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::Program;
-use super::arena::{Arena, Part};
+use super::arena::{Arena, Block};
 use super::history::{EndReason, GraphLabel, Suspect};
-use super::kept::KeptAway;
+use super::remote_data::RemoteData;
 use super::ring::{self, Receiver, Sender, Sent};
 use super::wire::{self, Answer, BackendHead, Length, Load, LoadedHead, Open, Order, Request};
 use crate::infer::backend::RunError;
 use crate::infer::backend::tensor::Tensor;
 use crate::process::barrier::Barrier;
 use crate::process::frames;
-pub(super) use spawn::passed_on;
+pub(super) use spawn::passed_variables;
 use spawn::start;
 
-/// How long an engine may take until it has found its backends.
+/// Time limit for an engine to find its backends.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Inputs of a run, and dimensions of each, that the log and events show.
+/// Most inputs of a run, and dimensions of each, in the log and in events.
 const MAX_SHOWN_INPUTS: usize = 16;
 
-/// An engine, from its start to its end.
-pub(super) struct Running {
+/// A started engine.
+pub(super) struct EngineHandle {
     control: Mutex<UnixStream>,
     requests: Sender,
     replies: Receiver,
-    /// Rung by the engine when the node sleeps and there are replies, or room for requests.
-    bell: AsyncFd<OwnedFd>,
+    /// Written by the engine while the node sleeps, when there are replies or room for requests.
+    wake: AsyncFd<OwnedFd>,
     arena: Arc<Arena>,
-    next: AtomicU64,
+    next_id: AtomicU64,
     state: Mutex<State>,
     outbox: Outbox,
-    /// Told when the stream has ended.
-    gone: Notify,
+    /// Notified when the stream has ended.
+    closed: Notify,
     kill: Notify,
-    opened: Opened,
+    capabilities: Capabilities,
     process: Option<u32>,
-    /// Called with its end, before those who wait are told.
-    told: Mutex<Option<Told>>,
-    /// Its graphs, by their numbers.
+    /// Called when it has ended, before the pending requests are completed.
+    on_end: Mutex<Option<OnEnd>>,
+    /// Labels of its graphs by number.
     labels: Mutex<HashMap<u32, Arc<GraphLabel>>>,
-    /// The folder that it may write to, which goes with it.
+    /// The folder that it may write to.
     _scratch: Option<TempDir>,
 }
 
-/// Who hears of an engine's end first.
-pub(super) type Told = Box<dyn FnOnce(&Ended, Vec<Suspect>) + Send>;
+/// Called when an engine has ended.
+pub(super) type OnEnd = Box<dyn FnOnce(&Ended, Vec<Suspect>) + Send>;
 
-/// What an engine said of itself when it began.
+/// The capabilities that an engine reported when it started.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Opened {
+pub(super) struct Capabilities {
     pub backends: Vec<BackendHead>,
-    pub no_cards: Option<String>,
+    pub no_gpus: Option<String>,
     pub barriers: Vec<Barrier>,
-    /// The folders in which its backends look for models in their quickest form, by the backends' names.
-    pub kept_forms: Vec<(String, String)>,
+    /// The names of backends, each with the folder of its cached forms.
+    pub form_folders: Vec<(String, String)>,
 }
 
 #[derive(Default)]
 struct State {
     ended: Option<Arc<Ended>>,
-    /// Why it is being killed, and on account of which graph.
-    sentence: Option<Sentence>,
+    /// Why it is being killed.
+    killed: Option<KillReason>,
     runs: HashMap<u64, InFlight>,
-    reads: HashMap<u64, Reading>,
+    reads: HashMap<u64, PendingRead>,
     loads: HashMap<u32, oneshot::Sender<Result<LoadedHead, LoadFailure>>>,
-    asked: HashMap<u64, oneshot::Sender<Vec<(u32, u64)>>>,
-    sign_of_life: Option<Instant>,
-    /// How often the kernel had killed a process for want of memory when the engine was last looked at.
+    gpu_memory: HashMap<u64, oneshot::Sender<Vec<(u32, u64)>>>,
+    last_answer: Option<Instant>,
+    /// The kernel's count of OOM kills at the last check.
     oom_kills: Option<u64>,
 }
 
-/// Requests that the ring had no room for.
+/// Requests that did not fit into the ring.
 #[derive(Default)]
 struct Outbox {
-    is_used: AtomicBool,
+    has_messages: AtomicBool,
     messages: Mutex<VecDeque<Vec<u8>>>,
 }
 
-/// Elements that are to be copied into a part of the arena, and who waits for them.
-type Reading = (Part, oneshot::Sender<Result<Vec<u8>, String>>);
+/// A pending read: the block of the arena that the elements are copied to, and the caller.
+type PendingRead = (Block, oneshot::Sender<Result<Vec<u8>, String>>);
 
-/// Why an engine is killed, and on account of which graph.
+/// Why an engine is killed, and the graph that is the cause, if any.
 #[derive(Clone, Debug)]
-struct Sentence {
+struct KillReason {
     reason: EndReason,
     why: String,
     graph: Option<u32>,
@@ -111,15 +111,17 @@ struct Sentence {
 
 impl Outbox {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
-        // A queue of messages is whole at every instant.
         self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// The graphs that run or load, by their numbers, but for those of these runs.
-    fn busy(&self, untaken: &HashSet<u64>) -> Vec<u32> {
-        let running = self.runs.iter().filter(|(run, _)| !untaken.contains(run));
+    /// The numbers of the graphs that run or load, without the graphs of `unreceived` runs.
+    fn busy_graphs(&self, unreceived: &HashSet<u64>) -> Vec<u32> {
+        let running = self
+            .runs
+            .iter()
+            .filter(|(run, _)| !unreceived.contains(run));
         let running = running.map(|(_, run)| run.graph);
         let mut busy: Vec<u32> = running.chain(self.loads.keys().copied()).collect();
         busy.sort_unstable();
@@ -131,39 +133,39 @@ impl State {
 /// How an engine ended.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
-    /// For programs.
+    /// For metrics and events.
     pub reason: EndReason,
-    /// For people.
+    /// For logs and errors.
     pub why: String,
-    /// Its process.
+    /// Its process ID.
     pub process: Option<u32>,
-    /// The graphs that may have brought it about, by their numbers.
+    /// The numbers of the graphs that may be the cause.
     pub suspects: Vec<u32>,
 }
 
 /// Why a graph was not loaded.
 #[derive(Clone, Debug)]
 pub(super) enum LoadFailure {
-    /// The backend does not take it.
+    /// The backend refused it.
     Refused(String),
-    /// The engine ended meanwhile.
+    /// The engine ended before.
     Ended(Arc<Ended>),
 }
 
-/// What a run took.
+/// The resources that a run used.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Took {
+pub(super) struct RunCost {
     pub time: Duration,
-    /// Memory, where it was measured.
+    /// Peak memory in bytes; 0 if not measured.
     pub peak_bytes: u64,
 }
 
 /// How a run ended.
 pub(super) enum RunEnd {
-    /// What it gave, and what the backend took by the engine's word.
-    Ran(Vec<Tensor>, Took),
+    /// Its outputs, and the resources that the engine reported.
+    Ran(Vec<Tensor>, RunCost),
     Failed(RunError),
-    /// The engine ended; these are the inputs, which nobody has used up.
+    /// The engine ended. The inputs can be used again.
     Lost {
         ended: Arc<Ended>,
         inputs: Vec<Tensor>,
@@ -171,7 +173,7 @@ pub(super) enum RunEnd {
 }
 
 impl InFlight {
-    /// Type and shape of each input, as far as there is room for them.
+    /// Type and shape of the first inputs.
     fn shapes(&self) -> Vec<String> {
         let inputs = self.inputs.iter().take(MAX_SHOWN_INPUTS);
         let inputs = inputs.map(|tensor| {
@@ -182,120 +184,120 @@ impl InFlight {
     }
 }
 
-/// What is done with the end of a run.
-pub(super) type Done = Box<dyn FnOnce(RunEnd) + Send>;
+/// Called with the end of a run.
+pub(super) type OnRunEnd = Box<dyn FnOnce(RunEnd) + Send>;
 
 struct InFlight {
     graph: u32,
     inputs: Vec<Tensor>,
-    /// Where the elements of large inputs are.
-    _parts: Vec<Part>,
-    done: Done,
+    /// Blocks with the elements of large inputs.
+    _blocks: Vec<Block>,
+    on_end: OnRunEnd,
 }
 
-impl fmt::Debug for Running {
+impl fmt::Debug for EngineHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "engine {:?}", self.process)
     }
 }
 
-impl Running {
-    /// Starts an engine and waits until it has found its backends. Its tasks run on the executor of the thread that calls.
+impl EngineHandle {
+    /// Starts an engine and waits until it has found its backends. Its tasks run on `executor`.
     ///
     /// # Errors
-    /// When it cannot be started, or does not begin as an engine does.
+    /// If it cannot be started, or violates the protocol.
     pub fn start(
         executor: &Handle,
         program: &Program,
         open: Open,
         scratch: Option<TempDir>,
-        told: Told,
+        on_end: OnEnd,
     ) -> io::Result<Arc<Self>> {
         let _entered = executor.enter();
         let (control, theirs) = UnixStream::pair()?;
-        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let arena = Arena::create()?;
         let (messages, shared) = ring::create()?;
-        let (requests, replies) = ring::of_node(&shared)?;
+        let (requests, replies) = ring::node_ends(&shared)?;
         let child = start(program, theirs)?;
         let process = child.as_ref().and_then(Child::id);
-        frames::send_files(&control, [bell.as_fd(), arena.fd(), messages.as_fd()])?;
+        frames::send_files(&control, [wake.as_fd(), arena.fd(), messages.as_fd()])?;
         drop(messages);
         frames::write_frame(&control, &Order::Open(Box::new(open)))?;
         control.set_read_timeout(Some(OPEN_TIMEOUT))?;
-        let opened = match frames::read_frame::<Answer>(&control)? {
+        let capabilities = match frames::read_frame::<Answer>(&control)? {
             Some(Answer::Opened {
                 backends,
-                no_cards,
+                no_gpus,
                 barriers,
-                kept_forms,
-            }) => Opened {
+                form_folders,
+            }) => Capabilities {
                 backends,
-                no_cards,
+                no_gpus,
                 barriers,
-                kept_forms,
+                form_folders,
             },
-            Some(_) => return Err(io::Error::other("its first answer is none to open")),
-            None => return Err(io::Error::other("it ended at once")),
+            Some(_) => return Err(io::Error::other("its first message is invalid")),
+            None => return Err(io::Error::other("it ended at its start")),
         };
         control.set_read_timeout(None)?;
         let answers = control.try_clone()?;
-        // SAFETY: an `OwnedFd` is open, and the same file, for as long as it is there.
-        let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
-        let running = Arc::new(Self {
+        // SAFETY: an `OwnedFd` refers to the same open file until it is dropped.
+        let wake = unsafe { AsyncFd::register_with_interest(wake, Interest::READABLE) }?;
+        let handle = Arc::new(Self {
             control: Mutex::new(control),
             requests,
             replies,
-            bell,
+            wake,
             arena,
-            next: AtomicU64::new(1),
+            next_id: AtomicU64::new(1),
             state: Mutex::default(),
             outbox: Outbox::default(),
-            gone: Notify::new(),
+            closed: Notify::new(),
             kill: Notify::new(),
-            opened,
+            capabilities,
             process,
-            told: Mutex::new(Some(told)),
+            on_end: Mutex::new(Some(on_end)),
             labels: Mutex::default(),
             _scratch: scratch,
         });
-        let weak = Arc::downgrade(&running);
+        let weak = Arc::downgrade(&handle);
         std::thread::Builder::new()
             .name("engine-answers".into())
             .spawn(move || {
                 while let Ok(Some(answer)) = frames::read_frame::<Answer>(&answers) {
-                    let Some(running) = weak.upgrade() else {
+                    let Some(handle) = weak.upgrade() else {
                         return;
                     };
-                    running.hear(answer);
+                    handle.receive(answer);
                 }
-                if let Some(running) = weak.upgrade() {
-                    running.gone.notify_one();
+                if let Some(handle) = weak.upgrade() {
+                    handle.closed.notify_one();
                 }
             })?;
-        executor.spawn(running.clone().follow(child));
-        Ok(running)
+        executor.spawn(handle.clone().follow(child));
+        Ok(handle)
     }
 
     fn lock_labels(&self) -> MutexGuard<'_, HashMap<u32, Arc<GraphLabel>>> {
         self.labels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_told(&self) -> MutexGuard<'_, Option<Told>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_on_end(&self) -> MutexGuard<'_, Option<OnEnd>> {
+        self.on_end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it said of itself.
-    pub fn opened(&self) -> &Opened {
-        &self.opened
+    /// The capabilities that it reported when it started.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
     }
 
-    /// Its process.
+    /// Its process ID.
     pub fn process(&self) -> Option<u32> {
         self.process
     }
 
-    /// Whether it has ended, and graphs are blamed for that.
+    /// Whether it has ended and graphs are suspects of that.
     pub fn ended_with_suspects(&self) -> bool {
         let state = self.lock();
         state
@@ -305,21 +307,21 @@ impl Running {
     }
 
     /// Whether it has not ended.
-    pub fn is_there(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         self.lock().ended.is_none()
     }
 
-    /// Notes which graph will be loaded under a number.
-    pub fn name(&self, graph: u32, label: Arc<GraphLabel>) {
+    /// Sets the label of the graph with this number.
+    pub fn set_label(&self, graph: u32, label: Arc<GraphLabel>) {
         self.lock_labels().insert(graph, label);
     }
 
-    /// Memory to share with it.
+    /// The memory shared with it.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.arena
     }
 
-    /// Loads a graph; the answer comes when it has, or has not.
+    /// Loads a graph. The receiver gets the result.
     pub fn load(&self, load: Load) -> oneshot::Receiver<Result<LoadedHead, LoadFailure>> {
         let (sender, receiver) = oneshot::channel();
         let graph = load.graph;
@@ -331,27 +333,27 @@ impl Running {
             }
             state.loads.insert(graph, sender);
         }
-        // Should it fail, the engine is gone, and its end answers.
+        // If this fails, the engine has ended, and its end answers.
         let _ = self.order(&Order::Load(load));
         receiver
     }
 
-    /// Bytes that graphs take of each card.
-    pub fn used_of_cards(&self) -> oneshot::Receiver<Vec<(u32, u64)>> {
+    /// Bytes that graphs use of each GPU.
+    pub fn gpu_memory(&self) -> oneshot::Receiver<Vec<(u32, u64)>> {
         let (sender, receiver) = oneshot::channel();
-        let asked = self.number();
+        let id = self.new_id();
         let mut state = self.lock();
         if state.ended.is_none() {
-            state.asked.insert(asked, sender);
+            state.gpu_memory.insert(id, sender);
             drop(state);
-            let _ = self.order(&Order::UsedOfCards { asked });
+            let _ = self.order(&Order::GpuMemory { id });
         }
         receiver
     }
 
-    /// Drops a graph.
+    /// Unloads a graph.
     pub fn unload(&self, graph: u32) {
-        // A graph whose run goes on may yet end the engine, and is blamed for that by its label.
+        // The label of a running graph is still needed if the run ends the engine.
         let is_running = self.lock().runs.values().any(|run| run.graph == graph);
         if !is_running {
             self.lock_labels().remove(&graph);
@@ -359,26 +361,26 @@ impl Running {
         self.post(&Request::Unload { graph });
     }
 
-    /// Drops a tensor that stayed.
-    pub fn forget(&self, tensor: u64) {
+    /// Drops a tensor in the engine.
+    pub fn drop_tensor(&self, tensor: u64) {
         let tensors = vec![tensor];
         self.post(&Request::Drop { tensors });
     }
 
-    /// Begins a run; `done` gets its end, on whatever thread that comes.
+    /// Starts a run. `on_end` is called with its end, on any thread.
     pub fn run(
         self: &Arc<Self>,
         graph: u32,
         threads: usize,
         length: Length,
         inputs: Vec<Tensor>,
-        done: Done,
+        on_end: OnRunEnd,
     ) -> u64 {
-        let run = self.number();
+        let run = self.new_id();
         let packed = match self.pack(&inputs) {
             Ok(packed) => packed,
             Err(error) => {
-                done(RunEnd::Failed(RunError::Failed(error)));
+                on_end(RunEnd::Failed(RunError::Failed(error)));
                 return run;
             }
         };
@@ -389,34 +391,34 @@ impl Running {
             length,
             inputs: packed.heads,
         };
-        let mut parts = packed.parts;
+        let mut blocks = packed.blocks;
         let message = wire::encode(&request).and_then(|mut message| {
-            message.extend(packed.behind);
-            self.shortened(message, &mut parts)
+            message.extend(packed.inline);
+            self.move_long_message(message, &mut blocks)
         });
         let message = match message {
             Ok(message) => message,
             Err(error) => {
-                done(RunEnd::Failed(RunError::Failed(error)));
+                on_end(RunEnd::Failed(RunError::Failed(error)));
                 return run;
             }
         };
         let mut state = self.lock();
         if let Some(ended) = state.ended.clone() {
             drop(state);
-            done(RunEnd::Lost { ended, inputs });
+            on_end(RunEnd::Lost { ended, inputs });
             return run;
         }
         for tensor in &inputs {
-            if let Some(kept) = KeptAway::of(&tensor.data) {
-                kept.note_then(&tensor.data);
+            if let Some(kept) = RemoteData::of(&tensor.data) {
+                kept.record_move(&tensor.data);
             }
         }
         let in_flight = InFlight {
             graph,
             inputs,
-            _parts: parts,
-            done,
+            _blocks: blocks,
+            on_end,
         };
         state.runs.insert(run, in_flight);
         drop(state);
@@ -424,31 +426,31 @@ impl Running {
         run
     }
 
-    /// Ends a run that nobody waits for any more, if it goes on.
-    pub fn stop(&self, run: u64) {
+    /// Cancels a run if it has not ended.
+    pub fn cancel(&self, run: u64) {
         if self.lock().runs.contains_key(&run) {
-            self.post(&Request::Stop { run });
+            self.post(&Request::Cancel { run });
         }
     }
 
-    /// Whether a run goes on.
+    /// Whether a run has not ended.
     pub fn is_running(&self, run: u64) -> bool {
         self.lock().runs.contains_key(&run)
     }
 
-    /// Ends the engine, on account of a graph or of none.
+    /// Kills the engine, because of a graph or for another reason.
     pub fn kill(&self, reason: EndReason, why: String, graph: Option<u32>) {
         let mut state = self.lock();
-        if state.ended.is_none() && state.sentence.is_none() {
-            state.sentence = Some(Sentence { reason, why, graph });
+        if state.ended.is_none() && state.killed.is_none() {
+            state.killed = Some(KillReason { reason, why, graph });
             drop(state);
             self.kill.notify_one();
         }
     }
 
-    /// Ends the engine because nobody needs it.
+    /// Ends the engine because it is idle.
     pub fn close(&self) {
-        self.lock_told().take();
+        self.lock_on_end().take();
         self.hang_up();
     }
 
@@ -456,18 +458,18 @@ impl Running {
         let _ = self.lock_control().shutdown(std::net::Shutdown::Both);
     }
 
-    /// Copies the elements of a tensor that stayed.
+    /// Copies the elements of a tensor from the engine.
     pub fn read(&self, tensor: u64, bytes: usize) -> oneshot::Receiver<Result<Vec<u8>, String>> {
         let (sender, receiver) = oneshot::channel();
-        let read = self.number();
-        let part = match self.arena.part(bytes) {
-            Ok(part) => part,
+        let read = self.new_id();
+        let block = match self.arena.block(bytes) {
+            Ok(block) => block,
             Err(error) => {
                 let _ = sender.send(Err(error));
                 return receiver;
             }
         };
-        let to = part.span();
+        let to = block.span();
         let mut state = self.lock();
         if let Some(ended) = &state.ended {
             let _ = sender.send(Err(ended.why.clone()));
@@ -475,7 +477,7 @@ impl Running {
         }
         match wire::encode(&Request::Read { read, tensor, to }) {
             Ok(message) => {
-                state.reads.insert(read, (part, sender));
+                state.reads.insert(read, (block, sender));
                 drop(state);
                 self.send(message);
             }
@@ -486,8 +488,8 @@ impl Running {
         receiver
     }
 
-    fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+    fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     fn order(&self, order: &Order) -> io::Result<()> {
@@ -495,19 +497,19 @@ impl Running {
     }
 
     fn post(&self, request: &Request) {
-        if !self.is_there() {
+        if !self.is_alive() {
             return;
         }
         match wire::encode(request) {
             Ok(message) => self.send(message),
-            Err(error) => tracing::error!(error, "a message to an engine cannot be written"),
+            Err(error) => tracing::error!(error, "message to an engine cannot be encoded"),
         }
     }
 
-    /// Sends a message, or leaves it to the task that follows the engine when there is no room for it now. Of one that has
-    /// ended, that task tells everybody who waits.
+    /// Sends a message, or queues it for the task that follows the engine if the ring is full. If the engine has ended, that task
+    /// completes all pending requests.
     fn send(&self, message: Vec<u8>) {
-        let sent = match self.outbox.is_used.load(Ordering::Acquire) {
+        let sent = match self.outbox.has_messages.load(Ordering::Acquire) {
             true => Ok(Sent::Full),
             false => self.requests.try_send(&[&message]),
         };
@@ -517,22 +519,22 @@ impl Running {
             Ok(Sent::Full) => {
                 let mut messages = self.outbox.lock();
                 messages.push_back(message);
-                self.outbox.is_used.store(true, Ordering::Release);
+                self.outbox.has_messages.store(true, Ordering::Release);
                 drop(messages);
-                // There may be room by now, of which nobody would tell again.
+                // There may be room by now, for which the engine would not wake the task again.
                 let _ = self.flush();
             }
             Err(error) => {
-                let why = format!("its messages are wrong: {error}");
+                let why = format!("its messages are invalid: {error}");
                 self.kill(EndReason::InvalidMessage, why, None);
             }
         }
     }
 
-    /// Hears what the engine says in frames.
-    fn hear(&self, answer: Answer) {
+    /// Handles a message from the stream.
+    fn receive(&self, answer: Answer) {
         let mut state = self.lock();
-        state.sign_of_life = Some(Instant::now());
+        state.last_answer = Some(Instant::now());
         match answer {
             Answer::Loaded { graph, loaded } => {
                 if let Some(sender) = state.loads.remove(&graph) {
@@ -544,8 +546,8 @@ impl Running {
                     let _ = sender.send(Err(LoadFailure::Refused(error)));
                 }
             }
-            Answer::UsedOfCards { asked, bytes } => {
-                if let Some(sender) = state.asked.remove(&asked) {
+            Answer::GpuMemory { id, bytes } => {
+                if let Some(sender) = state.gpu_memory.remove(&id) {
                     let _ = sender.send(bytes);
                 }
             }
@@ -554,7 +556,6 @@ impl Running {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // What waits is put in and taken out in single steps.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
