@@ -1,11 +1,12 @@
-//! Checks the imports and exports of a component when it is pushed.
+//! Checks what a component imports and exports, when it is pushed.
 
 use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 
-/// The interfaces that a component may import; a trailing `/` means the whole package.
+/// The interfaces that components may import; a trailing `/` means the whole package.
 ///
-/// `wasi:sockets` is in the list because the runtimes of Python and JavaScript always import it. The sandbox refuses every call of it.
+/// `wasi:sockets` is allowed because the runtimes of Python and JavaScript always import it. Its calls fail: the sandbox permits
+/// no connections, listeners or name lookups.
 const ALLOWED_IMPORTS: &[&str] = &[
     "wasi:cli/",
     "wasi:clocks/",
@@ -21,7 +22,7 @@ const ALLOWED_IMPORTS: &[&str] = &[
     "wasi:sockets/",
 ];
 
-/// The export that is called once for each new replica.
+/// The export that a new replica calls once.
 pub const LIFECYCLE: &str = "samovar:model/lifecycle@0.1.0";
 
 /// Why a component is refused.
@@ -29,7 +30,7 @@ pub const LIFECYCLE: &str = "samovar:model/lifecycle@0.1.0";
 pub enum AdmissionError {
     /// It is not a valid component.
     #[error(
-        "the component does not compile: {0}. A WebAssembly component is wanted, as `cargo build --target wasm32-wasip2` makes"
+        "the component does not compile: {0}. Expected a WebAssembly component, as built by `cargo build --target wasm32-wasip2`"
     )]
     Invalid(String),
     /// It imports an interface that the sandbox does not offer.
@@ -37,15 +38,15 @@ pub enum AdmissionError {
         "the component imports `{import}`, which a model may not use; it may import wasi:{{cli,clocks,config,filesystem,http,io,logging,nn,random,sockets}}"
     )]
     Import {
-        /// Name of the interface.
+        /// The interface, as the component names it.
         import: String,
     },
-    /// It imports an allowed interface with types that this host does not have.
-    #[error("the component's imports do not fit this host: {0}")]
+    /// It imports an allowed interface with other types than this host has.
+    #[error("the component's imports do not match this host: {0}")]
     Mismatch(String),
-    /// It does not export an HTTP handler.
+    /// It exports no request handler.
     #[error(
-        "the component exports {found}; wanted `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`"
+        "the component exports {found}; expected `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`"
     )]
     Export {
         /// Its exports.
@@ -53,7 +54,7 @@ pub enum AdmissionError {
     },
 }
 
-/// The HTTP interface that a component exports.
+/// The interface through which a component takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handler {
     /// `wasi:http/incoming-handler@0.2`
@@ -62,10 +63,10 @@ pub enum Handler {
     Wasi03,
 }
 
-/// Checks names only. Types are checked when the component is linked.
+/// Checks the names of imports and exports. Types are checked when the component is linked.
 ///
 /// # Errors
-/// Names the first import that is not allowed, or the exports if there is no handler.
+/// The first import that is not allowed, or the exports if there is no handler among them.
 pub fn check(
     component: &wasmtime::component::Component,
     engine: &Engine,

@@ -1,8 +1,8 @@
-//! Artifacts: components compiled to native code, stored by digest and engine settings, memory-mapped and cached.
+//! Artifacts: components compiled to native code, stored on disk by digest and engine settings, memory-mapped, and cached.
 //!
-//! This is the only place that loads native code, and it loads only code that this node compiled (`compile/`): a client can upload a
-//! component, never an artifact. The SHA-256 of each artifact is stored next to it and checked when a process maps the file for the first
-//! time, so that a damaged artifact is compiled again instead of run.
+//! This is the only place that loads native code, and it loads only what this node compiled (`compile/`): clients can upload
+//! components, never artifacts. The SHA-256 of each artifact is stored beside it and verified when a process first maps the
+//! file, so that a damaged one is compiled again instead of run.
 
 mod snapshots;
 mod sweep;
@@ -17,29 +17,29 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::admission::{self, AdmissionError, Handler, LIFECYCLE};
-use crate::checked::{self, Checked};
 use crate::compile::{
     Compilation, CompileError, Compiler, ComponentFile, MAX_COMPONENT_BYTES, Native,
 };
-use crate::engine::{Calls, SharedEngine, slots_of};
+use crate::engine::{AsyncSupport, SharedEngine, slots_of};
 use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
+use crate::verified_files::{self, VerifiedFiles};
 
-/// Number of linked components that are cached in addition to those of running replicas.
-const CACHED: u64 = 256;
-/// A cached component that was not started for this long is unmapped.
+/// Linked components in the cache; running replicas hold theirs beyond that.
+const MAX_CACHED: u64 = 256;
+/// A component without a start for this long is evicted.
 const CACHED_IDLE: Duration = Duration::from_secs(10 * 60);
 
-/// A component that is linked against the sandbox and ready to be instantiated.
+/// A compiled component, linked against the sandbox and ready to be instantiated.
 pub struct Artifact {
     pub(crate) pre: HandlerPre,
-    /// The snapshot, if the deployment has that setting.
+    /// Whether instances start from a snapshot; `None` if none was asked for.
     pub(crate) snapshot: Option<Snapshot>,
-    /// Number of replica slots that an instance uses.
+    /// Replica slots that an instance takes.
     pub(crate) slots: u32,
 }
 
-/// The linked component by kind of handler.
+/// A linked component, with the indices of its handler's exports.
 #[derive(Clone)]
 pub(crate) enum HandlerPre {
     Wasi02(
@@ -59,7 +59,7 @@ impl Artifact {
         }
     }
 
-    /// Whether a new replica has to run `init`.
+    /// Whether new replicas must call `init`.
     pub(crate) fn runs_init(&self) -> bool {
         self.snapshot != Some(Snapshot::Taken) && self.has_lifecycle()
     }
@@ -70,26 +70,26 @@ impl Artifact {
     }
 }
 
-/// Why a component cannot be compiled or loaded.
+/// Why there is no artifact of a component.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// The component was refused.
     #[error(transparent)]
     Refused(#[from] AdmissionError),
-    /// A file operation failed.
+    /// The disk failed.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// The operation.
+        /// What failed.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// The system's error.
         source: io::Error,
     },
-    /// The same error as for a concurrent caller.
+    /// The error of a concurrent call for the same component.
     #[error(transparent)]
     Shared(Arc<ArtifactError>),
-    /// It could not be compiled.
+    /// Compiling failed.
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// A task that reads or links artifacts panicked, which is a bug.
@@ -98,7 +98,7 @@ pub enum ArtifactError {
 }
 
 impl ArtifactError {
-    /// Whether the component caused the error: it was refused, or exceeded a limit of compiling.
+    /// Whether the component is at fault: it was refused, exceeded a limit of compiling, or crashed the compiler.
     pub fn blames_component(&self) -> bool {
         match self {
             Self::Refused(_) => true,
@@ -111,39 +111,40 @@ impl ArtifactError {
 
 /// The artifacts of a node.
 pub struct ArtifactStore {
-    sequential: Shelf,
-    concurrent: Shelf,
-    ready: moka::future::Cache<String, Arc<Artifact>>,
-    checked: Checked,
+    without_async: EngineArtifacts,
+    with_async: EngineArtifacts,
+    cache: moka::future::Cache<String, Arc<Artifact>>,
+    verified_files: VerifiedFiles,
     compiler: Compiler,
 }
 
 impl ArtifactStore {
-    /// Opens the artifacts in `folder`, which has subfolders for engine settings.
+    /// Opens the store in `folder`, with a subfolder for each engine's settings.
     ///
     /// # Errors
-    /// If a folder or a linker cannot be created.
+    /// When a folder cannot be created or a linker cannot be built.
     pub fn new(
         engine: &Arc<SharedEngine>,
         compilation: Compilation,
         folder: &Path,
     ) -> wasmtime::Result<Self> {
-        let sequential = Shelf::new(engine, Calls::Sequential, folder)?;
-        let concurrent = Shelf::new(engine, Calls::Concurrent, folder)?;
-        sweep::begin(folder, &[&sequential.folder, &concurrent.folder]);
+        let without_async = EngineArtifacts::new(engine, AsyncSupport::Off, folder)?;
+        let with_async = EngineArtifacts::new(engine, AsyncSupport::On, folder)?;
+        sweep::begin(folder, &[&without_async.folder, &with_async.folder]);
         Ok(Self {
-            sequential,
-            concurrent,
-            ready: moka::future::Cache::builder()
-                .max_capacity(CACHED)
+            without_async,
+            with_async,
+            cache: moka::future::Cache::builder()
+                .max_capacity(MAX_CACHED)
                 .time_to_idle(CACHED_IDLE)
                 .build(),
-            checked: Checked::default(),
+            verified_files: VerifiedFiles::default(),
             compiler: Compiler::new(compilation, engine.clone()),
         })
     }
 
-    /// Returns the linked component, and compiles it if there is no intact artifact. Concurrent callers share one compilation.
+    /// The artifact of a component, compiled now unless a valid one is on disk. Concurrent calls for the same component share
+    /// one compilation.
     ///
     /// # Errors
     /// If the component is refused or the disk fails.
@@ -151,26 +152,28 @@ impl ArtifactStore {
         self: &Arc<Self>,
         file: &ComponentFile,
     ) -> Result<Arc<Artifact>, Arc<ArtifactError>> {
-        if let Some(artifact) = self.ready.get(&file.digest).await {
+        if let Some(artifact) = self.cache.get(&file.digest).await {
             return Ok(artifact);
         }
         let store = self.clone();
         let wanted = file.clone();
-        self.ready
+        self.cache
             .try_get_with(file.digest.clone(), async move {
                 store.load_or_compile(wanted).await.map(Arc::new)
             })
             .await
     }
 
-    /// Drops a component from the cache and deletes its artifacts.
+    /// Deletes the artifacts of a component, with those of its snapshots.
     pub async fn remove(self: &Arc<Self>, digest: &str) {
         let (store, digest) = (self.clone(), digest.to_owned());
-        let names = blocking(move || Ok(store.names(&digest))).await;
+        let names = blocking(move || Ok(store.stored_names(&digest))).await;
         for name in names.unwrap_or_default() {
-            self.ready.invalidate(&name).await;
-            let paths = self.shelves().map(|shelf| shelf.path(&name));
-            let checksums = paths.each_ref().map(|path| checked::checksum_path(path));
+            self.cache.invalidate(&name).await;
+            let paths = self.engines().map(|engine| engine.path(&name));
+            let checksums = paths
+                .each_ref()
+                .map(|path| verified_files::checksum_path(path));
             let refusal = [self.refusal_path(&name)];
             for path in paths.iter().chain(&checksums).chain(&refusal) {
                 let _ = tokio::fs::remove_file(path).await;
@@ -178,14 +181,14 @@ impl ArtifactStore {
         }
     }
 
-    fn shelves(&self) -> [&Shelf; 2] {
-        [&self.sequential, &self.concurrent]
+    fn engines(&self) -> [&EngineArtifacts; 2] {
+        [&self.without_async, &self.with_async]
     }
 
-    fn shelf(&self, calls: Calls) -> &Shelf {
-        match calls {
-            Calls::Sequential => &self.sequential,
-            Calls::Concurrent => &self.concurrent,
+    fn engine(&self, support: AsyncSupport) -> &EngineArtifacts {
+        match support {
+            AsyncSupport::Off => &self.without_async,
+            AsyncSupport::On => &self.with_async,
         }
     }
 
@@ -198,61 +201,65 @@ impl ArtifactStore {
             return Ok(artifact);
         }
         let path = file.path.clone();
-        blocking(move || check_form(&path)).await?;
+        blocking(move || check_format(&path)).await?;
         let native = self.compiler.compile(&file).await?;
         let native = native.map_err(AdmissionError::Invalid)?;
         let store = self.clone();
         blocking(move || {
-            let (shelf, component) = store.keep(&file.digest, &native)?;
-            shelf.link(&component, None)
+            let (engine, component) = store.store_native(&file.digest, &native)?;
+            engine.link(&component, None)
         })
         .await
     }
 
-    /// Loads and links an artifact; `None` if it is missing or damaged.
+    /// Loads and links the artifact of this name; `None` if there is none on disk or it is damaged.
     fn load(
         &self,
         name: &str,
         snapshot: Option<Snapshot>,
     ) -> Result<Option<Artifact>, ArtifactError> {
-        for shelf in self.shelves() {
-            let path = shelf.path(name);
-            if !self.checked.is_sound(&path) {
+        for engine in self.engines() {
+            let path = engine.path(name);
+            if !self.verified_files.verify(&path) {
                 continue;
             }
-            match shelf.map(&path) {
-                Ok(component) => return shelf.link(&component, snapshot).map(Some),
+            match engine.map(&path) {
+                Ok(component) => return engine.link(&component, snapshot).map(Some),
                 Err(error) => {
-                    tracing::warn!(name, %error, "artifact does not load; compiling again");
+                    tracing::warn!(name, %error, "artifact failed to load; compiling again");
                 }
             }
         }
         Ok(None)
     }
 
-    /// Stores native code on disk and maps it. If the disk does not accept it, the code stays in memory.
-    fn keep(&self, name: &str, native: &Native) -> Result<(&Shelf, Component), ArtifactError> {
-        let shelf = self.shelf(native.calls);
-        let path = shelf.path(name);
-        let component = match checked::write(&path, &native.code) {
-            Ok(()) => shelf.map(&path),
+    /// Stores native code on disk and maps it. If it cannot be stored, it is loaded into memory only.
+    fn store_native(
+        &self,
+        name: &str,
+        native: &Native,
+    ) -> Result<(&EngineArtifacts, Component), ArtifactError> {
+        let engine = self.engine(native.support);
+        let path = engine.path(name);
+        let component = match verified_files::write(&path, &native.code) {
+            Ok(()) => engine.map(&path),
             Err(error) => {
                 tracing::warn!(
                     path = %path.display(),
                     %error,
-                    "a compiled component cannot be kept on disk; it is compiled again when it is needed next"
+                    "artifact cannot be stored on disk; the component will be compiled again"
                 );
-                // SAFETY: these bytes are what this node's compiler made just now for this engine.
-                unsafe { Component::deserialize(&shelf.engine, &native.code) }
+                // SAFETY: this node's compiler has just made these bytes for this engine.
+                unsafe { Component::deserialize(&engine.engine, &native.code) }
             }
         };
         let component = component.map_err(|e| AdmissionError::Invalid(format!("{e:#}")))?;
-        Ok((shelf, component))
+        Ok((engine, component))
     }
 }
 
-/// Refuses a file that is too large or not a component, before it reaches the compiler.
-fn check_form(path: &Path) -> Result<(), ArtifactError> {
+/// Refuses a file that is too large or not a component, before the compiler reads it.
+fn check_format(path: &Path) -> Result<(), ArtifactError> {
     let io_error = |source| ArtifactError::Io {
         action: "read",
         path: path.to_owned(),
@@ -262,34 +269,34 @@ fn check_form(path: &Path) -> Result<(), ArtifactError> {
     let size = file.metadata().map_err(io_error)?.len();
     if size > MAX_COMPONENT_BYTES {
         return Err(AdmissionError::Invalid(format!(
-            "it is {size} bytes long; at most {MAX_COMPONENT_BYTES} are compiled"
+            "it is {size} bytes long; the limit is {MAX_COMPONENT_BYTES}"
         ))
         .into());
     }
     let mut head = Vec::new();
     let read = (&mut file).take(PREAMBLE_BYTES).read_to_end(&mut head);
     read.map_err(io_error)?;
-    if !wasmtime_is_component(&head) {
-        return Err(AdmissionError::Invalid(describe_foreign(&head)).into());
+    if !is_component(&head) {
+        return Err(AdmissionError::Invalid(describe_format(&head)).into());
     }
     Ok(())
 }
 
-/// The artifacts of components of one kind, and their linker.
-struct Shelf {
+/// The artifacts for one engine.
+struct EngineArtifacts {
     engine: Engine,
     linker: Linker<Sandbox>,
     folder: PathBuf,
 }
 
-impl Shelf {
-    fn new(engine: &SharedEngine, calls: Calls, folder: &Path) -> wasmtime::Result<Self> {
-        let linker = crate::sandbox::linker(engine, calls)?;
-        let [sequential, concurrent] = engine.compatibility();
-        let engine = engine.engine(calls).clone();
-        let (kind, hash) = match calls {
-            Calls::Sequential => ("sequential", sequential),
-            Calls::Concurrent => ("concurrent", concurrent),
+impl EngineArtifacts {
+    fn new(engine: &SharedEngine, support: AsyncSupport, folder: &Path) -> wasmtime::Result<Self> {
+        let linker = crate::sandbox::linker(engine, support)?;
+        let [without_async, with_async] = engine.compatibility_hashes();
+        let engine = engine.engine(support).clone();
+        let (kind, hash) = match support {
+            AsyncSupport::Off => ("sequential", without_async),
+            AsyncSupport::On => ("concurrent", with_async),
         };
         let folder = folder.join(format!("{kind}-{hash:016x}"));
         std::fs::create_dir_all(&folder)?;
@@ -305,8 +312,8 @@ impl Shelf {
     }
 
     fn map(&self, path: &Path) -> wasmtime::Result<Component> {
-        // SAFETY: the file is our own output (its checksum was written after it and has been compared), lies in a
-        // folder that only this node writes to, and is replaced by rename, never changed in place.
+        // SAFETY: this node's compiler made the file, whose checksum was verified. Only this node writes to its folder, and it
+        // replaces files by rename, never in place.
         unsafe { Component::deserialize_file(&self.engine, path) }
     }
 
@@ -330,7 +337,7 @@ impl Shelf {
                 HandlerPre::Wasi03(pre, indices)
             }
         };
-        // There are no numbers only for what imports modules, which admission refuses.
+        // `None` only for a component that imports modules, which admission refuses.
         let slots = component
             .resources_required()
             .map_or(1, |needs| slots_of(needs.num_memories, needs.num_tables));
@@ -342,7 +349,7 @@ impl Shelf {
     }
 }
 
-/// Work that blocks its thread.
+/// Runs work that blocks its thread.
 async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, ArtifactError> + Send + 'static,
 ) -> Result<R, ArtifactError> {
@@ -351,19 +358,19 @@ async fn blocking<R: Send + 'static>(
         .map_err(|e| ArtifactError::Stopped(e.to_string()))?
 }
 
-/// Length of a file's preamble.
+/// Bytes at the beginning of a file that identify its format.
 const PREAMBLE_BYTES: u64 = 8;
 
-/// The preamble of a component: magic, version 13, layer 1.
-fn wasmtime_is_component(bytes: &[u8]) -> bool {
+/// Whether bytes begin with the preamble of a component: magic, version, layer 1.
+fn is_component(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\0asm") && bytes.get(6..8) == Some(&[1, 0])
 }
 
-fn describe_foreign(bytes: &[u8]) -> String {
+fn describe_format(bytes: &[u8]) -> String {
     if bytes.starts_with(b"\0asm") {
         "it is a core WebAssembly module, not a component".into()
     } else if bytes.starts_with(b"\x7fELF") {
-        "it is native code; precompiled artifacts are never accepted".into()
+        "it is native code, which is never accepted; push the component itself".into()
     } else {
         "it is not WebAssembly".into()
     }

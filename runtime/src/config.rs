@@ -1,20 +1,21 @@
-//! Values that guests read through `wasi:config/store`. They may change while replicas run.
+//! The values that guests read through `wasi:config/store`. They can change while replicas run.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
 use wasmtime_wasi_config::WasiConfigVariables;
 
-/// Values by name, shared by all replicas of a deployment. `Debug` hides the values.
+/// Named values, shared by all replicas of a deployment. The debug form hides the values.
 #[derive(Clone, Default)]
 pub struct Config {
-    current: Arc<RwLock<Current>>,
+    current: Arc<ArcSwap<Current>>,
 }
 
-/// A weak reference to a [`Config`].
+/// A weak reference to a [`Config`], which ends with its deployment.
 #[derive(Clone, Debug)]
 pub struct WeakConfig {
-    current: Weak<RwLock<Current>>,
+    current: Weak<ArcSwap<Current>>,
 }
 
 #[derive(Default)]
@@ -24,46 +25,39 @@ struct Current {
 }
 
 impl Config {
-    /// Sets the values for replicas that start from now on. Replicas with older values finish their request and serve no other one. Returns
-    /// whether a value changed.
+    /// Replaces the values. Replicas that have read older ones serve no further request. Returns whether the values differ.
     pub fn set(&self, values: Vec<(String, String)>) -> bool {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.values == values {
-            return false;
-        }
-        *current = Current {
-            generation: current.generation + 1,
-            values,
-        };
-        true
+        let before = self.current.rcu(|current| match current.values == values {
+            true => current.clone(),
+            false => Arc::new(Current {
+                generation: current.generation + 1,
+                values: values.clone(),
+            }),
+        });
+        before.values != values
     }
 
-    /// Creates a weak reference.
+    /// A weak reference to this config.
     pub fn downgrade(&self) -> WeakConfig {
         WeakConfig {
             current: Arc::downgrade(&self.current),
         }
     }
 
-    /// The generation, which grows with each change.
+    /// The number of changes so far.
     pub(crate) fn generation(&self) -> u64 {
-        self.read().generation
+        self.current.load().generation
     }
 
-    /// The current values and their generation.
+    /// The current generation and values.
     pub(crate) fn snapshot(&self) -> (u64, WasiConfigVariables) {
-        let current = self.read();
+        let current = self.current.load();
         (current.generation, current.values.iter().cloned().collect())
-    }
-
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Current> {
-        // It is replaced whole, so a panic elsewhere cannot leave it half-written.
-        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl WeakConfig {
-    /// The config, if it still exists.
+    /// The config, unless it was dropped.
     pub fn upgrade(&self) -> Option<Config> {
         let current = self.current.upgrade()?;
         Some(Config { current })
@@ -72,7 +66,7 @@ impl WeakConfig {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let current = self.read();
+        let current = self.current.load();
         let names = current.values.iter().map(|(name, _)| (name, "…"));
         f.debug_map().entries(names).finish()
     }

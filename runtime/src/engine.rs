@@ -1,7 +1,7 @@
-//! The Wasmtime engines of the process, one for each kind of component: their settings, the allocator that this machine supports, and the
-//! epoch ticker.
+//! The wasmtime engines of the process, with and without async support: their settings, their allocator, and the ticker that
+//! advances their epochs.
 
-mod calls;
+mod async_support;
 mod functions;
 mod ticker;
 
@@ -15,47 +15,47 @@ use wasmtime::{
     PoolingAllocationConfig, Store, StoreContextMut, UpdateDeadline,
 };
 
-pub use calls::Calls;
+pub use async_support::AsyncSupport;
 use functions::CompiledFunctions;
 use ticker::Ticker;
 
-/// Address space of a pool slot for a linear memory: 4 GiB, so that bounds checks cost nothing.
+/// Address space that a pool slot reserves for a linear memory: 4 GiB, so that code needs no bounds checks.
 const MEMORY_RESERVATION: u64 = 4 << 30;
-/// The same if address space is limited (`ulimit -v`): the memory's current size, and a little to grow. The code then checks bounds, and a
-/// memory that outgrows its place is moved.
+/// The same where address space is limited (`ulimit -v`): the current size, and a little to grow into. Code then checks bounds,
+/// and a memory that outgrows its reservation is moved.
 const SCARCE_RESERVATION: u64 = 0;
 const SCARCE_GROWTH: u64 = 1 << 20;
-/// 32 MiB of guard pages catch nearly all accesses that 4 GiB would catch, with far less address space.
+/// 32 MiB of guard pages catch nearly all accesses that 4 GiB would, with far less address space.
 const MEMORY_GUARD: u64 = 32 << 20;
-/// Largest WebAssembly stack of a guest in bytes; beyond it the guest traps.
+/// Bytes of wasm frames on a guest's stack above which it traps.
 const MAX_WASM_STACK: usize = 512 << 10;
-/// A guest's whole fiber stack, including the part for host functions.
+/// Bytes of a guest's whole fiber stack; host functions have what wasm does not use.
 const ASYNC_STACK: usize = 2 << 20;
 /// Bytes of a free slot that stay resident for its next instance.
 const KEEP_RESIDENT: usize = 1 << 20;
-/// Largest sparse initial heap image that is mapped copy-on-write.
+/// Largest sparse initial memory, in bytes, that is still mapped copy-on-write.
 const DENSE_IMAGE: u64 = 64 << 20;
 
-/// Linear memories per pool slot; a component with more uses several slots.
+/// Linear memories in the pool per slot; a component with more takes several slots.
 const MEMORIES_PER_SLOT: u32 = 2;
-/// Tables per pool slot.
+/// Tables in the pool per slot.
 const TABLES_PER_SLOT: u32 = 4;
 
 /// How instances are allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Allocator {
-    /// From preallocated slots, in microseconds.
+    /// From slots that were reserved once, in microseconds.
     Pooling,
-    /// With new mappings for each instance, on machines with too little address space.
+    /// Mapped for each instance; for machines without enough address space.
     OnDemand,
 }
 
-/// Options of the engines.
+/// The settings of the engines.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Maximum number of replicas on this node.
     pub max_replicas: u32,
-    /// The allocator; `None` chooses one for this machine.
+    /// `None` chooses what the machine allows.
     pub allocator: Option<Allocator>,
 }
 
@@ -68,7 +68,7 @@ impl Default for EngineOptions {
     }
 }
 
-/// 1,000, or fewer if memory is scarce: a warm replica of a small guest uses about a megabyte.
+/// 1000, or fewer on a machine with less than a GiB of memory: a warm replica of a small guest holds about a MiB.
 fn default_max_replicas() -> u32 {
     let memory = match address_space_limit() {
         Some(limit) => machine_memory_bytes().min(limit),
@@ -77,20 +77,20 @@ fn default_max_replicas() -> u32 {
     u32::try_from(memory >> 20).unwrap_or(1000).clamp(64, 1000)
 }
 
-/// Limit of the process's address space; `None` without a limit.
+/// The limit of the process's address space, in bytes; `None` if it is unlimited.
 fn address_space_limit() -> Option<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: the pointer is to a structure of ours, which lives as long as the call.
+    // SAFETY: the pointer is to a local variable that outlives the call.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } == 0;
     (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// Memory of this machine in bytes; 0 if it is unknown.
+/// The memory of this machine in bytes; 0 if the system does not tell.
 pub fn machine_memory_bytes() -> u64 {
-    // SAFETY: sysconf has no preconditions; it answers -1 for what it does not know.
+    // SAFETY: sysconf has no preconditions; it returns -1 for what it does not know.
     let (pages, page) = unsafe {
         (
             libc::sysconf(libc::_SC_PHYS_PAGES),
@@ -100,10 +100,10 @@ pub fn machine_memory_bytes() -> u64 {
     u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0)
 }
 
-/// The engines with their ticker, shared by everything that runs guests.
+/// The two engines and their ticker, shared by everything that runs guests.
 pub struct SharedEngine {
-    sequential: Engine,
-    concurrent: Engine,
+    without_async: Engine,
+    with_async: Engine,
     allocator: Allocator,
     ticker: Arc<Ticker>,
 }
@@ -114,36 +114,37 @@ impl SharedEngine {
     /// # Errors
     /// If Wasmtime refuses the settings on this machine, or no thread can be started.
     pub fn new(options: &EngineOptions) -> wasmtime::Result<Self> {
-        let allocator = options.allocator.unwrap_or_else(probe_allocator);
+        let allocator = options.allocator.unwrap_or_else(choose_allocator);
         let functions = Arc::new(CompiledFunctions::new(functions::MAX_BYTES));
-        let engine = |calls| {
-            let mut config = engine_config(allocator, options.max_replicas, calls);
+        let engine = |support| {
+            let mut config = engine_config(allocator, options.max_replicas, support);
             config.enable_incremental_compilation(functions.clone())?;
             Engine::new(&config)
         };
-        let (sequential, concurrent) = (engine(Calls::Sequential)?, engine(Calls::Concurrent)?);
-        let ticker = Ticker::start([&sequential, &concurrent])?;
+        let (without_async, with_async) = (engine(AsyncSupport::Off)?, engine(AsyncSupport::On)?);
+        let ticker = Ticker::start([&without_async, &with_async])?;
         Ok(Self {
-            sequential,
-            concurrent,
+            without_async,
+            with_async,
             allocator,
             ticker,
         })
     }
 
-    /// The wasmtime engine for components of a kind.
-    pub fn engine(&self, calls: Calls) -> &Engine {
-        match calls {
-            Calls::Sequential => &self.sequential,
-            Calls::Concurrent => &self.concurrent,
+    /// The wasmtime engine with or without async support.
+    pub fn engine(&self, support: AsyncSupport) -> &Engine {
+        match support {
+            AsyncSupport::Off => &self.without_async,
+            AsyncSupport::On => &self.with_async,
         }
     }
 
-    /// Hashes of the engines' compile settings. Code of an engine runs in any engine with the same hash.
-    pub fn compatibility(&self) -> [u64; 2] {
-        [Calls::Sequential, Calls::Concurrent].map(|calls| {
+    /// Hashes of what the engines compile for, without and with async support. Code compiled by one engine runs in another
+    /// with the same hash.
+    pub fn compatibility_hashes(&self) -> [u64; 2] {
+        [AsyncSupport::Off, AsyncSupport::On].map(|support| {
             let mut hasher = DefaultHasher::new();
-            let engine = self.engine(calls);
+            let engine = self.engine(support);
             engine.precompile_compatibility_hash().hash(&mut hasher);
             hasher.finish()
         })
@@ -154,27 +155,29 @@ impl SharedEngine {
         self.allocator
     }
 
-    /// Runs a future that runs guest code; without this an endless loop in a guest would never yield. The future is passed by reference
-    /// because it has several kilobytes, and each move would copy it.
-    pub async fn watch<F: Future>(&self, future: Pin<&mut F>) -> F::Output {
-        self.ticker.watch(future).await
+    /// Runs a future that runs guest code, and makes it yield now and then. Without this an endless loop in the guest would
+    /// never yield.
+    ///
+    /// Takes the future by reference, because it has several kilobytes, which each call would move.
+    pub async fn run_preemptible<F: Future>(&self, future: Pin<&mut F>) -> F::Output {
+        self.ticker.run_preemptible(future).await
     }
 }
 
-/// Number of replica slots that an instance with these numbers of memories and tables uses.
+/// The number of replica slots that an instance with this many memories and tables takes.
 pub(crate) fn slots_of(memories: u32, tables: u32) -> u32 {
     let memories = memories.div_ceil(MEMORIES_PER_SLOT);
     let tables = tables.div_ceil(TABLES_PER_SLOT);
     memories.max(tables).max(1)
 }
 
-/// Yields to other tasks of the thread whenever the epoch advances while the guest computes, and calls `first` before.
+/// Makes the guest of `store` yield to other tasks of its thread whenever the epoch advances; calls `first` before.
 pub fn yield_at_epochs<T: 'static>(
     store: &mut Store<T>,
     first: impl Fn(StoreContextMut<'_, T>) + Send + Sync + 'static,
 ) {
     store.set_epoch_deadline(1);
-    // A plain yield would requeue the guest at the head of its thread's queue and starve the neighbours.
+    // wasmtime's own yield would put the guest at the head of its thread's queue again and starve its neighbours.
     store.epoch_deadline_callback(move |store| {
         first(store);
         let turn = Box::pin(tokio::task::yield_now());
@@ -182,11 +185,11 @@ pub fn yield_at_epochs<T: 'static>(
     });
 }
 
-fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Config {
+fn engine_config(allocator: Allocator, max_replicas: u32, support: AsyncSupport) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
-    config.wasm_component_model_async(calls == Calls::Concurrent);
-    config.concurrency_support(calls == Calls::Concurrent);
+    config.wasm_component_model_async(support == AsyncSupport::On);
+    config.concurrency_support(support == AsyncSupport::On);
     config.epoch_interruption(true);
     config.max_wasm_stack(MAX_WASM_STACK);
     config.async_stack_size(ASYNC_STACK);
@@ -201,11 +204,11 @@ fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Confi
     }
     if allocator == Allocator::Pooling {
         let mut pool = PoolingAllocationConfig::new();
-        // No component lacks what another has taken: each has as many of the node's slots as it needs (`slots_of`), and one at
-        // its maxima fits an engine of any size.
+        // No component can exhaust what another needs: each takes as many replica slots as its memories and tables require
+        // (`slots_of`). A component at its limits fits an engine of any size.
         let total = |per_slot: u32, most: u32| max_replicas.saturating_mul(per_slot).max(most);
         pool.total_component_instances(max_replicas);
-        // They reserve nothing, so there are as many as anybody may have.
+        // Core instances reserve nothing, so there are as many as all replicas may have.
         pool.total_core_instances(max_replicas.saturating_mul(crate::limits::MAX_CORE_INSTANCES));
         pool.max_core_instances_per_component(crate::limits::MAX_CORE_INSTANCES);
         pool.total_memories(total(MEMORIES_PER_SLOT, crate::limits::MAX_MEMORIES));
@@ -216,7 +219,7 @@ fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Confi
         pool.total_stacks(max_replicas.saturating_mul(2));
         pool.max_component_instance_size(4 << 20);
         pool.max_core_instance_size(4 << 20);
-        // Zeroing what a guest touched is cheaper than giving the pages back and faulting them in again.
+        // Zeroing the pages that a guest touched is cheaper than returning them and faulting them in again.
         pool.linear_memory_keep_resident(KEEP_RESIDENT);
         pool.table_keep_resident(64 << 10);
         pool.pagemap_scan(Enabled::Auto);
@@ -225,8 +228,8 @@ fn engine_config(allocator: Allocator, max_replicas: u32, calls: Calls) -> Confi
     config
 }
 
-/// Tries to reserve 42 bits of address space. If that fails (small address space, `ulimit -v`), instances are allocated on demand.
-fn probe_allocator() -> Allocator {
+/// Tries to reserve 42 bits of address space, which pooling needs. Fails with a small address space or `ulimit -v`.
+fn choose_allocator() -> Allocator {
     let mut config = Config::new();
     config.wasm_memory64(true);
     config.memory_reservation(1 << 42);
@@ -269,8 +272,8 @@ mod tests {
         }
     }
 
-    /// A component whose instances have so many memories and tables.
-    fn with(memories: u32, tables: u32) -> String {
+    /// A component whose instances have this many memories and tables.
+    fn component_with(memories: u32, tables: u32) -> String {
         let of = |what: &str, name: &str, count: u32| {
             let module = format!("(core module ${name} ({what}))");
             let instance = format!("(core instance (instantiate ${name}))");
@@ -291,9 +294,9 @@ mod tests {
             allocator: Some(Allocator::Pooling),
         };
         let shared = SharedEngine::new(&options).unwrap();
-        let engine = shared.engine(Calls::Sequential);
+        let engine = shared.engine(AsyncSupport::Off);
         for (memories, tables, slots) in [(1, 1, 1), (2, 4, 1), (3, 1, 2), (1, 9, 3), (8, 32, 8)] {
-            let component = wat::parse_str(with(memories, tables)).unwrap();
+            let component = wat::parse_str(component_with(memories, tables)).unwrap();
             let component = Component::new(engine, component).unwrap();
             let needs = component.resources_required().unwrap();
             assert_eq!((needs.num_memories, needs.num_tables), (memories, tables));
@@ -321,8 +324,8 @@ mod tests {
             allocator: Some(Allocator::OnDemand),
         };
         let shared = SharedEngine::new(&options).unwrap();
-        for calls in [Calls::Sequential, Calls::Concurrent] {
-            let engine = shared.engine(calls);
+        for support in [AsyncSupport::Off, AsyncSupport::On] {
+            let engine = shared.engine(support);
             let component = Component::new(engine, wat::parse_str(LOOP).unwrap()).unwrap();
             let mut store = Store::new(engine, ());
             yield_at_epochs(&mut store, |_| {});
@@ -332,7 +335,7 @@ mod tests {
             let spin = instance.get_typed_func::<(), ()>(&mut store, "spin");
             let spin = spin.unwrap();
             let spinning = std::pin::pin!(spin.call_async(&mut store, ()));
-            let mut spinning = std::pin::pin!(shared.watch(spinning));
+            let mut spinning = std::pin::pin!(shared.run_preemptible(spinning));
             for _ in 0..20 {
                 tokio::select! {
                     biased;

@@ -1,34 +1,30 @@
-//! What fuzz targets call; not for use by anybody else.
+//! Entry points for fuzz targets, and for nothing else.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use wasmtime_wasi::cli::StdoutStream as _;
 
 use crate::infer::backend::tensor::Tensor;
 use crate::infer::batch::rows;
 use crate::log::{Level, LogLine, LogSink, LogStream, ReplicaLog};
 
-/// Longest error that a guest's tensors can cause.
+/// Longest error, in bytes, that a guest's tensors can cause.
 pub const MAX_ERROR_BYTES: usize = crate::text::MAX_TEXT_BYTES;
 
-/// Whether a guest with this `network.allow` may send a request there.
+/// Whether a guest with this `network.allow` may send a request to `uri`.
 pub fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
     crate::sandbox::outgoing::is_allowed(allow, uri)
 }
 
-/// The lines that a log gets when a guest prints these parts one after the other.
+/// The log lines of a guest that prints these parts one after another.
 pub fn log_lines<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     #[derive(Default)]
     struct Lines(Mutex<Vec<String>>);
-    impl Lines {
-        fn get(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner)
-        }
-    }
     impl LogSink for Lines {
         fn write(&self, line: LogLine) {
-            self.get().push(line.message);
+            self.0.lock().push(line.message);
         }
     }
     let lines = Arc::new(Lines::default());
@@ -36,11 +32,11 @@ pub fn log_lines<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     let stream = LogStream::new(log, Level::Info);
     let mut guest = stream.p2_stream();
     for part in parts {
-        // The stream takes whatever it is given.
+        // The stream accepts any bytes.
         let _ = guest.write(Bytes::copy_from_slice(part));
     }
-    stream.finish_line();
-    std::mem::take(&mut lines.get())
+    stream.flush_line();
+    std::mem::take(&mut lines.0.lock())
 }
 
 /// The tensors of a call after it was joined with `copies` calls like it and the result was split again: one call's tensors
@@ -52,7 +48,7 @@ pub fn joined_and_split(
     call: &[Tensor],
     copies: usize,
 ) -> Option<Result<Vec<Vec<Tensor>>, String>> {
-    let (_, rows) = rows::kin(call)?;
+    let (_, rows) = rows::batch_key(call)?;
     let calls = vec![call; copies];
     let joined = rows::join(&calls);
     Some(joined.and_then(|joined| rows::split(&joined, &vec![rows; copies])))

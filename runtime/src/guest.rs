@@ -88,7 +88,7 @@ pub(crate) fn classify(
         };
     }
     if let Some(ResourceTableError::Full) = error.root_cause().downcast_ref() {
-        return GuestFailure::Trap(store.data_mut().full_table());
+        return GuestFailure::Trap(store.data_mut().describe_handle_limit());
     }
     match error.downcast_ref::<Trap>() {
         Some(trap) => GuestFailure::Trap(trap.to_string()),

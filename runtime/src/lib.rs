@@ -1,27 +1,28 @@
-//! Runs model components: Wasmtime engines, compiled artifacts, pools of warm replicas, limits, and the host of wasi-nn.
+//! The runtime: runs model components in sandboxes and graphs for them.
 //!
-//! The crate does not know HTTP routes, models, environments or storage. An embedder creates one [`Runtime`], checks and compiles
-//! components with [`Runtime::admit`], creates a [`Pool`] for each deployment, and passes requests to it.
+//! It knows nothing of HTTP routes, models, environments or storage. A host creates one [`Runtime`], admits components with
+//! [`Runtime::admit`], creates a [`Pool`] for each deployment with [`Runtime::pool`], and passes it requests with
+//! [`Pool::handle`].
 
 #![warn(missing_docs)]
-// A test that meets an error it did not ask for has failed; unwrapping says where.
+// In tests an unexpected error is a failure, which `unwrap` reports with its place.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod account;
-pub mod admission;
-pub mod artifact;
-mod budget;
-mod checked;
+mod admission;
+mod artifact;
 mod compile;
 mod config;
 mod engine;
+mod fair_semaphore;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guest;
 mod infer;
-pub mod limits;
+mod limits;
 pub mod log;
-pub mod meter;
+pub mod metrics;
+mod permits;
 mod pool;
 mod process;
 mod request;
@@ -30,11 +31,10 @@ mod sandbox;
 mod snapshot;
 mod text;
 mod time_slice;
-mod turns;
+mod verified_files;
 
-pub use account::{Account, OverLimit};
+pub use admission::AdmissionError;
 pub use artifact::ArtifactError;
-pub use budget::Owner;
 pub use compile::{
     Compilation, CompileError, ComponentFile, WorkerOptions, serve as serve_compile_worker,
 };
@@ -44,20 +44,21 @@ pub use infer::engines::{
     EndReason, EngineEvent, EngineInfo, EngineLabel, EngineTotals, Engines, GraphLabel,
     GraphMemory, Program, Suspect, serve as serve_engine, serve_optimizer,
 };
-pub use infer::loading::NotLoaded;
-pub use infer::{backend, graphs, nn};
+pub use infer::graph::loading::GraphLoadError;
+pub use infer::{backend, graph};
 pub use limits::Limits;
-pub use pool::circuit_breaker::state::Trouble;
+pub use permits::Owner;
+pub use pool::circuit_breaker::state::Unavailable;
 pub use pool::load::Traffic;
-pub use pool::registry::{Presence, ReplicaInfo, ReplicaState, Stopping};
+pub use pool::registry::{Readiness, ReplicaInfo, ReplicaState, StopOutcome};
 pub use pool::replica::{StartError, StartTimings};
-pub use pool::state::{Counts, PoolSettings};
-pub use pool::{DeploymentSpec, FileCheck, Pool, RunError, RunsOn, Seen, Timings};
+pub use pool::state::{PoolCounts, PoolSettings};
+pub use pool::{DeploymentSpec, FileCheck, GraphPlacement, LastStart, Pool, RunError, Timings};
 pub use process::barrier::Barrier;
 pub use process::confine::Confinement;
 pub use process::memory_limit_bytes;
 pub use request::failure::GuestFailure;
-pub use request::guest_body::{BrokenBody, GuestBody};
+pub use request::guest_body::{GuestBody, IncompleteBody};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use sandbox::Capabilities;
 pub use snapshot::Snapshot;

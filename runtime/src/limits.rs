@@ -1,4 +1,4 @@
-//! The limits of a replica, and the limiter that applies them to a store.
+//! The limits of a replica, and the limiter that enforces them on its store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,35 +7,35 @@ use wasmtime::ResourceLimiter;
 
 use crate::account::Account;
 
-/// Maximum number of core instances of a component.
+/// Most core instances of a component.
 pub const MAX_CORE_INSTANCES: u32 = 64;
-/// Maximum number of linear memories of a component.
+/// Most linear memories of a component.
 pub const MAX_MEMORIES: u32 = 8;
-/// Maximum number of tables of a component.
+/// Most tables of a component.
 pub const MAX_TABLES: u32 = 32;
-/// Maximum number of elements of a table.
+/// Most elements of a table.
 pub const MAX_TABLE_ELEMENTS: usize = 100_000;
-/// Bytes that an element of a table counts as.
+/// Bytes that an element of a table is charged for.
 const TABLE_ELEMENT_BYTES: u64 = 16;
-/// Maximum number of resource handles (streams, headers, tensors, …) that a replica may hold.
+/// Most resource handles (streams, headers, tensors, …) that a replica holds at once.
 pub const MAX_HANDLES: usize = 10_000;
-/// Maximum number of handles of a component's own resources, tasks and waits, in all its instances together.
+/// Most handles of a component's own resources, tasks and waitables, in all its instances together.
 pub const MAX_COMPONENT_HANDLES: usize = 100_000;
-/// Maximum number of tasks, streams and futures of WASI 0.3 of a replica.
+/// Most tasks, streams and futures of WASI 0.3 that a replica has at once.
 pub const MAX_CONCURRENT: usize = 1_000;
-/// Largest set of headers that a guest creates: bytes of all names and values.
+/// Most bytes of names and values in a set of headers that a guest creates.
 pub const MAX_HEADER_BYTES: usize = 64 << 10;
-/// Maximum number of random bytes of one call.
+/// Most random bytes that one call returns.
 pub const MAX_RANDOM_BYTES: u64 = 1 << 20;
-/// Bytes that one call may pass to the host beyond what the memory limit leaves.
+/// Bytes that a host call may copy out of a guest beyond what its memory limit leaves.
 pub const HOSTCALL_SLACK_BYTES: u64 = 4 << 20;
 
-/// Limits of the replicas of a deployment, from its manifest.
+/// The limits of a deployment's replicas, from its manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Memory of a replica in bytes: its linear memories and tables, and what the host holds for it.
     pub memory_bytes: u64,
-    /// Timeout from the first byte of a request to the last byte of its response.
+    /// Longest time from the first byte of a request to the last byte of its response.
     pub timeout: Duration,
     /// Largest request body, in bytes.
     pub body_bytes: u64,
@@ -51,12 +51,12 @@ impl Default for Limits {
     }
 }
 
-/// Charges a store's memories and tables to its replica's account. Wasmtime's own limiter would limit each of them separately.
+/// Charges the memories and tables of a store to its replica's account. wasmtime's own limiter only limits each of them.
 #[derive(Debug)]
 pub struct StoreLimiter {
     account: Arc<Account>,
     memory_bytes: u64,
-    /// The last charge, which is refunded if the allocation fails.
+    /// The last charge, which is refunded if the growth then fails.
     last_bytes: u64,
     denied_bytes: Option<u64>,
 }
@@ -77,7 +77,7 @@ impl StoreLimiter {
         self.memory_bytes
     }
 
-    /// Takes the size of the last refused request, if there was one since the last call.
+    /// Bytes that the replica would have held when growth was last denied, since the last call.
     pub fn take_denied(&mut self) -> Option<u64> {
         self.denied_bytes.take()
     }
@@ -97,7 +97,7 @@ impl StoreLimiter {
         }
     }
 
-    fn undo(&mut self) {
+    fn refund_last(&mut self) {
         let bytes = std::mem::take(&mut self.last_bytes);
         self.account.refund(bytes);
         self.memory_bytes -= bytes;
@@ -115,7 +115,7 @@ impl ResourceLimiter for StoreLimiter {
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.undo();
+        self.refund_last();
         Ok(())
     }
 
@@ -130,7 +130,7 @@ impl ResourceLimiter for StoreLimiter {
     }
 
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.undo();
+        self.refund_last();
         Ok(())
     }
 
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_was_not_to_be_had_is_given_back() {
+    fn memory_that_could_not_be_allocated_is_refunded() {
         let account = Account::new(1000);
         let mut limiter = StoreLimiter::new(account.clone());
         assert!(limiter.memory_growing(0, 600, None).unwrap());

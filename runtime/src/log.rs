@@ -1,22 +1,23 @@
-//! Splits a guest's output into lines and passes them to the deployment's log.
+//! What guests print, split into lines and passed to the log of their deployment.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// Longest line in bytes; longer ones are truncated with a mark.
+/// Longest line in bytes. A longer one is truncated, and says so.
 pub const MAX_LINE_BYTES: usize = 16 << 10;
-/// The mark at the end of a truncated line.
+/// The end of a truncated line.
 const CUT: &str = "… [cut: a line may have 16 KiB]";
 
-/// Level of a line. Lines on standard output have the level `Info`, lines on standard error `Warning`.
+/// The severity of a line. What a guest prints to stdout is `Info`, to stderr `Warning`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Level {
@@ -38,28 +39,28 @@ impl Level {
     }
 }
 
-/// One line of a deployment's log.
+/// A line of a deployment's log.
 #[derive(Clone, Debug)]
 pub struct LogLine {
     /// When the line was written.
     pub time: std::time::SystemTime,
-    /// Level of the line.
+    /// Its severity.
     pub level: Level,
-    /// Id of the replica that wrote it.
+    /// The id of the replica.
     pub replica: String,
-    /// Id of the request during which it was written, if any.
+    /// The request that the replica was serving, if any.
     pub request_id: Option<Arc<str>>,
-    /// The text without the line break, at most [`MAX_LINE_BYTES`] long.
+    /// The text without line end, at most [`MAX_LINE_BYTES`] long.
     pub message: String,
 }
 
-/// Receives the log lines of a deployment. It must not block, because it is called while the guest runs.
+/// Receives the log lines of a deployment. Called while the guest runs, so it must not block.
 pub trait LogSink: Send + Sync {
     /// Stores the line, or counts it as dropped.
     fn write(&self, line: LogLine);
 }
 
-/// The log of a replica, shared by its streams and the host.
+/// The log of one replica, shared by its streams and by the host on its behalf.
 pub struct ReplicaLog {
     sink: Arc<dyn LogSink>,
     replica: String,
@@ -67,7 +68,7 @@ pub struct ReplicaLog {
 }
 
 impl ReplicaLog {
-    /// Creates a log for the replica with this id.
+    /// A log for the replica with this id.
     pub fn new(sink: Arc<dyn LogSink>, replica: String) -> Self {
         Self {
             sink,
@@ -76,9 +77,9 @@ impl ReplicaLog {
         }
     }
 
-    /// Sets the request for the following lines.
+    /// Sets the request that the following lines belong to.
     pub fn set_request(&self, id: Option<Arc<str>>) {
-        *lock(&self.request_id) = id;
+        *self.request_id.lock() = id;
     }
 
     /// Writes one line.
@@ -87,25 +88,18 @@ impl ReplicaLog {
             time: std::time::SystemTime::now(),
             level,
             replica: self.replica.clone(),
-            request_id: lock(&self.request_id).clone(),
+            request_id: self.request_id.lock().clone(),
             message,
         });
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A panic while the lock was held cannot leave these plain values half-written.
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Truncates a line with a mark, if it is too long or its end was already dropped.
-pub(crate) fn line(mut text: String, lost: bool) -> String {
-    if lost || text.len() > MAX_LINE_BYTES {
+/// Truncates a line, with a mark, if it is too long or if its end was dropped before.
+pub(crate) fn truncate_line(mut text: String, is_cut: bool) -> String {
+    if is_cut || text.len() > MAX_LINE_BYTES {
         let end = MAX_LINE_BYTES - CUT.len();
         text.truncate(text.floor_char_boundary(end));
-        // The rest of it may have been megabytes, which are not kept with the line.
+        // Frees the rest, which may have been megabytes.
         text.shrink_to(MAX_LINE_BYTES);
         text.push_str(CUT);
     }
@@ -120,14 +114,14 @@ pub struct LogStream {
     partial: Arc<Mutex<Partial>>,
 }
 
-/// An unfinished line. If it is overwritten (`\r`, as progress bars do), its last state.
+/// A line without its end so far. A line that is overwritten (`\r`, as by progress bars) keeps its last state.
 #[derive(Debug, Default)]
 struct Partial {
     bytes: Vec<u8>,
     /// The next bytes overwrite the line.
     returned: bool,
-    /// The line was truncated.
-    lost: bool,
+    /// The end of the line was dropped, because the line is too long.
+    is_cut: bool,
 }
 
 impl Partial {
@@ -143,11 +137,11 @@ impl Partial {
             let over = bytes.iter().rposition(|b| *b == b'\r');
             if self.returned || over.is_some() {
                 self.bytes.clear();
-                self.lost = false;
+                self.is_cut = false;
             }
             bytes = &bytes[over.map_or(0, |at| at + 1)..];
             let room = MAX_LINE_BYTES - self.bytes.len();
-            self.lost |= bytes.len() > room;
+            self.is_cut |= bytes.len() > room;
             self.bytes
                 .extend_from_slice(&bytes[..bytes.len().min(room)]);
             self.returned = false;
@@ -155,12 +149,12 @@ impl Partial {
         self.returned |= returns;
     }
 
-    /// Ends the line.
+    /// Ends the line and returns it.
     fn take(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.bytes).into_owned();
-        let text = line(text, self.lost);
+        let text = truncate_line(text, self.is_cut);
         self.bytes.clear();
-        (self.returned, self.lost) = (false, false);
+        (self.returned, self.is_cut) = (false, false);
         text
     }
 }
@@ -176,7 +170,7 @@ impl LogStream {
     }
 
     fn push(&self, mut bytes: &[u8]) {
-        let mut partial = lock(&self.partial);
+        let mut partial = self.partial.lock();
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             partial.push(&bytes[..end]);
             self.log.write(self.level, partial.take());
@@ -185,9 +179,9 @@ impl LogStream {
         partial.push(bytes);
     }
 
-    /// Writes an unfinished line, at the end of a request or of the replica.
-    pub fn finish_line(&self) {
-        let mut partial = lock(&self.partial);
+    /// Writes a line that has no end yet, at the end of a request or replica.
+    pub fn flush_line(&self) {
+        let mut partial = self.partial.lock();
         if !partial.bytes.is_empty() {
             self.log.write(self.level, partial.take());
         }
@@ -205,7 +199,7 @@ impl StdoutStream for LogStream {
         Box::new(self.clone())
     }
 
-    // Lines go to a sink that never blocks, so the adapter with its task is not needed.
+    // The sink never blocks, so wasmtime's adapter with its own task is not needed.
     fn p2_stream(&self) -> Box<dyn OutputStream> {
         Box::new(self.clone())
     }
@@ -260,7 +254,7 @@ mod tests {
     struct Kept(Mutex<Vec<String>>);
     impl LogSink for Kept {
         fn write(&self, line: LogLine) {
-            lock(&self.0).push(line.message);
+            self.0.lock().push(line.message);
         }
     }
 
@@ -271,13 +265,13 @@ mod tests {
         for part in parts {
             stream.push(part);
         }
-        stream.finish_line();
-        let lines = lock(&kept.0);
+        stream.flush_line();
+        let lines = kept.0.lock();
         lines.clone()
     }
 
     #[test]
-    fn lines_are_joined_cut_and_finished() {
+    fn lines_are_joined_truncated_and_flushed() {
         let long = vec![b'x'; 3 * MAX_LINE_BYTES];
         let lines = lines([&b"one\ntw"[..], &b"o\r\n"[..], &long[..], &b"\nlast"[..]]);
         assert_eq!(lines[0], "one");
@@ -288,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_longest_kind_is_whole() {
+    fn a_line_of_the_longest_length_is_not_truncated() {
         let whole = vec![b'x'; MAX_LINE_BYTES];
         assert_eq!(lines([&whole[..], &b"\n"[..]])[0].as_bytes(), whole);
     }
@@ -308,7 +302,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_are_the_same_however_their_bytes_come(
+        fn lines_do_not_depend_on_how_their_bytes_are_split(
             text in "[a-c\r\n]{0,60}",
             cuts in prop::collection::vec(0usize..60, 0..8),
         ) {
@@ -321,7 +315,7 @@ mod tests {
         }
 
         #[test]
-        fn no_line_is_longer_than_it_may_be(parts: Vec<Vec<u8>>, times in 1usize..2000) {
+        fn no_line_exceeds_the_limit(parts: Vec<Vec<u8>>, times in 1usize..2000) {
             let all = parts.concat().repeat(times);
             let kept = lines([&all[..]]);
             prop_assert!(kept.iter().all(|line| line.len() <= MAX_LINE_BYTES));

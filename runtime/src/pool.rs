@@ -6,39 +6,41 @@ pub(crate) mod circuit_breaker;
 mod error;
 mod handoff;
 mod inspect;
+mod last_start;
 pub(crate) mod load;
 pub(crate) mod registry;
 pub(crate) mod replica;
 mod replica_id;
 mod scaling;
-mod seen;
 mod serving;
 pub(crate) mod slots;
 mod starting;
 pub(crate) mod state;
 mod upkeep;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::artifact::ArtifactStore;
 use crate::compile::ComponentFile;
 use crate::engine::SharedEngine;
-use crate::infer::graphs::{GraphSpec, GraphStore, GraphUse};
+use crate::infer::graph::{DeploymentGraph, GraphSpec, GraphStore};
 use crate::limits::Limits;
 use crate::log::LogSink;
-use crate::meter::Meter;
+use crate::metrics::PoolMetrics;
 use crate::sandbox::Capabilities;
-use crate::snapshot::Setting;
+use crate::snapshot::SnapshotContext;
 use circuit_breaker::CircuitBreaker;
 pub use error::RunError;
 use handoff::{Lease, Places, Waiter};
+pub use last_start::{GraphPlacement, LastStart};
 use registry::ReplicaRegistry;
 use replica::Replica;
-pub use seen::{RunsOn, Seen};
 pub use serving::Timings;
 use slots::{SlotShare, Slots};
 use state::{PoolSettings, PoolState};
@@ -86,8 +88,8 @@ pub(crate) struct NodeResources {
 
 impl NodeResources {
     /// What an `init` runs with whose memory becomes a snapshot.
-    pub fn snapshot_context(&self, spec: &DeploymentSpec) -> Setting {
-        Setting {
+    pub fn snapshot_context(&self, spec: &DeploymentSpec) -> SnapshotContext {
+        SnapshotContext {
             engine: self.engine.clone(),
             graphs: self.graphs.clone(),
             capabilities: spec.capabilities.clone(),
@@ -109,23 +111,23 @@ pub struct Pool {
     place_freed: Notify,
     breaker: Arc<CircuitBreaker>,
     registry: Arc<ReplicaRegistry>,
-    settings: RwLock<PoolSettings>,
-    meter: Arc<Meter>,
-    uses: Arc<[Arc<GraphUse>]>,
-    seen: Mutex<Seen>,
+    settings: ArcSwap<PoolSettings>,
+    metrics: Arc<PoolMetrics>,
+    graph_uses: Arc<[Arc<DeploymentGraph>]>,
+    last_start: Mutex<LastStart>,
 }
 
 impl Pool {
     pub(crate) fn new(node: Arc<NodeResources>, spec: DeploymentSpec) -> Arc<Self> {
         let settings = spec.settings;
-        let meter = Arc::<Meter>::default();
+        let metrics = Arc::<PoolMetrics>::default();
         let uses = spec
             .graphs
             .iter()
-            .map(|graph| GraphUse::new(graph.name.clone(), graph.batching, meter.clone()));
+            .map(|graph| DeploymentGraph::new(graph.name.clone(), graph.batching, metrics.clone()));
         let uses = uses.collect();
         Arc::new_cyclic(|pool: &Weak<Self>| Self {
-            uses,
+            graph_uses: uses,
             share: node.slots.add_deployment(pool.clone()),
             node,
             spec,
@@ -133,9 +135,9 @@ impl Pool {
             place_freed: Notify::new(),
             breaker: CircuitBreaker::new(),
             registry: Arc::default(),
-            settings: RwLock::new(settings),
-            meter,
-            seen: Mutex::default(),
+            settings: ArcSwap::from_pointee(settings),
+            metrics,
+            last_start: Mutex::default(),
         })
     }
 
@@ -161,7 +163,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, PoolState<Box<Replica>, Waiter<Self>>> {
-        lock(&self.state)
+        self.state.lock()
     }
 }
 
@@ -181,7 +183,7 @@ impl Places for Pool {
 
     fn start_settings(&self, now: Instant) -> PoolSettings {
         let mut settings = self.settings();
-        if self.breaker.refuses_starts(now) && self.registry.presence().ready > 0 {
+        if self.breaker.refuses_starts(now) && self.registry.readiness().ready > 0 {
             // Requests wait for the replicas that are ready instead of failing to start others.
             settings.max_replica = 0;
         }
@@ -196,9 +198,4 @@ impl Places for Pool {
         self.share.on_place_free();
         self.place_freed.notify_waiters();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each update leaves the value consistent, so a panic in another one does no harm.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The runtime of a node: engine, artifacts, graphs and replica slots.
+//! The runtime of a node: engine, artifacts, graphs and slots, put together.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use crate::admission::AdmissionError;
 use crate::artifact::{ArtifactError, ArtifactStore};
 use crate::compile::{Compilation, ComponentFile};
 use crate::engine::{Allocator, EngineOptions, SharedEngine};
-use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Cards};
+use crate::infer::backend::{BackendInfo, BackendOptions, Backends, Gpus};
 use crate::infer::engines::{EngineEvent, EngineInfo, EngineTotals, Engines, Fleet, GraphMemory};
-use crate::infer::graphs::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
-use crate::infer::loader::Loader;
+use crate::infer::graph::loader::Loader;
+use crate::infer::graph::{GraphInfo, GraphSpec, GraphStore, LoadedGraph};
 use crate::pool::slots::Slots;
 use crate::pool::{DeploymentSpec, NodeResources, Pool};
 use crate::process::barrier::Barrier;
 use crate::snapshot::Snapshot;
 
-/// Options of a runtime.
+/// The settings of a [`Runtime`].
 #[derive(Clone, Debug)]
 pub struct RuntimeOptions {
-    /// Folder for compiled artifacts.
+    /// The folder for artifacts, which is created if it does not exist.
     pub artifacts: PathBuf,
-    /// Settings of the Wasmtime engines.
+    /// The settings of the wasmtime engines.
     pub engine: EngineOptions,
     /// Options of the inference backends.
     pub backends: BackendOptions,
-    /// Where graphs are loaded and run: in engines or in this process.
+    /// Whether graphs run in this process or in engine processes.
     pub engines: Engines,
-    /// Where components are compiled: in workers or in this process.
+    /// Whether components are compiled in this process or in workers.
     pub compilation: Compilation,
 }
 
@@ -57,10 +57,10 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Creates the engines, finds the backends and opens the folder of artifacts.
+    /// Creates the engines, finds the inference backends and opens the artifact folder.
     ///
     /// # Errors
-    /// If the engines cannot be created with these settings, or the folder cannot be used.
+    /// When wasmtime refuses the settings on this machine, or the folder cannot be created.
     pub fn new(options: RuntimeOptions) -> Result<Self, AdmissionError> {
         let built = || -> wasmtime::Result<NodeResources> {
             let engine = Arc::new(SharedEngine::new(&options.engine)?);
@@ -82,60 +82,61 @@ impl Runtime {
         })
     }
 
-    /// Compiles a component and checks its imports and exports.
+    /// Compiles a component, unless a valid artifact of it is on disk, and checks its imports and exports.
     ///
     /// # Errors
-    /// If the component is refused or the disk fails.
+    /// When the component is refused, or compiling or the disk fails.
     pub async fn admit(&self, component: &ComponentFile) -> Result<(), Arc<ArtifactError>> {
         self.node.artifacts.get(component).await.map(drop)
     }
 
-    /// Takes the snapshot of a deployment, even if an earlier attempt failed. `None` if the deployment has no snapshot setting.
+    /// Makes the snapshot that a deployment asks for, even if an earlier attempt was refused. `None` if it asks for none.
     ///
     /// # Errors
-    /// If the component is refused or the disk fails. It is not an error if a snapshot is impossible.
+    /// When the component is refused, or compiling or the disk fails. A component that can have no snapshot is
+    /// [`Snapshot::Refused`], not an error.
     pub async fn admit_snapshot(
         &self,
         spec: &DeploymentSpec,
     ) -> Result<Option<Snapshot>, Arc<ArtifactError>> {
-        let Some(seen) = &spec.snapshot else {
+        let Some(inputs) = &spec.snapshot else {
             return Ok(None);
         };
         let (artifacts, component) = (&self.node.artifacts, &spec.component);
-        artifacts.retry_snapshot(component, seen).await;
+        artifacts.retry_snapshot(component, inputs).await;
         let artifact = artifacts
-            .get_snapshot(component, seen, self.node.snapshot_context(spec))
+            .get_snapshot(component, inputs, self.node.snapshot_context(spec))
             .await?;
         Ok(artifact.snapshot.clone())
     }
 
-    /// Loads a graph, or returns the loaded one. It stays in memory as long as the returned value or another user exists.
+    /// Loads a graph, unless it is loaded, to find out whether it works here. It stays loaded until the last reference is dropped.
     ///
     /// # Errors
-    /// The backend's error.
+    /// Why the backend cannot load the graph.
     pub async fn admit_graph(
         &self,
         spec: &GraphSpec,
-    ) -> Result<Arc<LoadedGraph>, crate::infer::graphs::GraphError> {
+    ) -> Result<Arc<LoadedGraph>, crate::infer::graph::GraphError> {
         let graph = self.node.graphs.acquire(spec).await?;
-        graph.suits(spec)?;
+        graph.check(spec)?;
         Ok(graph)
     }
 
-    /// Creates a pool for a deployment, without replicas.
+    /// Creates the pool of a deployment. It starts no replica until asked to.
     pub fn pool(&self, spec: DeploymentSpec) -> Arc<Pool> {
         Pool::new(self.node.clone(), spec)
     }
 
-    /// Deletes cached forms of a file: the compiled form of a component, the optimized form of a model.
+    /// Deletes what was derived from a file: the artifacts of a component, or the optimized form of a model.
     pub async fn forget(&self, digest: &str) {
         self.node.artifacts.remove(digest).await;
-        self.node.graphs.forget(digest);
+        self.node.graphs.delete_derived(digest);
     }
 
     /// The GPUs of this machine.
-    pub fn cards(&self) -> Cards {
-        self.node.graphs.cards()
+    pub fn gpus(&self) -> Gpus {
+        self.node.graphs.gpus()
     }
 
     /// The inference backends of this machine.
@@ -143,37 +144,37 @@ impl Runtime {
         self.node.graphs.backends()
     }
 
-    /// The running engines.
+    /// The running engine processes.
     pub fn engines(&self) -> Vec<EngineInfo> {
         self.node.graphs.engines()
     }
 
-    /// Subscribes to events of engines; `None` if graphs run in this process.
+    /// Subscribes to events of engines; `None` when graphs run in this process.
     pub fn engine_events(&self) -> Option<broadcast::Receiver<EngineEvent>> {
         self.node.graphs.engine_events()
     }
 
-    /// Counters of engines since the node started; `None` if graphs run in this process.
+    /// Totals of engine events since the runtime was created; `None` when graphs run in this process.
     pub fn engine_totals(&self) -> Option<EngineTotals> {
         self.node.graphs.engine_totals()
     }
 
-    /// The barriers around engines, in force or not; empty if graphs run in this process.
+    /// The barriers around engines, active or not; `None` when graphs run in this process.
     pub fn engine_barriers(&self) -> Option<Vec<Barrier>> {
         self.node.graphs.engine_barriers()
     }
 
-    /// The graphs in memory.
+    /// The loaded graphs.
     pub fn graphs(&self) -> Vec<GraphInfo> {
         self.node.graphs.loaded()
     }
 
-    /// Limit and use of memory of all graphs; `None` if it is not measured.
+    /// The memory of all graphs and its limit; `None` where it is not counted.
     pub fn graph_memory(&self) -> Option<GraphMemory> {
         self.node.graphs.graph_memory()
     }
 
-    /// How instances are allocated.
+    /// How instances get their memory on this machine.
     pub fn allocator(&self) -> Allocator {
         self.node.engine.allocator()
     }

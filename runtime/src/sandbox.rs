@@ -1,4 +1,4 @@
-//! The data of a replica's store: its WASI state, with exactly the capabilities that its manifest names.
+//! The data of a replica's store: its WASI contexts, with exactly the capabilities that its manifest names.
 
 mod bodies;
 mod holdings;
@@ -16,7 +16,7 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::config::Config;
-use crate::engine::{Calls, SharedEngine, yield_at_epochs};
+use crate::engine::{AsyncSupport, SharedEngine, yield_at_epochs};
 use crate::infer::nn::{NnCtx, NnView};
 use crate::limits::{
     HOSTCALL_SLACK_BYTES, MAX_COMPONENT_HANDLES, MAX_CONCURRENT, MAX_HANDLES, MAX_HEADER_BYTES,
@@ -27,53 +27,54 @@ use crate::request::state::RequestState;
 use crate::sandbox::logging::LoggingView;
 pub use holdings::Excess;
 use holdings::{CALLS_BETWEEN_COUNTS, Holdings};
-use outgoing::{Outgoing, bound_requests};
-pub(crate) use watch::Watch;
+use outgoing::{Outgoing, limit_requests};
+pub(crate) use watch::CallWatch;
 
-/// Capabilities of a deployment's replicas.
+/// What a deployment's replicas can access.
 #[derive(Clone, Debug, Default)]
 pub struct Capabilities {
-    /// Environment variables, in order.
+    /// Environment variables: names and values.
     pub environment: Vec<(String, String)>,
-    /// Secrets and other values for `wasi:config/store`.
+    /// Values, such as secrets, for `wasi:config/store`.
     pub config: Config,
-    /// Folder that guests can read at `/`; without it they see no files.
+    /// A folder mounted read-only at `/`; without one the guest has no files.
     pub files: Option<PathBuf>,
-    /// Allowed `host:port` pairs for outgoing HTTP requests.
+    /// `host:port` pairs that outgoing HTTP requests may reach.
     pub network_allow: Arc<[String]>,
-    /// Whether it may load graphs from bytes.
+    /// Whether the guest may load graphs from bytes of its own.
     pub load_graphs_from_bytes: bool,
 }
 
 /// The data of a replica's store.
 pub struct Sandbox {
     table: ResourceTable,
-    /// The table that replaces the real one once the guest holds too many resources. Every access to it fails, so the guest traps.
+    /// Replaces `table` once the guest holds too much. It is empty and stays so, which makes the guest trap.
     refusing: ResourceTable,
     excess: Option<Excess>,
+    /// Host calls since `table` was last counted.
     calls: u32,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
     config: WasiConfigVariables,
-    /// The generation of the config that the store has read.
+    /// The generation of `config`.
     pub config_generation: u64,
     nn: NnCtx,
-    /// Applies the deployment's memory limit to the store's memories.
+    /// Enforces the memory limit on the store.
     pub limiter: StoreLimiter,
     /// The replica's log.
     pub log: Arc<ReplicaLog>,
     stdout: LogStream,
     stderr: LogStream,
-    /// Watches what `init` accesses while a snapshot is taken.
-    pub watch: Option<Watch>,
+    /// Records calls of an `init` while a snapshot is taken.
+    pub watch: Option<CallWatch>,
 }
 
 impl Sandbox {
     /// Creates the store of a new replica. Its memory is charged to the account of `nn`.
     ///
     /// # Errors
-    /// If the folder of the bundle's files cannot be opened.
+    /// When the folder of files cannot be opened.
     pub fn store(
         engine: &Engine,
         capabilities: &Capabilities,
@@ -132,20 +133,21 @@ impl Sandbox {
         Ok(store)
     }
 
-    /// Bytes that one call may pass to the host: what the limit leaves after the guest's own memory, because the host copies them. Updated at
-    /// the start of a request and while the guest computes; in between its memory can only have grown.
+    /// Bytes that one host call may copy out of the guest: what the limit leaves beside the guest's own memory.
+    ///
+    /// Updated at the start of a request and at each epoch. In between the guest's memory can only have grown.
     pub fn hostcall_fuel(&self) -> usize {
         let limit = self.nn.account().limit_bytes();
         let left = limit.saturating_sub(self.limiter.memory_bytes());
         usize::try_from(left.saturating_add(HOSTCALL_SLACK_BYTES)).unwrap_or(usize::MAX)
     }
 
-    /// Its values for `wasi:config/store`.
+    /// The values for `wasi:config/store`.
     pub fn config(&self) -> &WasiConfigVariables {
         &self.config
     }
 
-    /// Its `wasi:nn`.
+    /// The context of `wasi:nn`.
     pub fn nn(&mut self) -> NnView<'_> {
         NnView {
             ctx: &mut self.nn,
@@ -153,42 +155,42 @@ impl Sandbox {
         }
     }
 
-    /// The kind of resource of which the guest held too many, if that stopped it.
+    /// What the guest holds too much of, if anything.
     pub fn excess(&self) -> Option<Excess> {
         self.excess
     }
 
-    /// Checks every few calls what the guest holds.
+    /// Counts a host call; every few calls, counts what the guest holds.
     fn count_call(&mut self) {
         self.calls += 1;
         if self.calls >= CALLS_BETWEEN_COUNTS {
             self.calls = 0;
-            self.excess = Holdings::of(&mut self.table).excess();
+            self.excess = Holdings::count(&mut self.table).excess();
         }
     }
 
-    /// Number of the host's handles that the guest holds.
-    pub fn open_handles(&mut self) -> usize {
+    /// The number of host handles that the guest holds.
+    pub fn count_handles(&mut self) -> usize {
         self.table.iter_mut().count()
     }
 
-    /// The limit of handles that a guest has reached.
-    pub fn full_table(&mut self) -> String {
-        let held = self.open_handles();
+    /// Describes the limit that a guest has reached when it cannot create another handle.
+    pub fn describe_handle_limit(&mut self) -> String {
+        let held = self.count_handles();
         if held < MAX_HANDLES {
             return format!(
-                "it has {MAX_CONCURRENT} tasks, streams and futures of WASI 0.3 at once, which is the limit of a replica; end or drop what is not needed any more"
+                "it has {MAX_CONCURRENT} tasks, streams and futures of WASI 0.3 at once, which is the limit of a replica; end or drop what is no longer needed"
             );
         }
         format!(
-            "it holds {held} handles of the host (streams, tensors, headers, pollables and others), which is the limit of a replica; drop what is not needed any more"
+            "it holds {held} handles of the host (streams, tensors, headers, pollables and others), which is the limit of a replica; drop what is no longer needed"
         )
     }
 
-    /// Writes unfinished log lines of a finished request.
-    pub fn finish_lines(&self) {
-        self.stdout.finish_line();
-        self.stderr.finish_line();
+    /// Writes the lines that the guest has not ended.
+    pub fn flush_lines(&self) {
+        self.stdout.flush_line();
+        self.stderr.flush_line();
     }
 
     /// Ends a request: its large body buffers may be free now.
@@ -196,12 +198,12 @@ impl Sandbox {
         let table = &mut self.table;
         self.outgoing
             .bodies
-            .finish(state, || Holdings::of(table).has_bodies());
+            .finish(state, || Holdings::count(table).has_bodies());
     }
 }
 
-/// The table, or the one that refuses every access once the guest holds too many resources.
-fn allowed<'a>(
+/// The table, or the empty one once the guest holds too much.
+fn usable_table<'a>(
     excess: Option<Excess>,
     table: &'a mut ResourceTable,
     refusing: &'a mut ResourceTable,
@@ -217,7 +219,7 @@ impl WasiView for Sandbox {
         self.count_call();
         WasiCtxView {
             ctx: &mut self.wasi,
-            table: allowed(self.excess, &mut self.table, &mut self.refusing),
+            table: usable_table(self.excess, &mut self.table, &mut self.refusing),
         }
     }
 }
@@ -227,25 +229,25 @@ impl WasiHttpView for Sandbox {
         self.count_call();
         WasiHttpCtxView {
             ctx: &mut self.http,
-            table: allowed(self.excess, &mut self.table, &mut self.refusing),
+            table: usable_table(self.excess, &mut self.table, &mut self.refusing),
             hooks: &mut self.outgoing,
         }
     }
 }
 
-/// Creates a linker with all imports that [`crate::admission`] allows for components of this kind.
+/// A linker with all imports that [`crate::admission`] allows; those of WASI 0.3 only with async support.
 ///
 /// # Errors
-/// Only if two standards define the same name, which would be a bug here.
-pub fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sandbox>> {
-    let mut linker = Linker::new(engine.engine(calls));
+/// When an import is defined twice, which would be a bug.
+pub fn linker(engine: &SharedEngine, support: AsyncSupport) -> wasmtime::Result<Linker<Sandbox>> {
+    let mut linker = Linker::new(engine.engine(support));
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    if calls == Calls::Concurrent {
+    if support == AsyncSupport::On {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
-    bound_requests(&mut linker, calls)?;
+    limit_requests(&mut linker, support)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |sandbox: &mut Sandbox| {
         WasiConfig::from(sandbox.config())
     })?;

@@ -1,7 +1,7 @@
-//! Snapshots: components whose initial memory is the memory after `init`.
+//! Snapshots: components whose initial memory is the memory that their `init` left, so that replicas need not run it.
 //!
-//! A snapshot contains only the component's own memory. If `init` uses anything of the host whose result could differ the next time, or
-//! still holds a handle of the host when it returns, there is no snapshot: the reason is reported, and `init` runs in each replica.
+//! A snapshot holds only the component's own memory. An `init` that reads what may change, such as the time, or that holds a
+//! resource of the host when it returns, is refused with a reason, and runs in each replica.
 
 mod entry;
 mod watch;
@@ -14,29 +14,29 @@ use wasmtime::component::{Component, Instance, Lift, WasmList};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 use crate::account::Account;
-use crate::engine::{Calls, SharedEngine};
+use crate::engine::{AsyncSupport, SharedEngine};
 use crate::guest::{TimedOut, call_init, with_timeout};
-use crate::infer::graphs::GraphStore;
-use crate::infer::loading::Loading;
+use crate::infer::graph::GraphStore;
+use crate::infer::graph::loading::LoadingGraphs;
 use crate::infer::nn::{NnCtx, NnLimits};
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
-use crate::sandbox::{Capabilities, Sandbox, Watch};
+use crate::sandbox::{CallWatch, Capabilities, Sandbox};
 
-/// Id of the replica in log lines of `init` while a snapshot is taken.
-pub(crate) const REPLICA: &str = "snapshot";
+/// The replica named in log lines that `init` prints while a snapshot is taken.
+pub(crate) const REPLICA_NAME: &str = "snapshot";
 
-/// Result for a deployment with `snapshot = true`.
+/// Whether replicas of a deployment with `snapshot = true` start from a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Snapshot {
-    /// The component contains the snapshot: replicas start after `init`.
+    /// Replicas start from the memory that `init` left.
     Taken,
-    /// There is no snapshot for this reason: each replica runs `init`.
+    /// There can be no snapshot, for this reason; each replica runs `init`.
     Refused(String),
 }
 
-/// What `init` may access while a snapshot is taken, its limits, and its log.
-pub(crate) struct Setting {
+/// What `init` runs with while a snapshot is taken.
+pub(crate) struct SnapshotContext {
     pub engine: Arc<SharedEngine>,
     pub graphs: Arc<GraphStore>,
     pub capabilities: Capabilities,
@@ -44,95 +44,98 @@ pub(crate) struct Setting {
     pub log: Arc<dyn LogSink>,
 }
 
-/// Runs the component's `init` and returns the component with the snapshot. Compiling and rewriting run on a thread outside of the executor.
+/// Runs the component's `init` and returns the component that starts after it. Runs on a blocking thread, because it compiles.
 ///
 /// # Errors
-/// The reason, as text that follows "no snapshot: ".
-pub(crate) async fn take(setting: Setting, component: Vec<u8>) -> Result<Vec<u8>, String> {
-    let here = tokio::runtime::Handle::current();
+/// Why there can be no snapshot, as a text for the deployment's log.
+pub(crate) async fn take(context: SnapshotContext, component: Vec<u8>) -> Result<Vec<u8>, String> {
+    let executor = tokio::runtime::Handle::current();
     let taking =
-        tokio::task::spawn_blocking(move || here.block_on(take_here(&setting, &component)));
+        tokio::task::spawn_blocking(move || executor.block_on(take_blocking(&context, &component)));
     taking
         .await
-        .unwrap_or_else(|error| Err(format!("taking its memory stopped unexpectedly: {error}")))
+        .unwrap_or_else(|error| Err(format!("taking the snapshot panicked: {error}")))
 }
 
-async fn take_here(setting: &Setting, component: &[u8]) -> Result<Vec<u8>, String> {
+async fn take_blocking(context: &SnapshotContext, component: &[u8]) -> Result<Vec<u8>, String> {
     let wizer = Wizer::new();
-    let (context, instrumented) = wizer
+    let (wizer_context, instrumented) = wizer
         .instrument_component(component)
-        .map_err(|e| format!("a component of this form cannot be kept: {e:#}"))?;
-    let (mut store, instance) = start(setting, &instrumented).await?;
-    let ran = initialise(setting, &mut store, &instance).await;
-    store.data().finish_lines();
-    if let Some(touched) = store.data().watch.as_ref().and_then(|watch| watch.seen()) {
+        .map_err(|e| format!("a component of this form cannot have a snapshot: {e:#}"))?;
+    let (mut store, instance) = instantiate(context, &instrumented).await?;
+    let initialised = run_init(context, &mut store, &instance).await;
+    store.data().flush_lines();
+    if let Some(import) = store.data().watch.as_ref().and_then(|watch| watch.first()) {
         return Err(format!(
-            "`init` calls {touched}, which may answer another time differently"
+            "`init` calls {import}, whose result may differ from one start to the next"
         ));
     }
-    ran?;
-    let open = store.data_mut().open_handles();
+    initialised?;
+    let open = store.data_mut().count_handles();
     if open > 0 {
         return Err(format!(
-            "`init` leaves {open} handle(s) of the host open, as files, folders or streams, which another replica does not have"
+            "`init` leaves {open} handle(s) of the host open, such as files or streams, which other replicas do not have"
         ));
     }
-    let mut state = State {
+    let mut state = InstanceState {
         store: &mut store,
         instance,
     };
     let snapshot = wizer
-        .snapshot_component(&context, &mut state)
+        .snapshot_component(&wizer_context, &mut state)
         .await
-        .map_err(|e| format!("its memory cannot be taken: {e:#}"))?;
+        .map_err(|e| format!("its memory cannot be read: {e:#}"))?;
     drop(store);
     let snapshot = entry::skip_constructors(&snapshot)?;
-    // What does not start must not be served.
-    start(setting, &snapshot)
+    // A snapshot that does not start must not be served.
+    instantiate(context, &snapshot)
         .await
         .map_err(|why| format!("the component does not start from its snapshot: {why}"))?;
     Ok(snapshot)
 }
 
-/// Writes to the deployment's log that each replica runs `init`.
-pub(crate) fn tell_refusal(log: Arc<dyn LogSink>, why: &str) {
-    let log = ReplicaLog::new(log, REPLICA.into());
+/// Writes to the deployment's log that each replica runs `init`, and why.
+pub(crate) fn log_refusal(log: Arc<dyn LogSink>, why: &str) {
+    let log = ReplicaLog::new(log, REPLICA_NAME.into());
     log.write(
         Level::Warning,
         format!("no snapshot, so `init` runs in each replica: {why}"),
     );
 }
 
-async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, Instance), String> {
+async fn instantiate(
+    context: &SnapshotContext,
+    component: &[u8],
+) -> Result<(Store<Sandbox>, Instance), String> {
     let failed = |e: wasmtime::Error| format!("{e:#}");
-    let (calls, component) = compiled(&setting.engine, component).map_err(failed)?;
-    let engine = setting.engine.engine(calls);
+    let (support, component) = compiled(&context.engine, component).map_err(failed)?;
+    let engine = context.engine.engine(support);
     let capabilities = Capabilities {
         environment: Vec::new(),
         config: crate::config::Config::default(),
-        files: setting.capabilities.files.clone(),
+        files: context.capabilities.files.clone(),
         network_allow: Arc::default(),
         load_graphs_from_bytes: false,
     };
     let nn = NnCtx::new(
-        Loading::new(setting.graphs.clone(), Vec::new()),
+        LoadingGraphs::new(context.graphs.clone(), Vec::new()),
         Arc::default(),
-        setting.graphs.clone(),
+        context.graphs.clone(),
         NnLimits {
-            account: Account::new(setting.limits.memory_bytes),
+            account: Account::new(context.limits.memory_bytes),
             load_from_bytes: false,
             own_engine: None,
         },
         Arc::default(),
     );
-    let log = Arc::new(ReplicaLog::new(setting.log.clone(), REPLICA.into()));
+    let log = Arc::new(ReplicaLog::new(context.log.clone(), REPLICA_NAME.into()));
     let mut store = Sandbox::store(engine, &capabilities, nn, log).map_err(failed)?;
-    store.data_mut().watch = Some(Watch::default());
-    let linker = watch::linker(&setting.engine, calls).map_err(failed)?;
-    let timeout = setting.limits.timeout;
+    store.data_mut().watch = Some(CallWatch::default());
+    let linker = watch::linker(&context.engine, support).map_err(failed)?;
+    let timeout = context.limits.timeout;
     let made = {
         let made = pin!(linker.instantiate_async(&mut store, &component));
-        let made = pin!(setting.engine.watch(made));
+        let made = pin!(context.engine.run_preemptible(made));
         with_timeout(timeout, std::future::ready(()), made).await
     };
     let instance = made.map_err(|TimedOut| {
@@ -142,25 +145,28 @@ async fn start(setting: &Setting, component: &[u8]) -> Result<(Store<Sandbox>, I
     Ok((store, instance))
 }
 
-fn compiled(engine: &SharedEngine, component: &[u8]) -> wasmtime::Result<(Calls, Component)> {
-    Calls::fit(component, |calls| {
-        Component::new(engine.engine(calls), component).map(|compiled| (calls, compiled))
+fn compiled(
+    engine: &SharedEngine,
+    component: &[u8],
+) -> wasmtime::Result<(AsyncSupport, Component)> {
+    AsyncSupport::select(component, |support| {
+        Component::new(engine.engine(support), component).map(|compiled| (support, compiled))
     })
 }
 
-/// Runs `init` until it is done, exceeds its time, or uses something that prevents a snapshot.
-async fn initialise(
-    setting: &Setting,
+/// Runs `init` until it returns, times out, or calls an import whose result may differ.
+async fn run_init(
+    context: &SnapshotContext,
     store: &mut Store<Sandbox>,
     instance: &Instance,
 ) -> Result<(), String> {
-    let seen = store.data().watch.clone().unwrap_or_default();
-    let timeout = setting.limits.timeout;
-    let init = pin!(call_init(store, instance, &setting.limits));
-    let init = setting.engine.watch(init);
+    let watch = store.data().watch.clone().unwrap_or_default();
+    let timeout = context.limits.timeout;
+    let init = pin!(call_init(store, instance, &context.limits));
+    let init = context.engine.run_preemptible(init);
     tokio::select! {
         biased;
-        () = seen.noticed() => Ok(()),
+        () = watch.called() => Ok(()),
         done = tokio::time::timeout(timeout, init) => match done {
             Ok(done) => done.map_err(|why| format!("`init` failed: {why}")),
             Err(_) => Err(format!("`init` took longer than the request timeout of {timeout:?}")),
@@ -168,14 +174,14 @@ async fn initialise(
     }
 }
 
-/// Reads the state of an instrumented instance.
-struct State<'a> {
+/// Reads the state of an instrumented instance for wizer.
+struct InstanceState<'a> {
     store: &'a mut Store<Sandbox>,
     instance: Instance,
 }
 
-impl State<'_> {
-    async fn read<R: Lift + Send + Sync + 'static, U>(
+impl InstanceState<'_> {
+    async fn call<R: Lift + Send + Sync + 'static, U>(
         &mut self,
         instance: &str,
         function: &str,
@@ -202,22 +208,22 @@ impl State<'_> {
         instance: &str,
         function: &str,
     ) -> R {
-        match self.read(instance, function, |_, number: R| number).await {
+        match self.call(instance, function, |_, number: R| number).await {
             Ok(number) => number,
-            // The functions were added by the instrumentation of this very component, and read a variable.
+            // The instrumentation of this component has added the functions, which read a variable.
             Err(error) => unreachable!("{error:#}"),
         }
     }
 }
 
-impl ComponentInstanceState for State<'_> {
+impl ComponentInstanceState for InstanceState<'_> {
     async fn call_func_ret_list_u8(
         &mut self,
         instance: &str,
         func: &str,
         contents: impl FnOnce(&[u8]) + Send,
     ) {
-        let read = self.read(instance, func, |store, list: WasmList<u8>| {
+        let read = self.call(instance, func, |store, list: WasmList<u8>| {
             contents(list.as_le_slice(&*store));
         });
         if let Err(error) = read.await {

@@ -46,8 +46,8 @@ impl Bench {
         }
     }
 
-    fn setting(&self) -> Setting {
-        Setting {
+    fn context(&self) -> SnapshotContext {
+        SnapshotContext {
             engine: self.engine.clone(),
             graphs: self.graphs.clone(),
             capabilities: self.capabilities.clone(),
@@ -58,12 +58,12 @@ impl Bench {
 
     async fn take(&self, component: &str) -> Result<Vec<u8>, String> {
         let component = wat::parse_str(component).unwrap();
-        take(self.setting(), component).await
+        take(self.context(), component).await
     }
 
     /// What the export `get` of a component answers.
     async fn get(&self, component: &[u8]) -> u32 {
-        let (mut store, instance) = start(&self.setting(), component).await.unwrap();
+        let (mut store, instance) = instantiate(&self.context(), component).await.unwrap();
         let get = instance
             .get_typed_func::<(), (u32,)>(&mut store, "get")
             .unwrap();
@@ -141,10 +141,10 @@ async fn what_init_wrote_is_in_the_component_and_constructors_run_no_more() {
             (type $answer (result (error string)))
             (func $init"#,
     );
-    let kept = bench.take(&with_start).await.unwrap();
-    assert_eq!(bench.get(&kept).await, 41);
+    let snapshot = bench.take(&with_start).await.unwrap();
+    assert_eq!(bench.get(&snapshot).await, 41);
     // Each instance has it for itself, and the component is not changed by being used.
-    assert_eq!(bench.get(&kept).await, 41);
+    assert_eq!(bench.get(&snapshot).await, 41);
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn an_import_whose_answer_may_change_is_named() {
         ),
     ];
     for (import, function, ty, core) in cases {
-        let refused = bench
+        let reason = bench
             .take(&component(
                 &format!(r#"(import "{import}" (instance $i (export "{function}" (func (result {ty})))))"#),
                 &format!(r#"(core func $f (canon lower (func $i "{function}")))"#),
@@ -175,8 +175,8 @@ async fn an_import_whose_answer_may_change_is_named() {
             .unwrap_err();
         let interface = import.split('@').next().unwrap();
         assert!(
-            refused.contains(&format!("`init` calls {interface}")),
-            "{refused}"
+            reason.contains(&format!("`init` calls {interface}")),
+            "{reason}"
         );
     }
 }
@@ -184,7 +184,7 @@ async fn an_import_whose_answer_may_change_is_named() {
 #[tokio::test]
 async fn the_seed_of_a_hash_table_may_be_kept() {
     let bench = Bench::new();
-    let kept = bench
+    let snapshot = bench
         .take(&component(
             r#"(import "wasi:random/insecure@0.2.0" (instance $i (export "get-insecure-random-u64" (func (result u64)))))"#,
             r#"(core func $f (canon lower (func $i "get-insecure-random-u64")))"#,
@@ -196,7 +196,7 @@ async fn the_seed_of_a_hash_table_may_be_kept() {
         ))
         .await
         .unwrap();
-    assert_eq!(bench.get(&kept).await & 1, 1);
+    assert_eq!(bench.get(&snapshot).await & 1, 1);
 }
 
 #[tokio::test]
@@ -221,8 +221,8 @@ async fn an_open_handle_is_a_reason() {
             ),
         )
     };
-    let refused = bench.take(&program("keep")).await.unwrap_err();
-    assert!(refused.contains("leaves 1 handle"), "{refused}");
+    let reason = bench.take(&program("keep")).await.unwrap_err();
+    assert!(reason.contains("leaves 1 handle"), "{reason}");
     bench.take(&program("drop")).await.unwrap();
 }
 
@@ -244,15 +244,15 @@ async fn an_init_that_fails_traps_or_never_ends_is_not_kept() {
             "ran out of memory",
         ),
     ] {
-        let refused = bench.take(&alone(program)).await.unwrap_err();
-        assert!(refused.contains(why), "{refused}");
+        let reason = bench.take(&alone(program)).await.unwrap_err();
+        assert!(reason.contains(why), "{reason}");
     }
 }
 
 #[tokio::test]
 async fn a_program_that_changes_its_tables_is_refused() {
     let bench = Bench::new();
-    let refused = bench
+    let reason = bench
         .take(&alone(
             "(table 1 funcref)
             (func $init (result i32) (table.set (i32.const 0) (ref.null func)) i32.const 0)",
@@ -260,8 +260,8 @@ async fn a_program_that_changes_its_tables_is_refused() {
         .await
         .unwrap_err();
     assert!(
-        refused.contains("a component of this form cannot be kept"),
-        "{refused}"
+        reason.contains("a component of this form cannot have a snapshot"),
+        "{reason}"
     );
-    assert!(refused.contains("table.set"), "{refused}");
+    assert!(reason.contains("table.set"), "{reason}");
 }

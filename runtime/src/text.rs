@@ -1,28 +1,28 @@
-//! Texts of bounded length: a guest chooses what errors quote, so no error holds more than a little of it.
+//! Texts of bounded length. Errors quote names that a guest chooses, at whatever length.
 
 use std::fmt::{self, Write};
 
-/// Longest error text that the host keeps for a guest, in bytes.
+/// Longest error text that the host holds for a guest, in bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 10;
 
-/// What a text shows of a name that a guest chose, in bytes.
+/// Bytes that a text shows of a name that a guest chose.
 const MAX_QUOTED_BYTES: usize = 200;
 
-/// The end of a text that was cut.
+/// The end of a truncated text.
 const CUT: &str = "…";
 
-/// Formats at most [`MAX_TEXT_BYTES`]. Formatting stops there, so that a long value costs no more than a short one.
+/// Formats at most [`MAX_TEXT_BYTES`]. Formatting stops there, so a long value costs no more than a short one.
 pub(crate) fn bounded(text: impl fmt::Display) -> String {
     bounded_to(MAX_TEXT_BYTES, text)
 }
 
-/// Formats at most so many bytes.
+/// Formats at most `max_bytes`.
 pub(crate) fn bounded_to(max_bytes: usize, text: impl fmt::Display) -> String {
     let mut bounded = Bounded {
         text: String::new(),
         max_bytes,
     };
-    // The only error is that of `write_str`: the text is full.
+    // Only `write_str` can fail, when the limit is reached.
     let _ = write!(bounded, "{text}");
     bounded.text
 }
@@ -35,7 +35,7 @@ macro_rules! bounded_format {
 }
 pub(crate) use bounded_format;
 
-/// A name that somebody else chose, in backquotes, of a long one the beginning: what follows it still has its place.
+/// Shows a name that a guest chose in backquotes; of a long one only the beginning, so that the text behind it is not cut off.
 pub(crate) struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {

@@ -127,7 +127,7 @@ async fn a_request_that_ends_an_engine_costs_nobody_else_anything() -> Result<()
     for _ in 0..6 {
         let (status, told) = infer(&server, "zeros", &shape(1 << 30, 1 << 17)).await?;
         assert_eq!(status, 500, "{told}");
-        refused |= told.to_string().contains("it is not run for another");
+        refused |= told.to_string().contains("it is quarantined for another");
         sums(&server).await?;
     }
     assert!(refused, "it ended its engine each time, and went on");
@@ -474,7 +474,7 @@ async fn what_is_held_against_a_graph_is_not_held_against_an_isolated_deployment
     for _ in 0..6 {
         let (status, told) = infer(&server, "zeros", &shape(1 << 30, 1 << 17)).await?;
         assert_eq!(status, 500, "{told}");
-        refused |= told.to_string().contains("it is not run for another");
+        refused |= told.to_string().contains("it is quarantined for another");
         let (status, told) = infer(&server, "apart", &shape(1, 1)).await?;
         assert_eq!(status, 200, "{told}");
     }
@@ -534,7 +534,7 @@ async fn ends_of_engines_and_quarantines_are_told_and_counted() -> Result<()> {
     for _ in 0..6 {
         let (status, told) = infer(&server, "zeros", &shape(1 << 30, 1 << 17)).await?;
         assert_eq!(status, 500, "{told}");
-        if told.to_string().contains("it is not run for another") {
+        if told.to_string().contains("it is quarantined for another") {
             break;
         }
     }

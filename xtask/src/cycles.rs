@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Folders whose modules form no cycle, and the path of the module that each is.
-const ACYCLIC: &[(&str, &str)] = &[("runtime/src", "crate")];
+const ACYCLIC: &[(&str, &str)] = &[
+    ("runtime/src", "crate"),
+    ("runtime/src/infer/graph", "crate::infer::graph"),
+];
 
 /// Which module of a folder uses which others, each with the file that does.
 type Imports = BTreeMap<String, BTreeMap<String, String>>;
@@ -31,7 +34,11 @@ fn imports(folder: &Path, prefix: &str) -> Imports {
             continue;
         }
         let text = std::fs::read_to_string(folder.join(file)).unwrap();
-        for used in used_modules(&text, prefix) {
+        let mut used_here = used_modules(&text, prefix);
+        if !file.contains('/') {
+            used_here.extend(used_modules(&text, "super"));
+        }
+        for used in used_here {
             if used != module && modules.contains(&used) {
                 let uses = imports.entry(module.clone()).or_default();
                 uses.entry(used).or_insert_with(|| file.clone());
@@ -140,7 +147,7 @@ fn walk<'a>(
 fn modules_form_no_cycle() {
     for (folder, prefix) in ACYCLIC {
         let imports = imports(&crate::repository().join(folder), prefix);
-        assert!(imports.len() > 5, "{folder}: found only {imports:?}");
+        assert!(imports.len() > 2, "{folder}: found only {imports:?}");
         assert_eq!(cycle(&imports), None, "{folder}");
     }
 }
@@ -169,7 +176,7 @@ fn a_cycle_is_found_wherever_it_hides() {
         None,
         "comments and tests do not count"
     );
-    write("e.rs", "use crate::b::{B};\n");
+    write("e.rs", "use super::b::{B};\n");
     let cycle = "b (b/inner.rs) -> c (c.rs) -> e (e.rs) -> b";
     assert_eq!(found(folder.path()).as_deref(), Some(cycle));
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
-use samovar_runtime::backend::{BackendOptions, KeptForms, Libraries};
+use samovar_runtime::backend::{BackendOptions, CacheAccess, Libraries};
 use samovar_runtime::{
     Barrier, Compilation, Confinement, EngineOptions, Engines, Program, Runtime, RuntimeOptions,
     WorkerOptions,
@@ -452,7 +452,7 @@ fn runtime_options(options: &ServeOptions, data: &Path, bundles: &Path) -> Runti
             scratch: Some(data.join("graphs")),
             gpu_memory_bytes: options.gpu_memory_bytes,
             libraries: Libraries::All,
-            kept_forms: KeptForms::Made,
+            cache_access: CacheAccess::ReadWrite,
         },
         engines: match options.engines {
             EngineMode::InProcess => Engines::InProcess,

@@ -1,33 +1,33 @@
-//! Artifacts of components that start where their `init` ended, and why there is none.
+//! Artifacts of snapshots: components that start after their `init`. Where there can be none, the reason is stored.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Artifact, ArtifactError, ArtifactStore, blocking};
-use crate::checked;
 use crate::compile::ComponentFile;
-use crate::snapshot::{self, Setting, Snapshot};
+use crate::snapshot::{self, Snapshot, SnapshotContext};
+use crate::verified_files;
 
 impl ArtifactStore {
-    /// The component as its `init` leaves it, linked; made now if that was not tried yet. `seen` is a digest of what `init`
-    /// may see besides the component. Where it cannot be made, the component as it is, and why.
+    /// The artifact of a component's snapshot, made now unless that was tried before. `inputs` is a digest of what `init` can see
+    /// besides the component. If there can be no snapshot, the artifact of the component itself, with the reason.
     ///
     /// # Errors
     /// When the component is refused or the disk fails.
     pub(crate) async fn get_snapshot(
         self: &Arc<Self>,
         file: &ComponentFile,
-        seen: &str,
-        setting: Setting,
+        inputs: &str,
+        context: SnapshotContext,
     ) -> Result<Arc<Artifact>, Arc<ArtifactError>> {
-        let name = format!("{}.{seen}", file.digest);
+        let name = format!("{}.{inputs}", file.digest);
         let made = async {
             let plain = self.get(file).await.map_err(ArtifactError::Shared)?;
-            let made = match self.read_snapshot(&name).await? {
-                Some(made) => made,
-                None => self.make_snapshot(file, &name, setting, &plain).await?,
+            let result = match self.read_snapshot(&name).await? {
+                Some(result) => result,
+                None => self.make_snapshot(file, &name, context, &plain).await?,
             };
-            Ok(Arc::new(match made {
+            Ok(Arc::new(match result {
                 Ok(artifact) => artifact,
                 Err(why) => Artifact {
                     pre: plain.pre.clone(),
@@ -36,21 +36,21 @@ impl ArtifactStore {
                 },
             }))
         };
-        self.ready.try_get_with(name.clone(), made).await
+        self.cache.try_get_with(name.clone(), made).await
     }
 
-    /// Forgets that a snapshot could not be made, so that the next who asks tries again.
-    pub(crate) async fn retry_snapshot(&self, file: &ComponentFile, seen: &str) {
-        let name = format!("{}.{seen}", file.digest);
-        let known = self.ready.get(&name).await;
-        if known.is_some_and(|artifact| artifact.snapshot == Some(Snapshot::Taken)) {
+    /// Deletes the stored reason why there is no snapshot, so that the next call tries again.
+    pub(crate) async fn retry_snapshot(&self, file: &ComponentFile, inputs: &str) {
+        let name = format!("{}.{inputs}", file.digest);
+        let cached = self.cache.get(&name).await;
+        if cached.is_some_and(|artifact| artifact.snapshot == Some(Snapshot::Taken)) {
             return;
         }
         let _ = tokio::fs::remove_file(self.refusal_path(&name)).await;
-        self.ready.invalidate(&name).await;
+        self.cache.invalidate(&name).await;
     }
 
-    /// What the disk knows of a snapshot.
+    /// Reads a snapshot, or why there is none, from disk; `None` if it was not tried.
     async fn read_snapshot(
         self: &Arc<Self>,
         name: &str,
@@ -67,35 +67,35 @@ impl ArtifactStore {
         .await
     }
 
-    /// Makes a snapshot, or notes why there is none.
+    /// Makes a snapshot, or stores why there is none.
     async fn make_snapshot(
         self: &Arc<Self>,
         file: &ComponentFile,
         name: &str,
-        setting: Setting,
+        context: SnapshotContext,
         plain: &Artifact,
     ) -> Result<Result<Artifact, String>, ArtifactError> {
-        let log = setting.log.clone();
+        let log = context.log.clone();
         let taken = match plain.has_lifecycle() {
             false => Err("the component exports no `init`".to_owned()),
-            true => self.compiler.snapshot(file, setting).await?,
+            true => self.compiler.snapshot(file, context).await?,
         };
         let (store, name) = (self.clone(), name.to_owned());
         blocking(move || {
-            let kept = taken.and_then(|native| {
-                let kept = store.keep(&name, &native);
-                kept.map_err(|e| e.to_string())
+            let stored = taken.and_then(|native| {
+                let stored = store.store_native(&name, &native);
+                stored.map_err(|e| e.to_string())
             });
-            match kept {
-                Ok((shelf, component)) => shelf.link(&component, Some(Snapshot::Taken)).map(Ok),
+            match stored {
+                Ok((engine, component)) => engine.link(&component, Some(Snapshot::Taken)).map(Ok),
                 Err(why) => {
-                    snapshot::tell_refusal(log, &why);
+                    snapshot::log_refusal(log, &why);
                     let path = store.refusal_path(&name);
-                    if let Err(error) = checked::write_durably(&path, why.as_bytes()) {
+                    if let Err(error) = verified_files::write_durably(&path, why.as_bytes()) {
                         tracing::warn!(
                             path = %path.display(),
                             %error,
-                            "cannot note that a component has no snapshot; it is tried again when it is needed next"
+                            "cannot store why there is no snapshot; it will be tried again"
                         );
                     }
                     Ok(Err(why))
@@ -105,11 +105,13 @@ impl ArtifactStore {
         .await
     }
 
-    /// The component's own name and those of its snapshots.
-    pub(super) fn names(&self, digest: &str) -> Vec<String> {
+    /// The names under which the artifacts of a component and its snapshots are stored.
+    pub(super) fn stored_names(&self, digest: &str) -> Vec<String> {
         let mut names = vec![digest.to_owned()];
         let prefix = format!("{digest}.");
-        let folders = self.shelves().map(|shelf| std::fs::read_dir(&shelf.folder));
+        let folders = self
+            .engines()
+            .map(|engine| std::fs::read_dir(&engine.folder));
         for entry in folders.into_iter().flatten().flatten().flatten() {
             let file = entry.file_name();
             if let Some((name, _ending)) = file.to_str().and_then(|file| file.rsplit_once('.'))
@@ -122,6 +124,6 @@ impl ArtifactStore {
     }
 
     pub(super) fn refusal_path(&self, name: &str) -> PathBuf {
-        self.sequential.folder.join(format!("{name}.refused"))
+        self.without_async.folder.join(format!("{name}.refused"))
     }
 }

@@ -1,10 +1,10 @@
-//! Removes artifacts that this program cannot use: those of other engines and versions, and what a crash left half-made.
+//! Removes artifacts that this program cannot use: those for other engines and versions, and temporary files of a crash.
 //!
-//! Only names that this or an earlier version gave are touched, only in the node's own folder.
+//! Touches only names that this or an earlier version has used, in the node's own folder.
 
 use std::path::{Path, PathBuf};
 
-/// Removes what no engine of this process can use, on a thread of its own. Call it before anything is compiled.
+/// Removes what no engine of this process can use, in a background thread. To be called before anything is compiled.
 pub(super) fn begin(root: &Path, current: &[&Path]) {
     for folder in current {
         remove_unfinished(folder);
@@ -18,33 +18,33 @@ pub(super) fn begin(root: &Path, current: &[&Path]) {
             match std::fs::remove_dir_all(&folder) {
                 Ok(()) => tracing::info!(
                     folder = %folder.display(),
-                    "removed compiled components of another version"
+                    "removed artifacts of another version"
                 ),
                 Err(error) => tracing::warn!(
                     folder = %folder.display(),
                     %error,
-                    "cannot remove compiled components of another version"
+                    "cannot remove artifacts of another version"
                 ),
             }
         }
     };
     let thread = std::thread::Builder::new().name("sweep-artifacts".into());
     if let Err(error) = thread.spawn(remove) {
-        tracing::warn!(%error, "cannot remove compiled components of another version");
+        tracing::warn!(%error, "cannot remove artifacts of another version");
     }
 }
 
 fn outdated(root: &Path, current: &[&Path]) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let ours = folders.filter(|entry| entry.file_name().to_str().is_some_and(is_of_an_engine));
+    let ours = folders.filter(|entry| entry.file_name().to_str().is_some_and(is_engine_folder));
     ours.map(|entry| entry.path())
         .filter(|path| !current.contains(&path.as_path()))
         .collect()
 }
 
-/// `sequential-0123456789abcdef`, or the digits alone.
-fn is_of_an_engine(name: &str) -> bool {
+/// Whether a folder is named for an engine: `sequential-0123456789abcdef`, or the digits alone.
+fn is_engine_folder(name: &str) -> bool {
     let hash = name
         .strip_prefix("sequential-")
         .or_else(|| name.strip_prefix("concurrent-"))
@@ -52,7 +52,7 @@ fn is_of_an_engine(name: &str) -> bool {
     hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Temporary files have names that begin with a dot; no artifact has.
+/// Removes temporary files, whose names begin with a dot; those of artifacts do not.
 fn remove_unfinished(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");

@@ -1,4 +1,4 @@
-//! What is done with a component, in whatever process.
+//! The jobs of the compiler: compile a component, or its snapshot.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,27 +6,27 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::MAX_COMPONENT_BYTES;
-use crate::engine::{Calls, SharedEngine};
-use crate::snapshot::{self, Setting};
+use crate::engine::{AsyncSupport, SharedEngine};
+use crate::snapshot::{self, SnapshotContext};
 
-/// A job of a worker.
+/// A job for a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Job {
     /// Compile the component.
     Compile,
-    /// Run its `init`, and compile the component that starts there.
+    /// Run `init`, and compile the component that starts after it.
     Snapshot {
-        /// The files that `init` sees.
+        /// The folder that `init` may read.
         files: Option<PathBuf>,
-        /// Memory that `init` may have.
+        /// Bytes of memory that `init` may use.
         memory_bytes: u64,
-        /// Longest time of `init`.
+        /// Time limit of `init`.
         timeout: Duration,
     },
 }
 
 impl Job {
-    /// For error messages.
+    /// A description for error messages.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Compile => "compiling the component",
@@ -34,7 +34,7 @@ impl Job {
         }
     }
 
-    /// What `init` may take beside compiling.
+    /// CPU time that the job may use in addition, for `init`.
     pub fn init_timeout(&self) -> Duration {
         match self {
             Self::Compile => Duration::ZERO,
@@ -46,35 +46,38 @@ impl Job {
 /// Native code of a component.
 #[derive(Debug)]
 pub(crate) struct Native {
-    /// The engine that it is for.
-    pub calls: Calls,
-    /// As wasmtime serializes it.
+    /// The engine that runs it.
+    pub support: AsyncSupport,
+    /// wasmtime's serialized form.
     pub code: Vec<u8>,
 }
 
-/// Compiles a component; an error says what is wrong with it.
+/// Compiles a component. The error says what is wrong with it.
 pub(super) fn compile(engine: &SharedEngine, component: &[u8]) -> Result<Native, String> {
-    Calls::fit(component, |calls| {
-        let code = engine.engine(calls).precompile_component(component)?;
-        Ok(Native { calls, code })
+    AsyncSupport::select(component, |support| {
+        let code = engine.engine(support).precompile_component(component)?;
+        Ok(Native { support, code })
     })
     .map_err(|e: wasmtime::Error| format!("{e:#}"))
 }
 
-/// Compiles a component that holds the memory which its `init` left.
-pub(super) fn compile_taken(engine: &SharedEngine, component: &[u8]) -> Result<Native, String> {
+/// Compiles a snapshot.
+pub(super) fn compile_snapshot(engine: &SharedEngine, component: &[u8]) -> Result<Native, String> {
     let size = component.len() as u64;
     if size > MAX_COMPONENT_BYTES {
         return Err(format!(
-            "with its memory it is {size} bytes long; at most {MAX_COMPONENT_BYTES} are compiled"
+            "with its memory it is {size} bytes long; the limit is {MAX_COMPONENT_BYTES}"
         ));
     }
     compile(engine, component)
 }
 
-/// Runs the component's `init` and compiles the component that starts there.
-pub(super) async fn snapshot(setting: Setting, component: Vec<u8>) -> Result<Native, String> {
-    let engine = setting.engine.clone();
-    let taken = snapshot::take(setting, component).await?;
-    compile_taken(&engine, &taken)
+/// Takes a component's snapshot and compiles it.
+pub(super) async fn snapshot(
+    context: SnapshotContext,
+    component: Vec<u8>,
+) -> Result<Native, String> {
+    let engine = context.engine.clone();
+    let taken = snapshot::take(context, component).await?;
+    compile_snapshot(&engine, &taken)
 }

@@ -1,7 +1,7 @@
-//! Compiles components and takes their snapshots: in worker processes with limits, or in this process.
+//! Compiles components and takes their snapshots, in worker processes with limits or in this process.
 //!
-//! `job.rs` is what is done with a component; `serve.rs` does it in a worker; `worker.rs` is one worker as the node sees it;
-//! `workers.rs` gives jobs to workers, and kills a worker whose job exceeds a limit or is cancelled.
+//! `job.rs` is the work itself; `serve.rs` does it in a worker; `worker.rs` is the node's handle of one worker; `workers.rs` gives
+//! jobs to workers, and kills a worker whose job exceeds a limit or is cancelled.
 
 mod job;
 mod messages;
@@ -14,35 +14,35 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::Owner;
 use crate::engine::SharedEngine;
-use crate::snapshot::{self, Setting};
-use crate::turns::Turns;
+use crate::fair_semaphore::FairSemaphore;
+use crate::permits::Owner;
+use crate::snapshot::{self, SnapshotContext};
 pub(crate) use job::{Job, Native};
 pub use serve::serve;
-use workers::Workers;
+use workers::WorkerPool;
 
-/// A larger component is refused before a compiler sees it.
+/// Largest component, in bytes; a larger one is refused before it is compiled.
 pub(crate) const MAX_COMPONENT_BYTES: u64 = 256 << 20;
 
-/// Where a component's bytes lie.
+/// A component on disk.
 #[derive(Clone, Debug)]
 pub struct ComponentFile {
     /// SHA-256 of the file, 64 hex digits.
     pub digest: String,
-    /// The file.
+    /// The file of the component.
     pub path: PathBuf,
-    /// Who has it compiled. In workers an owner has one job at a time, and owners take turns.
+    /// On whose behalf it is compiled. With workers, an owner has one job at a time, and owners take turns.
     pub owner: Owner,
 }
 
 /// Where components are compiled.
 #[derive(Clone, Debug, Default)]
 pub enum Compilation {
-    /// In this process, without limits of memory and time.
+    /// In this process, without limits on memory and time.
     #[default]
     InProcess,
-    /// In worker processes.
+    /// In worker processes with limits.
     Workers(WorkerOptions),
 }
 
@@ -51,17 +51,17 @@ pub enum Compilation {
 pub struct WorkerOptions {
     /// A program that calls [`serve`] when its first argument is `compile-worker`.
     pub program: PathBuf,
-    /// Jobs at once, each in a worker of its own.
+    /// Most jobs at once, each in a worker of its own.
     pub max_workers: usize,
-    /// Bytes of private memory of a worker.
+    /// Private memory that a worker may use, in bytes.
     pub memory_bytes: u64,
-    /// Processor time of a job on all cores together, without what `init` may take for a snapshot.
+    /// CPU time that a job may use, added up over all cores. A snapshot has the request timeout for its `init` in addition.
     pub processor_time: Duration,
-    /// The folder below which deployments have their files, which `init` may read.
+    /// The folder that holds the files of all deployments, which an `init` may read.
     pub files: PathBuf,
 }
 
-/// Why a component was neither compiled nor refused.
+/// Why compiling a component failed, other than by a defect that the compiler reports.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// The job exceeded its memory.
@@ -71,11 +71,11 @@ pub enum CompileError {
         limit_bytes >> 20
     )]
     Memory {
-        /// What was done.
+        /// The job.
         job: &'static str,
-        /// Which allocation failed.
+        /// The allocation that failed.
         found: String,
-        /// The limit.
+        /// The limit in bytes.
         limit_bytes: u64,
     },
     /// The job exceeded its time.
@@ -84,7 +84,7 @@ pub enum CompileError {
          raise the limit with `samovar serve --compile-time`"
     )]
     Time {
-        /// What was done.
+        /// The job.
         job: &'static str,
         /// The limit.
         limit: Duration,
@@ -95,29 +95,29 @@ pub enum CompileError {
          server's log has the last lines of the worker"
     )]
     Crash {
-        /// What was done.
+        /// The job.
         job: &'static str,
         /// How the process ended.
         how: String,
     },
-    /// No worker can be started, which is not the component's fault.
+    /// No worker process can be started.
     #[error("no compile worker can be started: {0}")]
     Start(String),
     /// The component cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// Its file.
+        /// The component's file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A bug: a task that compiles must not panic.
+    /// A task that compiles panicked, which is a bug.
     #[error("compiling stopped unexpectedly: {0}")]
     Stopped(String),
 }
 
 impl CompileError {
-    /// Whether the component is at fault.
+    /// Whether the component is at fault, and not the machine.
     pub fn blames_component(&self) -> bool {
         match self {
             Self::Memory { .. } | Self::Time { .. } | Self::Crash { .. } => true,
@@ -126,29 +126,29 @@ impl CompileError {
     }
 }
 
-/// Jobs that compile at once in this process.
-const JOBS_AT_ONCE: usize = 2;
+/// Most jobs at once in this process.
+const MAX_JOBS: usize = 2;
 
-/// Compiles components. Native code, or why the component cannot have any.
+/// Compiles components, in this process or in workers. Jobs return native code, or what the compiler says against the component.
 pub(crate) enum Compiler {
     /// In this process.
     InProcess {
         engine: Arc<SharedEngine>,
-        turns: Turns,
+        jobs: FairSemaphore,
     },
     /// In workers.
-    Workers(Arc<Workers>),
+    Workers(Arc<WorkerPool>),
 }
 
 impl Compiler {
-    /// Code for this engine.
+    /// A compiler for this engine.
     pub fn new(compilation: Compilation, engine: Arc<SharedEngine>) -> Self {
         match compilation {
             Compilation::InProcess => Self::InProcess {
                 engine,
-                turns: Turns::new(JOBS_AT_ONCE),
+                jobs: FairSemaphore::new(MAX_JOBS),
             },
-            Compilation::Workers(options) => Self::Workers(Workers::new(options, &engine)),
+            Compilation::Workers(options) => Self::Workers(WorkerPool::new(options, &engine)),
         }
     }
 
@@ -161,12 +161,12 @@ impl Compiler {
         component: &ComponentFile,
     ) -> Result<Result<Native, String>, CompileError> {
         match self {
-            Self::InProcess { engine, turns } => {
-                let turn = turns.take(component.owner).await;
+            Self::InProcess { engine, jobs } => {
+                let permit = jobs.acquire(component.owner).await;
                 let (engine, path) = (engine.clone(), component.path.clone());
                 blocking(move || {
-                    // Kept until the work ends, also when nobody waits for it any more.
-                    let _turn = turn;
+                    // Held until the work ends, even if the caller has gone.
+                    let _permit = permit;
                     Ok(job::compile(&engine, &read(&path)?))
                 })
                 .await
@@ -175,37 +175,37 @@ impl Compiler {
         }
     }
 
-    /// Compiles a component as its `init` leaves it. Dropping the future cancels the job and ends its worker.
+    /// Compiles the snapshot of a component. Dropping the future cancels the job and ends its worker.
     ///
     /// # Errors
     /// When the job exceeded a limit or crashed, or the machine is at fault.
     pub async fn snapshot(
         &self,
         component: &ComponentFile,
-        setting: Setting,
+        context: SnapshotContext,
     ) -> Result<Result<Native, String>, CompileError> {
         match self {
-            Self::InProcess { engine, turns } => {
+            Self::InProcess { engine, jobs } => {
                 let (engine, path) = (engine.clone(), component.path.clone());
                 let bytes = blocking(move || read(&path)).await?;
-                let taken = match snapshot::take(setting, bytes).await {
+                let taken = match snapshot::take(context, bytes).await {
                     Ok(taken) => taken,
                     Err(why) => return Ok(Err(why)),
                 };
-                let turn = turns.take(component.owner).await;
+                let permit = jobs.acquire(component.owner).await;
                 blocking(move || {
-                    let _turn = turn;
-                    Ok(job::compile_taken(&engine, &taken))
+                    let _permit = permit;
+                    Ok(job::compile_snapshot(&engine, &taken))
                 })
                 .await
             }
             Self::Workers(workers) => {
                 let job = Job::Snapshot {
-                    files: setting.capabilities.files,
-                    memory_bytes: setting.limits.memory_bytes,
-                    timeout: setting.limits.timeout,
+                    files: context.capabilities.files,
+                    memory_bytes: context.limits.memory_bytes,
+                    timeout: context.limits.timeout,
                 };
-                workers.run(&job, component, Some(&*setting.log)).await
+                workers.run(&job, component, Some(&*context.log)).await
             }
         }
     }

@@ -1,57 +1,57 @@
-//! Who compiles next: an owner has one job at a time, and owners with jobs take turns.
+//! Permits for jobs: an owner has one job at a time, and owners take semaphore.
 //!
-//! `turns.rs` would give an owner all permits while no other waits. A job may go on for minutes, so that the next owner would
-//! wait as long.
+//! `fair_semaphore.rs` alone would give an owner all permits while no other waits. A job can take minutes, and the next owner would wait
+//! as long.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use tokio::sync::{Mutex as Line, OwnedMutexGuard};
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::budget::Owner;
-use crate::turns::{Permit, Turns};
+use crate::fair_semaphore::{FairSemaphore, SemaphorePermit};
+use crate::permits::Owner;
 
-/// Turns for so many jobs at once.
-pub(super) struct Owners {
-    turns: Turns,
-    /// Of each owner with jobs: held by the one that runs or waits in `turns`.
-    lines: Mutex<HashMap<Owner, Weak<Line<()>>>>,
+/// Permits for a number of jobs at once.
+pub(super) struct OwnerPermits {
+    semaphore: FairSemaphore,
+    /// One lock per owner with jobs, held by the job that runs or waits in `semaphore`.
+    locks: Mutex<HashMap<Owner, Weak<AsyncMutex<()>>>>,
 }
 
-/// A turn, until it is dropped.
-pub(super) struct Turn {
-    _permit: Permit,
-    _first: OwnedMutexGuard<()>,
+/// A permit for one job, released when dropped.
+pub(super) struct OwnerPermit {
+    _permit: SemaphorePermit,
+    _lock: OwnedMutexGuard<()>,
 }
 
-impl Owners {
-    /// Turns for this many jobs at once.
+impl OwnerPermits {
+    /// Permits for `at_once` jobs at once.
     pub fn new(at_once: usize) -> Self {
         Self {
-            turns: Turns::new(at_once),
-            lines: Mutex::default(),
+            semaphore: FairSemaphore::new(at_once),
+            locks: Mutex::default(),
         }
     }
 
-    /// Waits for a turn.
-    pub async fn take(&self, owner: Owner) -> Turn {
-        let first = self.line(owner).lock_owned().await;
-        Turn {
-            _permit: self.turns.take(owner).await,
-            _first: first,
+    /// Waits for a permit. Dropping the future abandons the request.
+    pub async fn acquire(&self, owner: Owner) -> OwnerPermit {
+        let lock = self.lock_of(owner).lock_owned().await;
+        OwnerPermit {
+            _permit: self.semaphore.acquire(owner).await,
+            _lock: lock,
         }
     }
 
-    fn line(&self, owner: Owner) -> Arc<Line<()>> {
-        // Entries are put in and taken out whole.
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = lines.get(&owner).and_then(Weak::upgrade) {
-            return line;
+    fn lock_of(&self, owner: Owner) -> Arc<AsyncMutex<()>> {
+        let mut locks = self.locks.lock();
+        if let Some(lock) = locks.get(&owner).and_then(Weak::upgrade) {
+            return lock;
         }
-        lines.retain(|_, line| line.strong_count() > 0);
-        let line = Arc::default();
-        lines.insert(owner, Arc::downgrade(&line));
-        line
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        locks.insert(owner, Arc::downgrade(&lock));
+        lock
     }
 }
 
@@ -62,34 +62,34 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_owner_leaves_turns_for_others() {
+    async fn one_owner_leaves_permits_for_others() {
         let [a, b, c, d] = ["a", "b", "c", "d"].map(Owner::named);
-        let owners = Owners::new(2);
-        let first = owners.take(a).await;
-        let mut second = Box::pin(owners.take(a));
+        let owners = OwnerPermits::new(2);
+        let first = owners.acquire(a).await;
+        let mut second = Box::pin(owners.acquire(a));
         assert!((&mut second).now_or_never().is_none(), "a has one");
-        let other = owners.take(b).now_or_never().unwrap();
-        let mut third = Box::pin(owners.take(c));
+        let other = owners.acquire(b).now_or_never().unwrap();
+        let mut third = Box::pin(owners.acquire(c));
         assert!((&mut third).now_or_never().is_none(), "all are taken");
         drop(first);
-        // It waits for a turn now, behind one that came before.
+        // It now waits for a permit, behind a request that came first.
         assert!((&mut second).now_or_never().is_none());
         let third = third.now_or_never().unwrap();
         drop(other);
         let second = second.now_or_never().unwrap();
         drop((second, third));
-        let _last = owners.take(d).now_or_never().unwrap();
-        assert_eq!(owners.lines.lock().unwrap().len(), 1, "only d");
+        let _last = owners.acquire(d).now_or_never().unwrap();
+        assert_eq!(owners.locks.lock().len(), 1, "only d");
     }
 
     #[tokio::test]
-    async fn what_no_longer_waits_keeps_nobody_waiting() {
+    async fn an_abandoned_request_does_not_block_others() {
         let [a, b] = ["a", "b"].map(Owner::named);
-        let owners = Owners::new(1);
-        let first = owners.take(a).await;
-        let mut gone = Box::pin(owners.take(b));
+        let owners = OwnerPermits::new(1);
+        let first = owners.acquire(a).await;
+        let mut gone = Box::pin(owners.acquire(b));
         assert!((&mut gone).now_or_never().is_none());
-        let mut next = Box::pin(owners.take(b));
+        let mut next = Box::pin(owners.acquire(b));
         assert!((&mut next).now_or_never().is_none());
         drop(gone);
         drop(first);

@@ -1,64 +1,66 @@
-//! The worker's side: runs one job after the other, for as long as the node that started it is there.
+//! The worker's side: runs one job after another until the node that started it ends.
 //!
-//! It keeps compiled functions between jobs, so that a component that is built again compiles only what was edited.
+//! It caches compiled functions between jobs, so that after an edit of a component only what has changed is compiled.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::MAX_COMPONENT_BYTES;
 use super::job::{self, Job, Native};
-use super::messages::{Answer, Open};
-use crate::engine::{Calls, EngineOptions, SharedEngine};
+use super::messages::{Setup, WorkerMessage};
+use crate::engine::{AsyncSupport, EngineOptions, SharedEngine};
 use crate::infer::backend::{BackendOptions, Backends, Libraries};
 use crate::infer::compute::{ComputeError, guarded};
-use crate::infer::graphs::GraphStore;
+use crate::infer::graph::GraphStore;
 use crate::limits::Limits;
 use crate::log::{LogLine, LogSink};
 use crate::process::background;
 use crate::process::confine::{Confinement, confine, confine_files};
 use crate::process::frames;
 use crate::sandbox::Capabilities;
-use crate::snapshot::Setting;
+use crate::snapshot::SnapshotContext;
 use crate::text::bounded_format;
 
-/// Replicas of a worker's engine: an `init` runs in one.
+/// Instances in a worker's engine; an `init` runs in one.
 const MAX_REPLICAS: u32 = 8;
 
-/// Runs jobs until the node is gone. `stream` is the worker's end of the socket pair that the node made.
+/// Runs jobs until the node has ended. `stream` is the worker's end of the socket pair that the node created.
 ///
 /// # Errors
-/// When the node sends something else than jobs.
+/// When the node violates the protocol, or the worker cannot be confined.
 pub fn serve(stream: UnixStream) -> io::Result<()> {
-    background::enter();
-    let Some(open) = frames::read_frame::<Open>(&stream)? else {
+    background::lower_priority();
+    let Some(setup) = frames::read_frame::<Setup>(&stream)? else {
         return Ok(());
     };
     // Code is written to a file in memory, which the limit of private memory does not count.
-    background::limit_file_size(open.memory_bytes)?;
-    // Before any thread starts, which Landlock would not hold for.
+    background::limit_file_size(setup.memory_bytes)?;
+    // Before any thread starts, which Landlock would not confine.
     let barriers = confine(&Confinement {
-        read: vec![open.files],
+        read: vec![setup.files],
         write: Vec::new(),
-        memory_bytes: Some(open.memory_bytes),
+        memory_bytes: Some(setup.memory_bytes),
     })?;
-    background::end_with(&stream)?;
+    background::exit_with_node(&stream)?;
     let engine = SharedEngine::new(&EngineOptions {
         max_replicas: MAX_REPLICAS,
-        allocator: Some(open.allocator),
+        allocator: Some(setup.allocator),
     });
     let engine = Arc::new(engine.map_err(io::Error::other)?);
     let stream = Arc::new(Mutex::new(stream));
-    let node = Node(stream.clone());
-    node.answer(&Answer::Opened {
-        compatibility: engine.compatibility(),
+    let node = NodeStream(stream.clone());
+    node.send(&WorkerMessage::Ready {
+        compatibility: engine.compatibility_hashes(),
         barriers,
     })?;
-    while let Some((job, files)) = node.next()? {
+    while let Some((job, files)) = node.next_job()? {
         let done = guarded(|| run(&engine, &node, job, files));
         let panicked = done.is_err();
         let done = match done {
@@ -67,23 +69,23 @@ pub fn serve(stream: UnixStream) -> io::Result<()> {
                 Err(bounded_format!("the compiler panicked: {said}"))
             }
         };
-        node.answer(&Answer::Done(done))?;
+        node.send(&WorkerMessage::Done(done))?;
         if panicked {
-            // What it holds may be in any state; the node starts another worker.
+            // Its state may be inconsistent; the node starts another worker.
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// The node, as a worker sees it.
+/// The stream to the node.
 #[derive(Clone)]
-struct Node(Arc<Mutex<UnixStream>>);
+struct NodeStream(Arc<Mutex<UnixStream>>);
 
-impl Node {
-    /// The next job with its files; `None` when the node is gone.
-    fn next(&self) -> io::Result<Option<(Job, [OwnedFd; 2])>> {
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+impl NodeStream {
+    /// The next job with its files; `None` when the node has ended.
+    fn next_job(&self) -> io::Result<Option<(Job, [OwnedFd; 2])>> {
+        let stream = self.0.lock();
         let files = match frames::receive_files(&stream) {
             Ok(files) => files,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -93,17 +95,17 @@ impl Node {
         Ok(job.map(|job| (job, files)))
     }
 
-    fn answer(&self, answer: &Answer) -> io::Result<()> {
-        // Frames go out whole: lines come from the threads of `init`.
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        frames::write_frame(&stream, answer)
+    fn send(&self, message: &WorkerMessage) -> io::Result<()> {
+        // Locked for whole frames, because threads of `init` write lines.
+        let stream = self.0.lock();
+        frames::write_frame(&stream, message)
     }
 }
 
-impl LogSink for Node {
+impl LogSink for NodeStream {
     fn write(&self, line: LogLine) {
-        // A node that is gone ends this process.
-        let _ = self.answer(&Answer::Line {
+        // If the node has ended, so does this process.
+        let _ = self.send(&WorkerMessage::Line {
             level: line.level,
             message: line.message,
         });
@@ -112,10 +114,10 @@ impl LogSink for Node {
 
 fn run(
     engine: &Arc<SharedEngine>,
-    node: &Node,
+    node: &NodeStream,
     job: Job,
     [component, code]: [OwnedFd; 2],
-) -> io::Result<Result<Calls, String>> {
+) -> io::Result<Result<AsyncSupport, String>> {
     let mut bytes = Vec::new();
     let mut component = File::from(component).take(MAX_COMPONENT_BYTES);
     component.read_to_end(&mut bytes)?;
@@ -135,15 +137,18 @@ fn run(
         }
     };
     Ok(match native {
-        Ok(Native { calls, code: made }) => {
+        Ok(Native {
+            support,
+            code: made,
+        }) => {
             File::from(code).write_all(&made)?;
-            Ok(calls)
+            Ok(support)
         }
         Err(why) => Err(why),
     })
 }
 
-/// An `init` that is run for a snapshot.
+/// An `init` that runs for a snapshot.
 struct Init {
     files: Option<PathBuf>,
     memory_bytes: u64,
@@ -151,11 +156,11 @@ struct Init {
 }
 
 impl Init {
-    /// Runs it on a thread that can open its own files alone, and compiles what it leaves.
+    /// Takes and compiles the snapshot, on a thread that can open only the files of its deployment.
     fn snapshot(
         self,
         engine: &Arc<SharedEngine>,
-        node: &Node,
+        node: &NodeStream,
         component: Vec<u8>,
     ) -> io::Result<Result<Native, String>> {
         let (engine, node) = (engine.clone(), node.clone());
@@ -170,7 +175,7 @@ impl Init {
             let executor = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()?;
-            Ok(executor.block_on(job::snapshot(self.setting(engine, node), component)))
+            Ok(executor.block_on(job::snapshot(self.context(engine, node), component)))
         })?;
         match thread.join() {
             Ok(taken) => taken,
@@ -178,14 +183,14 @@ impl Init {
         }
     }
 
-    fn setting(self, engine: Arc<SharedEngine>, node: Node) -> Setting {
+    fn context(self, engine: Arc<SharedEngine>, node: NodeStream) -> SnapshotContext {
         let no_graphs = BackendOptions {
             libraries: Libraries::OnlyRten,
             ..BackendOptions::default()
         };
-        Setting {
+        SnapshotContext {
             engine,
-            graphs: GraphStore::new(Backends::beside_others(no_graphs)),
+            graphs: GraphStore::new(Backends::discover_shared(no_graphs)),
             capabilities: Capabilities {
                 files: self.files,
                 ..Capabilities::default()

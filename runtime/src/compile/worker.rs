@@ -1,4 +1,4 @@
-//! One worker process, as the node sees it.
+//! A worker process: the node's handle of it.
 
 use std::fs::File;
 use std::io;
@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
@@ -17,43 +18,43 @@ use tokio::task::JoinHandle;
 
 use super::WorkerOptions;
 use super::job::{Job, Native};
-use super::messages::{Answer, Open};
+use super::messages::{Setup, WorkerMessage};
 use crate::engine::Allocator;
-use crate::log::{LogLine, LogSink, line};
+use crate::log::{LogLine, LogSink, truncate_line};
 use crate::process::barrier::Barrier;
 use crate::process::{frames, signal_name};
-use crate::snapshot::REPLICA;
+use crate::snapshot::REPLICA_NAME;
 
 /// How long a worker may take until it is ready for jobs.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a worker that closed its stream has until it is killed.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a worker may run after its stream was closed, before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What is kept of the end of a worker's standard error.
-const MAX_SAID_BYTES: usize = 4 << 10;
-/// What the standard library prints before it aborts for want of memory.
+/// Bytes that are kept of the end of a worker's standard error.
+const MAX_STDERR_BYTES: usize = 4 << 10;
+/// What the standard library prints before it aborts because an allocation failed.
 const NO_MEMORY: &str = "memory allocation of ";
 
-/// A worker. It is killed when this is dropped.
+/// A worker process. Dropping this kills it.
 pub(super) struct Worker {
     child: Child,
     stream: UnixStream,
-    said: Said,
-    /// Jobs that it has begun.
+    stderr: StderrTail,
+    /// Jobs that the worker has begun.
     pub jobs: u64,
 }
 
-/// The end of what a worker wrote to its standard error, complete when the task has ended.
-struct Said {
+/// The end of what a worker has written to its standard error; complete once the task has ended.
+struct StderrTail {
     text: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
 }
 
-/// How a worker ended in the middle of a job.
+/// How a worker ended during a job.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// An allocation failed, with what it said of it.
+pub(super) enum WorkerEnd {
+    /// An allocation failed; with the message.
     Memory(String),
-    /// Anything else, in words that follow "ended its compile worker:".
+    /// Anything else; the text follows "ended its compile worker:".
     Crash(String),
 }
 
@@ -61,7 +62,7 @@ impl Worker {
     /// Starts a worker and waits until it is ready.
     ///
     /// # Errors
-    /// In words, when it does not start, or compiles for another engine than the node's.
+    /// Why it does not start, or that it compiles for a different engine than the node's.
     pub async fn start(
         options: &WorkerOptions,
         allocator: Allocator,
@@ -69,35 +70,35 @@ impl Worker {
     ) -> Result<Self, String> {
         let started = Self::spawn(options).map_err(|e| e.to_string());
         let mut worker = started?;
-        let opening = worker.open(options, allocator, compatibility);
-        let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
-            Ok(opened) => opened.map_err(|e| e.to_string()),
-            Err(_) => Err(format!("it was not ready within {OPEN_TIMEOUT:?}")),
+        let setup = worker.set_up(options, allocator, compatibility);
+        let ready = match tokio::time::timeout(SETUP_TIMEOUT, setup).await {
+            Ok(ready) => ready.map_err(|e| e.to_string()),
+            Err(_) => Err(format!("it was not ready within {SETUP_TIMEOUT:?}")),
         };
-        match opened {
+        match ready {
             Ok(()) => Ok(worker),
             Err(error) => match worker.end().await {
-                End::Memory(end) | End::Crash(end) => Err(format!("{error}; {end}")),
+                WorkerEnd::Memory(end) | WorkerEnd::Crash(end) => Err(format!("{error}; {end}")),
             },
         }
     }
 
     fn spawn(options: &WorkerOptions) -> io::Result<Self> {
-        // What is not there when the worker confines itself cannot be opened later.
+        // The worker can later open only folders that exist when it confines itself.
         std::fs::create_dir_all(&options.files)?;
         let (stream, theirs) = std::os::unix::net::UnixStream::pair()?;
         stream.set_nonblocking(true)?;
         let mut child = Command::new(&options.program)
             .arg("compile-worker")
             .env_clear()
-            // The allocator reserves memory in steps of a GiB. Without this all of it counts as used.
+            // mimalloc reserves memory in steps of a GiB, all of which would count towards the limit.
             .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
-            // An idle worker gives its memory back, which otherwise happens with later allocations.
+            // An idle worker returns memory at once instead of at its next allocation.
             .env("MIMALLOC_PURGE_DELAY", "0")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Ctrl-C is for the node, which lets requests finish.
+            // Ctrl-C must reach only the node, which lets requests finish.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
@@ -105,25 +106,25 @@ impl Worker {
         Ok(Self {
             stream: UnixStream::from_std(stream)?,
             child,
-            said: Said::read(stderr),
+            stderr: StderrTail::read(stderr),
             jobs: 0,
         })
     }
 
-    async fn open(
+    async fn set_up(
         &mut self,
         options: &WorkerOptions,
         allocator: Allocator,
         compatibility: [u64; 2],
     ) -> io::Result<()> {
-        let open = Open {
+        let setup = Setup {
             allocator,
             memory_bytes: options.memory_bytes,
             files: options.files.clone(),
         };
-        frames::write_frame_async(&mut self.stream, &open).await?;
+        frames::write_frame_async(&mut self.stream, &setup).await?;
         match frames::read_frame_async(&mut self.stream).await? {
-            Some(Answer::Opened {
+            Some(WorkerMessage::Ready {
                 compatibility: theirs,
                 barriers,
             }) => {
@@ -139,15 +140,15 @@ impl Worker {
                 );
                 Ok(())
             }
-            Some(_) => Err(io::Error::other("its first answer is not `Opened`")),
+            Some(_) => Err(io::Error::other("its first message is not `Ready`")),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// Runs a job; lines of its `init` go to the log. After an error the worker is of no more use.
+    /// Runs a job. Lines that its `init` prints go to `log`. After an error the worker cannot be used again.
     ///
     /// # Errors
-    /// When the worker is gone, or does not answer as a worker does.
+    /// When the worker has ended or violates the protocol.
     pub async fn run(
         &mut self,
         job: &Job,
@@ -165,37 +166,37 @@ impl Worker {
         frames::write_frame_async(&mut self.stream, job).await?;
         loop {
             match frames::read_frame_async(&mut self.stream).await? {
-                Some(Answer::Line { level, message }) => {
+                Some(WorkerMessage::Line { level, message }) => {
                     if let Some(log) = log {
                         log.write(LogLine {
                             time: SystemTime::now(),
                             level,
-                            replica: REPLICA.into(),
+                            replica: REPLICA_NAME.into(),
                             request_id: None,
-                            message: line(message, false),
+                            message: truncate_line(message, false),
                         });
                     }
                 }
-                Some(Answer::Done(Ok(calls))) => {
-                    let read = tokio::task::spawn_blocking(move || read(&code, max_bytes));
+                Some(WorkerMessage::Done(Ok(support))) => {
+                    let read = tokio::task::spawn_blocking(move || read_code(&code, max_bytes));
                     let code = read.await.map_err(io::Error::other)??;
-                    return Ok(Ok(Native { calls, code }));
+                    return Ok(Ok(Native { support, code }));
                 }
-                Some(Answer::Done(Err(why))) => return Ok(Err(why)),
-                Some(Answer::Opened { .. }) => {
-                    return Err(io::Error::other("it opened in the middle of a job"));
+                Some(WorkerMessage::Done(Err(why))) => return Ok(Err(why)),
+                Some(WorkerMessage::Ready { .. }) => {
+                    return Err(io::Error::other("it sent `Ready` during a job"));
                 }
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
     }
 
-    /// Its process.
+    /// The process id.
     pub fn process(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Memory that it holds now.
+    /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> Option<u64> {
         let path = format!("/proc/{}/status", self.child.id()?);
         let status = std::fs::read_to_string(path).ok()?;
@@ -206,15 +207,15 @@ impl Worker {
         Some(kib << 10)
     }
 
-    /// Kills it, and waits until its memory is free.
+    /// Kills the worker, and waits until its memory is free.
     pub async fn kill(mut self) {
         if let Err(error) = self.child.kill().await {
             tracing::warn!(%error, "compile worker cannot be killed");
         }
     }
 
-    /// Waits for the end of a worker that failed, and says how it ended.
-    pub async fn end(mut self) -> End {
+    /// Waits until a worker that failed has ended, and returns how.
+    pub async fn end(mut self) -> WorkerEnd {
         drop(self.stream);
         let status = match tokio::time::timeout(EXIT_TIMEOUT, self.child.wait()).await {
             Ok(status) => status,
@@ -223,20 +224,20 @@ impl Worker {
                 Err(error) => Err(error),
             },
         };
-        let said = self.said.last().await;
+        let stderr = self.stderr.last().await;
         match status {
-            Ok(status) => describe(status, &said),
-            Err(error) => End::Crash(format!("its end is not known: {error}")),
+            Ok(status) => describe(status, &stderr),
+            Err(error) => WorkerEnd::Crash(format!("how it ended is unknown: {error}")),
         }
     }
 }
 
-/// The code that a worker wrote. Read into memory of the node's own: the worker may still have the file open.
-fn read(code: &File, max_bytes: u64) -> io::Result<Vec<u8>> {
+/// Copies the code that a worker wrote. The worker may still have the file open, so it must not be mapped.
+fn read_code(code: &File, max_bytes: u64) -> io::Result<Vec<u8>> {
     let size = code.metadata()?.len();
     if size > max_bytes {
         return Err(io::Error::other(format!(
-            "found {size} bytes of code, at most {max_bytes} are read"
+            "found {size} bytes of code; the limit is {max_bytes}"
         )));
     }
     let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
@@ -244,7 +245,7 @@ fn read(code: &File, max_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-impl Said {
+impl StderrTail {
     fn read(stderr: Option<ChildStderr>) -> Self {
         let text = Arc::<Mutex<Vec<u8>>>::default();
         let kept = text.clone();
@@ -254,10 +255,9 @@ impl Said {
             };
             let mut buffer = [0; 1024];
             while let Ok(bytes @ 1..) = stderr.read(&mut buffer).await {
-                // Bytes are added whole, so a panic leaves a text.
-                let mut text = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut text = kept.lock();
                 text.extend_from_slice(&buffer[..bytes]);
-                let surplus = text.len().saturating_sub(MAX_SAID_BYTES);
+                let surplus = text.len().saturating_sub(MAX_STDERR_BYTES);
                 text.drain(..surplus);
             }
         });
@@ -266,28 +266,28 @@ impl Said {
 
     async fn last(self) -> String {
         let _ = tokio::time::timeout(EXIT_TIMEOUT, self.reader).await;
-        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = self.text.lock();
         String::from_utf8_lossy(&text).trim().to_owned()
     }
 }
 
-fn describe(status: ExitStatus, said: &str) -> End {
-    if !said.is_empty() {
-        tracing::warn!(%status, said, "compile worker ended");
+fn describe(status: ExitStatus, stderr: &str) -> WorkerEnd {
+    if !stderr.is_empty() {
+        tracing::warn!(%status, stderr, "compile worker ended");
     }
-    let failed = said.lines().rev().find(|line| line.contains(NO_MEMORY));
+    let failed = stderr.lines().rev().find(|line| line.contains(NO_MEMORY));
     if let Some(line) = failed
         && status.signal() == Some(libc::SIGABRT)
     {
-        return End::Memory(line.to_owned());
+        return WorkerEnd::Memory(line.to_owned());
     }
     match status.signal() {
-        Some(libc::SIGXFSZ) => End::Memory("the compiled code is larger".into()),
-        Some(libc::SIGKILL) => End::Crash(
+        Some(libc::SIGXFSZ) => WorkerEnd::Memory("the compiled code is larger".into()),
+        Some(libc::SIGKILL) => WorkerEnd::Crash(
             "it was killed by SIGKILL, as the system does when the machine is out of memory".into(),
         ),
-        Some(signal) => End::Crash(format!("it was killed by {}", signal_name(signal))),
-        None => End::Crash(format!("it ended with {status}")),
+        Some(signal) => WorkerEnd::Crash(format!("it was killed by {}", signal_name(signal))),
+        None => WorkerEnd::Crash(format!("it ended with {status}")),
     }
 }
 
@@ -296,19 +296,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_a_worker_ended_is_told_from_its_status_and_its_last_lines() {
+    fn how_a_worker_ended_follows_from_its_status_and_its_last_lines() {
         let signal = ExitStatus::from_raw;
-        let said = "other\nmemory allocation of 64 bytes failed\n";
+        let stderr = "other\nmemory allocation of 64 bytes failed\n";
         assert_eq!(
-            describe(signal(libc::SIGABRT), said),
-            End::Memory("memory allocation of 64 bytes failed".into())
+            describe(signal(libc::SIGABRT), stderr),
+            WorkerEnd::Memory("memory allocation of 64 bytes failed".into())
         );
-        let crash = |status, said| match describe(status, said) {
-            End::Crash(how) => how,
-            End::Memory(found) => panic!("{found}"),
+        let crash = |status, stderr| match describe(status, stderr) {
+            WorkerEnd::Crash(how) => how,
+            WorkerEnd::Memory(found) => panic!("{found}"),
         };
         assert!(crash(signal(libc::SIGABRT), "").contains("SIGABRT"));
-        assert!(crash(signal(libc::SIGSEGV), said).contains("SIGSEGV"));
+        assert!(crash(signal(libc::SIGSEGV), stderr).contains("SIGSEGV"));
         assert!(crash(signal(libc::SIGKILL), "").contains("out of memory"));
         assert!(crash(signal(3 << 8), "").contains('3'));
     }

@@ -1,53 +1,54 @@
-//! The workers of a node: few at once, started when a job needs one, kept for a while for the next.
+//! The compile workers of a node: started when a job needs one, and kept for a while for the next job.
 
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::job::{Job, Native};
-use super::owners::Owners;
-use super::worker::{End, Worker};
+use super::owners::OwnerPermits;
+use super::worker::{Worker, WorkerEnd};
 use super::{CompileError, ComponentFile, WorkerOptions};
 use crate::engine::{Allocator, SharedEngine};
 use crate::log::LogSink;
-use crate::process::clock::{Exceeded, exceeded};
+use crate::process::clock::{Exceeded, wait_exceeded};
 
-/// How long a worker without a job stays. It holds the functions that it compiled, for a component that is built again.
+/// How long an idle worker is kept. It caches the functions that it compiled, for when a component is built again.
 const IDLE: Duration = Duration::from_secs(15 * 60);
-/// The same for one that holds much memory, which it does after a large component.
+/// The same for a worker that holds much memory, as after a large component.
 const LARGE_IDLE: Duration = Duration::from_secs(3 * 60);
 const LARGE_BYTES: u64 = 256 << 20;
 
 /// The workers of a node.
-pub(crate) struct Workers {
+pub(crate) struct WorkerPool {
     options: WorkerOptions,
     allocator: Allocator,
     compatibility: [u64; 2],
-    turns: Owners,
-    /// The one that was busy last is the last, and the next to get a job: it has the functions of an edit just before.
-    idle: Mutex<Vec<Idle>>,
+    permits: OwnerPermits,
+    /// The most recently used worker is the last, and gets the next job: its cache holds what was just compiled.
+    idle: Mutex<Vec<IdleWorker>>,
 }
 
-struct Idle {
+struct IdleWorker {
     worker: Worker,
     until: Instant,
 }
 
-impl Workers {
-    /// Workers that compile for this engine. None is started before there is a job.
+impl WorkerPool {
+    /// Workers that compile for this engine. None is started before the first job.
     pub fn new(options: WorkerOptions, engine: &SharedEngine) -> Arc<Self> {
         Arc::new(Self {
-            turns: Owners::new(options.max_workers.max(1)),
+            permits: OwnerPermits::new(options.max_workers.max(1)),
             options,
             allocator: engine.allocator(),
-            compatibility: engine.compatibility(),
+            compatibility: engine.compatibility_hashes(),
             idle: Mutex::default(),
         })
     }
 
-    /// Runs a job. When the future is dropped, its worker is killed.
+    /// Runs a job. Dropping the future kills its worker.
     ///
     /// # Errors
     /// When the job exceeded a limit or crashed, or the machine is at fault.
@@ -57,11 +58,11 @@ impl Workers {
         component: &ComponentFile,
         log: Option<&dyn LogSink>,
     ) -> Result<Result<Native, String>, CompileError> {
-        let _turn = self.turns.take(component.owner).await;
+        let _permit = self.permits.acquire(component.owner).await;
         let path = &component.path;
         let limit = self.options.processor_time + job.init_timeout();
         loop {
-            // Opened for each worker: the position in an open file is shared.
+            // Opened for each worker, because processes share the position of an open file.
             let component = File::open(path).map_err(|source| CompileError::Read {
                 path: path.clone(),
                 source,
@@ -75,11 +76,11 @@ impl Workers {
             let ran = tokio::select! {
                 biased;
                 ran = worker.run(job, &component, log, memory_bytes) => Ok(ran),
-                exceeded = exceeded(process, limit) => Err(exceeded),
+                exceeded = wait_exceeded(process, limit) => Err(exceeded),
             };
             let error = match ran {
                 Ok(Ok(done)) => {
-                    self.keep(worker);
+                    self.put_idle(worker);
                     return Ok(done);
                 }
                 Ok(Err(error)) => error,
@@ -87,10 +88,12 @@ impl Workers {
                     worker.kill().await;
                     let job = job.label();
                     return Err(match exceeded {
-                        Exceeded::Processor => CompileError::Time { job, limit },
+                        Exceeded::Cpu => CompileError::Time { job, limit },
                         Exceeded::Wall(time) => CompileError::Crash {
                             job,
-                            how: format!("it was killed, because it was not done after {time:?}"),
+                            how: format!(
+                                "it was killed because it had not finished after {time:?}"
+                            ),
                         },
                     });
                 }
@@ -98,22 +101,22 @@ impl Workers {
             let jobs = worker.jobs;
             let end = worker.end().await;
             tracing::warn!(job = job.label(), jobs, %error, ?end, "compile worker ended during a job");
-            // A job is to blame only for the end of a worker that had no other before: what those left may be the reason.
+            // Only the first job of a worker is blamed: after others, the state that they left may be the reason.
             if jobs == 1 {
                 return Err(self.blame(job, end));
             }
         }
     }
 
-    fn blame(&self, job: &Job, end: End) -> CompileError {
+    fn blame(&self, job: &Job, end: WorkerEnd) -> CompileError {
         let job = job.label();
         match end {
-            End::Memory(found) => CompileError::Memory {
+            WorkerEnd::Memory(found) => CompileError::Memory {
                 job,
                 found,
                 limit_bytes: self.options.memory_bytes,
             },
-            End::Crash(how) => CompileError::Crash { job, how },
+            WorkerEnd::Crash(how) => CompileError::Crash { job, how },
         }
     }
 
@@ -124,29 +127,24 @@ impl Workers {
     }
 
     fn take_idle(&self) -> Option<Worker> {
-        self.lock().pop().map(|idle| idle.worker)
+        self.idle.lock().pop().map(|idle| idle.worker)
     }
 
-    /// Keeps a worker for the next job, for a while.
-    fn keep(self: &Arc<Self>, worker: Worker) {
+    /// Keeps an idle worker for a while.
+    fn put_idle(self: &Arc<Self>, worker: Worker) {
         let idle = match worker.resident_bytes() {
             Some(LARGE_BYTES..) => LARGE_IDLE,
             _ => IDLE,
         };
         let until = Instant::now() + idle;
-        self.lock().push(Idle { worker, until });
+        self.idle.lock().push(IdleWorker { worker, until });
         let workers = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep_until(until).await;
             if let Some(workers) = workers.upgrade() {
                 let now = Instant::now();
-                workers.lock().retain(|idle| idle.until > now);
+                workers.idle.lock().retain(|idle| idle.until > now);
             }
         });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
-        // One worker at a time is put in or taken out.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
-//! Compiled functions, by a digest of what they were compiled from: a component that was built again after an edit has most of
-//! its functions from before, and only the others are compiled.
+//! A cache of compiled functions by the digest of their source. When a component is built again after an edit, most of its
+//! functions are unchanged, and only the others are compiled.
 //!
-//! In memory alone, so that nothing is run which this process did not compile itself.
+//! In memory only, so that a process runs no code that it did not compile itself.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use wasmtime::CacheStore;
 
-/// Memory for all of them; those not asked for the longest go first.
+/// Bytes of all cached functions; the least recently used are evicted first.
 pub const MAX_BYTES: u64 = 64 << 20;
-/// One that nobody asked for so long goes.
+/// A function that was not used for this long is evicted.
 const IDLE: Duration = Duration::from_secs(3600);
-/// What an entry takes beside its bytes.
+/// Bytes that an entry takes besides key and code.
 const ENTRY_BYTES: usize = 200;
 
-/// The functions that were compiled not long ago.
+/// Functions that were compiled recently.
 #[derive(Debug)]
 pub struct CompiledFunctions {
     functions: moka::sync::Cache<Vec<u8>, Arc<[u8]>>,
 }
 
 impl CompiledFunctions {
-    /// Holds at most so many bytes.
+    /// A cache of at most `max_bytes`.
     pub fn new(max_bytes: u64) -> Self {
         let weigh = |key: &Vec<u8>, code: &Arc<[u8]>| {
             u32::try_from(key.len() + code.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
@@ -58,14 +58,14 @@ mod tests {
     use super::*;
     use wasmtime::{Config, Engine};
 
-    /// Notes which functions had to be compiled.
+    /// Records which functions had to be compiled.
     #[derive(Debug)]
-    struct Watched {
+    struct Recorded {
         functions: CompiledFunctions,
         compiled: Mutex<BTreeSet<Vec<u8>>>,
     }
 
-    impl CacheStore for Watched {
+    impl CacheStore for Recorded {
         fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
             self.functions.get(key)
         }
@@ -78,13 +78,13 @@ mod tests {
 
     #[test]
     fn an_edit_compiles_the_function_that_it_changed() {
-        let watched = Arc::new(Watched {
+        let recorded = Arc::new(Recorded {
             functions: CompiledFunctions::new(MAX_BYTES),
             compiled: Mutex::default(),
         });
         let mut config = Config::new();
         config
-            .enable_incremental_compilation(watched.clone())
+            .enable_incremental_compilation(recorded.clone())
             .unwrap();
         let engine = Engine::new(&config).unwrap();
         let compile = |answer: i32, data: &str| {
@@ -98,7 +98,7 @@ mod tests {
             );
             let bytes = wat::parse_str(&text).unwrap();
             engine.precompile_component(&bytes).unwrap();
-            std::mem::take(&mut *watched.compiled.lock().unwrap()).len()
+            std::mem::take(&mut *recorded.compiled.lock().unwrap()).len()
         };
         let all = compile(1, "a");
         assert!(all >= 3, "{all}");
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn they_have_a_bound() {
+    fn the_cache_is_bounded() {
         let functions = CompiledFunctions::new(10_000);
         for number in 0..1000u32 {
             functions.insert(&number.to_le_bytes(), vec![0; 1000]);

@@ -1,5 +1,5 @@
-//! Epochs, by which long-running guests yield. They advance only while a guest has computed for a while: guests that are
-//! quick, or wait for inference, are never looked after.
+//! The ticker that advances epochs, at which guests yield. It does so only while a guest computes for long: guests that are
+//! quick, or wait for inference, cause no ticks.
 
 #[cfg(test)]
 mod interleavings;
@@ -15,41 +15,41 @@ use std::time::Duration;
 use thread_local::ThreadLocal;
 use wasmtime::{Engine, EngineWeak};
 
-use turns::{Look, Parking, Turn, TurnGuard};
+use turns::{Activity, Parking, Turn, TurnGuard};
 
-/// The atomics that `turns` runs on; `interleavings` runs it on loom's.
+/// The atomics that `turns` uses; `interleavings` runs it on those of loom.
 mod sync {
     pub use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 }
 
-/// How often a guest that computes lets other tasks of its executor thread run.
+/// How often a guest that computes yields to other tasks of its executor thread.
 ///
-/// Short, because an endless loop in one guest delays the neighbours on its thread by up to twice this much each turn.
+/// Short, because an endless loop in one guest delays its neighbours on that thread by up to twice this long each turn.
 pub const EPOCH_TICK: Duration = Duration::from_micros(250);
-/// How often the ticker looks while no guest computes for long: the first turn of one that does is up to twice as long.
-const LOOK: Duration = Duration::from_millis(4);
-/// How long after the last long turn the ticker goes on looking at each tick.
-const ALERT_LOOKS: u32 = 400;
-/// Looks in a row that find that no guest has run, after which the ticker parks.
-const QUIET_LOOKS: u32 = 25;
+/// How often the ticker checks while no guest computes for long. The first turn of one that does is up to twice as long.
+const CHECK_INTERVAL: Duration = Duration::from_millis(4);
+/// Checks at each tick after the last long turn.
+const ALERT_CHECKS: u32 = 400;
+/// Checks in a row without any turn after which the ticker parks.
+const IDLE_CHECKS: u32 = 25;
 
-/// One thread that looks at the turns of guests and advances the epochs while one of them is long.
+/// A thread that checks the turns of guests and advances the epochs while one of them is long.
 ///
-/// Requests come and go far more often than epochs: waking the thread for each would cost more than the guest does, and so
-/// would a count of running guests that all executor threads share.
+/// A turn is one poll of a guest's future. Turns are far more frequent than epochs: waking the thread for each would cost more
+/// than most guests take, and so would a counter that all executor threads share.
 #[derive(Default)]
 pub(super) struct Ticker {
-    /// Those of each executor thread.
+    /// The turns of each executor thread.
     turns: ThreadLocal<Turn>,
     parking: Parking,
     thread: OnceLock<Thread>,
 }
 
 impl Ticker {
-    /// Advances the epochs of these engines from now on.
+    /// Starts the thread, which advances the epochs of these engines.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When the thread cannot be started.
     pub fn start(engines: [&Engine; 2]) -> std::io::Result<Arc<Self>> {
         let ticker = Arc::<Self>::default();
         let engines = engines.map(Engine::weak);
@@ -57,18 +57,18 @@ impl Ticker {
         let handle = std::thread::Builder::new()
             .name("epoch-ticker".into())
             .spawn(move || or_abort(|| for_thread.run(&engines)))?;
-        // The cell was just made, so nothing else can have set it.
+        // The cell is new, so nothing else has set it.
         let _ = ticker.thread.set(handle.thread().clone());
         Ok(ticker)
     }
 
-    /// Ends its thread.
+    /// Ends the thread.
     pub fn stop(&self) {
         self.parking.stop(|| self.wake());
     }
 
-    /// Runs what may run guest code, each poll a turn.
-    pub async fn watch<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
+    /// Runs a future that runs guest code; each poll is a turn.
+    pub async fn run_preemptible<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
         poll_fn(|cx| {
             let _turn = self.turn();
             future.as_mut().poll(cx)
@@ -77,15 +77,15 @@ impl Ticker {
     }
 
     fn run(&self, engines: &[EngineWeak]) {
-        let mut pace = Pace::default();
+        let mut schedule = Schedule::default();
         while !self.parking.is_stopped() {
-            match pace.next() {
+            match schedule.next_pause() {
                 Some(pause) => std::thread::sleep(pause),
-                None => self.parking.park(|| self.look(), std::thread::park),
+                None => self.parking.park(|| self.check(), std::thread::park),
             }
-            let look = self.look();
-            pace.saw(look);
-            if look == Look::Long {
+            let activity = self.check();
+            schedule.record(activity);
+            if activity == Activity::Long {
                 for engine in engines.iter().filter_map(EngineWeak::upgrade) {
                     engine.increment_epoch();
                 }
@@ -93,9 +93,9 @@ impl Ticker {
         }
     }
 
-    fn look(&self) -> Look {
-        let looks = self.turns.iter().map(Turn::look);
-        looks.max().unwrap_or(Look::Quiet)
+    fn check(&self) -> Activity {
+        let activities = self.turns.iter().map(Turn::check);
+        activities.max().unwrap_or(Activity::Idle)
     }
 
     fn turn(&self) -> TurnGuard<'_> {
@@ -110,46 +110,52 @@ impl Ticker {
     }
 }
 
-/// Runs the ticker's loop. If it panics, aborts the process, which its service manager restarts: without epochs a guest in an
-/// endless loop keeps its executor thread for ever, past its own deadline, so that the node could not even drain. Running the
-/// loop again would hide a bug that is likely to panic at the next look, too.
+/// Runs the ticker's loop, and aborts the process if it panics; the service manager restarts it. Without epochs a guest in an
+/// endless loop would keep its executor thread past its deadline, and the node could not even drain. Running the loop again
+/// would hide a bug that is likely to panic again at the next check.
 fn or_abort(run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
-        // The panic hook has written the reason.
+        // The panic hook has logged the reason.
         tracing::error!(
             thread = "epoch-ticker",
-            "thread panicked; without it guests that compute never yield, so the process aborts"
+            "epoch ticker panicked; without it guests that compute never yield, so the process aborts"
         );
         std::process::abort();
     }
 }
 
-/// How long to wait for the next look, by what the last ones found.
+/// When to check next, by what the last checks found.
 #[derive(Default)]
-struct Pace {
-    quiet: u32,
+struct Schedule {
+    /// Checks in a row without a turn.
+    idle: u32,
+    /// Checks left at each tick.
     alert: u32,
 }
 
-impl Pace {
-    fn saw(&mut self, look: Look) {
-        self.quiet = match look {
-            Look::Quiet => self.quiet + 1,
-            Look::Brisk | Look::Long => 0,
+impl Schedule {
+    fn record(&mut self, activity: Activity) {
+        self.idle = match activity {
+            Activity::Idle => self.idle + 1,
+            Activity::Short | Activity::Long => 0,
         };
-        self.alert = match look {
-            Look::Long => ALERT_LOOKS,
-            Look::Quiet | Look::Brisk => self.alert.saturating_sub(1),
+        self.alert = match activity {
+            Activity::Long => ALERT_CHECKS,
+            Activity::Idle | Activity::Short => self.alert.saturating_sub(1),
         };
     }
 
-    /// `None`: not before a guest runs again.
-    fn next(&mut self) -> Option<Duration> {
-        if self.quiet >= QUIET_LOOKS {
+    /// The time until the next check; `None` to park until a guest runs.
+    fn next_pause(&mut self) -> Option<Duration> {
+        if self.idle >= IDLE_CHECKS {
             *self = Self::default();
             return None;
         }
-        Some(if self.alert > 0 { EPOCH_TICK } else { LOOK })
+        Some(if self.alert > 0 {
+            EPOCH_TICK
+        } else {
+            CHECK_INTERVAL
+        })
     }
 }
 
@@ -192,57 +198,57 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_ends_ends_nothing_else() {
+    fn a_loop_that_returns_does_not_abort() {
         let mut ran = false;
         or_abort(|| ran = true);
         assert!(ran);
     }
 
     #[test]
-    fn a_turn_is_long_when_it_goes_on_from_one_look_to_the_next() {
+    fn a_turn_is_long_when_it_lasts_from_one_check_to_the_next() {
         let ticker = Ticker::default();
-        assert_eq!(ticker.look(), Look::Quiet);
+        assert_eq!(ticker.check(), Activity::Idle);
         let turn = ticker.turn();
-        assert_eq!(ticker.look(), Look::Brisk);
-        assert_eq!(ticker.look(), Look::Long);
+        assert_eq!(ticker.check(), Activity::Short);
+        assert_eq!(ticker.check(), Activity::Long);
         drop(ticker.turn());
         assert_eq!(
-            ticker.look(),
-            Look::Long,
-            "one within it is none of its own"
+            ticker.check(),
+            Activity::Long,
+            "a nested turn is part of the outer one"
         );
         drop(turn);
-        assert_eq!(ticker.look(), Look::Brisk);
-        assert_eq!(ticker.look(), Look::Quiet);
+        assert_eq!(ticker.check(), Activity::Short);
+        assert_eq!(ticker.check(), Activity::Idle);
         let turn = ticker.turn();
-        assert_eq!(ticker.look(), Look::Brisk);
+        assert_eq!(ticker.check(), Activity::Short);
         drop(turn);
         let _next = ticker.turn();
-        assert_eq!(ticker.look(), Look::Brisk, "it is another one");
+        assert_eq!(ticker.check(), Activity::Short, "it is another turn");
         std::thread::scope(|scope| {
             scope.spawn(|| drop(ticker.turn()));
         });
         assert_eq!(
-            ticker.look(),
-            Look::Long,
+            ticker.check(),
+            Activity::Long,
             "the longest of all threads counts"
         );
     }
 
     #[test]
-    fn it_looks_often_while_turns_are_long_and_parks_when_there_are_none() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.next(), Some(LOOK));
-        pace.saw(Look::Long);
-        for _ in 0..ALERT_LOOKS {
-            assert_eq!(pace.next(), Some(EPOCH_TICK));
-            pace.saw(Look::Brisk);
+    fn it_checks_often_while_turns_are_long_and_parks_when_there_are_none() {
+        let mut schedule = Schedule::default();
+        assert_eq!(schedule.next_pause(), Some(CHECK_INTERVAL));
+        schedule.record(Activity::Long);
+        for _ in 0..ALERT_CHECKS {
+            assert_eq!(schedule.next_pause(), Some(EPOCH_TICK));
+            schedule.record(Activity::Short);
         }
-        for _ in 0..QUIET_LOOKS {
-            assert_eq!(pace.next(), Some(LOOK));
-            pace.saw(Look::Quiet);
+        for _ in 0..IDLE_CHECKS {
+            assert_eq!(schedule.next_pause(), Some(CHECK_INTERVAL));
+            schedule.record(Activity::Idle);
         }
-        assert_eq!(pace.next(), None);
-        assert_eq!(pace.next(), Some(LOOK), "somebody woke it");
+        assert_eq!(schedule.next_pause(), None);
+        assert_eq!(schedule.next_pause(), Some(CHECK_INTERVAL), "it was woken");
     }
 }

@@ -1,7 +1,7 @@
-//! Which calls are joined to one run, and when it begins. Decisions only: the time is told, nothing is run here.
+//! Decides which calls are joined into one run, and when it begins. Decisions only; the time is an argument.
 //!
-//! A call that comes while runs of its graph go on waits for one of them to end; what waits then goes together. Only
-//! when a run could begin at once and others are known to be on their way is there a wait for them, with an end.
+//! A call that arrives while runs of its graph are under way waits for one of them to end; all that wait then are joined. Only if
+//! a run could begin at once, and other requests may still call, does a call wait for others, for a limited time.
 
 mod costs;
 pub(crate) mod rows;
@@ -9,138 +9,145 @@ pub(crate) mod rows;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use costs::Costs;
+use costs::BatchCost;
 
-/// After so many waits in a row that nobody came in, there are no more for a while: requests may be in guests for long
-/// that do not call.
-const VAIN_WAITS: u32 = 4;
-/// Of so many occasions to wait one is taken again then.
+/// Waits in a row without another call after which waiting becomes rare: requests may be in guests for long without calling.
+const MAX_FRUITLESS_WAITS: u32 = 4;
+/// When waiting is rare, one of this many opportunities is taken.
 const WAIT_EVERY: u32 = 16;
 
-/// How calls of a graph are joined, as its manifest says.
+/// How calls of a graph are joined, from its manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batching {
-    /// Rows that go together at most.
+    /// Most rows of a joined run.
     pub max_size: usize,
-    /// The longest wait for others that are on their way.
+    /// Longest time that a call waits for others.
     pub max_delay: Duration,
 }
 
-/// What a call's inputs must have in common with another's to be joined with it: everything but the rows.
+/// The dimensions of a call's inputs without the first. Calls with equal keys can be joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Kin(pub Vec<Vec<u32>>);
+pub(crate) struct BatchKey(pub Vec<Vec<u32>>);
 
-/// A call as it waits.
+/// A call in the queue.
 #[derive(Debug)]
-pub(crate) struct Waiting<C> {
+pub(crate) struct QueuedCall<C> {
     pub call: C,
-    pub kin: Kin,
+    pub key: BatchKey,
     pub rows: usize,
     pub arrived: Instant,
 }
 
-/// What the caller of a decision does.
+/// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
-    /// Begins a run, which then takes what it finds. One lane is busy from now on.
-    Begin,
-    /// Asks again at this time, if the call still waits.
-    Ask(Instant),
-    /// Nothing: a run that goes on will look for more when it ends.
-    Leave,
+pub(crate) enum Decision {
+    /// Start a run, which then takes the calls that wait. It counts from now on.
+    Start,
+    /// Decide again at this time, if the call still waits.
+    Recheck(Instant),
+    /// Nothing: a run under way decides again when it ends.
+    Wait,
 }
 
-/// The calls of a graph that wait, and how many runs go on.
+/// The waiting calls of a graph, and its joined runs.
 #[derive(Debug)]
-pub(crate) struct Queue<C> {
+pub(crate) struct BatchQueue<C> {
     rules: Batching,
-    waiting: VecDeque<Waiting<C>>,
-    /// Runs that have begun or were told to.
+    waiting: VecDeque<QueuedCall<C>>,
+    /// Runs that were started.
     busy: usize,
-    /// Calls that are in those runs.
+    /// Calls in those runs.
     running: usize,
-    costs: Costs,
-    hope: Hope,
+    costs: BatchCost,
+    wait_policy: WaitPolicy,
 }
 
-/// Whether waits for others were worth it lately.
+/// Whether to wait for other calls, by whether recent waits found any.
 #[derive(Debug, Default)]
-struct Hope {
-    /// Whether calls wait for others now.
-    waits: bool,
-    vain: u32,
-    occasions: u32,
+struct WaitPolicy {
+    /// Calls wait for others now.
+    is_waiting: bool,
+    /// Waits in a row without another call.
+    fruitless: u32,
+    opportunities: u32,
 }
 
-impl Hope {
-    /// Whether to wait, or to go on waiting.
-    fn is_there(&mut self) -> bool {
-        if !self.waits {
-            self.occasions = self.occasions.wrapping_add(1);
-            self.waits = self.vain < VAIN_WAITS || self.occasions.is_multiple_of(WAIT_EVERY);
+impl WaitPolicy {
+    /// Whether to wait, or to continue waiting.
+    fn should_wait(&mut self) -> bool {
+        if !self.is_waiting {
+            self.opportunities = self.opportunities.wrapping_add(1);
+            self.is_waiting = self.fruitless < MAX_FRUITLESS_WAITS
+                || self.opportunities.is_multiple_of(WAIT_EVERY);
         }
-        self.waits
+        self.is_waiting
     }
 
-    /// A run begins, of so many calls at most.
-    fn begins(&mut self, calls: usize) {
-        if std::mem::take(&mut self.waits) {
-            self.vain = if calls > 1 { 0 } else { self.vain + 1 };
+    /// Records that a run begins, which at most `calls` calls wait for.
+    fn record_start(&mut self, calls: usize) {
+        if std::mem::take(&mut self.is_waiting) {
+            self.fruitless = if calls > 1 { 0 } else { self.fruitless + 1 };
         }
     }
 }
 
-impl<C> Queue<C> {
+impl<C> BatchQueue<C> {
     pub fn new(rules: Batching) -> Self {
         Self {
             rules,
             waiting: VecDeque::new(),
             busy: 0,
             running: 0,
-            costs: Costs::new(rules.max_size),
-            hope: Hope::default(),
+            costs: BatchCost::new(rules.max_size),
+            wait_policy: WaitPolicy::default(),
         }
     }
 
-    /// Calls that wait.
+    /// The number of waiting calls.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Takes a call. `lanes` runs may go on at once; `active` requests are in guests that may call.
-    pub fn push(&mut self, waiting: Waiting<C>, lanes: usize, active: usize, now: Instant) -> Act {
-        self.waiting.push_back(waiting);
-        self.decide(lanes, active, now)
+    /// Adds a call. `max_parallel` runs may be under way at once; `active` requests are in guests, and may call.
+    pub fn push(
+        &mut self,
+        call: QueuedCall<C>,
+        max_parallel: usize,
+        active: usize,
+        now: Instant,
+    ) -> Decision {
+        self.waiting.push_back(call);
+        self.decide(max_parallel, active, now)
     }
 
-    /// What to do now that time has passed or a run has ended.
-    pub fn decide(&mut self, lanes: usize, active: usize, now: Instant) -> Act {
+    /// Decides what to do after time has passed or a run has ended.
+    pub fn decide(&mut self, max_parallel: usize, active: usize, now: Instant) -> Decision {
         let Some(oldest) = self.waiting.front() else {
-            return Act::Leave;
+            return Decision::Wait;
         };
-        if self.busy >= lanes {
-            return Act::Leave;
+        if self.busy >= max_parallel {
+            return Decision::Wait;
         }
         let until = oldest.arrived + self.rules.max_delay;
-        let coming = active > self.waiting.len() + self.running;
+        let may_come = active > self.waiting.len() + self.running;
         let limit = self.costs.limit();
-        let full = limit == 1 || self.joinable(limit).1 >= limit;
-        if coming && !full && now < until && self.hope.is_there() {
-            return Act::Ask(until);
+        let is_full = limit == 1 || self.joinable(limit).1 >= limit;
+        if may_come && !is_full && now < until && self.wait_policy.should_wait() {
+            return Decision::Recheck(until);
         }
-        self.hope.begins(self.waiting.len());
+        self.wait_policy.record_start(self.waiting.len());
         self.busy += 1;
-        Act::Begin
+        Decision::Start
     }
 
-    /// What a run that begins takes: the oldest call and those of its kin that came after it, as far as they fit.
-    /// Runs that go on at once share what waits evenly.
-    pub fn take(&mut self, gone: impl Fn(&C) -> bool) -> Vec<Waiting<C>> {
-        self.forget(gone);
+    /// Takes the calls of a run that begins: the oldest one, and later ones with the same key up to the limit. Runs that are under way
+    /// at once share the waiting calls evenly.
+    pub fn take(&mut self, is_cancelled: impl Fn(&C) -> bool) -> Vec<QueuedCall<C>> {
+        self.remove_cancelled(is_cancelled);
         let all: usize = self.waiting.iter().map(|waiting| waiting.rows).sum();
         let limit = self.costs.limit().min(all.div_ceil(self.busy.max(1)));
         let (calls, _) = self.joinable(limit);
-        let taken: Vec<Waiting<C>> = calls
+        let taken: Vec<QueuedCall<C>> = calls
             .into_iter()
             .rev()
             .filter_map(|at| self.waiting.remove(at))
@@ -149,35 +156,35 @@ impl<C> Queue<C> {
         taken.into_iter().rev().collect()
     }
 
-    /// A run of `calls` calls has ended, or was found to be needless.
-    pub fn ended(&mut self, calls: usize) {
+    /// Ends a run of `calls` calls.
+    pub fn end_run(&mut self, calls: usize) {
         self.busy = self.busy.saturating_sub(1);
         self.running = self.running.saturating_sub(calls);
     }
 
-    /// Takes out calls that nobody waits for any more.
-    pub fn forget(&mut self, gone: impl Fn(&C) -> bool) {
-        self.waiting.retain(|waiting| !gone(&waiting.call));
+    /// Removes calls whose callers have gone.
+    pub fn remove_cancelled(&mut self, is_cancelled: impl Fn(&C) -> bool) {
+        self.waiting.retain(|waiting| !is_cancelled(&waiting.call));
     }
 
-    /// Drops all that wait.
-    pub fn give_up(&mut self) {
+    /// Drops all waiting calls.
+    pub fn clear(&mut self) {
         self.waiting.clear();
     }
 
-    /// What a run of so many rows, with so many bytes of inputs, took.
-    pub fn learn(&mut self, rows: usize, bytes: usize, took: Duration) {
-        self.costs.learn(rows, bytes, took);
+    /// Records how long a run with this many rows and bytes of inputs took.
+    pub fn record(&mut self, rows: usize, bytes: usize, took: Duration) {
+        self.costs.record(rows, bytes, took);
     }
 
-    /// Places of the calls that would go together, and their rows.
+    /// The indices of the calls that would be joined, and their rows.
     fn joinable(&self, limit: usize) -> (Vec<usize>, usize) {
         let Some(first) = self.waiting.front() else {
             return (Vec::new(), 0);
         };
         let (mut calls, mut rows) = (vec![0], first.rows);
         for (at, other) in self.waiting.iter().enumerate().skip(1) {
-            if rows + other.rows <= limit && other.kin == first.kin {
+            if rows + other.rows <= limit && other.key == first.key {
                 calls.push(at);
                 rows += other.rows;
             }
@@ -212,123 +219,126 @@ mod tests {
         width: u32,
         rows: usize,
         arrived: Instant,
-    ) -> Waiting<&'static str> {
-        Waiting {
+    ) -> QueuedCall<&'static str> {
+        QueuedCall {
             call: name,
-            kin: Kin(vec![vec![width]]),
+            key: BatchKey(vec![vec![width]]),
             rows,
             arrived,
         }
     }
 
-    fn names(taken: &[Waiting<&'static str>]) -> Vec<&'static str> {
+    fn names(taken: &[QueuedCall<&'static str>]) -> Vec<&'static str> {
         taken.iter().map(|waiting| waiting.call).collect()
     }
 
     #[test]
     fn a_lone_call_begins_at_once() {
-        let (mut queue, clock) = (Queue::new(RULES), clock());
-        let act = queue.push(call("a", 4, 1, clock.at(0)), 1, 1, clock.at(0));
-        assert_eq!(act, Act::Begin);
+        let (mut queue, clock) = (BatchQueue::new(RULES), clock());
+        let decision = queue.push(call("a", 4, 1, clock.at(0)), 1, 1, clock.at(0));
+        assert_eq!(decision, Decision::Start);
         assert_eq!(names(&queue.take(|_| false)), ["a"]);
     }
 
     #[test]
-    fn what_comes_during_a_run_goes_together_after_it() {
-        let (mut queue, clock) = (Queue::new(RULES), clock());
+    fn calls_that_arrive_during_a_run_are_joined_after_it() {
+        let (mut queue, clock) = (BatchQueue::new(RULES), clock());
         queue.push(call("a", 4, 1, clock.at(0)), 1, 1, clock.at(0));
         assert_eq!(queue.take(|_| false).len(), 1);
         for (name, width) in [("b", 4), ("c", 5), ("d", 4), ("gone", 4), ("e", 4)] {
-            let act = queue.push(call(name, width, 1, clock.at(10)), 1, 9, clock.at(10));
-            assert_eq!(act, Act::Leave);
+            let decision = queue.push(call(name, width, 1, clock.at(10)), 1, 9, clock.at(10));
+            assert_eq!(decision, Decision::Wait);
         }
-        queue.ended(1);
-        assert_eq!(queue.decide(1, 5, clock.at(50)), Act::Begin);
+        queue.end_run(1);
+        assert_eq!(queue.decide(1, 5, clock.at(50)), Decision::Start);
         assert_eq!(names(&queue.take(|name| *name == "gone")), ["b", "d", "e"]);
-        queue.ended(3);
-        assert_eq!(queue.decide(1, 1, clock.at(60)), Act::Begin);
+        queue.end_run(3);
+        assert_eq!(queue.decide(1, 1, clock.at(60)), Decision::Start);
         assert_eq!(names(&queue.take(|_| false)), ["c"]);
-        queue.ended(1);
-        assert_eq!(queue.decide(1, 9, clock.at(70)), Act::Leave);
+        queue.end_run(1);
+        assert_eq!(queue.decide(1, 9, clock.at(70)), Decision::Wait);
     }
 
     #[test]
-    fn the_wait_for_others_ends_when_they_are_here_or_it_has_been_long_enough() {
-        let (mut queue, clock) = (Queue::new(RULES), clock());
-        let act = queue.push(call("a", 4, 1, clock.at(0)), 1, 2, clock.at(0));
-        assert_eq!(act, Act::Ask(clock.at(2000)));
-        assert_eq!(queue.decide(1, 2, clock.at(1999)), Act::Ask(clock.at(2000)));
-        let act = queue.push(call("b", 4, 1, clock.at(1999)), 1, 2, clock.at(1999));
-        assert_eq!(act, Act::Begin);
+    fn the_wait_for_others_ends_when_they_have_arrived_or_at_its_limit() {
+        let (mut queue, clock) = (BatchQueue::new(RULES), clock());
+        let decision = queue.push(call("a", 4, 1, clock.at(0)), 1, 2, clock.at(0));
+        assert_eq!(decision, Decision::Recheck(clock.at(2000)));
+        assert_eq!(
+            queue.decide(1, 2, clock.at(1999)),
+            Decision::Recheck(clock.at(2000))
+        );
+        let decision = queue.push(call("b", 4, 1, clock.at(1999)), 1, 2, clock.at(1999));
+        assert_eq!(decision, Decision::Start);
         assert_eq!(names(&queue.take(|_| false)), ["a", "b"]);
-        queue.ended(2);
+        queue.end_run(2);
         queue.push(call("c", 4, 1, clock.at(5000)), 1, 2, clock.at(5000));
-        assert_eq!(queue.decide(1, 2, clock.at(7000)), Act::Begin);
+        assert_eq!(queue.decide(1, 2, clock.at(7000)), Decision::Start);
     }
 
     #[test]
-    fn waits_in_vain_become_rare() {
-        let (mut queue, clock) = (Queue::new(RULES), clock());
+    fn fruitless_waits_become_rare() {
+        let (mut queue, clock) = (BatchQueue::new(RULES), clock());
         let mut waits = 0;
         for n in 0..100 {
             let now = clock.at(n * 10_000);
-            if queue.push(call("a", 4, 1, now), 1, 2, now) != Act::Begin {
+            if queue.push(call("a", 4, 1, now), 1, 2, now) != Decision::Start {
                 waits += 1;
-                assert_eq!(queue.decide(1, 2, now + RULES.max_delay), Act::Begin);
+                assert_eq!(queue.decide(1, 2, now + RULES.max_delay), Decision::Start);
             }
             assert_eq!(queue.take(|_| false).len(), 1);
-            queue.ended(1);
+            queue.end_run(1);
         }
         assert_eq!(waits, 4 + 96 / 16);
-        // Somebody comes in the next wait that is tried, and so there is one again each time.
+        // Another call arrives during the next wait, so waits are frequent again.
         let now = clock.at(2_000_000);
-        while queue.push(call("a", 4, 1, now), 1, 2, now) == Act::Begin {
+        while queue.push(call("a", 4, 1, now), 1, 2, now) == Decision::Start {
             assert_eq!(queue.take(|_| false).len(), 1);
-            queue.ended(1);
+            queue.end_run(1);
         }
-        let act = queue.push(call("b", 4, 1, now), 1, 2, now);
-        assert_eq!(act, Act::Begin);
+        let decision = queue.push(call("b", 4, 1, now), 1, 2, now);
+        assert_eq!(decision, Decision::Start);
         assert_eq!(names(&queue.take(|_| false)), ["a", "b"]);
-        queue.ended(2);
-        let act = queue.push(call("c", 4, 1, now), 1, 2, now);
-        assert_eq!(act, Act::Ask(now + RULES.max_delay));
+        queue.end_run(2);
+        let decision = queue.push(call("c", 4, 1, now), 1, 2, now);
+        assert_eq!(decision, Decision::Recheck(now + RULES.max_delay));
     }
 
     #[test]
-    fn a_full_batch_waits_for_nobody() {
-        let (mut queue, clock) = (Queue::new(RULES), clock());
-        let act = queue.push(call("a", 4, 5, clock.at(0)), 1, 3, clock.at(0));
-        assert_eq!(act, Act::Ask(clock.at(2000)));
-        let act = queue.push(call("b", 4, 3, clock.at(1)), 1, 3, clock.at(1));
-        assert_eq!(act, Act::Begin);
+    fn a_full_batch_does_not_wait() {
+        let (mut queue, clock) = (BatchQueue::new(RULES), clock());
+        let decision = queue.push(call("a", 4, 5, clock.at(0)), 1, 3, clock.at(0));
+        assert_eq!(decision, Decision::Recheck(clock.at(2000)));
+        let decision = queue.push(call("b", 4, 3, clock.at(1)), 1, 3, clock.at(1));
+        assert_eq!(decision, Decision::Start);
         assert_eq!(names(&queue.take(|_| false)), ["a", "b"]);
-        queue.ended(2);
-        let act = queue.push(call("large", 4, 9, clock.at(2)), 1, 3, clock.at(2));
-        assert_eq!(act, Act::Begin);
+        queue.end_run(2);
+        let decision = queue.push(call("large", 4, 9, clock.at(2)), 1, 3, clock.at(2));
+        assert_eq!(decision, Decision::Start);
         assert_eq!(names(&queue.take(|_| false)), ["large"]);
     }
 
     #[test]
-    fn lanes_share_what_waits() {
-        let (mut queue, clock) = (Queue::new(RULES), clock());
+    fn runs_at_once_share_the_waiting_calls() {
+        let (mut queue, clock) = (BatchQueue::new(RULES), clock());
         for n in 0..6 {
-            let act = queue.push(call("x", 4, 1, clock.at(n)), 2, 0, clock.at(n));
-            assert_eq!(act == Act::Begin, n < 2);
+            let decision = queue.push(call("x", 4, 1, clock.at(n)), 2, 0, clock.at(n));
+            assert_eq!(decision == Decision::Start, n < 2);
         }
         assert_eq!(queue.take(|_| false).len(), 3);
         assert_eq!(queue.take(|_| false).len(), 2);
-        queue.ended(3);
-        assert_eq!(queue.decide(2, 0, clock.at(9)), Act::Begin);
+        queue.end_run(3);
+        assert_eq!(queue.decide(2, 0, clock.at(9)), Decision::Start);
         assert_eq!(queue.take(|_| false).len(), 1);
     }
 
     #[test]
-    fn a_graph_that_gains_nothing_runs_each_call_alone() {
-        let (mut queue, clock) = (Queue::new(RULES), clock());
-        queue.learn(1, 10, Duration::from_millis(1));
-        queue.learn(4, 40, Duration::from_millis(5));
-        let act = queue.push(call("a", 4, 1, clock.at(0)), 1, 3, clock.at(0));
-        assert_eq!(act, Act::Begin, "nobody is waited for");
+    fn a_graph_without_gain_runs_each_call_alone() {
+        let (mut queue, clock) = (BatchQueue::new(RULES), clock());
+        queue.record(1, 10, Duration::from_millis(1));
+        queue.record(4, 40, Duration::from_millis(5));
+        let decision = queue.push(call("a", 4, 1, clock.at(0)), 1, 3, clock.at(0));
+        assert_eq!(decision, Decision::Start, "it waits for no other");
         queue.push(call("b", 4, 1, clock.at(0)), 1, 3, clock.at(0));
         assert_eq!(names(&queue.take(|_| false)), ["a"]);
     }

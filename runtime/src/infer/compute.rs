@@ -1,13 +1,13 @@
-//! Threads that run graphs, so that no executor thread is ever blocked and the cores are not oversubscribed.
+//! ComputePool threads, which run graphs so that no executor thread blocks and the cores are not oversubscribed.
 //!
-//! All runs of the node share one budget, a permit for each core: a run of a graph of `threads = n` begins when n permits
-//! are free and it is its deployment's turn. It runs on one of the threads kept for graphs of n, which brings a pool of n
-//! along. A run whose caller goes before it began leaves the queue at once, with all that it holds.
+//! All runs of the node share one permit per core: a run of a graph with `threads = n` begins when n permits are free and it is its
+//! deployment's turn. It runs on a thread of the group for n threads, which has a thread pool of that size. A run whose caller
+//! goes before it has begun leaves the queue at once, with its inputs.
 
-mod courier;
-mod dispatch;
+mod dispatcher;
 #[cfg(test)]
 mod interleavings;
+mod wake_pipe;
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,14 +15,14 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::Context;
 
-pub(crate) use crate::budget::Owner;
 use crate::infer::backend::tensor::Place;
-use crate::infer::stop::Stop;
-use courier::Courier;
-use dispatch::Dispatch;
-pub(crate) use dispatch::Permit;
+use crate::infer::run_cancel::RunCancel;
+pub(crate) use crate::permits::Owner;
+use dispatcher::Dispatcher;
+pub(crate) use dispatcher::Permit;
+use wake_pipe::WakePipe;
 
-/// The primitives that `dispatch` runs on; `interleavings` runs it on shuttle's.
+/// The primitives that `dispatcher` uses; `interleavings` runs it on those of shuttle.
 mod sync {
     pub use std::sync::atomic::{AtomicBool, Ordering};
     pub use std::sync::{Condvar, Mutex, MutexGuard};
@@ -34,33 +34,33 @@ mod sync {
     }
 }
 
-/// The thread that runs a graph, as seen by a backend.
+/// The thread that runs a graph, for the backend.
 pub(crate) struct Worker {
     rten_pool: Option<Arc<rten::ThreadPool>>,
-    stop: Option<Arc<Stop>>,
+    cancel: Option<Arc<RunCancel>>,
 }
 
 impl Worker {
-    /// The thread that asks, for runs too short to be worth a hop.
+    /// The calling thread, for runs that are too short to hand to another.
     pub const CALLER: Self = Self {
         rten_pool: None,
-        stop: None,
+        cancel: None,
     };
 
     /// A thread of an engine, for one run.
-    pub fn of_engine(rten_pool: Arc<rten::ThreadPool>, stop: Arc<Stop>) -> Self {
+    pub fn of_engine(rten_pool: Arc<rten::ThreadPool>, cancel: Arc<RunCancel>) -> Self {
         Self {
             rten_pool: Some(rten_pool),
-            stop: Some(stop),
+            cancel: Some(cancel),
         }
     }
 
-    /// What ends its run, if anything does.
-    pub fn stop(&self) -> Option<&Arc<Stop>> {
-        self.stop.as_ref()
+    /// Cancels the run; `None` outside of engines.
+    pub fn cancel(&self) -> Option<&Arc<RunCancel>> {
+        self.cancel.as_ref()
     }
 
-    /// The threads that rten shall use; a compute thread is one of them, so that a run starts without another hop.
+    /// The pool for rten. The compute thread is one of its threads, so that a run starts without a hand-over.
     pub fn rten_pool(&self) -> Option<Arc<rten::ThreadPool>> {
         self.rten_pool.clone()
     }
@@ -70,19 +70,20 @@ impl Worker {
         let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
         let worker = Self {
             rten_pool: Some(pool.clone()),
-            stop: None,
+            cancel: None,
         };
         pool.run(|| work(&worker));
     }
 }
 
-/// The compute threads of a node, each started when there is a run that no idle one can take.
-pub(crate) struct Compute {
-    dispatch: Arc<Dispatch>,
-    courier: OnceLock<Option<Arc<Courier>>>,
+/// ComputePool threads, each started when a run finds none idle.
+pub(crate) struct ComputePool {
+    dispatcher: Arc<Dispatcher>,
+    /// `None` if it could not be created.
+    wake_pipe: OnceLock<Option<Arc<WakePipe>>>,
 }
 
-/// A run that did not come to an end.
+/// Why a run gave no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ComputeError {
     #[error("the backend panicked: {0}")]
@@ -91,40 +92,40 @@ pub(crate) enum ComputeError {
     NoThread(String),
 }
 
-/// The threads for graphs on the CPU, and those for graphs on cards: these wait for room and for the card mostly, and hold no
-/// permits for cores meanwhile.
+/// The compute threads for graphs on the CPU, and those for graphs on GPUs, which mostly wait for the GPU and need no permits for
+/// cores.
 #[derive(Clone, Default)]
-pub(crate) struct Computes {
-    cores: Arc<Compute>,
-    cards: Arc<Compute>,
+pub(crate) struct ComputePools {
+    cpu: Arc<ComputePool>,
+    gpu: Arc<ComputePool>,
 }
 
-impl Computes {
-    /// The threads for a graph that runs there.
-    pub fn at(&self, place: Place) -> Arc<Compute> {
+impl ComputePools {
+    /// The pool for graphs at `place`.
+    pub fn pool_for(&self, place: Place) -> Arc<ComputePool> {
         match place {
-            Place::Host => self.cores.clone(),
-            Place::Cuda(_) => self.cards.clone(),
+            Place::Host => self.cpu.clone(),
+            Place::Cuda(_) => self.gpu.clone(),
         }
     }
 }
 
-impl Default for Compute {
+impl Default for ComputePool {
     fn default() -> Self {
         Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
     }
 }
 
-impl Compute {
+impl ComputePool {
     fn new(cores: usize) -> Self {
         Self {
-            dispatch: Dispatch::new(cores),
-            courier: OnceLock::new(),
+            dispatcher: Dispatcher::new(cores),
+            wake_pipe: OnceLock::new(),
         }
     }
 
-    /// Runs `job` for a deployment on a worker with `threads` threads. Dropping the future drops a job that has not begun, at
-    /// once. What a job gives that has begun goes to `unclaimed` then.
+    /// Runs `job` for a deployment on a thread of the group for `threads` threads. Dropping the future drops the job at once unless
+    /// it has begun; otherwise its result goes to `unclaimed`.
     pub async fn run<R: Send + 'static>(
         &self,
         owner: Owner,
@@ -132,31 +133,31 @@ impl Compute {
         job: impl FnOnce(&Worker) -> R + Send + 'static,
         unclaimed: impl FnOnce(R) + Send + 'static,
     ) -> Result<R, ComputeError> {
-        let (mut asked, result) = self.dispatch.ask_for(owner, threads, job, unclaimed)?;
-        let result = self.delivered(result).await;
-        asked.over();
+        let (mut pending, result) = self.dispatcher.submit(owner, threads, job, unclaimed)?;
+        let result = self.receive(result).await;
+        pending.mark_ended();
         result.unwrap_or_else(|_| Err(ComputeError::Panicked("its thread is gone".into())))
     }
 
-    /// Permits for a run elsewhere of so many threads, when it is the deployment's turn. Whoever goes before leaves the queue.
+    /// Acquires the permits for a run elsewhere with `threads` threads. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// When the queue is gone.
-    pub async fn permit(&self, owner: Owner, threads: usize) -> Result<Permit, ComputeError> {
-        let (mut asked, permit) = self.dispatch.ask_for_permit(owner, threads)?;
-        let permit = self.delivered(permit).await;
-        asked.over();
-        permit.map_err(|_| ComputeError::Panicked("the queue is gone".into()))
+    /// When the dispatcher is gone.
+    pub async fn acquire(&self, owner: Owner, threads: usize) -> Result<Permit, ComputeError> {
+        let (mut pending, permit) = self.dispatcher.request_permit(owner, threads)?;
+        let permit = self.receive(permit).await;
+        pending.mark_ended();
+        permit.map_err(|_| ComputeError::Panicked("the dispatcher is gone".into()))
     }
 
     /// Waits for what a compute thread sends.
-    pub async fn delivered<F: Future>(&self, result: F) -> F::Output {
+    pub async fn receive<F: Future>(&self, result: F) -> F::Output {
         let mut result = pin!(result);
-        // Without one, tasks are woken as by any other thread.
-        let courier = self.courier.get_or_init(|| Courier::start().ok());
-        poll_fn(|cx| match courier {
-            Some(courier) => {
-                let waker = courier.waker(cx.waker(), self.dispatch.crowded());
+        // Without a pipe, compute threads wake tasks directly.
+        let wake_pipe = self.wake_pipe.get_or_init(|| WakePipe::start().ok());
+        poll_fn(|cx| match wake_pipe {
+            Some(wake_pipe) => {
+                let waker = wake_pipe.waker(cx.waker(), self.dispatcher.contended());
                 result.as_mut().poll(&mut Context::from_waker(&waker))
             }
             None => result.as_mut().poll(cx),
@@ -164,33 +165,35 @@ impl Compute {
         .await
     }
 
-    /// Runs `job` for a deployment when its turn comes, whoever waits for it. Its panic is caught and told to nobody.
+    /// Runs `job` for a deployment without waiting for it. A panic is caught and ignored.
     ///
     /// # Errors
-    /// When no thread can be started for it; it is dropped then.
-    pub fn start(
+    /// When no thread can be started for the job, which is dropped.
+    pub fn spawn(
         &self,
         owner: Owner,
         threads: usize,
         job: impl FnOnce(&Worker) + Send + 'static,
     ) -> Result<(), ComputeError> {
-        self.dispatch.ask(owner, threads, job).map(drop)
+        self.dispatcher
+            .submit_detached(owner, threads, job)
+            .map(drop)
     }
 
-    /// How many runs of graphs of `threads` can go on at once.
-    pub fn lanes(&self, threads: usize) -> usize {
-        self.dispatch.lanes(threads)
+    /// How many runs with `threads` threads can run at once.
+    pub fn max_parallel(&self, threads: usize) -> usize {
+        self.dispatcher.max_parallel(threads)
     }
 }
 
-/// Runs `job` here; a panic becomes an error.
+/// Runs `job` on this thread, and turns a panic into an error.
 pub(crate) fn guarded<R>(job: impl FnOnce() -> R) -> Result<R, ComputeError> {
     catch_unwind(AssertUnwindSafe(job)).map_err(|panic| {
         let text = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied());
-        ComputeError::Panicked(text.unwrap_or("without a word").to_owned())
+        ComputeError::Panicked(text.unwrap_or("no message").to_owned())
     })
 }
 
@@ -206,7 +209,7 @@ mod tests {
     const OWNER: Owner = Owner::NONE;
 
     async fn run<R: Send + 'static>(
-        compute: &Compute,
+        compute: &ComputePool,
         threads: usize,
         job: impl FnOnce(&Worker) -> R + Send + 'static,
     ) -> Result<R, ComputeError> {
@@ -215,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_and_the_worker_lives_on() {
-        let compute = Compute::new(2);
+        let compute = ComputePool::new(2);
         for _ in 0..8 {
             let result = run(&compute, 2, |_| -> u8 { panic!("on purpose") }).await;
             assert!(matches!(result, Err(ComputeError::Panicked(text)) if text == "on purpose"));
@@ -225,7 +228,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn runs_of_all_kinds_together_stay_within_the_cores() {
-        let compute = Arc::new(Compute::new(4));
+        let compute = Arc::new(ComputePool::new(4));
         let (busy, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let runs = (0..64).map(|n| {
             let (compute, busy, most) = (compute.clone(), busy.clone(), most.clone());
@@ -245,15 +248,15 @@ mod tests {
             run.await.unwrap();
         }
         assert_eq!(most.load(Ordering::SeqCst), 4);
-        let state = compute.dispatch.lock();
-        for (threads, crew) in &state.crews {
-            assert!(crew.idle <= 4 / threads, "{} of {threads}", crew.idle);
+        let state = compute.dispatcher.lock();
+        for (threads, group) in &state.groups {
+            assert!(group.idle <= 4 / threads, "{} of {threads}", group.idle);
         }
     }
 
     #[tokio::test]
-    async fn a_run_that_nobody_waits_for_any_more_leaves_with_its_inputs_at_once() {
-        let compute = Compute::new(1);
+    async fn a_run_without_a_caller_leaves_the_queue_with_its_inputs_at_once() {
+        let compute = ComputePool::new(1);
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let mut first = Box::pin(run(&compute, 1, move |_| gate.recv()));
         assert!(futures::poll!(&mut first).is_pending());
@@ -265,14 +268,14 @@ mod tests {
         drop(second);
         // The first still runs.
         assert_eq!(Arc::strong_count(&input), 1);
-        assert!(!compute.dispatch.lock().budget.is_waited_for());
+        assert!(!compute.dispatcher.lock().permits.has_waiters());
         open.send(()).unwrap();
         first.await.unwrap().unwrap();
     }
 
     #[tokio::test]
-    async fn what_a_run_gives_that_lost_its_caller_is_told() {
-        let compute = Compute::new(1);
+    async fn the_result_of_a_run_that_lost_its_caller_is_reported() {
+        let compute = ComputePool::new(1);
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let (begun, has_begun) = oneshot::channel();
         let (told, unclaimed) = oneshot::channel();
@@ -293,13 +296,13 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn endless_runs_of_one_deployment_do_not_lock_others_out() {
-        let compute = Arc::new(Compute::new(2));
+        let compute = Arc::new(ComputePool::new(2));
         let mut gates = Vec::new();
         for _ in 0..4 {
             let (open, gate) = std::sync::mpsc::channel::<()>();
             gates.push(open);
             compute
-                .start(Owner::numbered(1), 1, move |_| {
+                .spawn(Owner::numbered(1), 1, move |_| {
                     let _ = gate.recv();
                 })
                 .unwrap();
@@ -315,47 +318,50 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn there_are_no_more_threads_than_runs_at_once() {
-        let compute = Arc::new(Compute::new(2));
+        let compute = Arc::new(ComputePool::new(2));
         for _ in 0..200 {
             let runs = (0..3).map(|_| run(&compute, 1, |_| ()));
             futures::future::join_all(runs).await;
         }
-        assert!(compute.dispatch.lock().crews[&1].idle <= 2);
+        assert!(compute.dispatcher.lock().groups[&1].idle <= 2);
     }
 
-    /// Fills `busy` to its last permit with runs that wait, and has more of them queue; then `free` runs what it is asked.
-    async fn runs_beside(busy: &Compute, free: &Compute) {
+    /// Fills `busy` to its last permit with waiting runs and queues another; `free` must still run.
+    async fn runs_beside(busy: &ComputePool, free: &ComputePool) {
         let mut gates = Vec::new();
-        for _ in 0..busy.lanes(1) {
+        for _ in 0..busy.max_parallel(1) {
             let (open, gate) = std::sync::mpsc::channel::<()>();
             let (begun, has_begun) = oneshot::channel();
             let job = move |_: &Worker| {
                 let _ = begun.send(());
                 let _ = gate.recv();
             };
-            busy.start(OWNER, 1, job).unwrap();
+            busy.spawn(OWNER, 1, job).unwrap();
             has_begun.await.unwrap();
             gates.push(open);
         }
-        // Of the same deployment, to which no permits are lent.
+        // Of the same deployment, so that no permits are lent to it.
         let mut queued = Box::pin(run(busy, 1, |_| ()));
         assert!(futures::poll!(&mut queued).is_pending());
-        assert!(busy.dispatch.lock().budget.is_waited_for());
-        for threads in [1, free.lanes(1)] {
+        assert!(busy.dispatcher.lock().permits.has_waiters());
+        for threads in [1, free.max_parallel(1)] {
             run(free, threads, |_| ()).await.unwrap();
         }
-        assert!(busy.dispatch.lock().budget.is_waited_for());
+        assert!(busy.dispatcher.lock().permits.has_waiters());
         assert!(futures::poll!(&mut queued).is_pending());
         drop(gates);
         queued.await.unwrap();
     }
 
     #[tokio::test]
-    async fn runs_that_wait_on_cards_keep_none_on_cores_from_running_and_the_reverse() {
-        let computes = Computes::default();
-        let (cores, cards) = (computes.at(Place::Host), computes.at(Place::Cuda(0)));
-        // All cards share their permits.
-        assert!(Arc::ptr_eq(&cards, &computes.at(Place::Cuda(1))));
+    async fn runs_that_wait_for_gpus_do_not_block_runs_on_cores_and_vice_versa() {
+        let computes = ComputePools::default();
+        let (cores, cards) = (
+            computes.pool_for(Place::Host),
+            computes.pool_for(Place::Cuda(0)),
+        );
+        // All GPUs share their permits.
+        assert!(Arc::ptr_eq(&cards, &computes.pool_for(Place::Cuda(1))));
         runs_beside(&cards, &cores).await;
         runs_beside(&cores, &cards).await;
     }

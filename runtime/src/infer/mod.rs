@@ -1,17 +1,10 @@
-//! Inference for guests: backends, the graphs they have loaded, the threads that run them, and the wasi-nn host.
+//! Inference for guests: backends, graphs in memory, the threads that run them, and the host side of wasi-nn.
 
 pub mod backend;
 pub(crate) mod batch;
 pub(crate) mod compute;
 pub mod engines;
-pub mod graphs;
-pub(crate) mod interest;
-pub(crate) mod loader;
-pub mod loading;
-pub mod nn;
-pub(crate) mod residency;
-pub(crate) mod run;
-pub(crate) mod stop;
-pub(crate) mod tally;
-mod unloading;
-pub(crate) mod usage;
+pub(crate) mod eviction;
+pub mod graph;
+pub(crate) mod nn;
+pub(crate) mod run_cancel;

@@ -16,13 +16,13 @@ use super::replica::StartError;
 use super::slots::IdleHolder;
 use super::state::PoolSettings;
 use super::{DeploymentSpec, Pool, RunError};
-use crate::budget::Owner;
 use crate::compile::{Compilation, ComponentFile};
 use crate::engine::EngineOptions;
 use crate::infer::backend::BackendOptions;
 use crate::limits::Limits;
 use crate::log::{LogLine, LogSink};
-use crate::meter::Outcome;
+use crate::metrics::Outcome;
+use crate::permits::Owner;
 use crate::runtime::{Runtime, RuntimeOptions};
 use crate::sandbox::Capabilities;
 
@@ -262,17 +262,17 @@ impl Tried {
         let pool = &self.pool;
         // As the scaler does each second.
         pool.warm(self.settings.min_replica);
-        let (counts, presence, now) = (pool.counts(), pool.presence(), Instant::now());
+        let (counts, readiness, now) = (pool.counts(), pool.readiness(), Instant::now());
         let outdated = pool.lock().idle().any(|replica| pool.is_outdated(replica));
-        let totals = pool.meter().totals(now);
+        let totals = pool.metrics().totals(now);
         let counted: u64 = ALL_OUTCOMES.iter().map(|one| totals.requests(*one)).sum();
         (counts.busy, counts.waiting) == (0, 0)
             && counts.idle >= self.settings.min_replica
             && counts.idle <= self.settings.max_replica
-            && (presence.ready, presence.starting) == (counts.idle, 0)
+            && (readiness.ready, readiness.starting) == (counts.idle, 0)
             && !outdated
             && counted == self.calls
-            && pool.meter().serving() == 0
+            && pool.metrics().in_flight() == 0
     }
 }
 
@@ -333,11 +333,11 @@ async fn round(
             }
         };
         if tokio::time::timeout(PATIENCE, settled).await.is_err() {
-            let (counts, presence) = (tried.pool.counts(), tried.pool.presence());
+            let (counts, readiness) = (tried.pool.counts(), tried.pool.readiness());
             let (settings, calls) = (tried.settings, tried.calls);
-            let totals = tried.pool.meter().totals(Instant::now());
+            let totals = tried.pool.metrics().totals(Instant::now());
             return Err(TestCaseError::fail(format!(
-                "never settled: {counts:?} {presence:?} {settings:?} {calls} {totals:?}"
+                "never settled: {counts:?} {readiness:?} {settings:?} {calls} {totals:?}"
             )));
         }
     }
@@ -348,7 +348,7 @@ async fn round(
         prop_assert_eq!(pool.load(now), pool.load(later));
         prop_assert!(pool.oldest_idle().is_none_or(|since| since >= begun));
         pool.drain(PATIENCE).await;
-        prop_assert_eq!(pool.counts(), crate::Counts::default());
+        prop_assert_eq!(pool.counts(), crate::PoolCounts::default());
         let refused = request(pool.clone(), "/0").await;
         prop_assert_eq!(refused, Ok(Ended::Killed));
     }

@@ -2,11 +2,13 @@
 
 pub(crate) mod state;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use state::{Circuit, StartPermission, Trouble};
+use parking_lot::Mutex;
+
+use state::{Circuit, StartPermission, Unavailable};
 
 /// A circuit breaker, shared by all starts of a pool.
 #[derive(Debug)]
@@ -25,13 +27,13 @@ impl CircuitBreaker {
     }
 
     /// Asks for permission to start a replica. The start after a pause gets a probe, which it holds until it has ended.
-    pub(super) fn try_start(self: &Arc<Self>, now: Instant) -> Result<Option<Probe>, Trouble> {
+    pub(super) fn try_start(self: &Arc<Self>, now: Instant) -> Result<Option<Probe>, Unavailable> {
         if self.is_pristine() {
             return Ok(None);
         }
         match self.update(|circuit| circuit.request_start(now)) {
             StartPermission::Granted => Ok(None),
-            StartPermission::Refused(trouble) => Err(trouble),
+            StartPermission::Refused(unavailable) => Err(unavailable),
             StartPermission::Probe(number) => Ok(Some(Probe {
                 breaker: self.clone(),
                 number,
@@ -57,7 +59,7 @@ impl CircuitBreaker {
     }
 
     /// Why starts pause, unless the circuit is closed.
-    pub(super) fn unavailable(&self, now: Instant) -> Option<Trouble> {
+    pub(super) fn unavailable(&self, now: Instant) -> Option<Unavailable> {
         match self.is_pristine() {
             true => None,
             false => self.update(|circuit| circuit.unavailable(now)),
@@ -75,8 +77,7 @@ impl CircuitBreaker {
     }
 
     fn update<T>(&self, update: impl FnOnce(&mut Circuit) -> T) -> T {
-        // Each method leaves the circuit consistent, so a panic in another one does no harm.
-        let mut circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut circuit = self.circuit.lock();
         let result = update(&mut circuit);
         self.is_pristine
             .store(circuit.is_pristine(), Ordering::Relaxed);

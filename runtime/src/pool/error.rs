@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::circuit_breaker::state::Trouble;
+use super::circuit_breaker::state::Unavailable;
 use super::replica::StartError;
-use crate::meter::Outcome;
+use crate::metrics::Outcome;
 use crate::request::failure::GuestFailure;
 
 /// Why a request got no response from the guest.
@@ -32,7 +32,7 @@ pub enum RunError {
     Start(#[from] StartError),
     /// The circuit breaker is open: too many starts in a row have failed.
     #[error("the deployment is unhealthy: {}", .0.reason)]
-    Unhealthy(Trouble),
+    Unhealthy(Unavailable),
     /// The guest did not respond before the deadline, and was stopped.
     #[error("the model did not answer within {timeout:?}")]
     Timeout {

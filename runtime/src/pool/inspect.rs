@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use super::circuit_breaker::state::Trouble;
-use super::registry::{ReplicaInfo, Stopping};
+use super::circuit_breaker::state::Unavailable;
+use super::registry::{ReplicaInfo, StopOutcome};
 
 impl Pool {
     /// All replicas, the oldest first.
@@ -27,7 +27,7 @@ impl Pool {
 
     /// Stops a replica: an idle one at once, a busy one after its request, or after `time` if the request takes longer. `None`
     /// if no replica has this id.
-    pub fn stop_replica(&self, id: &str, time: Duration) -> Option<Stopping> {
+    pub fn stop_replica(&self, id: &str, time: Duration) -> Option<StopOutcome> {
         let entry = self.registry.find(id)?;
         // Before the idle replicas are searched: one that is returned after the search is dropped then.
         entry.stop();
@@ -37,25 +37,25 @@ impl Pool {
         Some(match idle {
             Some(replica) => {
                 drop(replica);
-                Stopping::Now
+                StopOutcome::Stopped
             }
             None => {
                 tokio::spawn(async move {
                     tokio::time::sleep(time).await;
                     entry.kill();
                 });
-                Stopping::Later
+                StopOutcome::Draining
             }
         })
     }
 
     /// Why starts of replicas pause; `None` while the circuit breaker is closed.
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub fn unavailable(&self) -> Option<Unavailable> {
         self.breaker.unavailable(Instant::now())
     }
 
     /// Closes the circuit breaker and forgets failed starts, so that replicas may start at once.
-    pub fn clear_trouble(&self) {
+    pub fn reset_circuit_breaker(&self) {
         self.breaker.reset();
     }
 }

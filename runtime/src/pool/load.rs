@@ -20,7 +20,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Counts a request from now on.
+    /// PoolCounts a request from now on.
     pub fn arrive(&mut self, traffic: Traffic, now: Instant) {
         if traffic == Traffic::Sync {
             self.advance(now);

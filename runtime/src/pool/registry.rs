@@ -1,12 +1,13 @@
 //! The replicas of a pool by their ids: what can be observed of each, and how each is told to stop.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 
 /// What a replica is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct ReplicaInfo {
 
 /// How many replicas a pool has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Presence {
+pub struct Readiness {
     /// Replicas that can serve: idle or busy.
     pub ready: usize,
     /// Replicas that start.
@@ -45,11 +46,11 @@ pub struct Presence {
 
 /// What follows when a replica is told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopping {
-    /// It was idle, and is gone.
-    Now,
-    /// It finishes its request first.
-    Later,
+pub enum StopOutcome {
+    /// The replica was idle, and is gone.
+    Stopped,
+    /// The replica finishes its request first.
+    Draining,
 }
 
 /// The entry of one replica, shared with those that observe or stop it.
@@ -74,7 +75,7 @@ impl ReplicaEntry {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// Counts one more request.
+    /// PoolCounts one more request.
     pub fn count_request(&self) {
         // A replica serves one request at a time, and nothing else writes the count.
         self.served.store(self.served() + 1, Ordering::Relaxed);
@@ -139,7 +140,7 @@ pub(crate) struct ReplicaRegistry {
 impl ReplicaRegistry {
     /// Registers a replica that begins to start, under an unused id. It is removed when the guard is dropped.
     pub fn register(self: &Arc<Self>, new_id: impl Fn() -> String) -> RegistryGuard {
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         let mut id = new_id();
         while entries.contains_key(&id) {
             id = new_id();
@@ -162,26 +163,21 @@ impl ReplicaRegistry {
 
     /// All replicas, ordered by id.
     pub fn all(&self) -> Vec<Arc<ReplicaEntry>> {
-        self.lock().values().cloned().collect()
+        self.entries.lock().values().cloned().collect()
     }
 
     pub fn find(&self, id: &str) -> Option<Arc<ReplicaEntry>> {
-        self.lock().get(id).cloned()
+        self.entries.lock().get(id).cloned()
     }
 
     /// How many replicas can serve, and how many start.
-    pub fn presence(&self) -> Presence {
-        let entries = self.lock();
+    pub fn readiness(&self) -> Readiness {
+        let entries = self.entries.lock();
         let ready = entries.values().filter(|entry| entry.is_ready()).count();
-        Presence {
+        Readiness {
             ready,
             starting: entries.len() - ready,
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<ReplicaEntry>>> {
-        // Entries are inserted and removed whole, so a panic leaves the map consistent.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,7 +205,7 @@ impl std::ops::Deref for RegistryGuard {
 
 impl Drop for RegistryGuard {
     fn drop(&mut self) {
-        self.registry.lock().remove(&self.entry.id);
+        self.registry.entries.lock().remove(&self.entry.id);
     }
 }
 
@@ -229,8 +225,8 @@ mod tests {
         let first = registry.register(draw);
         let second = registry.register(draw);
         assert_eq!((first.id(), second.id()), ("aaaaa", "bbbbb"));
-        let presence = |ready, starting| Presence { ready, starting };
-        assert_eq!(registry.presence(), presence(0, 2));
+        let readiness = |ready, starting| Readiness { ready, starting };
+        assert_eq!(registry.readiness(), readiness(0, 2));
         second.mark_ready();
         second.count_request();
         let states: Vec<_> = registry
@@ -246,6 +242,6 @@ mod tests {
         assert_eq!(info.state, ReplicaState::Stopping);
         drop(first);
         assert!(registry.find("aaaaa").is_none());
-        assert_eq!(registry.presence(), presence(1, 0));
+        assert_eq!(registry.readiness(), readiness(1, 0));
     }
 }

@@ -16,11 +16,11 @@ use super::slots::SlotPermit;
 use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::SharedEngine;
 use crate::guest::{TimedOut, call_init, classify, with_timeout};
-use crate::infer::loading::{Loading, NotLoaded};
+use crate::infer::graph::loading::{GraphLoadError, LoadingGraphs};
 use crate::infer::nn::NnCtx;
 use crate::limits::Limits;
 use crate::log::{Level, LogSink, ReplicaLog};
-use crate::meter::{Alive, Meter, Outcome};
+use crate::metrics::{Outcome, PoolMetrics, ReplicaTimer};
 use crate::request::cancellation::wait_cancelled;
 use crate::request::failure::GuestFailure;
 use crate::request::response_body::ResponseBody;
@@ -39,7 +39,7 @@ pub enum StartError {
     Artifact(Arc<crate::artifact::ArtifactError>),
     /// A graph of the manifest did not load.
     #[error(transparent)]
-    Graph(#[from] NotLoaded),
+    Graph(#[from] GraphLoadError),
     /// Instantiation failed.
     #[error("the component does not start: {0}")]
     Instantiate(String),
@@ -67,9 +67,9 @@ pub(crate) struct StartContext<'a> {
     pub limits: &'a Limits,
     pub log: Arc<dyn LogSink>,
     pub registration: RegistryGuard,
-    pub meter: Arc<Meter>,
+    pub metrics: Arc<PoolMetrics>,
     /// The replica's graphs, which may still be loading.
-    pub graphs: &'a Loading,
+    pub graphs: &'a LoadingGraphs,
 }
 
 /// How long the parts of a start took. Graphs load at the same time as the others.
@@ -98,7 +98,7 @@ pub(crate) struct Replica {
     store: Store<Sandbox>,
     proxy: Proxy,
     registration: RegistryGuard,
-    alive: Alive,
+    timer: ReplicaTimer,
     _slot: SlotPermit,
 }
 
@@ -129,7 +129,7 @@ impl Replica {
         let init_timeout = |TimedOut| StartError::InitTimeout { timeout };
         let instance = {
             let made = pin!(artifact.instance_pre().instantiate_async(&mut store));
-            let made = pin!(engine.watch(made));
+            let made = pin!(engine.run_preemptible(made));
             with_timeout(timeout, std::future::ready(()), made)
                 .await
                 .map_err(init_timeout)?
@@ -150,8 +150,8 @@ impl Replica {
         if artifact.runs_init() {
             let init_begun = Instant::now();
             let init = pin!(call_init(&mut store, &instance, context.limits));
-            let init = pin!(context.meter.guest(init));
-            let init = pin!(engine.watch(init));
+            let init = pin!(context.metrics.time_guest(init));
+            let init = pin!(engine.run_preemptible(init));
             // The timeout of `init` begins once its graphs are loaded.
             let ready = async { drop(context.graphs.ready().await) };
             with_timeout(timeout, ready, init)
@@ -160,14 +160,14 @@ impl Replica {
                 .map_err(StartError::Init)?;
             timings.init = init_begun.elapsed();
         }
-        store.data().finish_lines();
+        store.data().flush_lines();
         context.graphs.ready().await?;
         context.registration.mark_ready();
         Ok(Self {
             store,
             proxy,
             registration: context.registration,
-            alive: Alive::since(begun, context.meter),
+            timer: ReplicaTimer::since(begun, context.metrics),
             _slot: slot,
         })
     }
@@ -209,9 +209,9 @@ impl Replica {
         self.store.set_hostcall_fuel(fuel);
         let ended = {
             let run = pin!(run(&mut self.store, &self.proxy, request, &state));
-            let _serving = self.alive.meter().serve();
-            let run = pin!(self.alive.meter().guest(run));
-            let run = engine.watch(run);
+            let _in_flight = self.timer.metrics().enter_guest();
+            let run = pin!(self.timer.metrics().time_guest(run));
+            let run = engine.run_preemptible(run);
             tokio::select! {
                 biased;
                 ended = run => Ok(ended),
@@ -228,7 +228,7 @@ impl Replica {
                     log.write(Level::Error, text);
                 }
                 drop(abort);
-                self.store.data().finish_lines();
+                self.store.data().flush_lines();
                 return Served::Cancelled(reason);
             }
             Ok(Ok(())) => match state.complete() {
@@ -240,11 +240,11 @@ impl Replica {
                     log.write(Level::Error, text);
                     Ok(Outcome::Trapped)
                 }
-                Completion::Complete(status) => Ok(Outcome::answered(status)),
+                Completion::Complete(status) => Ok(Outcome::of_response(status)),
             },
             Ok(Err(error)) => Err(classify(&error, &mut self.store, limits)),
         };
-        self.store.data().finish_lines();
+        self.store.data().flush_lines();
         match result {
             Ok(outcome) => {
                 // A denied allocation that the guest survived must not be blamed for a later trap.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::handoff::Lease;
-use super::registry::Presence;
+use super::registry::Readiness;
 use super::replica::StartTimings;
 use super::{Pool, RunError};
 
@@ -19,11 +19,11 @@ impl Pool {
     }
 
     /// How many replicas can serve, and how many start.
-    pub fn presence(&self) -> Presence {
-        self.registry.presence()
+    pub fn readiness(&self) -> Readiness {
+        self.registry.readiness()
     }
 
-    /// Counts the replicas that have been idle for at least `time`.
+    /// PoolCounts the replicas that have been idle for at least `time`.
     pub fn idle_for(&self, time: Duration, now: Instant) -> usize {
         self.lock().count_idle_for(time, now)
     }
@@ -31,7 +31,7 @@ impl Pool {
     /// Starts replicas in the background until there are `count`, within the settings, and while the node has free slots:
     /// no idle replica of another deployment is dropped for them.
     pub fn warm(self: &Arc<Self>, count: usize) {
-        let free = MAX_WARMING.saturating_sub(self.presence().starting);
+        let free = MAX_WARMING.saturating_sub(self.readiness().starting);
         let counts = self.counts();
         let missing = count.saturating_sub(counts.idle + counts.busy);
         for _ in 0..free.min(missing) {

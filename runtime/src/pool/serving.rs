@@ -15,7 +15,7 @@ use super::load::Traffic;
 use super::replica::{Call, Replica, Served, StartTimings};
 use super::starting::Starting;
 use super::{Pool, PoolLease, RunError};
-use crate::meter::{Counted, Outcome};
+use crate::metrics::{Outcome, OutcomeRecorder};
 use crate::request::failure::GuestFailure;
 use crate::request::guest_body::GuestBody;
 use crate::request::limited_body::LimitedBody;
@@ -51,18 +51,18 @@ impl Pool {
         B::Error: std::fmt::Display,
     {
         let arrived = Instant::now();
-        let mut counted = Counted::new(self.meter.clone());
+        let mut recorder = OutcomeRecorder::new(self.metrics.clone());
         let limits = &self.spec.limits;
         if let Some(size) = http_body::Body::size_hint(request.body()).exact()
             && size > limits.body_bytes
         {
-            counted.ends(Outcome::TooLarge);
+            recorder.set(Outcome::TooLarge);
             return Err(self.body_too_large());
         }
         let deadline = arrived + limits.timeout;
         let mut timings = Timings::default();
         let acquired = self.acquire(traffic, deadline, &mut timings).await;
-        let (lease, replica) = acquired.inspect_err(|error| counted.ends(error.outcome()))?;
+        let (lease, replica) = acquired.inspect_err(|error| recorder.set(error.outcome()))?;
 
         let begun = Instant::now();
         let state = Arc::new(RequestState::new(request.method()));
@@ -72,7 +72,7 @@ impl Pool {
             state: state.clone(),
         };
         let pool = self.clone();
-        let mut running = Box::pin(pool.run(lease, replica, call, counted, deadline));
+        let mut running = Box::pin(pool.run(lease, replica, call, recorder, deadline));
         // Polled by this task until the head is there: most guests are done by then, and need no task of their own.
         let (head, ended) = poll_fn(|cx| {
             let ended = running.as_mut().poll(cx);
@@ -101,24 +101,24 @@ impl Pool {
         lease: PoolLease,
         replica: Box<Replica>,
         call: Call,
-        mut counted: Counted,
+        mut recorder: OutcomeRecorder,
         deadline: Instant,
     ) -> Option<CancelReason> {
         let (limits, engine) = (&self.spec.limits, &self.node.engine);
         match replica.serve(call, limits, engine, deadline).await {
             Served::Reusable(replica, outcome) => {
-                counted.ends(outcome);
-                drop(counted);
+                recorder.set(outcome);
+                drop(recorder);
                 self.give_back(lease, replica);
                 None
             }
             Served::Failed(failure) => {
-                counted.ends(Outcome::Trapped);
+                recorder.set(Outcome::Trapped);
                 tracing::debug!(%failure, "replica dropped");
                 None
             }
             Served::Cancelled(reason) => {
-                counted.ends(reason.outcome());
+                recorder.set(reason.outcome());
                 Some(reason)
             }
         }
@@ -135,7 +135,7 @@ impl Pool {
             // Whatever the guest responded to the failed request body, this is the reason.
             (Some(_), _) if state.is_body_too_large() => Err(self.body_too_large()),
             (Some(Ok(response)), _) => {
-                Ok(response.map(|body| GuestBody::new(body, state, self.meter.clone())))
+                Ok(response.map(|body| GuestBody::new(body, state, self.metrics.clone())))
             }
             (Some(Err(failure)), _) => Err(failure.into()),
             (None, Some(CancelReason::Timeout)) => Err(RunError::Timeout {
@@ -213,7 +213,7 @@ impl Pool {
         request.map(|body| match body.is_end_stream() {
             true => Empty::new().map_err(|never| match never {}).boxed_unsync(),
             false => {
-                LimitedBody::new(body, limit, state.clone(), self.meter.clone()).boxed_unsync()
+                LimitedBody::new(body, limit, state.clone(), self.metrics.clone()).boxed_unsync()
             }
         })
     }

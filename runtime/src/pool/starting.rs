@@ -16,7 +16,7 @@ use super::replica_id::replica_id;
 use super::{Pool, PoolLease, RunError};
 use crate::account::Account;
 use crate::artifact::{Artifact, ArtifactError};
-use crate::infer::loading::Loading;
+use crate::infer::graph::loading::LoadingGraphs;
 use crate::infer::nn::{NnCtx, NnLimits};
 use crate::log::{Level, ReplicaLog};
 
@@ -144,7 +144,7 @@ impl Pool {
             files.check().await.map_err(StartError::Files)?;
         }
         let node = &self.node;
-        let graphs = Loading::new(node.graphs.clone(), self.spec.graphs.clone());
+        let graphs = LoadingGraphs::new(node.graphs.clone(), self.spec.graphs.clone());
         let started = tokio::select! {
             biased;
             // Polled first: graphs start to load at once, and when one fails, that is the error, and not what fails without
@@ -163,11 +163,11 @@ impl Pool {
     async fn artifact(&self) -> Result<Arc<Artifact>, Arc<ArtifactError>> {
         let spec = &self.spec;
         let artifacts = &self.node.artifacts;
-        let Some(seen) = &spec.snapshot else {
+        let Some(inputs) = &spec.snapshot else {
             return artifacts.get(&spec.component).await;
         };
         let artifact = artifacts
-            .get_snapshot(&spec.component, seen, self.node.snapshot_context(spec))
+            .get_snapshot(&spec.component, inputs, self.node.snapshot_context(spec))
             .await?;
         self.record_snapshot(&artifact.snapshot);
         Ok(artifact)
@@ -176,7 +176,7 @@ impl Pool {
     /// Makes a replica, which waits for its graphs where it needs them.
     async fn instantiate(
         &self,
-        graphs: &Loading,
+        graphs: &LoadingGraphs,
         registration: RegistryGuard,
         timings: &mut StartTimings,
     ) -> Result<Replica, StartError> {
@@ -187,14 +187,14 @@ impl Pool {
         let slot = self.share.acquire(artifact.slots).await;
         let nn = NnCtx::new(
             graphs.clone(),
-            self.uses.clone(),
+            self.graph_uses.clone(),
             node.graphs.clone(),
             NnLimits {
                 account: Account::new(self.spec.limits.memory_bytes),
                 load_from_bytes: self.spec.capabilities.load_graphs_from_bytes,
                 own_engine: self.spec.own_engine.clone(),
             },
-            self.meter.clone(),
+            self.metrics.clone(),
         );
         let context = StartContext {
             engine: &node.engine,
@@ -202,7 +202,7 @@ impl Pool {
             limits: &self.spec.limits,
             log: self.spec.log.clone(),
             registration,
-            meter: self.meter.clone(),
+            metrics: self.metrics.clone(),
             graphs,
         };
         Replica::start(&artifact, context, nn, slot, timings).await

@@ -76,7 +76,7 @@ impl<R, W> Default for PoolState<R, W> {
 
 /// Replicas and waiting requests of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct PoolCounts {
     /// Replicas without a request.
     pub idle: usize,
     /// Replicas that serve or start.
@@ -214,7 +214,7 @@ impl<R, W> PoolState<R, W> {
         self.idle.remove(at).map(|(replica, _)| replica)
     }
 
-    /// Counts the replicas that have been idle for at least `time`.
+    /// PoolCounts the replicas that have been idle for at least `time`.
     pub fn count_idle_for(&self, time: Duration, now: Instant) -> usize {
         self.idle
             .partition_point(|(_, since)| now.saturating_duration_since(*since) >= time)
@@ -240,8 +240,8 @@ impl<R, W> PoolState<R, W> {
     }
 
     /// The current counts.
-    pub fn counts(&self) -> Counts {
-        Counts {
+    pub fn counts(&self) -> PoolCounts {
+        PoolCounts {
             idle: self.idle.len(),
             busy: self.busy,
             waiting: self.waiting.len(),

@@ -1,7 +1,7 @@
 //! Upkeep of a pool beside its requests: starting replicas ahead, replacing them after a change of the config, changing the
 //! settings, draining.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -9,10 +9,10 @@ use tokio::time::timeout;
 use super::handoff::{Lease, Places};
 use super::replica::{Replica, StartTimings};
 use super::slots::IdleHolder;
-use super::state::{Counts, PoolSettings};
+use super::state::{PoolCounts, PoolSettings};
 use super::{Pool, RunError};
-use crate::infer::graphs::GraphUse;
-use crate::meter::Meter;
+use crate::infer::graph::DeploymentGraph;
+use crate::metrics::PoolMetrics;
 
 /// Longest wait for killed replicas: until their guests yield and their instances are deallocated.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,27 +102,23 @@ impl Pool {
     }
 
     /// The counters of the pool.
-    pub fn meter(&self) -> &Arc<Meter> {
-        &self.meter
+    pub fn metrics(&self) -> &Arc<PoolMetrics> {
+        &self.metrics
     }
 
     /// The counters of each graph that the deployment uses, in the order of [`DeploymentSpec::graphs`](super::DeploymentSpec).
-    pub fn graph_uses(&self) -> &[Arc<GraphUse>] {
-        &self.uses
+    pub fn graphs(&self) -> &[Arc<DeploymentGraph>] {
+        &self.graph_uses
     }
 
     /// The current settings.
     pub fn settings(&self) -> PoolSettings {
-        // Written whole, so a panic leaves it consistent.
-        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+        **self.settings.load()
     }
 
     /// Changes the settings. Idle replicas above the maximum are dropped; replicas up to the minimum start in the background.
     pub fn set_settings(self: &Arc<Self>, settings: PoolSettings) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = settings;
+        self.settings.store(Arc::new(settings));
         self.drop_surplus();
         self.start_waiters();
         let pool = self.clone();
@@ -134,7 +130,7 @@ impl Pool {
     }
 
     /// The current numbers of replicas and waiting requests.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> PoolCounts {
         self.lock().counts()
     }
 }

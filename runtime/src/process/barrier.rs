@@ -1,24 +1,24 @@
-//! Barriers around a confined process: which are in force, and why others are not.
+//! The barriers around a confined process: which are active, and why others are not.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A barrier around a process.
+/// A mechanism of the kernel that confines a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Barrier {
     /// `rlimits`, `no_new_privs`, `landlock` or `seccomp`.
     pub name: String,
-    /// Whether it is in force.
+    /// Whether the barrier is active.
     pub active: bool,
-    /// Version that is in force, if it has versions.
+    /// The active version, if the barrier has versions.
     pub version: Option<u32>,
-    /// Why it is not in force, or what this version does not restrict.
+    /// Why the barrier is not active, or what its version does not confine.
     pub reason: Option<String>,
 }
 
 impl Barrier {
-    /// Creates a barrier that is in force.
+    /// An active barrier.
     pub(super) fn active(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -28,7 +28,7 @@ impl Barrier {
         }
     }
 
-    /// Creates a barrier that is not in force, with the reason.
+    /// A barrier that is not active, and why.
     pub(super) fn missing(name: &str, reason: impl fmt::Display) -> Self {
         Self {
             name: name.into(),
@@ -38,7 +38,7 @@ impl Barrier {
         }
     }
 
-    /// The names of the barriers in force, with their versions.
+    /// The names of the active barriers, with their versions.
     pub fn names(barriers: &[Self]) -> Vec<String> {
         let active = barriers.iter().filter(|barrier| barrier.active);
         active.map(Self::to_string).collect()
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_in_force_is_named() {
+    fn only_active_barriers_are_named() {
         let landlock = Barrier {
             version: Some(3),
             ..Barrier::active("landlock")

@@ -1,34 +1,34 @@
-//! Processor time of a worker. A limit of it holds on a busy machine as on an idle one, where workers of low priority take
-//! many times as long.
+//! The CPU time limit of a job. Unlike a limit on wall time it is fair on a busy machine, where workers, which have low priority,
+//! take many times as long.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// How often a worker's processor time is looked at.
+/// How often a worker's CPU time is checked.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
-/// A job that gets less than this part of a core is given up all the same: its worker hangs.
+/// A job that has used less than this fraction of a core is cancelled as hanging.
 const MAX_SLOWDOWN: u32 = 20;
 
 /// Which limit a worker exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
-    /// Of processor time.
-    Processor,
-    /// Of time by the clock on the wall.
+    /// CPU time.
+    Cpu,
+    /// Wall time.
     Wall(Duration),
 }
 
-/// Waits until a process has used more processor time from now on than `limit`, on all cores together, or hangs.
-pub(crate) async fn exceeded(process: Option<u32>, limit: Duration) -> Exceeded {
-    let used = || process.and_then(processor_time).unwrap_or_default();
+/// Waits until a process has used `limit` of CPU time from now on, added up over all cores, or hangs.
+pub(crate) async fn wait_exceeded(process: Option<u32>, limit: Duration) -> Exceeded {
+    let used = || process.and_then(cpu_time).unwrap_or_default();
     let (begun, before) = (Instant::now(), used());
     let wall = limit * MAX_SLOWDOWN;
     loop {
         sleep(CHECK_EVERY).await;
-        // A process that is gone is noticed by its closed stream.
+        // The end of the process is noticed elsewhere, by its closed stream.
         if used().saturating_sub(before) > limit {
-            return Exceeded::Processor;
+            return Exceeded::Cpu;
         }
         if begun.elapsed() > wall {
             return Exceeded::Wall(wall);
@@ -36,15 +36,15 @@ pub(crate) async fn exceeded(process: Option<u32>, limit: Duration) -> Exceeded 
     }
 }
 
-/// Processor time that a process has used, in all its threads.
-fn processor_time(process: u32) -> Option<Duration> {
+/// CPU time that a process has used, in all its threads.
+fn cpu_time(process: u32) -> Option<Duration> {
     let process = libc::pid_t::try_from(process).ok()?;
     let mut clock: libc::clockid_t = 0;
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the pointers are to variables of ours, which live as long as the calls.
+    // SAFETY: the pointers are to local variables that outlive the calls.
     let known = unsafe {
         libc::clock_getcpuclockid(process, &raw mut clock) == 0
             && libc::clock_gettime(clock, &raw mut time) == 0
@@ -58,24 +58,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_process_that_computes_exceeds_its_processor_time() {
+    async fn a_process_that_computes_exceeds_its_cpu_time() {
         let own = Some(std::process::id());
         let spin = tokio::task::spawn_blocking(move || {
-            let before = own.and_then(processor_time).unwrap();
-            while own.and_then(processor_time).unwrap() < before + Duration::from_millis(50) {
+            let before = own.and_then(cpu_time).unwrap();
+            while own.and_then(cpu_time).unwrap() < before + Duration::from_millis(50) {
                 std::hint::spin_loop();
             }
         });
-        let found = exceeded(own, Duration::from_millis(10)).await;
-        assert_eq!(found, Exceeded::Processor);
+        let found = wait_exceeded(own, Duration::from_millis(10)).await;
+        assert_eq!(found, Exceeded::Cpu);
         spin.await.unwrap();
     }
 
     #[tokio::test]
-    async fn one_that_hangs_is_given_up() {
+    async fn a_process_that_hangs_exceeds_its_wall_time() {
         let limit = Duration::from_millis(1);
         assert_eq!(
-            exceeded(None, limit).await,
+            wait_exceeded(None, limit).await,
             Exceeded::Wall(limit * MAX_SLOWDOWN)
         );
     }

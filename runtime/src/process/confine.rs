@@ -1,7 +1,7 @@
-//! Confines a process to its memory limit and to the files that it is given, without network and without other processes.
+//! Confines a process to a memory limit and to given files, without access to the network and to other processes.
 //!
-//! Uses rlimits, `no_new_privs`, Landlock and seccomp. What the kernel lacks is left out; the node learns which barriers are in
-//! force and why others are not.
+//! Uses rlimits, `no_new_privs`, Landlock and seccomp, as far as the kernel has them. The result lists which barriers are active
+//! and why others are not.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,18 +20,18 @@ use serde::{Deserialize, Serialize};
 
 use super::barrier::Barrier;
 
-/// What a process may use.
+/// What a confined process may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
-    /// Folders and files that it may read.
+    /// Folders and files that the process may read.
     pub read: Vec<PathBuf>,
-    /// Folders and files that it may also write to.
+    /// Folders and files that it may read and write.
     pub write: Vec<PathBuf>,
-    /// Bytes of memory of its own that it may have; without a limit when `None`.
+    /// Private memory in bytes; unlimited if `None`.
     pub memory_bytes: Option<u64>,
 }
 
-/// What of the system every process reads: about the processor, the memory and itself.
+/// System files that every process may read: about the processor, the memory and itself.
 const SYSTEM: [&str; 5] = [
     "/proc/cpuinfo",
     "/proc/meminfo",
@@ -39,42 +39,42 @@ const SYSTEM: [&str; 5] = [
     "/sys/devices/system",
     "/sys/fs/cgroup",
 ];
-/// Opened instead of files that are not to be there, and written to by libraries that have nothing to say.
-const NOTHING: &str = "/dev/null";
+/// Libraries open it in place of files that they do not need.
+const NULL_DEVICE: &str = "/dev/null";
 
-/// What each version of Landlock's interface confines beyond files, from the version on that is named first.
+/// What Landlock confines beyond reading and writing files, each with the first version that does.
 const LANDLOCK_BEYOND_FILES: [(u32, &str); 3] = [
     (3, "cutting files short"),
     (4, "TCP connections"),
     (6, "signals to other processes"),
 ];
 
-/// Confines this process; answers which barriers are in force.
+/// Confines this process. Returns all barriers, active or not.
 ///
 /// # Errors
-/// When something that the kernel has cannot be turned on.
+/// When a barrier that the kernel has cannot be activated.
 pub(crate) fn confine(confinement: &Confinement) -> io::Result<Vec<Barrier>> {
-    limit(confinement)?;
+    set_limits(confinement)?;
     Ok(vec![
         Barrier::active("rlimits"),
         refuse_new_privileges()?,
         confine_files(confinement).map_err(io::Error::other)?,
-        // Last: it forbids what the others need.
-        confine_calls().map_err(io::Error::other)?,
+        // Last, because it refuses system calls that the others need.
+        filter_system_calls().map_err(io::Error::other)?,
     ])
 }
 
-/// No program that this thread, or one that it starts later, executes gets more privileges than it has. The filter of system
-/// calls brings it to all other threads.
+/// Keeps programs that this thread, or a thread that it starts later, executes from gaining privileges. The seccomp filter
+/// extends this to all other threads.
 fn refuse_new_privileges() -> io::Result<Barrier> {
-    // SAFETY: sets a flag of this thread; nothing is read or written through pointers.
+    // SAFETY: sets a flag of this thread, without pointers.
     match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
         0 => Ok(Barrier::active("no_new_privs")),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-fn limit(confinement: &Confinement) -> io::Result<()> {
+fn set_limits(confinement: &Confinement) -> io::Result<()> {
     let at_most = |resource, most: u64| {
         let limit = getrlimit(resource);
         let most = limit.maximum.map_or(most, |maximum| maximum.min(most));
@@ -86,16 +86,16 @@ fn limit(confinement: &Confinement) -> io::Result<()> {
             },
         )
     };
-    // A core dump would hold what callers sent.
+    // A core dump would contain request data.
     at_most(Resource::Core, 0)?;
     if let Some(bytes) = confinement.memory_bytes {
-        // Limits private memory alone: mapped models and memory shared with the node do not count.
+        // Limits private memory only; mapped models and memory shared with the node do not count.
         at_most(Resource::Data, bytes)?;
     }
     Ok(())
 }
 
-/// Limits this thread, and threads that it starts later, to these files with Landlock, where the kernel has it.
+/// Confines this thread, and threads that it starts later, to these files with Landlock, if the kernel has it.
 ///
 /// # Errors
 /// When the kernel has Landlock and refuses the rules.
@@ -112,7 +112,7 @@ pub(crate) fn confine_files(confinement: &Confinement) -> Result<Barrier, landlo
         .scope(Scope::from_all(abi))?
         .create()?
         .add_rules(path_beneath_rules(readable, read))?
-        .add_rules(path_beneath_rules([NOTHING], AccessFs::from_file(abi)))?
+        .add_rules(path_beneath_rules([NULL_DEVICE], AccessFs::from_file(abi)))?
         .add_rules(path_beneath_rules(
             &confinement.write,
             AccessFs::from_all(abi),
@@ -146,8 +146,8 @@ pub(crate) fn confine_files(confinement: &Confinement) -> Result<Barrier, landlo
     })
 }
 
-/// System calls, by a filter that holds for all threads, where the kernel takes one.
-fn confine_calls() -> Result<Barrier, seccompiler::Error> {
+/// Filters the system calls of all threads with seccomp, if the kernel has it.
+fn filter_system_calls() -> Result<Barrier, seccompiler::Error> {
     const NAME: &str = "seccomp";
     let Ok(arch) = std::env::consts::ARCH.try_into() else {
         let reason = format!("there is no filter for {}", std::env::consts::ARCH);
@@ -160,7 +160,7 @@ fn confine_calls() -> Result<Barrier, seccompiler::Error> {
         action(libc::EPERM),
         arch,
     )?;
-    // `clone3` keeps its flags where no filter can look, so that it is said not to be there: the C library takes `clone` then.
+    // `clone3` passes its flags in memory, which no filter can read. Reported as missing, the C library falls back to `clone`.
     let absent = SeccompFilter::new(
         BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
         SeccompAction::Allow,
@@ -180,7 +180,8 @@ fn confine_calls() -> Result<Barrier, seccompiler::Error> {
     Ok(Barrier::active(NAME))
 }
 
-/// Calls that such a process has no use for: other programs and processes, the network, and ways around the other walls.
+/// System calls that a confined process must not make: other programs and processes, the network, and ways around the other
+/// barriers.
 fn refused_calls() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Error> {
     let mut calls = vec![
         libc::SYS_execve,
@@ -245,7 +246,7 @@ mod tests {
     /// Set in the process that confines itself: the folder that it is given.
     const CONFINED: &str = "SAMOVAR_TEST_CONFINED";
 
-    /// Tries what an engine may do and what it may not, in a process of its own, because there is no way back.
+    /// Tries what an engine may and may not do, in a process of its own, because confinement cannot be undone.
     #[test]
     fn a_confined_process_reads_its_models_writes_its_caches_and_nothing_else() {
         if let Some(folder) = std::env::var_os(CONFINED) {

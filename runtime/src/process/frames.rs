@@ -1,4 +1,4 @@
-//! Messages between the node and the processes that it starts: frames in a stream, and open files that go with them.
+//! Messages between the node and the processes that it starts: frames in a stream, and open files beside them.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -13,13 +13,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// The longest frame: the description of a graph with many inputs and outputs.
+/// Longest frame in bytes. The largest message describes a graph with many inputs and outputs.
 pub(crate) const MAX_FRAME_BYTES: usize = 16 << 20;
 
-/// The most files that are sent at once.
+/// Most files in one message.
 const MAX_FILES: usize = 3;
 
-/// Sends open files, for a process that reads them with [`receive_files`] before its next frame.
+/// Sends open files. The receiver calls [`receive_files`] before it reads the next frame.
 ///
 /// # Errors
 /// When the other side is gone.
@@ -45,7 +45,7 @@ pub(crate) fn send_files<const N: usize>(
 /// Receives the files of [`send_files`].
 ///
 /// # Errors
-/// [`io::ErrorKind::UnexpectedEof`] when the other side is gone; another when something else came.
+/// [`io::ErrorKind::UnexpectedEof`] when the other side is gone; another kind when it sent something else.
 pub(crate) fn receive_files<const N: usize>(stream: &UnixStream) -> io::Result<[OwnedFd; N]> {
     const { assert!(N <= MAX_FILES) };
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
@@ -77,13 +77,13 @@ pub(crate) fn receive_files<const N: usize>(stream: &UnixStream) -> io::Result<[
 /// # Errors
 /// When the other side is gone.
 pub(crate) fn write_frame<M: Serialize>(mut stream: &UnixStream, message: &M) -> io::Result<()> {
-    stream.write_all(&frame(message)?)
+    stream.write_all(&encode_frame(message)?)
 }
 
-/// Reads a frame; nothing when the other side is gone.
+/// Reads a frame; `None` when the other side is gone.
 ///
 /// # Errors
-/// When what comes is no frame.
+/// When the bytes are not a frame.
 pub(crate) fn read_frame<M: DeserializeOwned>(mut stream: &UnixStream) -> io::Result<Option<M>> {
     let mut length = [0; 4];
     match stream.read_exact(&mut length) {
@@ -93,7 +93,7 @@ pub(crate) fn read_frame<M: DeserializeOwned>(mut stream: &UnixStream) -> io::Re
     }
     let mut bytes = vec![0; frame_bytes(length)?];
     stream.read_exact(&mut bytes)?;
-    message(&bytes).map(Some)
+    decode_frame(&bytes).map(Some)
 }
 
 /// Writes a frame without blocking the thread.
@@ -104,7 +104,7 @@ pub(crate) async fn write_frame_async<M: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &M,
 ) -> io::Result<()> {
-    stream.write_all(&frame(message)?).await
+    stream.write_all(&encode_frame(message)?).await
 }
 
 /// Reads a frame without blocking the thread; `None` when the other side is gone.
@@ -122,15 +122,15 @@ pub(crate) async fn read_frame_async<M: DeserializeOwned>(
     }
     let mut bytes = vec![0; frame_bytes(length)?];
     stream.read_exact(&mut bytes).await?;
-    message(&bytes).map(Some)
+    decode_frame(&bytes).map(Some)
 }
 
-/// A message with its length before it.
-fn frame<M: Serialize>(message: &M) -> io::Result<Vec<u8>> {
+/// Encodes a message with its length in front.
+fn encode_frame<M: Serialize>(message: &M) -> io::Result<Vec<u8>> {
     let bytes = encode(message).map_err(io::Error::other)?;
     if bytes.len() > MAX_FRAME_BYTES {
         return Err(io::Error::other(format!(
-            "a frame of {} bytes, at most {MAX_FRAME_BYTES} are sent",
+            "frame of {} bytes; the limit is {MAX_FRAME_BYTES}",
             bytes.len()
         )));
     }
@@ -144,13 +144,13 @@ fn frame_bytes(length: [u8; 4]) -> io::Result<usize> {
     let bytes = u32::from_le_bytes(length) as usize;
     if bytes > MAX_FRAME_BYTES {
         return Err(io::Error::other(format!(
-            "a frame of {bytes} bytes, at most {MAX_FRAME_BYTES} are read"
+            "frame of {bytes} bytes; the limit is {MAX_FRAME_BYTES}"
         )));
     }
     Ok(bytes)
 }
 
-fn message<M: DeserializeOwned>(bytes: &[u8]) -> io::Result<M> {
+fn decode_frame<M: DeserializeOwned>(bytes: &[u8]) -> io::Result<M> {
     let (message, _) = decode(bytes).map_err(io::Error::other)?;
     Ok(message)
 }
@@ -158,15 +158,15 @@ fn message<M: DeserializeOwned>(bytes: &[u8]) -> io::Result<M> {
 /// Encodes a message.
 ///
 /// # Errors
-/// When it holds what the format cannot express.
+/// When the message cannot be expressed in the format.
 pub(crate) fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, String> {
     postcard::to_extend(message, Vec::with_capacity(256)).map_err(|e| e.to_string())
 }
 
-/// Decodes a message, and returns the bytes behind it.
+/// Decodes a message. Returns it with the bytes behind it.
 ///
 /// # Errors
-/// When the bytes are not such a message.
+/// When the bytes do not begin with such a message.
 pub(crate) fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<(M, &[u8]), String> {
-    postcard::take_from_bytes(bytes).map_err(|e| format!("a message cannot be read: {e}"))
+    postcard::take_from_bytes(bytes).map_err(|e| format!("message cannot be decoded: {e}"))
 }

@@ -1,4 +1,4 @@
-//! Processes that the node starts beside itself: what confines them, and how it talks to them.
+//! What compile workers and engines have in common: confinement, messages, and what the kernel says of their memory.
 
 pub(crate) mod background;
 pub(crate) mod barrier;
@@ -8,15 +8,15 @@ pub(crate) mod confine;
 pub(crate) mod frames;
 pub(crate) mod oom;
 
-/// A size in bytes from the text of `/proc/PID/status`, by its name with the colon.
+/// Reads a size from the text of `/proc/PID/status`, in bytes. `name` includes the colon.
 pub(crate) fn status_bytes(text: &str, name: &str) -> Option<u64> {
     let size = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = size.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
 }
 
-/// The memory that this process may take with its children: the machine's, or what its control group leaves of that. 0 when
-/// the system does not say.
+/// The memory that this process and its children may use, in bytes: the machine's, or the limit of the control group if that is
+/// lower. 0 if the system does not tell.
 pub fn memory_limit_bytes() -> u64 {
     let machine = crate::machine_memory_bytes();
     cgroup::memory_limit_bytes().map_or(machine, |limit| limit.min(machine))

@@ -1,26 +1,26 @@
-//! How often the kernel killed a process because memory was short.
+//! Counts the processes that the kernel killed because memory ran out.
 
 use std::fs::read_to_string;
 
 use super::cgroup;
 
-/// What the kernel counts for the whole machine.
+/// The counters of the whole machine.
 const MACHINE: &str = "/proc/vmstat";
 
-/// Processes killed so far: of this process's control group where the kernel counts them, else of the machine. Nothing where it
+/// Processes killed so far in this process's control group or, if the kernel does not count them, on the machine. `None` if it
 /// counts neither.
 pub(crate) fn kills() -> Option<u64> {
-    own_group()
+    group_counters()
         .or_else(|| read_to_string(MACHINE).ok())
-        .and_then(|text| count(&text))
+        .and_then(|text| parse_count(&text))
 }
 
-/// What the kernel counts for the control group that this process and its children are in.
-fn own_group() -> Option<String> {
-    read_to_string(cgroup::own()?.join("memory.events")).ok()
+/// The counters of this process's control group.
+fn group_counters() -> Option<String> {
+    read_to_string(cgroup::own_folder()?.join("memory.events")).ok()
 }
 
-fn count(text: &str) -> Option<u64> {
+fn parse_count(text: &str) -> Option<u64> {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("oom_kill "))?;
@@ -34,8 +34,8 @@ mod tests {
     #[test]
     fn the_counter_is_found_among_others() {
         let events = "low 0\nhigh 3\noom 2\noom_kill 1\noom_group_kill 0\n";
-        assert_eq!(count(events), Some(1));
-        assert_eq!(count("pgfault 7\noom_kill 12\n"), Some(12));
-        assert_eq!(count("oom_kill_disable 0\n"), None);
+        assert_eq!(parse_count(events), Some(1));
+        assert_eq!(parse_count("pgfault 7\noom_kill 12\n"), Some(12));
+        assert_eq!(parse_count("oom_kill_disable 0\n"), None);
     }
 }

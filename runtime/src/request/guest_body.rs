@@ -9,12 +9,12 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::response_body::ResponseBody;
 use super::state::RequestState;
-use crate::meter::Meter;
+use crate::metrics::PoolMetrics;
 
 /// The guest, or whatever stopped it, ended the body before it was complete. The text says why.
 #[derive(Debug, thiserror::Error)]
 #[error("the model broke off its response: {0}")]
-pub struct BrokenBody(String);
+pub struct IncompleteBody(String);
 
 /// The body of a guest's response, streamed while the guest writes it. Dropping it before its end cancels the guest.
 #[derive(Debug)]
@@ -24,20 +24,20 @@ pub struct GuestBody {
     /// The next poll reports the error.
     is_failing: bool,
     state: Arc<RequestState>,
-    meter: Arc<Meter>,
+    metrics: Arc<PoolMetrics>,
 }
 
 impl GuestBody {
     pub(crate) fn new(
         ended: Option<ResponseBody>,
         state: Arc<RequestState>,
-        meter: Arc<Meter>,
+        metrics: Arc<PoolMetrics>,
     ) -> Self {
         Self {
             ended,
             is_failing: false,
             state,
-            meter,
+            metrics,
         }
     }
 
@@ -51,12 +51,12 @@ impl GuestBody {
 
 impl Body for GuestBody {
     type Data = Bytes;
-    type Error = BrokenBody;
+    type Error = IncompleteBody;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         let polled = match &mut self.ended {
             Some(body) => body.poll_frame(cx),
             None => self.state.poll_frame(cx),
@@ -70,9 +70,9 @@ impl Body for GuestBody {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            self.meter.add_bytes_out(data.remaining() as u64);
+            self.metrics.add_bytes_out(data.remaining() as u64);
         }
-        polled.map(|frame| frame.map(|frame| frame.map_err(BrokenBody)))
+        polled.map(|frame| frame.map(|frame| frame.map_err(IncompleteBody)))
     }
 
     fn is_end_stream(&self) -> bool {

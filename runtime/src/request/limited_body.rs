@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::Error as HttpError;
 
 use super::state::{CancelReason, RequestState};
-use crate::meter::Meter;
+use crate::metrics::PoolMetrics;
 
 /// A request body that fails, and cancels its request, once it exceeds the limit.
 pub(crate) struct LimitedBody<B> {
@@ -17,18 +17,18 @@ pub(crate) struct LimitedBody<B> {
     left: u64,
     limit: u64,
     state: Arc<RequestState>,
-    meter: Arc<Meter>,
+    metrics: Arc<PoolMetrics>,
 }
 
 impl<B> LimitedBody<B> {
     /// Limits `inner` to `limit` bytes.
-    pub fn new(inner: B, limit: u64, state: Arc<RequestState>, meter: Arc<Meter>) -> Self {
+    pub fn new(inner: B, limit: u64, state: Arc<RequestState>, metrics: Arc<PoolMetrics>) -> Self {
         Self {
             inner,
             left: limit,
             limit,
             state,
-            meter,
+            metrics,
         }
     }
 }
@@ -60,7 +60,7 @@ where
                 return Poll::Ready(Some(Err(HttpError::HttpRequestBodySize(Some(self.limit)))));
             }
             self.left -= size;
-            self.meter.add_bytes_in(size);
+            self.metrics.add_bytes_in(size);
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -86,26 +86,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_over_its_limit_fails_and_cancels_its_request() {
-        let meter = Arc::new(Meter::default());
+        let metrics = Arc::new(PoolMetrics::default());
         let long = Full::new(Bytes::from_static(b"12345"));
         let state = Arc::new(RequestState::default());
-        let body = LimitedBody::new(long, 4, state.clone(), meter.clone());
+        let body = LimitedBody::new(long, 4, state.clone(), metrics.clone());
         assert!(matches!(
             body.collect().await,
             Err(HttpError::HttpRequestBodySize(Some(4)))
         ));
         assert_eq!(cancelled(&state), Poll::Ready(CancelReason::BodyTooLarge));
-        assert_eq!(meter.totals(Instant::now()).bytes_in, 0);
+        assert_eq!(metrics.totals(Instant::now()).bytes_in, 0);
     }
 
     #[tokio::test]
     async fn a_body_at_its_limit_passes() {
-        let meter = Arc::new(Meter::default());
+        let metrics = Arc::new(PoolMetrics::default());
         let short = Full::new(Bytes::from_static(b"1234"));
         let state = Arc::new(RequestState::default());
-        let body = LimitedBody::new(short, 4, state.clone(), meter.clone());
+        let body = LimitedBody::new(short, 4, state.clone(), metrics.clone());
         assert_eq!(body.collect().await.unwrap().to_bytes(), "1234");
         assert!(cancelled(&state).is_pending());
-        assert_eq!(meter.totals(Instant::now()).bytes_in, 4);
+        assert_eq!(metrics.totals(Instant::now()).bytes_in, 4);
     }
 }

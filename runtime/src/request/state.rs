@@ -1,18 +1,18 @@
 //! The state that the parts of one request share while it runs: the guest's response, and why the request is cancelled.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http::StatusCode;
 use http_body::Frame;
+use parking_lot::Mutex;
 use wasmtime_wasi_http::WasiBody;
 
 use super::failure::GuestFailure;
 use super::response_body::{AbortReason, Progress, ResponseBody};
-use crate::meter::Outcome;
+use crate::metrics::Outcome;
 
 /// What a guest responded, or why it did not.
 pub(crate) type GuestResponse = Result<http::Response<WasiBody>, GuestFailure>;
@@ -70,6 +70,7 @@ pub(crate) enum Completion {
 pub(crate) struct RequestState {
     /// The response to HEAD has no body on the connection.
     is_head: bool,
+    /// If a poll of the body panics, the body stays open, and `abort_body` ends it.
     response: Mutex<Response>,
     /// The reasons to cancel so far, one bit each.
     cancelled: AtomicU8,
@@ -103,7 +104,7 @@ impl RequestState {
 
     /// Stores the response, or why there is none. Only the first one counts.
     pub fn set_response(&self, guest: GuestResponse) {
-        let mut response = self.lock();
+        let mut response = self.response.lock();
         if !matches!(response.head, HeadSlot::Empty) {
             return;
         }
@@ -122,7 +123,7 @@ impl RequestState {
     /// Wakes no task when the head arrives: it arrives during a poll of the guest, and the task that polls the guest looks
     /// for it then.
     pub fn take_head(&self) -> Option<ResponseHead> {
-        let mut response = self.lock();
+        let mut response = self.response.lock();
         let taken = match &response.head {
             HeadSlot::Ready(head) => {
                 HeadSlot::Taken(head.as_ref().ok().map(http::Response::status))
@@ -141,7 +142,7 @@ impl RequestState {
 
     /// Ends the response after the guest's handler has returned, and says how. An open body is aborted.
     pub fn complete(&self) -> Completion {
-        let mut response = self.lock();
+        let mut response = self.response.lock();
         let status = match &response.head {
             HeadSlot::Empty => return Completion::NoResponse,
             HeadSlot::Ready(Ok(head)) => head.status(),
@@ -166,13 +167,13 @@ impl RequestState {
 
     /// Buffers what the guest has written of its body so far.
     pub fn buffer_body(&self) {
-        self.lock().body.buffer();
+        self.response.lock().body.buffer();
     }
 
     /// Waits until the body has ended or the client no longer reads it.
     pub fn poll_body_end(&self, cx: &Context<'_>) -> Poll<()> {
         self.on_body_end.register(cx.waker());
-        match self.lock().body.is_open() {
+        match self.response.lock().body.is_open() {
             true => Poll::Pending,
             false => Poll::Ready(()),
         }
@@ -180,7 +181,7 @@ impl RequestState {
 
     /// The next frame of the body.
     pub fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AbortReason>>> {
-        let mut response = self.lock();
+        let mut response = self.response.lock();
         let was_open = response.body.is_open();
         let polled = response.body.poll_frame(cx);
         let has_ended = was_open && !response.body.is_open();
@@ -193,12 +194,12 @@ impl RequestState {
 
     /// Reads a property of the body.
     pub fn with_body<R>(&self, read: impl FnOnce(&ResponseBody) -> R) -> R {
-        read(&self.lock().body)
+        read(&self.response.lock().body)
     }
 
     /// The client no longer reads the body: cancels the guest unless all that is sent of the body was read.
     pub fn close_body(&self) {
-        let closed = std::mem::take(&mut self.lock().body);
+        let closed = std::mem::take(&mut self.response.lock().body);
         if closed.is_awaited() {
             self.cancel(CancelReason::ClientGone);
         }
@@ -211,7 +212,7 @@ impl RequestState {
     /// not look complete.
     pub fn abort_body(&self) {
         let reason = || "it crashed or was stopped; the log of its deployment says why".into();
-        self.lock().body.abort(reason);
+        self.response.lock().body.abort(reason);
     }
 
     /// Cancels the request.
@@ -249,11 +250,6 @@ impl RequestState {
         }
         let length = head.headers.get(http::header::CONTENT_LENGTH)?;
         length.to_str().ok()?.parse().ok()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Response> {
-        // If a poll of the body panics, the body stays open, and `abort_body` ends it.
-        self.response.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

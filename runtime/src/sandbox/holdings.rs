@@ -1,7 +1,7 @@
-//! What the handles of WASI hold on the host beside their own few bytes, and how much of it one replica may have.
+//! Limits what the WASI handles of a replica hold on the host.
 //!
-//! The standard's resources belong to wasmtime, which bounds each but not their number. They are counted in the table of
-//! the replica, every few host calls, so between two counts no more comes than so many calls can bring.
+//! wasmtime limits the size of each WASI resource, but not their number. They are counted in the replica's table every few host
+//! calls, so that only what those calls can create exceeds the limits.
 
 use std::any::Any;
 use std::fmt;
@@ -19,20 +19,20 @@ use wasmtime_wasi_http::{FieldMap, p3};
 /// Host calls between two counts.
 pub(super) const CALLS_BETWEEN_COUNTS: u32 = 64;
 
-/// Bytes of headers, addresses and methods.
+/// Most bytes of headers, addresses and methods.
 const MAX_FIELD_BYTES: usize = 8 << 20;
-/// Bodies that a guest writes.
+/// Most bodies that a guest writes.
 const MAX_BODIES: usize = 256;
-/// Responses that a guest gets, and waits for. Of those whose bodies are not read yet there are as many as connections.
+/// Most responses that a guest has or waits for. Connections limit those with unread bodies further.
 const MAX_RESPONSES: usize = 1_000;
-/// Streams that a guest reads. Each may hold 64 KiB of a file.
+/// Most streams that a guest reads. Each may hold 64 KiB of a file.
 const MAX_INPUT_STREAMS: usize = 256;
-/// Open files and folders: each is a file descriptor of the server.
+/// Most open files and folders; each is a file descriptor of the server.
 const MAX_FILES: usize = 256;
-/// Listings of folders: each holds all names of its folder.
+/// Most listings of folders; each holds all names of its folder.
 const MAX_LISTINGS: usize = 16;
 
-/// A kind of thing that is counted, with what one replica may have of it.
+/// A kind of resource, with its limit per replica.
 struct Kind {
     name: &'static str,
     limit: usize,
@@ -75,7 +75,7 @@ const LISTINGS: usize = 5;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holdings([usize; KINDS.len()]);
 
-/// A kind of which a replica holds more than it may.
+/// A kind of resource above its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Excess {
     kind: usize,
@@ -87,15 +87,15 @@ impl fmt::Display for Excess {
         let Kind { name, limit } = KINDS[self.kind];
         write!(
             f,
-            "it holds {} {name}, at most {limit} are allowed; drop what is not needed any more",
+            "it holds {} {name}; the limit is {limit}; drop what is no longer needed",
             self.held
         )
     }
 }
 
 impl Holdings {
-    /// Counts what is in a replica's table.
-    pub fn of(table: &mut ResourceTable) -> Self {
+    /// Counts the resources in a replica's table.
+    pub fn count(table: &mut ResourceTable) -> Self {
         let mut holdings = Self::default();
         for resource in table.iter_mut() {
             holdings.add(resource);
@@ -103,7 +103,7 @@ impl Holdings {
         holdings
     }
 
-    /// The first kind of which there is too much.
+    /// The first kind above its limit.
     pub fn excess(&self) -> Option<Excess> {
         let held = self.0.iter().zip(&KINDS).enumerate();
         let mut over = held.filter(|(_, (held, kind))| **held > kind.limit);
@@ -111,7 +111,7 @@ impl Holdings {
             .map(|(kind, (held, _))| Excess { kind, held: *held })
     }
 
-    /// Whether there is a body that a guest writes, or could still send.
+    /// Whether the guest holds a body that it writes or can send.
     pub fn has_bodies(&self) -> bool {
         self.0[BODIES] > 0 || self.0[RESPONSES] > 0
     }
@@ -169,12 +169,12 @@ fn bytes(fields: &FieldMap) -> usize {
     map_bytes(fields)
 }
 
-/// Bytes that a set of headers takes: each name and value beside its place in the map.
+/// Bytes of a set of headers, including the map's entries.
 fn map_bytes(headers: &HeaderMap) -> usize {
-    const PLACE: usize = 104;
+    const ENTRY: usize = 104;
     headers
         .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + PLACE)
+        .map(|(name, value)| name.as_str().len() + value.len() + ENTRY)
         .sum()
 }
 
@@ -190,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_counted_until_they_are_too_many() {
+    fn headers_are_counted_up_to_their_limit() {
         let mut table = ResourceTable::new();
-        assert_eq!(Holdings::of(&mut table).excess(), None);
+        assert_eq!(Holdings::count(&mut table).excess(), None);
         let mut pushed = 0;
         let excess = loop {
             table.push(fields(64 << 10)).unwrap();
             pushed += 1;
-            if let Some(excess) = Holdings::of(&mut table).excess() {
+            if let Some(excess) = Holdings::count(&mut table).excess() {
                 break excess;
             }
         };
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn bodies_are_counted_wherever_they_are() {
         let mut table = ResourceTable::new();
-        assert!(!Holdings::of(&mut table).has_bodies());
+        assert!(!Holdings::count(&mut table).has_bodies());
         let (_body, sent) = HostOutgoingBody::new(
             wasmtime_wasi_http::p2::body::StreamContext::Response,
             None,
@@ -224,6 +224,6 @@ mod tests {
             body: Some(sent),
         };
         table.push(response).unwrap();
-        assert!(Holdings::of(&mut table).has_bodies());
+        assert!(Holdings::count(&mut table).has_bodies());
     }
 }

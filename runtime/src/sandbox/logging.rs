@@ -1,8 +1,8 @@
-//! The `wasi:logging` host: a guest's leveled lines become lines of its deployment's log.
+//! The host side of `wasi:logging`: messages of a guest become lines of its deployment's log.
 
 use wasmtime::component::{HasData, Linker};
 
-use crate::log::{Level, MAX_LINE_BYTES, ReplicaLog, line};
+use crate::log::{Level, MAX_LINE_BYTES, ReplicaLog, truncate_line};
 use crate::text::bounded_to;
 
 mod generated {
@@ -15,7 +15,7 @@ mod generated {
 
 use generated::wasi::logging::logging;
 
-/// The log of the replica that calls.
+/// The log of the calling replica.
 pub struct LoggingView<'a>(pub &'a ReplicaLog);
 
 impl logging::Host for LoggingView<'_> {
@@ -29,10 +29,10 @@ impl logging::Host for LoggingView<'_> {
         let text = if context.is_empty() {
             message
         } else {
-            // One byte too many shows that there was more.
+            // One byte above the limit makes it truncated visibly.
             bounded_to(MAX_LINE_BYTES + 1, format_args!("{context}: {message}"))
         };
-        self.0.write(level, line(text, false));
+        self.0.write(level, truncate_line(text, false));
     }
 }
 
@@ -41,7 +41,7 @@ impl HasData for HasLogging {
     type Data<'a> = LoggingView<'a>;
 }
 
-/// Lets components import `wasi:logging/logging`.
+/// Adds `wasi:logging/logging` to a linker.
 pub fn add_to_linker<T: 'static>(
     linker: &mut Linker<T>,
     view: fn(&mut T) -> LoggingView<'_>,

@@ -1,4 +1,4 @@
-//! Outgoing requests: to the hosts that the manifest allows and no others, so many at once.
+//! Outgoing requests: only to hosts that the manifest allows, and limited in number.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,16 +15,16 @@ use wasmtime_wasi_http::{
 
 use super::Sandbox;
 use super::bodies::Bodies;
-use crate::engine::Calls;
+use crate::engine::AsyncSupport;
 
-/// Connections that the outgoing requests of one replica have open at once.
+/// Most open connections of a replica's outgoing requests.
 const MAX_CONNECTIONS: usize = 32;
 /// Longest method of an outgoing request, in bytes.
 const MAX_METHOD_BYTES: usize = 64;
 /// Longest host and port of an outgoing request, in bytes; a name of DNS has 253 at most.
 const MAX_AUTHORITY_BYTES: usize = 1 << 10;
 
-/// What a guest's requests to others may do.
+/// The outgoing requests of a replica.
 pub(super) struct Outgoing {
     allow: Arc<[String]>,
     connections: Arc<Semaphore>,
@@ -32,7 +32,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Requests to these `host:port` pairs.
+    /// Allows requests to these `host:port` pairs.
     pub fn new(allow: Arc<[String]>) -> Self {
         Self {
             allow,
@@ -56,7 +56,7 @@ impl WasiHttpHooks for Outgoing {
         self.bodies.chunks()
     }
 
-    // Asked for after the chunks of the same body.
+    // wasmtime calls this after the function above, for the same body.
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
         self.bodies.chunk_bytes()
     }
@@ -85,7 +85,7 @@ impl WasiHttpHooks for Outgoing {
             }
             let connection = connection.map_err(|_| HttpError::ConnectionLimitReached)?;
             let (response, io) = wasmtime_wasi_http::default_send_request(request, options).await?;
-            // Held until the connection has ended and the body was read, of which some may be buffered.
+            // Held until the connection has ended and the body, some of which may be buffered, was read.
             let connection = Arc::new(connection);
             let held = connection.clone();
             let io = async move {
@@ -108,8 +108,8 @@ impl WasiHttpHooks for Outgoing {
     }
 }
 
-/// Whether a header belongs to a connection and not to a request: those of `DEFAULT_FORBIDDEN_HEADERS`, which is asked for
-/// each header of each request and makes its nine names anew each time.
+/// Whether a header belongs to the connection and not to the request. The same as wasmtime's `DEFAULT_FORBIDDEN_HEADERS`, which
+/// constructs its nine names again for each header of each request.
 fn is_forbidden(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -125,7 +125,7 @@ fn is_forbidden(name: &HeaderName) -> bool {
     )
 }
 
-/// Whether the list of `host:port` pairs names where this request goes.
+/// Whether the list of `host:port` pairs contains the destination of a request.
 pub(crate) fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
     let Some(authority) = uri.authority() else {
         return false;
@@ -138,7 +138,7 @@ pub(crate) fn is_allowed(allow: &[String], uri: &http::Uri) -> bool {
             Some("http") => 80,
             _ => 443,
         },
-        // `http` passes over what is no port: `[::1](:80` is `[::1]:80` to it, and `host:99999` has none.
+        // The `http` crate ignores what is no port: it parses `[::1](:80` as `[::1]:80`, and `host:99999` as having no port.
         Some(text) => match text.strip_prefix(':').and_then(parse_port) {
             Some(port) => port,
             None => return false,
@@ -156,8 +156,11 @@ fn parse_port(text: &str) -> Option<u16> {
     is_number.then(|| text.parse().ok()).flatten()
 }
 
-/// Replaces what sets the parts of a request that wasmtime takes at any length.
-pub(super) fn bound_requests(linker: &mut Linker<Sandbox>, calls: Calls) -> wasmtime::Result<()> {
+/// Replaces the setters for parts of a request whose length wasmtime does not limit.
+pub(super) fn limit_requests(
+    linker: &mut Linker<Sandbox>,
+    support: AsyncSupport,
+) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut types = linker.instance("wasi:http/types@0.2.12")?;
     types.func_wrap(
@@ -185,7 +188,7 @@ pub(super) fn bound_requests(linker: &mut Linker<Sandbox>, calls: Calls) -> wasm
             )?,))
         },
     )?;
-    if calls == Calls::Concurrent {
+    if support == AsyncSupport::On {
         let mut types = linker.instance("wasi:http/types@0.3.0")?;
         types.func_wrap(
             "[method]request.set-method",

@@ -1,34 +1,34 @@
-//! Imports whose answers a snapshot must not keep: which of them an `init` called first.
+//! Records the first call of an import whose result a snapshot must not hold.
 
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
-/// Remembers the first import that was called although its answer must not be kept.
+/// The first call of such an import, shared by a store and the task that takes the snapshot.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Watch(Arc<Inner>);
+pub(crate) struct CallWatch(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     first: OnceLock<&'static str>,
-    called: Notify,
+    on_call: Notify,
 }
 
-impl Watch {
+impl CallWatch {
     /// The first such import, if any was called.
-    pub fn seen(&self) -> Option<&'static str> {
+    pub fn first(&self) -> Option<&'static str> {
         self.0.first.get().copied()
     }
 
     /// Completes once such an import was called.
-    pub async fn noticed(&self) {
-        self.0.called.notified().await;
+    pub async fn called(&self) {
+        self.0.on_call.notified().await;
     }
 
-    /// Notes a call; only the first counts.
-    pub fn call(&self, import: &'static str) {
+    /// Records a call. Only the first counts.
+    pub fn record(&self, import: &'static str) {
         if self.0.first.set(import).is_ok() {
-            self.0.called.notify_one();
+            self.0.on_call.notify_one();
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Components call `_initialize` of their program when they are made, which runs its constructors. In a snapshot they have
-//! run, and a second run would undo what they and `init` did.
+//! Keeps constructors from running twice. Instantiation calls `_initialize` of the program, which runs its constructors; in a
+//! snapshot they have run, and a second run would undo what they and `init` did.
 
 use std::convert::Infallible;
 
@@ -7,26 +7,28 @@ use wasm_encoder::reencode::{Error, Reencode, ReencodeComponent};
 use wasm_encoder::{CodeSection, Component, Function, Module, ModuleSection};
 use wasmparser::{ExternalKind, FunctionBody, Parser, Payload, TypeRef};
 
-/// The component with every `_initialize` empty.
+/// Returns the component with an empty body for every `_initialize`.
 ///
 /// # Errors
-/// In words, when the component is not as was expected.
+/// When the component cannot be parsed or encoded.
 pub(super) fn skip_constructors(component: &[u8]) -> Result<Vec<u8>, String> {
     let mut encoded = Component::new();
-    let mut skip = Skip::default();
-    skip.parse_component(&mut encoded, Parser::new(0), component)
-        .map_err(|e| format!("its snapshot cannot be written: {e}"))?;
+    let mut encoder = EmptyInitialize::default();
+    encoder
+        .parse_component(&mut encoded, Parser::new(0), component)
+        .map_err(|e| format!("the snapshot cannot be encoded: {e}"))?;
     Ok(encoded.finish())
 }
 
 #[derive(Default)]
-struct Skip {
-    /// Place of `_initialize` among the bodies of the module at hand.
-    emptied: Option<u32>,
+struct EmptyInitialize {
+    /// Index of the body of `_initialize` in the current module.
+    initialize: Option<u32>,
+    /// Bodies of the current module so far.
     bodies: u32,
 }
 
-impl Reencode for Skip {
+impl Reencode for EmptyInitialize {
     type Error = Infallible;
 
     fn parse_function_body(
@@ -34,9 +36,9 @@ impl Reencode for Skip {
         code: &mut CodeSection,
         body: FunctionBody<'_>,
     ) -> Result<(), Error<Infallible>> {
-        let place = self.bodies;
+        let index = self.bodies;
         self.bodies += 1;
-        if self.emptied != Some(place) {
+        if self.initialize != Some(index) {
             return wasm_encoder::reencode::utils::parse_function_body(self, code, body);
         }
         let mut empty = Function::new([]);
@@ -46,14 +48,14 @@ impl Reencode for Skip {
     }
 }
 
-impl ReencodeComponent for Skip {
+impl ReencodeComponent for EmptyInitialize {
     fn parse_component_submodule(
         &mut self,
         component: &mut Component,
         parser: Parser,
         module: &[u8],
     ) -> Result<(), Error<Infallible>> {
-        self.emptied = initialize(parser.clone(), module)?;
+        self.initialize = find_initialize(parser.clone(), module)?;
         self.bodies = 0;
         let mut encoded = Module::new();
         self.parse_core_module(&mut encoded, parser, module)?;
@@ -62,8 +64,8 @@ impl ReencodeComponent for Skip {
     }
 }
 
-/// Where the body of a module's `_initialize` is, counted among its bodies.
-fn initialize(parser: Parser, module: &[u8]) -> Result<Option<u32>, Error<Infallible>> {
+/// The index of the body of a module's `_initialize`.
+fn find_initialize(parser: Parser, module: &[u8]) -> Result<Option<u32>, Error<Infallible>> {
     let mut imported = 0;
     for payload in parser.parse_all(module) {
         match payload? {

@@ -1,4 +1,4 @@
-//! The imports of an `init` whose memory is taken: those whose answers must not be kept are noticed.
+//! The imports of an `init` while a snapshot is taken. Calls whose results a snapshot must not hold are recorded.
 
 use wasmtime::component::Linker;
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
@@ -9,88 +9,91 @@ use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_config::WasiConfig;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
-use crate::engine::{Calls, SharedEngine};
+use crate::engine::{AsyncSupport, SharedEngine};
 use crate::infer::nn::{self, NnView};
 use crate::sandbox::{self, Sandbox};
 
 type S = Sandbox;
 
-/// Notices a call in a store that is watched.
-fn noticed<'a>(sandbox: &'a mut Sandbox, import: &'static str) -> &'a mut Sandbox {
+/// Records a call of `import` in a store that is watched.
+fn record<'a>(sandbox: &'a mut Sandbox, import: &'static str) -> &'a mut Sandbox {
     if let Some(watch) = &sandbox.watch {
-        watch.call(import);
+        watch.record(import);
     }
     sandbox
 }
 
-/// A linker like that of replicas, in which everything is noticed but what `init` may use: its own memory, the files of the
-/// bundle, lines for the log, and the seeds of hash tables, which need not be secret nor differ.
+/// The linker of replicas, but with calls recorded, except for what a snapshot may depend on: the files of the bundle, log lines,
+/// and the seeds of hash tables, which need be neither secret nor different.
 ///
 /// # Errors
-/// Only when a standard's name cannot be defined again, which would be a bug.
-pub(super) fn linker(engine: &SharedEngine, calls: Calls) -> wasmtime::Result<Linker<Sandbox>> {
-    let mut linker = sandbox::linker(engine, calls)?;
+/// When an import cannot be redefined, which would be a bug.
+pub(super) fn linker(
+    engine: &SharedEngine,
+    support: AsyncSupport,
+) -> wasmtime::Result<Linker<Sandbox>> {
+    let mut linker = sandbox::linker(engine, support)?;
     linker.allow_shadowing(true);
     let l = &mut linker;
 
     p2::bindings::cli::environment::add_to_linker::<S, WasiCli>(l, |s| {
-        noticed(s, "wasi:cli/environment (environment variables)").cli()
+        record(s, "wasi:cli/environment (environment variables)").cli()
     })?;
     p2::bindings::cli::stdin::add_to_linker::<S, WasiCli>(l, |s| {
-        noticed(s, "wasi:cli/stdin").cli()
+        record(s, "wasi:cli/stdin").cli()
     })?;
     p2::bindings::clocks::wall_clock::add_to_linker::<S, WasiClocks>(l, |s| {
-        noticed(s, "wasi:clocks/wall-clock").clocks()
+        record(s, "wasi:clocks/wall-clock").clocks()
     })?;
     p2::bindings::clocks::monotonic_clock::add_to_linker::<S, WasiClocks>(l, |s| {
-        noticed(s, "wasi:clocks/monotonic-clock").clocks()
+        record(s, "wasi:clocks/monotonic-clock").clocks()
     })?;
     p2::bindings::random::random::add_to_linker::<S, WasiRandom>(l, |s| {
-        noticed(s, "wasi:random/random").random()
+        record(s, "wasi:random/random").random()
     })?;
     wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<S, WasiHttp>(
         l,
-        |s| noticed(s, "wasi:http/outgoing-handler").http(),
+        |s| record(s, "wasi:http/outgoing-handler").http(),
     )?;
 
-    if calls == Calls::Concurrent {
-        notice_p3(l)?;
+    if support == AsyncSupport::On {
+        record_p3(l)?;
     }
     wasmtime_wasi_config::add_to_linker(l, |s: &mut S| {
-        WasiConfig::from(noticed(s, "wasi:config/store (secrets)").config())
+        WasiConfig::from(record(s, "wasi:config/store (secrets)").config())
     })?;
-    nn::add_to_linker(l, |s: &mut S| -> NnView<'_> { noticed(s, "wasi:nn").nn() })?;
+    nn::add_to_linker(l, |s: &mut S| -> NnView<'_> { record(s, "wasi:nn").nn() })?;
     Ok(linker)
 }
 
-/// Streams of WASI 0.3 are not among the handles that can be counted afterwards: what gives one is noticed too.
-fn notice_p3(l: &mut Linker<S>) -> wasmtime::Result<()> {
+/// Also records what returns a stream of WASI 0.3, because such streams are not among the handles that are counted afterwards.
+fn record_p3(l: &mut Linker<S>) -> wasmtime::Result<()> {
     p3::bindings::cli::environment::add_to_linker::<S, WasiCli>(l, |s| {
-        noticed(s, "wasi:cli/environment (environment variables)").cli()
+        record(s, "wasi:cli/environment (environment variables)").cli()
     })?;
     p3::bindings::cli::stdin::add_to_linker::<S, WasiCli>(l, |s| {
-        noticed(s, "wasi:cli/stdin").cli()
+        record(s, "wasi:cli/stdin").cli()
     })?;
     p3::bindings::cli::stdout::add_to_linker::<S, WasiCli>(l, |s| {
-        noticed(s, "wasi:cli/stdout").cli()
+        record(s, "wasi:cli/stdout").cli()
     })?;
     p3::bindings::cli::stderr::add_to_linker::<S, WasiCli>(l, |s| {
-        noticed(s, "wasi:cli/stderr").cli()
+        record(s, "wasi:cli/stderr").cli()
     })?;
     p3::bindings::filesystem::preopens::add_to_linker::<S, WasiFilesystem>(l, |s| {
-        noticed(s, "wasi:filesystem/preopens").filesystem()
+        record(s, "wasi:filesystem/preopens").filesystem()
     })?;
     p3::bindings::clocks::monotonic_clock::add_to_linker::<S, WasiClocks>(l, |s| {
-        noticed(s, "wasi:clocks/monotonic-clock").clocks()
+        record(s, "wasi:clocks/monotonic-clock").clocks()
     })?;
     p3::bindings::clocks::system_clock::add_to_linker::<S, WasiClocks>(l, |s| {
-        noticed(s, "wasi:clocks/system-clock").clocks()
+        record(s, "wasi:clocks/system-clock").clocks()
     })?;
     p3::bindings::random::random::add_to_linker::<S, WasiRandom>(l, |s| {
-        noticed(s, "wasi:random/random").random()
+        record(s, "wasi:random/random").random()
     })?;
     wasmtime_wasi_http::p3::bindings::http::client::add_to_linker::<S, WasiHttp>(l, |s| {
-        noticed(s, "wasi:http/client").http()
+        record(s, "wasi:http/client").http()
     })?;
     Ok(())
 }

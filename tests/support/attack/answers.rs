@@ -49,7 +49,7 @@ impl Outcome {
             504 => Self::TimedOut,
             _ if is_bystander(&text) => Self::Broken(text),
             400..500 => Self::Refused(text),
-            _ if text.contains("it is not run for another") => Self::Quarantined,
+            _ if text.contains("it is quarantined for another") => Self::Quarantined,
             _ if text.contains("the engine that ran graph") => Self::EndedEngine(text),
             // Without a reason it would be an error of the node's own.
             _ if answer.body.len() > 10 => Self::Refused(text),
@@ -69,7 +69,7 @@ impl Outcome {
 
 /// Whether a run or a load failed because the server ended the engine on account of another graph: it repeats these.
 pub fn is_bystander(text: &str) -> bool {
-    text.contains("after nobody waited for it any more") || text.contains("on account of others")
+    text.contains("after it was cancelled") || text.contains("because of other graphs")
 }
 
 fn outputs(body: &[u8]) -> Result<Vec<Output>, &'static str> {

@@ -155,13 +155,13 @@ async fn retry(
         .await?;
     let mut view = Arc::new(view);
     let served = api.serving.served(view.model.id, id);
-    let unhealthy = served.filter(|served| served.pool.trouble().is_some());
+    let unhealthy = served.filter(|served| served.pool.unavailable().is_some());
     let is_broken = api.serving.observed(view.model.id, id).broken.is_some();
     let retried = done == Done::Changed || unhealthy.is_some() || is_broken;
     if done == Done::Changed {
         view = api.deployments.built(view.model.id, id, before).await?;
     } else if let Some(served) = unhealthy {
-        served.pool.clear_trouble();
+        served.pool.reset_circuit_breaker();
     } else if is_broken {
         // It was built, and its files may be back.
         api.reconciler.try_again(view.model.id).await?;

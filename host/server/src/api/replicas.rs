@@ -1,7 +1,7 @@
 //! The replicas of a deployment: listed, and stopped one by one.
 
 use jiff::{SignedDuration, Timestamp};
-use samovar_runtime::{ReplicaInfo, ReplicaState, Stopping};
+use samovar_runtime::{ReplicaInfo, ReplicaState, StopOutcome};
 use samovar_types::api::replicas::{
     ListReplicasResponse, ReplicaResponse, ReplicaStatus, TerminateReplicaResponse,
 };
@@ -95,6 +95,6 @@ async fn terminate(
     let stopping = served.pool.stop_replica(&replica, time);
     Ok(Json(TerminateReplicaResponse {
         success: true,
-        finishes_first: stopping == Some(Stopping::Later),
+        finishes_first: stopping == Some(StopOutcome::Draining),
     }))
 }

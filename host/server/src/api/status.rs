@@ -1,7 +1,7 @@
 //! What the node is and what it can run on.
 
 use samovar_runtime::Barrier;
-use samovar_runtime::backend::{self, Card};
+use samovar_runtime::backend::{self, Gpu};
 use samovar_types::api::status::{
     Backend, Confinement, Connections, Device, Engine, GraphMemory, ListBackendsResponse,
     LoadedGraph, StatusResponse, UnreadableDocument,
@@ -23,21 +23,21 @@ pub fn router() -> OpenApiRouter<super::Shared> {
 /// List what runs graphs on this node.
 #[utoipa::path(get, path = "/v1/backends", responses((status = 200, body = ListBackendsResponse)))]
 async fn backends(State(api): State<Api>) -> Json<ListBackendsResponse> {
-    let cards = api.runtime.cards();
-    let device = |(card, used): (Card, u64)| Device {
-        name: backend::Device::Cuda(card.number).to_string(),
-        model: card.name,
-        memory_bytes: card.memory_bytes,
-        free_memory_bytes: card.free_bytes,
+    let gpus = api.runtime.gpus();
+    let device = |(gpu, used): (Gpu, u64)| Device {
+        name: backend::Device::Cuda(gpu.number).to_string(),
+        model: gpu.name,
+        memory_bytes: gpu.memory_bytes,
+        free_memory_bytes: gpu.free_bytes,
         graph_memory_bytes: used,
-        driver_version: card.driver,
-        available: cards.reason.is_none(),
-        reason: cards.reason.clone(),
+        driver_version: gpu.driver,
+        available: gpus.reason.is_none(),
+        reason: gpus.reason.clone(),
     };
     Json(ListBackendsResponse {
         backends: found(&api),
-        devices: cards.cards.into_iter().map(device).collect(),
-        devices_reason: cards.reason.clone(),
+        devices: gpus.gpus.into_iter().map(device).collect(),
+        devices_reason: gpus.reason.clone(),
         confinement: confinement(&api),
     })
 }

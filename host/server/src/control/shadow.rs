@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
-use samovar_runtime::{Counts, Pool, Traffic};
+use samovar_runtime::{Pool, PoolCounts, Traffic};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -128,7 +128,7 @@ impl Shadows {
 }
 
 /// Whether a candidate has a place that no client waits for, and keeps one for the next client if it may have several.
-fn has_room(counts: Counts, max_replica: usize) -> bool {
+fn has_room(counts: PoolCounts, max_replica: usize) -> bool {
     counts.waiting == 0 && counts.busy < max_replica.saturating_sub(1).max(1)
 }
 
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_place_is_left_for_clients() {
-        let counts = |idle, busy, waiting| Counts {
+        let counts = |idle, busy, waiting| PoolCounts {
             idle,
             busy,
             waiting,

@@ -53,7 +53,7 @@ fn scale(one: &Awake, autoscaler: &mut Autoscaler) {
         replicas: counts.idle + counts.busy,
         idle: counts.idle,
         unused: pool.idle_for(Duration::from_secs(window), now),
-        ready: pool.presence().ready,
+        ready: pool.readiness().ready,
     };
     match autoscaler.decide(&one.settings, &seen) {
         Decision::Keep => {}

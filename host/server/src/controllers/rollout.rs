@@ -170,7 +170,7 @@ fn probe_current(serving: &Serving, view: &ModelView, promotion: &Promotion) {
     };
     if served
         .pool
-        .trouble()
+        .unavailable()
         .is_some_and(|trouble| trouble.retry_after.is_zero())
     {
         tokio::spawn(async move {
@@ -215,7 +215,7 @@ async fn candidate(serving: &Serving, view: &ModelView, promotion: &Promotion) -
     let counts = served.pool.counts();
     let wanted = wanted.min(served.pool.settings().max_replica);
     let replicas = counts.idle + counts.busy;
-    if let Some(trouble) = served.pool.trouble() {
+    if let Some(trouble) = served.pool.unavailable() {
         return Candidate {
             replicas,
             wanted,

@@ -79,8 +79,8 @@ impl Gateway {
             }
             Route::Wake if request.method() == Method::POST => {
                 // One that is there is all that is asked for.
-                let trouble = match served.pool.presence().ready {
-                    0 => served.pool.trouble(),
+                let trouble = match served.pool.readiness().ready {
+                    0 => served.pool.unavailable(),
                     _ => None,
                 };
                 if let Some(trouble) = trouble.filter(|one| !one.retry_after.is_zero()) {

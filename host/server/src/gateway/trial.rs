@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use samovar_runtime::{BrokenBody, GuestBody, RunError, Timings};
+use samovar_runtime::{GuestBody, IncompleteBody, RunError, Timings};
 
 use crate::api::request_id::RequestId;
 use crate::control::shadow::Copied;
@@ -63,12 +63,12 @@ struct Watched {
 
 impl http_body::Body for Watched {
     type Data = Bytes;
-    type Error = BrokenBody;
+    type Error = IncompleteBody;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if let Poll::Ready(Some(Err(_))) = &polled {
             self.measured.broke_off();

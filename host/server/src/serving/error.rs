@@ -23,7 +23,7 @@ pub enum ServeError {
         /// Its name in the manifest.
         name: String,
         /// What the backends say.
-        source: samovar_runtime::graphs::GraphError,
+        source: samovar_runtime::graph::GraphError,
     },
     /// Its secrets cannot be read.
     #[error(transparent)]

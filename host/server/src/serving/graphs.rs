@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use samovar_runtime::Owner;
 use samovar_runtime::backend::{BackendChoice, DataFile, Target};
-use samovar_runtime::graphs::{Batching, GraphSpec};
+use samovar_runtime::graph::{Batching, GraphSpec};
 use samovar_store::blobs::{BlobError, Blobs};
 use samovar_types::bundle::{Graph, GraphBackend, GraphTarget};
 

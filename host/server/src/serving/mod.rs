@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use samovar_runtime::{Counts, Pool, Runtime};
+use samovar_runtime::{Pool, PoolCounts, Runtime};
 use samovar_store::blobs::Blobs;
 use samovar_types::digest::Digest;
 use samovar_types::id::{DeploymentId, ModelId};
@@ -94,7 +94,7 @@ pub struct Room {
     /// Replicas it may have.
     pub max_replica: usize,
     /// Replicas and waiting requests it has.
-    pub counts: Counts,
+    pub counts: PoolCounts,
 }
 
 /// What serving needs of the node.
@@ -248,7 +248,7 @@ impl Serving {
             served.pool.set_settings(settings);
         }
         let owner = owner(view, deployment);
-        self.parts.meters.watch(owner, served.pool.meter());
+        self.parts.meters.watch(owner, served.pool.metrics());
     }
 
     /// Lets the requests finish that a deployment has which is served no longer, and drops its replicas. What is running
@@ -361,19 +361,19 @@ impl Serving {
         let target = Target::Deployment(deployment.as_str());
         let found = model.view.resolve(target)?;
         let served = model.deployments.get(&found.id).cloned();
-        let trouble = served.as_ref().and_then(|one| one.pool.trouble());
+        let trouble = served.as_ref().and_then(|one| one.pool.unavailable());
         Ok(Room {
             max_replica: match trouble {
                 None => found.autoscaling().max_replica as usize,
                 // Those that are ready serve; after the pause one more is tried.
                 Some(trouble) => {
-                    let ready = served.as_ref().map_or(0, |one| one.pool.presence().ready);
+                    let ready = served.as_ref().map_or(0, |one| one.pool.readiness().ready);
                     ready + usize::from(trouble.retry_after.is_zero())
                 }
             },
             counts: served
                 .as_ref()
-                .map_or_else(Counts::default, |one| one.pool.counts()),
+                .map_or_else(PoolCounts::default, |one| one.pool.counts()),
             served,
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use samovar_runtime::{Pool, Seen};
+use samovar_runtime::{LastStart, Pool};
 use samovar_types::deployment::DeploymentStatus;
 use samovar_types::id::{DeploymentId, ModelId};
 use samovar_types::settings::AutoscalingSettings;
@@ -64,8 +64,8 @@ impl Serving {
                 ..Observed::default()
             };
         };
-        let presence = served.pool.presence();
-        let trouble = served.pool.trouble().map(|trouble| trouble.reason);
+        let presence = served.pool.readiness();
+        let trouble = served.pool.unavailable().map(|trouble| trouble.reason);
         Observed {
             build,
             broken,
@@ -101,13 +101,13 @@ impl Serving {
             })
         });
         let measured = pools.map(|((model_id, model, deployment), pool)| {
-            let graphs = pool.graph_uses().iter();
+            let graphs = pool.graphs().iter();
             let graphs = graphs.map(|usage| (usage.name().to_owned(), usage.totals()));
             Measured {
                 model_id,
                 model,
                 deployment,
-                totals: pool.meter().totals(now),
+                totals: pool.metrics().totals(now),
                 counts: pool.counts(),
                 graphs: graphs.collect(),
             }
@@ -116,9 +116,9 @@ impl Serving {
     }
 
     /// What the last start of a deployment's replicas showed on this node.
-    pub fn seen(&self, model: ModelId, deployment: DeploymentId) -> Seen {
+    pub fn seen(&self, model: ModelId, deployment: DeploymentId) -> LastStart {
         let served = self.served(model, deployment);
-        served.map_or_else(Seen::default, |served| served.pool.seen())
+        served.map_or_else(LastStart::default, |served| served.pool.last_start())
     }
 
     /// The deployments that may run or are being built, each with its model and its stored status.

@@ -148,7 +148,7 @@ impl ServedModel {
 
 /// Whether requests may be sent to a deployment. One without replicas may: the request starts one.
 fn can_answer(served: &Arc<Served>) -> bool {
-    served.pool.trouble().is_none()
+    served.pool.unavailable().is_none()
 }
 
 #[cfg(test)]

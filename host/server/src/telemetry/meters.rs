@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use samovar_runtime::meter::{Meter, Outcome, Totals};
+use samovar_runtime::metrics::{Outcome, PoolMetrics, PoolTotals};
 use samovar_types::usage::{Counters, Owner, UsageRow, spread};
 
 /// The meters of a node's pools. One stays here after its pool is gone, until its end has been read.
@@ -16,7 +16,7 @@ pub struct Meters {
 
 struct Watched {
     owner: Owner,
-    meter: Arc<Meter>,
+    meter: Arc<PoolMetrics>,
     taken: Counters,
 }
 
@@ -42,7 +42,7 @@ enum Stage {
 
 impl Meters {
     /// Reads a pool's meter from now on. Told again, it only takes the names as they are now.
-    pub fn watch(&self, owner: Owner, meter: &Arc<Meter>) {
+    pub fn watch(&self, owner: Owner, meter: &Arc<PoolMetrics>) {
         let mut watched = self.lock();
         match watched.get_mut(&address(meter)) {
             Some(watched) => watched.owner = owner,
@@ -103,11 +103,11 @@ impl Meters {
     }
 }
 
-fn address(meter: &Arc<Meter>) -> usize {
+fn address(meter: &Arc<PoolMetrics>) -> usize {
     Arc::as_ptr(meter).addr()
 }
 
-fn counters(totals: &Totals) -> Counters {
+fn counters(totals: &PoolTotals) -> Counters {
     let cut = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
     let requests = |outcome| totals.requests(outcome);
     Counters {

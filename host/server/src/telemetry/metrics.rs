@@ -7,9 +7,9 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use samovar_runtime::Counts;
-use samovar_runtime::graphs::{Distribution, Totals as GraphTotals};
-use samovar_runtime::meter::{Outcome, Totals};
+use samovar_runtime::PoolCounts;
+use samovar_runtime::graph::{GraphTotals, Histogram};
+use samovar_runtime::metrics::{Outcome, PoolTotals};
 use samovar_types::id::ModelId;
 
 use super::engine_metrics::MeasuredEngines;
@@ -27,9 +27,9 @@ pub struct Measured {
     /// The deployment's name.
     pub deployment: String,
     /// What its pool used.
-    pub totals: Totals,
+    pub totals: PoolTotals,
     /// Its replicas and who waits for one.
-    pub counts: Counts,
+    pub counts: PoolCounts,
     /// Its graphs, by their names in the manifest.
     pub graphs: Vec<(String, GraphTotals)>,
 }
@@ -157,18 +157,18 @@ impl Snapshot {
         &self,
         encoder: &mut DescriptorEncoder<'_>,
         (name, help): (&str, &str),
-        of: impl Fn(&GraphTotals) -> (&Distribution, f64),
+        of: impl Fn(&GraphTotals) -> (&Histogram, f64),
     ) -> fmt::Result {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for at in &self.0 {
             for (graph, totals) in &at.graphs {
                 let (distribution, unit) = of(totals);
-                let classes = distribution.classes.iter();
+                let classes = distribution.buckets.iter();
                 let mut buckets: Vec<(f64, u64)> = classes
                     .map(|(end, count)| (*end as f64 * unit, *count))
                     .collect();
                 // Its name for what has no upper end.
-                buckets.push((f64::MAX, distribution.beyond));
+                buckets.push((f64::MAX, distribution.overflow));
                 let count = distribution.count();
                 let labels = at.labels("graph", graph);
                 family
@@ -218,10 +218,10 @@ mod tests {
     use super::*;
     use crate::random::random_id;
 
-    fn distribution(counts: [u64; 2], beyond: u64, sum: u64) -> Distribution {
-        Distribution {
-            classes: [1, 4].into_iter().zip(counts).collect(),
-            beyond,
+    fn distribution(counts: [u64; 2], overflow: u64, sum: u64) -> Histogram {
+        Histogram {
+            buckets: [1, 4].into_iter().zip(counts).collect(),
+            overflow,
             sum,
         }
     }
@@ -238,8 +238,8 @@ mod tests {
             model_id: random_id(),
             model: "digits".into(),
             deployment: "deployment-1".into(),
-            totals: Totals::default(),
-            counts: Counts {
+            totals: PoolTotals::default(),
+            counts: PoolCounts {
                 idle: 1,
                 busy: 2,
                 waiting: 3,

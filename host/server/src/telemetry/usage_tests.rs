@@ -1,6 +1,6 @@
 //! Nothing that was counted is lost or counted twice, whatever fails between the meters and the store.
 
-use samovar_runtime::meter::Meter;
+use samovar_runtime::metrics::PoolMetrics;
 use samovar_store::DocStore;
 use samovar_store::sqlite::SqliteStore;
 use samovar_store::usage::UsageQuery;
@@ -66,7 +66,7 @@ impl Node {
 #[tokio::test]
 async fn what_was_used_is_written_once() {
     let node = open(tempfile::tempdir().unwrap()).await;
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(PoolMetrics::default());
     node.meters.watch(owner("m"), &meter);
     node.usage.flush().await.unwrap();
     assert_eq!(node.written().await, []);
@@ -84,7 +84,10 @@ async fn what_was_used_is_written_once() {
 #[tokio::test]
 async fn a_pool_that_is_gone_gives_its_last() {
     let node = open(tempfile::tempdir().unwrap()).await;
-    let (first, second) = (Arc::new(Meter::default()), Arc::new(Meter::default()));
+    let (first, second) = (
+        Arc::new(PoolMetrics::default()),
+        Arc::new(PoolMetrics::default()),
+    );
     node.meters.watch(owner("m"), &first);
     first.add_bytes_in(3);
     // Replaced and gone before anybody looked.
@@ -99,7 +102,7 @@ async fn a_pool_that_is_gone_gives_its_last() {
     node.meters.taken(&left);
     // A new meter may lie where an old one lay.
     for _ in 0..100 {
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(PoolMetrics::default());
         node.meters.watch(owner("m"), &meter);
         meter.add_bytes_in(1);
         drop(meter);
@@ -111,7 +114,7 @@ async fn a_pool_that_is_gone_gives_its_last() {
 #[tokio::test]
 async fn a_store_that_is_down_loses_nothing() {
     let node = open(tempfile::tempdir().unwrap()).await;
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(PoolMetrics::default());
     node.meters.watch(owner("m"), &meter);
     node.store.close().await;
     for _ in 0..3 {
@@ -130,7 +133,7 @@ async fn a_store_that_is_down_loses_nothing() {
 async fn a_batch_that_comes_again_after_a_kill_counts_once() {
     let node = open(tempfile::tempdir().unwrap()).await;
     let spool = node.folder.path().join("usage.spool");
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(PoolMetrics::default());
     node.meters.watch(owner("m"), &meter);
     meter.add_bytes_in(5);
     node.usage.collect().await.unwrap();
@@ -147,7 +150,7 @@ async fn a_batch_that_comes_again_after_a_kill_counts_once() {
 #[tokio::test]
 async fn what_the_spool_did_not_take_is_found_again() {
     let node = open(tempfile::tempdir().unwrap()).await;
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(PoolMetrics::default());
     node.meters.watch(owner("m"), &meter);
     meter.add_bytes_in(5);
     // As when the spool fails: nobody says that it was taken.
@@ -160,7 +163,7 @@ async fn what_the_spool_did_not_take_is_found_again() {
 #[tokio::test]
 async fn usage_goes_by_the_newest_name() {
     let node = open(tempfile::tempdir().unwrap()).await;
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(PoolMetrics::default());
     for name in ["old", "new"] {
         node.meters.watch(owner(name), &meter);
         meter.add_bytes_in(1);
@@ -174,7 +177,7 @@ async fn usage_goes_by_the_newest_name() {
 #[tokio::test]
 async fn it_is_written_by_itself_and_at_the_end() {
     let node = open(tempfile::tempdir().unwrap()).await;
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(PoolMetrics::default());
     node.meters.watch(owner("m"), &meter);
     tokio::spawn(node.usage.clone().run());
     meter.add_bytes_in(5);

@@ -6,7 +6,7 @@ use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
 
-use turns::{Look, Parking, Turn};
+use turns::{Activity, Parking, Turn};
 
 mod sync {
     pub use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -24,17 +24,17 @@ struct Watched {
 }
 
 impl Watched {
-    fn look(&self) -> Look {
-        let looks = self.turns.iter().map(Turn::look);
-        looks.max().unwrap_or(Look::Quiet)
+    fn check(&self) -> Activity {
+        let activities = self.turns.iter().map(Turn::check);
+        activities.max().unwrap_or(Activity::Idle)
     }
 
     /// Parks again and again until a turn is long or the ticker is stopped. A wake-up that gets lost leaves the thread asleep,
     /// which loom reports as a deadlock.
     fn tick(&self) {
         while !self.parking.is_stopped() {
-            self.parking.park(|| self.look(), thread::park);
-            if self.look() == Look::Long {
+            self.parking.park(|| self.check(), thread::park);
+            if self.check() == Activity::Long {
                 return;
             }
         }

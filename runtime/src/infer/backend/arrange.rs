@@ -34,19 +34,18 @@ impl fmt::Display for Shape<'_> {
     }
 }
 
-/// Puts a run's tensors in the order of the graph's inputs, of which the optional ones come last. One that is left out before
-/// one that is given is [`Data::Absent`]; those after the last are not there.
+/// Sorts the tensors of a run in the order of the graph's inputs, in which the optional ones come last. An omitted input before a
+/// given one is [`Data::Absent`](super::tensor::Data::Absent); the result ends with the last given one.
 ///
 /// # Errors
-/// Names the first tensor that is missing, unknown, given twice, or of another type or shape, with what came and
-/// what is wanted.
+/// The first tensor that is missing, unknown, given twice, or of the wrong type or shape, with what was found and expected.
 pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Tensor>, String> {
-    /// From so many names on, a table pays.
-    const MANY: usize = 32;
+    /// From this number of inputs on, a table is faster than a search.
+    const MIN_TABLE_SIZE: usize = 32;
     let mut places: Vec<Option<Tensor>> = ports.iter().map(|_| None).collect();
     let numbered = ports.iter().enumerate();
-    let table: Option<HashMap<&str, usize>> =
-        (ports.len() >= MANY).then(|| numbered.rev().map(|(at, port)| (&*port.name, at)).collect());
+    let table: Option<HashMap<&str, usize>> = (ports.len() >= MIN_TABLE_SIZE)
+        .then(|| numbered.rev().map(|(at, port)| (&*port.name, at)).collect());
     let place = |name: &str| match &table {
         Some(table) => table.get(name).copied(),
         None => ports.iter().position(|port| port.name == name),
@@ -85,12 +84,12 @@ pub fn arrange(ports: &[Port], tensors: Vec<(String, Tensor)>) -> Result<Vec<Ten
     Ok(tensors.collect())
 }
 
-/// Inputs for people: all that a run must give, and the first that it may.
+/// Lists inputs in an error: all required ones, and the first optional ones.
 struct List<'a>(&'a [Port]);
 
 impl fmt::Display for List<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Some graphs list each of a thousand weights.
+        /// Some graphs have a thousand weights as optional inputs.
         const MAX_OPTIONAL: usize = 8;
         let (mut optional, mut comma) = (0, "");
         for port in self.0 {
@@ -141,7 +140,7 @@ fn fit(port: &Port, mut tensor: Tensor) -> Result<Tensor, String> {
     let Some(wanted) = &port.dims else {
         return Ok(tensor);
     };
-    // wasi-nn says [1] where a graph says that there are no dimensions.
+    // In wasi-nn, a scalar has the dimensions [1].
     if wanted.is_empty() && tensor.dims == [1] {
         tensor.dims.clear();
         return Ok(tensor);

@@ -1,4 +1,4 @@
-//! What a graph runs on.
+//! The device that a graph runs on.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub enum Device {
     /// The CPU.
     #[default]
     Cpu,
-    /// The CUDA card of this number.
+    /// The CUDA GPU with this number.
     Cuda(u32),
 }
 

@@ -1,4 +1,4 @@
-//! The NVIDIA cards of this machine, as their driver tells of them.
+//! The NVIDIA GPUs of this machine, from their driver.
 
 use std::ffi::OsStr;
 
@@ -7,104 +7,104 @@ use nvml_wrapper::error::NvmlError;
 
 /// The driver's library, by the name that every driver installs it under.
 const LIBRARY: &str = "libnvidia-ml.so.1";
-/// Which cards CUDA shows to this process, and in which order.
+/// Selects the GPUs that CUDA shows to this process, and their order.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
-/// A card.
+/// A GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
-    /// Its number for CUDA: `cuda:0` is the first.
+pub struct Gpu {
+    /// The CUDA device number: `cuda:0` is the first.
     pub number: u32,
-    /// Its name.
+    /// Product name.
     pub name: String,
-    /// Its memory, in bytes.
+    /// Total memory in bytes.
     pub memory_bytes: u64,
-    /// What of that nobody uses.
+    /// Free memory in bytes.
     pub free_bytes: u64,
-    /// Version of the driver.
+    /// Version of the NVIDIA driver.
     pub driver: String,
 }
 
-/// The driver, or why there is none.
+/// The NVIDIA driver, or why it is not usable.
 pub(crate) struct Driver(Result<Nvml, String>);
 
 impl Driver {
-    /// Looks for it.
+    /// Loads the driver's library.
     pub fn find() -> Self {
         let found = Nvml::builder().lib_path(OsStr::new(LIBRARY)).init();
-        Self(found.map_err(|error| why(&error)))
+        Self(found.map_err(|error| explain(&error)))
     }
 
-    /// The cards that CUDA shows to this process.
+    /// The GPUs that CUDA shows to this process.
     ///
     /// # Errors
-    /// Why there are none.
-    pub fn cards(&self) -> Result<Vec<Card>, String> {
+    /// Why there is none.
+    pub fn gpus(&self) -> Result<Vec<Gpu>, String> {
         let nvml = self.0.as_ref().map_err(Clone::clone)?;
-        let cards = all(nvml).map_err(|error| why(&error))?;
-        if cards.is_empty() {
-            return Err("the NVIDIA driver finds no card".into());
+        let gpus = all(nvml).map_err(|error| explain(&error))?;
+        if gpus.is_empty() {
+            return Err("the NVIDIA driver finds no GPU".into());
         }
         match std::env::var(VISIBLE) {
-            Ok(list) => shown(&list, cards),
-            Err(_) => Ok(cards.into_iter().map(|(_, card)| card).collect()),
+            Ok(list) => select_visible(&list, gpus),
+            Err(_) => Ok(gpus.into_iter().map(|(_, gpu)| gpu).collect()),
         }
     }
 }
 
-/// Each card with its UUID.
-fn all(nvml: &Nvml) -> Result<Vec<(String, Card)>, NvmlError> {
+/// All GPUs with their UUIDs.
+fn all(nvml: &Nvml) -> Result<Vec<(String, Gpu)>, NvmlError> {
     let driver = nvml.sys_driver_version()?;
     (0..nvml.device_count()?)
         .map(|number| {
             let device = nvml.device_by_index(number)?;
             let memory = device.memory_info()?;
-            let card = Card {
+            let gpu = Gpu {
                 number,
                 name: device.name()?,
                 memory_bytes: memory.total,
                 free_bytes: memory.free,
                 driver: driver.clone(),
             };
-            Ok((device.uuid()?, card))
+            Ok((device.uuid()?, gpu))
         })
         .collect()
 }
 
-/// The cards that a list names, by number or by (the beginning of) their UUID, numbered anew. As with CUDA, what stands
-/// after a name that means none is not shown either.
-fn shown(list: &str, cards: Vec<(String, Card)>) -> Result<Vec<Card>, String> {
-    let mut shown: Vec<Card> = Vec::new();
+/// Selects the GPUs that a list names, by number or by (a prefix of) their UUID, and renumbers them. Like CUDA, ignores everything
+/// after the first name that matches no GPU.
+fn select_visible(list: &str, gpus: Vec<(String, Gpu)>) -> Result<Vec<Gpu>, String> {
+    let mut shown: Vec<Gpu> = Vec::new();
     for name in list.split(',').map(str::trim) {
         let found = match name.parse::<usize>() {
-            Ok(number) => cards.get(number),
+            Ok(number) => gpus.get(number),
             Err(_) if name.is_empty() => None,
-            Err(_) => cards.iter().find(|(uuid, _)| uuid.starts_with(name)),
+            Err(_) => gpus.iter().find(|(uuid, _)| uuid.starts_with(name)),
         };
-        let Some((_, card)) = found else { break };
+        let Some((_, gpu)) = found else { break };
         let number = u32::try_from(shown.len()).unwrap_or(u32::MAX);
-        shown.push(Card {
+        shown.push(Gpu {
             number,
-            ..card.clone()
+            ..gpu.clone()
         });
     }
     if shown.is_empty() {
-        return Err(format!("{VISIBLE}={list:?} hides every card"));
+        return Err(format!("{VISIBLE}={list:?} hides every GPU"));
     }
     Ok(shown)
 }
 
-fn why(error: &NvmlError) -> String {
+fn explain(error: &NvmlError) -> String {
     match error {
         NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound => {
             format!("no NVIDIA driver: {LIBRARY} not found")
         }
         NvmlError::DriverNotLoaded => "the NVIDIA driver is installed but not loaded".into(),
-        NvmlError::NoPermission => "the NVIDIA driver does not let this user in".into(),
+        NvmlError::NoPermission => "no permission to use the NVIDIA driver".into(),
         NvmlError::LibRmVersionMismatch => {
-            "the NVIDIA driver was updated and not loaded anew: restart the machine".into()
+            "the NVIDIA driver was updated but not reloaded: restart the machine".into()
         }
-        other => format!("the NVIDIA driver answers: {other}"),
+        other => format!("the NVIDIA driver failed: {other}"),
     }
 }
 
@@ -112,30 +112,29 @@ fn why(error: &NvmlError) -> String {
 mod tests {
     use super::*;
 
-    fn cards() -> Vec<(String, Card)> {
+    fn gpus() -> Vec<(String, Gpu)> {
         ["GPU-aa", "GPU-bb"]
             .into_iter()
             .zip(0..)
             .map(|(uuid, number)| {
-                let card = Card {
+                let gpu = Gpu {
                     number,
                     name: uuid.into(),
                     memory_bytes: 8 << 30,
                     free_bytes: 1 << 30,
                     driver: "1".into(),
                 };
-                (uuid.to_owned(), card)
+                (uuid.to_owned(), gpu)
             })
             .collect()
     }
 
     #[test]
-    fn cards_are_shown_as_cuda_shows_them() {
+    fn gpus_are_selected_as_cuda_does() {
         let names = |list: &str| {
-            shown(list, cards()).map(|cards| {
-                cards
-                    .into_iter()
-                    .map(|card| (card.number, card.name))
+            select_visible(list, gpus()).map(|gpus| {
+                gpus.into_iter()
+                    .map(|gpu| (gpu.number, gpu.name))
                     .collect::<Vec<_>>()
             })
         };
@@ -144,18 +143,18 @@ mod tests {
         assert_eq!(names("GPU-b"), Ok(vec![(0, b)]));
         assert_eq!(names("0,-1,1"), Ok(vec![(0, a)]));
         for hidden in ["", "-1", "7", "MIG-x"] {
-            assert!(names(hidden).unwrap_err().contains("hides every card"));
+            assert!(names(hidden).unwrap_err().contains("hides every GPU"));
         }
     }
 
     #[test]
-    fn a_machine_without_a_driver_is_told_so() {
+    fn a_missing_driver_is_reported() {
         let missing = Nvml::builder()
             .lib_path(OsStr::new("libnvidia-ml.so.none"))
             .init()
             .unwrap_err();
         assert_eq!(
-            why(&missing),
+            explain(&missing),
             "no NVIDIA driver: libnvidia-ml.so.1 not found"
         );
     }

@@ -1,16 +1,16 @@
-//! Finds ONNX Runtime's library: the first source that has a usable one, and there the newest version.
+//! Finds the library of ONNX Runtime: the newest version from the first source with a usable one.
 //!
-//! The sources, in this order: a setting, the variable `ORT_DYLIB_PATH`, what was installed for this node, the Python
-//! environment in use (`VIRTUAL_ENV`), the user's Python packages, `/usr/local`, `/usr`.
+//! The sources, in this order: a setting, the variable `ORT_DYLIB_PATH`, the library installed for this node, the active Python
+//! environment (`VIRTUAL_ENV`), the user's Python packages, `/usr/local`, `/usr`.
 
 use std::path::{Path, PathBuf};
 
 use semver::Version;
 
-/// The oldest version that is used: older ones open external data of a model's bytes below any path.
+/// The oldest supported version: older ones open external data of models from bytes at any path.
 pub(super) const OLDEST: Version = Version::new(1, 24, 0);
 
-/// What helps when it is missing: the command that installs it where this node looks, as a node looks only at its start.
+/// The error if it is missing, with the command that installs it where this node looks. Nodes look only at startup.
 fn help(installed: Option<&Path>) -> String {
     // The folder of this library, in that of all backends, in that of the node.
     let data = installed
@@ -24,23 +24,26 @@ fn help(installed: Option<&Path>) -> String {
 
 type Missing = (Option<PathBuf>, String);
 
-/// Where the library may be.
+/// Where to look for the library.
 struct Sources<'a> {
-    /// What the node was told.
+    /// The setting of the node.
     setting: Option<&'a Path>,
-    /// What the variable `ORT_DYLIB_PATH` says.
+    /// The variable `ORT_DYLIB_PATH`.
     variable: Option<PathBuf>,
-    /// What was installed for this node.
+    /// The folder of the library that was installed for this node.
     installed: Option<&'a Path>,
-    /// Where other programs install it.
+    /// Folders below which other programs install it.
     roots: Vec<PathBuf>,
 }
 
-/// The library's file.
+/// Finds the library of ONNX Runtime.
 ///
 /// # Errors
-/// With the path that was asked for but is not there, or what to do when nothing is found.
-pub fn onnxruntime(setting: Option<&Path>, installed: Option<&Path>) -> Result<PathBuf, Missing> {
+/// The configured path if there is no file, or how to install the library if none is found.
+pub fn find_onnxruntime(
+    setting: Option<&Path>,
+    installed: Option<&Path>,
+) -> Result<PathBuf, Missing> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
     find(&Sources {
         setting,
@@ -69,7 +72,7 @@ fn find(sources: &Sources<'_>) -> Result<PathBuf, Missing> {
     first_usable(newest).ok_or_else(|| (None, help(sources.installed)))
 }
 
-/// The first that is not known to be too old; else the first, whose version is then the reason that is told.
+/// The first that is not known to be too old. Otherwise the first, whose version then is the reason in the error.
 fn first_usable(found: Vec<PathBuf>) -> Option<PathBuf> {
     let usable = found
         .iter()
@@ -77,38 +80,38 @@ fn first_usable(found: Vec<PathBuf>) -> Option<PathBuf> {
     found.into_iter().nth(usable.unwrap_or(0))
 }
 
-/// The newest of ONNX Runtime's libraries in a folder.
+/// The newest library of ONNX Runtime in a folder.
 pub fn newest_library(folder: &Path) -> Option<PathBuf> {
     newest(libraries(folder))
 }
 
-/// The newest by version; those that tell none come last.
+/// The newest by version. Those of unknown version come last.
 fn newest(libraries: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
     libraries
         .into_iter()
         .max_by_key(|path| (version(path), path.clone()))
 }
 
-/// `1.32.0` of `libonnxruntime.so.1.32.0`, or of what a link leads to.
+/// The version in a file name such as `libonnxruntime.so.1.32.0`, or in that of the target of a link.
 pub(super) fn version(path: &Path) -> Option<Version> {
     let of_name = |path: &Path| {
         let (_, version) = file_name(path).split_once(".so.")?;
         let parts = version.split('.').count();
-        // A link may name the major version alone.
+        // The name of a link may have only the major version.
         let full = format!("{version}{}", ".0".repeat(3usize.saturating_sub(parts)));
         (parts > 1).then(|| Version::parse(&full).ok()).flatten()
     };
     of_name(path).or_else(|| of_name(&path.canonicalize().ok()?))
 }
 
-/// Folders in which libraries and Python packages may be installed.
+/// Folders below which libraries and Python packages may be installed.
 fn roots(environment: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
     let own = home.map(|home| home.join(".local"));
     let system = ["/usr/local".into(), "/usr".into()];
     environment.into_iter().chain(own).chain(system).collect()
 }
 
-/// Folders of a root that may hold the library.
+/// Folders below a root that may contain the library.
 fn folders(root: &Path) -> Vec<PathBuf> {
     let lib = root.join("lib");
     let mut folders = Vec::new();
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_version_is_taken_as_numbers_compare() {
+    fn versions_are_compared_as_numbers() {
         let folder = tempfile::tempdir().unwrap();
         put(
             folder.path(),
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_has_the_version_of_what_it_leads_to() {
+    fn a_link_has_the_version_of_its_target() {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), &["libonnxruntime.so.1.26.1"]);
         let link = folder.path().join("libonnxruntime.so");
@@ -204,7 +207,7 @@ mod tests {
             put(&folder, &[&name]);
             folder.join(name)
         };
-        // The later the source, the newer the library: versions do not count between sources.
+        // Later sources have newer libraries, to show that versions are not compared between sources.
         let setting = library(folder("setting"), "1.24.0");
         let variable = library(folder("variable"), "1.25.0");
         let installed = library(folder("installed"), "1.26.0");
@@ -232,7 +235,7 @@ mod tests {
             setting: Some(&setting),
             variable: Some(variable.clone()),
             installed: Some(&installed_folder),
-            // The test's own for those of the machine.
+            // In place of those of the machine.
             roots: vec![folder("venv"), folder("home/.local"), folder("usr")],
         };
         assert_eq!(find(&sources), Ok(setting.clone()));
@@ -252,7 +255,7 @@ mod tests {
             path.is_none() && help.contains("backends install"),
             "{help}"
         );
-        // What was named and is not there is not replaced by something else.
+        // A configured library that is missing is not replaced by another one.
         let gone = folder("gone.so");
         sources.setting = Some(&gone);
         assert_eq!(find(&sources).unwrap_err().0, Some(gone.clone()));

@@ -1,4 +1,4 @@
-//! Makes the form of a model that its backend loads quickest, in a process that does nothing else.
+//! Makes the form of a model that its backend loads faster, in a separate process.
 
 use std::path::Path;
 
@@ -8,26 +8,26 @@ use samovar_onnx::{Onnx, classes};
 
 use super::{GuestModel, Source, onnxruntime, rten};
 
-/// A backend that makes forms.
+/// A backend that can make forms.
 pub(crate) enum FormMaker {
     Rten,
     Onnxruntime(Box<onnxruntime::Optimizer>),
 }
 
-/// The backend of this name, and the ending of the files in which its forms are kept; nothing when there is no such backend.
-pub(crate) fn known(backend: &str) -> Option<(&'static str, &'static str)> {
+/// The static name of a backend, and the extension of its forms; `None` if there is no such backend.
+pub(crate) fn find_backend(backend: &str) -> Option<(&'static str, &'static str)> {
     match backend {
-        rten::NAME => Some((rten::NAME, rten::FORM_ENDING)),
-        onnxruntime::NAME => Some((onnxruntime::NAME, onnxruntime::FORM_ENDING)),
+        rten::NAME => Some((rten::NAME, rten::FORM_EXTENSION)),
+        onnxruntime::NAME => Some((onnxruntime::NAME, onnxruntime::FORM_EXTENSION)),
         _ => None,
     }
 }
 
 impl FormMaker {
-    /// Opens what the backend needs: its library, which is anywhere.
+    /// Opens the library of a backend.
     ///
     /// # Errors
-    /// In words, when there is no such backend, or its library cannot be opened.
+    /// If there is no such backend, or its library cannot be opened.
     pub fn open(backend: &str, library: Option<&Path>) -> Result<Self, String> {
         match (backend, library) {
             (rten::NAME, _) => Ok(Self::Rten),
@@ -35,25 +35,25 @@ impl FormMaker {
                 let optimizer = onnxruntime::Optimizer::open(library)?;
                 Ok(Self::Onnxruntime(Box::new(optimizer)))
             }
-            (onnxruntime::NAME, None) => Err("the file of its library is not known".into()),
+            (onnxruntime::NAME, None) => Err("the path of its library is unknown".into()),
             _ => Err(format!("there is no backend `{backend}`")),
         }
     }
 
-    /// Writes the form of a model to a file that is there; false when it is not worth its place.
+    /// Writes the form of a model to an existing file. Returns `false` if the form is not worth caching.
     ///
     /// # Errors
-    /// In words, when the backend cannot load the model, or the disk fails.
+    /// If the backend cannot load the model, or the file cannot be written.
     pub fn make(&self, model: &Path, threads: usize, to: &Path) -> Result<bool, String> {
         let bytes = ModelFile::open(model).map_err(|e| e.0)?;
         let onnx = Onnx::read(&bytes)?;
         if !needs(&onnx.references)?.is_empty() {
-            // It would hold the weights once more.
+            // The form would be another copy of the weights.
             return Ok(false);
         }
         let is_edited = classes::without_maps(&onnx.model, &bytes)?.is_some();
         match self {
-            // It loads an edited model from a folder of its own.
+            // It loads an edited model from a folder.
             Self::Rten if is_edited => Ok(false),
             Self::Rten => rten::make_form(&onnx.model, &bytes, to),
             Self::Onnxruntime(library) if is_edited => {

@@ -149,11 +149,11 @@ fn a_guest_s_constants_are_not_folded_when_they_load() {
         let model = GuestModel::read(swelling(false), u64::MAX).unwrap();
         assert!(model.loaded_bytes() < 1 << 20);
         let before = anonymous_bytes();
-        let wanted = Wanted {
+        let wanted = LoadRequest {
             choice,
             target: Target::Cpu,
             threads: 1,
-            ..Wanted::default()
+            ..LoadRequest::default()
         };
         let backends = testing::backends();
         let loaded = backends.load(&Source::Bytes(&model), wanted).unwrap();
@@ -171,12 +171,12 @@ fn a_pushed_model_s_constants_are_not_folded_beyond_a_bound() {
         std::fs::write(&path, swelling(by_shape)).unwrap();
         for choice in testing::choices() {
             let before = anonymous_bytes();
-            let wanted = Wanted {
+            let wanted = LoadRequest {
                 choice,
                 target: Target::Cpu,
                 threads: 1,
                 digest: Some(digest),
-                ..Wanted::default()
+                ..LoadRequest::default()
             };
             let backends = testing::backends();
             let loaded = backends.load(&Source::File(&path), wanted).unwrap();
@@ -204,12 +204,12 @@ fn last_row_is_found(backend: BackendChoice) {
         path: data,
     }];
     let before = anonymous_bytes();
-    let wanted = Wanted {
+    let wanted = LoadRequest {
         choice: backend,
         target: Target::Cpu,
         threads: 1,
         data: &data,
-        ..Wanted::default()
+        ..LoadRequest::default()
     };
     let loaded = backends.load(&Source::File(&path), wanted).unwrap();
     let rows = Tensor {

@@ -5,7 +5,7 @@ mod device;
 mod devices;
 mod discovery;
 pub(crate) mod forms;
-pub(crate) mod keep;
+pub(crate) mod model_cache;
 mod model_dir;
 mod onnxruntime;
 mod rten;
@@ -22,148 +22,148 @@ use samovar_onnx::folding::Folding;
 use samovar_onnx::port::Port;
 use samovar_onnx::{ModelProto, Onnx, classes};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::infer::compute::{Worker, guarded};
-use crate::infer::engines::Remote;
-use crate::infer::interest::Interested;
+use crate::infer::engines::RemoteGraph;
 pub use device::Device;
-pub use devices::Card;
 pub(crate) use devices::Driver;
+pub use devices::Gpu;
 pub use discovery::newest_library;
-pub use keep::KeptForms;
-pub(crate) use keep::forget_kept;
+pub use model_cache::CacheAccess;
+pub(crate) use model_cache::delete_cached;
 pub use model_dir::DataFile;
 pub(crate) use model_dir::ModelDir;
 pub use onnxruntime::disable_telemetry;
 pub(crate) use rten::info as rten_info;
 use tensor::{Place, Tensor};
 
-/// Which backend a graph is meant for.
+/// The backend of a graph.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BackendChoice {
-    /// onnxruntime where there is one and it can run the graph, else rten.
+    /// ONNX Runtime if it is available and can run the graph, otherwise rten.
     #[default]
     Auto,
     /// ONNX Runtime.
     Onnxruntime,
-    /// rten, which is always there.
+    /// rten, which is always available.
     Rten,
 }
 
-/// Where a graph is meant to run.
+/// The device of a graph.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Target {
-    /// Whatever there is.
+    /// A GPU if possible, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU and nothing else.
+    /// Only a GPU.
     Gpu,
 }
 
-/// A backend, for people and programs that ask what is here.
+/// A backend and whether it is usable.
 #[derive(Clone, Debug)]
 pub struct BackendInfo {
     /// `rten` or `onnxruntime`.
     pub name: &'static str,
-    /// Its version; `None` while it is not there.
+    /// Its version; `None` if it was not found.
     pub version: Option<String>,
-    /// Where it was found; `None` when it is part of this program.
+    /// The path of its library; `None` if it is part of this program.
     pub path: Option<PathBuf>,
-    /// `cpu` and `gpu`, as far as it has them.
+    /// The targets that it supports: `cpu`, `gpu`.
     pub targets: Vec<&'static str>,
-    /// Why it cannot be used, if it cannot, and what would help.
+    /// Why it is not usable and how to fix that; `None` if it is usable.
     pub reason: Option<String>,
 }
 
-/// Which libraries are opened.
+/// The libraries that are opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Libraries {
     /// All that are found.
     #[default]
     All,
-    /// None but rten, which is part of this program.
+    /// None: only rten, which is part of this program.
     OnlyRten,
 }
 
-/// Where to look for inference libraries.
+/// Options of the backends.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct BackendOptions {
-    /// The file of ONNX Runtime's library; searched for when `None`.
+    /// The library of ONNX Runtime; searched for if `None`.
     pub onnxruntime: Option<PathBuf>,
-    /// Where models are kept in the forms that backends load quickest, in a folder for each; nowhere when `None`.
+    /// The folder for cached forms of models that load faster, with a folder for each backend; nothing is cached if `None`.
     pub optimized: Option<PathBuf>,
-    /// A folder with libraries that were fetched for this node, in folders of their backends' names.
+    /// A folder with libraries that were installed for this node, in folders with the names of their backends.
     pub installed: Option<PathBuf>,
     /// Whether this process makes those forms or only reads them.
-    pub kept_forms: KeptForms,
-    /// Which backend runs a graph that chooses none.
+    pub cache_access: CacheAccess,
+    /// The backend of graphs that do not choose one.
     pub default: BackendChoice,
-    /// A folder for models whose weights lie in other files, best on the file system of those; swept at the start.
+    /// A folder for models with external weights, preferably on the file system of the weights. Emptied at the start.
     pub scratch: Option<PathBuf>,
-    /// Bytes of each card that graphs may take, all together; what is free of it when `None`.
+    /// Bytes of each GPU that all graphs may use together; all free memory if `None`.
     pub gpu_memory_bytes: Option<u64>,
-    /// Which libraries are opened.
+    /// The libraries that are opened.
     pub libraries: Libraries,
 }
 
-/// The cards of this machine, for people and programs that ask.
+/// The GPUs of this machine.
 #[derive(Clone, Debug, Default)]
-pub struct Cards {
-    /// Each with what graphs take of it.
-    pub cards: Vec<(Card, u64)>,
-    /// Why graphs cannot use a card, if they cannot.
+pub struct Gpus {
+    /// Each GPU with the bytes that graphs use of it.
+    pub gpus: Vec<(Gpu, u64)>,
+    /// Why graphs cannot use a GPU; `None` if they can.
     pub reason: Option<String>,
 }
 
-/// What is wanted of a graph.
+/// How to load a model.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted<'a> {
-    /// Which backend is meant to run it.
+pub(crate) struct LoadRequest<'a> {
+    /// The backend.
     pub choice: BackendChoice,
-    /// Where it is meant to run.
+    /// The device.
     pub target: Target,
     /// Threads that one run may use.
     pub threads: usize,
-    /// The files that hold weights of it.
+    /// The files with its external weights.
     pub data: &'a [DataFile],
-    /// What is kept of it on disk has this name.
+    /// The digest under which its form is cached.
     pub digest: Option<&'a str>,
-    /// Its name in the manifest, for people.
+    /// Its name in the manifest, for logs and errors.
     pub name: &'a str,
-    /// Who has an engine for itself that it belongs in.
+    /// The deployment whose own engine loads it; a shared engine if `None`.
     pub own_engine: Option<&'a str>,
-    /// Whether anything still wants it. Only loads in engines can be given up.
-    pub interested: Option<&'a Interested>,
-    /// How far its constants may be folded: found out when it is read.
+    /// Cancelled when no caller waits for the load any more. Only loads in engines can be cancelled.
+    pub abandoned: Option<&'a CancellationToken>,
+    /// The limit of constant folding, which is determined when the model is read.
     pub folding: Folding,
 }
 
-/// Where a model's bytes are.
+/// The source of a model.
 pub enum Source<'a> {
-    /// In a file.
+    /// A file.
     File(&'a Path),
-    /// In memory, from a guest.
+    /// Bytes from a guest.
     Bytes(&'a GuestModel),
 }
 
-/// A model that a guest gave as bytes, read and not yet loaded.
+/// A model from a guest, parsed but not loaded.
 pub struct GuestModel {
     bytes: Vec<u8>,
     onnx: Onnx,
 }
 
 impl GuestModel {
-    /// Reads it, and takes no more memory for that than `max_bytes`.
+    /// Parses a model with at most `max_bytes` of memory.
     ///
     /// # Errors
-    /// When it is no ONNX model, exceeds a limit, or wants anything that is not in it.
+    /// If it is not an ONNX model, exceeds a limit, or has external data.
     pub fn read(bytes: Vec<u8>, max_bytes: u64) -> Result<Self, LoadError> {
         let onnx = Onnx::read_within(&bytes, max_bytes).map_err(LoadError)?;
         if let Some(reference) = onnx.references.first() {
             return Err(LoadError(format!(
-                "{}, and bytes have none beside them: save the model as one file, or push it as a graph of the bundle",
+                "{}, but a model from bytes has no files: save the model as one file, or push it as a graph of the bundle",
                 reference.label()
             )));
         }
@@ -177,40 +177,40 @@ impl GuestModel {
         })
     }
 
-    /// As the guest gave it.
+    /// The encoded model.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Memory that it takes once it is loaded.
+    /// Estimated memory of the loaded model in bytes.
     pub fn loaded_bytes(&self) -> u64 {
         self.onnx.loaded_bytes(self.bytes.len() as u64)
     }
 }
 
-/// A model that a backend has loaded. Runs of it may happen at once.
+/// A model that a backend has loaded. Runs may be concurrent.
 pub(crate) trait Model: Send + Sync {
-    /// Runs it. `inputs` are in the order of the graph's inputs and fit them; outputs come in its order.
+    /// Runs the model. `inputs` match the inputs of the graph, in their order. Returns the outputs in the order of the graph.
     fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, RunError>;
 
-    /// Where it leaves its outputs.
+    /// The memory that its outputs may be in.
     fn place(&self) -> Place {
         Place::Host
     }
 
-    /// Gives back memory that it keeps for its next runs: now, or at the end of the next one where the backend cannot do it before.
-    fn give_back_memory(&self) {}
+    /// Returns memory that it keeps for further runs to the system: now, or after the next run if the backend cannot do it earlier.
+    fn release_memory(&self) {}
 
-    /// The graph in an engine that it is, if it is one.
-    fn remote(&self) -> Option<&Remote> {
+    /// This model as a graph in an engine, if it is one.
+    fn remote(&self) -> Option<&RemoteGraph> {
         None
     }
 }
 
-/// Why a run gave nothing.
+/// Why a run failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum RunError {
-    /// The backend does not take these values, though their types and shapes fit: the caller's to mend.
+    /// The backend refused the values of the inputs: an error of the caller.
     #[error("{0}")]
     Inputs(String),
     /// The backend failed.
@@ -224,16 +224,16 @@ impl From<String> for RunError {
     }
 }
 
-/// Where runs of a model belong.
+/// The threads that may run a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Runs {
-    /// On the calling thread, when they are known to be short.
+    /// Also the calling thread, if runs are known to be short.
     Anywhere,
-    /// On a compute thread always, because the backend brings its own threads in.
+    /// Only compute threads, because the backend uses its own threads.
     OnWorkers,
 }
 
-/// A loaded model with what is known of it.
+/// A loaded model and its description.
 pub(crate) struct Loaded {
     pub model: Box<dyn Model>,
     pub backend: &'static str,
@@ -241,13 +241,13 @@ pub(crate) struct Loaded {
     pub runs: Runs,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
-    /// The operator of it that mixes the rows of a batch, if there is one.
+    /// An operator that mixes the rows of a batch, if there is one.
     pub mixes_rows: Option<String>,
-    /// Whether another process is to make a form of it that loads quicker.
+    /// Whether another process should make a form that loads faster.
     pub lacks_form: bool,
 }
 
-/// Why a graph cannot be run here.
+/// Why a graph cannot be loaded.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct LoadError(pub String);
@@ -261,37 +261,37 @@ impl From<samovar_onnx::file::ReadError> for LoadError {
 /// The backends of this machine.
 pub struct Backends {
     driver: Arc<Driver>,
-    /// What files say of themselves, by their digests.
-    known: moka::sync::Cache<String, Arc<Onnx>>,
+    /// Parsed models by digest.
+    parsed: moka::sync::Cache<String, Arc<Onnx>>,
     default: BackendChoice,
     scratch: PathBuf,
     rten: rten::Rten,
     onnxruntime: Result<onnxruntime::Onnxruntime, BackendInfo>,
 }
 
-/// So much memory may take what files say of themselves, all models together, so that they are not read again.
-const KNOWN_BYTES: u64 = 64 << 20;
+/// Memory of the cache of parsed models.
+const PARSED_BYTES: u64 = 64 << 20;
 
 impl Backends {
-    /// Looks for the libraries, and sweeps the folder for models whose weights lie in other files.
+    /// Finds the libraries, and empties the scratch folder.
     pub fn discover(options: BackendOptions) -> Self {
         if let Some(scratch) = &options.scratch {
             let _ = std::fs::remove_dir_all(scratch);
         }
-        Self::beside_others(options)
+        Self::discover_shared(options)
     }
 
-    /// Looks for the libraries. Other processes use the same folders.
-    pub(crate) fn beside_others(options: BackendOptions) -> Self {
+    /// Finds the libraries. Other processes may use the same folders.
+    pub(crate) fn discover_shared(options: BackendOptions) -> Self {
         let driver = Arc::new(Driver::find());
         let installed = options
             .installed
             .map(|folder| folder.join(onnxruntime::NAME));
         let found = match options.libraries {
             Libraries::All => {
-                discovery::onnxruntime(options.onnxruntime.as_deref(), installed.as_deref())
+                discovery::find_onnxruntime(options.onnxruntime.as_deref(), installed.as_deref())
             }
-            Libraries::OnlyRten => Err((None, "it is not opened here".into())),
+            Libraries::OnlyRten => Err((None, "it is not opened in this process".into())),
         };
         let onnxruntime = found.and_then(|path| {
             let optimized = options.optimized.as_ref();
@@ -299,28 +299,28 @@ impl Backends {
             let limit = options.gpu_memory_bytes;
             let optimized = optimized
                 .as_deref()
-                .map(|folder| (folder, options.kept_forms));
+                .map(|folder| (folder, options.cache_access));
             onnxruntime::Onnxruntime::open(&path, optimized, driver.clone(), limit)
                 .map_err(|reason| (Some(path), reason))
         });
         if let Ok(onnxruntime) = &onnxruntime
-            && driver.cards().is_ok()
+            && driver.gpus().is_ok()
         {
-            // It takes a second or two, for which no request shall wait.
-            onnxruntime.no_cuda();
+            // Takes a second or two; done now so that no request waits for it.
+            onnxruntime.cuda_obstacle();
         }
         let scratch = options.scratch.unwrap_or_else(std::env::temp_dir);
         let optimized = options.optimized.as_deref();
         Self {
             driver,
-            known: moka::sync::Cache::builder()
-                .max_capacity(KNOWN_BYTES)
+            parsed: moka::sync::Cache::builder()
+                .max_capacity(PARSED_BYTES)
                 .weigher(|_, onnx: &Arc<Onnx>| {
                     u32::try_from(onnx.decoded_bytes).unwrap_or(u32::MAX)
                 })
                 .build(),
             default: options.default,
-            rten: rten::Rten::new(optimized, options.kept_forms, scratch.clone()),
+            rten: rten::Rten::new(optimized, options.cache_access, scratch.clone()),
             scratch,
             onnxruntime: onnxruntime.map_err(|(path, reason)| BackendInfo {
                 name: onnxruntime::NAME,
@@ -332,44 +332,44 @@ impl Backends {
         }
     }
 
-    /// Every backend, also those that cannot be used.
+    /// All backends, including those that are not usable.
     pub fn info(&self) -> Vec<BackendInfo> {
         let onnxruntime = match &self.onnxruntime {
-            Ok(found) => found.info(self.driver.cards().is_ok() && found.no_cuda().is_none()),
+            Ok(found) => found.info(self.driver.gpus().is_ok() && found.cuda_obstacle().is_none()),
             Err(missing) => missing.clone(),
         };
         vec![onnxruntime, rten::info()]
     }
 
-    /// The cards of this machine.
-    pub fn cards(&self) -> Cards {
-        let used = |card: &Card| match &self.onnxruntime {
-            Ok(onnxruntime) => onnxruntime.used_bytes(card.number),
+    /// The GPUs of this machine.
+    pub fn gpus(&self) -> Gpus {
+        let used = |gpu: &Gpu| match &self.onnxruntime {
+            Ok(onnxruntime) => onnxruntime.used_bytes(gpu.number),
             Err(_) => 0,
         };
-        match self.driver.cards() {
-            Ok(cards) => Cards {
-                cards: cards
+        match self.driver.gpus() {
+            Ok(gpus) => Gpus {
+                gpus: gpus
                     .into_iter()
-                    .map(|card| (card.clone(), used(&card)))
+                    .map(|gpu| (gpu.clone(), used(&gpu)))
                     .collect(),
-                reason: self.no_cuda(),
+                reason: self.cuda_obstacle(),
             },
-            Err(reason) => Cards {
-                cards: Vec::new(),
+            Err(reason) => Gpus {
+                gpus: Vec::new(),
                 reason: Some(reason),
             },
         }
     }
 
-    /// The folders in which backends look for models in their quickest form, by the backends' names.
-    pub(crate) fn kept_forms(&self) -> Vec<(String, String)> {
+    /// The names of backends, each with the folder of its cached forms.
+    pub(crate) fn form_folders(&self) -> Vec<(String, String)> {
         let onnxruntime = self.onnxruntime.as_ref().ok();
         let folders = [
-            (rten::NAME, self.rten.kept_forms()),
+            (rten::NAME, self.rten.form_folder()),
             (
                 onnxruntime::NAME,
-                onnxruntime.and_then(onnxruntime::Onnxruntime::kept_forms),
+                onnxruntime.and_then(onnxruntime::Onnxruntime::form_folder),
             ),
         ];
         let named = folders.into_iter();
@@ -377,158 +377,171 @@ impl Backends {
         named.collect()
     }
 
-    /// Forgets what is kept of a model on disk.
-    pub(crate) fn forget(&self, digest: &str) {
-        self.known.invalidate(digest);
-        self.rten.forget(digest);
+    /// Deletes everything derived from a model.
+    pub(crate) fn delete_derived(&self, digest: &str) {
+        self.parsed.invalidate(digest);
+        self.rten.delete_form(digest);
         if let Ok(onnxruntime) = &self.onnxruntime {
-            onnxruntime.forget(digest);
+            onnxruntime.delete_form(digest);
         }
     }
 
-    /// What a model's bytes say of it: read once for each digest, so that a cold start has not to.
-    fn read(&self, bytes: &[u8], digest: Option<&str>) -> Result<Arc<Onnx>, String> {
+    /// Parses a model. Cached by digest, so that a cold start does not parse it again.
+    fn parse(&self, bytes: &[u8], digest: Option<&str>) -> Result<Arc<Onnx>, String> {
         let Some(digest) = digest else {
             return Onnx::read(bytes).map(Arc::new);
         };
-        if let Some(known) = self.known.get(digest) {
-            return Ok(known);
+        if let Some(parsed) = self.parsed.get(digest) {
+            return Ok(parsed);
         }
         let onnx = Arc::new(Onnx::read(bytes)?);
-        self.known.insert(digest.to_owned(), onnx.clone());
+        self.parsed.insert(digest.to_owned(), onnx.clone());
         Ok(onnx)
     }
 
-    /// Why no backend can use a card, though there is one.
-    fn no_cuda(&self) -> Option<String> {
+    /// Why no backend can use the GPUs; `None` if one can.
+    fn cuda_obstacle(&self) -> Option<String> {
         match &self.onnxruntime {
-            Ok(onnxruntime) => onnxruntime.no_cuda().map(str::to_owned),
+            Ok(onnxruntime) => onnxruntime.cuda_obstacle().map(str::to_owned),
             Err(missing) => Some(format!("onnxruntime: {}", reason(missing))),
         }
     }
 
-    /// Loads a model on a card, and nowhere else.
-    fn load_on_card(
+    /// Loads a model on a GPU.
+    fn load_on_gpu(
         &self,
         onnx: &ModelProto,
         source: &Source<'_>,
-        laid: Option<Arc<ModelDir>>,
-        wanted: Wanted<'_>,
-        rest: onnxruntime::Rest,
+        model_dir: Option<Arc<ModelDir>>,
+        request: LoadRequest<'_>,
+        fallback: onnxruntime::CpuFallback,
     ) -> Result<Loaded, String> {
-        if wanted.choice == BackendChoice::Rten {
+        if request.choice == BackendChoice::Rten {
             return Err(
-                "rten runs on the CPU only; take `backend` out, or say \"onnxruntime\"".into(),
+                "rten runs on the CPU only; remove `backend`, or set it to \"onnxruntime\"".into(),
             );
         }
         let Source::File(path) = source else {
             return Err("a model from bytes runs on the CPU".into());
         };
-        let cards = self.driver.cards();
-        let (cards, onnxruntime) = match (cards, &self.onnxruntime, self.no_cuda()) {
-            (Ok(cards), Ok(onnxruntime), None) => (cards, onnxruntime),
+        let gpus = self.driver.gpus();
+        let (gpus, onnxruntime) = match (gpus, &self.onnxruntime, self.cuda_obstacle()) {
+            (Ok(gpus), Ok(onnxruntime), None) => (gpus, onnxruntime),
             (Err(driver), _, None) => return Err(driver),
             (Err(driver), _, Some(library)) => return Err(format!("{driver}; {library}")),
             (Ok(_), _, library) => return Err(library.unwrap_or_default()),
         };
         onnxruntime
-            .load_on_card(onnx, path, laid, wanted, &cards, rest)
+            .load_on_gpu(onnx, path, model_dir, request, &gpus, fallback)
             .map_err(|e| format!("onnxruntime: {e}"))
     }
 
-    /// Loads a model, and what of it lies in other files.
+    /// Loads a model with its external weights.
     pub(crate) fn load(
         &self,
         source: &Source<'_>,
-        wanted: Wanted<'_>,
+        request: LoadRequest<'_>,
     ) -> Result<Loaded, LoadError> {
         let path = match source {
             Source::Bytes(model) => {
-                return self.load_whole(&model.onnx.model, &model.bytes, source, None, wanted);
+                return self.load_complete(&model.onnx.model, &model.bytes, source, None, request);
             }
             Source::File(path) => *path,
         };
         let bytes = ModelFile::open(path)?;
-        let onnx = self.read(&bytes, wanted.digest).map_err(LoadError)?;
+        let onnx = self.parse(&bytes, request.digest).map_err(LoadError)?;
         let needs = needs(&onnx.references).map_err(LoadError)?;
         let without_maps = classes::without_maps(&onnx.model, &bytes).map_err(LoadError)?;
-        let wanted = Wanted {
+        let request = LoadRequest {
             folding: onnx.folding,
-            ..wanted
+            ..request
         };
-        if wanted.folding != Folding::On {
+        if request.folding != Folding::On {
             let graph = onnx.model.graph.as_ref().map_or("", |graph| &graph.name);
-            let how_far = wanted.folding;
-            tracing::info!(
-                graph,
-                ?how_far,
-                "constants of a graph are not folded without bounds"
-            );
+            let folding = request.folding;
+            tracing::info!(graph, ?folding, "constant folding of a graph is limited");
         }
         if needs.is_empty() && without_maps.is_none() {
-            return self.load_whole(&onnx.model, &bytes, source, None, wanted);
+            return self.load_complete(&onnx.model, &bytes, source, None, request);
         }
         let bytes = without_maps.as_deref().unwrap_or(&bytes);
-        let laid =
-            ModelDir::create(&self.scratch, bytes, &needs, wanted.data).map_err(LoadError)?;
-        let path = laid.model();
+        let model_dir =
+            ModelDir::create(&self.scratch, bytes, &needs, request.data).map_err(LoadError)?;
+        let path = model_dir.model();
         let bytes = ModelFile::open(&path)?;
         let onnx = Onnx::read(&bytes).map_err(LoadError)?;
         let source = Source::File(&path);
-        // An optimized copy would hold the weights once more.
-        let wanted = Wanted {
-            digest: wanted.digest.filter(|_| needs.is_empty()),
-            ..wanted
+        // A cached form would be another copy of the weights.
+        let request = LoadRequest {
+            digest: request.digest.filter(|_| needs.is_empty()),
+            ..request
         };
-        self.load_whole(&onnx.model, &bytes, &source, Some(Arc::new(laid)), wanted)
+        self.load_complete(
+            &onnx.model,
+            &bytes,
+            &source,
+            Some(Arc::new(model_dir)),
+            request,
+        )
     }
 
-    /// Loads a model that [`lay_out`] has laid out.
-    pub(crate) fn load_laid(&self, model: &Path, wanted: Wanted<'_>) -> Result<Loaded, LoadError> {
+    /// Loads a model from a folder that [`create_model_dir`] created.
+    pub(crate) fn load_model_dir(
+        &self,
+        model: &Path,
+        request: LoadRequest<'_>,
+    ) -> Result<Loaded, LoadError> {
         let bytes = ModelFile::open(model)?;
         let onnx = Onnx::read(&bytes).map_err(LoadError)?;
-        let laid = Some(Arc::new(ModelDir::lent(model)));
-        let wanted = Wanted {
+        let model_dir = Some(Arc::new(ModelDir::borrowed(model)));
+        let request = LoadRequest {
             folding: onnx.folding,
-            ..wanted
+            ..request
         };
-        self.load_whole(&onnx.model, &bytes, &Source::File(model), laid, wanted)
+        self.load_complete(
+            &onnx.model,
+            &bytes,
+            &Source::File(model),
+            model_dir,
+            request,
+        )
     }
 
-    /// Loads a model whose weights are in it or laid out beside it.
-    fn load_whole(
+    /// Loads a model without external weights, or from a model folder.
+    fn load_complete(
         &self,
         onnx: &ModelProto,
         bytes: &[u8],
         source: &Source<'_>,
-        laid: Option<Arc<ModelDir>>,
-        wanted: Wanted<'_>,
+        model_dir: Option<Arc<ModelDir>>,
+        request: LoadRequest<'_>,
     ) -> Result<Loaded, LoadError> {
-        let choice = match wanted.choice {
+        let choice = match request.choice {
             BackendChoice::Auto => self.default,
             chosen => chosen,
         };
-        let on_card = |rest| self.load_on_card(onnx, source, laid.clone(), wanted, rest);
-        match wanted.target {
+        let on_gpu =
+            |fallback| self.load_on_gpu(onnx, source, model_dir.clone(), request, fallback);
+        match request.target {
             Target::Cpu => {}
             Target::Gpu => {
-                return on_card(onnxruntime::Rest::Refused).map_err(|why| {
+                return on_gpu(onnxruntime::CpuFallback::Refused).map_err(|why| {
                     LoadError(format!(
                         "`target = \"gpu\"`: {why}. With \"auto\" it runs on the CPU where it must"
                     ))
                 });
             }
-            Target::Auto if choice == BackendChoice::Rten || self.driver.cards().is_err() => {}
-            Target::Auto => match on_card(onnxruntime::Rest::OnCpu) {
+            Target::Auto if choice == BackendChoice::Rten || self.driver.gpus().is_err() => {}
+            Target::Auto => match on_gpu(onnxruntime::CpuFallback::Allowed) {
                 Ok(loaded) => return Ok(loaded),
-                Err(why) => tracing::info!(why, "a graph runs on the CPU, not on a card"),
+                Err(why) => tracing::info!(why, "graph runs on the CPU instead of a GPU"),
             },
         }
-        let folder = match (&laid, source) {
+        let folder = match (&model_dir, source) {
             (Some(_), Source::File(path)) => path.parent(),
             _ => None,
         };
-        let with_rten = || match guarded(|| self.rten.load(onnx, bytes, folder, wanted)) {
+        let with_rten = || match guarded(|| self.rten.load(onnx, bytes, folder, request)) {
             Ok(loaded) => loaded,
             Err(panic) => Err(onnx.explain(&panic.to_string())),
         };
@@ -538,7 +551,7 @@ impl Backends {
                 Err(format!("onnxruntime: {}", reason(missing)))
             }
             (_, Ok(onnxruntime)) => {
-                let loaded = onnxruntime.load(onnx, source, wanted);
+                let loaded = onnxruntime.load(onnx, source, request);
                 match loaded.map_err(|e| onnx.explain(&e)) {
                     Err(first) if choice == BackendChoice::Auto => with_rten()
                         .map_err(|second| format!("onnxruntime: {first}; rten: {second}")),
@@ -554,8 +567,8 @@ impl Backends {
     }
 }
 
-/// Lays a model out whose weights lie in these files, below `scratch`: for another process to load.
-pub(crate) fn lay_out(
+/// Creates a folder below `scratch` with a model and links to its external weights, for another process to load.
+pub(crate) fn create_model_dir(
     path: &Path,
     data: &[DataFile],
     scratch: &Path,

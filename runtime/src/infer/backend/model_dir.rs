@@ -1,7 +1,7 @@
-//! A folder that holds a model and its weights under names of our own.
+//! A folder with a model and its external weights under generated names.
 //!
-//! A backend reads such files from wherever a model points, so it never sees a model's own words for them: it gets a copy
-//! of the model (without the weights, which lie outside) that names links to the deployment's blobs and nothing else.
+//! A backend opens whatever path a model names, so it never gets the paths of the original model. It gets a copy of the model
+//! (without the weights) that names only links to the blobs of the deployment.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,39 +10,39 @@ use std::path::{Path, PathBuf};
 use samovar_onnx::external::{DataNeed, checked};
 use samovar_onnx::wire::{Edit, edited};
 
-/// A file with weights of a graph.
+/// A file with external weights of a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFile {
-    /// As the model names it, from the model's own folder.
+    /// The path in the model, relative to the folder of the model.
     pub location: String,
-    /// Where it lies.
+    /// The path on disk.
     pub path: PathBuf,
 }
 
-/// A folder with a model and its files, which goes when this is dropped. What a backend has mapped stays mapped.
+/// A folder with a model and its files, which is removed on drop. Files that a backend has mapped stay mapped.
 pub struct ModelDir {
     folder: Folder,
 }
 
 enum Folder {
-    /// Goes with this.
-    Own(tempfile::TempDir),
-    /// Somebody else lets it go.
-    Lent(PathBuf),
+    /// Removed on drop.
+    Owned(tempfile::TempDir),
+    /// Removed by another process.
+    Borrowed(PathBuf),
 }
 
 impl ModelDir {
-    /// Makes a folder with a model below `scratch`, which best lies where links to the files can be made.
+    /// Creates a folder with a model below `scratch`. Files are copied unless `scratch` is on the same file system.
     ///
     /// # Errors
-    /// In words: a file is missing, too short, or cannot be linked.
+    /// If a file is missing, too short, or cannot be linked or copied.
     pub fn create(
         scratch: &Path,
         model: &[u8],
         needs: &[DataNeed],
         files: &[DataFile],
     ) -> Result<Self, String> {
-        let failed = |e: io::Error| format!("cannot lay out the model's files: {e}");
+        let failed = |e: io::Error| format!("cannot create a folder for the model: {e}");
         std::fs::create_dir_all(scratch).map_err(failed)?;
         let folder = tempfile::Builder::new()
             .prefix("graph-")
@@ -71,7 +71,7 @@ impl ModelDir {
                     "weight `{weight}` ends at byte {bytes} of `{location}`, which has only {found}"
                 ));
             }
-            // rten wants this ending.
+            // rten requires this extension.
             let name = format!("{number}.data");
             let link = folder.path().join(&name);
             std::fs::hard_link(path, &link)
@@ -79,28 +79,28 @@ impl ModelDir {
                 .map_err(failed)?;
             names.insert(location.clone(), name);
         }
-        let laid = Self {
-            folder: Folder::Own(folder),
+        let dir = Self {
+            folder: Folder::Owned(folder),
         };
         let copy = edited(model, &mut Rename(names))?;
-        std::fs::write(laid.model(), copy).map_err(failed)?;
-        Ok(laid)
+        std::fs::write(dir.model(), copy).map_err(failed)?;
+        Ok(dir)
     }
 
-    /// The model.
+    /// The path of the model.
     pub fn model(&self) -> PathBuf {
         let folder = match &self.folder {
-            Folder::Own(folder) => folder.path(),
-            Folder::Lent(folder) => folder,
+            Folder::Owned(folder) => folder.path(),
+            Folder::Borrowed(folder) => folder,
         };
         folder.join("model.onnx")
     }
 
-    /// What another process has laid out, whose model this is.
-    pub fn lent(model: &Path) -> Self {
+    /// The folder of a model that another process owns.
+    pub fn borrowed(model: &Path) -> Self {
         let folder = model.parent().unwrap_or(Path::new("")).to_owned();
         Self {
-            folder: Folder::Lent(folder),
+            folder: Folder::Borrowed(folder),
         }
     }
 }
@@ -109,7 +109,7 @@ struct Rename(BTreeMap<String, String>);
 
 impl Edit for Rename {
     fn location(&mut self, location: &str) -> String {
-        // One that is unknown stays nowhere at all.
+        // An unknown file gets a name that does not exist.
         let name = checked(location).and_then(|plain| self.0.get(&plain).cloned());
         name.unwrap_or_else(|| "missing.data".into())
     }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_laid_out_model_names_links_alone() {
+    fn the_copy_of_a_model_names_only_links() {
         let folder = tempfile::tempdir().unwrap();
         let blob = folder.path().join("blob");
         std::fs::write(&blob, [7; 16]).unwrap();
@@ -164,19 +164,19 @@ mod tests {
             location: location.into(),
             path: blob.clone(),
         };
-        let laid = |files: &[DataFile]| ModelDir::create(folder.path(), &model, &wants, files);
-        let error = laid(&[file("other")]).err().unwrap();
+        let create = |files: &[DataFile]| ModelDir::create(folder.path(), &model, &wants, files);
+        let error = create(&[file("other")]).err().unwrap();
         assert!(
             error.contains("weight `a`") && error.contains("deep/m.data"),
             "{error}"
         );
-        let laid = laid(&[file("deep/m.data")]).unwrap();
-        let copy = std::fs::read(laid.model()).unwrap();
+        let dir = create(&[file("deep/m.data")]).unwrap();
+        let copy = std::fs::read(dir.model()).unwrap();
         assert_eq!(needs_of(&copy).unwrap()[0].location, "0.data");
-        let data = laid.model().with_file_name("0.data");
+        let data = dir.model().with_file_name("0.data");
         assert_eq!(std::fs::read(data).unwrap(), [7; 16]);
-        let place = laid.model();
-        drop(laid);
+        let place = dir.model();
+        drop(dir);
         assert!(!place.exists());
     }
 }

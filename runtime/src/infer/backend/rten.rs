@@ -1,6 +1,6 @@
-//! rten: pure Rust, part of this program, takes any batch from one loaded model.
+//! rten: pure Rust, part of this program.
 //!
-//! It computes i64 and bool as i32, so values are converted at the border and refused where they do not fit.
+//! It computes i64 and bool as i32, so values are converted, and refused if they do not fit.
 
 mod adapted;
 mod defaults;
@@ -22,15 +22,15 @@ use samovar_onnx::{ModelProto, mixing};
 use adapted::Adaptable;
 use defaults::{Defaults, Optional, computes};
 
-use super::keep::{Keep, KeptForms, MAX_KEPT_BYTES};
+use super::model_cache::{CacheAccess, MAX_CACHED_BYTES, ModelCache};
 use super::tensor::{Data, ElementType, Tensor};
-use super::{BackendInfo, Device, Loaded, Model, RunError, Runs, Wanted};
+use super::{BackendInfo, Device, LoadRequest, Loaded, Model, RunError, Runs};
 use crate::infer::backend::arrange::carrier;
 use crate::infer::compute::Worker;
 
 pub(super) const NAME: &str = "rten";
-/// Ending of the files of adapted models. Without it rten does not know what they are.
-pub(super) const FORM_ENDING: &str = "onnx";
+/// Extension of adapted models, by which rten recognizes the format.
+pub(super) const FORM_EXTENSION: &str = "onnx";
 const VERSION: &str = "0.27";
 
 pub(crate) fn info() -> BackendInfo {
@@ -50,53 +50,53 @@ struct Loadable {
     /// Those after them.
     optional: Vec<Optional>,
     outputs: Vec<(NodeId, Port)>,
-    /// What counts elements that do not fit into 32 bits, and where.
+    /// Outputs that count elements that do not fit into 32 bits, each with a description of its node.
     guards: Vec<(NodeId, String)>,
 }
 
-/// rten, with the models that were adapted to it before.
+/// rten, with a cache of adapted models.
 pub(super) struct Rten {
-    adapted: Option<Keep>,
-    /// Where it lays out models whose weights lie in other files.
+    adapted: Option<ModelCache>,
+    /// The folder for copies of models with external weights.
     scratch: PathBuf,
 }
 
 impl Rten {
-    /// Keeps adapted models in a folder of its own in `optimized`.
-    pub fn new(optimized: Option<&Path>, forms: KeptForms, scratch: PathBuf) -> Self {
+    /// Caches adapted models in a folder below `optimized`.
+    pub fn new(optimized: Option<&Path>, access: CacheAccess, scratch: PathBuf) -> Self {
         let adapted = optimized.and_then(|folder| {
             let folder = folder.join(NAME);
             let failed = |error: &std::io::Error| {
-                tracing::warn!(folder = %folder.display(), %error, "adapted models are not kept");
+                tracing::warn!(folder = %folder.display(), %error, "adapted models are not cached");
             };
-            let opened = Keep::open(&folder, &adapted::key(), FORM_ENDING, forms);
+            let opened = ModelCache::open(&folder, &adapted::key(), FORM_EXTENSION, access);
             opened.inspect_err(failed).ok()
         });
         Self { adapted, scratch }
     }
 
-    /// The name of the folder that adapted models lie in, if any are kept.
-    pub fn kept_forms(&self) -> Option<&str> {
-        self.adapted.as_ref().map(Keep::name)
+    /// The name of the folder of adapted models, if they are cached.
+    pub fn form_folder(&self) -> Option<&str> {
+        self.adapted.as_ref().map(ModelCache::name)
     }
 
-    /// Forgets what is kept of a model.
-    pub fn forget(&self, digest: &str) {
+    /// Deletes the adapted form of a model.
+    pub fn delete_form(&self, digest: &str) {
         if let Some(adapted) = &self.adapted {
             adapted.remove(digest);
         }
     }
 
-    /// Loads a model from its bytes; what of it lies in other files is in `folder`, which may go afterwards.
+    /// Loads a model. Its external weights are in `folder`, which may be removed afterwards.
     ///
     /// # Errors
-    /// In words, when rten cannot run the model or would run it wrongly.
+    /// If rten cannot run the model or would compute it wrongly.
     pub fn load(
         &self,
         onnx: &ModelProto,
         bytes: &[u8],
         folder: Option<&Path>,
-        wanted: Wanted<'_>,
+        request: LoadRequest<'_>,
     ) -> Result<Loaded, String> {
         let inputs = onnx.inputs()?;
         let outputs = onnx.outputs()?;
@@ -105,12 +105,12 @@ impl Rten {
         for port in needed.iter().chain(&outputs) {
             if !computes(port.ty) {
                 return Err(format!(
-                    "`{}` is {}, which rten does not compute",
+                    "`{}` is {}, which rten does not support",
                     port.name, port.ty
                 ));
             }
         }
-        let (model, optional, lacks_form) = self.open(onnx, bytes, &inputs, folder, wanted)?;
+        let (model, optional, lacks_form) = self.open(onnx, bytes, &inputs, folder, request)?;
         let placed = |ports: &[Port]| -> Result<Vec<(NodeId, Port)>, String> {
             ports
                 .iter()
@@ -143,17 +143,17 @@ impl Rten {
         })
     }
 
-    /// Opens a model, if possible with its optional inputs as inputs, otherwise with their defaults as constants. Also says whether
-    /// a form of it is to be made elsewhere.
+    /// Opens a model, if possible with its optional inputs as inputs, otherwise with their defaults as constants. Also returns whether
+    /// another process should make its form.
     fn open(
         &self,
         onnx: &ModelProto,
         bytes: &[u8],
         inputs: &[Port],
         folder: Option<&Path>,
-        wanted: Wanted<'_>,
+        request: LoadRequest<'_>,
     ) -> Result<(RtenModel, Vec<Optional>, bool), String> {
-        let options = options(wanted.folding);
+        let options = options(request.folding);
         let from = Adaptable {
             model: onnx,
             bytes,
@@ -161,17 +161,17 @@ impl Rten {
             folder,
         };
         let load = |model: Vec<u8>| match folder {
-            Some(folder) => mapped(model, folder, &self.scratch, &options),
+            Some(folder) => open_with_weights(model, folder, &self.scratch, &options),
             None => opened(model, &options),
         };
         let Some(defaults) = Defaults::of(inputs, bytes)? else {
-            let (model, lacks_form) = match (folder, wanted.digest, &self.adapted) {
-                (None, Some(digest), Some(keep)) => kept(keep, digest, &from, &options)?,
+            let (model, lacks_form) = match (folder, request.digest, &self.adapted) {
+                (None, Some(digest), Some(cache)) => open_cached(cache, digest, &from, &options)?,
                 _ => (load(adapted::adapted(&from)?)?, false),
             };
             return Ok((model, defaults::constant(inputs), lacks_form));
         };
-        // No form of a model with defaults is kept: which of the two forms works is only known after loading it.
+        // Models with defaults are not cached: which of the two forms works is known only after the load.
         let with_inputs = || {
             let open = Some(defaults.open.as_slice());
             let model = load(adapted::adapted(&Adaptable { open, ..from })?)?;
@@ -190,7 +190,7 @@ impl Rten {
     }
 }
 
-/// rten folds all constants or none, and with none of them it optimizes nothing.
+/// rten folds all constants or none, and without folding it does not optimize.
 fn options(folding: Folding) -> ModelOptions {
     let mut options = ModelOptions::with_all_ops();
     options.enable_optimization(folding == Folding::On);
@@ -201,10 +201,10 @@ fn opened(model: Vec<u8>, options: &ModelOptions) -> Result<RtenModel, String> {
     options.load(model).map_err(|e| e.to_string())
 }
 
-/// Writes the adapted form of a model to a file that is there; false if no form of it is kept.
+/// Writes the adapted form of a model to an existing file. Returns `false` if the model is not cached.
 ///
 /// # Errors
-/// With operator and node, when rten would compute something wrongly.
+/// The operator and node that rten would compute wrongly.
 pub(super) fn make_form(onnx: &ModelProto, bytes: &[u8], to: &Path) -> Result<bool, String> {
     if Defaults::of(&onnx.inputs()?, bytes)?.is_some() {
         return Ok(false);
@@ -215,47 +215,46 @@ pub(super) fn make_form(onnx: &ModelProto, bytes: &[u8], to: &Path) -> Result<bo
         open: None,
         folder: None,
     })?;
-    if adapted.len() as u64 > MAX_KEPT_BYTES {
+    if adapted.len() as u64 > MAX_CACHED_BYTES {
         return Ok(false);
     }
     std::fs::write(to, adapted).map_err(|e| format!("it cannot be written: {e}"))?;
     Ok(true)
 }
 
-/// Opens a model as it was adapted before; or adapts it, and keeps that if this process makes forms. Also says whether a form is
-/// to be made elsewhere.
-fn kept(
-    keep: &Keep,
+/// Opens the cached form of a model; or adapts the model, and caches the form if this process makes forms. Also returns whether another
+/// process should make the form.
+fn open_cached(
+    cache: &ModelCache,
     digest: &str,
     from: &Adaptable<'_>,
     options: &ModelOptions,
 ) -> Result<(RtenModel, bool), String> {
-    if let Some(path) = keep.find(digest) {
-        // SAFETY: the file is our own, lies in a folder that only this node writes to, and is replaced by rename, never
-        // changed in place.
+    if let Some(path) = cache.find(digest) {
+        // SAFETY: only this node writes to the folder, and files are replaced by rename, never changed in place.
         match unsafe { options.load_mmap(path) } {
             Ok(model) => return Ok((model, false)),
-            Err(error) => tracing::warn!(digest, %error, "an adapted model does not load"),
+            Err(error) => tracing::warn!(digest, %error, "cached form of a model does not load"),
         }
     }
     let adapted = adapted::adapted(from)?;
-    let is_kept = adapted.len() as u64 <= MAX_KEPT_BYTES && !keep.is_declined(digest);
-    if is_kept && keep.is_written_here() {
-        let made = keep.fresh().and_then(|made| {
+    let is_cacheable = adapted.len() as u64 <= MAX_CACHED_BYTES && !cache.is_declined(digest);
+    if is_cacheable && cache.is_writable() {
+        let made = cache.create_entry().and_then(|made| {
             std::fs::write(made.as_ref(), &adapted)?;
-            keep.adopt(digest, made)
+            cache.commit(digest, made)
         });
         if let Err(error) = made {
-            tracing::warn!(digest, %error, "an adapted model cannot be kept");
+            tracing::warn!(digest, %error, "adapted model cannot be cached");
         }
     }
-    let lacks_form = is_kept && !keep.is_written_here();
+    let lacks_form = is_cacheable && !cache.is_writable();
     Ok((opened(adapted, options)?, lacks_form))
 }
 
-/// Opens a model whose weights lie in `folder`, and maps them. rten looks for weights beside the model, and engines cannot write
-/// to the weights' folder: so the model is written to one below `scratch`, beside links to the weights.
-fn mapped(
+/// Opens a model with external weights in `folder`, and maps them. rten expects the weights beside the model, and engines cannot write to
+/// `folder`, so the model is written to a folder below `scratch`, with links to the weights.
+fn open_with_weights(
     model: Vec<u8>,
     folder: &Path,
     scratch: &Path,
@@ -263,7 +262,7 @@ fn mapped(
 ) -> Result<RtenModel, String> {
     let failed = |e: std::io::Error| format!("cannot write the model for rten: {e}");
     std::fs::create_dir_all(scratch).map_err(failed)?;
-    // It goes at the end; what is mapped stays.
+    // Removed at the end; mapped files stay.
     let made = tempfile::Builder::new()
         .prefix("rten-")
         .tempdir_in(scratch)
@@ -272,12 +271,12 @@ fn mapped(
         let link = made.path().join(weights.file_name());
         std::os::unix::fs::symlink(weights.path(), link).map_err(failed)?;
     }
-    // The folder also holds the model as it was pushed, by another name.
+    // `folder` also has the original model under another name.
     let path = made.path().join("rten.onnx");
     std::fs::write(&path, model).map_err(failed)?;
-    // SAFETY: the files are links to blobs, which nobody changes once they are stored under their digest.
+    // SAFETY: the files are links to blobs, which are never changed after they were stored.
     unsafe { options.load_mmap(&path) }.or_else(|_| {
-        // Weights that do not lie at a multiple of their size cannot be used where they are.
+        // Weights that are not aligned cannot be mapped.
         options.load_file(&path).map_err(|e| e.to_string())
     })
 }
@@ -285,8 +284,8 @@ fn mapped(
 impl Model for Loadable {
     fn run(&self, inputs: Vec<Tensor>, worker: &Worker) -> Result<Vec<Tensor>, RunError> {
         let mut values = Vec::with_capacity(inputs.len());
-        // What came as a guest's bytes is lent to the run, which ends before this does.
-        let mut lent = Vec::with_capacity(inputs.len());
+        // Bytes of guests are borrowed by the run.
+        let mut borrowed = Vec::with_capacity(inputs.len());
         let mut inputs = inputs.into_iter();
         let needed = self.inputs.iter().map(|(id, port)| (port, Some(*id), None));
         let optional = self.optional.iter().map(|one| match &one.replaceable {
@@ -296,16 +295,16 @@ impl Model for Loadable {
         for (port, id, default) in needed.chain(optional) {
             let given = inputs.next().filter(|tensor| !tensor.is_absent());
             match (given, id, default) {
-                (Some(tensor), Some(id), _) => match own(port, tensor)? {
+                (Some(tensor), Some(id), _) => match move_input(port, tensor)? {
                     Ok(value) => values.push((id, ValueOrView::Value(value))),
-                    Err(tensor) => lent.push((id, port, tensor)),
+                    Err(tensor) => borrowed.push((id, port, tensor)),
                 },
                 (Some(_), None, _) => return Err(constant(port)),
                 (None, Some(id), Some(default)) => values.push((id, ValueOrView::from(default))),
                 (None, ..) => {}
             }
         }
-        for (id, port, tensor) in &lent {
+        for (id, port, tensor) in &borrowed {
             let wanted = self.model.node_info(*id).and_then(|info| info.dtype());
             values.push((*id, input(port, tensor, wanted)?));
         }
@@ -317,7 +316,7 @@ impl Model for Loadable {
         let mut outputs = self
             .model
             .run(values, &ids, Some(options))
-            .map_err(|error| refusal_or_failure(&error))?;
+            .map_err(|error| classify_error(&error))?;
         let counts = outputs.split_off(self.outputs.len());
         for ((_, what), count) in self.guards.iter().zip(counts) {
             if !is_zero(&count) {
@@ -334,18 +333,20 @@ impl Model for Loadable {
     }
 }
 
-/// How rten's errors say that an operator cannot compute with the values or the shapes that it was given. Types and what
-/// else does not depend on the caller was checked when the model was loaded.
-const OF_VALUES: [&str; 2] = [
+/// Parts of rten's errors for values or shapes that an operator cannot compute with. Types and everything else that does not depend on
+/// the caller was checked when the model was loaded.
+const INPUT_ERRORS: [&str; 2] = [
     "input or attribute has invalid value",
     "incompatible input shapes",
 ];
 
-fn refusal_or_failure(error: &rten::RunError) -> RunError {
+fn classify_error(error: &rten::RunError) -> RunError {
     let text = error.to_string();
     match error.kind() {
         rten::RunErrorKind::InvalidInput => RunError::Inputs(text),
-        rten::RunErrorKind::OperatorError if OF_VALUES.iter().any(|words| text.contains(words)) => {
+        rten::RunErrorKind::OperatorError
+            if INPUT_ERRORS.iter().any(|words| text.contains(words)) =>
+        {
             RunError::Inputs(text)
         }
         _ => RunError::Failed(text),
@@ -372,8 +373,8 @@ fn is_zero(count: &Value) -> bool {
     }
 }
 
-/// A tensor whose elements are rten's already, given over to the run, which may write its output into their memory.
-fn own(port: &Port, tensor: Tensor) -> Result<Result<Value, Tensor>, String> {
+/// Moves a tensor whose elements rten can use directly into the run, which may write its output into their memory.
+fn move_input(port: &Port, tensor: Tensor) -> Result<Result<Value, Tensor>, String> {
     let shape = tensor.shape();
     let failed = |e: &dyn std::fmt::Display| format!("input `{}`: {e}", port.name);
     let value = match (port.ty, tensor.data) {
@@ -391,7 +392,7 @@ fn own(port: &Port, tensor: Tensor) -> Result<Result<Value, Tensor>, String> {
     value.map(Ok)
 }
 
-/// A tensor as rten takes it: borrowed where the types agree.
+/// Converts a tensor for rten; borrows it if the types agree.
 fn input<'a>(
     port: &Port,
     tensor: &'a Tensor,
@@ -429,13 +430,13 @@ fn input<'a>(
             }
         },
         PortType::F16 | PortType::Bf16 | PortType::F64 => {
-            Err(failed(&"of a type that rten does not compute"))
+            Err(failed(&"of a type that rten does not support"))
         }
     };
     Ok(value?)
 }
 
-/// A number in 32 bits. The least of all has no opposite, and so is none that rten could compute with.
+/// Converts a number to 32 bits. Excludes the least number, which has no negation, so that rten could not compute with it.
 fn narrow(wide: i64) -> Option<i32> {
     i32::try_from(wide).ok().filter(|value| *value != i32::MIN)
 }

@@ -1,4 +1,4 @@
-//! What tests of inference share: the backends, of which a process can open ONNX Runtime but once, and small graphs.
+//! For tests of inference: the backends, because a process can open ONNX Runtime only once, and small graphs.
 
 #[allow(dead_code, reason = "others use the rest of it")]
 #[path = "../../../../tests/support/onnx.rs"]
@@ -14,7 +14,7 @@ use onnx::{Node, Value, model};
 #[allow(dead_code, reason = "other tests need other things")]
 pub mod skip;
 
-/// The backends of this machine, or of the Python that tests are given.
+/// The backends of this machine, or of the Python environment of the tests.
 pub fn backends() -> Arc<Backends> {
     static BACKENDS: OnceLock<Arc<Backends>> = OnceLock::new();
     let backends = BACKENDS.get_or_init(|| {
@@ -27,7 +27,7 @@ pub fn backends() -> Arc<Backends> {
     backends.clone()
 }
 
-/// The backends that a test can go through here.
+/// The backends that tests can use here.
 pub fn choices() -> Vec<BackendChoice> {
     match &backends().onnxruntime {
         Ok(_) => vec![BackendChoice::Rten, BackendChoice::Onnxruntime],
@@ -51,7 +51,7 @@ fn library() -> Option<PathBuf> {
     libraries.find(|path| path.to_string_lossy().contains("libonnxruntime.so"))
 }
 
-/// `sum = softmax(x) + y` and `positive = relu(x)`, all of `[?, ?]`: each row for itself.
+/// `sum = softmax(x) + y` and `positive = relu(x)`, all `[?, ?]`. Computes each row independently.
 pub fn row_by_row() -> Vec<u8> {
     let softmax = Node {
         op: "Softmax",
@@ -82,8 +82,8 @@ pub fn row_by_row() -> Vec<u8> {
     model(13, &[softmax, sum, positive], &inputs, &outputs)
 }
 
-/// `mean = mean(x)` over everything, though it says that it has as many rows as `x`.
-pub fn liar() -> Vec<u8> {
+/// `mean = mean(x)` over all rows, but declared with as many rows as `x`.
+pub fn mixes_rows() -> Vec<u8> {
     let mean = Node {
         op: "ReduceMean",
         inputs: &["x"],
@@ -98,8 +98,8 @@ pub fn liar() -> Vec<u8> {
     model(13, &[mean], &[port("x")], &[port("mean")])
 }
 
-/// Gives `x` on as it is, without a node.
-pub fn passing_on() -> Vec<u8> {
+/// Returns `x` unchanged, without a node.
+pub fn identity() -> Vec<u8> {
     let port = || Value {
         name: "x",
         ty: 1,

@@ -1,23 +1,23 @@
-//! What joined runs of a graph cost beside single ones, learned from those that were made.
+//! The cost of joined runs of a graph by their size, learned from past runs.
 
 use std::time::Duration;
 
-/// Of so many decisions one tries the largest size again, in case what was learned is true no more.
+/// One of this many decisions tries the largest size again, in case costs have changed.
 const TRY_EVERY: u32 = 64;
-/// A larger size must be this much cheaper per byte of input than a smaller one to be worth the wait for its end.
-const WORTH: f64 = 0.95;
-/// How much of what is remembered a new run replaces.
-const NEW: f64 = 0.25;
+/// A larger size is chosen if its cost per byte of input is below this fraction of a smaller one's.
+const MAX_COST_RATIO: f64 = 0.95;
+/// Weight of a new run in the average.
+const NEW_WEIGHT: f64 = 0.25;
 
 /// Nanoseconds per byte of input, for runs of 1, 2 to 3, 4 to 7, … rows.
 #[derive(Debug)]
-pub(super) struct Costs {
+pub(super) struct BatchCost {
     max_size: usize,
     sizes: Vec<Option<f64>>,
     decisions: u32,
 }
 
-impl Costs {
+impl BatchCost {
     pub fn new(max_size: usize) -> Self {
         let max_size = max_size.max(1);
         Self {
@@ -27,7 +27,7 @@ impl Costs {
         }
     }
 
-    /// Rows that a run shall have at most.
+    /// The most rows that a run should have.
     pub fn limit(&mut self) -> usize {
         self.decisions = self.decisions.wrapping_add(1);
         if self.decisions.is_multiple_of(TRY_EVERY) {
@@ -36,13 +36,13 @@ impl Costs {
         let known = |at: usize| self.sizes[at].map(|cost| (at, cost));
         let mut best: Option<(usize, f64)> = None;
         for (at, cost) in (0..self.sizes.len()).filter_map(known) {
-            if best.is_none_or(|(_, before)| cost < before * WORTH) {
+            if best.is_none_or(|(_, before)| cost < before * MAX_COST_RATIO) {
                 best = Some((at, cost));
             }
         }
         let largest = (0..self.sizes.len()).filter_map(known).next_back();
         match (best, largest) {
-            // Sizes that were never seen may be better yet.
+            // Larger sizes without any run may be cheaper still.
             (Some((best, _)), Some((largest, _))) if best < largest => {
                 ((2 << best) - 1).min(self.max_size)
             }
@@ -50,12 +50,13 @@ impl Costs {
         }
     }
 
-    pub fn learn(&mut self, rows: usize, bytes: usize, took: Duration) {
+    /// Records how long a run took.
+    pub fn record(&mut self, rows: usize, bytes: usize, took: Duration) {
         let Some(size) = self.sizes.get_mut(class(rows.max(1))) else {
             return;
         };
         let new = took.as_nanos() as f64 / bytes.max(1) as f64;
-        *size = Some(size.map_or(new, |before| before + (new - before) * NEW));
+        *size = Some(size.map_or(new, |before| before + (new - before) * NEW_WEIGHT));
     }
 }
 
@@ -67,16 +68,16 @@ fn class(rows: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn costs(learned: &[(usize, u64)]) -> Costs {
-        let mut costs = Costs::new(16);
+    fn costs(learned: &[(usize, u64)]) -> BatchCost {
+        let mut costs = BatchCost::new(16);
         for (rows, us) in learned {
-            costs.learn(*rows, *rows, Duration::from_micros(*us));
+            costs.record(*rows, *rows, Duration::from_micros(*us));
         }
         costs
     }
 
     #[test]
-    fn the_cheapest_size_is_the_limit_and_what_is_unknown_is_tried() {
+    fn the_cheapest_size_is_the_limit_and_unknown_sizes_are_tried() {
         assert_eq!(costs(&[]).limit(), 16);
         assert_eq!(costs(&[(1, 100)]).limit(), 16);
         assert_eq!(costs(&[(1, 100), (8, 400)]).limit(), 16);
@@ -87,18 +88,18 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_looked_at_again() {
+    fn a_limit_is_tested_again() {
         let mut costs = costs(&[(1, 100), (16, 3200)]);
         let tries = (0..TRY_EVERY).filter(|_| costs.limit() == 16).count();
         assert_eq!(tries, 1);
         for _ in 0..12 {
-            costs.learn(16, 16, Duration::from_micros(800));
+            costs.record(16, 16, Duration::from_micros(800));
         }
         assert_eq!(costs.limit(), 16);
     }
 
     #[test]
-    fn runs_beyond_the_limit_teach_nothing() {
+    fn runs_above_the_limit_are_ignored() {
         assert_eq!(costs(&[(1, 100), (64, 64_000)]).limit(), 16);
     }
 }

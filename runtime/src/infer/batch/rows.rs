@@ -1,14 +1,14 @@
-//! Tensors of several calls as one, and back: along the first dimension.
+//! Joins the tensors of several calls along the first dimension, and splits them again.
 
 use samovar_onnx::port::Port;
 
-use super::Kin;
+use super::BatchKey;
 use crate::infer::backend::tensor::{Data, Tensor};
 
-/// Whether calls of a graph can be joined: its rows must vary everywhere.
+/// Checks that calls of a graph can be joined: the first dimension of each input and output must be variable.
 ///
 /// # Errors
-/// Names the first input or output whose first dimension is none or fixed, with what is there.
+/// The first input or output whose first dimension is missing or fixed.
 pub(crate) fn joinable(inputs: &[Port], outputs: &[Port]) -> Result<(), String> {
     for (side, ports) in [("input", inputs), ("output", outputs)] {
         for port in ports.iter().filter(|port| !port.optional) {
@@ -30,21 +30,21 @@ pub(crate) fn joinable(inputs: &[Port], outputs: &[Port]) -> Result<(), String> 
     }
 }
 
-/// What a call's inputs must have in common with another's, and its rows; `None` when it can be joined with none.
-pub(crate) fn kin(inputs: &[Tensor]) -> Option<(Kin, usize)> {
+/// The key of a call and its rows; `None` if the call cannot be joined.
+pub(crate) fn batch_key(inputs: &[Tensor]) -> Option<(BatchKey, usize)> {
     let rows = *inputs.first()?.dims.first()?;
     let rest = inputs.iter().map(|tensor| match tensor.dims.split_first() {
         Some((first, rest)) if *first == rows => Some(rest.to_vec()),
         _ => None,
     });
     let rest: Option<Vec<Vec<u32>>> = rest.collect();
-    (rows > 0).then_some((Kin(rest?), rows as usize))
+    (rows > 0).then_some((BatchKey(rest?), rows as usize))
 }
 
-/// One run's inputs out of those of several calls that are kin.
+/// Joins the inputs of calls with equal keys.
 ///
 /// # Errors
-/// When a tensor cannot be brought to the host, or there are too many rows.
+/// When a tensor cannot be copied to the host, or there are too many rows.
 pub(crate) fn join(calls: &[&[Tensor]]) -> Result<Vec<Tensor>, String> {
     let Some(first) = calls.first() else {
         return Ok(Vec::new());
@@ -71,10 +71,10 @@ pub(crate) fn join(calls: &[&[Tensor]]) -> Result<Vec<Tensor>, String> {
     joined.collect()
 }
 
-/// Each call's outputs out of those of one run.
+/// Splits the outputs of a joined run into those of each call.
 ///
 /// # Errors
-/// When an output does not have the rows that went in.
+/// When an output has a different number of rows than the inputs.
 pub(crate) fn split(outputs: &[Tensor], rows: &[usize]) -> Result<Vec<Vec<Tensor>>, String> {
     let all: usize = rows.iter().sum();
     let mut calls: Vec<Vec<Tensor>> = rows.iter().map(|_| Vec::new()).collect();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_graph_joins_only_when_its_rows_vary_everywhere() {
+    fn calls_can_be_joined_only_if_every_first_dimension_is_variable() {
         let varies = port("x", Some(&[None, Some(2)]));
         let of = |input: &Port, output: &Port| {
             joinable(std::slice::from_ref(input), std::slice::from_ref(output))
@@ -149,24 +149,24 @@ mod tests {
     }
 
     #[test]
-    fn inputs_of_unequal_rows_are_kin_of_none() {
-        assert!(kin(&[tensor(&[2, 3], 0), tensor(&[1, 3], 0)]).is_none());
-        assert!(kin(&[tensor(&[], 0)]).is_none());
-        assert!(kin(&[tensor(&[0, 3], 0)]).is_none());
-        assert!(kin(&[]).is_none());
-        let (found, rows) = kin(&[tensor(&[2, 3], 0), tensor(&[2], 0)]).unwrap();
-        assert_eq!((found, rows), (Kin(vec![vec![3], vec![]]), 2));
+    fn inputs_with_unequal_rows_cannot_be_joined() {
+        assert!(batch_key(&[tensor(&[2, 3], 0), tensor(&[1, 3], 0)]).is_none());
+        assert!(batch_key(&[tensor(&[], 0)]).is_none());
+        assert!(batch_key(&[tensor(&[0, 3], 0)]).is_none());
+        assert!(batch_key(&[]).is_none());
+        let (found, rows) = batch_key(&[tensor(&[2, 3], 0), tensor(&[2], 0)]).unwrap();
+        assert_eq!((found, rows), (BatchKey(vec![vec![3], vec![]]), 2));
     }
 
     #[test]
-    fn a_graph_that_lies_about_its_rows_is_found_out() {
+    fn outputs_with_a_wrong_number_of_rows_are_refused() {
         assert!(split(&[tensor(&[1, 3], 0)], &[1, 1]).is_err());
         assert!(split(&[tensor(&[], 0)], &[1, 1]).is_err());
     }
 
     proptest! {
         #[test]
-        fn what_is_joined_comes_apart_as_it_was(
+        fn joined_calls_are_split_into_the_same_tensors(
             rows in prop::collection::vec(1usize..5, 1..6),
             width in 0u32..4,
             fill: u8,

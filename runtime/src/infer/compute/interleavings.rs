@@ -1,8 +1,7 @@
-//! Runs that are asked for, wait for permits, panic, lose their callers and end beside each other, in thousands of
-//! interleavings.
+//! Runs that are submitted, wait for permits, panic, lose their callers and end at the same time, in thousands of interleavings.
 //!
-//! Runs the code of `dispatch.rs` on shuttle's primitives, with threads that bring no pool of rten along: a run that is
-//! forgotten, or a permit that is lost, leaves the test waiting, which shuttle reports as a deadlock.
+//! Runs the code of `dispatcher.rs` on shuttle's primitives, with threads that have no pool of rten: a lost run or permit leaves the
+//! test waiting, which shuttle reports as a deadlock.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -14,16 +13,16 @@ use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::thread;
 
 use super::{ComputeError, guarded};
-use crate::budget::Owner;
-use dispatch::Dispatch;
+use crate::permits::Owner;
+use dispatcher::Dispatcher;
 
 mod sync {
     pub use shuttle::sync::atomic::{AtomicBool, Ordering};
     pub use shuttle::sync::{Condvar, Mutex, MutexGuard};
 
-    /// A task, because shuttle does not wait for the end of tasks: compute threads have none.
+    /// A task instead of a thread: compute threads never end, and shuttle does not wait for the end of tasks.
     pub fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        if name != "compute-lookout" && !super::may_start() {
+        if name != "compute-monitor" && !super::may_start() {
             return Err(std::io::Error::other("no more threads"));
         }
         drop(shuttle::future::spawn(async move { body() }));
@@ -36,8 +35,8 @@ mod sync {
     dead_code,
     reason = "the same code, on shuttle's primitives, of which the tests need a part"
 )]
-#[path = "dispatch.rs"]
-mod dispatch;
+#[path = "dispatcher.rs"]
+mod dispatcher;
 
 use Fate::{Ends, GivesUp, LeavesAtOnce, Panics};
 
@@ -60,7 +59,7 @@ impl Worker {
     }
 }
 
-/// What becomes of a run.
+/// What happens to a run.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
     Ends,
@@ -76,7 +75,7 @@ type Run = (usize, usize, Fate);
 
 /// A node with what its runs count.
 struct Node {
-    dispatch: Arc<Dispatch>,
+    dispatcher: Arc<Dispatcher>,
     cores: usize,
     busy: AtomicUsize,
     begun: AtomicUsize,
@@ -89,7 +88,7 @@ impl Node {
     fn new(cores: usize, threads: usize) -> Arc<Self> {
         THREADS_LEFT.set(threads);
         Arc::new(Self {
-            dispatch: Dispatch::new(cores),
+            dispatcher: Dispatcher::new(cores),
             cores,
             busy: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
@@ -116,9 +115,9 @@ impl Node {
             told.unclaimed.fetch_add(1, Ordering::SeqCst);
         };
         let owner = Owner::numbered(owner);
-        let asked = self.dispatch.ask_for(owner, threads, job, unclaimed);
-        let (mut asked, mut result) = match asked {
-            Ok(asked) => asked,
+        let submitted = self.dispatcher.submit(owner, threads, job, unclaimed);
+        let (mut pending, mut result) = match submitted {
+            Ok(submitted) => submitted,
             Err(_) => return self.note(Err(())),
         };
         let result = match fate {
@@ -137,7 +136,7 @@ impl Node {
             }
             Ends | Panics => block_on(result),
         };
-        asked.over();
+        pending.mark_ended();
         // Either its thread could not be started, which drops the sender, or it panicked.
         self.note(result.map_err(|_| ()).and_then(|ran| ran.map_err(|_| ())));
     }
@@ -150,7 +149,7 @@ impl Node {
         counter.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Needs every permit, so it begins when the others have ended.
+    /// Needs all permits, so it begins when the others have ended.
     fn settle(self: &Arc<Self>) {
         THREADS_LEFT.set(UNLIMITED);
         self.run((99, self.cores, Ends));
@@ -215,7 +214,7 @@ fn a_thread_that_does_not_start_costs_its_run_and_no_permit() {
         check(move || {
             let node = together(2, threads, RUNS);
             let count = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
-            // Those that came to an end ran; and nobody was told that a run failed which then ran.
+            // All runs that began have ended; none that was reported as failed has run.
             assert_eq!(
                 count(&node.begun),
                 count(&node.claimed) + count(&node.unclaimed)
@@ -227,9 +226,9 @@ fn a_thread_that_does_not_start_costs_its_run_and_no_permit() {
 #[test]
 fn a_run_that_was_asked_for_later_does_not_overtake() {
     check(|| {
-        let dispatch = {
+        let dispatcher = {
             THREADS_LEFT.set(UNLIMITED);
-            Dispatch::new(1)
+            Dispatcher::new(1)
         };
         let begun = Arc::new(Mutex::new(Vec::new()));
         let job = |name: &'static str| {
@@ -238,21 +237,21 @@ fn a_run_that_was_asked_for_later_does_not_overtake() {
         };
         let owner = Owner::numbered(1);
         // It ends at any time, while the others come.
-        let (mut first, first_ended) = dispatch.ask_for(owner, 1, job("first"), drop).unwrap();
-        let (mut second, second_ended) = dispatch.ask_for(owner, 1, job("second"), drop).unwrap();
+        let (mut first, first_ended) = dispatcher.submit(owner, 1, job("first"), drop).unwrap();
+        let (mut second, second_ended) = dispatcher.submit(owner, 1, job("second"), drop).unwrap();
         let third = {
-            let (dispatch, job) = (dispatch.clone(), job("third"));
+            let (dispatcher, job) = (dispatcher.clone(), job("third"));
             thread::spawn(move || {
-                let asked = dispatch.ask_for(owner, 1, job, drop);
+                let asked = dispatcher.submit(owner, 1, job, drop);
                 let (mut third, ended) = asked.unwrap();
                 block_on(ended).unwrap().unwrap();
-                third.over();
+                third.mark_ended();
             })
         };
         block_on(second_ended).unwrap().unwrap();
         block_on(first_ended).unwrap().unwrap();
-        first.over();
-        second.over();
+        first.mark_ended();
+        second.mark_ended();
         third.join().unwrap();
         assert_eq!(*begun.lock().unwrap(), ["first", "second", "third"]);
     });
@@ -262,20 +261,20 @@ fn a_run_that_was_asked_for_later_does_not_overtake() {
 fn a_caller_that_goes_holds_up_no_run_behind_its_own() {
     check(|| {
         THREADS_LEFT.set(UNLIMITED);
-        let dispatch = Dispatch::new(2);
+        let dispatcher = Dispatcher::new(2);
         let (open, gate) = shuttle::sync::mpsc::channel();
         let endless = move |_: &Worker| gate.recv().unwrap();
-        let ask = dispatch.ask_for(Owner::numbered(1), 1, endless, drop);
+        let ask = dispatcher.submit(Owner::numbered(1), 1, endless, drop);
         let (mut first, first_ended) = ask.unwrap();
         // Wants both cores, so nothing passes it.
-        let wide = dispatch.ask_for(Owner::numbered(2), 2, |_: &Worker| (), drop);
+        let wide = dispatcher.submit(Owner::numbered(2), 2, |_: &Worker| (), drop);
         let narrow = {
-            let dispatch = dispatch.clone();
+            let dispatcher = dispatcher.clone();
             thread::spawn(move || {
-                let ask = dispatch.ask_for(Owner::numbered(3), 1, |_: &Worker| (), drop);
-                let (mut asked, ended) = ask.unwrap();
+                let ask = dispatcher.submit(Owner::numbered(3), 1, |_: &Worker| (), drop);
+                let (mut pending, ended) = ask.unwrap();
                 block_on(ended).unwrap().unwrap();
-                asked.over();
+                pending.mark_ended();
             })
         };
         drop(wide);
@@ -283,6 +282,6 @@ fn a_caller_that_goes_holds_up_no_run_behind_its_own() {
         narrow.join().unwrap();
         open.send(()).unwrap();
         block_on(first_ended).unwrap().unwrap();
-        first.over();
+        first.mark_ended();
     });
 }

@@ -1,6 +1,6 @@
 //! Memory that a node shares with an engine, for the elements of large tensors.
 //!
-//! The node says which part belongs to which run. What is in it an engine may change at any time, so the node only ever
+//! The node decides which block belongs to which run. An engine may change the content at any time, so the node only ever
 //! copies bytes out of it.
 
 use std::io;
@@ -9,50 +9,50 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use offset_allocator::{Allocation, Allocator};
 
-use super::shared::Shared;
+use super::shared_memory::SharedMemory;
 use super::wire::Span;
 
-/// Addresses that an arena takes; memory only as it is written to. The next smaller is taken where there are too few.
+/// Sizes of address space to try, largest first. Memory is used only once it is written to.
 const SIZES: [u64; 4] = [64 << 30, 16 << 30, 4 << 30, 1 << 30];
-/// Parts begin at multiples of this, so that elements of any type can be used where they are.
+/// Alignment of blocks, so that elements of any type can be used in place.
 const UNIT: u64 = 4096;
-/// Parts at once.
-const MAX_PARTS: u32 = 16 << 10;
-/// Memory that stays with an arena of which nothing is in use.
-const KEPT_BYTES: u64 = 32 << 20;
-/// A part of this size is given back to the system as soon as it is free.
+/// Most blocks in use.
+const MAX_BLOCKS: u32 = 16 << 10;
+/// Memory that an arena keeps when no block is in use.
+const RETAINED_BYTES: u64 = 32 << 20;
+/// From this size on, the memory of a block is returned to the system when the block is freed.
 const LARGE_BYTES: u64 = 64 << 20;
 
-/// The memory, as the node hands it out.
+/// The node's side of the arena, which allocates blocks.
 #[derive(Debug)]
 pub(super) struct Arena {
-    shared: Shared,
+    shared: SharedMemory,
     fd: OwnedFd,
-    parts: Mutex<Parts>,
+    blocks: Mutex<Blocks>,
 }
 
-struct Parts {
+struct Blocks {
     allocator: Allocator<u32>,
     in_use: usize,
-    /// Everything beyond was never written to, or is given back.
+    /// Memory beyond was never written to, or was returned to the system.
     touched: u64,
 }
 
-impl std::fmt::Debug for Parts {
+impl std::fmt::Debug for Blocks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} parts, {} bytes touched", self.in_use, self.touched)
+        write!(f, "{} blocks, {} bytes touched", self.in_use, self.touched)
     }
 }
 
 impl Arena {
-    /// Makes one, of which nothing is in use.
+    /// Creates an arena.
     ///
     /// # Errors
-    /// When the system has no room for it.
+    /// The error of the system.
     pub fn create() -> io::Result<Arc<Self>> {
-        let mut last = io::Error::other("there is no size");
+        let mut last = io::Error::other("no size to try");
         for bytes in SIZES {
-            match Self::of(bytes) {
+            match Self::with_size(bytes) {
                 Ok(arena) => return Ok(Arc::new(arena)),
                 Err(error) => last = error,
             }
@@ -60,122 +60,121 @@ impl Arena {
         Err(last)
     }
 
-    fn of(bytes: u64) -> io::Result<Self> {
-        let (fd, shared) = Shared::create("samovar-tensors", bytes)?;
+    fn with_size(bytes: u64) -> io::Result<Self> {
+        let (fd, shared) = SharedMemory::create("samovar-tensors", bytes)?;
         let units = u32::try_from(bytes / UNIT).map_err(io::Error::other)?;
         Ok(Self {
             shared,
             fd,
-            parts: Mutex::new(Parts {
-                allocator: Allocator::with_max_allocs(units, MAX_PARTS),
+            blocks: Mutex::new(Blocks {
+                allocator: Allocator::with_max_allocs(units, MAX_BLOCKS),
                 in_use: 0,
                 touched: 0,
             }),
         })
     }
 
-    /// The file behind it, for the engine.
+    /// The file of the memory, for the engine.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// A part of so many bytes, until it is dropped.
+    /// Allocates a block.
     ///
     /// # Errors
-    /// When no part of the arena is so large, or everything is in use.
-    pub fn part(self: &Arc<Self>, bytes: usize) -> Result<Part, String> {
+    /// If there is no free block of this size.
+    pub fn block(self: &Arc<Self>, bytes: usize) -> Result<Block, String> {
         let units = (bytes as u64).div_ceil(UNIT).max(1);
-        let mut parts = self.lock();
+        let mut blocks = self.lock();
         let allocation = u32::try_from(units)
             .ok()
-            .and_then(|units| parts.allocator.allocate(units));
+            .and_then(|units| blocks.allocator.allocate(units));
         let Some(allocation) = allocation else {
             return Err(format!(
-                "{bytes} bytes do not fit the memory for tensors on their way, of which {} parts are in use",
-                parts.in_use
+                "{bytes} bytes do not fit into the memory shared with the engine, in which {} blocks are in use",
+                blocks.in_use
             ));
         };
         let span = Span {
             at: u64::from(allocation.offset) * UNIT,
             bytes: bytes as u64,
         };
-        parts.in_use += 1;
-        parts.touched = parts.touched.max(span.at + units * UNIT);
-        Ok(Part {
+        blocks.in_use += 1;
+        blocks.touched = blocks.touched.max(span.at + units * UNIT);
+        Ok(Block {
             arena: self.clone(),
             allocation,
             span,
         })
     }
 
-    /// A part with a copy of these bytes.
+    /// Allocates a block with a copy of these bytes.
     ///
     /// # Errors
-    /// When there is no room.
-    pub fn part_of(self: &Arc<Self>, bytes: &[u8]) -> Result<Part, String> {
-        let part = self.part(bytes.len())?;
-        self.shared.write(part.span, bytes)?;
-        Ok(part)
+    /// If there is no free block of this size.
+    pub fn block_of(self: &Arc<Self>, bytes: &[u8]) -> Result<Block, String> {
+        let block = self.block(bytes.len())?;
+        self.shared.write(block.span, bytes)?;
+        Ok(block)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Parts> {
-        // Whole at every instant: nothing under the lock can panic but the allocator itself.
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Blocks> {
+        // Only the allocator itself could panic under the lock.
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, at: u64, bytes: u64) {
+    fn discard(&self, at: u64, bytes: u64) {
         if bytes == 0 {
             return;
         }
-        // SAFETY: nobody uses the part, neither here nor, as its run has ended, in the engine; one that writes there all the
-        // same harms its own tensors.
-        let given = unsafe { self.shared.give_back(Span { at, bytes }) };
-        if let Err(error) = given {
-            tracing::debug!(%error, "memory of tensors stays with the node");
+        // SAFETY: no slice of the block exists in this process. If the engine still writes there, it only corrupts its own tensors.
+        let discarded = unsafe { self.shared.discard(Span { at, bytes }) };
+        if let Err(error) = discarded {
+            tracing::debug!(%error, "memory of tensors cannot be returned to the system");
         }
     }
 }
 
-/// A part of an arena that belongs to somebody.
-pub(super) struct Part {
+/// An allocated block of an arena, which is freed on drop.
+pub(super) struct Block {
     arena: Arc<Arena>,
     allocation: Allocation<u32>,
     span: Span,
 }
 
-impl Part {
-    /// Where it is.
+impl Block {
+    /// Its span in the shared memory.
     pub fn span(&self) -> Span {
         self.span
     }
 
-    /// A copy of what is in it.
+    /// A copy of its bytes.
     ///
     /// # Errors
-    /// Never, as the part is one of this arena.
+    /// Never, because the block is within the arena.
     pub fn copy(&self) -> Result<Vec<u8>, String> {
         self.arena.shared.copy(self.span)
     }
 }
 
-impl std::fmt::Debug for Part {
+impl std::fmt::Debug for Block {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}", self.span)
     }
 }
 
-impl Drop for Part {
+impl Drop for Block {
     fn drop(&mut self) {
         if self.span.bytes >= LARGE_BYTES {
-            self.arena.give_back(self.span.at, self.span.bytes);
+            self.arena.discard(self.span.at, self.span.bytes);
         }
-        let mut parts = self.arena.lock();
-        parts.allocator.free(self.allocation);
-        parts.in_use -= 1;
-        if parts.in_use == 0 && parts.touched > KEPT_BYTES {
-            let touched = std::mem::take(&mut parts.touched);
-            // Under the lock, so that nobody gets a part of it meanwhile.
-            self.arena.give_back(0, touched);
+        let mut blocks = self.arena.lock();
+        blocks.allocator.free(self.allocation);
+        blocks.in_use -= 1;
+        if blocks.in_use == 0 && blocks.touched > RETAINED_BYTES {
+            let touched = std::mem::take(&mut blocks.touched);
+            // Under the lock, so that no block is allocated meanwhile.
+            self.arena.discard(0, touched);
         }
     }
 }
@@ -187,14 +186,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_sides_see_the_same_and_nobody_beyond() {
+    fn both_processes_see_the_same_memory() {
         let arena = Arena::create().unwrap();
-        let engine = Shared::open(&arena.fd().try_clone_to_owned().unwrap()).unwrap();
-        let part = arena.part_of(b"hello").unwrap();
-        assert_eq!(engine.copy(part.span()).unwrap(), b"hello");
-        engine.write(part.span(), b"HE").unwrap();
-        assert_eq!(part.copy().unwrap(), b"HEllo");
-        assert!(engine.write(part.span(), b"longer").is_err());
+        let engine = SharedMemory::open(&arena.fd().try_clone_to_owned().unwrap()).unwrap();
+        let block = arena.block_of(b"hello").unwrap();
+        assert_eq!(engine.copy(block.span()).unwrap(), b"hello");
+        engine.write(block.span(), b"HE").unwrap();
+        assert_eq!(block.copy().unwrap(), b"HEllo");
+        assert!(engine.write(block.span(), b"longer").is_err());
         for (at, bytes) in [(u64::MAX, 2), (0, u64::MAX), (64 << 30, 1)] {
             assert!(engine.copy(Span { at, bytes }).is_err());
         }
@@ -209,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_free_is_used_again_and_large_parts_go_back() {
+    fn free_blocks_are_reused_and_large_ones_discarded() {
         let arena = Arena::create().unwrap();
-        let first = arena.part(100).unwrap().span();
-        assert_eq!(arena.part(100).unwrap().span().at, first.at);
+        let first = arena.block(100).unwrap().span();
+        assert_eq!(arena.block(100).unwrap().span().at, first.at);
         let large = vec![1; LARGE_BYTES as usize];
-        drop(arena.part_of(&large).unwrap());
+        drop(arena.block_of(&large).unwrap());
         let blocks = rustix::fs::fstat(arena.fd()).unwrap().st_blocks * 512;
         assert!(blocks < 1 << 20, "{blocks}");
-        assert!(arena.part(usize::MAX / 2).is_err());
+        assert!(arena.block(usize::MAX / 2).is_err());
     }
 }

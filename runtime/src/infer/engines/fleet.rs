@@ -1,4 +1,4 @@
-//! The engines of a node: started when a graph needs one, ended when none does, and which graph is loaded in which.
+//! The engines of a node: starts one when a graph needs it, closes it when idle, and decides which graph is loaded in which.
 
 mod ends;
 mod folders;
@@ -19,41 +19,41 @@ use tokio::task::JoinHandle;
 use folders::{engine_options, make_folders, with_folders};
 
 use super::Program;
-use super::blame::Blame;
+use super::crash_history::CrashHistory;
+use super::handle::{Capabilities, Ended, EngineHandle};
 #[cfg(test)]
 use super::history::EndReason;
 use super::history::{EngineEvent, GraphLabel, History, Suspect};
-use super::memory::{Memory, Share};
+use super::memory::{MemoryBudget, MemoryCharge};
 use super::optimizer::Optimizer;
-use super::remote::Remote;
-use super::running::{Ended, Opened, Running};
+use super::remote::RemoteGraph;
 use super::wire::{Open, backend_name};
-use crate::budget::Owner;
+use crate::fair_semaphore::{FairSemaphore, SemaphorePermit};
 use crate::infer::backend::{
-    BackendChoice, BackendInfo, BackendOptions, Card, Cards, DataFile, Driver, Libraries,
-    LoadError, Loaded, Model, ModelDir, Source, Target, Wanted, forget_kept, rten_info,
+    BackendChoice, BackendInfo, BackendOptions, DataFile, Driver, Gpu, Gpus, Libraries, LoadError,
+    LoadRequest, Loaded, Model, ModelDir, Source, Target, delete_cached, rten_info,
 };
-use crate::infer::graphs::loads_at_once;
+use crate::infer::graph::max_loads;
+use crate::permits::Owner;
 use crate::process::confine::Confinement;
-use crate::turns::{Permit, Turns};
 
-/// How long an engine without a graph stays, for the next one.
-const LINGER: Duration = Duration::from_secs(10);
-/// How long to wait before an engine is started whose last one ended at once, and the most.
+/// How long an engine without graphs is kept for the next graph.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// First and longest wait before an engine is started whose predecessor ended soon after its start.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// An engine that ran for so long did not end at once.
-const SETTLED: Duration = Duration::from_secs(10);
-/// How long an engine may take to say what it takes of the cards.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// An engine that ran for less ended soon after its start.
+const QUICK_END: Duration = Duration::from_secs(10);
+/// Timeout for the answer of an engine about the GPU memory that it uses.
+const GPU_MEMORY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Which graphs share an engine.
+/// The graphs that share an engine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Group {
     backend: Backend,
-    /// The deployment that has it for itself.
+    /// The deployment that owns it.
     deployment: Option<String>,
-    /// The suspect that runs in it alone, by its key.
+    /// Key of the suspect graph that it runs alone.
     suspect: Option<String>,
 }
 
@@ -73,27 +73,27 @@ impl Backend {
     }
 }
 
-/// A group's place for an engine.
+/// The engine of a group, if one runs.
 #[derive(Default)]
-struct Berth {
-    /// Graphs that are loaded in its engine, or about to be.
+struct EngineSlot {
+    /// Number of graphs that are loaded or loading in it.
     graphs: AtomicUsize,
-    /// When the last graph went.
+    /// When the last graph was unloaded.
     emptied: Mutex<Option<Instant>>,
-    state: Mutex<BerthState>,
+    state: Mutex<EngineSlotState>,
 }
 
-/// The engine of a group, and how it went so far.
+/// The engine of a group and its recent ends.
 #[derive(Default)]
-struct BerthState {
-    engine: Option<Arc<Running>>,
+struct EngineSlotState {
+    engine: Option<Arc<EngineHandle>>,
     started: Option<Instant>,
-    /// Ends in a row that came soon after the start.
+    /// Consecutive engines that ended soon after their start.
     quick_ends: u32,
 }
 
-/// A graph, as it is loaded and loaded again.
-pub(super) struct Spec {
+/// How to load a graph, the first time and again.
+pub(super) struct LoadSpec {
     pub label: Arc<GraphLabel>,
     pub threads: usize,
     backend: Backend,
@@ -108,54 +108,54 @@ enum OwnedSource {
     Bytes(Arc<[u8]>),
 }
 
-/// Where a graph is loaded. It is unloaded when this is dropped.
-pub(super) struct At {
-    pub engine: Arc<Running>,
+/// A graph that is loaded in an engine. It is unloaded on drop.
+pub(super) struct EngineGraph {
+    pub engine: Arc<EngineHandle>,
     pub graph: u32,
     pub executor: Handle,
-    /// What it takes of the memory.
-    pub share: Share,
-    /// Its name, for people.
+    /// The memory that it is charged.
+    pub share: MemoryCharge,
+    /// Its name for logs and events.
     label: Arc<GraphLabel>,
-    /// The files that it is loaded from again.
-    _laid: Option<ModelDir>,
-    counted: Counted,
+    /// The files that it may be loaded from again.
+    _model_dir: Option<ModelDir>,
+    hold: EngineHold,
 }
 
-/// Keeps the engine of a group from ending for want of graphs.
-struct Counted {
+/// Keeps the engine of a group from being closed as idle.
+struct EngineHold {
     fleet: Arc<Fleet>,
     group: Group,
-    berth: Arc<Berth>,
+    slot: Arc<EngineSlot>,
 }
 
-/// The engines.
+/// All engines of a node.
 pub(crate) struct Fleet {
     program: Program,
     confinement: Confinement,
-    /// How long a graph may take to load.
+    /// Time limit for loading a graph.
     load_timeout: Duration,
-    pub(super) memory: Arc<Memory>,
+    pub(super) memory: Arc<MemoryBudget>,
     options: BackendOptions,
     executor: Handle,
     driver: Driver,
-    /// Has models brought into the form that loads quickest, where such are kept.
+    /// Makes forms of models that load faster, if they are cached.
     optimizer: Option<Optimizer>,
-    berths: Mutex<HashMap<Group, Arc<Berth>>>,
-    blame: Mutex<Blame>,
+    slots: Mutex<HashMap<Group, Arc<EngineSlot>>>,
+    crash_history: Mutex<CrashHistory>,
     history: History,
-    next: AtomicU32,
-    /// Graphs that are loaded again by runs, at once. Those that replicas wait for have turns of their own.
-    loads_again: Turns,
-    /// What the first engine with ONNX Runtime said of itself.
-    opened: OnceLock<Opened>,
+    next_graph: AtomicU32,
+    /// Permits for loads that runs wait for, separate from those for loads that replicas wait for.
+    reloads: FairSemaphore,
+    /// The capabilities that the first engine with ONNX Runtime reported.
+    capabilities: OnceLock<Capabilities>,
 }
 
 impl Fleet {
-    /// Engines that find their libraries by these options. Starts one to learn what there is.
+    /// Engines with these options. Starts one to find out which backends are available.
     ///
     /// # Errors
-    /// When no engine can be started, or the caller is on no executor.
+    /// If no engine can be started, or the caller is outside of a tokio runtime.
     pub fn open(
         program: Program,
         confinement: Confinement,
@@ -180,29 +180,29 @@ impl Fleet {
             program,
             confinement,
             load_timeout,
-            memory: Memory::new(memory_bytes),
+            memory: MemoryBudget::new(memory_bytes),
             options,
             executor,
             driver: Driver::find(),
-            berths: Mutex::default(),
-            blame: Mutex::default(),
+            slots: Mutex::default(),
+            crash_history: Mutex::default(),
             history: History::new(),
-            next: AtomicU32::new(1),
-            loads_again: Turns::lending(loads_at_once()),
-            opened: OnceLock::new(),
+            next_graph: AtomicU32::new(1),
+            reloads: FairSemaphore::lending(max_loads()),
+            capabilities: OnceLock::new(),
         });
         let group = Group {
             backend: Backend::Onnxruntime,
             deployment: None,
             suspect: None,
         };
-        let counted = Counted::new(&fleet, group);
+        let hold = EngineHold::new(&fleet, group);
         let engine = fleet
-            .engine(&counted)
-            .map_err(|e| format!("no engine starts: {e}"))?;
-        let _ = fleet.opened.set(engine.opened().clone());
-        // It lingers from here on.
-        drop(counted);
+            .engine(&hold)
+            .map_err(|e| format!("no engine can be started: {e}"))?;
+        let _ = fleet.capabilities.set(engine.capabilities().clone());
+        // Starts its idle timeout.
+        drop(hold);
         Ok(fleet)
     }
 
@@ -211,34 +211,34 @@ impl Fleet {
         scratch.unwrap_or_else(std::env::temp_dir)
     }
 
-    /// Forgets the form of a model that loads quickest, of whatever backend.
-    pub fn forget(&self, digest: &str) {
+    /// Deletes the cached forms of a model of all backends.
+    pub fn delete_derived(&self, digest: &str) {
         if let Some(optimizer) = &self.optimizer {
-            optimizer.forget(digest);
+            optimizer.delete_derived(digest);
         }
         if let Some(folder) = &self.options.optimized {
-            forget_kept(folder, digest);
+            delete_cached(folder, digest);
         }
     }
 
     /// Ends every engine.
     #[cfg(test)]
     pub async fn kill_all(&self, why: &str) {
-        let engines: Vec<_> = lock(&self.berths)
+        let engines: Vec<_> = lock(&self.slots)
             .values()
-            .filter_map(|berth| lock(&berth.state).engine.clone())
+            .filter_map(|slot| lock(&slot.state).engine.clone())
             .collect();
         for engine in engines {
             engine.kill(EndReason::Unresponsive, why.into(), None);
-            while engine.is_there() {
+            while engine.is_alive() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     }
 
-    /// Every backend, also those that cannot be used.
+    /// All backends, including those that are not usable.
     pub fn info(&self) -> Vec<BackendInfo> {
-        let opened = self.opened.get().into_iter();
+        let opened = self.capabilities.get().into_iter();
         let found = opened.flat_map(|opened| opened.backends.iter().cloned());
         let mut found: Vec<_> = found.filter_map(super::wire::BackendHead::info).collect();
         if !found.iter().any(|info| info.name == rten_info().name) {
@@ -247,68 +247,68 @@ impl Fleet {
         found
     }
 
-    /// The cards of this machine. May wait for an engine.
-    pub fn cards(&self) -> Cards {
-        let reason = match self.opened.get() {
-            Some(opened) => opened.no_cards.clone(),
+    /// The GPUs of this machine. May block on engines.
+    pub fn gpus(&self) -> Gpus {
+        let reason = match self.capabilities.get() {
+            Some(opened) => opened.no_gpus.clone(),
             None => Some("no engine has started".into()),
         };
-        match self.driver.cards() {
-            Err(reason) => Cards {
-                cards: Vec::new(),
+        match self.driver.gpus() {
+            Err(reason) => Gpus {
+                gpus: Vec::new(),
                 reason: Some(reason),
             },
-            Ok(cards) => {
-                let used = self.used_of_cards();
-                let used = |card: &Card| used.get(&card.number).copied().unwrap_or(0);
-                let cards = cards.into_iter().map(|card| {
-                    let used = used(&card);
-                    (card, used)
+            Ok(gpus) => {
+                let used = self.gpu_memory();
+                let used = |gpu: &Gpu| used.get(&gpu.number).copied().unwrap_or(0);
+                let gpus = gpus.into_iter().map(|gpu| {
+                    let used = used(&gpu);
+                    (gpu, used)
                 });
-                Cards {
-                    cards: cards.collect(),
+                Gpus {
+                    gpus: gpus.collect(),
                     reason,
                 }
             }
         }
     }
 
-    fn used_of_cards(&self) -> HashMap<u32, u64> {
-        let engines: Vec<Arc<Running>> = lock(&self.berths)
+    fn gpu_memory(&self) -> HashMap<u32, u64> {
+        let engines: Vec<Arc<EngineHandle>> = lock(&self.slots)
             .values()
-            .filter_map(|berth| berth.state.try_lock().ok()?.engine.clone())
+            .filter_map(|slot| slot.state.try_lock().ok()?.engine.clone())
             .collect();
         let mut used = HashMap::new();
         for engine in engines {
-            let answer = engine.used_of_cards();
-            let timeout = tokio::time::timeout(ASK_TIMEOUT, answer);
+            let answer = engine.gpu_memory();
+            let timeout = tokio::time::timeout(GPU_MEMORY_TIMEOUT, answer);
             let _entered = self.executor.enter();
             if let Ok(Ok(bytes)) = futures::executor::block_on(timeout) {
-                for (card, bytes) in bytes {
-                    *used.entry(card).or_default() += bytes;
+                for (gpu, bytes) in bytes {
+                    *used.entry(gpu).or_default() += bytes;
                 }
             }
         }
         used
     }
 
-    /// Loads a model. For threads that may block.
+    /// Loads a model. Blocks.
     ///
     /// # Errors
-    /// What the backends say of it, or how their engines ended.
+    /// The errors of the backends, or how their engines ended.
     pub fn load(
         self: &Arc<Self>,
         source: &Source<'_>,
-        wanted: Wanted<'_>,
+        wanted: LoadRequest<'_>,
     ) -> Result<Loaded, LoadError> {
         let choice = match wanted.choice {
             BackendChoice::Auto => self.options.default,
             chosen => chosen,
         };
         let load = |backend| self.load_with(backend, source, wanted);
-        let missing = self.missing_onnxruntime();
+        let missing = self.onnxruntime_obstacle();
         let loaded = match (choice, missing, wanted.target) {
-            // It says itself that it has no card.
+            // It refuses the GPU target itself.
             (BackendChoice::Rten, _, Target::Cpu | Target::Auto) => load(Backend::Rten),
             (BackendChoice::Auto, Some(why), Target::Cpu | Target::Auto) => load(Backend::Rten)
                 .map_err(|e| format!("{e}; onnxruntime, which could perhaps run it: {why}")),
@@ -321,8 +321,8 @@ impl Fleet {
         loaded.map_err(LoadError)
     }
 
-    /// Why ONNX Runtime cannot be used, if it cannot.
-    fn missing_onnxruntime(&self) -> Option<String> {
+    /// Why ONNX Runtime is not usable; `None` if it is.
+    fn onnxruntime_obstacle(&self) -> Option<String> {
         let info = self.info();
         let found = info.iter().find(|info| info.name != rten_info().name)?;
         match (&found.version, &found.reason) {
@@ -335,7 +335,7 @@ impl Fleet {
         self: &Arc<Self>,
         backend: Backend,
         source: &Source<'_>,
-        wanted: Wanted<'_>,
+        wanted: LoadRequest<'_>,
     ) -> Result<Loaded, String> {
         let (source, digest) = match source {
             Source::File(path) => {
@@ -356,7 +356,7 @@ impl Fleet {
                 )
             }
         };
-        let spec = Arc::new(Spec {
+        let spec = Arc::new(LoadSpec {
             label: Arc::new(GraphLabel {
                 name: wanted.name.to_owned(),
                 digest,
@@ -372,10 +372,10 @@ impl Fleet {
                 .map(str::to_owned),
             source,
         });
-        let (at, head) = self.load_spec(&spec, wanted.interested)?;
+        let (at, head) = self.load_spec(&spec, wanted.abandoned)?;
         let backend = backend_name(&head.backend)
-            .ok_or_else(|| format!("an engine has a backend `{}`", head.backend))?;
-        let model: Box<dyn Model> = Box::new(Remote::new(self.clone(), spec, head.place, at));
+            .ok_or_else(|| format!("an engine reported an unknown backend `{}`", head.backend))?;
+        let model: Box<dyn Model> = Box::new(RemoteGraph::new(self.clone(), spec, head.place, at));
         Ok(Loaded {
             model,
             backend,
@@ -388,12 +388,15 @@ impl Fleet {
         })
     }
 
-    /// Loads a graph whose engine has ended.
+    /// Loads a graph again whose engine has ended or that was evicted.
     ///
     /// # Errors
-    /// What the backend says of it now, or why it is not loaded.
-    pub(super) async fn load_again(self: &Arc<Self>, spec: &Arc<Spec>) -> Result<At, String> {
-        let permit = self.turn_to_load(&spec.label).await?;
+    /// The error of the backend or of the engine.
+    pub(super) async fn reload(
+        self: &Arc<Self>,
+        spec: &Arc<LoadSpec>,
+    ) -> Result<EngineGraph, String> {
+        let permit = self.acquire_reload(&spec.label).await?;
         let (fleet, spec) = (self.clone(), spec.clone());
         let loading = self.executor.spawn_blocking(move || {
             let _permit = permit;
@@ -407,37 +410,39 @@ impl Fleet {
             .unwrap_or_else(|e| Err(format!("loading stopped unexpectedly: {e}")))
     }
 
-    /// Waits until a graph may be loaded again.
-    async fn turn_to_load(&self, label: &GraphLabel) -> Result<Permit, String> {
-        /// Leaves its turn to others when the run that wants it has gone.
-        struct Waiting(JoinHandle<Permit>);
+    /// Waits for a permit to load a graph again.
+    async fn acquire_reload(&self, label: &GraphLabel) -> Result<SemaphorePermit, String> {
+        /// Cancels the request on drop.
+        struct Waiting(JoinHandle<SemaphorePermit>);
         impl Drop for Waiting {
             fn drop(&mut self) {
                 self.0.abort();
             }
         }
-        let (turns, owner) = (self.loads_again.clone(), Owner::named(&label.key()));
-        // A task, because joined runs wait on threads that have no timers.
-        let waiting = self.executor.spawn(async move { turns.take(owner).await });
+        let (reloads, owner) = (self.reloads.clone(), Owner::named(&label.key()));
+        // A task, because batched runs wait on threads without timers.
+        let waiting = self
+            .executor
+            .spawn(async move { reloads.acquire(owner).await });
         let permit = (&mut Waiting(waiting).0).await;
-        permit.map_err(|e| format!("waiting for its turn to load stopped: {e}"))
+        permit.map_err(|e| format!("waiting for a permit to load stopped: {e}"))
     }
 
-    /// The engine of a group, started now if there is none.
-    fn engine(self: &Arc<Self>, counted: &Counted) -> Result<Arc<Running>, String> {
-        let group = &counted.group;
-        let mut berth = lock(&counted.berth.state);
-        if let Some(engine) = &berth.engine {
-            if engine.is_there() {
+    /// The engine of a group. Starts one if none runs.
+    fn engine(self: &Arc<Self>, hold: &EngineHold) -> Result<Arc<EngineHandle>, String> {
+        let group = &hold.group;
+        let mut state = lock(&hold.slot.state);
+        if let Some(engine) = &state.engine {
+            if engine.is_alive() {
                 return Ok(engine.clone());
             }
-            // Graphs that are blamed for its end load elsewhere from now on, so the next engine need not end for the same reason.
-            let was_quick = berth.started.is_some_and(|at| at.elapsed() < SETTLED)
+            // Graphs that are suspects of its end are loaded elsewhere from now on, so the next engine need not end for the same reason.
+            let was_quick = state.started.is_some_and(|at| at.elapsed() < QUICK_END)
                 && !engine.ended_with_suspects();
-            berth.quick_ends = if was_quick { berth.quick_ends + 1 } else { 0 };
-            berth.engine = None;
+            state.quick_ends = if was_quick { state.quick_ends + 1 } else { 0 };
+            state.engine = None;
         }
-        std::thread::sleep(backoff(berth.quick_ends));
+        std::thread::sleep(backoff(state.quick_ends));
         let scratch =
             make_folders(&self.options).map_err(|e| format!("its folder cannot be made: {e}"))?;
         let own = scratch.as_ref().map(TempDir::path);
@@ -456,80 +461,80 @@ impl Fleet {
                 Program::Thread => None,
             },
         };
-        let (fleet, its) = (Arc::downgrade(self), group.clone());
-        let told = Box::new(move |ended: &Ended, suspects: Vec<Suspect>| {
+        let (fleet, of_group) = (Arc::downgrade(self), group.clone());
+        let on_end = Box::new(move |ended: &Ended, suspects: Vec<Suspect>| {
             if let Some(fleet) = fleet.upgrade() {
-                fleet.note_end(&its, ended, suspects);
+                fleet.record_end(&of_group, ended, suspects);
             }
         });
-        let engine = Running::start(&self.executor, &self.program, open, scratch, told)
+        let engine = EngineHandle::start(&self.executor, &self.program, open, scratch, on_end)
             .map_err(|e| format!("an engine cannot be started: {e}"))?;
         if let Some(optimizer) = &self.optimizer {
-            for (backend, folder) in &engine.opened().kept_forms {
+            for (backend, folder) in &engine.capabilities().form_folders {
                 optimizer.prepare(backend, folder);
             }
         }
-        self.note_start(group, &engine);
-        berth.started = Some(Instant::now());
-        berth.engine = Some(engine.clone());
+        self.record_start(group, &engine);
+        state.started = Some(Instant::now());
+        state.engine = Some(engine.clone());
         Ok(engine)
     }
 
-    /// Ends the engine of a group when it has had no graph for a while.
-    fn let_linger(self: &Arc<Self>, group: Group) {
+    /// Closes the engine of a group once it has been without graphs for [`IDLE_TIMEOUT`].
+    fn close_when_idle(self: &Arc<Self>, group: Group) {
         let fleet = Arc::downgrade(self);
         self.executor.spawn(async move {
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(IDLE_TIMEOUT).await;
             let Some(fleet) = fleet.upgrade() else { return };
-            // Graphs are counted under this lock, so that none comes meanwhile.
-            let mut berths = lock(&fleet.berths);
-            let Some(berth) = berths.get(&group) else {
+            // Holds are taken under this lock, so that no graph is added meanwhile.
+            let mut slots = lock(&fleet.slots);
+            let Some(slot) = slots.get(&group) else {
                 return;
             };
-            // One that came and went meanwhile left a wait of its own behind.
-            let emptied = *lock(&berth.emptied);
-            let is_recent = emptied.is_some_and(|at| at.elapsed() < LINGER);
-            if berth.graphs.load(Ordering::Relaxed) > 0 || is_recent {
+            // A graph that was added and removed meanwhile has started another wait.
+            let emptied = *lock(&slot.emptied);
+            let is_recent = emptied.is_some_and(|at| at.elapsed() < IDLE_TIMEOUT);
+            if slot.graphs.load(Ordering::Relaxed) > 0 || is_recent {
                 return;
             }
-            // While somebody starts one there is a graph for it.
-            let engine = match berth.state.try_lock() {
+            // A locked state belongs to a start, which has a graph.
+            let engine = match slot.state.try_lock() {
                 Ok(mut state) => {
-                    // It does not end by itself, so the next one starts at once.
+                    // A deliberate end, so the next engine starts without a delay.
                     state.quick_ends = 0;
                     state.engine.take()
                 }
                 Err(_) => return,
             };
             if group.deployment.is_some() || group.suspect.is_some() {
-                berths.remove(&group);
+                slots.remove(&group);
             }
-            drop(berths);
+            drop(slots);
             if let Some(engine) = engine {
-                fleet.note_idle_end(&group, &engine);
+                fleet.record_idle_end(&group, &engine);
                 engine.close();
             }
         });
     }
 }
 
-impl Counted {
+impl EngineHold {
     fn new(fleet: &Arc<Fleet>, group: Group) -> Self {
-        let mut berths = lock(&fleet.berths);
-        let berth = berths.entry(group.clone()).or_default().clone();
-        berth.graphs.fetch_add(1, Ordering::Relaxed);
-        drop(berths);
+        let mut slots = lock(&fleet.slots);
+        let slot = slots.entry(group.clone()).or_default().clone();
+        slot.graphs.fetch_add(1, Ordering::Relaxed);
+        drop(slots);
         Self {
             fleet: fleet.clone(),
             group,
-            berth,
+            slot,
         }
     }
 }
 
-impl At {
-    /// Notes that it goes for others.
-    pub(super) fn note_eviction(&self) {
+impl EngineGraph {
+    /// Records that it was evicted to make room for another graph.
+    pub(super) fn record_eviction(&self) {
         let bytes = self.share.bytes();
         tracing::info!(
             graph = self.label.name,
@@ -537,37 +542,37 @@ impl At {
             "idle graph unloaded to make room for another"
         );
         let graph = self.label.clone();
-        let history = &self.counted.fleet.history;
+        let history = &self.hold.fleet.history;
         history.record(EngineEvent::Evicted { graph, bytes });
     }
 }
 
-impl Drop for At {
+impl Drop for EngineGraph {
     fn drop(&mut self) {
         self.engine.unload(self.graph);
     }
 }
 
-impl Drop for Counted {
+impl Drop for EngineHold {
     fn drop(&mut self) {
-        if self.berth.graphs.fetch_sub(1, Ordering::Relaxed) == 1 {
-            *lock(&self.berth.emptied) = Some(Instant::now());
-            self.fleet.let_linger(self.group.clone());
+        if self.slot.graphs.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *lock(&self.slot.emptied) = Some(Instant::now());
+            self.fleet.close_when_idle(self.group.clone());
         }
     }
 }
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        for berth in lock(&self.berths).values() {
-            if let Some(engine) = lock(&berth.state).engine.take() {
+        for slot in lock(&self.slots).values() {
+            if let Some(engine) = lock(&slot.state).engine.take() {
                 engine.close();
             }
         }
     }
 }
 
-/// How long to wait before the next start after so many ends that came at once.
+/// The wait before the next start after this number of consecutive quick ends.
 fn backoff(quick_ends: u32) -> Duration {
     match quick_ends {
         0 => Duration::ZERO,
@@ -578,7 +583,6 @@ fn backoff(quick_ends: u32) -> Duration {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Maps and records, whole at every instant; a start that panics leaves no engine behind.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -587,7 +591,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn engines_that_end_at_once_are_started_later_each_time() {
+    fn quick_ends_delay_the_next_start() {
         assert_eq!(backoff(0), Duration::ZERO);
         assert_eq!(backoff(1), FIRST_BACKOFF);
         assert_eq!(backoff(2), FIRST_BACKOFF * 2);

@@ -1,7 +1,7 @@
-//! What the graphs of an engine take of its memory, as the engine itself sees it.
+//! Measures the memory of the graphs of an engine, in the engine.
 //!
-//! The system tells how much a whole process takes, and nothing of graphs. So what a graph takes is what the engine grows by
-//! while nothing else happens in it: when a graph is loaded, and when a run takes more than any before.
+//! The system reports only the memory of the whole process. So the memory of a graph is the growth of the process while nothing else
+//! happens in it: when a graph is loaded, and when a run uses more than any before.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,96 +10,97 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::process::status_bytes;
 
-/// Memory that runs may leave with the libraries, for the next ones, before it is asked back.
+/// Memory that libraries may keep after runs, for the next ones, before it is returned to the system.
 const EXCESS_BYTES: u64 = 256 << 20;
 
 /// The memory of this process.
 pub(super) struct Gauge {
-    /// `/proc/self/statm`: pages, of which some are of files.
+    /// `/proc/self/statm`: resident pages, and those of them that belong to files.
     pages: File,
-    /// `/proc/self/status`, which has the highest mark.
+    /// `/proc/self/status`, which has the peak.
     status: File,
-    /// `/proc/self/clear_refs`, which resets that mark, if the system lets this process.
+    /// `/proc/self/clear_refs`, which resets the peak, if permitted.
     reset: Option<File>,
     page_bytes: u64,
-    /// Loads and runs that are going on.
+    /// Loads and runs under way.
     active: AtomicUsize,
-    /// Loads and runs that have begun.
+    /// Loads and runs that were started.
     begun: AtomicU64,
-    /// The most that this process ever took, as of the last look. Only of use where the mark cannot be reset.
-    highest_bytes: AtomicU64,
-    /// What it took when it had no more than its graphs.
-    floor_bytes: AtomicU64,
+    /// The peak of this process at the last check. Needed only if the peak cannot be reset.
+    last_peak_bytes: AtomicU64,
+    /// Its memory when it contained only its graphs.
+    baseline_bytes: AtomicU64,
 }
 
-/// Something that takes memory, while it goes on.
+/// A load or a run under way.
 pub(super) struct Activity<'a> {
     gauge: &'a Gauge,
-    /// Which it is, and what the process took before; nothing when it was not alone.
-    alone: Option<(u64, Taken)>,
-    /// Whether the highest mark is its own.
-    is_marked: bool,
+    /// Its number, and the memory before it; `None` if something else was under way.
+    alone: Option<(u64, MemoryUsage)>,
+    /// Whether the peak was reset for it.
+    has_own_peak: bool,
 }
 
-/// What a process takes.
+/// The memory of a process.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
-    /// Of its own, without mapped files.
-    own_bytes: u64,
-    /// All that is in memory.
-    bytes: u64,
+struct MemoryUsage {
+    /// Private memory in bytes, without mapped files.
+    private_bytes: u64,
+    /// Resident memory in bytes.
+    resident_bytes: u64,
 }
 
 impl Gauge {
-    /// The gauge of this process, before it is confined: it opens a file to write to. `is_alone` says that the process is an engine
-    /// and nothing else, whose highest mark may be reset.
+    /// Opens the gauge of this process, before the process is confined, because it opens a file for writing. `is_engine` means that the
+    /// process is only an engine, whose peak may be reset.
     ///
     /// # Errors
-    /// When the system says nothing of its memory.
-    pub fn open(is_alone: bool) -> io::Result<Self> {
+    /// If the system does not report the memory of this process.
+    pub fn open(is_engine: bool) -> io::Result<Self> {
         let reset = || File::options().write(true).open("/proc/self/clear_refs");
         let gauge = Self {
             pages: File::open("/proc/self/statm")?,
             status: File::open("/proc/self/status")?,
-            reset: is_alone.then(reset).and_then(Result::ok),
+            reset: is_engine.then(reset).and_then(Result::ok),
             page_bytes: rustix::param::page_size() as u64,
             active: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
-            highest_bytes: AtomicU64::new(0),
-            floor_bytes: AtomicU64::new(0),
+            last_peak_bytes: AtomicU64::new(0),
+            baseline_bytes: AtomicU64::new(0),
         };
-        gauge.taken().ok_or(io::ErrorKind::Unsupported)?;
-        gauge.settle();
+        gauge.usage().ok_or(io::ErrorKind::Unsupported)?;
+        gauge.set_baseline();
         Ok(gauge)
     }
 
-    /// Notes that something begins.
+    /// Starts the measurement of a load or a run.
     pub fn begin(&self) -> Activity<'_> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let others = self.active.fetch_add(1, Ordering::SeqCst);
         let alone = match others {
-            0 => self.taken().map(|taken| (number, taken)),
+            0 => self.usage().map(|taken| (number, taken)),
             _ => None,
         };
-        // What went before must not count, also not what only short runs took, at which nobody looks.
-        let is_marked = alone.is_some() && self.reset_highest();
+        // The peak must not include anything before, such as short runs, which are not measured.
+        let has_own_peak = alone.is_some() && self.reset_peak();
         Activity {
             gauge: self,
             alone,
-            is_marked,
+            has_own_peak,
         }
     }
 
-    /// Notes that the process takes what its graphs take, and no more.
-    pub fn settle(&self) {
-        if let Some(taken) = self.taken() {
-            self.floor_bytes.store(taken.own_bytes, Ordering::Relaxed);
+    /// Sets the baseline: the process contains only its graphs now.
+    pub fn set_baseline(&self) {
+        if let Some(taken) = self.usage() {
+            self.baseline_bytes
+                .store(taken.private_bytes, Ordering::Relaxed);
         }
     }
 
-    /// Sets the highest mark to what the process takes now. False where the system does not let it.
-    fn reset_highest(&self) -> bool {
-        /// What the kernel takes as the order to do so.
+    /// Resets the peak to the current memory. Returns `false` if the system does not permit it.
+    fn reset_peak(&self) -> bool {
+        /// The kernel's code for this.
         const RESET: &[u8] = b"5";
         let mut reset = self.reset.as_ref();
         reset
@@ -107,28 +108,28 @@ impl Gauge {
             .is_some_and(|file| file.write_all(RESET).is_ok())
     }
 
-    /// Whether runs have left so much memory with the libraries that it is to be asked back.
-    pub fn is_in_excess(&self) -> bool {
-        let floor = self.floor_bytes.load(Ordering::Relaxed);
-        let is_over = |taken: Taken| taken.own_bytes > floor.saturating_add(EXCESS_BYTES);
-        self.taken().is_some_and(is_over)
+    /// Whether libraries keep so much memory after runs that it should be returned to the system.
+    pub fn has_excess(&self) -> bool {
+        let floor = self.baseline_bytes.load(Ordering::Relaxed);
+        let is_over = |taken: MemoryUsage| taken.private_bytes > floor.saturating_add(EXCESS_BYTES);
+        self.usage().is_some_and(is_over)
     }
 
-    fn taken(&self) -> Option<Taken> {
+    fn usage(&self) -> Option<MemoryUsage> {
         let mut text = [0; 128];
         let bytes = self.pages.read_at(&mut text, 0).ok()?;
         let text = std::str::from_utf8(&text[..bytes]).ok()?;
         let mut numbers = text.split_ascii_whitespace().skip(1);
         let mut next = || numbers.next()?.parse::<u64>().ok();
         let (resident, of_files) = (next()?, next()?);
-        Some(Taken {
-            own_bytes: resident.saturating_sub(of_files) * self.page_bytes,
-            bytes: resident * self.page_bytes,
+        Some(MemoryUsage {
+            private_bytes: resident.saturating_sub(of_files) * self.page_bytes,
+            resident_bytes: resident * self.page_bytes,
         })
     }
 
-    /// The most that this process ever took.
-    fn highest(&self) -> Option<u64> {
+    /// The peak of this process.
+    fn peak(&self) -> Option<u64> {
         let mut text = [0; 4096];
         let bytes = self.status.read_at(&mut text, 0).ok()?;
         let text = std::str::from_utf8(&text[..bytes]).ok()?;
@@ -137,30 +138,27 @@ impl Gauge {
 }
 
 impl Activity<'_> {
-    /// What the process took before, if nothing else has happened since.
-    fn before(&self) -> Option<Taken> {
+    /// The memory before, if nothing else has happened since.
+    fn before(&self) -> Option<MemoryUsage> {
         let (number, before) = self.alone?;
         (self.gauge.begun.load(Ordering::SeqCst) == number).then_some(before)
     }
 
-    /// What the process has grown by, if nothing else has happened meanwhile.
+    /// The growth of the process, if nothing else has happened meanwhile.
     pub fn growth_bytes(&self) -> Option<u64> {
         let before = self.before()?;
-        let after = self.gauge.taken()?;
-        Some(after.own_bytes.saturating_sub(before.own_bytes))
+        let after = self.gauge.usage()?;
+        Some(after.private_bytes.saturating_sub(before.private_bytes))
     }
 
-    /// What this took at its highest, if nothing else has happened meanwhile; where the mark cannot be reset, only if it took more than
-    /// anything before.
+    /// The peak of this load or run, if nothing else has happened meanwhile. If the peak cannot be reset, only if it was higher than any
+    /// before.
     pub fn peak_bytes(&self) -> Option<u64> {
-        let highest = self.gauge.highest()?;
-        let before_bytes = self
-            .gauge
-            .highest_bytes
-            .fetch_max(highest, Ordering::SeqCst);
+        let peak = self.gauge.peak()?;
+        let last_peak_bytes = self.gauge.last_peak_bytes.fetch_max(peak, Ordering::SeqCst);
         let before = self.before()?;
-        let is_own = self.is_marked || highest > before_bytes;
-        is_own.then(|| highest.saturating_sub(before.bytes))
+        let is_own = self.has_own_peak || peak > last_peak_bytes;
+        is_own.then(|| peak.saturating_sub(before.resident_bytes))
     }
 }
 
@@ -176,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    /// Held by tests that look at the highest mark, which is the whole process's.
+    /// Held by tests that read the peak, which is of the whole process.
     static ALONE: Mutex<()> = Mutex::new(());
 
     #[test]
@@ -188,9 +186,9 @@ mod tests {
         // Other tests of this process take and give back memory meanwhile.
         assert!(activity.growth_bytes().unwrap() > 256 << 20);
         assert!(activity.peak_bytes().unwrap() > 256 << 20);
-        assert!(gauge.is_in_excess());
-        gauge.settle();
-        assert!(!gauge.is_in_excess(), "it is the graphs' own");
+        assert!(gauge.has_excess());
+        gauge.set_baseline();
+        assert!(!gauge.has_excess(), "it is the graphs' own");
         drop(memory);
     }
 

@@ -1,4 +1,4 @@
-//! What happens to engines: counted since the node started, and sent to those who follow it.
+//! Events of engines: counted since the node started, and published to subscribers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,36 +6,36 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-/// Events kept for a follower that is behind.
-const KEPT_EVENTS: usize = 256;
-/// Suspects that one event names.
+/// Capacity of the event channel, for slow subscribers.
+const CHANNEL_EVENTS: usize = 256;
+/// Most suspects in one event.
 pub(super) const MAX_SUSPECTS: usize = 16;
 
 /// Why an engine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EndReason {
-    /// It had no graph for a while.
+    /// It was idle.
     Idle,
-    /// A signal ended it, as when native code crashes.
+    /// A signal ended it, such as when native code crashes.
     Signal,
-    /// Its process exited without being told to.
+    /// Its process exited unexpectedly.
     Exit,
-    /// The kernel killed it because memory was short.
+    /// The kernel's OOM killer ended it.
     OutOfMemory,
-    /// A run continued after its caller had gone.
+    /// A run continued after it was cancelled.
     OverdueRun,
-    /// A graph took too long to load.
+    /// A graph exceeded the time limit of loads.
     OverdueLoad,
-    /// A graph was still loading after everything that wanted it had gone.
+    /// A graph was still loading after all its callers had gone.
     AbandonedLoad,
-    /// It did not answer for too long.
+    /// It did not respond in time.
     Unresponsive,
-    /// What it wrote to the memory that it shares with the node cannot be.
+    /// It wrote an invalid message to the shared memory.
     InvalidMessage,
 }
 
 impl EndReason {
-    /// As metrics and events spell it.
+    /// The name in metrics and events, such as `out_of_memory`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -51,33 +51,32 @@ impl EndReason {
     }
 }
 
-/// Which engine an event is about.
+/// Identifies an engine in events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineLabel {
-    /// The backend that it was started for.
+    /// The backend that it runs.
     pub backend: &'static str,
-    /// The deployment's id that has it for itself; nothing when it is shared.
+    /// ID of the deployment that owns it; `None` if it is shared.
     pub deployment: Option<String>,
-    /// Whether it runs one graph alone, because engines ended that this graph ran in.
+    /// Whether it runs a single graph, which is a suspect.
     pub is_suspect: bool,
-    /// Its process.
+    /// Its process ID.
     pub process: Option<u32>,
 }
 
-/// Which graph an event is about.
+/// Identifies a graph in events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphLabel {
-    /// Its name in the manifest of the deployment that had it loaded.
+    /// Its name in the manifest of the deployment that loaded it.
     pub name: String,
-    /// SHA-256 that tells its files from any others.
+    /// SHA-256 of its files, in hexadecimal.
     pub digest: String,
-    /// The deployment's id whose engines it is loaded in; nothing when it is loaded in shared ones.
+    /// ID of the deployment that owns its engine; `None` for shared engines.
     pub deployment: Option<String>,
 }
 
 impl GraphLabel {
-    /// What is held against it is held under this key: what one deployment's inputs do to a graph does not count for another
-    /// that has engines of its own.
+    /// The key of its crash history. Deployments with their own engines have separate histories, because their inputs differ.
     pub(super) fn key(&self) -> String {
         match &self.deployment {
             Some(deployment) => format!("{deployment}/{}", self.digest),
@@ -91,62 +90,62 @@ impl GraphLabel {
 pub struct Suspect {
     /// The graph.
     pub graph: Arc<GraphLabel>,
-    /// Type and shape of each input of one of its runs, as `f32 [1, 2]`; none when it was loading.
+    /// Type and shape of each input of one of its runs, such as `f32 [1, 2]`; empty if it was loading.
     pub inputs: Vec<String>,
 }
 
-/// Something that happened to an engine or on account of one.
+/// An event of an engine or of a graph in one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineEvent {
     /// An engine started.
     Started(EngineLabel),
     /// An engine ended.
     Ended {
-        /// Which.
+        /// The engine.
         engine: EngineLabel,
-        /// Why, for programs.
+        /// The reason in a form for programs.
         reason: EndReason,
-        /// Why, for people.
+        /// A description of the reason.
         message: String,
-        /// The graphs that may have ended it, 16 at most.
+        /// The graphs that may be the cause, at most 16.
         suspects: Vec<Suspect>,
     },
-    /// A graph ended its own engine repeatedly and is not run for a while.
+    /// A graph was quarantined because it ended its own engine repeatedly.
     Quarantined {
         /// The graph, with the inputs of the last run.
         suspect: Suspect,
-        /// How often it ended its own engine lately.
+        /// Recent ends of its own engine.
         ends: usize,
-        /// For how long it is not run.
+        /// The duration of the quarantine.
         time: Duration,
     },
-    /// A graph may be run again.
+    /// The quarantine of a graph has ended.
     Released(Arc<GraphLabel>),
     /// An idle graph was unloaded to make room for another. Its next run loads it again.
     Evicted {
         /// The graph.
         graph: Arc<GraphLabel>,
-        /// The memory that it was counted with.
+        /// The bytes that it was charged.
         bytes: u64,
     },
 }
 
-/// What was counted since the node started.
+/// Counters since the node started.
 #[derive(Clone, Debug, Default)]
 pub struct EngineTotals {
     /// Engines that started, by backend.
     pub starts: BTreeMap<&'static str, u64>,
     /// Engines that ended, by backend and reason.
     pub ends: BTreeMap<(&'static str, EndReason), u64>,
-    /// How often a graph was quarantined.
+    /// Quarantines that started.
     pub quarantines: u64,
-    /// How often an idle graph was unloaded to make room for another.
+    /// Idle graphs that were unloaded to make room for another.
     pub evictions: u64,
-    /// Graphs that are quarantined now.
+    /// Graphs in quarantine now.
     pub quarantined_graphs: usize,
 }
 
-/// Counts and sends.
+/// Counts and publishes events.
 pub(super) struct History {
     totals: Mutex<EngineTotals>,
     events: broadcast::Sender<EngineEvent>,
@@ -156,11 +155,11 @@ impl History {
     pub fn new() -> Self {
         Self {
             totals: Mutex::default(),
-            events: broadcast::Sender::new(KEPT_EVENTS),
+            events: broadcast::Sender::new(CHANNEL_EVENTS),
         }
     }
 
-    /// Counts an event and sends it to all who follow.
+    /// Counts an event and publishes it to subscribers.
     pub fn record(&self, event: EngineEvent) {
         let mut totals = self.lock();
         match &event {
@@ -173,22 +172,21 @@ impl History {
             EngineEvent::Evicted { .. } => totals.evictions += 1,
         }
         drop(totals);
-        // An error says that nothing follows.
+        // Fails only if there are no subscribers.
         let _ = self.events.send(event);
     }
 
-    /// Events from now on.
-    pub fn follow(&self) -> broadcast::Receiver<EngineEvent> {
+    /// Subscribes to events from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<EngineEvent> {
         self.events.subscribe()
     }
 
-    /// What was counted; quarantined graphs are counted by the caller.
+    /// The counters, without `quarantined_graphs`.
     pub fn totals(&self) -> EngineTotals {
         self.lock().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, EngineTotals> {
-        // Each counter is right at every instant.
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -207,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn events_are_counted_and_sent() {
+    fn events_are_counted_and_published() {
         let history = History::new();
         history.record(EngineEvent::Started(engine("rten")));
-        let mut followed = history.follow();
+        let mut followed = history.subscribe();
         let ended = EngineEvent::Ended {
             engine: engine("rten"),
             reason: EndReason::Signal,

@@ -1,46 +1,45 @@
-//! The memory that all graphs of a node may take together: what each of them takes, which go so that another can come, and
-//! which do not fit.
+//! The memory budget of all graphs of a node: charges each graph, evicts graphs for others, and refuses graphs that do not fit.
 //!
-//! A graph counts with what it was measured to take when it was loaded, and with the most that a run of it was seen to take
-//! besides. It counts with the size of its files at least: they are mapped, and in memory once runs have read them. While it loads it
-//! also counts with what loading takes for a moment, so that large graphs load one after the other where there is no room for both.
+//! A graph is charged the memory that it used after its load, plus the peak of its runs. It is charged at least the size of its files,
+//! which are mapped and in memory once runs have read them. During its load it is also charged the temporary memory of the load, so that
+//! large graphs load one after the other if there is no room for both.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::slot::Slot;
-use crate::infer::residency::{Resident, Room, Tenant, room};
+use super::graph_slot::GraphSlot;
+use crate::infer::eviction::{Fit, ModelId, Resident, fit};
 
-/// So long a graph waits for others to end their runs, when memory is full of graphs that run.
+/// Longest wait of a load for runs of other graphs to end, if all graphs are running.
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// How often it looks whether they have.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// What a graph takes besides its weights, as long as it was not measured.
+/// How often it checks whether they have.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// Memory of a graph besides its weights in bytes, until it was measured.
 const OVERHEAD_BYTES: u64 = 4 << 20;
-/// What loading takes for a moment besides, for each byte of the files, as long as it was not measured: the library's copy of the weights,
-/// what the optimizers make of them, and what they are laid out as for the processor.
+/// Temporary memory of a load per byte of the files, until it was measured: the library's copy of the weights, their optimized form, and
+/// their layout for the CPU.
 const LOADING_FACTOR: u64 = 4;
-/// So long a load waits until there is room for what it takes for a moment. Then it begins without, if it takes little or is the only
-/// one: graphs that always run must not keep others from loading.
+/// Longest wait of a load for room for its temporary memory. Then it starts without it, if it needs little or no other graph loads,
+/// because graphs that always run must not prevent others from loading.
 const LOADING_WAIT: Duration = Duration::from_secs(5);
-/// What is little: so much is left to each engine for what was not measured, several times.
-const LITTLE_BYTES: u64 = 256 << 20;
-/// Graphs whose measures are remembered while they are not loaded.
-const REMEMBERED: usize = 4096;
+/// Temporary memory that counts as little: each engine has several times as much for unmeasured memory.
+const SMALL_LOAD_BYTES: u64 = 256 << 20;
+/// Most graphs whose memory use is remembered while they are not loaded.
+const MAX_REMEMBERED: usize = 4096;
 
-/// What all graphs of a node may take together, and what they take.
+/// The memory of all graphs of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphMemory {
-    /// As `samovar serve --memory` says.
+    /// The limit of `samovar serve --memory` in bytes.
     pub limit_bytes: u64,
-    /// By graphs that are loaded, with the most that runs of them were seen to take.
+    /// Bytes charged to loaded graphs, including the peaks of their runs.
     pub used_bytes: u64,
 }
 
-/// The memory.
-pub(super) struct Memory {
+/// The memory budget of the graphs.
+pub(super) struct MemoryBudget {
     limit_bytes: u64,
     begun: Instant,
     state: Mutex<State>,
@@ -48,55 +47,55 @@ pub(super) struct Memory {
 
 #[derive(Default)]
 struct State {
-    /// By all graphs that are loaded or load.
+    /// Bytes charged to loaded and loading graphs.
     used_bytes: u64,
-    /// Graphs that load.
+    /// Number of loading graphs.
     loading: usize,
-    next: u64,
-    graphs: BTreeMap<Tenant, Weak<Slot>>,
-    /// What graphs took when they were loaded last, by their keys.
+    last_id: u64,
+    graphs: BTreeMap<ModelId, Weak<GraphSlot>>,
+    /// Memory use of graphs when they were loaded last, by key.
     measured: HashMap<String, Measure>,
 }
 
-/// What a graph takes, and what its runs take besides.
+/// The memory use of a graph and its runs.
 #[derive(Clone, Copy, Debug, Default)]
 struct Measure {
     weight_bytes: u64,
     peak_bytes: u64,
-    /// What loading took for a moment, beside the weight.
+    /// Temporary memory of the load, in addition to the weights.
     loading_bytes: u64,
 }
 
-/// What one graph takes, from before it is loaded until it is gone.
-pub(super) struct Share {
-    memory: Arc<Memory>,
+/// The charge of one graph, from before its load until it is unloaded.
+pub(super) struct MemoryCharge {
+    memory: Arc<MemoryBudget>,
     key: String,
     file_bytes: u64,
-    /// What it takes when it does not run.
+    /// Memory while it is idle.
     weight_bytes: AtomicU64,
-    /// What its runs take besides.
+    /// Additional peak memory of its runs.
     peak_bytes: AtomicU64,
-    /// What loading takes for a moment, by the measure or an estimate.
+    /// Temporary memory of the load, measured or estimated.
     loading_bytes: AtomicU64,
-    /// What is held for that while it loads.
-    held: Mutex<Option<u64>>,
+    /// Temporary memory that is charged while it loads.
+    temporary: Mutex<Option<u64>>,
 }
 
-/// Memory that is taken for a while, beside what graphs take.
-pub(super) struct Beside {
-    memory: Arc<Memory>,
+/// Memory that is charged in addition until this is dropped.
+pub(super) struct Reservation {
+    memory: Arc<MemoryBudget>,
     bytes: u64,
 }
 
-impl Drop for Beside {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.memory.lock();
         state.used_bytes = state.used_bytes.saturating_sub(self.bytes);
     }
 }
 
-impl Memory {
-    /// Memory of so many bytes.
+impl MemoryBudget {
+    /// A budget with a limit in bytes.
     pub fn new(limit_bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             limit_bytes,
@@ -105,7 +104,7 @@ impl Memory {
         })
     }
 
-    /// What all graphs may take, and take.
+    /// The limit and the use.
     pub fn info(&self) -> GraphMemory {
         GraphMemory {
             limit_bytes: self.limit_bytes,
@@ -117,25 +116,25 @@ impl Memory {
         self.lock().used_bytes
     }
 
-    /// A number that grows with time, by which uses of graphs are compared.
+    /// A monotonic timestamp for the last use of graphs.
     pub fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Makes a graph one of those that go when others need its room.
-    pub fn enter(&self, graph: &Arc<Slot>) {
+    /// Makes a graph evictable.
+    pub fn register(&self, graph: &Arc<GraphSlot>) {
         let mut state = self.lock();
-        state.next += 1;
-        let tenant = Tenant(state.next);
+        state.last_id += 1;
+        let id = ModelId(state.last_id);
         state.graphs.retain(|_, graph| graph.strong_count() > 0);
-        state.graphs.insert(tenant, Arc::downgrade(graph));
+        state.graphs.insert(id, Arc::downgrade(graph));
     }
 
-    /// Has room made for a graph whose files have so many bytes. For threads that may block: it waits for runs of others.
+    /// Charges a graph with files of this size, and evicts others if necessary. Blocks while other graphs run.
     ///
     /// # Errors
-    /// When it does not fit, with the figures.
-    pub fn share(self: &Arc<Self>, key: &str, file_bytes: u64) -> Result<Share, String> {
+    /// If it does not fit, with the numbers.
+    pub fn charge(self: &Arc<Self>, key: &str, file_bytes: u64) -> Result<MemoryCharge, String> {
         let measured = self.lock().measured.get(key).copied();
         let Measure {
             weight_bytes,
@@ -147,65 +146,65 @@ impl Memory {
             loading_bytes: file_bytes.saturating_mul(LOADING_FACTOR),
         });
         let bytes = weight_bytes.saturating_add(peak_bytes);
-        // A graph that fits is not refused because it takes all memory for a moment.
+        // A graph that fits is not refused because of its temporary memory.
         let most = self.limit_bytes.saturating_sub(bytes);
-        let held = self
+        let temporary = self
             .make_room(bytes, loading_bytes.min(most), Purpose::Load)
             .map_err(|()| self.refusal(bytes, self.used_bytes()))?;
-        Ok(Share {
+        Ok(MemoryCharge {
             memory: self.clone(),
             key: key.to_owned(),
             file_bytes,
             weight_bytes: AtomicU64::new(weight_bytes),
             peak_bytes: AtomicU64::new(peak_bytes),
             loading_bytes: AtomicU64::new(loading_bytes),
-            held: Mutex::new(Some(held)),
+            temporary: Mutex::new(Some(temporary)),
         })
     }
 
-    /// Takes `bytes` and what is to be held while a graph loads, once there is room for them; not when there is none for too long. The
-    /// answer is what is held.
+    /// Charges `bytes` and temporary memory once there is room. Fails if there is none for too long. Returns the temporary memory that
+    /// was charged.
     fn make_room(&self, bytes: u64, loading_bytes: u64, purpose: Purpose) -> Result<u64, ()> {
         let begun = Instant::now();
         loop {
             let waited = begun.elapsed();
-            let there = self.there();
-            let residents = there.iter().map(|(tenant, (_, one))| (tenant, one));
+            let loaded = self.loaded();
+            let residents = loaded.iter().map(|(id, (_, one))| (id, one));
             let in_residents: u64 = residents.clone().map(|(_, one)| one.bytes).sum();
             let mut state = self.lock();
             let is_loading = state.used_bytes > in_residents;
-            let is_without =
-                waited > LOADING_WAIT && (loading_bytes <= LITTLE_BYTES || state.loading == 0);
-            let held = if is_without { 0 } else { loading_bytes };
-            let taken = bytes.saturating_add(held);
+            let skips_temporary =
+                waited > LOADING_WAIT && (loading_bytes <= SMALL_LOAD_BYTES || state.loading == 0);
+            let temporary = if skips_temporary { 0 } else { loading_bytes };
+            let taken = bytes.saturating_add(temporary);
             let missing = state.used_bytes.saturating_add(taken);
             let missing = missing.saturating_sub(self.limit_bytes);
-            match room(missing, 0, residents) {
-                Room::Free => {
+            match fit(missing, 0, residents) {
+                Fit::Fits => {
                     state.used_bytes = state.used_bytes.saturating_add(taken);
                     state.loading += usize::from(purpose == Purpose::Load);
-                    return Ok(held);
+                    return Ok(temporary);
                 }
-                Room::Evict(tenants) => {
-                    // Without the lock, which is taken when the room of one is given back.
+                Fit::Evict(models) => {
+                    // Without the lock, which a dropped charge takes.
                     drop(state);
-                    for tenant in tenants {
-                        if let Some((graph, _)) = there.get(&tenant) {
+                    for id in models {
+                        if let Some((graph, _)) = loaded.get(&id) {
                             graph.evict();
                         }
                     }
                 }
-                Room::Never { .. } if !is_loading || bytes > self.limit_bytes => {
+                Fit::Never { .. } if !is_loading || bytes > self.limit_bytes => {
                     return Err(());
                 }
-                // What loads just now can go once it has loaded and run.
-                Room::AfterRuns | Room::Never { .. } => {
+                // A loading graph can be evicted after its load and run.
+                Fit::AfterRuns | Fit::Never { .. } => {
                     if waited > MAX_WAIT {
                         return Err(());
                     }
                     drop(state);
-                    drop(there);
-                    std::thread::sleep(LOOK_EVERY);
+                    drop(loaded);
+                    std::thread::sleep(CHECK_INTERVAL);
                 }
             }
         }
@@ -214,48 +213,47 @@ impl Memory {
     fn refusal(&self, bytes: u64, used_bytes: u64) -> String {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         format!(
-            "it takes {} MiB of memory, and all graphs together may take {} MiB, of which others take {} MiB: start the server with a larger --memory, or deactivate deployments",
+            "it needs {} MiB of memory; the limit of all graphs is {} MiB, of which others use {} MiB: start the server with a larger --memory, or deactivate deployments",
             mib(bytes),
             mib(self.limit_bytes),
             mib(used_bytes)
         )
     }
 
-    /// The graphs that are loaded.
-    fn there(&self) -> BTreeMap<Tenant, (Arc<Slot>, Resident)> {
-        let graphs: Vec<(Tenant, Arc<Slot>)> = {
+    /// The loaded graphs.
+    fn loaded(&self) -> BTreeMap<ModelId, (Arc<GraphSlot>, Resident)> {
+        let graphs: Vec<(ModelId, Arc<GraphSlot>)> = {
             let state = self.lock();
             let graphs = state.graphs.iter();
             graphs
-                .filter_map(|(tenant, graph)| Some((*tenant, graph.upgrade()?)))
+                .filter_map(|(id, graph)| Some((*id, graph.upgrade()?)))
                 .collect()
         };
-        // Without the lock: should the last of its users go meanwhile, a graph is dropped here, and gives its share back.
-        let there = graphs.into_iter().filter_map(|(tenant, graph)| {
+        // Without the lock: if this is the last reference to a graph, dropping it releases its charge.
+        let loaded = graphs.into_iter().filter_map(|(id, graph)| {
             let resident = graph.resident()?;
-            Some((tenant, (graph, resident)))
+            Some((id, (graph, resident)))
         });
-        there.collect()
+        loaded.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Sums and maps, whole at every instant.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Why memory is taken.
+/// Why memory is charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Load,
-    /// It is taken already: others make room for it.
+    /// It is charged already, and others are evicted for it.
     Correction,
 }
 
 impl State {
     fn remember(&mut self, key: &str, measure: Measure) {
-        if self.measured.len() >= REMEMBERED && !self.measured.contains_key(key) {
-            // Whichever: a graph that is forgotten counts with its files once more.
+        if self.measured.len() >= MAX_REMEMBERED && !self.measured.contains_key(key) {
+            // Any: a graph that is not remembered is estimated again.
             let some = self.measured.keys().next().cloned();
             some.and_then(|key| self.measured.remove(&key));
         }
@@ -263,8 +261,8 @@ impl State {
     }
 }
 
-impl Share {
-    /// What the graph takes, its runs included.
+impl MemoryCharge {
+    /// Bytes charged for the graph and its runs.
     pub fn bytes(&self) -> u64 {
         let Measure {
             weight_bytes,
@@ -282,13 +280,13 @@ impl Share {
         }
     }
 
-    /// As much again as the graph takes while it loads, for another process that loads it; nothing when there is no room for that now.
-    pub fn room_beside(&self) -> Option<Beside> {
+    /// Charges the memory of a load again, for another process that loads the graph; `None` if there is no room now.
+    pub fn reserve_again(&self) -> Option<Reservation> {
         let measure = self.measure();
         let bytes = measure.weight_bytes.saturating_add(measure.loading_bytes);
-        let held = self.lock_held().unwrap_or(0);
-        // What is held for the load, which is over, serves for this.
-        let bytes = bytes.saturating_sub(held);
+        let temporary = self.lock_temporary().unwrap_or(0);
+        // The temporary memory of the load, which has ended, is reused.
+        let bytes = bytes.saturating_sub(temporary);
         let mut state = self.memory.lock();
         let used_bytes = state.used_bytes.saturating_add(bytes);
         if used_bytes > self.memory.limit_bytes {
@@ -296,32 +294,33 @@ impl Share {
         }
         state.used_bytes = used_bytes;
         drop(state);
-        Some(Beside {
+        Some(Reservation {
             memory: self.memory.clone(),
             bytes,
         })
     }
 
-    /// Gives back what was held while the graph loaded.
+    /// Releases the temporary memory of the load.
     fn release(&self) {
-        let held = self.lock_held().take();
-        if let Some(held) = held {
+        let temporary = self.lock_temporary().take();
+        if let Some(temporary) = temporary {
             let mut state = self.memory.lock();
-            state.used_bytes = state.used_bytes.saturating_sub(held);
+            state.used_bytes = state.used_bytes.saturating_sub(temporary);
             state.loading = state.loading.saturating_sub(1);
         }
     }
 
-    fn lock_held(&self) -> MutexGuard<'_, Option<u64>> {
-        // A number.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_temporary(&self) -> MutexGuard<'_, Option<u64>> {
+        self.temporary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the graph is loaded: what it was measured to take, and the most that loading took, both where that was measured.
+    /// Records the end of the load: the memory of the graph and the peak of the load, if measured.
     ///
     /// # Errors
-    /// When it takes more than was thought, and there is no room for that.
-    pub fn loaded(
+    /// If it uses more than estimated, and there is no room for that.
+    pub fn record_load(
         &self,
         weight_bytes: Option<u64>,
         load_peak_bytes: Option<u64>,
@@ -335,12 +334,12 @@ impl Share {
             self.loading_bytes.store(loading, Ordering::Relaxed);
         }
         match weight_bytes {
-            Some(bytes) => self.measured(bytes),
+            Some(bytes) => self.record_weight(bytes),
             None => Ok(()),
         }
     }
 
-    fn measured(&self, bytes: u64) -> Result<(), String> {
+    fn record_weight(&self, bytes: u64) -> Result<(), String> {
         let bytes = bytes.max(self.file_bytes);
         let before = self.weight_bytes.swap(bytes, Ordering::Relaxed);
         let mut state = self.memory.lock();
@@ -352,7 +351,7 @@ impl Share {
         let is_over = state.used_bytes > self.memory.limit_bytes;
         drop(state);
         if is_over {
-            // What others take beyond the limit has to go, and nothing has to come.
+            // Evicts others until the limit is met.
             let refusal = |()| {
                 let others = self.memory.used_bytes().saturating_sub(bytes);
                 self.memory.refusal(bytes, others)
@@ -363,8 +362,8 @@ impl Share {
         Ok(())
     }
 
-    /// Notes that a run took so many bytes besides.
-    pub fn ran_with(&self, bytes: u64) {
+    /// Records the peak memory of a run.
+    pub fn record_peak(&self, bytes: u64) {
         let before = self.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
         if bytes > before {
             let mut state = self.memory.lock();
@@ -374,7 +373,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for MemoryCharge {
     fn drop(&mut self) {
         self.release();
         let bytes = self.bytes();
@@ -393,52 +392,52 @@ mod tests {
 
     #[test]
     fn two_large_graphs_load_one_after_the_other() {
-        let memory = Memory::new(10 * GIB);
-        let first = memory.share("first", GIB).unwrap();
+        let memory = MemoryBudget::new(10 * GIB);
+        let first = memory.charge("first", GIB).unwrap();
         let (loaded, second) = mpsc::channel();
         let loading = std::thread::spawn({
             let memory = memory.clone();
-            move || loaded.send(memory.share("second", GIB).unwrap())
+            move || loaded.send(memory.charge("second", GIB).unwrap())
         });
         assert!(memory.used_bytes() > 5 * GIB && memory.used_bytes() < 6 * GIB);
         second
             .recv_timeout(Duration::from_millis(200))
             .err()
-            .expect("it loads beside the first");
-        first.loaded(Some(GIB), Some(7 * GIB)).unwrap();
+            .expect("it loads at the same time as the first");
+        first.record_load(Some(GIB), Some(7 * GIB)).unwrap();
         let second = second.recv().unwrap();
         loading.join().unwrap().unwrap();
         assert!(memory.used_bytes() <= 10 * GIB);
-        second.loaded(None, None).unwrap();
+        second.record_load(None, None).unwrap();
         drop((first, second));
         assert_eq!(memory.used_bytes(), 0);
-        // The first is known to take more now.
-        let _first = memory.share("first", GIB).unwrap();
+        // The use of the first is known now.
+        let _first = memory.charge("first", GIB).unwrap();
         assert_eq!(memory.used_bytes(), 6 * GIB);
     }
 
     #[test]
-    fn one_that_takes_all_for_a_moment_is_not_refused() {
-        let memory = Memory::new(GIB);
-        let only = memory.share("only", GIB / 2).unwrap();
+    fn a_graph_whose_load_needs_all_memory_is_not_refused() {
+        let memory = MemoryBudget::new(GIB);
+        let only = memory.charge("only", GIB / 2).unwrap();
         assert_eq!(memory.used_bytes(), GIB);
-        assert!(only.room_beside().is_none());
-        only.loaded(Some(GIB / 2), None).unwrap();
+        assert!(only.reserve_again().is_none());
+        only.record_load(Some(GIB / 2), None).unwrap();
         assert_eq!(memory.used_bytes(), GIB / 2);
-        assert!(memory.share("too large", 2 * GIB).is_err());
+        assert!(memory.charge("too large", 2 * GIB).is_err());
         drop(only);
         assert_eq!(memory.used_bytes(), 0);
     }
 
     #[test]
-    fn a_worker_counts_beside_the_engine_while_it_runs() {
-        let memory = Memory::new(100 * GIB);
-        let one = memory.share("one", GIB).unwrap();
+    fn a_worker_is_charged_while_it_runs() {
+        let memory = MemoryBudget::new(100 * GIB);
+        let one = memory.charge("one", GIB).unwrap();
         let loading = memory.used_bytes();
-        let beside = one.room_beside().unwrap();
+        let reservation = one.reserve_again().unwrap();
         let both = memory.used_bytes();
         assert!(both > loading);
-        drop(beside);
+        drop(reservation);
         assert_eq!(memory.used_bytes(), loading);
     }
 }

@@ -1,27 +1,27 @@
-//! Engines: processes that load graphs and run them, so that native code which crashes, hangs or takes all memory harms its
-//! own process and not the node.
+//! Engines: processes that load and run graphs, so that native code which crashes, hangs or uses all memory takes down its own
+//! process and not the node.
 //!
-//! The node starts `samovar engine`, hands it a socket and shared memory (`ring.rs`, `arena.rs`, `wire.rs`), and has it
-//! confined (`process/confine.rs`). `serve.rs` is what the engine does; `running.rs` is one engine as the node sees it; `fleet.rs`
-//! starts them and decides which graph is loaded where, with `blame.rs`; `optimizer.rs` has models brought into a form that loads quicker; `history.rs` counts what happens to them and sends it to
-//! those who follow; `remote.rs` is a graph in an engine, for those who run it.
+//! The node starts `samovar engine`, passes it a socket and shared memory (`ring.rs`, `arena.rs`, `wire.rs`), and confines
+//! it (`process/confine.rs`). `serve.rs` is the engine's side; `handle.rs` is the node's side of one engine; `fleet.rs`
+//! starts engines and decides which graph is loaded in which, with `crash_history.rs`; `optimizer.rs`
+//! makes forms of models that load faster; `history.rs` counts and publishes events of engines; `remote.rs` is a graph in an engine.
 
 mod arena;
-mod blame;
+mod crash_history;
 mod fleet;
 mod gauge;
+mod graph_slot;
+mod handle;
 mod history;
-mod kept;
 mod libraries;
 mod memory;
 mod optimizer;
 mod remote;
+mod remote_data;
 mod ring;
-mod running;
 mod serve;
-mod shared;
-mod slot;
-mod tensors;
+mod shared_memory;
+mod tensor_store;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -34,36 +34,36 @@ pub(crate) use fleet::Fleet;
 pub use history::{EndReason, EngineEvent, EngineLabel, EngineTotals, GraphLabel, Suspect};
 pub use memory::GraphMemory;
 pub use optimizer::serve as serve_optimizer;
-pub(crate) use remote::Remote;
+pub(crate) use remote::RemoteGraph;
 pub use serve::serve;
 pub(crate) use wire::Length;
 
-/// What is run as an engine.
+/// The program that runs as an engine.
 #[derive(Clone, Debug)]
 pub enum Program {
-    /// A program that calls [`serve`] when its first argument is `engine`.
+    /// A program that calls [`serve`] if its first argument is `engine`.
     Process(PathBuf),
-    /// A thread of this process, which is confined by nothing.
+    /// A thread of this process, which is not confined.
     #[cfg(test)]
     Thread,
 }
 
-/// An engine that runs, for people and programs that ask.
+/// A running engine.
 #[derive(Clone, Debug)]
 pub struct EngineInfo {
-    /// The backend that it was started for.
+    /// The backend that it runs.
     pub backend: &'static str,
-    /// The deployment's id that has it for itself; nothing when it is shared.
+    /// ID of the deployment that owns it; `None` if it is shared.
     pub deployment: Option<String>,
-    /// Whether it runs one graph alone, because engines ended that this graph ran in.
+    /// Whether it runs a single graph, in whose engines crashes have occurred.
     pub is_suspect: bool,
-    /// Its process.
+    /// Its process ID.
     pub process: Option<u32>,
-    /// Bytes of memory that it has in RAM, as far as the system says.
+    /// Resident memory in bytes, if the system reports it.
     pub resident_bytes: Option<u64>,
-    /// How many graphs it has loaded.
+    /// Number of loaded graphs.
     pub graphs: usize,
-    /// What confines it.
+    /// Names of the mechanisms that confine it.
     pub confined_by: Vec<String>,
 }
 
@@ -73,15 +73,15 @@ pub enum Engines {
     /// In this process.
     #[default]
     InProcess,
-    /// In processes of their own.
+    /// In separate processes.
     Processes {
-        /// What they run.
+        /// The program of the engines.
         program: Program,
-        /// What they may use.
+        /// The resources that engines may use.
         confinement: Confinement,
-        /// How long a graph may take to load.
+        /// Time limit for loading a graph.
         load_timeout: Duration,
-        /// Memory that all graphs may take together.
+        /// Limit of the memory of all graphs together, in bytes.
         memory_bytes: u64,
     },
 }

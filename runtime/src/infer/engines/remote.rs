@@ -1,4 +1,4 @@
-//! A graph in an engine, for those who run it. It is loaded again when its engine has ended.
+//! A graph in an engine. A run loads it again if its engine has ended or it was evicted.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,51 +7,56 @@ use std::time::{Duration, Instant};
 use futures::future::{Either, select};
 use tokio::sync::oneshot;
 
-use super::fleet::{At, Fleet, Spec};
+use super::fleet::{EngineGraph, Fleet, LoadSpec};
+use super::graph_slot::GraphSlot;
+use super::handle::{EngineHandle, RunEnd};
 use super::history::EndReason;
-use super::kept::KeptAway;
-use super::running::{RunEnd, Running};
-use super::slot::Slot;
+use super::remote_data::RemoteData;
 use super::wire::Length;
 use crate::infer::backend::tensor::{Data, Place, Tensor};
 use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;
 
-/// How long a run may go on that nobody waits for any more. Its engine is killed then.
-const GRACE: Duration = Duration::from_secs(1);
-/// How often a run is begun whose engine ended on account of another graph.
+/// How long a cancelled run may continue before its engine is killed.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// Attempts of a run whose engine ends because of another graph.
 const MAX_ATTEMPTS: usize = 3;
 
-/// The graph.
-pub(crate) struct Remote {
+/// A graph that is loaded in an engine, or will be by its next run.
+pub(crate) struct RemoteGraph {
     fleet: Arc<Fleet>,
-    spec: Arc<Spec>,
+    spec: Arc<LoadSpec>,
     place: Place,
-    slot: Arc<Slot>,
-    /// One caller loads it again, and the others wait.
-    again: tokio::sync::Mutex<()>,
+    slot: Arc<GraphSlot>,
+    /// Held by the caller that loads it again.
+    reloading: tokio::sync::Mutex<()>,
 }
 
-impl Remote {
-    /// A graph that was loaded there.
-    pub(super) fn new(fleet: Arc<Fleet>, spec: Arc<Spec>, place: Place, at: At) -> Self {
-        let slot = Arc::<Slot>::default();
+impl RemoteGraph {
+    /// A graph that was just loaded.
+    pub(super) fn new(
+        fleet: Arc<Fleet>,
+        spec: Arc<LoadSpec>,
+        place: Place,
+        at: EngineGraph,
+    ) -> Self {
+        let slot = Arc::<GraphSlot>::default();
         slot.set(Arc::new(at), fleet.memory.now());
-        fleet.memory.enter(&slot);
+        fleet.memory.register(&slot);
         Self {
             fleet,
             spec,
             place,
             slot,
-            again: tokio::sync::Mutex::default(),
+            reloading: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Runs it, and says what the backend took by the engine's word. Should the future be dropped, the run is ended, and
-    /// `unclaimed` gets what it gave all the same. `held` is dropped when the run has ended.
+    /// Runs it. Returns the outputs and the time that the engine reported. If the future is dropped, the run is cancelled, and
+    /// `unclaimed` gets the time that it used. `held` is dropped when the run has ended.
     ///
     /// # Errors
-    /// In the backend's words; or how the engine ended, if this graph may have brought that about.
+    /// The error of the backend; or how the engine ended, if this graph may be the cause.
     pub async fn compute<H, U>(
         &self,
         mut inputs: Vec<Tensor>,
@@ -65,46 +70,50 @@ impl Remote {
     {
         let mut last = String::new();
         for _ in 0..MAX_ATTEMPTS {
-            let at = self.loaded().await?;
-            bring(&at.engine, &mut inputs).await?;
+            let at = self.load().await?;
+            fetch_foreign(&at.engine, &mut inputs).await?;
             let (sender, receiver) = oneshot::channel();
             let begun = Instant::now();
-            let done = move |end| {
+            let on_end = move |end| {
                 let Err((end, held, unclaimed)) = sender.send((end, held, unclaimed)) else {
                     return;
                 };
-                // A run that was ended because its caller had gone has used a core until now.
+                // A run without a caller has used a core until now.
                 unclaimed(match end {
                     RunEnd::Ran(_, took) => took.time,
                     RunEnd::Failed(_) | RunEnd::Lost { .. } => begun.elapsed(),
                 });
                 drop(held);
             };
-            let run = at
-                .engine
-                .run(at.graph, self.spec.threads, length, inputs, Box::new(done));
-            let stop = StopOnDrop {
+            let run = at.engine.run(
+                at.graph,
+                self.spec.threads,
+                length,
+                inputs,
+                Box::new(on_end),
+            );
+            let cancel = CancelOnDrop {
                 at: &at,
                 name: &self.spec.label.name,
                 run: Some(run),
             };
             if length == Length::Short {
-                at.engine.wait_briefly(run);
+                at.engine.wait_for_short_run(run);
             }
             let ended = receiver.await;
-            stop.over();
+            cancel.disarm();
             let Ok((end, held_on, unclaimed_on)) = ended else {
-                return Err(RunError::Failed("its engine is gone".into()));
+                return Err(RunError::Failed("its engine has ended".into()));
             };
             match end {
                 RunEnd::Ran(outputs, took) => {
                     if took.peak_bytes > 0 {
-                        at.share.ran_with(took.peak_bytes);
+                        at.share.record_peak(took.peak_bytes);
                     }
                     return Ok((outputs, took.time));
                 }
                 RunEnd::Failed(error) => return Err(error),
-                // Of several suspects each runs once more, in an engine of its own, which shows which of them it was.
+                // If there are several suspects, each runs again in its own engine, which shows which of them is the cause.
                 RunEnd::Lost { ended, .. } if ended.suspects == [at.graph] => {
                     return Err(RunError::Failed(format!(
                         "the engine that ran graph `{}` ended: {}",
@@ -115,59 +124,63 @@ impl Remote {
                     ended,
                     inputs: unused,
                 } => {
-                    tracing::debug!(graph = self.spec.label.name, why = ended.why, "run again");
+                    tracing::debug!(
+                        graph = self.spec.label.name,
+                        why = ended.why,
+                        "run repeated"
+                    );
                     last.clone_from(&ended.why);
                     (inputs, held, unclaimed) = (unused, held_on, unclaimed_on);
                 }
             }
         }
         Err(RunError::Failed(format!(
-            "the engine that ran graph `{}` ended {MAX_ATTEMPTS} times in a row on account of others; the last time {last}",
+            "the engine that ran graph `{}` ended {MAX_ATTEMPTS} times in a row because of other graphs; the last time {last}",
             self.spec.label.name
         )))
     }
 
-    /// Runs it on a thread that may block, until `unwanted` is ready, which ends the run.
+    /// Runs it on a thread that may block. Cancels the run when `cancelled` is ready.
     ///
     /// # Errors
-    /// As of [`Self::compute`]; when it was ended.
+    /// As [`Self::compute`], and if it was cancelled.
     pub fn run_until(
         &self,
         inputs: Vec<Tensor>,
-        unwanted: impl Future<Output = ()>,
+        cancelled: impl Future<Output = ()>,
     ) -> Result<Vec<Tensor>, RunError> {
         let computed = self.compute(inputs, Length::Unknown, (), drop);
-        let unwanted = pin!(unwanted);
+        let cancelled = pin!(cancelled);
         let computed = pin!(computed);
-        match futures::executor::block_on(select(computed, unwanted)) {
+        match futures::executor::block_on(select(computed, cancelled)) {
             Either::Left((ran, _)) => ran.map(|(outputs, _)| outputs),
             Either::Right(_) => Err(RunError::Failed("its callers have gone".into())),
         }
     }
 
-    /// Where it is loaded: now, if the engine has ended that it was in, or others needed its memory.
-    async fn loaded(&self) -> Result<Arc<At>, RunError> {
-        if let Some(at) = self.slot.at(self.fleet.memory.now()) {
+    /// The loaded graph. Loads it again if its engine has ended or it was evicted.
+    async fn load(&self) -> Result<Arc<EngineGraph>, RunError> {
+        if let Some(at) = self.slot.get(self.fleet.memory.now()) {
             return Ok(at);
         }
-        let _turn = self.again.lock().await;
-        if let Some(at) = self.slot.at(self.fleet.memory.now()) {
+        let _reloading = self.reloading.lock().await;
+        if let Some(at) = self.slot.get(self.fleet.memory.now()) {
             return Ok(at);
         }
-        let at = self.fleet.load_again(&self.spec).await;
+        let at = self.fleet.reload(&self.spec).await;
         let at = Arc::new(at.map_err(RunError::Failed)?);
         self.slot.set(at.clone(), self.fleet.memory.now());
         Ok(at)
     }
 
-    /// What it takes of the node's memory, its runs included; nothing while it is not loaded.
+    /// Memory that it is charged, including that of its runs, in bytes; `None` while it is not loaded.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.slot.resident().map(|one| one.bytes)
     }
 }
 
-impl Model for Remote {
-    /// For threads that may block.
+impl Model for RemoteGraph {
+    /// Blocks.
     fn run(&self, inputs: Vec<Tensor>, _worker: &Worker) -> Result<Vec<Tensor>, RunError> {
         self.run_until(inputs, std::future::pending())
     }
@@ -176,15 +189,15 @@ impl Model for Remote {
         self.place
     }
 
-    fn remote(&self) -> Option<&Remote> {
+    fn remote(&self) -> Option<&RemoteGraph> {
         Some(self)
     }
 }
 
-/// Brings to the host what stays in other engines than the one that is to run.
-async fn bring(engine: &Arc<Running>, inputs: &mut [Tensor]) -> Result<(), RunError> {
+/// Copies inputs to the host that are in other engines than the one that runs.
+async fn fetch_foreign(engine: &Arc<EngineHandle>, inputs: &mut [Tensor]) -> Result<(), RunError> {
     for tensor in inputs {
-        if KeptAway::of(&tensor.data).is_some_and(|kept| kept.is_in(engine)) {
+        if RemoteData::of(&tensor.data).is_some_and(|kept| kept.is_in(engine)) {
             continue;
         }
         let Data::Kept(kept) = &tensor.data else {
@@ -197,32 +210,32 @@ async fn bring(engine: &Arc<Running>, inputs: &mut [Tensor]) -> Result<(), RunEr
     Ok(())
 }
 
-/// Ends the run when nobody waits for it any more.
-struct StopOnDrop<'a> {
-    at: &'a Arc<At>,
+/// Cancels the run on drop.
+struct CancelOnDrop<'a> {
+    at: &'a Arc<EngineGraph>,
     name: &'a str,
     run: Option<u64>,
 }
 
-impl StopOnDrop<'_> {
-    fn over(mut self) {
+impl CancelOnDrop<'_> {
+    fn disarm(mut self) {
         self.run = None;
     }
 }
 
-impl Drop for StopOnDrop<'_> {
+impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         let Some(run) = self.run else { return };
         if !self.at.engine.is_running(run) {
             return;
         }
-        self.at.engine.stop(run);
+        self.at.engine.cancel(run);
         let (at, name) = (self.at.clone(), self.name.to_owned());
         self.at.executor.spawn(async move {
-            tokio::time::sleep(GRACE).await;
+            tokio::time::sleep(CANCEL_GRACE).await;
             if at.engine.is_running(run) {
                 let why = format!(
-                    "a run of graph `{name}` went on for {GRACE:?} after nobody waited for it any more"
+                    "a run of graph `{name}` continued for {CANCEL_GRACE:?} after it was cancelled"
                 );
                 at.engine.kill(EndReason::OverdueRun, why, Some(at.graph));
             }

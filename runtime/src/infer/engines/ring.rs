@@ -1,35 +1,33 @@
-//! Messages from one process to another through a ring in shared memory, without a system call while both are awake.
+//! Messages from one process to another in a ring in shared memory, without system calls while both are awake.
 //!
-//! The sender alone writes how far it has written, the receiver alone how far it has taken, and each side keeps its own count
-//! where the other cannot change it. What the other side wrote is checked before it is used, and messages are copied out
-//! before they are read: a peer that lies has its messages refused, and harms nobody else. Each process has a lock of its own
-//! around its end, so that its threads may share it.
+//! Only the sender changes the write position and only the receiver the read position, and each keeps its own copy in private memory.
+//! Values of the other process are validated before use, and messages are copied before they are decoded, so a malicious peer can only
+//! get its own messages refused. In each process a mutex lets threads share an end.
 //!
-//! A receiver that is about to sleep sets a flag. A sender that finds it set takes it back, and has to wake the receiver. In
-//! the other direction a sender that finds no room sets a flag for the receiver. Threads of an engine sleep on a number that
-//! grows with each wake, so that none goes to sleep on a wake that came just before.
+//! A receiver sets a flag before it sleeps. A sender that finds the flag set clears it and wakes the receiver. Likewise, a sender sets a
+//! flag if the ring is full. Threads of an engine sleep on a counter of wakes (a futex), so that no wake is lost.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::shared::Shared;
+use super::shared_memory::SharedMemory;
 use super::wire::{MAX_MESSAGE_BYTES, Span};
 
-/// Bytes of messages that are on their way: a few of the longest, or hundreds of the usual ones.
+/// Bytes for messages: a few of the longest, or hundreds of typical ones.
 const CAPACITY: u64 = 256 << 10;
-/// The numbers in front of them.
+/// Bytes of the header in front of them.
 const HEAD_BYTES: u64 = 4096;
-/// What one ring takes of the shared memory.
+/// Bytes of one ring.
 const RING_BYTES: u64 = HEAD_BYTES + CAPACITY;
-/// The length in front of each message, and what messages begin at multiples of.
+/// Bytes of the length in front of each message, and the alignment of messages.
 const LENGTH_BYTES: u64 = 8;
 
-/// The numbers of a ring, each in a line of the cache of its own.
+/// The header of a ring, each field in its own cache line.
 #[repr(C)]
-struct Head {
+struct Header {
     written: Line<AtomicU64>,
-    taken: Line<AtomicU64>,
+    read: Line<AtomicU64>,
     sleeps: Line<AtomicU32>,
     wakes: Line<AtomicU32>,
     wants_room: Line<AtomicU32>,
@@ -38,78 +36,78 @@ struct Head {
 #[repr(C, align(128))]
 struct Line<T>(T);
 
-const _: () = assert!(size_of::<Head>() as u64 <= HEAD_BYTES);
+const _: () = assert!(size_of::<Header>() as u64 <= HEAD_BYTES);
 const _: () = assert!(CAPACITY >= 2 * (MAX_MESSAGE_BYTES as u64 + LENGTH_BYTES));
 
-/// What became of a message.
+/// The result of sending a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// It is there, and the receiver is awake.
+    /// Sent, and the receiver is awake.
     Awake,
-    /// It is there, and the receiver sleeps: the caller wakes it.
+    /// Sent, and the receiver sleeps: the caller must wake it.
     Asleep,
-    /// There is no room. The receiver will tell when there is.
+    /// Not sent, because the ring is full. The receiver will wake the sender when there is room.
     Full,
 }
 
-/// Both rings of an engine: requests go to it and replies come back.
-pub(super) fn create() -> io::Result<(std::os::fd::OwnedFd, Shared)> {
-    Shared::create("samovar-messages", 2 * RING_BYTES)
+/// Creates both rings of an engine: for requests and for replies.
+pub(super) fn create() -> io::Result<(std::os::fd::OwnedFd, SharedMemory)> {
+    SharedMemory::create("samovar-messages", 2 * RING_BYTES)
 }
 
-/// The node's ends.
+/// The node's ends of both rings.
 ///
 /// # Errors
-/// When the memory is too small.
-pub(super) fn of_node(shared: &Shared) -> io::Result<(Sender, Receiver)> {
+/// If the memory is too small.
+pub(super) fn node_ends(shared: &SharedMemory) -> io::Result<(Sender, Receiver)> {
     Ok((
         Sender::new(Ring::at(shared, 0)?),
         Receiver::new(Ring::at(shared, RING_BYTES)?),
     ))
 }
 
-/// The engine's ends.
+/// The engine's ends of both rings.
 ///
 /// # Errors
-/// When the memory is too small.
-pub(super) fn of_engine(shared: &Shared) -> io::Result<(Receiver, Sender)> {
+/// If the memory is too small.
+pub(super) fn engine_ends(shared: &SharedMemory) -> io::Result<(Receiver, Sender)> {
     Ok((
         Receiver::new(Ring::at(shared, 0)?),
         Sender::new(Ring::at(shared, RING_BYTES)?),
     ))
 }
 
-/// One ring in the memory.
+/// One ring in the shared memory.
 struct Ring {
-    shared: Shared,
+    shared: SharedMemory,
     at: u64,
 }
 
 impl Ring {
-    fn at(shared: &Shared, at: u64) -> io::Result<Self> {
+    fn at(shared: &SharedMemory, at: u64) -> io::Result<Self> {
         let span = Span {
             at,
             bytes: RING_BYTES,
         };
-        shared.at(span).map_err(io::Error::other)?;
+        shared.address(span).map_err(io::Error::other)?;
         let shared = shared.clone();
         Ok(Self { shared, at })
     }
 
-    fn head(&self) -> &Head {
+    fn head(&self) -> &Header {
         let span = Span {
             at: self.at,
             bytes: HEAD_BYTES,
         };
-        let head = self.shared.at(span);
-        // It was compared when the ring was made.
+        let head = self.shared.address(span);
+        // Checked when the ring was created.
         let head = head.unwrap_or_else(|error| unreachable!("{error}"));
-        // SAFETY: within the map, which lives as long as `self` and begins at a page; all of it is atomics, for which any bytes
-        // are right and which may change at any time.
-        unsafe { &*head.cast::<Head>() }
+        // SAFETY: within the map, which lives as long as `self` and is page-aligned; all fields are atomics, which may have any value
+        // and may change at any time.
+        unsafe { &*head.cast::<Header>() }
     }
 
-    /// The one or two parts of the memory that hold `bytes` from the position `from` on.
+    /// The one or two spans of memory for `bytes` from the position `from` on.
     fn spans(&self, from: u64, bytes: u64) -> [Span; 2] {
         let begin = from % CAPACITY;
         let first = bytes.min(CAPACITY - begin);
@@ -126,11 +124,11 @@ impl Ring {
         ]
     }
 
-    /// Whether it holds no messages, by the word of both sides.
+    /// Whether it has no messages, according to both processes.
     fn is_empty(&self) -> bool {
         let head = self.head();
-        let taken = head.taken.0.load(Ordering::Relaxed);
-        head.written.0.load(Ordering::Relaxed) == taken
+        let read = head.read.0.load(Ordering::Relaxed);
+        head.written.0.load(Ordering::Relaxed) == read
     }
 
     fn wake(&self, threads: i32) {
@@ -156,53 +154,53 @@ impl Ring {
         Ok(())
     }
 
-    /// Copies the message between these positions to `message`, in place of what is in it; where the next one begins, or nothing
-    /// when there is none.
+    /// Copies the message between these positions to `message`, replacing its content. Returns the position of the next one; `None` if
+    /// there is no message.
     ///
     /// # Errors
-    /// When the numbers cannot be.
-    fn message(&self, taken: u64, written: u64, message: &mut Vec<u8>) -> io::Result<Option<u64>> {
+    /// If the positions or the length are invalid.
+    fn message(&self, read: u64, written: u64, message: &mut Vec<u8>) -> io::Result<Option<u64>> {
         message.clear();
-        let there = bytes_between(taken, written)?;
+        let there = bytes_between(read, written)?;
         if there == 0 {
             return Ok(None);
         }
-        self.read(taken, LENGTH_BYTES, message)?;
+        self.read(read, LENGTH_BYTES, message)?;
         let length = message.as_slice().try_into().map(u64::from_le_bytes);
         let bytes = length.map_err(io::Error::other)?;
-        if bytes > MAX_MESSAGE_BYTES as u64 || taken_by(bytes) > there {
+        if bytes > MAX_MESSAGE_BYTES as u64 || ring_bytes(bytes) > there {
             return Err(io::Error::other(format!(
-                "a message of {bytes} bytes in a ring with {there} bytes"
+                "message of {bytes} bytes in a ring with {there} bytes"
             )));
         }
         message.clear();
-        self.read(taken + LENGTH_BYTES, bytes, message)?;
-        Ok(Some(taken + taken_by(bytes)))
+        self.read(read + LENGTH_BYTES, bytes, message)?;
+        Ok(Some(read + ring_bytes(bytes)))
     }
 }
 
-/// What a ring holds between these positions, one of which the other side wrote.
+/// Bytes between these positions, one of which is from the other process.
 ///
 /// # Errors
-/// When the positions cannot be.
-fn bytes_between(taken: u64, written: u64) -> io::Result<u64> {
-    let bytes = written.checked_sub(taken);
+/// If the positions are invalid.
+fn bytes_between(read: u64, written: u64) -> io::Result<u64> {
+    let bytes = written.checked_sub(read);
     bytes.filter(|bytes| *bytes <= CAPACITY).ok_or_else(|| {
         io::Error::other(format!(
-            "{written} bytes were written to a ring, of which {taken} were taken"
+            "invalid positions of a ring: {written} bytes written, {read} read"
         ))
     })
 }
 
-/// What a message takes of a ring.
-fn taken_by(bytes: u64) -> u64 {
+/// Bytes of a message in the ring.
+fn ring_bytes(bytes: u64) -> u64 {
     LENGTH_BYTES + bytes.next_multiple_of(LENGTH_BYTES)
 }
 
-/// The end that messages go into.
+/// The sending end.
 pub(super) struct Sender {
     ring: Ring,
-    /// How far it has written.
+    /// The write position.
     written: Mutex<u64>,
 }
 
@@ -214,23 +212,23 @@ impl Sender {
         }
     }
 
-    /// Sends a message of these parts, if there is room.
+    /// Sends a message of these parts if there is room.
     ///
     /// # Errors
-    /// When it is longer than [`MAX_MESSAGE_BYTES`], or the other side has written numbers that cannot be.
+    /// If it is longer than [`MAX_MESSAGE_BYTES`], or the other process has written an invalid position.
     pub fn try_send(&self, parts: &[&[u8]]) -> io::Result<Sent> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         if bytes > MAX_MESSAGE_BYTES {
             return Err(io::Error::other(format!(
-                "a message of {bytes} bytes, at most {MAX_MESSAGE_BYTES} are sent"
+                "message is {bytes} bytes; the limit is {MAX_MESSAGE_BYTES}"
             )));
         }
         let (head, bytes) = (self.ring.head(), bytes as u64);
         let mut written = lock(&self.written);
         if !self.has_room(*written, bytes)? {
             head.wants_room.0.store(1, Ordering::Relaxed);
-            // The receiver looks at the flag after it has made room, and this looks for room after it has set the flag: one
-            // of them sees the other.
+            // The receiver checks the flag after it has made room, and this checks for room after it has set the flag: one of them sees
+            // the other.
             fence(Ordering::SeqCst);
             if !self.has_room(*written, bytes)? {
                 return Ok(Sent::Full);
@@ -242,10 +240,10 @@ impl Sender {
             self.ring.write(at, part)?;
             at += part.len() as u64;
         }
-        *written += taken_by(bytes);
+        *written += ring_bytes(bytes);
         head.written.0.store(*written, Ordering::Release);
         drop(written);
-        // The receiver looks for messages after it has set the flag.
+        // The receiver checks for messages after it has set the flag.
         fence(Ordering::SeqCst);
         let sleeps = &head.sleeps.0;
         Ok(match sleeps.load(Ordering::Relaxed) {
@@ -256,122 +254,126 @@ impl Sender {
     }
 
     fn has_room(&self, written: u64, bytes: u64) -> io::Result<bool> {
-        let taken = self.ring.head().taken.0.load(Ordering::Acquire);
-        let used = bytes_between(taken, written)?;
-        Ok(taken_by(bytes) <= CAPACITY - used)
+        let read = self.ring.head().read.0.load(Ordering::Acquire);
+        let used = bytes_between(read, written)?;
+        Ok(ring_bytes(bytes) <= CAPACITY - used)
     }
 
-    /// Whether there are messages that were not taken yet, by the word of the other side.
-    pub fn has_waiting(&self) -> bool {
+    /// Whether there are messages that were not received yet, according to the other process.
+    pub fn has_unreceived(&self) -> bool {
         !self.ring.is_empty()
     }
 
-    /// Messages that the other side has not taken, for when it is gone. They are as it left them.
-    pub fn untaken(&self) -> Vec<Vec<u8>> {
+    /// Messages that the other process has not received when it ended. It may have changed them.
+    pub fn unreceived(&self) -> Vec<Vec<u8>> {
         let written = lock(&self.written);
-        let mut taken = self.ring.head().taken.0.load(Ordering::Acquire);
+        let mut read = self.ring.head().read.0.load(Ordering::Acquire);
         let (mut messages, mut message) = (Vec::new(), Vec::new());
-        while let Ok(Some(next)) = self.ring.message(taken, *written, &mut message) {
+        while let Ok(Some(next)) = self.ring.message(read, *written, &mut message) {
             messages.push(message.clone());
-            taken = next;
+            read = next;
         }
         messages
     }
 
-    /// Wakes one thread of the receiver that sleeps with [`Receiver::sleep`].
+    /// Wakes one thread that sleeps in [`Receiver::sleep`].
     pub fn wake_one(&self) {
         self.ring.wake(1);
     }
 
-    /// Waits for room, but not for long.
+    /// Waits for room for a short time.
     pub fn wait_for_room(&self) {
-        futex::wait(&self.ring.head().wants_room.0, 1, Some(futex::A_MOMENT));
+        futex::wait(
+            &self.ring.head().wants_room.0,
+            1,
+            Some(futex::SHORT_TIMEOUT),
+        );
     }
 }
 
-/// The end that messages come out of.
+/// The receiving end.
 pub(super) struct Receiver {
     ring: Ring,
-    /// How far it has taken.
-    taken: Mutex<u64>,
+    /// The read position.
+    read: Mutex<u64>,
 }
 
-/// A sleep that is about to begin.
+/// The state before a sleep.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sleep {
     wakes: u32,
 }
 
-/// The receiving end, for a thread that takes messages.
-pub(super) struct Taking<'a> {
+/// The receiving end, locked for one thread.
+pub(super) struct LockedReceiver<'a> {
     ring: &'a Ring,
-    taken: MutexGuard<'a, u64>,
+    read: MutexGuard<'a, u64>,
 }
 
 impl Receiver {
     fn new(ring: Ring) -> Self {
         Self {
             ring,
-            taken: Mutex::new(0),
+            read: Mutex::new(0),
         }
     }
 
-    /// Takes messages, when no other thread does.
-    pub fn take(&self) -> Taking<'_> {
-        Taking {
+    /// Locks the end to receive messages.
+    pub fn lock(&self) -> LockedReceiver<'_> {
+        LockedReceiver {
             ring: &self.ring,
-            taken: lock(&self.taken),
+            read: lock(&self.read),
         }
     }
 
-    /// Takes messages, if no other thread does just now.
-    pub fn try_take(&self) -> Option<Taking<'_>> {
-        let taken = match self.taken.try_lock() {
-            Ok(taken) => taken,
+    /// Locks the end unless another thread has locked it.
+    pub fn try_lock(&self) -> Option<LockedReceiver<'_>> {
+        let read = match self.read.try_lock() {
+            Ok(read) => read,
             Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(std::sync::TryLockError::WouldBlock) => return None,
         };
         let ring = &self.ring;
-        Some(Taking { ring, taken })
+        Some(LockedReceiver { ring, read })
     }
 
-    /// Whether there are no messages. May be wrong for a moment while another thread takes one.
+    /// Whether there are no messages. May be outdated while another thread receives one.
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
 
-    /// Takes back [`Self::about_to_sleep`]: somebody looks for messages.
+    /// Reverts [`Self::about_to_sleep`], because a thread polls for messages.
     pub fn stay_awake(&self) {
         self.ring.head().sleeps.0.store(0, Ordering::Relaxed);
     }
 
-    /// Says that the next message has to wake somebody. Nothing when there is a message already.
+    /// Requests a wake with the next message. Returns `None` if there is a message already.
     pub fn about_to_sleep(&self) -> Option<Sleep> {
         let sleep = self.next_sleep();
         self.ring.head().sleeps.0.store(1, Ordering::Relaxed);
-        // The sender looks at the flag after it has written.
+        // The sender checks the flag after it has written.
         fence(Ordering::SeqCst);
         self.is_empty().then_some(sleep)
     }
 
-    /// A sleep that ends with the next wake, for a thread that knows that another will wake it.
+    /// A sleep that ends with the next wake, for a thread that another one will wake.
     pub fn next_sleep(&self) -> Sleep {
         let wakes = self.ring.head().wakes.0.load(Ordering::SeqCst);
         Sleep { wakes }
     }
 
-    /// Sleeps until a wake that came after the [`Sleep`] was made, or for no reason.
+    /// Sleeps until a wake after the [`Sleep`] was created. May wake spuriously.
     pub fn sleep(&self, sleep: Sleep) {
         futex::wait(&self.ring.head().wakes.0, sleep.wakes, None);
     }
 
-    /// Wakes this many threads that sleep.
+    /// Wakes this number of sleeping threads.
     pub fn wake(&self, threads: i32) {
         self.ring.wake(threads);
     }
 
-    /// Whether the sender waited for room, and has to be told that there is some.
-    pub fn made_room(&self) -> bool {
+    /// Whether a sender waits for room and must be woken, now that there is some.
+    pub fn must_wake_sender(&self) -> bool {
         fence(Ordering::SeqCst);
         let wants_room = &self.ring.head().wants_room.0;
         wants_room.load(Ordering::Relaxed) != 0 && wants_room.swap(0, Ordering::Relaxed) != 0
@@ -383,43 +385,42 @@ impl Receiver {
     }
 }
 
-impl Taking<'_> {
-    /// Copies the next message to `message`, in place of what is in it; false when there is none.
+impl LockedReceiver<'_> {
+    /// Copies the next message to `message`, replacing its content. Returns `false` if there is none.
     ///
     /// # Errors
-    /// When the other side has written numbers that cannot be.
+    /// If the other process has written an invalid position or length.
     pub fn next(&mut self, message: &mut Vec<u8>) -> io::Result<bool> {
         let head = self.ring.head();
         let written = head.written.0.load(Ordering::Acquire);
-        let Some(next) = self.ring.message(*self.taken, written, message)? else {
+        let Some(next) = self.ring.message(*self.read, written, message)? else {
             return Ok(false);
         };
-        *self.taken = next;
-        head.taken.0.store(next, Ordering::Release);
+        *self.read = next;
+        head.read.0.store(next, Ordering::Release);
         Ok(true)
     }
 }
 
 fn lock(mutex: &Mutex<u64>) -> MutexGuard<'_, u64> {
-    // A number is whole at every instant.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sleep and wake between processes. rustix has the same, for another feature of a crate that much is built on.
+/// Sleep and wake between processes. rustix has a futex API only with another feature, which would recompile many crates.
 mod futex {
     use std::ptr;
     use std::sync::atomic::AtomicU32;
 
-    /// So that a lie of the other side costs no more than this.
-    pub const A_MOMENT: libc::timespec = libc::timespec {
+    /// Limits the cost of a wrong value of the other process.
+    pub const SHORT_TIMEOUT: libc::timespec = libc::timespec {
         tv_sec: 0,
         tv_nsec: 10_000_000,
     };
 
-    /// Sleeps while the number is `expected`, until somebody wakes it or the time is over, or for no reason.
+    /// Sleeps while the number is `expected`, until a wake or the timeout. May wake spuriously.
     pub fn wait(number: &AtomicU32, expected: u32, timeout: Option<libc::timespec>) {
         let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: the number is there during the call, and the timeout is one or null.
+        // SAFETY: the number is valid during the call, and the timeout is valid or null.
         unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -431,9 +432,9 @@ mod futex {
         };
     }
 
-    /// Wakes so many threads that sleep on the number.
+    /// Wakes this number of threads that sleep on the number.
     pub fn wake(number: &AtomicU32, threads: i32) {
-        // SAFETY: the number is there during the call, which reads nothing of it.
+        // SAFETY: the number is valid during the call.
         unsafe { libc::syscall(libc::SYS_futex, number.as_ptr(), libc::FUTEX_WAKE, threads) };
     }
 }

@@ -1,10 +1,10 @@
-//! The engine's side: loads graphs and runs them, for the node that started it and for as long as that is there.
+//! The engine's side: loads and runs graphs until the node closes the stream.
 //!
-//! One thread reads orders; each load has a thread of its own. Runs are taken out of their ring by as many threads as there
-//! are cores. Where those are all taken by long runs, and more wait, a watchman adds some.
+//! One thread reads orders, and each load has its own thread. As many threads as cores receive runs from the ring. A watchdog adds
+//! threads while all of them are busy with long runs and more runs wait.
 
-mod crew;
-mod steward;
+mod memory_trimmer;
+mod threads;
 
 use std::collections::HashMap;
 use std::io;
@@ -14,146 +14,148 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use self::crew::Crew;
-use self::steward::Steward;
+use self::memory_trimmer::MemoryTrimmer;
+use self::threads::RunThreads;
 use super::gauge::Gauge;
+use super::handle::RunCost;
 use super::libraries;
 use super::ring::{self, Receiver, Sender, Sent};
-use super::running::Took;
-use super::shared::Shared;
-use super::tensors::{self, Outgoing, Tensors};
+use super::shared_memory::SharedMemory;
+use super::tensor_store::{self, Outgoing, TensorStore};
 use super::wire::{
     self, Answer, BackendHead, Failure, Length, Load, LoadSource, LoadedHead, MAX_MESSAGE_BYTES,
     Open, Order, Reply, Request, Span,
 };
 use crate::infer::backend::tensor::Tensor;
-use crate::infer::backend::{Backends, GuestModel, LoadError, Loaded, RunError, Source, Wanted};
+use crate::infer::backend::{
+    Backends, GuestModel, LoadError, LoadRequest, Loaded, RunError, Source,
+};
 use crate::infer::compute::{Worker, guarded};
-use crate::infer::stop::Stop;
+use crate::infer::run_cancel::RunCancel;
 use crate::process::{confine, frames};
 
-/// The stack of a thread that loads: libraries recurse over the operators of a model.
+/// Stack of a thread that loads a model: libraries recurse over its operators.
 const LOAD_STACK_BYTES: usize = 64 << 20;
-/// Runs that took longer are looked at for the memory that they took.
-const WORTH_A_LOOK: Duration = Duration::from_millis(1);
-/// Runs that were stopped before they came.
-const MAX_STOPPED: usize = 1024;
+/// Runs that took longer are checked for their memory use.
+const MIN_MEASURED_RUN: Duration = Duration::from_millis(1);
+/// Most runs that are remembered as cancelled before they were received.
+const MAX_EARLY_CANCELS: usize = 1024;
 
 struct Engine {
     backends: Arc<Backends>,
     control: UnixStream,
-    /// Frames go out whole.
-    answering: Mutex<()>,
+    /// Held while a frame is written.
+    writing: Mutex<()>,
     requests: Receiver,
     replies: Sender,
-    /// Rung for the node when it sleeps.
-    bell: OwnedFd,
-    /// Whether the node is gone.
-    is_over: AtomicBool,
-    arena: Shared,
+    /// Written to wake the node.
+    wake: OwnedFd,
+    /// Whether the node has closed the stream.
+    is_closed: AtomicBool,
+    arena: SharedMemory,
     gauge: Gauge,
     collect: fn(),
     graphs: RwLock<HashMap<u32, Arc<Loaded>>>,
-    tensors: Tensors,
-    stops: Mutex<Stops>,
-    crew: Crew,
-    steward: Steward,
+    tensors: TensorStore,
+    cancellations: Mutex<Cancellations>,
+    threads: RunThreads,
+    memory_trimmer: MemoryTrimmer,
 }
 
 #[derive(Default)]
-struct Stops {
-    running: HashMap<u64, Arc<Stop>>,
-    /// Stopped before they came.
+struct Cancellations {
+    running: HashMap<u64, Arc<RunCancel>>,
+    /// Cancelled before they were received.
     early: Vec<u64>,
 }
 
-/// Runs an engine until its node is gone. `control` is its end of the stream that the node made. `collect` has the program's
-/// allocator give back to the system what it keeps.
+/// Runs an engine until the node closes the stream. `control` is the engine's end of the socket pair that the node created. `collect`
+/// makes the program's allocator return unused memory to the system.
 ///
 /// # Errors
-/// When the node does not begin as a node does.
+/// If the node violates the protocol, or the engine cannot be confined.
 pub fn serve(control: UnixStream, collect: fn()) -> io::Result<()> {
-    let [bell, arena, messages] = frames::receive_files(&control)?;
-    let arena = Shared::open(&arena)?;
-    let (requests, replies) = ring::of_engine(&Shared::open(&messages)?)?;
+    let [wake, arena, messages] = frames::receive_files(&control)?;
+    let arena = SharedMemory::open(&arena)?;
+    let (requests, replies) = ring::engine_ends(&SharedMemory::open(&messages)?)?;
     let Some(Order::Open(open)) = frames::read_frame(&control)? else {
-        return Err(io::Error::other("the first order is none to open"));
+        return Err(io::Error::other("the first message is invalid"));
     };
     let Open {
         backends: options,
         confinement,
     } = *open;
-    let backends = Arc::new(Backends::beside_others(options));
+    let backends = Arc::new(Backends::discover_shared(options));
     let is_process = confinement.is_some();
     let gauge = Gauge::open(is_process)?;
-    // After the libraries are open, which lie anywhere; before anything of a pusher is read.
+    // After the libraries are opened, which may be anywhere; before any file of a deployment is read.
     let barriers = match confinement {
         Some(confinement) => confine::confine(&libraries::with_libraries(confinement, &backends))?,
         None => Vec::new(),
     };
     let opened = Answer::Opened {
         backends: backends.info().iter().map(BackendHead::of).collect(),
-        no_cards: backends.cards().reason,
+        no_gpus: backends.gpus().reason,
         barriers,
-        kept_forms: backends.kept_forms(),
+        form_folders: backends.form_folders(),
     };
     frames::write_frame(&control, &opened)?;
     let engine = Arc::new(Engine {
         backends,
         control,
-        answering: Mutex::default(),
+        writing: Mutex::default(),
         requests,
         replies,
-        bell,
-        is_over: AtomicBool::new(false),
+        wake,
+        is_closed: AtomicBool::new(false),
         arena,
         gauge,
         collect,
         graphs: RwLock::default(),
-        tensors: Tensors::default(),
-        stops: Mutex::default(),
-        crew: Crew::default(),
-        steward: Steward::default(),
+        tensors: TensorStore::default(),
+        cancellations: Mutex::default(),
+        threads: RunThreads::default(),
+        memory_trimmer: MemoryTrimmer::default(),
     });
     for _ in 0..cores() {
-        engine.hire()?;
+        engine.add_thread()?;
     }
-    let watchman = engine.clone();
+    let watchdog = engine.clone();
     std::thread::Builder::new()
-        .name("watchman".into())
-        .spawn(move || watchman.watch())?;
-    let steward = engine.clone();
+        .name("watchdog".into())
+        .spawn(move || watchdog.watch_threads())?;
+    let trimmer = engine.clone();
     std::thread::Builder::new()
-        .name("steward".into())
-        .spawn(move || steward.keep_memory())?;
+        .name("memory-trimmer".into())
+        .spawn(move || trimmer.trim_after_runs())?;
     let followed = engine.follow();
     if is_process {
-        // At once: what runs yet is not waited for, and libraries are not taken down under it.
-        // SAFETY: ends the process, and nothing after it.
+        // At once: does not wait for runs, and does not unload libraries that they use.
+        // SAFETY: has no preconditions; ends the process at once.
         unsafe { libc::_exit(i32::from(followed.is_err())) };
     }
-    engine.is_over.store(true, Ordering::SeqCst);
+    engine.is_closed.store(true, Ordering::SeqCst);
     engine.requests.wake(i32::MAX);
-    engine.steward.note_run();
+    engine.memory_trimmer.record_run();
     followed
 }
 
-/// Asked of the system once: it opens files for each answer.
+/// Number of cores. Cached, because the system call opens files.
 fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
 impl Engine {
-    /// Obeys until the node is gone.
+    /// Handles orders until the node closes the stream.
     fn follow(self: &Arc<Self>) -> io::Result<()> {
         while let Some(order) = frames::read_frame(&self.control)? {
-            self.obey(order)?;
+            self.handle_order(order)?;
         }
         Ok(())
     }
 
-    fn obey(self: &Arc<Self>, order: Order) -> io::Result<()> {
+    fn handle_order(self: &Arc<Self>, order: Order) -> io::Result<()> {
         match order {
             Order::Open(_) => {}
             Order::Load(load) => {
@@ -167,34 +169,34 @@ impl Engine {
                     self.answer(&Answer::NotLoaded { graph, error })?;
                 }
             }
-            Order::UsedOfCards { asked } => {
-                let cards = self.backends.cards().cards;
-                let bytes = cards.into_iter().map(|(card, used)| (card.number, used));
+            Order::GpuMemory { id } => {
+                let gpus = self.backends.gpus().gpus;
+                let bytes = gpus.into_iter().map(|(gpu, used)| (gpu.number, used));
                 let bytes = bytes.collect();
-                self.answer(&Answer::UsedOfCards { asked, bytes })?;
+                self.answer(&Answer::GpuMemory { id, bytes })?;
             }
-            Order::Ping { asked } => self.answer(&Answer::Pong { asked })?,
+            Order::Ping { id } => self.answer(&Answer::Pong { id })?,
         }
         Ok(())
     }
 
     fn answer(&self, answer: &Answer) -> io::Result<()> {
-        let _whole = lock(&self.answering);
+        let _writing = lock(&self.writing);
         frames::write_frame(&self.control, answer)
     }
 
     fn load(&self, load: Load) {
         let graph = load.graph;
         let activity = self.gauge.begin();
-        let loaded = guarded(|| self.loaded(load))
+        let loaded = guarded(|| self.load_model(load))
             .map_err(|e| LoadError(e.to_string()))
             .flatten();
         let load_peak_bytes = activity.peak_bytes();
-        // What reading and optimizing took is not the graph's.
-        self.give_back();
+        // Memory that only reading and optimizing used is not the graph's.
+        self.release_memory();
         let weight_bytes = activity.growth_bytes();
         drop(activity);
-        self.gauge.settle();
+        self.gauge.set_baseline();
         let answer = match loaded {
             Ok(loaded) => {
                 let head = Box::new(LoadedHead {
@@ -224,31 +226,31 @@ impl Engine {
         }
     }
 
-    fn loaded(&self, load: Load) -> Result<Loaded, LoadError> {
-        let wanted = Wanted {
+    fn load_model(&self, load: Load) -> Result<Loaded, LoadError> {
+        let wanted = LoadRequest {
             choice: load.choice,
             target: load.target,
             threads: load.threads,
             data: &[],
             digest: load.digest.as_deref(),
-            ..Wanted::default()
+            ..LoadRequest::default()
         };
         match load.source {
             LoadSource::File(path) => self.backends.load(&Source::File(&path), wanted),
-            LoadSource::ModelDir(path) => self.backends.load_laid(&path, wanted),
+            LoadSource::ModelDir(path) => self.backends.load_model_dir(&path, wanted),
             LoadSource::Bytes(span) => {
                 let bytes = self.arena.copy(span).map_err(LoadError)?;
-                // The node has read it within the limits of its guest.
+                // The node has checked it against the limits of the guest.
                 let model = GuestModel::read(bytes, u64::MAX)?;
                 self.backends.load(&Source::Bytes(&model), wanted)
             }
         }
     }
 
-    fn take(&self, message: &[u8], pools: &mut Pools) {
-        let (request, behind) = match wire::decode::<Request>(message) {
+    fn handle_message(&self, message: &[u8], pools: &mut RtenPools) {
+        let (request, inline) = match wire::decode::<Request>(message) {
             Ok(read) => read,
-            Err(error) => return tracing::error!(error, "a message of the node is left out"),
+            Err(error) => return tracing::error!(error, "invalid message of the node ignored"),
         };
         match request {
             Request::Run {
@@ -259,42 +261,42 @@ impl Engine {
                 inputs,
             } => {
                 if length == Length::Unknown {
-                    self.call_others();
+                    self.wake_another();
                 }
-                let stop = self.begin(run);
-                let ran = match &stop {
-                    None => Err(Failure::Backend("it was stopped before it began".into())),
-                    Some(stop) => {
-                        let worker = Worker::of_engine(pools.of(threads as usize), stop.clone());
-                        let inputs = self.tensors.arrived(inputs, behind, &self.arena);
+                let cancel = self.begin(run);
+                let ran = match &cancel {
+                    None => Err(Failure::Backend("it was cancelled before it began".into())),
+                    Some(cancel) => {
+                        let worker = Worker::of_engine(pools.get(threads as usize), cancel.clone());
+                        let inputs = self.tensors.unpack(inputs, inline, &self.arena);
                         guarded(|| self.run(graph, length, inputs?, &worker))
                             .map_err(|e| Failure::Backend(e.to_string()))
                             .flatten()
                     }
                 };
-                lock(&self.stops).running.remove(&run);
+                lock(&self.cancellations).running.remove(&run);
                 self.reply(run, ran);
                 if length == Length::Unknown {
-                    self.steward.note_run();
+                    self.memory_trimmer.record_run();
                 }
             }
             Request::Read { read, tensor, to } => {
                 let error = self.read(tensor, to).err();
                 self.send(&Reply::Read { read, error }, &[]);
             }
-            Request::Drop { tensors } => self.tensors.forget(&tensors),
-            Request::Stop { run } => self.stop(run),
+            Request::Drop { tensors } => self.tensors.remove(&tensors),
+            Request::Cancel { run } => self.cancel(run),
             Request::Unload { graph } => {
                 let mut graphs = self.graphs.write().unwrap_or_else(PoisonError::into_inner);
                 let gone = graphs.remove(&graph);
                 drop(graphs);
                 drop(gone);
-                self.give_back();
-                self.gauge.settle();
+                self.release_memory();
+                self.gauge.set_baseline();
             }
             Request::Long(span) => match self.arena.copy(span) {
-                Ok(message) => self.take(&message, pools),
-                Err(error) => tracing::error!(error, "a message of the node is left out"),
+                Ok(message) => self.handle_message(&message, pools),
+                Err(error) => tracing::error!(error, "invalid message of the node ignored"),
             },
         }
     }
@@ -305,13 +307,13 @@ impl Engine {
         length: Length,
         inputs: Vec<Tensor>,
         worker: &Worker,
-    ) -> Result<(Vec<Outgoing>, Took), Failure> {
+    ) -> Result<(Vec<Outgoing>, RunCost), Failure> {
         let graphs = self.graphs.read().unwrap_or_else(PoisonError::into_inner);
         let loaded = graphs.get(&graph).cloned();
         drop(graphs);
         let loaded =
             loaded.ok_or_else(|| Failure::Backend(format!("there is no graph {graph}")))?;
-        // To look costs more than a short run does.
+        // Measuring costs more than a short run.
         let activity = (length == Length::Unknown).then(|| self.gauge.begin());
         let begun = Instant::now();
         let outputs = loaded
@@ -324,16 +326,16 @@ impl Engine {
         let time = begun.elapsed();
         let mut peak_bytes = 0;
         if let Some(activity) = activity
-            && time > WORTH_A_LOOK
+            && time > MIN_MEASURED_RUN
         {
             peak_bytes = activity.peak_bytes().unwrap_or(0);
         }
-        let outputs = tensors::departing(outputs, &self.tensors).map_err(Failure::Backend)?;
-        Ok((outputs, Took { time, peak_bytes }))
+        let outputs = tensor_store::pack(outputs, &self.tensors).map_err(Failure::Backend)?;
+        Ok((outputs, RunCost { time, peak_bytes }))
     }
 
-    /// Gives memory back to the system that allocators keep for later: this program's, and the C library's, which others use.
-    fn give_back(&self) {
+    /// Returns memory to the system that is unused in this program's allocator and in that of the C library.
+    fn release_memory(&self) {
         (self.collect)();
         #[cfg(target_env = "gnu")]
         // SAFETY: may be called at any time, from any thread.
@@ -342,7 +344,7 @@ impl Engine {
         }
     }
 
-    fn reply(&self, run: u64, ran: Result<(Vec<Outgoing>, Took), Failure>) {
+    fn reply(&self, run: u64, ran: Result<(Vec<Outgoing>, RunCost), Failure>) {
         match ran {
             Ok((outputs, took)) => {
                 let (heads, elements): (Vec<_>, Vec<_>) = outputs
@@ -361,32 +363,32 @@ impl Engine {
         }
     }
 
-    fn send(&self, reply: &Reply, behind: &[Vec<u8>]) {
+    fn send(&self, reply: &Reply, inline: &[Vec<u8>]) {
         let head = match wire::encode(reply) {
             Ok(head) => head,
-            Err(error) => return tracing::error!(error, "a reply cannot be written"),
+            Err(error) => return tracing::error!(error, "reply cannot be encoded"),
         };
-        let total = head.len() + behind.iter().map(Vec::len).sum::<usize>();
+        let total = head.len() + inline.iter().map(Vec::len).sum::<usize>();
         if total > MAX_MESSAGE_BYTES {
             if let Reply::Ran { run, outputs, .. } = reply {
-                self.tensors.forget_all(outputs);
+                self.tensors.remove_outputs(outputs);
                 let error = format!(
-                    "what {} outputs say of themselves takes {total} bytes, at most {MAX_MESSAGE_BYTES} are sent",
+                    "the description of {} outputs has {total} bytes; the limit is {MAX_MESSAGE_BYTES}",
                     outputs.len()
                 );
                 self.reply(*run, Err(Failure::Backend(error)));
             }
             return;
         }
-        let mut parts = Vec::with_capacity(1 + behind.len());
+        let mut parts = Vec::with_capacity(1 + inline.len());
         parts.push(&*head);
-        parts.extend(behind.iter().map(|bytes| &**bytes));
-        while !self.is_over.load(Ordering::Relaxed) {
+        parts.extend(inline.iter().map(|bytes| &**bytes));
+        while !self.is_closed.load(Ordering::Relaxed) {
             match self.replies.try_send(&parts) {
                 Ok(Sent::Awake) => return,
-                Ok(Sent::Asleep) => return self.ring(),
+                Ok(Sent::Asleep) => return self.wake_node(),
                 Ok(Sent::Full) => self.replies.wait_for_room(),
-                Err(error) => return tracing::error!(%error, "a reply cannot be sent"),
+                Err(error) => return tracing::error!(%error, "reply cannot be sent"),
             }
         }
     }
@@ -400,41 +402,41 @@ impl Engine {
         self.arena.write(to, &bytes)
     }
 
-    /// Notes that a run begins; nothing when it was stopped before.
-    fn begin(&self, run: u64) -> Option<Arc<Stop>> {
-        let mut stops = lock(&self.stops);
-        if let Some(at) = stops.early.iter().position(|early| *early == run) {
-            stops.early.swap_remove(at);
+    /// Registers a run; `None` if it was already cancelled.
+    fn begin(&self, run: u64) -> Option<Arc<RunCancel>> {
+        let mut cancellations = lock(&self.cancellations);
+        if let Some(at) = cancellations.early.iter().position(|early| *early == run) {
+            cancellations.early.swap_remove(at);
             return None;
         }
-        let stop = Arc::new(Stop::default());
-        stops.running.insert(run, stop.clone());
-        Some(stop)
+        let cancel = Arc::new(RunCancel::default());
+        cancellations.running.insert(run, cancel.clone());
+        Some(cancel)
     }
 
-    fn stop(&self, run: u64) {
-        let mut stops = lock(&self.stops);
-        let running = stops.running.get(&run).cloned();
+    fn cancel(&self, run: u64) {
+        let mut cancellations = lock(&self.cancellations);
+        let running = cancellations.running.get(&run).cloned();
         match running {
-            Some(stop) => {
-                drop(stops);
-                stop.ask();
+            Some(cancel) => {
+                drop(cancellations);
+                cancel.cancel();
             }
             None => {
-                if stops.early.len() >= MAX_STOPPED {
-                    stops.early.remove(0);
+                if cancellations.early.len() >= MAX_EARLY_CANCELS {
+                    cancellations.early.remove(0);
                 }
-                stops.early.push(run);
+                cancellations.early.push(run);
             }
         }
     }
 }
 
-/// rten's pools of one thread that runs graphs, by their threads.
-struct Pools(Vec<(usize, Arc<rten::ThreadPool>)>);
+/// The rten pools of one thread, by number of threads.
+struct RtenPools(Vec<(usize, Arc<rten::ThreadPool>)>);
 
-impl Pools {
-    fn of(&mut self, threads: usize) -> Arc<rten::ThreadPool> {
+impl RtenPools {
+    fn get(&mut self, threads: usize) -> Arc<rten::ThreadPool> {
         let threads = threads.clamp(1, cores());
         if let Some((_, pool)) = self.0.iter().find(|(of, _)| *of == threads) {
             return pool.clone();
@@ -446,6 +448,5 @@ impl Pools {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change under these locks is a single one.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

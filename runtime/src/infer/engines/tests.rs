@@ -10,7 +10,7 @@ use super::*;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::onnx::{Node, Value, model};
 use crate::infer::backend::testing::row_by_row;
-use crate::infer::backend::{BackendChoice, BackendOptions, Loaded, Source, Wanted};
+use crate::infer::backend::{BackendChoice, BackendOptions, LoadRequest, Loaded, Source};
 use crate::infer::compute::Worker;
 
 fn fleet() -> Arc<Fleet> {
@@ -34,11 +34,11 @@ fn fleet() -> Arc<Fleet> {
 async fn load(fleet: &Arc<Fleet>, path: &Path) -> Result<Loaded, String> {
     let (fleet, path) = (fleet.clone(), path.to_owned());
     tokio::task::spawn_blocking(move || {
-        let wanted = Wanted {
+        let wanted = LoadRequest {
             choice: BackendChoice::Rten,
             threads: 1,
             name: "rows",
-            ..Wanted::default()
+            ..LoadRequest::default()
         };
         fleet
             .load(&Source::File(&path), wanted)

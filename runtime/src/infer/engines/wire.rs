@@ -1,7 +1,7 @@
-//! What a node and an engine say to each other: small messages, with the elements of small tensors behind them.
+//! The protocol between a node and an engine: small messages, followed by the elements of small tensors.
 //!
-//! Loads and everything else that is rare goes through a stream, in frames. Runs go through rings in shared memory
-//! (`ring.rs`), from which each thread of the engine takes the next one.
+//! Loads and other rare messages are frames on a stream. Runs are messages in rings in shared memory (`ring.rs`), from which each
+//! thread of the engine receives the next one.
 
 use samovar_onnx::port::Port;
 use serde::{Deserialize, Serialize};
@@ -12,11 +12,11 @@ use crate::process::barrier::Barrier;
 use crate::process::confine::Confinement;
 pub(super) use crate::process::frames::{decode, encode};
 
-/// The longest message about a run. Longer ones go through the arena.
+/// The longest message in a ring. Longer ones are in the arena.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 10;
-/// Elements of a tensor up to this size go in the message; larger ones go through the arena.
+/// Elements of a tensor up to this size follow the message; larger ones are in the arena.
 pub(super) const MAX_INLINE_BYTES: usize = 8 << 10;
-/// All elements in one message.
+/// Most bytes of elements that follow one message.
 pub(super) const MAX_INLINE_TOTAL_BYTES: usize = 32 << 10;
 
 /// A part of the arena.
@@ -26,51 +26,51 @@ pub(super) struct Span {
     pub bytes: u64,
 }
 
-/// Where the elements of a tensor are.
+/// The location of the elements of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Elements {
-    /// Behind the message: the next so many bytes.
+    /// After the message: this number of bytes.
     Inline(u32),
     /// In the arena.
     Arena(Span),
-    /// In the engine, which had it stay: an input.
-    Held { tensor: u64, then: Then },
-    /// In the engine, until the node drops it: an output.
-    Stays {
+    /// In the engine: an input.
+    Stored { tensor: u64, after_run: AfterRun },
+    /// In the engine until the node drops it: an output.
+    StoredOutput {
         tensor: u64,
         bytes: u64,
         place: Place,
     },
-    /// Nowhere: an optional input that is left out.
+    /// An omitted optional input.
     Absent,
 }
 
-/// What becomes of a tensor that stays in an engine when a run has taken it.
+/// What an engine does with a stored tensor after a run with it as an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Then {
-    /// Somebody has it yet.
+pub(super) enum AfterRun {
+    /// Keeps it, because the node has another reference.
     Keep,
-    /// It was given away, and the run may write into its memory.
+    /// Drops it. The run may write into its memory.
     Drop,
 }
 
 /// A tensor without its elements.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head {
+pub(super) struct TensorHead {
     pub ty: ElementType,
     pub dims: Vec<u32>,
     pub elements: Elements,
 }
 
-/// How long a run is going to take, as far as that is known.
+/// The expected duration of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Length {
-    /// So short that its caller waits for it.
+    /// So short that its caller polls for its end.
     Short,
     Unknown,
 }
 
-/// From the node, through the ring of requests.
+/// Messages of the node in the request ring.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
     Run {
@@ -78,30 +78,30 @@ pub(super) enum Request {
         graph: u32,
         threads: u32,
         length: Length,
-        inputs: Vec<Head>,
+        inputs: Vec<TensorHead>,
     },
-    /// Copies the elements of a kept tensor into the arena.
+    /// Copies the elements of a stored tensor into the arena.
     Read { read: u64, tensor: u64, to: Span },
-    /// Drops kept tensors.
+    /// Drops stored tensors.
     Drop { tensors: Vec<u64> },
-    /// Ends a run that nobody waits for any more.
-    Stop { run: u64 },
-    /// Drops a graph.
+    /// Cancels a run.
+    Cancel { run: u64 },
+    /// Unloads a graph.
     Unload { graph: u32 },
-    /// The message is in the arena, because it is long.
+    /// A message in the arena, because it is long.
     Long(Span),
 }
 
-/// From the engine, through the ring of replies.
+/// Messages of the engine in the reply ring.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reply {
     Ran {
         run: u64,
-        /// What the backend took.
+        /// Time in the backend, in nanoseconds.
         took_ns: u64,
-        /// The most memory that the run took, where it was measured; else 0.
+        /// Peak memory of the run in bytes; 0 if not measured.
         peak_bytes: u64,
-        outputs: Vec<Head>,
+        outputs: Vec<TensorHead>,
     },
     Failed {
         run: u64,
@@ -113,38 +113,38 @@ pub(super) enum Reply {
     },
 }
 
-/// Why a run gave nothing.
+/// Why a run failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Failure {
     Inputs(String),
     Backend(String),
 }
 
-/// From the node, through the stream.
+/// Messages of the node on the stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// The first: looks for the backends.
+    /// The first message: finds the backends.
     Open(Box<Open>),
     Load(Load),
-    /// Bytes that graphs take of each card.
-    UsedOfCards {
-        asked: u64,
+    /// Asks for the bytes that graphs use of each GPU.
+    GpuMemory {
+        id: u64,
     },
-    /// Asks for a sign of life.
+    /// Asks whether the engine responds.
     Ping {
-        asked: u64,
+        id: u64,
     },
 }
 
-/// What an engine is for.
+/// The setup of an engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Open {
     pub backends: BackendOptions,
-    /// A thread of the node is confined by nothing.
+    /// `None` for a thread of the node.
     pub confinement: Option<Confinement>,
 }
 
-/// What is to be loaded.
+/// A graph to load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Load {
     pub graph: u32,
@@ -155,27 +155,27 @@ pub(super) struct Load {
     pub source: LoadSource,
 }
 
-/// Where its bytes are.
+/// The source of a model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum LoadSource {
     File(std::path::PathBuf),
-    /// Beside the files with its weights, which the node has laid out.
+    /// A model in a folder that the node has created, with links to its weights.
     ModelDir(std::path::PathBuf),
-    /// A guest's own model.
+    /// A model from a guest.
     Bytes(Span),
 }
 
-/// From the engine, through the stream.
+/// Messages of the engine on the stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     Opened {
         backends: Vec<BackendHead>,
-        /// Why no graph can use a card, if none can.
-        no_cards: Option<String>,
-        /// What confines the engine, and what does not.
+        /// Why no graph can use a GPU; `None` if some can.
+        no_gpus: Option<String>,
+        /// The mechanisms that confine the engine, and those that are not available.
         barriers: Vec<Barrier>,
-        /// The folders in which its backends look for models in their quickest form, by the backends' names.
-        kept_forms: Vec<(String, String)>,
+        /// The names of backends, each with the folder of its cached forms.
+        form_folders: Vec<(String, String)>,
     },
     Loaded {
         graph: u32,
@@ -185,16 +185,16 @@ pub(super) enum Answer {
         graph: u32,
         error: String,
     },
-    UsedOfCards {
-        asked: u64,
+    GpuMemory {
+        id: u64,
         bytes: Vec<(u32, u64)>,
     },
     Pong {
-        asked: u64,
+        id: u64,
     },
 }
 
-/// A backend, as an engine found it.
+/// A backend that an engine found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct BackendHead {
     pub name: String,
@@ -205,7 +205,7 @@ pub(super) struct BackendHead {
 }
 
 impl BackendHead {
-    /// For the node.
+    /// Converts it for the protocol.
     pub fn of(info: &BackendInfo) -> Self {
         Self {
             name: info.name.into(),
@@ -216,7 +216,7 @@ impl BackendHead {
         }
     }
 
-    /// As the node knows it; nothing when there is no such backend.
+    /// Converts it for the node; `None` if there is no such backend.
     pub fn info(self) -> Option<BackendInfo> {
         let targets = self.targets.iter();
         Some(BackendInfo {
@@ -231,14 +231,14 @@ impl BackendHead {
     }
 }
 
-/// The name of a backend, if there is one of this name.
+/// The static name of a backend; `None` if there is no such backend.
 pub(super) fn backend_name(name: &str) -> Option<&'static str> {
     ["rten", "onnxruntime"]
         .into_iter()
         .find(|known| *known == name)
 }
 
-/// A graph that an engine has loaded, as the node knows it.
+/// The description of a loaded graph.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct LoadedHead {
     pub backend: String,
@@ -248,11 +248,11 @@ pub(super) struct LoadedHead {
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
     pub mixes_rows: Option<String>,
-    /// The memory that it takes, where that was measured.
+    /// Memory of the graph in bytes, if measured.
     pub weight_bytes: Option<u64>,
-    /// The most memory that loading took, where that was measured.
+    /// Peak memory of the load in bytes, if measured.
     pub load_peak_bytes: Option<u64>,
-    /// Whether a form of it that loads quicker is to be made.
+    /// Whether a form that loads faster should be made.
     pub lacks_form: bool,
 }
 
@@ -262,20 +262,20 @@ mod tests {
 
     use super::*;
 
-    fn heads() -> impl Strategy<Value = Vec<Head>> {
+    fn heads() -> impl Strategy<Value = Vec<TensorHead>> {
         let elements = prop_oneof![
             any::<u32>().prop_map(Elements::Inline),
             any::<(u64, u64)>().prop_map(|(at, bytes)| Elements::Arena(Span { at, bytes })),
-            any::<(u64, u64, i32)>().prop_map(|(tensor, bytes, card)| Elements::Stays {
+            any::<(u64, u64, i32)>().prop_map(|(tensor, bytes, gpu)| Elements::StoredOutput {
                 tensor,
                 bytes,
-                place: Place::Cuda(card),
+                place: Place::Cuda(gpu),
             }),
             Just(Elements::Absent),
         ];
         let head =
             (prop::collection::vec(any::<u32>(), 0..8), elements).prop_map(|(dims, elements)| {
-                Head {
+                TensorHead {
                     ty: ElementType::I64,
                     dims,
                     elements,

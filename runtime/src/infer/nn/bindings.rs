@@ -1,4 +1,4 @@
-//! Bindings of the standard's WIT to our own resource types.
+//! Bindings of wasi-nn's WIT to the host's resource types.
 
 #![allow(missing_docs, reason = "generated from the standard's WIT")]
 

@@ -1,4 +1,4 @@
-//! The errors that guests see.
+//! The errors of wasi-nn that guests see.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use super::NnView;
 use super::bindings::errors::{ErrorCode, Host, HostError};
 use crate::text::bounded;
 
-/// An error of wasi-nn: its code and its explanation, which is never long.
+/// An error of wasi-nn: its code, and an explanation of bounded length.
 #[derive(Clone, Debug)]
 pub struct NnError {
     pub(super) code: ErrorCode,
@@ -16,22 +16,22 @@ pub struct NnError {
 }
 
 impl NnError {
-    /// What it counts for in its replica's limit.
-    fn weight(&self) -> u64 {
+    /// Bytes charged to the replica.
+    fn charged_bytes(&self) -> u64 {
         (size_of::<Self>() + self.data.capacity()) as u64
     }
 }
 
-/// What a call gives that can fail in the guest's eyes.
-pub(super) type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
+/// The result of a call: the outer error traps the guest, the inner one is returned to it.
+pub(super) type HostResult<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
 
 impl NnView<'_> {
-    pub(super) fn error<T>(&mut self, code: ErrorCode, data: impl Display) -> Answer<T> {
+    pub(super) fn error<T>(&mut self, code: ErrorCode, data: impl Display) -> HostResult<T> {
         let error = NnError {
             code,
             data: bounded(data),
         };
-        self.ctx.hold(error.weight())?;
+        self.ctx.charge(error.charged_bytes())?;
         Ok(Err(self.table.push(error)?))
     }
 }
@@ -49,7 +49,7 @@ impl HostError for NnView<'_> {
 
     fn drop(&mut self, error: Resource<NnError>) -> wasmtime::Result<()> {
         let error = self.table.delete(error)?;
-        self.ctx.release(error.weight());
+        self.ctx.refund(error.charged_bytes());
         Ok(())
     }
 }

@@ -7,23 +7,23 @@ use wasmtime::component::Resource;
 use super::NnView;
 use super::bindings::errors::ErrorCode;
 use super::bindings::graph::{ExecutionTarget, GraphEncoding, Host, HostGraph};
-use super::error::Answer;
+use super::error::HostResult;
 use super::inference::Context;
-use crate::budget::Owner;
-use crate::infer::graphs::{GraphUse, LoadedGraph};
+use crate::infer::graph::{DeploymentGraph, LoadedGraph};
+use crate::permits::Owner;
 use crate::text::Quoted;
 
 /// A graph that a guest holds.
 pub struct GuestGraph {
     graph: Arc<LoadedGraph>,
-    usage: Arc<GraphUse>,
-    /// What it counts for in its replica's limit; graphs of the manifest are shared and count nothing.
-    weight: Arc<Weight>,
+    graph_use: Arc<DeploymentGraph>,
+    /// Bytes charged to the replica; 0 for graphs of the manifest, which are shared.
+    charge: Arc<Charge>,
 }
 
-/// Bytes of a graph, given back to the limit by the last graph or context that holds it.
+/// Bytes of a graph that are charged to its replica. Refunded by the last graph or context that holds them.
 #[derive(Debug, Default)]
-pub struct Weight(pub(super) u64);
+pub struct Charge(pub(super) u64);
 
 impl Host for NnView<'_> {
     async fn load(
@@ -31,7 +31,7 @@ impl Host for NnView<'_> {
         builder: Vec<Vec<u8>>,
         encoding: GraphEncoding,
         target: ExecutionTarget,
-    ) -> Answer<Resource<GuestGraph>> {
+    ) -> HostResult<Resource<GuestGraph>> {
         if !self.ctx.limits.load_from_bytes {
             return self.error(
                 ErrorCode::Security,
@@ -51,41 +51,43 @@ impl Host for NnView<'_> {
         let Ok([bytes]) = <[Vec<u8>; 1]>::try_from(builder) else {
             return self.error(
                 ErrorCode::InvalidArgument,
-                format_args!("found {count} builders, wanted 1: an onnx model is one file"),
+                format_args!("found {count} builders, expected 1: an onnx model is one file"),
             );
         };
         let store = self.ctx.store.clone();
-        let owner = Owner::of(&self.ctx.meter);
-        let read = store.read_bytes(owner, bytes, self.ctx.room()).await;
+        let owner = Owner::of(&self.ctx.metrics);
+        let read = store
+            .read_bytes(owner, bytes, self.ctx.available_bytes())
+            .await;
         let model = match read {
             Ok(model) => model,
             Err(error) => return self.error(ErrorCode::InvalidEncoding, error),
         };
-        let weight = model.loaded_bytes();
-        if let Err(over) = self.ctx.hold(weight) {
+        let bytes = model.loaded_bytes();
+        if let Err(over) = self.ctx.charge(bytes) {
             return self.error(ErrorCode::TooLarge, over);
         }
         let own_engine = self.ctx.limits.own_engine.clone();
         match store.load_guest_model(owner, own_engine, model).await {
             Ok(graph) => {
-                let weight = Arc::new(Weight(weight));
-                let usage = GraphUse::new(String::new(), None, self.ctx.meter.clone());
+                let charge = Arc::new(Charge(bytes));
+                let graph_use = DeploymentGraph::new(String::new(), None, self.ctx.metrics.clone());
                 let graph = GuestGraph {
                     graph,
-                    usage,
-                    weight,
+                    graph_use,
+                    charge,
                 };
                 Ok(Ok(self.table.push(graph)?))
             }
             Err(error) => {
-                self.ctx.release(weight);
+                self.ctx.refund(bytes);
                 self.error(ErrorCode::InvalidEncoding, error)
             }
         }
     }
 
-    async fn load_by_name(&mut self, name: String) -> Answer<Resource<GuestGraph>> {
-        // They may still load while the replica starts.
+    async fn load_by_name(&mut self, name: String) -> HostResult<Resource<GuestGraph>> {
+        // Graphs may still be loading while the replica starts.
         let graphs = match self.ctx.graphs.ready().await {
             Ok(loaded) => loaded.graphs,
             Err(error) => return self.error(ErrorCode::RuntimeError, error),
@@ -94,8 +96,8 @@ impl Host for NnView<'_> {
             Some(graph) => {
                 let graph = GuestGraph {
                     graph: graph.clone(),
-                    usage: self.ctx.usage(&name),
-                    weight: Arc::default(),
+                    graph_use: self.ctx.deployment_graph(&name),
+                    charge: Arc::default(),
                 };
                 Ok(Ok(self.table.push(graph)?))
             }
@@ -114,27 +116,30 @@ impl Host for NnView<'_> {
 }
 
 impl NnView<'_> {
-    pub(super) fn release(&mut self, weight: Arc<Weight>) {
-        if let Some(Weight(bytes)) = Arc::into_inner(weight) {
-            self.ctx.release(bytes);
+    pub(super) fn release_charge(&mut self, charge: Arc<Charge>) {
+        if let Some(Charge(bytes)) = Arc::into_inner(charge) {
+            self.ctx.refund(bytes);
         }
     }
 }
 
 impl HostGraph for NnView<'_> {
-    fn init_execution_context(&mut self, graph: Resource<GuestGraph>) -> Answer<Resource<Context>> {
+    fn init_execution_context(
+        &mut self,
+        graph: Resource<GuestGraph>,
+    ) -> HostResult<Resource<Context>> {
         let held = self.table.get(&graph)?;
         let context = Context {
             graph: held.graph.clone(),
-            usage: held.usage.clone(),
-            weight: held.weight.clone(),
+            graph_use: held.graph_use.clone(),
+            charge: held.charge.clone(),
         };
         Ok(Ok(self.table.push(context)?))
     }
 
     fn drop(&mut self, graph: Resource<GuestGraph>) -> wasmtime::Result<()> {
         let graph = self.table.delete(graph)?;
-        self.release(graph.weight);
+        self.release_charge(graph.charge);
         Ok(())
     }
 }

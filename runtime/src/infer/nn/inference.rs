@@ -1,4 +1,4 @@
-//! Runs of graphs.
+//! Runs of graphs by guests.
 
 use std::sync::Arc;
 
@@ -7,17 +7,17 @@ use wasmtime::component::Resource;
 use super::NnView;
 use super::bindings::errors::ErrorCode;
 use super::bindings::inference::{Host, HostGraphExecutionContext};
-use super::error::Answer;
-use super::graph::Weight;
-use super::tensor::{GuestTensor, weight};
-use crate::infer::graphs::{GraphUse, LoadedGraph};
-use crate::infer::run::ComputeFailure;
+use super::error::HostResult;
+use super::graph::Charge;
+use super::tensor::{GuestTensor, charged_bytes};
+use crate::infer::graph::run::ComputeFailure;
+use crate::infer::graph::{DeploymentGraph, LoadedGraph};
 
-/// A place to run a graph in. It holds nothing but the graph, because inputs come with each run.
+/// An execution context of wasi-nn. It holds only the graph, because inputs come with each run.
 pub struct Context {
     pub(super) graph: Arc<LoadedGraph>,
-    pub(super) usage: Arc<GraphUse>,
-    pub(super) weight: Arc<Weight>,
+    pub(super) graph_use: Arc<DeploymentGraph>,
+    pub(super) charge: Arc<Charge>,
 }
 
 impl Host for NnView<'_> {}
@@ -27,20 +27,20 @@ impl HostGraphExecutionContext for NnView<'_> {
         &mut self,
         context: Resource<Context>,
         inputs: Vec<(String, Resource<GuestTensor>)>,
-    ) -> Answer<Vec<(String, Resource<GuestTensor>)>> {
+    ) -> HostResult<Vec<(String, Resource<GuestTensor>)>> {
         let context = self.table.get(&context)?;
-        let (graph, usage) = (context.graph.clone(), context.usage.clone());
+        let (graph, graph_use) = (context.graph.clone(), context.graph_use.clone());
         let mut tensors = Vec::with_capacity(inputs.len());
         let mut held = 0;
         for (name, tensor) in inputs {
-            // The guest gave the tensor away: it is moved, never copied.
+            // The call takes the tensor from the guest, so it is moved, not copied.
             let tensor = self.table.delete(tensor)?;
-            held += tensor.weight();
+            held += tensor.charged_bytes();
             tensors.push((name, tensor.into_inner()));
         }
-        let ran = usage.run(&graph, tensors).await;
-        // Not before: they belong to the run until it has ended.
-        self.ctx.release(held);
+        let ran = graph_use.run(&graph, tensors).await;
+        // The run holds its inputs until it has ended.
+        self.ctx.refund(held);
         let (mut outputs, took) = match ran {
             Ok(ran) => ran,
             Err(ComputeFailure::Inputs(text)) => {
@@ -48,15 +48,18 @@ impl HostGraphExecutionContext for NnView<'_> {
             }
             Err(ComputeFailure::Backend(text)) => return self.error(ErrorCode::RuntimeError, text),
         };
-        self.ctx.meter.add_inference(took);
+        self.ctx.metrics.add_inference(took);
         for (_, tensor) in &mut outputs {
-            // The standard says [1] for a single value.
+            // wasi-nn gives a single value the dimensions [1].
             if tensor.dims.is_empty() {
                 tensor.dims.push(1);
             }
         }
-        let total: u64 = outputs.iter().map(|(_, tensor)| weight(tensor)).sum();
-        if let Err(over) = self.ctx.hold(total) {
+        let total: u64 = outputs
+            .iter()
+            .map(|(_, tensor)| charged_bytes(tensor))
+            .sum();
+        if let Err(over) = self.ctx.charge(total) {
             return self.error(ErrorCode::TooLarge, over);
         }
         let mut named = Vec::with_capacity(outputs.len());
@@ -68,7 +71,7 @@ impl HostGraphExecutionContext for NnView<'_> {
 
     fn drop(&mut self, context: Resource<Context>) -> wasmtime::Result<()> {
         let context = self.table.delete(context)?;
-        self.release(context.weight);
+        self.release_charge(context.charge);
         Ok(())
     }
 }

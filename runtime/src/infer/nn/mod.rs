@@ -1,4 +1,4 @@
-//! The `wasi:nn` host: what a guest asks of tensors, graphs, runs and errors.
+//! The host side of `wasi:nn`: tensors, graphs, runs and errors of guests.
 
 mod bindings;
 mod error;
@@ -11,83 +11,82 @@ use std::sync::Arc;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 use crate::account::{Account, OverLimit};
-use crate::infer::graphs::{GraphStore, GraphUse};
-use crate::infer::loading::Loading;
-use crate::meter::Meter;
+use crate::infer::graph::loading::LoadingGraphs;
+use crate::infer::graph::{DeploymentGraph, GraphStore};
+use crate::metrics::PoolMetrics;
 
-/// What a replica may hold on the host through wasi-nn.
+/// What a replica may do through wasi-nn.
 #[derive(Clone, Debug)]
 pub struct NnLimits {
-    /// The account of its replica, to which what it holds is charged.
+    /// The replica's account, which tensors, graphs and errors are charged to.
     pub account: Arc<Account>,
-    /// Whether it may load graphs from bytes of its own.
+    /// Whether the guest may load graphs from bytes of its own.
     pub load_from_bytes: bool,
-    /// The deployment's id if it has engines for itself: graphs from bytes are loaded there.
+    /// The deployment's id if it has engine processes of its own, where graphs from bytes are loaded.
     pub own_engine: Option<String>,
 }
 
 /// The wasi-nn state of one replica.
 pub struct NnCtx {
-    graphs: Loading,
-    uses: Arc<[Arc<GraphUse>]>,
+    graphs: LoadingGraphs,
+    uses: Arc<[Arc<DeploymentGraph>]>,
     store: Arc<GraphStore>,
     limits: NnLimits,
-    meter: Arc<Meter>,
+    metrics: Arc<PoolMetrics>,
 }
 
 impl NnCtx {
-    /// State that finds these graphs and no others; `uses` are the deployment's, of the same names. What it holds is charged
-    /// to the replica's account.
+    /// The state of a replica that can load `graphs` by name. `uses` are the graphs of its deployment.
     pub fn new(
-        graphs: Loading,
-        uses: Arc<[Arc<GraphUse>]>,
+        graphs: LoadingGraphs,
+        uses: Arc<[Arc<DeploymentGraph>]>,
         store: Arc<GraphStore>,
         limits: NnLimits,
-        meter: Arc<Meter>,
+        metrics: Arc<PoolMetrics>,
     ) -> Self {
         Self {
             graphs,
             uses,
             store,
             limits,
-            meter,
+            metrics,
         }
     }
 
-    /// The deployment's use of a graph.
-    fn usage(&self, name: &str) -> Arc<GraphUse> {
-        let known = self.uses.iter().find(|usage| usage.name() == name);
+    /// The deployment's graph with this name.
+    fn deployment_graph(&self, name: &str) -> Arc<DeploymentGraph> {
+        let known = self.uses.iter().find(|graph| graph.name() == name);
         known
             .cloned()
-            .unwrap_or_else(|| GraphUse::new(name.to_owned(), None, self.meter.clone()))
+            .unwrap_or_else(|| DeploymentGraph::new(name.to_owned(), None, self.metrics.clone()))
     }
 
-    /// The account of its replica.
+    /// The replica's account.
     pub fn account(&self) -> &Arc<Account> {
         &self.limits.account
     }
 
-    /// Counts bytes as held, if there is room for them.
-    fn hold(&self, bytes: u64) -> Result<(), OverLimit> {
+    /// Charges bytes to the replica.
+    fn charge(&self, bytes: u64) -> Result<(), OverLimit> {
         self.account().charge(bytes)
     }
 
-    /// Bytes that it may still hold.
-    fn room(&self) -> u64 {
+    /// Bytes that the replica may still hold.
+    fn available_bytes(&self) -> u64 {
         let account = self.account();
         account.limit_bytes().saturating_sub(account.used_bytes())
     }
 
-    fn release(&self, bytes: u64) {
+    fn refund(&self, bytes: u64) {
         self.account().refund(bytes);
     }
 }
 
-/// The state of the replica that calls, with its table of resources.
+/// The wasi-nn state and the resource table of the calling replica.
 pub struct NnView<'a> {
-    /// Its wasi-nn state.
+    /// The wasi-nn state.
     pub ctx: &'a mut NnCtx,
-    /// Its resources.
+    /// The resource table.
     pub table: &'a mut ResourceTable,
 }
 
@@ -96,10 +95,10 @@ impl HasData for HasNn {
     type Data<'a> = NnView<'a>;
 }
 
-/// Lets components import `wasi:nn`.
+/// Adds `wasi:nn` to a linker.
 ///
 /// # Errors
-/// When the linker has one of the names already.
+/// When an import is defined already.
 pub fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: fn(&mut T) -> NnView<'_>,

@@ -1,7 +1,6 @@
 //! Tensors of guests.
 //!
-//! The standard's constructor cannot fail, so data that does not fit its dimensions is kept as it came and refused
-//! when it is computed with.
+//! The constructor of wasi-nn cannot fail, so a tensor whose data does not match its dimensions is accepted, and refused in a run.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,8 +12,8 @@ use wasmtime::component::{Linker, Resource, ResourceType};
 
 use super::NnView;
 use super::bindings::tensor::TensorType;
-use crate::budget::Owner;
 use crate::infer::backend::tensor::{Data, ElementType, Place, Tensor};
+use crate::permits::Owner;
 
 impl From<TensorType> for ElementType {
     fn from(ty: TensorType) -> Self {
@@ -44,7 +43,7 @@ impl From<ElementType> for TensorType {
     }
 }
 
-/// A tensor that a guest holds. Its elements stay where they are until the guest asks for them.
+/// A tensor that a guest holds. Its elements stay where the backend left them until the guest reads them.
 pub struct GuestTensor(Arc<Tensor>);
 
 impl GuestTensor {
@@ -52,36 +51,36 @@ impl GuestTensor {
         Self(Arc::new(tensor))
     }
 
-    /// The tensor, moved: a guest gives it away whole, and nobody else holds it then.
+    /// The tensor itself. Copies it only if the guest is reading it.
     pub(super) fn into_inner(self) -> Tensor {
         Arc::unwrap_or_clone(self.0)
     }
 
-    /// What it counts for in its replica's limit.
-    pub(super) fn weight(&self) -> u64 {
-        weight(&self.0)
+    /// Bytes charged to the replica.
+    pub(super) fn charged_bytes(&self) -> u64 {
+        charged_bytes(&self.0)
     }
 }
 
-/// What a tensor counts for in its replica's limit: its data and its dimensions.
-pub(super) fn weight(tensor: &Tensor) -> u64 {
+/// Bytes of a tensor that are charged to its replica: data and dimensions.
+pub(super) fn charged_bytes(tensor: &Tensor) -> u64 {
     (tensor.data.bytes() + 4 * tensor.dims.len()) as u64
 }
 
-/// A tensor's elements: at hand, or on their way from elsewhere.
-enum Read {
-    Here(Bytes),
-    Away(BoxFuture<'static, Result<Vec<u8>, String>>),
+/// The elements of a tensor: in this process, or to be fetched from an engine or GPU.
+enum Elements {
+    Local(Bytes),
+    Remote(BoxFuture<'static, Result<Vec<u8>, String>>),
 }
 
-/// A tensor's elements on their way into a guest, held by their tensor until they are there.
-struct Lent(Arc<Tensor>);
+/// Borrows the elements of a tensor, which it keeps alive, while they are copied into a guest.
+struct HostBorrow(Arc<Tensor>);
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for HostBorrow {
     fn as_ref(&self) -> &[u8] {
         match self.0.data.read() {
             Ok(Cow::Borrowed(bytes)) => bytes,
-            // Only what can be borrowed is lent, see `data`.
+            // `data` creates this only for elements that can be borrowed.
             _ => &[],
         }
     }
@@ -99,7 +98,7 @@ impl NnView<'_> {
             dims,
             data: Data::Bytes(data),
         };
-        self.ctx.hold(weight(&tensor))?;
+        self.ctx.charge(charged_bytes(&tensor))?;
         Ok(self.table.push(GuestTensor::new(tensor))?)
     }
 
@@ -111,36 +110,37 @@ impl NnView<'_> {
         Ok(self.table.get(tensor)?.0.ty.into())
     }
 
-    /// The elements: copied once, from where the backend left them into the guest.
-    fn data(&self, tensor: &Resource<GuestTensor>) -> wasmtime::Result<Read> {
+    /// The elements. They are copied once: from where the backend left them into the guest.
+    fn data(&self, tensor: &Resource<GuestTensor>) -> wasmtime::Result<Elements> {
         let tensor = &self.table.get(tensor)?.0;
         if let Data::Kept(kept) = &tensor.data {
             if let Some(fetched) = kept.fetched() {
-                return Ok(Read::Away(fetched));
+                return Ok(Elements::Remote(fetched));
             }
             if kept.place() != Place::Host {
-                // A card may be busy for as long as a run takes, and this thread has others to serve.
-                let owner = Owner::of(&self.ctx.meter);
+                // A GPU may be busy for as long as a run takes, and this thread has others to serve.
+                let owner = Owner::of(&self.ctx.metrics);
                 let fetched = self.ctx.store.fetch(owner, tensor.clone());
-                return Ok(Read::Away(fetched.boxed()));
+                return Ok(Elements::Remote(fetched.boxed()));
             }
         }
         let read = tensor.data.read();
-        Ok(Read::Here(match read.map_err(wasmtime::Error::msg)? {
-            Cow::Borrowed(_) => Bytes::from_owner(Lent(tensor.clone())),
-            Cow::Owned(bytes) => bytes.into(),
-        }))
+        Ok(Elements::Local(
+            match read.map_err(wasmtime::Error::msg)? {
+                Cow::Borrowed(_) => Bytes::from_owner(HostBorrow(tensor.clone())),
+                Cow::Owned(bytes) => bytes.into(),
+            },
+        ))
     }
 
     fn drop_tensor(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<()> {
         let tensor = self.table.delete(tensor)?;
-        self.ctx.release(tensor.weight());
+        self.ctx.refund(tensor.charged_bytes());
         Ok(())
     }
 }
 
-/// Lets components import `wasi:nn/tensor`. By hand, because generated bindings would want `data` as a vector: one more
-/// copy.
+/// Adds `wasi:nn/tensor` to a linker. Written by hand, because generated bindings would copy `data` once more.
 pub(super) fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: fn(&mut T) -> NnView<'_>,
@@ -171,8 +171,10 @@ pub(super) fn add_to_linker<T: Send + 'static>(
             let read = view(store.data_mut()).data(&tensor);
             Box::new(async move {
                 Ok((match read? {
-                    Read::Here(bytes) => bytes,
-                    Read::Away(fetched) => fetched.await.map_err(wasmtime::Error::msg)?.into(),
+                    Elements::Local(bytes) => bytes,
+                    Elements::Remote(fetched) => {
+                        fetched.await.map_err(wasmtime::Error::msg)?.into()
+                    }
                 },))
             })
         },
@@ -191,16 +193,16 @@ mod tests {
     use crate::account::Account;
     use crate::infer::backend::tensor::Kept;
     use crate::infer::backend::testing::backends;
-    use crate::infer::graphs::GraphStore;
-    use crate::infer::loader::Loader;
-    use crate::infer::loading::Loading;
+    use crate::infer::graph::GraphStore;
+    use crate::infer::graph::loader::Loader;
+    use crate::infer::graph::loading::LoadingGraphs;
     use crate::infer::nn::{NnCtx, NnLimits};
 
-    /// Elements on a card that is busy until it is told otherwise.
+    /// Elements on a GPU that is busy until the channel says otherwise.
     #[derive(Debug)]
-    struct OnBusyCard(Mutex<Receiver<()>>);
+    struct OnBusyGpu(Mutex<Receiver<()>>);
 
-    impl Kept for OnBusyCard {
+    impl Kept for OnBusyGpu {
         fn bytes(&self) -> usize {
             4
         }
@@ -220,7 +222,7 @@ mod tests {
     fn ctx() -> NnCtx {
         let store = GraphStore::new(Loader::InProcess(backends()));
         NnCtx::new(
-            Loading::new(store.clone(), Vec::new()),
+            LoadingGraphs::new(store.clone(), Vec::new()),
             Arc::default(),
             store,
             NnLimits {
@@ -234,12 +236,12 @@ mod tests {
 
     // The executor has this one thread.
     #[tokio::test]
-    async fn a_read_from_a_busy_card_leaves_the_executor_to_others() {
+    async fn a_read_from_a_busy_gpu_leaves_the_executor_to_others() {
         let (free, gate) = channel();
         let tensor = GuestTensor::new(Tensor {
             ty: ElementType::U8,
             dims: vec![4],
-            data: Data::Kept(Arc::new(OnBusyCard(Mutex::new(gate)))),
+            data: Data::Kept(Arc::new(OnBusyGpu(Mutex::new(gate)))),
         });
         let (mut ctx, mut table) = (ctx(), ResourceTable::new());
         let tensor = table.push(tensor).unwrap();
@@ -247,7 +249,7 @@ mod tests {
             ctx: &mut ctx,
             table: &mut table,
         };
-        let Read::Away(fetched) = view.data(&tensor).unwrap() else {
+        let Elements::Remote(fetched) = view.data(&tensor).unwrap() else {
             panic!("it was read here");
         };
         let reading = tokio::spawn(fetched);

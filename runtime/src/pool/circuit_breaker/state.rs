@@ -16,7 +16,7 @@ const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// Why no replica of a deployment starts, and when the next one may.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Unavailable {
     /// How many starts failed, and the last error.
     pub reason: String,
     /// Time until a start may be tried again; zero if it may be tried now.
@@ -40,7 +40,7 @@ pub(super) enum StartPermission {
     Granted,
     /// As the probe with this number.
     Probe(u64),
-    Refused(Trouble),
+    Refused(Unavailable),
 }
 
 /// The state of one deployment's circuit breaker.
@@ -67,8 +67,8 @@ impl Circuit {
     pub fn request_start(&mut self, now: Instant) -> StartPermission {
         match self.unavailable(now) {
             None => StartPermission::Granted,
-            Some(trouble) if trouble.retry_after > Duration::ZERO => {
-                StartPermission::Refused(trouble)
+            Some(unavailable) if unavailable.retry_after > Duration::ZERO => {
+                StartPermission::Refused(unavailable)
             }
             Some(_) => {
                 self.probes += 1;
@@ -89,7 +89,7 @@ impl Circuit {
         self.phase = Phase::Closed;
     }
 
-    /// Counts a failed start, and opens the circuit after too many.
+    /// PoolCounts a failed start, and opens the circuit after too many.
     pub fn record_failure(&mut self, reason: &str, now: Instant) {
         self.failed_starts = self.failed_starts.saturating_add(1);
         self.pause = match self.phase {
@@ -116,8 +116,8 @@ impl Circuit {
     }
 
     /// Why starts pause, unless the circuit is closed.
-    pub fn unavailable(&self, now: Instant) -> Option<Trouble> {
-        (self.phase != Phase::Closed).then(|| Trouble {
+    pub fn unavailable(&self, now: Instant) -> Option<Unavailable> {
+        (self.phase != Phase::Closed).then(|| Unavailable {
             reason: self.reason.clone(),
             retry_after: self.retry_after(now),
         })
@@ -167,13 +167,13 @@ mod tests {
         let reason = "3 starts of a replica in a row failed, the last one: no weights";
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             let pause = Duration::from_secs(seconds);
-            let StartPermission::Refused(trouble) = circuit.request_start(now) else {
+            let StartPermission::Refused(unavailable) = circuit.request_start(now) else {
                 panic!("it pauses")
             };
-            assert_eq!(trouble.retry_after, pause);
+            assert_eq!(unavailable.retry_after, pause);
             assert!(circuit.refuses_starts(now));
             if seconds == 1 {
-                assert_eq!(trouble.reason, reason);
+                assert_eq!(unavailable.reason, reason);
             }
             now += pause;
             assert!(!circuit.refuses_starts(now));
@@ -261,8 +261,8 @@ mod tests {
                         }
                     }
                 }
-                if let Some(trouble) = circuit.unavailable(now) {
-                    prop_assert!(trouble.retry_after <= LONGEST_PAUSE);
+                if let Some(unavailable) = circuit.unavailable(now) {
+                    prop_assert!(unavailable.retry_after <= LONGEST_PAUSE);
                     prop_assert!(circuit.failed_starts >= MAX_FAILED_STARTS);
                 }
             }

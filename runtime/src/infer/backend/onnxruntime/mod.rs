@@ -1,10 +1,8 @@
-//! ONNX Runtime, through a library found on the machine.
+//! ONNX Runtime, with a library of the machine.
 
-mod card;
-mod cuda;
+mod gpu;
 mod library;
 mod optimized;
-mod placement;
 mod run;
 mod session;
 #[cfg(test)]
@@ -20,50 +18,52 @@ use samovar_onnx::fixed_cost::has_fixed_cost;
 use samovar_onnx::folding::Folding;
 use samovar_onnx::{ModelProto, mixing};
 
-use super::devices::{Card, Driver};
-use super::keep::KeptForms;
+use super::devices::{Driver, Gpu};
+use super::model_cache::CacheAccess;
 use super::tensor::Place;
-use super::{BackendInfo, Device, Loaded, Model, Runs, Source, Wanted};
+use super::{BackendInfo, Device, LoadRequest, Loaded, Model, Runs, Source};
 use crate::infer::backend::model_dir::ModelDir;
-use card::Cards;
-pub(super) use cuda::Rest;
+pub(super) use gpu::CpuFallback;
+use gpu::GpuModels;
 pub use library::disable_telemetry;
 use optimized::Optimized;
 use run::SharedSession;
 
 pub(super) const NAME: &str = "onnxruntime";
-/// Ending of the files of optimized models.
-pub(super) const FORM_ENDING: &str = optimized::ENDING;
-/// Of so many models it is remembered that they run on a card.
+/// Extension of optimized models.
+pub(super) const FORM_EXTENSION: &str = optimized::EXTENSION;
+/// Most models that are remembered as proven.
 const MAX_PROVEN: u64 = 10_000;
 
-/// The library, opened.
+/// The opened library.
 pub(super) struct Onnxruntime {
     environment: Environment,
     path: PathBuf,
     version: Option<String>,
     optimized: Option<Optimized>,
-    cards: Arc<Cards>,
-    /// Digests of models that need nothing of the CPU but shapes, which takes two loads more to find out.
+    gpu_models: Arc<GpuModels>,
+    /// Digests of models that only compute shapes on the CPU, which takes two more loads to find out.
     proven: moka::sync::Cache<String, ()>,
-    /// Why it can use no card; looked for when somebody wants to know.
-    no_cuda: OnceLock<Option<String>>,
+    /// Why it cannot use a GPU, determined on first use; `None` if it can.
+    cuda_obstacle: OnceLock<Option<String>>,
 }
 
 impl Onnxruntime {
+    /// Opens the library.
+    ///
     /// # Errors
-    /// In words, when the file is no library of a version that is understood.
+    /// If the file is not a library of a supported version.
     pub fn open(
         path: &Path,
-        optimized: Option<(&Path, KeptForms)>,
+        optimized: Option<(&Path, CacheAccess)>,
         driver: Arc<Driver>,
         gpu_memory_bytes: Option<u64>,
     ) -> Result<Self, String> {
         let environment = open_library(path)?;
-        let optimized = optimized.and_then(|(folder, forms)| {
-            let opened = Optimized::open(folder, ort::info(), forms);
+        let optimized = optimized.and_then(|(folder, access)| {
+            let opened = Optimized::open(folder, ort::info(), access);
             let failed = |error: &std::io::Error| {
-                tracing::warn!(folder = %folder.display(), %error, "optimized models are not kept");
+                tracing::warn!(folder = %folder.display(), %error, "optimized models are not cached");
             };
             opened.inspect_err(failed).ok()
         });
@@ -72,19 +72,19 @@ impl Onnxruntime {
             path: path.to_owned(),
             version: version(ort::info()).or_else(|| version_in_name(path)),
             optimized,
-            cards: Cards::new(driver, gpu_memory_bytes),
+            gpu_models: GpuModels::new(driver, gpu_memory_bytes),
             proven: moka::sync::Cache::new(MAX_PROVEN),
-            no_cuda: OnceLock::new(),
+            cuda_obstacle: OnceLock::new(),
         })
     }
 
-    /// What it is; `on_card` says whether the machine has a card that it can use.
-    pub fn info(&self, on_card: bool) -> BackendInfo {
+    /// Describes it. `has_gpu` is whether it can use a GPU.
+    pub fn info(&self, has_gpu: bool) -> BackendInfo {
         BackendInfo {
             name: NAME,
             version: self.version.clone(),
             path: Some(self.path.clone()),
-            targets: match on_card {
+            targets: match has_gpu {
                 true => vec!["cpu", "gpu"],
                 false => vec!["cpu"],
             },
@@ -92,84 +92,85 @@ impl Onnxruntime {
         }
     }
 
-    /// Why it can use no card, if it cannot. The first answer takes as long as loading CUDA does.
-    pub fn no_cuda(&self) -> Option<&str> {
-        let why = || cuda::missing(&self.environment, self.version.as_deref(), &self.path);
-        self.no_cuda.get_or_init(why).as_deref()
+    /// Why it cannot use a GPU; `None` if it can. The first call loads CUDA, which takes a second or two.
+    pub fn cuda_obstacle(&self) -> Option<&str> {
+        let why =
+            || gpu::session::find_obstacle(&self.environment, self.version.as_deref(), &self.path);
+        self.cuda_obstacle.get_or_init(why).as_deref()
     }
 
-    /// The name of the folder that optimized models lie in, if any are kept.
-    pub fn kept_forms(&self) -> Option<&str> {
+    /// The name of the folder of optimized models, if they are cached.
+    pub fn form_folder(&self) -> Option<&str> {
         self.optimized.as_ref().map(Optimized::folder)
     }
 
-    /// Bytes of a card that graphs take.
-    pub fn used_bytes(&self, card: u32) -> u64 {
-        self.cards.used_bytes(card)
+    /// Bytes of a GPU that graphs use.
+    pub fn used_bytes(&self, gpu: u32) -> u64 {
+        self.gpu_models.used_bytes(gpu)
     }
 
-    /// Forgets what is kept of a model.
-    pub fn forget(&self, digest: &str) {
+    /// Deletes the optimized form of a model.
+    pub fn delete_form(&self, digest: &str) {
         if let Some(optimized) = &self.optimized {
             optimized.remove(digest);
         }
     }
 
-    /// Loads a model on one of these cards.
+    /// Loads a model on one of these GPUs.
     ///
     /// # Errors
-    /// When it does not fit, or in the library's words, when it cannot run there.
-    pub fn load_on_card(
+    /// If it does not fit, or the library cannot run it there.
+    pub fn load_on_gpu(
         &self,
         onnx: &ModelProto,
         path: &Path,
-        laid: Option<Arc<ModelDir>>,
-        wanted: Wanted<'_>,
-        cards: &[Card],
-        rest: Rest,
+        model_dir: Option<Arc<ModelDir>>,
+        request: LoadRequest<'_>,
+        gpus: &[Gpu],
+        fallback: CpuFallback,
     ) -> Result<Loaded, String> {
         let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
-        let data: u64 = wanted.data.iter().map(|file| size(&file.path)).sum();
+        let data: u64 = request.data.iter().map(|file| size(&file.path)).sum();
         let bytes = size(path) + data;
-        let (threads, folding) = (wanted.threads, wanted.folding);
+        let (threads, folding) = (request.threads, request.folding);
         let (environment, path) = (self.environment.clone(), path.to_owned());
         let ports = (inputs.clone(), outputs.clone());
-        let (proven, digest) = (self.proven.clone(), wanted.digest.map(str::to_owned));
+        let (proven, digest) = (self.proven.clone(), request.digest.map(str::to_owned));
         let is_proven = digest.as_ref().is_some_and(|one| proven.contains_key(one));
         let known = AtomicBool::new(is_proven);
-        let load = move |card, limit_bytes| {
-            // It is loaded from these files again after others took its room.
-            let _stays = &laid;
-            let rest = match known.load(Ordering::Relaxed) {
-                true => Rest::OnCpu,
-                false => rest,
+        let load = move |gpu, limit_bytes| {
+            // It may be loaded from these files again after an eviction.
+            let _keep = &model_dir;
+            let fallback = match known.load(Ordering::Relaxed) {
+                true => CpuFallback::Allowed,
+                false => fallback,
             };
-            let opened = cuda::open(
+            let opened = gpu::session::open(
                 &environment,
                 &path,
                 (threads, folding),
-                card,
+                gpu,
                 limit_bytes,
-                rest,
+                fallback,
             );
             let session = opened.map_err(|e| e.to_string())?;
-            if rest == Rest::Refused {
+            if fallback == CpuFallback::Refused {
                 known.store(true, Ordering::Relaxed);
                 if let Some(digest) = &digest {
                     proven.insert(digest.clone(), ());
                 }
             }
             let (inputs, outputs) = ports.clone();
-            let shared = SharedSession::new(session, inputs, outputs, Place::Cuda(place(card)))?;
+            let shared = SharedSession::new(session, inputs, outputs, Place::Cuda(device_id(gpu)))?;
             Ok(Box::new(shared) as Box<dyn Model>)
         };
-        let (card, model) = self.cards.put(cards, bytes, Box::new(load))?;
+        let (gpu, model) = self.gpu_models.load(gpus, bytes, Box::new(load))?;
         Ok(Loaded {
             model: Box::new(model),
             backend: NAME,
-            device: Device::Cuda(card),
-            // A run waits for the card, and perhaps for others to leave it.
+            device: Device::Cuda(gpu),
+            // A run waits for the GPU, and possibly for evictions.
             runs: Runs::OnWorkers,
             inputs,
             outputs,
@@ -181,23 +182,23 @@ impl Onnxruntime {
     /// Loads a model on the CPU.
     ///
     /// # Errors
-    /// In the library's words, when it cannot run the model.
+    /// The error of the library if it cannot run the model.
     pub fn load(
         &self,
         onnx: &ModelProto,
         source: &Source<'_>,
-        wanted: Wanted<'_>,
+        request: LoadRequest<'_>,
     ) -> Result<Loaded, String> {
-        let Wanted {
+        let LoadRequest {
             digest,
             threads,
             folding,
             ..
-        } = wanted;
+        } = request;
         let (inputs, outputs) = (onnx.inputs()?, onnx.outputs()?);
         let opened = match (source, digest, &self.optimized) {
             (Source::File(path), Some(digest), Some(optimized)) => {
-                optimized.session(&self.environment, digest, path, threads, folding)
+                optimized.open_session(&self.environment, digest, path, threads, folding)
             }
             _ => session::open(&self.environment, source, threads, folding)
                 .map(|session| (session, false)),
@@ -208,9 +209,8 @@ impl Onnxruntime {
             model: Box::new(shared),
             backend: NAME,
             device: Device::Cpu,
-            // With one thread a run happens entirely on the thread that calls it. Control flow nests the library's
-            // calls, and a guest's stack has no room for that. What one run took says nothing of the next where that
-            // depends on values.
+            // With one thread the calling thread computes the whole run. Not with control flow, for whose nested calls the stack of a
+            // guest is too small, nor if the duration depends on values, so that it cannot be predicted.
             runs: if threads == 1 && !onnx.has_inner_graphs() && has_fixed_cost(onnx) {
                 Runs::Anywhere
             } else {
@@ -227,7 +227,7 @@ impl Onnxruntime {
 /// Opens the library.
 ///
 /// # Errors
-/// In words, when the file is no library of a version that is understood.
+/// If the file is not a library of a supported version.
 fn open_library(path: &Path) -> Result<Environment, String> {
     library::check(path)?;
     ort::init_from(path)
@@ -238,20 +238,22 @@ fn open_library(path: &Path) -> Result<Environment, String> {
         .map_err(|e| e.to_string())
 }
 
-/// The library in a process that makes optimized models.
+/// The library in a worker that makes optimized models.
 pub(crate) struct Optimizer(Environment);
 
 impl Optimizer {
+    /// Opens the library.
+    ///
     /// # Errors
-    /// In words, when the file is no library of a version that is understood.
+    /// If the file is not a library of a supported version.
     pub fn open(library: &Path) -> Result<Self, String> {
         open_library(library).map(Self)
     }
 
-    /// Writes the optimized form of a model to a file that is there; false when it is not worth its place.
+    /// Writes the optimized form of a model to an existing file. Returns `false` if the form is not worth caching.
     ///
     /// # Errors
-    /// In the library's words.
+    /// The error of the library.
     pub fn make(
         &self,
         source: &Source<'_>,
@@ -263,9 +265,9 @@ impl Optimizer {
     }
 }
 
-/// A card's number as the library counts.
-fn place(card: u32) -> i32 {
-    i32::try_from(card).unwrap_or(i32::MAX)
+/// The number of a GPU in the library's type.
+fn device_id(gpu: u32) -> i32 {
+    i32::try_from(gpu).unwrap_or(i32::MAX)
 }
 
 /// `1.32.0` out of what the library says of its build.

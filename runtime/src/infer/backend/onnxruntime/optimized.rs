@@ -1,8 +1,7 @@
-//! Models as ONNX Runtime's optimizers leave them, kept on disk so that the next load has only to map them.
+//! A cache of models after the optimizations of ONNX Runtime, so that the next load only has to map them.
 //!
-//! What the optimizers make depends on the library and on the processor. It is kept only when loading it was seen to be
-//! quicker. An engine opens what is kept and says of other models that they lack it; a worker of the node makes it
-//! (`backend/forms.rs`).
+//! Optimized models depend on the library and the CPU. A form is cached only if it was measured to load faster. An engine opens cached
+//! forms and reports which models lack one; a worker of the node makes those (`backend/forms.rs`).
 
 use std::fs::File;
 use std::io;
@@ -17,40 +16,40 @@ use samovar_onnx::folding::Folding;
 
 use super::session;
 use crate::infer::backend::Source;
-use crate::infer::backend::keep::{Keep, KeptForms, MAX_KEPT_BYTES};
+use crate::infer::backend::model_cache::{CacheAccess, MAX_CACHED_BYTES, ModelCache};
 
-/// Changes whenever what is kept does.
+/// Version of the cached form.
 const FORMAT: &str = "2";
-/// A load that takes less is quick enough as it is.
-const WORTH: Duration = Duration::from_millis(4);
+/// Loads that take less are not worth optimizing.
+const MIN_LOAD_TIME: Duration = Duration::from_millis(4);
 
-/// Ending of the files.
-pub(super) const ENDING: &str = "ort";
+/// Extension of the files.
+pub(super) const EXTENSION: &str = "ort";
 
-/// The optimized models of one library on this processor.
-pub(super) struct Optimized(Keep);
+/// The optimized models of one library on this CPU.
+pub(super) struct Optimized(ModelCache);
 
 impl Optimized {
-    /// Keeps them under `root`, and nothing there of other libraries or processors.
+    /// Opens the cache below `root`, and removes those of other libraries or CPUs.
     ///
     /// # Errors
-    /// When the folder cannot be made.
-    pub fn open(root: &Path, library: &str, forms: KeptForms) -> io::Result<Self> {
-        let key = format!("{FORMAT}\n{library}\n{}", processor());
-        Keep::open(root, &key, ENDING, forms).map(Self)
+    /// If the folder cannot be created.
+    pub fn open(root: &Path, library: &str, access: CacheAccess) -> io::Result<Self> {
+        let key = format!("{FORMAT}\n{library}\n{}", describe_cpu());
+        ModelCache::open(root, &key, EXTENSION, access).map(Self)
     }
 
-    /// The name of the folder that they lie in.
+    /// The name of the folder.
     pub fn folder(&self) -> &str {
         self.0.name()
     }
 
-    /// A session for a model: from its optimized form, which is made now if there is none, it is worth it and this process makes
-    /// forms. Also says whether a form is to be made elsewhere.
+    /// Opens a model from its optimized form, which is made if there is none, it is worth it and this process makes forms. Also returns
+    /// whether another process should make the form.
     ///
     /// # Errors
-    /// In the library's words, when it cannot run the model.
-    pub fn session(
+    /// The error of the library if it cannot run the model.
+    pub fn open_session(
         &self,
         environment: &Environment,
         digest: &str,
@@ -58,8 +57,8 @@ impl Optimized {
         threads: usize,
         folding: Folding,
     ) -> ort::Result<(Session, bool)> {
-        if let Some(kept) = self.0.find(digest) {
-            let opened = map(&kept).map_err(|e| e.to_string()).and_then(|map| {
+        if let Some(form) = self.0.find(digest) {
+            let opened = map(&form).map_err(|e| e.to_string()).and_then(|map| {
                 session::open_optimized(environment, &map, threads).map_err(|e| e.to_string())
             });
             match opened {
@@ -68,7 +67,7 @@ impl Optimized {
                     tracing::warn!(
                         digest,
                         error,
-                        "an optimized model does not load; it is made again"
+                        "optimized model does not load and will be made again"
                     );
                 }
             }
@@ -77,28 +76,24 @@ impl Optimized {
         let session = session::open(environment, &Source::File(model), threads, folding)?;
         let took = begun.elapsed();
         let size = std::fs::metadata(model).map_or(u64::MAX, |meta| meta.len());
-        if took < WORTH || size > MAX_KEPT_BYTES || self.0.is_declined(digest) {
+        if took < MIN_LOAD_TIME || size > MAX_CACHED_BYTES || self.0.is_declined(digest) {
             return Ok((session, false));
         }
-        if !self.0.is_written_here() {
+        if !self.0.is_writable() {
             return Ok((session, true));
         }
         match self.make(environment, digest, model, (threads, folding), took) {
             Ok(Some(optimized)) => Ok((optimized, false)),
             Ok(None) => Ok((session, false)),
             Err(error) => {
-                tracing::warn!(
-                    digest,
-                    error,
-                    "a model cannot be kept in its optimized form"
-                );
+                tracing::warn!(digest, error, "optimized form of a model cannot be made");
                 self.0.decline(digest);
                 Ok((session, false))
             }
         }
     }
 
-    /// Makes the optimized form and keeps it, if it loads quicker than `plain`.
+    /// Makes the optimized form and caches it if it loads faster than `plain`.
     fn make(
         &self,
         environment: &Environment,
@@ -107,7 +102,7 @@ impl Optimized {
         (threads, folding): (usize, Folding),
         plain: Duration,
     ) -> Result<Option<Session>, String> {
-        let made = self.0.fresh().map_err(|e| e.to_string())?;
+        let made = self.0.create_entry().map_err(|e| e.to_string())?;
         let source = Source::File(model);
         let session = write(
             environment,
@@ -117,19 +112,19 @@ impl Optimized {
             made.as_ref(),
         )?;
         match session {
-            Some(_) => self.0.adopt(digest, made).map_err(|e| e.to_string())?,
+            Some(_) => self.0.commit(digest, made).map_err(|e| e.to_string())?,
             None => self.0.decline(digest),
         }
         Ok(session)
     }
 
-    /// Forgets a model.
+    /// Removes the form of a model.
     pub fn remove(&self, digest: &str) {
         self.0.remove(digest);
     }
 }
 
-/// Writes the optimized form of a model to a file that is there, and opens it; nothing when it does not load quicker than the model
+/// Writes the optimized form of a model to an existing file, and opens it. Returns `None` if it does not load faster than the model
 /// itself, which took `plain`.
 fn write(
     environment: &Environment,
@@ -140,9 +135,9 @@ fn write(
 ) -> Result<Option<Session>, String> {
     session::save_optimized(environment, source, threads, folding, to)
         .map_err(|e| e.to_string())?;
-    // Folding constants can make much of little.
+    // Constant folding can enlarge a model.
     let size = std::fs::metadata(to).map_err(|e| e.to_string())?.len();
-    if size > MAX_KEPT_BYTES {
+    if size > MAX_CACHED_BYTES {
         return Ok(None);
     }
     let begun = Instant::now();
@@ -150,13 +145,13 @@ fn write(
     let session = session::open_optimized(environment, &map, threads).map_err(|e| e.to_string())?;
     let took = begun.elapsed();
     tracing::debug!(?plain, ?took, size, "optimized form of a model");
-    Ok(saves(plain, took).then_some(session))
+    Ok(is_worthwhile(plain, took).then_some(session))
 }
 
-/// As [`write`], in a process that has not loaded the model before; false when the form is not worth its place.
+/// As [`write`], in a process that has not loaded the model. Returns `false` if the form is not worth caching.
 ///
 /// # Errors
-/// In the library's words.
+/// The error of the library.
 pub(super) fn make(
     environment: &Environment,
     source: &Source<'_>,
@@ -173,20 +168,19 @@ pub(super) fn make(
     Ok(made.is_some())
 }
 
-/// Whether the optimized form loads so much quicker that it is worth its place.
-fn saves(plain: Duration, optimized: Duration) -> bool {
+/// Whether the optimized form loads so much faster that it is worth caching.
+fn is_worthwhile(plain: Duration, optimized: Duration) -> bool {
     optimized < plain.mul_f64(0.8)
 }
 
 fn map(path: &Path) -> io::Result<Arc<Mmap>> {
     let file = File::open(path)?;
-    // SAFETY: the file is our own, lies in a folder that only this node writes to, and is replaced by rename, never changed
-    // in place.
+    // SAFETY: only this node writes to the folder, and files are replaced by rename, never changed in place.
     Ok(Arc::new(unsafe { Mmap::map(&file) }?))
 }
 
-/// What of the processor decides what the optimizers make.
-fn processor() -> String {
+/// The properties of the CPU that optimized models depend on.
+fn describe_cpu() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mut lines: Vec<&str> = cpu
         .lines()
@@ -207,7 +201,7 @@ mod tests {
     #[test]
     fn a_form_that_saves_little_is_not_kept() {
         let ms = Duration::from_millis;
-        assert!(saves(ms(100), ms(30)));
-        assert!(!saves(ms(100), ms(90)));
+        assert!(is_worthwhile(ms(100), ms(30)));
+        assert!(!is_worthwhile(ms(100), ms(90)));
     }
 }

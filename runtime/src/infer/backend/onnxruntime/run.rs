@@ -12,16 +12,16 @@ use ort::session::Session;
 use ort::value::DynValue;
 use samovar_onnx::port::Port;
 
-use super::value::{Input, Wish, input, output};
+use super::value::{Input, OutputPlacement, input, output};
 use crate::infer::backend::arrange::carrier;
 use crate::infer::backend::tensor::{Data, Place, Tensor};
 use crate::infer::backend::{Model, RunError};
 use crate::infer::compute::Worker;
 
-/// The option with which a run gives back what the arenas of these devices have no use for.
-const SHRINKS: &CStr = c"memory.enable_memory_arena_shrinkage";
-const OF_HOST: &CStr = c"cpu:0";
-/// The largest input of a run that only gives memory back.
+/// The option that makes a run release unused memory of the arenas of these devices.
+const SHRINK_ARENAS: &CStr = c"memory.enable_memory_arena_shrinkage";
+const HOST_ARENA: &CStr = c"cpu:0";
+/// The largest input of a run that only releases memory.
 const MAX_ZEROS_BYTES: usize = 16 << 20;
 
 /// A session that runs from many threads at once.
@@ -32,18 +32,18 @@ pub(super) struct SharedSession {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     place: Place,
-    /// When its outputs can be elsewhere than on the host.
-    device: Option<OffHost>,
-    /// Whether the next run gives back what the library keeps for those after it.
-    gives_back: AtomicBool,
+    /// `None` if outputs are always on the host.
+    device: Option<DeviceOutputs>,
+    /// Whether the next run releases memory that the library keeps for further runs.
+    releases_memory: AtomicBool,
 }
 
-/// Outputs of a session on a device: each is left there or brought to the host, as the last one was wanted.
-struct OffHost {
+/// Outputs of a session on a device: each stays there or is copied to the host, depending on the use of the last one.
+struct DeviceOutputs {
     device: MemoryInfo<'static>,
     host: MemoryInfo<'static>,
-    /// Of each output.
-    wishes: Vec<Arc<Wish>>,
+    /// For each output.
+    placements: Vec<Arc<OutputPlacement>>,
 }
 
 impl Model for SharedSession {
@@ -59,32 +59,40 @@ impl Model for SharedSession {
             inputs.push(input(port, tensor).map_err(RunError::Inputs)?);
         }
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
-        let gives_back = self.gives_back.swap(false, Ordering::Relaxed);
-        let options = (gives_back || worker.stop().is_some()).then(Options::new);
+        let releases_memory = self.releases_memory.swap(false, Ordering::Relaxed);
+        let options = (releases_memory || worker.cancel().is_some()).then(Options::new);
         let options = options.transpose().map_err(|e| e.to_string())?;
-        if let Some(options) = options.as_ref().filter(|_| gives_back) {
-            options.give_back_memory().map_err(|e| e.to_string())?;
+        if let Some(options) = options.as_ref().filter(|_| releases_memory) {
+            options.release_memory().map_err(|e| e.to_string())?;
         }
         let options = options.map(Arc::new);
-        let ending = worker.stop().zip(options.clone());
-        let ending = ending.map(|(stop, options)| stop.by(move || options.terminate()));
+        let cancel = worker.cancel().zip(options.clone());
+        let guard = cancel.map(|(cancel, options)| cancel.on_cancel(move || options.terminate()));
         let options = options.as_deref();
         let outputs = match &self.device {
             None => self.run_plain(&names, &values, options),
             Some(memories) => self.run_bound(&names, &values, memories, options),
         };
-        drop(ending);
+        drop(guard);
         let outputs = outputs.map_err(|error| match error.code() {
-            // What an operator says of values that it cannot compute with, such as an index beyond a tensor's end.
+            // An operator cannot compute with these values, such as an index out of bounds.
             ErrorCode::InvalidArgument => RunError::Inputs(error.to_string()),
             _ => RunError::Failed(error.to_string()),
         })?;
         let outputs = self.outputs.iter().zip(outputs).enumerate();
         outputs
             .map(|(at, (port, value))| {
-                let wishes = self.device.as_ref().map(|memories| &memories.wishes);
-                let wish = wishes.and_then(|wishes| wishes.get(at)).cloned();
-                Ok(output(port, value, &inputs, self.session.inner(), wish)?)
+                let placements = self.device.as_ref().map(|memories| &memories.placements);
+                let placement = placements
+                    .and_then(|placements| placements.get(at))
+                    .cloned();
+                Ok(output(
+                    port,
+                    value,
+                    &inputs,
+                    self.session.inner(),
+                    placement,
+                )?)
             })
             .collect()
     }
@@ -93,19 +101,19 @@ impl Model for SharedSession {
         self.place
     }
 
-    fn give_back_memory(&self) {
+    fn release_memory(&self) {
         if let Err(error) = self.shrink_arenas() {
-            tracing::debug!(error, "the next run gives memory back");
-            self.gives_back.store(true, Ordering::Relaxed);
+            tracing::debug!(error, "memory will be released by the next run");
+            self.releases_memory.store(true, Ordering::Relaxed);
         }
     }
 }
 
 impl SharedSession {
-    /// A session whose outputs may stay at `place`.
+    /// A session whose outputs may be in this memory.
     ///
     /// # Errors
-    /// When a name cannot be handed to the library.
+    /// If a name contains a NUL character, or memory cannot be described.
     pub fn new(
         session: Session,
         inputs: Vec<Port>,
@@ -114,7 +122,11 @@ impl SharedSession {
     ) -> Result<Self, String> {
         let device = match place {
             Place::Host => None,
-            Place::Cuda(id) => Some(OffHost::new(AllocationDevice::CUDA, id, outputs.len())?),
+            Place::Cuda(id) => Some(DeviceOutputs::new(
+                AllocationDevice::CUDA,
+                id,
+                outputs.len(),
+            )?),
         };
         let c_names = |ports: &[Port]| -> Result<Vec<CString>, String> {
             ports
@@ -130,15 +142,15 @@ impl SharedSession {
             session,
             place,
             device,
-            gives_back: AtomicBool::new(false),
+            releases_memory: AtomicBool::new(false),
         })
     }
 
-    /// Has the library give back at once what it keeps for further runs. It does so only at the end of a run, whatever the run gave: so
-    /// this begins one with zeros, which ends before its first operator.
+    /// Makes the library release memory that it keeps for further runs. The library does so only at the end of a run, so this starts a run
+    /// with zeros that is terminated before its first operator.
     fn shrink_arenas(&self) -> Result<(), String> {
         if self.device.is_some() {
-            return Err("it is on a card".into());
+            return Err("it is on a GPU".into());
         }
         let needed = || {
             let ports = self.inputs.iter().zip(&self.input_names);
@@ -153,24 +165,24 @@ impl SharedSession {
         let names: Vec<_> = needed().map(|(_, name)| name.as_ptr()).collect();
         let values: Vec<_> = inputs.iter().map(Input::ptr).collect();
         let options = Options::new().map_err(|e| e.to_string())?;
-        options.give_back_memory().map_err(|e| e.to_string())?;
+        options.release_memory().map_err(|e| e.to_string())?;
         options.terminate();
-        // It says that it was ended.
+        // Fails because it was terminated.
         let _ = self.run_plain(&names, &values, Some(&options));
         Ok(())
     }
 
-    /// The same with outputs bound to the memory of a device, whichever.
+    /// The same with outputs bound to the memory of a device.
     #[cfg(test)]
     pub fn bound_to(mut self, device: AllocationDevice<'_>, id: i32) -> Self {
-        self.device = Some(OffHost::new(device, id, self.outputs.len()).unwrap());
+        self.device = Some(DeviceOutputs::new(device, id, self.outputs.len()).unwrap());
         self
     }
 
-    /// Whether the next output at this place comes to the host with its run.
+    /// Whether this output of the next run is placed on the host.
     #[cfg(test)]
-    pub fn brings_to_host(&self, at: usize) -> bool {
-        self.device.as_ref().unwrap().wishes[at].is_host()
+    pub fn is_placed_on_host(&self, at: usize) -> bool {
+        self.device.as_ref().unwrap().placements[at].is_host()
     }
 
     /// The library's `Run`, which the binding offers only for exclusive sessions.
@@ -197,27 +209,30 @@ impl SharedSession {
                 outputs.as_mut_ptr(),
             ))?;
         }
-        outputs.into_iter().map(|value| self.taken(value)).collect()
+        outputs
+            .into_iter()
+            .map(|value| self.own_value(value))
+            .collect()
     }
 
-    /// Runs with outputs where they are wanted, by the library's IO binding: `Run` would bring all to the host.
+    /// Runs with the library's IO binding, which places outputs on the device; `Run` would copy all to the host.
     fn run_bound(
         &self,
         input_names: &[*const c_char],
         inputs: &[*const ort::sys::OrtValue],
-        memories: &OffHost,
+        memories: &DeviceOutputs,
         options: Option<&Options>,
     ) -> ort::Result<Vec<DynValue>> {
         let api = ort::api();
         let binding = Binding::new(&self.session)?;
         for (name, value) in input_names.iter().zip(inputs) {
-            // SAFETY: binding, name and value are alive; the value stays so until the run is over.
+            // SAFETY: binding, name and value are alive; the value stays alive until the run has ended.
             let status = unsafe { (api.BindInput)(binding.0.as_ptr(), *name, *value) };
-            // SAFETY: the status that the call gave, read once.
+            // SAFETY: the status of the call, read once.
             unsafe { ort::Error::result_from_status(status)? };
         }
-        for (name, wish) in self.output_names.iter().zip(&memories.wishes) {
-            let memory = match wish.is_host() {
+        for (name, placement) in self.output_names.iter().zip(&memories.placements) {
+            let memory = match placement.is_host() {
                 true => &memories.host,
                 false => &memories.device,
             };
@@ -225,10 +240,10 @@ impl SharedSession {
             let status = unsafe {
                 (api.BindOutputToDevice)(binding.0.as_ptr(), name.as_ptr(), memory.ptr())
             };
-            // SAFETY: the status that the call gave, read once.
+            // SAFETY: the status of the call, read once.
             unsafe { ort::Error::result_from_status(status)? };
         }
-        // SAFETY: session and binding belong together. The binding is this call's own, so runs may happen at once.
+        // SAFETY: the binding belongs to the session and to this call, so runs may be concurrent.
         let status = unsafe {
             (api.RunWithBinding)(
                 self.session.ptr().cast_mut(),
@@ -236,7 +251,7 @@ impl SharedSession {
                 binding.0.as_ptr().cast_const(),
             )
         };
-        // SAFETY: the status that the call gave, read once.
+        // SAFETY: the status of the call, read once.
         unsafe { ort::Error::result_from_status(status)? };
         self.bound_outputs(&binding)
     }
@@ -253,37 +268,40 @@ impl SharedSession {
                 &mut count,
             )
         };
-        // SAFETY: the status that the call gave, read once.
+        // SAFETY: the status of the call, read once.
         unsafe { ort::Error::result_from_status(status)? };
         if count == 0 || values.is_null() {
             return Err(ort::Error::new("there are no outputs"));
         }
-        // SAFETY: the library says that so many values are there, in the order they were bound in.
+        // SAFETY: the library has returned this number of values, in the order in which they were bound.
         let outputs = unsafe { std::slice::from_raw_parts(values, count) }.to_vec();
-        // SAFETY: the array came from this allocator, and the values in it were taken out.
+        // SAFETY: the array is from this allocator, and its values were copied out.
         unsafe { allocator.free(values) };
-        outputs.into_iter().map(|value| self.taken(value)).collect()
+        outputs
+            .into_iter()
+            .map(|value| self.own_value(value))
+            .collect()
     }
 
-    /// Takes over a value that a run of this session made.
-    fn taken(&self, value: *mut ort::sys::OrtValue) -> ort::Result<DynValue> {
+    /// Takes ownership of a value that a run of this session has created.
+    fn own_value(&self, value: *mut ort::sys::OrtValue) -> ort::Result<DynValue> {
         let value = NonNull::new(value).ok_or_else(|| ort::Error::new("an output is missing"))?;
-        // SAFETY: the run made it, and nobody else owns it. Who holds it holds the session, and so every allocator of it.
+        // SAFETY: the run created it without another owner. The value keeps the session alive, and with it its allocator.
         Ok(unsafe { DynValue::from_ptr(value, Some(self.session.allocator())) })
     }
 }
 
-impl OffHost {
+impl DeviceOutputs {
     fn new(device: AllocationDevice<'_>, id: i32, outputs: usize) -> Result<Self, String> {
         Ok(Self {
             device: memory_of(device, id)?,
             host: memory_of(AllocationDevice::CPU, 0)?,
-            wishes: (0..outputs).map(|_| Arc::default()).collect(),
+            placements: (0..outputs).map(|_| Arc::default()).collect(),
         })
     }
 }
 
-/// The smallest tensor that a run takes as this input, or nearly.
+/// A small tensor of zeros for this input.
 fn zeros(port: &Port) -> Result<Tensor, String> {
     let dims = port.dims.as_deref().unwrap_or(&[None]);
     let dims: Vec<u32> = dims.iter().map(|dim| dim.unwrap_or(1)).collect();
@@ -303,10 +321,10 @@ fn memory_of(device: AllocationDevice<'_>, id: i32) -> Result<MemoryInfo<'static
         .map_err(|e| e.to_string())
 }
 
-/// Options of one run, by which it can be ended.
+/// Options of one run, which can terminate it.
 struct Options(NonNull<ort::sys::OrtRunOptions>);
 
-// SAFETY: the library documents `RunOptionsSetTerminate` as callable while a run goes on, and nothing else is done to them.
+// SAFETY: the library documents `RunOptionsSetTerminate` as callable during a run, and the options are not changed otherwise.
 unsafe impl Send for Options {}
 // SAFETY: as above.
 unsafe impl Sync for Options {}
@@ -314,21 +332,21 @@ unsafe impl Sync for Options {}
 impl Options {
     fn new() -> ort::Result<Self> {
         let mut options = null_mut();
-        // SAFETY: the new options are written.
+        // SAFETY: the call writes the new options.
         let status = unsafe { (ort::api().CreateRunOptions)(&mut options) };
-        // SAFETY: the status that the call gave, read once.
+        // SAFETY: the status of the call, read once.
         unsafe { ort::Error::result_from_status(status)? };
         NonNull::new(options)
             .map(Self)
-            .ok_or_else(|| ort::Error::new("no options were made"))
+            .ok_or_else(|| ort::Error::new("no options were created"))
     }
 
-    /// Has the run give back, at its end, memory that the library would keep.
-    fn give_back_memory(&self) -> ort::Result<()> {
-        let (key, value) = (SHRINKS.as_ptr(), OF_HOST.as_ptr());
+    /// Makes the run release memory at its end that the library would keep.
+    fn release_memory(&self) -> ort::Result<()> {
+        let (key, value) = (SHRINK_ARENAS.as_ptr(), HOST_ARENA.as_ptr());
         // SAFETY: the options are alive, and the texts are copied.
         let status = unsafe { (ort::api().AddRunConfigEntry)(self.0.as_ptr(), key, value) };
-        // SAFETY: the status that the call gave, read once.
+        // SAFETY: the status of the call, read once.
         unsafe { ort::Error::result_from_status(status) }
     }
 
@@ -340,7 +358,7 @@ impl Options {
     fn terminate(&self) {
         // SAFETY: the options are alive.
         let status = unsafe { (ort::api().RunOptionsSetTerminate)(self.0.as_ptr()) };
-        // SAFETY: the status that the call gave, read once.
+        // SAFETY: the status of the call, read once.
         if let Err(error) = unsafe { ort::Error::result_from_status(status) } {
             tracing::warn!(%error, "a run cannot be ended");
         }
@@ -363,7 +381,7 @@ impl Binding {
         // SAFETY: the session is alive, and the new binding is written.
         let status =
             unsafe { (ort::api().CreateIoBinding)(session.ptr().cast_mut(), &mut binding) };
-        // SAFETY: the status that the call gave, read once.
+        // SAFETY: the status of the call, read once.
         unsafe { ort::Error::result_from_status(status)? };
         NonNull::new(binding)
             .map(Self)

@@ -1,4 +1,4 @@
-//! How ONNX Runtime opens a model on the CPU.
+//! Opens models with ONNX Runtime on the CPU.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,24 +15,26 @@ use samovar_onnx::folding::Folding;
 use super::library;
 use crate::infer::backend::Source;
 
-/// From this size on, memory counts for more than the time to find pages again.
+/// From this size on, saving memory matters more than the time of page faults.
 const LARGE_BYTES: usize = 16 << 20;
-/// What the library says when a run gives an output of another shape than the graph declares.
-const SHAPE_NOT_KEPT: &str = "does not match actual shape of";
+/// Part of the library's message when a run returns an output of another shape than the graph declares.
+const SHAPE_MISMATCH: &str = "does not match actual shape of";
 
-/// Where the library looks for weights of a model that it gets as bytes; the working directory, when it is not told.
+/// The setting for the folder of external weights of a model from bytes. The default is the working directory.
 const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
-/// A folder that cannot exist, because its parent is a file. A model from bytes has no weights elsewhere: that was checked
-/// before, and this holds should the library know of places that the check does not.
+/// A folder that cannot exist, because its parent is a file. Models from bytes have no external weights, which was checked before; this
+/// also protects against references that the check misses.
 const NOWHERE: &str = "/dev/null/no-weights";
 
-/// What the library calls the step that computes what is constant.
+/// The library's name of constant folding.
 const FOLDING: &str = "ConstantFolding";
-/// Bytes that one node may give that is computed then; one that would give more is left as it is.
-const MOST_FOLDED: &str = "optimization.constant_folding_max_output_size_in_bytes";
+/// The setting for the largest output of a folded node in bytes. Nodes with larger outputs are not folded.
+const MAX_FOLDED_BYTES: &str = "optimization.constant_folding_max_output_size_in_bytes";
 
+/// Opens a model.
+///
 /// # Errors
-/// In the library's words, when it cannot run the model.
+/// The error of the library if it cannot run the model.
 pub(super) fn open(
     environment: &Environment,
     source: &Source<'_>,
@@ -40,7 +42,7 @@ pub(super) fn open(
     folding: Folding,
 ) -> ort::Result<Session> {
     let session = commit(onnx_builder(environment, threads, folding)?, source)?;
-    begin_arena(&session)?;
+    init_arena(&session)?;
     Ok(session)
 }
 
@@ -53,12 +55,12 @@ fn commit(mut builder: SessionBuilder, source: &Source<'_>) -> ort::Result<Sessi
     }
 }
 
-/// Allocates a byte of a session's arena, and gives it back. The arena never frees its first region, which is as large as the first
-/// allocation but 1 MiB at least: it would keep what a large first run takes for as long as the session is there.
+/// Allocates and frees one byte of a session's arena. The arena never frees its first region, which is as large as the first allocation
+/// but at least 1 MiB, so it would keep the memory of a large first run until the session ends.
 ///
 /// # Errors
-/// In the library's words.
-fn begin_arena(session: &Session) -> ort::Result<()> {
+/// The error of the library.
+fn init_arena(session: &Session) -> ort::Result<()> {
     let arena = MemoryInfo::new(
         AllocationDevice::CPU,
         0,
@@ -69,11 +71,11 @@ fn begin_arena(session: &Session) -> ort::Result<()> {
     allocator.alloc::<u8>(1).map(drop)
 }
 
-/// Options of sessions that open a model in the ONNX format, and in no other: the library would take bytes that are
-/// a model in both formats for its own, while what was checked is the one in the ONNX format.
+/// Options of sessions that open a model only in the ONNX format. Bytes that are valid in both formats would otherwise be opened in the
+/// library's own format, while the ONNX format was checked.
 ///
 /// # Errors
-/// In the library's words.
+/// The error of the library.
 pub(super) fn onnx_builder(
     environment: &Environment,
     threads: usize,
@@ -84,7 +86,7 @@ pub(super) fn onnx_builder(
     Ok(match folding {
         Folding::On => builder,
         Folding::Within { node_bytes } if library::bounds_folding() => {
-            builder.with_config_entry(MOST_FOLDED, node_bytes.to_string())?
+            builder.with_config_entry(MAX_FOLDED_BYTES, node_bytes.to_string())?
         }
         Folding::Off | Folding::Within { .. } => {
             builder.with_config_entry("optimization.disable_specified_optimizers", FOLDING)?
@@ -92,16 +94,16 @@ pub(super) fn onnx_builder(
     })
 }
 
-/// Options that every session has, whatever it opens.
+/// Options of all sessions.
 ///
 /// # Errors
-/// In the library's words.
+/// The error of the library.
 fn builder(
     environment: &Environment,
     threads: usize,
     held: Option<Arc<Mmap>>,
 ) -> ort::Result<SessionBuilder> {
-    // Spinning threads would burn the cores that other graphs need.
+    // Spinning threads would use cores that other graphs need.
     let builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
@@ -112,20 +114,19 @@ fn builder(
     Ok(builder)
 }
 
-/// What takes the messages of one session; `held` stays as long as the session does.
+/// Logs the messages of one session. `held` is kept until the session ends.
 fn logger(held: Option<Arc<Mmap>>) -> LoggerFunction {
-    let is_told = AtomicBool::new(false);
+    let is_logged = AtomicBool::new(false);
     Arc::new(move |level, _: &str, _: &str, place: &str, text: &str| {
         let _ = &held;
-        // A graph whose outputs are not as it declares them would say so for each output of each run.
+        // Otherwise a graph with wrongly declared outputs would log this for each output of each run.
         let repeats = level == LogLevel::Warning
-            && text.contains(SHAPE_NOT_KEPT)
-            && is_told.swap(true, Ordering::Relaxed);
+            && text.contains(SHAPE_MISMATCH)
+            && is_logged.swap(true, Ordering::Relaxed);
         match level {
             LogLevel::Verbose => tracing::trace!(place, "{text}"),
             LogLevel::Warning if !repeats => tracing::warn!(place, "{text}"),
-            // What the library calls an error is the answer of the load or the run that it belongs to, where its caller reads it:
-            // callers could fill the log with them.
+            // Errors are returned to the caller of the load or run. Callers could fill the log with them.
             LogLevel::Info | LogLevel::Warning | LogLevel::Error => {
                 tracing::debug!(place, "{text}");
             }
@@ -134,10 +135,10 @@ fn logger(held: Option<Arc<Mmap>>) -> LoggerFunction {
     })
 }
 
-/// Writes a model as the library's optimizers leave it, in the library's own format.
+/// Writes the optimized form of a model in the library's own format.
 ///
 /// # Errors
-/// In the library's words.
+/// The error of the library.
 pub(super) fn save_optimized(
     environment: &Environment,
     source: &Source<'_>,
@@ -151,26 +152,26 @@ pub(super) fn save_optimized(
     commit(builder, source).map(drop)
 }
 
-/// Opens what [`save_optimized`] wrote, with its weights used where they are mapped.
+/// Opens a file of [`save_optimized`], and uses its weights in mapped memory.
 ///
 /// # Errors
-/// In the library's words.
+/// The error of the library.
 pub(super) fn open_optimized(
     environment: &Environment,
     map: &Arc<Mmap>,
     threads: usize,
 ) -> ort::Result<Session> {
-    // Whoever holds anything of the session holds its logger, and with it the memory that its weights lie in.
+    // The session owns the logger, and the logger owns the map with the weights.
     let mut builder = builder(environment, threads, Some(map.clone()))?
         .with_optimization_level(GraphOptimizationLevel::Disable)?
         .with_config_entry("session.load_model_format", "ORT")?
         .with_config_entry("session.use_ort_model_bytes_directly", "1")?
         .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?;
     let session = builder.commit_from_memory(map)?;
-    begin_arena(&session)?;
+    init_arena(&session)?;
     if map.len() >= LARGE_BYTES {
-        // Loading read all of it, and most weights are in copies now that are laid out for the processor.
-        // SAFETY: nobody writes to the map; what is read of it again comes from the file as it was.
+        // The load has read all of it, and most weights now are copies in the layout of the CPU.
+        // SAFETY: the map is not written to, and pages are read from the file again.
         let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
     Ok(session)

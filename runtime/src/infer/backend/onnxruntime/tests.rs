@@ -9,7 +9,7 @@ use super::*;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::onnx::leaking;
 use crate::infer::backend::testing::skip::{Need, skip};
-use crate::infer::backend::testing::{backends, passing_on, row_by_row};
+use crate::infer::backend::testing::{backends, identity, row_by_row};
 use crate::infer::backend::{GuestModel, Model};
 use crate::infer::compute::Worker;
 
@@ -119,7 +119,7 @@ fn an_input_that_is_passed_on_is_not_lent_beyond_its_run() {
         skip(Need::Onnxruntime, "no library was found");
         return;
     };
-    let session = session(onnxruntime, &passing_on());
+    let session = session(onnxruntime, &identity());
     let x = f32s([1, 2], &[7.0, 8.0]);
     let lent = address(&x);
     let outputs = session.run(vec![x], &Worker::CALLER).unwrap();
@@ -139,13 +139,13 @@ fn an_output_stays_on_its_device_once_one_went_into_another_run() {
     let x = f32s([1, 2], &[0.0, 0.0]);
     let y = f32s([1, 2], &[1.0, 2.0]);
     let outputs = session.run(vec![x.clone(), y], &Worker::CALLER).unwrap();
-    assert!(session.brings_to_host(0) && session.brings_to_host(1));
+    assert!(session.is_placed_on_host(0) && session.is_placed_on_host(1));
     let outputs = session
         .run(vec![x, outputs[0].clone()], &Worker::CALLER)
         .unwrap();
-    assert!(!session.brings_to_host(0) && session.brings_to_host(1));
+    assert!(!session.is_placed_on_host(0) && session.is_placed_on_host(1));
     read(&outputs[0]);
-    assert!(session.brings_to_host(0), "it was read after all");
+    assert!(session.is_placed_on_host(0), "it was read after all");
 }
 
 #[test]
@@ -157,11 +157,11 @@ fn the_library_s_log_tells_which_nodes_are_on_the_cpu() {
     };
     let bytes = row_by_row();
     let builder = session::onnx_builder(&onnxruntime.environment, 1, Folding::On).unwrap();
-    let (builder, placements) = cuda::listening(builder).unwrap();
+    let (builder, placements) = gpu::session::log_placements(builder).unwrap();
     let mut builder = builder;
     builder.commit_from_memory(&bytes).unwrap();
-    let why = placements.lock().unwrap().refusal().unwrap();
-    assert_eq!(why, "the card has kernels for none of its operators");
+    let why = placements.lock().refusal().unwrap();
+    assert_eq!(why, "the GPU has kernels for none of its operators");
 }
 
 #[test]

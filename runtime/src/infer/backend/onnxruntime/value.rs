@@ -1,4 +1,4 @@
-//! Values of ONNX Runtime: outputs that stay as the library made them, and inputs over whatever memory a tensor has.
+//! Values of ONNX Runtime: outputs in memory of the library, and inputs in the memory of a tensor.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -20,36 +20,36 @@ use samovar_onnx::port::{Port, PortType};
 use crate::infer::backend::arrange::carrier;
 use crate::infer::backend::tensor::{Data, Kept, Place, Tensor};
 
-/// Where the next output of a port had better be: on the host, until one goes into another run as it is. A token that is
-/// read comes with its run, and a state that goes from step to step stays on its device.
+/// Where the next output of a port is placed: on the host, until one is an input of another run. So a token that is read arrives
+/// with its run, and a state that goes from step to step stays on its device.
 #[derive(Debug, Default)]
-pub(super) struct Wish {
+pub(super) struct OutputPlacement {
     on_device: AtomicBool,
 }
 
-impl Wish {
+impl OutputPlacement {
     pub fn is_host(&self) -> bool {
         !self.on_device.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, on_device: bool) {
-        // Most outputs go where the last one went, and a write would take the line from other cores.
+    fn set(&self, on_device: bool) {
+        // Most outputs are placed as the last one was, and a write would take the cache line from other cores.
         if self.on_device.load(Ordering::Relaxed) != on_device {
             self.on_device.store(on_device, Ordering::Relaxed);
         }
     }
 }
 
-/// An output in the library's own memory, which goes into the next run as it is.
+/// An output in memory of the library, which can be an input of the next run without a copy.
 pub(super) struct Output {
     value: DynValue,
     ty: PortType,
     shape: Vec<usize>,
     bytes: usize,
     place: Place,
-    /// Of its port, when it could have been elsewhere.
-    wish: Option<Arc<Wish>>,
-    // The memory is the session's; a card's allocator must not go before it.
+    /// The placement of its port, if the port has a choice.
+    placement: Option<Arc<OutputPlacement>>,
+    // Owns the memory; the allocator of a GPU must not be dropped before it.
     _session: Arc<SharedSessionInner>,
 }
 
@@ -69,8 +69,8 @@ impl Kept for Output {
     }
 
     fn read(&self) -> Result<Cow<'_, [u8]>, String> {
-        if let Some(wish) = &self.wish {
-            wish.tell(false);
+        if let Some(placement) = &self.placement {
+            placement.set(false);
         }
         match self.place {
             Place::Host => Ok(Cow::Borrowed(host_bytes(&self.value, self.bytes)?)),
@@ -84,7 +84,7 @@ impl Kept for Output {
     }
 }
 
-/// The memory of a tensor on the host, `bytes` long.
+/// The elements of a tensor on the host, `bytes` long.
 fn host_bytes(value: &DynValue, bytes: usize) -> Result<&[u8], String> {
     match address(value.ptr()) {
         _ if bytes == 0 => Ok(&[]),
@@ -94,7 +94,7 @@ fn host_bytes(value: &DynValue, bytes: usize) -> Result<&[u8], String> {
     }
 }
 
-/// Where a tensor's elements begin.
+/// The address of the first element of a tensor.
 fn address(value: *const ort::sys::OrtValue) -> Option<NonNull<u8>> {
     let mut data = std::ptr::null_mut();
     // SAFETY: the value is alive, and what is written is the address of its elements.
@@ -104,13 +104,13 @@ fn address(value: *const ort::sys::OrtValue) -> Option<NonNull<u8>> {
     NonNull::new(data.cast())
 }
 
-/// Takes over what a run gave for a port.
+/// Converts an output of a run for a port.
 pub(super) fn output(
     port: &Port,
     value: DynValue,
     inputs: &[Input<'_>],
     session: Arc<SharedSessionInner>,
-    wish: Option<Arc<Wish>>,
+    placement: Option<Arc<OutputPlacement>>,
 ) -> Result<Tensor, String> {
     let failed = |what: &dyn fmt::Display| format!("output `{}`: {what}", port.name);
     let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
@@ -135,9 +135,10 @@ pub(super) fn output(
     let bytes = tensor
         .wanted_bytes()
         .ok_or_else(|| failed(&"larger than memory"))?;
-    let lent = |input: &Input<'_>| input.lends() && address(input.ptr()) == address(value.ptr());
-    if inputs.iter().any(lent) {
-        // The graph passes an input on, and its memory goes when this run's inputs do.
+    let shares_memory =
+        |input: &Input<'_>| input.is_borrowed() && address(input.ptr()) == address(value.ptr());
+    if inputs.iter().any(shares_memory) {
+        // The graph returns an input unchanged, whose memory is freed after this run.
         let copy = host_bytes(&value, bytes)?.to_vec();
         tensor.data = Data::Bytes(copy);
         return Ok(tensor);
@@ -148,7 +149,7 @@ pub(super) fn output(
         bytes,
         place,
         value,
-        wish,
+        placement,
         _session: session,
     };
     tensor.data = Data::Kept(Arc::new(output));
@@ -168,7 +169,7 @@ fn place(value: &DynValue) -> Result<Place, String> {
     }
 }
 
-/// An input of a run: a value that the library made itself, or one over a tensor's own memory or a converted copy.
+/// An input of a run: a value of the library, or one in the memory of a tensor or of a converted copy.
 pub(super) enum Input<'a> {
     Kept(&'a DynValue),
     Borrowed(DynValueRef<'a>),
@@ -176,8 +177,8 @@ pub(super) enum Input<'a> {
 }
 
 impl Input<'_> {
-    /// Whether its memory is lent to the library, and not the library's own.
-    fn lends(&self) -> bool {
+    /// Whether the library borrows the memory of the host.
+    fn is_borrowed(&self) -> bool {
         !matches!(self, Self::Kept(_))
     }
 
@@ -190,15 +191,15 @@ impl Input<'_> {
     }
 }
 
-/// A tensor as the library takes it.
+/// Converts a tensor to an input for the library.
 pub(super) fn input<'a>(port: &Port, tensor: &'a Tensor) -> Result<Input<'a>, String> {
     let shape = tensor.shape();
-    if let Some(output) = made_here(&tensor.data)
+    if let Some(output) = as_output(&tensor.data)
         && output.ty == port.ty
         && output.shape == shape
     {
-        if let Some(wish) = &output.wish {
-            wish.tell(true);
+        if let Some(placement) = &output.placement {
+            placement.set(true);
         }
         return Ok(Input::Kept(&output.value));
     }
@@ -216,7 +217,7 @@ pub(super) fn input<'a>(port: &Port, tensor: &'a Tensor) -> Result<Input<'a>, St
     made.map_err(|e| format!("input `{}`: {e}", port.name))
 }
 
-fn made_here(data: &Data) -> Option<&Output> {
+fn as_output(data: &Data) -> Option<&Output> {
     let Data::Kept(kept) = data else { return None };
     let any: &dyn Any = &**kept;
     any.downcast_ref()
@@ -232,7 +233,7 @@ where
     }
 }
 
-/// Any byte may come from a guest; a bool of any other value than 0 or 1 would be undefined behaviour.
+/// Normalizes bytes of guests: a bool other than 0 or 1 would be undefined behaviour.
 fn bools(shape: Vec<usize>, tensor: &Tensor) -> Result<Input<'_>, String> {
     let bytes = tensor.data.read()?;
     if let Cow::Borrowed(bytes) = bytes

@@ -1,4 +1,4 @@
-//! A model as rten can run it rightly: some nodes said otherwise, and those that cannot be refused by name.
+//! Adapts a model so that rten computes it correctly: rewrites some nodes, and refuses those that cannot be rewritten.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use samovar_onnx::{
 use super::overflow::Ranges;
 use super::{refusals, rewrites, wide};
 
-/// What [`adapted`] makes of a model depends on this alone: what here was written, and for which rten.
+/// The version of this adaptation: the sources that determine its result, and the version of rten.
 pub(super) fn key() -> String {
     let own = [
         super::VERSION,
@@ -27,25 +27,25 @@ pub(super) fn key() -> String {
     own.into_iter().chain(samovar_onnx::SOURCES).collect()
 }
 
-/// A model that is adapted to rten.
+/// A model to adapt.
 #[derive(Clone, Copy)]
 pub(super) struct Adaptable<'a> {
     pub model: &'a ModelProto,
-    /// As the file holds it.
+    /// Its encoded bytes.
     pub bytes: &'a [u8],
-    /// What is adapted, where that is not the file itself: the model without the defaults of its inputs.
+    /// Encoded bytes to adapt in place of `bytes`: the model without the defaults of its inputs.
     pub open: Option<&'a [u8]>,
-    /// Where files with weights lie.
+    /// The folder with files of external weights.
     pub folder: Option<&'a Path>,
 }
 
-/// A copy of the model for rten.
+/// Returns a copy of the model for rten.
 ///
 /// # Errors
-/// With operator and node, when rten would compute something wrongly.
+/// The operator and node that rten would compute wrongly.
 pub(super) fn adapted(from: &Adaptable<'_>) -> Result<Vec<u8>, String> {
     let Adaptable { model, bytes, .. } = *from;
-    // A default is as a constant to this: rten takes the nearest number that fits for both.
+    // Includes defaults, because rten clamps both defaults and constants.
     if let Some(why) = wide::refusal(model, bytes, from.folder) {
         return Err(why);
     }
@@ -83,7 +83,7 @@ impl Edit for Adapt {
         self.ranges.leave();
         if self.scopes.is_empty() {
             for guard in self.ranges.guards.drain(..) {
-                put(graph, GRAPH_OUTPUT, &count(guard).encode_to_vec());
+                put(graph, GRAPH_OUTPUT, &guard_output(guard).encode_to_vec());
             }
         }
     }
@@ -112,7 +112,7 @@ impl Edit for Adapt {
         let mut nodes = match rewritten {
             Some(nodes) => encoded(&nodes),
             None if !node.name.is_empty() && guards.is_empty() => return Ok(None),
-            // rten names nodes in its errors, where they have names.
+            // Gives the node a name for the errors of rten.
             None => {
                 let mut named = bytes.to_vec();
                 if node.name.is_empty() {
@@ -126,8 +126,8 @@ impl Edit for Adapt {
     }
 }
 
-/// The output of a guard.
-fn count(guard: String) -> ValueInfo {
+/// The graph output that holds the count of a guard.
+fn guard_output(guard: String) -> ValueInfo {
     let tensor = TensorType {
         elem_type: INT32,
         shape: Some(Shape::default()),

@@ -1,5 +1,5 @@
-//! Inputs with a default, which rten takes for constants: it is given a model in which they are plain inputs, and the default
-//! where a caller leaves one out.
+//! Inputs with a default value. rten treats them as constants, so the model is opened without the defaults, and a run that omits
+//! such an input gets the default.
 
 use std::collections::HashSet;
 
@@ -10,14 +10,14 @@ use samovar_onnx::port::{Port, PortType};
 
 use super::ValueView;
 
-/// An input that a run may leave out.
+/// An input that a run may omit.
 pub(super) struct Optional {
     pub port: Port,
-    /// The input in rten's model and what it is by default; `None` where the default is a constant of that model.
+    /// The input in rten's model and its default; `None` if the default is a constant of that model.
     pub replaceable: Option<(NodeId, Value)>,
 }
 
-/// The inputs of a graph that have a default which rten can compute with.
+/// The inputs of a graph whose defaults have types that rten supports.
 pub(super) struct Defaults<'a> {
     /// The model without the defaults.
     pub open: Vec<u8>,
@@ -26,7 +26,7 @@ pub(super) struct Defaults<'a> {
 }
 
 impl<'a> Defaults<'a> {
-    /// Those of a graph with these inputs, if it has any.
+    /// Finds them among the inputs of a model; `None` if there are none.
     pub fn of(inputs: &'a [Port], bytes: &'a [u8]) -> Result<Option<Self>, String> {
         let names: HashSet<&str> = replaceable(inputs).collect();
         if names.is_empty() {
@@ -39,13 +39,13 @@ impl<'a> Defaults<'a> {
         }))
     }
 
-    /// A model that gives the defaults.
+    /// A model whose outputs are the defaults.
     pub fn alone(&self) -> Result<Vec<u8>, String> {
         alone(self.bytes, &self.names)
     }
 }
 
-/// Whether rten computes with this type.
+/// Whether rten supports this type.
 pub(super) fn computes(ty: PortType) -> bool {
     !matches!(ty, PortType::F16 | PortType::Bf16 | PortType::F64)
 }
@@ -57,7 +57,7 @@ fn replaceable(inputs: &[Port]) -> impl Iterator<Item = &str> {
     found.map(|port| port.name.as_str())
 }
 
-/// The optional inputs of a model whose defaults are constants of it.
+/// The optional inputs of a model in which all defaults are constants.
 pub(super) fn constant(inputs: &[Port]) -> Vec<Optional> {
     let optional = inputs.iter().filter(|port| port.optional);
     let constant = optional.map(|port| Optional {
@@ -67,10 +67,10 @@ pub(super) fn constant(inputs: &[Port]) -> Vec<Optional> {
     constant.collect()
 }
 
-/// The optional inputs of an opened model, with their defaults, which the model that `alone` opens gives.
+/// The optional inputs of an opened model. `alone` opens the model that computes their defaults.
 ///
 /// # Errors
-/// When a default does not fit its input, so that no run could leave it out.
+/// If a default does not match its input, so that no run could omit it.
 pub(super) fn of_opened(
     model: &RtenModel,
     inputs: &[Port],
@@ -79,7 +79,7 @@ pub(super) fn of_opened(
     let mut optional = constant(inputs);
     let places: HashSet<NodeId> = model.input_ids().iter().copied().collect();
     let place = |name: &str| model.node_id(name).ok().filter(|id| places.contains(id));
-    // The model that was kept may be the one with constants.
+    // The cached model may be the one with constants.
     if !replaceable(inputs).any(|name| place(name).is_some()) {
         return Ok(optional);
     }

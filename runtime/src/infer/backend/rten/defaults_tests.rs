@@ -4,13 +4,13 @@ use std::path::Path;
 
 use samovar_onnx::Onnx;
 
-use crate::infer::backend::keep::KeptForms;
+use crate::infer::backend::model_cache::CacheAccess;
 use crate::infer::backend::rten::Rten;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::onnx::{
     Attribute, Node, Operator, Outside, Value, Weight, model_beside, model_of, model_with, port,
 };
-use crate::infer::backend::{Loaded, RunError, Wanted};
+use crate::infer::backend::{LoadRequest, Loaded, RunError};
 use crate::infer::compute::Worker;
 
 const F32: u64 = 1;
@@ -60,9 +60,9 @@ fn scaled() -> Vec<u8> {
 }
 
 fn load(rten: &Rten, bytes: &[u8], folder: Option<&Path>, digest: Option<&str>) -> Loaded {
-    let wanted = Wanted {
+    let wanted = LoadRequest {
         digest,
-        ..Wanted::default()
+        ..LoadRequest::default()
     };
     let onnx = Onnx::read(bytes).unwrap();
     rten.load(&onnx.model, bytes, folder, wanted).unwrap()
@@ -117,7 +117,7 @@ fn assert_each_may_be_given(loaded: &Loaded) {
 }
 
 fn rten(optimized: Option<&Path>) -> Rten {
-    Rten::new(optimized, KeptForms::Made, std::env::temp_dir())
+    Rten::new(optimized, CacheAccess::ReadWrite, std::env::temp_dir())
 }
 
 #[test]

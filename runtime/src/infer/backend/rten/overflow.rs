@@ -1,7 +1,7 @@
-//! Integers of 64 bits that an operator could make larger than the 32 bits that rten computes with.
+//! Detects overflow of 64-bit integers, which rten computes with 32 bits.
 //!
-//! An analysis of ranges finds the operators. Beside each stands a guard: the same computation in floats, and an output of
-//! the graph that counts how many elements do not fit. A run whose guards count any is an error, not a wrong answer.
+//! A range analysis finds the operators that could overflow. A guard is added to each: the same computation in floats, and a graph
+//! output that counts the elements that do not fit. A run whose guards count any fails instead of returning wrong results.
 
 use std::collections::HashMap;
 
@@ -9,51 +9,51 @@ use samovar_onnx::NodeProto;
 use samovar_onnx::known::{BOOL, FLOAT, INT8, INT32, INT64, Known, UINT8};
 use samovar_onnx::wire::{Wide, fields, wide_numbers};
 
-use super::rewrites::{Made, int};
+use super::rewrites::{NodeBuilder, int};
 
-/// Begins the names of guards; what follows is the node, for people.
+/// Prefix of the names of guards. The rest describes the node for errors.
 pub(super) const GUARD: &str = "samovar/guard/";
 
-/// The largest number that rten has.
-const MOST: f64 = i32::MAX as f64;
-/// What a guard lets pass: less than [`MOST`], because floats round.
-const PASSED: f32 = 2.1e9;
-/// A size or position is taken to be at most this where it meets other numbers. No tensor has so many elements.
-const MOST_ELEMENTS: f64 = (1 << 30) as f64;
-/// A size times a constant up to this is still a size.
+/// The largest integer of rten.
+const MAX_INT: f64 = i32::MAX as f64;
+/// The largest value that a guard accepts: less than [`MAX_INT`], because floats are rounded.
+const MAX_GUARDED: f32 = 2.1e9;
+/// Upper bound of sizes and positions in arithmetic with other numbers. No tensor has so many elements.
+const MAX_ELEMENTS: f64 = (1 << 30) as f64;
+/// The product of a size and a constant up to this is still a size.
 const SMALL: f64 = 4096.0;
 
-/// What the elements of a value can be.
+/// The range of the elements of a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Range {
-    /// Made of shapes and small constants: how large something is.
+    /// The size of something, computed from shapes and small constants.
     Size,
-    /// Where something is: a position within a tensor, or within a flattened one.
+    /// A position in a tensor, or in a flattened tensor.
     Position,
-    /// From one number to another. Floats may be anything.
+    /// Between two numbers, inclusive. Infinite for floats.
     Between(f64, f64),
 }
 
 use Range::{Between, Position, Size};
 
-/// What an operator means for its output.
+/// The effect of an operator on its output.
 enum Outcome {
-    /// It has this range, and fits.
+    /// It has this range, which fits into 32 bits.
     Fits(Range),
     /// It may not fit into 32 bits.
     Exceeds,
 }
 
-/// What is known of the values of a graph and of those around it.
+/// Ranges of the values of a graph and of the graphs around it.
 #[derive(Default)]
 pub(super) struct Ranges {
     scopes: Vec<HashMap<String, Range>>,
-    /// Names of the guards so far.
+    /// Names of the guards that were added.
     pub guards: Vec<String>,
 }
 
 impl Ranges {
-    /// A graph begins. The values that an inner one is given by control flow are counters and positions.
+    /// Enters a graph. Control flow passes counters and positions to inner graphs.
     pub fn enter<'a>(&mut self, inputs: impl Iterator<Item = &'a str>) {
         let mut scope = HashMap::new();
         if !self.scopes.is_empty() {
@@ -62,15 +62,15 @@ impl Ranges {
         self.scopes.push(scope);
     }
 
-    /// It ends.
+    /// Leaves a graph.
     pub fn leave(&mut self) {
         self.scopes.pop();
     }
 
-    /// Notes what the node gives; the guard that it needs, if it needs one.
+    /// Records the range of the outputs of a node. Returns the nodes of its guard, if it needs one.
     ///
     /// # Errors
-    /// In words, when it needs one where none can be.
+    /// If it needs a guard in an inner graph, where guards are impossible.
     pub fn node(
         &mut self,
         node: &NodeProto,
@@ -89,7 +89,7 @@ impl Ranges {
         };
         let mut guards = Vec::new();
         if exceeds && self.scopes.len() > 1 {
-            // No output of the whole graph can tell of an inner one. Sums in loops are counters, casts there make sizes.
+            // An output of the outer graph cannot count in an inner one. Sums in loops are counters, and casts there compute sizes.
             let harmless = [
                 "Add",
                 "Sub",
@@ -203,7 +203,7 @@ impl Ranges {
             },
             "Cast" | "CastLike" => return cast(first, node, known),
             "Add" | "Sub" | "Sum" | "Mul" => return arithmetic(&node.op_type, &inputs),
-            // How many there are of something is not more than there are elements.
+            // A count of elements is at most the number of elements.
             "CumSum" | "ReduceSum" => match first {
                 Some(Between(low, high)) if low >= -1.0 && high <= 1.0 => Position,
                 _ => return Outcome::Exceeds,
@@ -220,20 +220,20 @@ impl Ranges {
     }
 }
 
-/// What values of a type can be when nothing else is known. Inputs that do not fit are refused before a run.
+/// The range of a type if nothing else is known. Inputs of runs that exceed 32 bits are refused before the run.
 fn of_type(ty: Option<i32>) -> Range {
     match ty {
         Some(BOOL) => Between(0.0, 1.0),
         Some(UINT8) => Between(0.0, 255.0),
         Some(INT8) => Between(-128.0, 127.0),
-        Some(INT32 | INT64) => Between(-MOST, MOST),
+        Some(INT32 | INT64) => Between(-MAX_INT, MAX_INT),
         _ => Between(f64::NEG_INFINITY, f64::INFINITY),
     }
 }
 
 fn interval(range: Range) -> (f64, f64) {
     match range {
-        Size | Position => (-MOST_ELEMENTS, MOST_ELEMENTS),
+        Size | Position => (-MAX_ELEMENTS, MAX_ELEMENTS),
         Between(low, high) => (low, high),
     }
 }
@@ -242,7 +242,7 @@ fn is_small(range: Range) -> bool {
     matches!(range, Between(low, high) if low >= -SMALL && high <= SMALL)
 }
 
-/// One of several.
+/// The smallest range that contains all of these.
 fn hull(ranges: impl Iterator<Item = Range>) -> Range {
     let both = |one: Range, other: Range| match (one, other) {
         (Size, Size) => Size,
@@ -262,8 +262,8 @@ fn hull(ranges: impl Iterator<Item = Range>) -> Range {
 fn clipped(inputs: &[Range]) -> Range {
     let (low, high) = inputs
         .first()
-        .map_or((-MOST, MOST), |first| interval(*first));
-    // Bounds that are left out are not told apart here, so both may be either.
+        .map_or((-MAX_INT, MAX_INT), |first| interval(*first));
+    // One of the two bounds may be omitted, and it is unknown which, so each may be either.
     match inputs {
         [first] => *first,
         [_, bounds @ ..] => {
@@ -290,7 +290,7 @@ fn arithmetic(op: &str, inputs: &[Range]) -> Outcome {
     let (low, high) = ranges.fold(first, |(a, b), (c, d)| match op {
         "Mul" => {
             let corners = [a * c, a * d, b * c, b * d];
-            // Zero times anything infinite is what a float makes of it, which no integer is.
+            // Zero times infinity is NaN in floats, and zero for integers.
             let corners = corners.map(|corner| if corner.is_nan() { 0.0 } else { corner });
             (
                 corners.into_iter().fold(f64::INFINITY, f64::min),
@@ -300,7 +300,7 @@ fn arithmetic(op: &str, inputs: &[Range]) -> Outcome {
         "Sub" => (a - d, b - c),
         _ => (a + c, b + d),
     });
-    match low >= -MOST && high <= MOST {
+    match low >= -MAX_INT && high <= MAX_INT {
         true => Outcome::Fits(Between(low, high)),
         false => Outcome::Exceeds,
     }
@@ -310,13 +310,15 @@ fn cast(from: Option<Range>, node: &NodeProto, known: &Known) -> Outcome {
     let to = node.output.first().and_then(|name| known.ty(name));
     match (from, to) {
         (_, Some(BOOL)) => Outcome::Fits(Between(0.0, 1.0)),
-        (Some(Between(low, high)), Some(INT64)) if low < -MOST || high > MOST => Outcome::Exceeds,
+        (Some(Between(low, high)), Some(INT64)) if low < -MAX_INT || high > MAX_INT => {
+            Outcome::Exceeds
+        }
         (Some(range), _) => Outcome::Fits(range),
         (None, ty) => Outcome::Fits(of_type(ty)),
     }
 }
 
-/// The one value that a ConstantOfShape has.
+/// The range of the output of a ConstantOfShape.
 fn filled(node: &NodeProto, raw: &[u8]) -> Range {
     let Some(value) = node.attribute("value").and_then(|value| value.t.as_ref()) else {
         return Between(0.0, 0.0);
@@ -332,16 +334,16 @@ fn filled(node: &NodeProto, raw: &[u8]) -> Range {
     number.map_or(of_type(Some(INT64)), |number| Between(number, number))
 }
 
-/// Nodes that count the elements that do not fit.
+/// Nodes that count the elements that do not fit into 32 bits.
 fn guard(node: &NodeProto, name: &str) -> Vec<NodeProto> {
-    let Some(mut made) = Made::of(node) else {
+    let Some(mut builder) = NodeBuilder::of(node) else {
         return Vec::new();
     };
     let sums = matches!(
         node.op_type.as_str(),
         "Sum" | "CumSum" | "ReduceSum" | "MatMul" | "Gemm" | "ScatterElements" | "ScatterND"
     );
-    // Those that say along which axes, or where to, stay as they are.
+    // Inputs with axes or indices stay integers.
     let is_number = |at: usize| match node.op_type.as_str() {
         "CumSum" | "Cast" | "CastLike" => at == 0,
         op if op.starts_with("Reduce") => at == 0,
@@ -354,9 +356,9 @@ fn guard(node: &NodeProto, name: &str) -> Vec<NodeProto> {
             inputs.push(name.clone());
             continue;
         }
-        let float = made.op("Cast", &[name.as_str()], &[int("to", FLOAT.into())]);
+        let float = builder.op("Cast", &[name.as_str()], &[int("to", FLOAT.into())]);
         inputs.push(match sums {
-            true => made.op("Abs", &[&float], &[]),
+            true => builder.op("Abs", &[&float], &[]),
             false => float,
         });
     }
@@ -364,18 +366,18 @@ fn guard(node: &NodeProto, name: &str) -> Vec<NodeProto> {
         "Cast" | "CastLike" => inputs.first().cloned().unwrap_or_default(),
         op => {
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-            made.op(op, &inputs, &node.attribute)
+            builder.op(op, &inputs, &node.attribute)
         }
     };
-    let size = made.op("Abs", &[&value], &[]);
-    let most = made.float(PASSED);
-    let exceeds = made.op("Greater", &[&size, &most], &[]);
-    let exceeds = made.op("Cast", &[&exceeds], &[int("to", INT32.into())]);
-    made.named("ReduceSum", &[&exceeds], &[int("keepdims", 0)], name);
-    made.nodes
+    let size = builder.op("Abs", &[&value], &[]);
+    let most = builder.float(MAX_GUARDED);
+    let exceeds = builder.op("Greater", &[&size, &most], &[]);
+    let exceeds = builder.op("Cast", &[&exceeds], &[int("to", INT32.into())]);
+    builder.named("ReduceSum", &[&exceeds], &[int("keepdims", 0)], name);
+    builder.nodes
 }
 
-/// What exceeds 32 bits when the guard of this name counts anything.
+/// The description of the node from the name of its guard.
 pub(super) fn guarded(guard: &str) -> Option<&str> {
     let (_, what) = guard.strip_prefix(GUARD)?.split_once('/')?;
     Some(what)

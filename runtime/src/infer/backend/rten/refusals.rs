@@ -1,18 +1,18 @@
-//! What rten 0.27 would compute wrongly without a word, and no other operators of its can say: refused by operator and node.
-//! And what it would refuse itself, but not before the first request.
+//! Refuses nodes that rten 0.27 would silently compute wrongly and that cannot be rewritten with its other operators, and nodes
+//! that rten would refuse only in the first run.
 //!
-//! Found by running the ONNX standard's own node tests against it (`tests/e2e/conformance.rs`).
+//! Found with the node tests of the ONNX standard (`tests/e2e/conformance.rs`).
 
 use samovar_onnx::NodeProto;
 use samovar_onnx::known::{BOOL, FLOAT, INT8, Known, UINT8};
 
-/// From this opset on, Dropout drops nothing unless an input of it says so; before 7, unless an attribute does not.
+/// From this opset on, Dropout drops elements only if an input requests it. Before opset 7 it does unless an attribute disables it.
 const DROPOUT_TRAINS_BY_INPUT: i64 = 12;
 const DROPOUT_TRAINS_BY_DEFAULT_BEFORE: i64 = 7;
-/// From this opset on, ReduceMax takes bools.
-const REDUCED_BOOLS: i64 = 20;
+/// From this opset on, ReduceMax accepts bools.
+const REDUCES_BOOLS: i64 = 20;
 
-/// Why rten must not run the node, if it must not.
+/// The reason to refuse a node; `None` if rten computes it correctly.
 pub(super) fn of_node(node: &NodeProto, known: &Known, opset: i64) -> Option<&'static str> {
     let input = |at: usize| {
         let name = node.input.get(at).map(String::as_str);
@@ -49,19 +49,19 @@ pub(super) fn of_node(node: &NodeProto, known: &Known, opset: i64) -> Option<&'s
             });
             (!first).then_some("a position counted from the end would be off by one")
         }
-        "ReduceMax" if opset >= REDUCED_BOOLS => {
+        "ReduceMax" if opset >= REDUCES_BOOLS => {
             let ty = input(0).and_then(|name| known.ty(name));
             ty.is_none().then_some(
                 "the type of its input cannot be told, and the maximum of no bools would be true",
             )
         }
         "QuantizeLinear" => unquantized(node, known, opset),
-        _ => at_the_first_run(node, known),
+        _ => unsupported(node, known),
     }
 }
 
-/// What rten finds out when it runs, as far as it can be told before.
-fn at_the_first_run(node: &NodeProto, known: &Known) -> Option<&'static str> {
+/// The reason for which rten would refuse the node in the first run, if it can be determined now.
+fn unsupported(node: &NodeProto, known: &Known) -> Option<&'static str> {
     let first = node.input.first().map_or("", String::as_str);
     let bytes = matches!(known.ty(first), Some(UINT8 | INT8));
     match node.op_type.as_str() {
@@ -111,12 +111,12 @@ fn trains(node: &NodeProto, known: &Known, opset: i64) -> bool {
         && training.is_some_and(|name| known.constant(name) != Some(&[0.0]))
 }
 
-/// Quantizing is put together anew, which takes the output's type and along which axis the scales lie.
+/// QuantizeLinear is rewritten, which requires the type of the output and the axis of the scales.
 fn unquantized(node: &NodeProto, known: &Known, opset: i64) -> Option<&'static str> {
     let blocks = node.attribute("block_size").is_some_and(|size| size.i != 0);
     let ty = quantized_type(node, known);
     if blocks || !matches!(ty, Some(UINT8 | INT8) | None) {
-        // rten itself says that it cannot.
+        // rten refuses it itself.
         return None;
     }
     if ty.is_none() {
@@ -135,7 +135,7 @@ fn unquantized(node: &NodeProto, known: &Known, opset: i64) -> Option<&'static s
     }
 }
 
-/// The type that a QuantizeLinear gives.
+/// The type of the output of a QuantizeLinear.
 pub(super) fn quantized_type(node: &NodeProto, known: &Known) -> Option<i32> {
     let named = node.attribute("output_dtype").filter(|ty| ty.i != 0);
     if let Some(named) = named {
@@ -147,7 +147,7 @@ pub(super) fn quantized_type(node: &NodeProto, known: &Known) -> Option<i32> {
     }
 }
 
-/// Whether a QuantizeLinear has one scale for all.
+/// Whether a QuantizeLinear has a single scale; `None` if unknown.
 pub(super) fn scale_is_alone(node: &NodeProto, known: &Known, opset: i64) -> Option<bool> {
     /// From this opset on, scales may differ along an axis.
     const SCALES_ALONG_AXIS: i64 = 13;
@@ -158,11 +158,11 @@ pub(super) fn scale_is_alone(node: &NodeProto, known: &Known, opset: i64) -> Opt
     if let Some(values) = known.constant(scale) {
         return Some(values.len() == 1);
     }
-    // A constant of many elements, or a value that is computed.
+    // A large constant, or a computed value.
     known.rank(scale).map(|_| false)
 }
 
-/// Whether a ReduceMax is one of bools.
+/// Whether a ReduceMax has an input of bools.
 pub(super) fn reduces_bools(node: &NodeProto, known: &Known) -> bool {
     node.input.first().and_then(|name| known.ty(name)) == Some(BOOL)
 }

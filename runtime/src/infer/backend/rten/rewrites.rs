@@ -1,13 +1,13 @@
-//! What rten 0.27 would compute wrongly, or not at all, said by operators that it computes rightly.
+//! Rewrites nodes that rten 0.27 computes wrongly or not at all with operators that it computes correctly.
 
 use samovar_onnx::known::{FLOAT, INT8, Known, UINT8};
 use samovar_onnx::{Attribute, NodeProto};
 
 use super::refusals::{quantized_type, reduces_bools, scale_is_alone};
 
-/// From this opset on, Softmax and its kin work along one axis; before, they flatten to two dimensions.
+/// From this opset on, Softmax and LogSoftmax work along one axis; before, they flatten to two dimensions.
 const SOFTMAX_ALONG_AXIS: i64 = 13;
-/// From this opset on, the mask of a Dropout is of bools.
+/// From this opset on, the mask of a Dropout has bools.
 const DROPOUT_MASKS_BOOLS: i64 = 10;
 /// Numbers of `AttributeProto.AttributeType`.
 const FLOAT_ATTRIBUTE: i32 = 1;
@@ -15,9 +15,9 @@ const INT_ATTRIBUTE: i32 = 2;
 const FLOATS_ATTRIBUTE: i32 = 6;
 const INTS_ATTRIBUTE: i32 = 7;
 
-/// The nodes that stand for this one; `None` when rten is right by itself.
+/// The nodes that replace this one; `None` if rten computes it correctly.
 pub(super) fn of_node(node: &NodeProto, known: &Known, opset: i64) -> Option<Vec<NodeProto>> {
-    let mut made = Made::of(node)?;
+    let mut builder = NodeBuilder::of(node)?;
     let input = |at: usize| {
         let name = node.input.get(at).map(String::as_str);
         name.filter(|name| !name.is_empty())
@@ -34,66 +34,66 @@ pub(super) fn of_node(node: &NodeProto, known: &Known, opset: i64) -> Option<Vec
             if last {
                 return None;
             }
-            let shape = made.op("Shape", &[x], &[]);
-            let flat = made.op("Flatten", &[x], &[int("axis", axis)]);
-            let soft = made.op(&node.op_type, &[&flat], &[int("axis", 1)]);
-            made.last("Reshape", &[&soft, &shape], &[]);
+            let shape = builder.op("Shape", &[x], &[]);
+            let flat = builder.op("Flatten", &[x], &[int("axis", axis)]);
+            let soft = builder.op(&node.op_type, &[&flat], &[int("axis", 1)]);
+            builder.last("Reshape", &[&soft, &shape], &[]);
         }
         "Sign" => {
-            // rten takes the sign of 0 for 1.
-            let zero = made.op("Sub", &[x, x], &[]);
-            let is_zero = made.op("Equal", &[x, &zero], &[]);
-            let sign = made.op("Sign", &[x], &[]);
-            made.last("Where", &[&is_zero, x, &sign], &[]);
+            // rten returns 1 for the sign of 0.
+            let zero = builder.op("Sub", &[x, x], &[]);
+            let is_zero = builder.op("Equal", &[x, &zero], &[]);
+            let sign = builder.op("Sign", &[x], &[]);
+            builder.last("Where", &[&is_zero, x, &sign], &[]);
         }
         "ArgMax" | "ArgMin" => {
-            // rten takes the last of equal values; its TopK takes the first.
+            // rten selects the last of equal values; its TopK selects the first.
             let chosen = |name: &str| node.attribute(name).map(|attribute| attribute.i);
             if chosen("select_last_index").unwrap_or(0) != 0 {
                 return None;
             }
             let axis = chosen("axis").unwrap_or(0);
             let largest = i64::from(node.op_type == "ArgMax");
-            let one = made.ints(&[1]);
+            let one = builder.ints(&[1]);
             let attributes = [int("axis", axis), int("largest", largest), int("sorted", 1)];
             if chosen("keepdims").unwrap_or(1) != 0 {
-                made.second("TopK", &[x, &one], &attributes, None);
+                builder.second("TopK", &[x, &one], &attributes, None);
             } else {
-                let index = made.second("TopK", &[x, &one], &attributes, Some("index"));
-                let axes = made.ints(&[axis]);
-                made.last("Squeeze", &[&index, &axes], &[]);
+                let index = builder.second("TopK", &[x, &one], &attributes, Some("index"));
+                let axes = builder.ints(&[axis]);
+                builder.last("Squeeze", &[&index, &axes], &[]);
             }
         }
         "MatMul" if rank(1) == Some(1) && rank(0).is_none_or(|rank| rank > 3) => {
-            let last = made.ints(&[-1]);
-            let column = made.op("Unsqueeze", &[input(1)?, &last], &[]);
-            let product = made.op("MatMul", &[x, &column], &[]);
-            made.last("Squeeze", &[&product, &last], &[]);
+            let last = builder.ints(&[-1]);
+            let column = builder.op("Unsqueeze", &[input(1)?, &last], &[]);
+            let product = builder.op("MatMul", &[x, &column], &[]);
+            builder.last("Squeeze", &[&product, &last], &[]);
         }
         "Dropout" => {
             if let Some(mask) = node.output.get(1).filter(|name| !name.is_empty()) {
-                let shape = made.op("Shape", &[x], &[]);
-                let zeros = made.op("ConstantOfShape", &[&shape], &[]);
-                let ones = made.op("Exp", &[&zeros], &[]);
+                let shape = builder.op("Shape", &[x], &[]);
+                let zeros = builder.op("ConstantOfShape", &[&shape], &[]);
+                let ones = builder.op("Exp", &[&zeros], &[]);
                 let ty = if opset >= DROPOUT_MASKS_BOOLS {
                     9
                 } else {
                     FLOAT
                 };
-                made.named("Cast", &[&ones], &[int("to", ty.into())], mask);
+                builder.named("Cast", &[&ones], &[int("to", ty.into())], mask);
             }
-            made.last("Identity", &[x], &[]);
+            builder.last("Identity", &[x], &[]);
         }
         "ReduceMax" if reduces_bools(node, known) => {
-            // The maximum of none is the least number, which is not 0 and so would be true.
-            let max = made.output("max");
+            // The maximum of no elements is the lowest integer, which is not 0 and therefore true.
+            let max = builder.output("max");
             let mut reduce = node.clone();
             reduce.name = node_name(node);
             reduce.output = vec![max.clone()];
-            made.nodes.push(reduce);
-            let zero = made.int(0);
-            let zero = made.op("Cast", &[&zero], &[int("to", 9)]);
-            made.last("Greater", &[&max, &zero], &[]);
+            builder.nodes.push(reduce);
+            let zero = builder.int(0);
+            let zero = builder.op("Cast", &[&zero], &[int("to", 9)]);
+            builder.last("Greater", &[&max, &zero], &[]);
         }
         "QuantizeLinear" => {
             let ty = quantized_type(node, known).filter(|ty| matches!(*ty, UINT8 | INT8))?;
@@ -103,7 +103,7 @@ pub(super) fn of_node(node: &NodeProto, known: &Known, opset: i64) -> Option<Vec
                 return None;
             }
             let alone = scale_is_alone(node, known, opset)?;
-            let zero = input(2).map(|zero| made.op("Cast", &[zero], &[int("to", FLOAT.into())]));
+            let zero = input(2).map(|zero| builder.op("Cast", &[zero], &[int("to", FLOAT.into())]));
             let (mut scale, mut zero) = (input(1)?.to_owned(), zero);
             if !alone {
                 let rank = i64::try_from(rank(0)?).ok()?;
@@ -112,69 +112,69 @@ pub(super) fn of_node(node: &NodeProto, known: &Known, opset: i64) -> Option<Vec
                 let dims: Vec<i64> = (0..rank)
                     .map(|at| if at == axis { -1 } else { 1 })
                     .collect();
-                let dims = made.ints(&dims);
-                scale = made.op("Reshape", &[&scale, &dims], &[]);
-                zero = zero.map(|zero| made.op("Reshape", &[&zero, &dims], &[]));
+                let dims = builder.ints(&dims);
+                scale = builder.op("Reshape", &[&scale, &dims], &[]);
+                zero = zero.map(|zero| builder.op("Reshape", &[&zero, &dims], &[]));
             }
-            let scales = if alone { Scale::Alone } else { Scale::Shaped };
-            made.quantize(x, &scale, zero.as_deref(), ty, scales);
+            let scales = if alone { Scale::Single } else { Scale::Shaped };
+            builder.quantize(x, &scale, zero.as_deref(), ty, scales);
         }
         "DynamicQuantizeLinear" => {
-            // In pairs, because rten multiplies by the inverse of what is alone, which differs in the last digit.
-            let zero = made.floats(&[0.0; 2]);
-            let most = made.floats(&[255.0; 2]);
-            let bound = |made: &mut Made, op: &str| made.op(op, &[x], &[int("keepdims", 0)]);
-            let low = bound(&mut made, "ReduceMin");
-            let low = made.op("Min", &[&low, &zero], &[]);
-            let high = bound(&mut made, "ReduceMax");
-            let high = made.op("Max", &[&high, &zero], &[]);
-            let range = made.op("Sub", &[&high, &low], &[]);
-            let scale = made.op("Div", &[&range, &most], &[]);
-            let scaled = made.op("Div", &[&low, &scale], &[]);
-            let point = made.op("Sub", &[&zero, &scaled], &[]);
-            let (least, greatest) = (made.float(0.0), made.float(255.0));
-            let point = made.op("Clip", &[&point, &least, &greatest], &[]);
-            let point = made.op("Round", &[&point], &[]);
-            let first = made.int(0);
-            let scale = made.op("Gather", &[&scale, &first], &[]);
-            let point = made.op("Gather", &[&point, &first], &[]);
+            // In pairs, because rten divides by a scalar by multiplying with its inverse, which differs in the last digit.
+            let zero = builder.floats(&[0.0; 2]);
+            let most = builder.floats(&[255.0; 2]);
+            let bound =
+                |builder: &mut NodeBuilder, op: &str| builder.op(op, &[x], &[int("keepdims", 0)]);
+            let low = bound(&mut builder, "ReduceMin");
+            let low = builder.op("Min", &[&low, &zero], &[]);
+            let high = bound(&mut builder, "ReduceMax");
+            let high = builder.op("Max", &[&high, &zero], &[]);
+            let range = builder.op("Sub", &[&high, &low], &[]);
+            let scale = builder.op("Div", &[&range, &most], &[]);
+            let scaled = builder.op("Div", &[&low, &scale], &[]);
+            let point = builder.op("Sub", &[&zero, &scaled], &[]);
+            let (least, greatest) = (builder.float(0.0), builder.float(255.0));
+            let point = builder.op("Clip", &[&point, &least, &greatest], &[]);
+            let point = builder.op("Round", &[&point], &[]);
+            let first = builder.int(0);
+            let scale = builder.op("Gather", &[&scale, &first], &[]);
+            let point = builder.op("Gather", &[&point, &first], &[]);
             if let Some(name) = node.output.get(1).filter(|name| !name.is_empty()) {
-                made.named("Identity", &[&scale], &[], name);
+                builder.named("Identity", &[&scale], &[], name);
             }
             if let Some(name) = node.output.get(2).filter(|name| !name.is_empty()) {
-                made.named("Cast", &[&point], &[int("to", UINT8.into())], name);
+                builder.named("Cast", &[&point], &[int("to", UINT8.into())], name);
             }
-            made.quantize(x, &scale, Some(&point), UINT8, Scale::Alone);
+            builder.quantize(x, &scale, Some(&point), UINT8, Scale::Single);
         }
         "Conv" | "ConvInteger" | "ConvTranspose" | "AveragePool" | "MaxPool" => {
-            made.nodes.push(with_defaults(node, known)?);
+            builder.nodes.push(with_defaults(node, known)?);
         }
         _ => return None,
     }
-    Some(made.nodes)
+    Some(builder.nodes)
 }
 
-/// The same for an operator that is not the standard's.
+/// As [`of_node`], for an operator outside of the standard.
 pub(super) fn of_contributed(node: &NodeProto) -> Option<Vec<NodeProto>> {
     if node.domain != "com.microsoft" || node.op_type != "DynamicQuantizeLSTM" {
         return None;
     }
-    // rten infers the shape of what it gives from the weights, which it takes to be in the order of those of LSTM, and puts
-    // the wrong result in place of `Shape`. It infers nothing when it does not know the input's shape, as that of an
-    // element of a sequence.
-    let mut made = Made::of(node)?;
+    // rten infers the shape of the output from the weights as if they were in the order of LSTM, and replaces `Shape` with the wrong
+    // result. It infers nothing if the shape of the input is unknown, as that of an element of a sequence is.
+    let mut builder = NodeBuilder::of(node)?;
     let x = node.input.first()?;
-    let sequence = made.op("SequenceConstruct", &[x], &[]);
-    let first = made.int(0);
-    let x = made.op("SequenceAt", &[&sequence, &first], &[]);
+    let sequence = builder.op("SequenceConstruct", &[x], &[]);
+    let first = builder.int(0);
+    let x = builder.op("SequenceAt", &[&sequence, &first], &[]);
     let mut lstm = node.clone();
     lstm.name = node_name(node);
     *lstm.input.first_mut()? = x;
-    made.nodes.push(lstm);
-    Some(made.nodes)
+    builder.nodes.push(lstm);
+    Some(builder.nodes)
 }
 
-/// The name that rten's errors shall say. Values and nodes have their names in one room there.
+/// The name of the node in errors of rten. Values and nodes share a namespace there.
 pub(super) fn node_name(node: &NodeProto) -> String {
     if node.name.is_empty() {
         format!("{} of {}", node.op_type, node.label())
@@ -183,15 +183,15 @@ pub(super) fn node_name(node: &NodeProto) -> String {
     }
 }
 
-/// Nodes that are made for one node.
-pub(super) struct Made {
+/// Builds the nodes that replace a node.
+pub(super) struct NodeBuilder {
     label: String,
     output: String,
     pub(super) nodes: Vec<NodeProto>,
     values: usize,
 }
 
-impl Made {
+impl NodeBuilder {
     pub(super) fn of(node: &NodeProto) -> Option<Self> {
         Some(Self {
             label: node_name(node),
@@ -217,7 +217,7 @@ impl Made {
         });
     }
 
-    /// A node whose output has this name.
+    /// Adds a node whose output has this name.
     pub(super) fn named(
         &mut self,
         op: &str,
@@ -228,20 +228,20 @@ impl Made {
         self.push(op, inputs, attributes, vec![output.to_owned()]);
     }
 
-    /// A node in between.
+    /// Adds an intermediate node. Returns the name of its output.
     pub(super) fn op(&mut self, op: &str, inputs: &[&str], attributes: &[Attribute]) -> String {
         let output = self.output(op);
         self.named(op, inputs, attributes, &output);
         output
     }
 
-    /// The node that gives what the old one gave first.
+    /// Adds the node that computes the first output of the replaced node.
     fn last(&mut self, op: &str, inputs: &[&str], attributes: &[Attribute]) {
         let output = self.output.clone();
         self.named(op, inputs, attributes, &output);
     }
 
-    /// A node of which the second output is wanted, under a new name or as the old node's.
+    /// Adds a node and returns its second output, under a new name or that of the first output of the replaced node.
     fn second(
         &mut self,
         op: &str,
@@ -288,7 +288,7 @@ impl Made {
         self.constant(ints("value_ints", values.to_vec()))
     }
 
-    /// Divides where rten multiplies by the inverse, which differs where a value lies in the middle of two.
+    /// Divides, where rten multiplies with the inverse, which rounds differently for values halfway between two integers.
     fn quantize(&mut self, x: &str, scale: &str, zero_point: Option<&str>, ty: i32, scales: Scale) {
         let (low, high) = if ty == INT8 {
             (-128.0, 127.0)
@@ -298,7 +298,7 @@ impl Made {
         let (low, high) = (self.float(low), self.float(high));
         let scale = match scales {
             Scale::Shaped => scale.to_owned(),
-            Scale::Alone => {
+            Scale::Single => {
                 let shape = self.op("Shape", &[x], &[]);
                 self.op("Expand", &[scale, &shape], &[])
             }
@@ -313,16 +313,16 @@ impl Made {
     }
 }
 
-/// How a scale comes.
+/// The shape of a scale.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scale {
-    /// One for all.
-    Alone,
-    /// As many as there are, in a shape that fits the values.
+    /// A single value.
+    Single,
+    /// Several values, in a shape that broadcasts to the input.
     Shaped,
 }
 
-/// The node with strides and pads that it leaves to the standard; rten expects them for two dimensions.
+/// The node with explicit strides and pads; rten assumes two dimensions for the defaults.
 fn with_defaults(node: &NodeProto, known: &Known) -> Option<NodeProto> {
     let rank = |at: usize| node.input.get(at).and_then(|name| known.rank(name));
     let kernel = node

@@ -1,6 +1,6 @@
-//! Constants of 64 bits that do not fit into the 32 that rten computes with.
+//! Refuses models with 64-bit constants that do not fit into the 32 bits that rten computes with.
 //!
-//! rten takes the nearest number that fits. That is right where a number only says "to the end", and wrong elsewhere.
+//! rten clamps them, which is harmless only where a number means "to the end".
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -11,7 +11,7 @@ use samovar_onnx::known::{DOUBLE, INT64};
 use samovar_onnx::wire::{Wide, fields, of_bytes, wide_numbers};
 use samovar_onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 
-/// Operators that hand a constant on as it is.
+/// Operators that pass a constant on unchanged.
 const PASSING: [&str; 6] = [
     "Identity",
     "Unsqueeze",
@@ -21,15 +21,15 @@ const PASSING: [&str; 6] = [
     "Gather",
 ];
 
-/// Who uses which value, and as which of its inputs.
+/// The nodes that use each value, and with which of their inputs.
 struct Uses<'a> {
     of: HashMap<&'a str, Vec<(&'a NodeProto, usize)>>,
     outputs: HashSet<&'a str>,
-    /// Values that no use was found for that harms, so that each is followed once.
+    /// Values without a harmful use, so that each is followed once.
     harmless: HashSet<&'a str>,
 }
 
-/// Why rten must not run a model with these constants, if it must not. Files with weights lie in `folder`.
+/// The reason to refuse a model because of its constants. `folder` has the files with external weights.
 pub(super) fn refusal(model: &ModelProto, bytes: &[u8], folder: Option<&Path>) -> Option<String> {
     let mut uses = Uses {
         of: HashMap::new(),
@@ -58,8 +58,8 @@ impl<'a> Uses<'a> {
         }
     }
 
-    /// The first use for which the nearest number that fits is not as good.
-    fn harmed(&mut self, name: &'a str) -> Option<String> {
+    /// The first use for which the clamped value would be wrong.
+    fn harmful_use(&mut self, name: &'a str) -> Option<String> {
         let mut open = vec![name];
         while let Some(name) = open.pop() {
             if self.outputs.contains(&name) {
@@ -121,7 +121,7 @@ fn of_graph<'a>(
                     .iter()
                     .chain([&attribute.i])
                     .find(|value| i32::try_from(**value).is_err())
-                && let Some(how) = uses.harmed(name)
+                && let Some(how) = uses.harmful_use(name)
             {
                 return Some(refused(name, &value, &how));
             }
@@ -153,20 +153,20 @@ fn of_tensor<'a>(
     };
     let value = found?;
     match wide {
-        Wide::I64 => Some(refused(name, &(value as i64), &uses.harmed(name)?)),
+        Wide::I64 => Some(refused(name, &(value as i64), &uses.harmful_use(name)?)),
         Wide::F64 => Some(refused(name, &value, "as a constant")),
     }
 }
 
-/// The first number of a tensor in another file that is as asked.
+/// The first number of a tensor with external data that matches.
 fn outside(
     tensor: &TensorProto,
     folder: &Path,
     wide: Wide,
-    asked: impl Fn(&f64) -> bool,
+    matches: impl Fn(&f64) -> bool,
 ) -> Option<f64> {
-    /// A multiple of what a number takes.
-    const AT_ONCE: u64 = 64 << 10;
+    /// A multiple of the size of a number.
+    const CHUNK_BYTES: u64 = 64 << 10;
     let entry = |key: &str| {
         let mut entries = tensor.external_data.iter();
         entries
@@ -180,9 +180,9 @@ fn outside(
     let mut bytes = Vec::new();
     loop {
         bytes.clear();
-        let part = left.min(AT_ONCE);
+        let part = left.min(CHUNK_BYTES);
         let count = (&mut file).take(part).read_to_end(&mut bytes).ok()?;
-        if let Some(found) = of_bytes(&bytes, wide).find(&asked) {
+        if let Some(found) = of_bytes(&bytes, wide).find(&matches) {
             return Some(found);
         }
         left -= count as u64;

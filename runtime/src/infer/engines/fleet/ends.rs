@@ -1,18 +1,18 @@
-//! What follows from the end of an engine: suspects, quarantines and their ends.
+//! Records starts and ends of engines: suspects, quarantines and releases.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Fleet, Group, lock};
-use crate::infer::engines::blame::{Quarantine, Verdict, Whose};
+use crate::infer::engines::crash_history::{EngineKind, Quarantine, Verdict};
+use crate::infer::engines::handle::{Ended, EngineHandle};
 use crate::infer::engines::history::{
     EndReason, EngineEvent, EngineLabel, GraphLabel, MAX_SUSPECTS, Suspect,
 };
-use crate::infer::engines::running::{Ended, Running};
 use crate::process::barrier::Barrier;
 
 impl Group {
-    /// How events name an engine of this group.
+    /// The label of an engine of this group in events.
     pub(super) fn label(&self, process: Option<u32>) -> EngineLabel {
         EngineLabel {
             backend: self.backend.name(),
@@ -24,22 +24,22 @@ impl Group {
 }
 
 impl Fleet {
-    /// Notes that an engine has started.
-    pub(super) fn note_start(&self, group: &Group, engine: &Running) {
+    /// Records the start of an engine.
+    pub(super) fn record_start(&self, group: &Group, engine: &EngineHandle) {
         let label = group.label(engine.process());
         tracing::info!(
             process = label.process,
             backend = label.backend,
             deployment = label.deployment,
             suspect = group.suspect,
-            confined_by = Barrier::names(&engine.opened().barriers).join(", "),
+            confined_by = Barrier::names(&engine.capabilities().barriers).join(", "),
             "engine started"
         );
         self.history.record(EngineEvent::Started(label));
     }
 
-    /// Notes that an engine was closed because it had no graph.
-    pub(super) fn note_idle_end(&self, group: &Group, engine: &Running) {
+    /// Records that an engine was closed because it was idle.
+    pub(super) fn record_idle_end(&self, group: &Group, engine: &EngineHandle) {
         self.history.record(EngineEvent::Ended {
             engine: group.label(engine.process()),
             reason: EndReason::Idle,
@@ -48,26 +48,26 @@ impl Fleet {
         });
     }
 
-    /// Notes which graphs an engine ended with.
-    pub(super) fn note_end(
+    /// Records the end of an engine and its suspects.
+    pub(super) fn record_end(
         self: &Arc<Self>,
         group: &Group,
         ended: &Ended,
         mut suspects: Vec<Suspect>,
     ) {
-        // Deleting a deployment whose graph loads is no fault of the graph: it loads alone the next time, and that is all.
-        let whose = match (&group.suspect, ended.reason) {
-            (Some(_), reason) if reason != EndReason::AbandonedLoad => Whose::Own,
-            _ => Whose::Shared,
+        // An abandoned load is not the fault of the graph: it only loads alone the next time.
+        let kind = match (&group.suspect, ended.reason) {
+            (Some(_), reason) if reason != EndReason::AbandonedLoad => EngineKind::Own,
+            _ => EngineKind::Shared,
         };
         let now = Instant::now();
         let mut quarantines = Vec::new();
-        let mut blame = lock(&self.blame);
+        let mut crashes = lock(&self.crash_history);
         for suspect in &suspects {
-            let begun = blame.ended(&suspect.graph.key(), whose, now);
+            let begun = crashes.record_end(&suspect.graph.key(), kind, now);
             quarantines.extend(begun.map(|quarantine| (suspect.clone(), quarantine)));
         }
-        drop(blame);
+        drop(crashes);
         let names = suspects.iter().map(|suspect| suspect.graph.name.as_str());
         tracing::warn!(
             process = ended.process,
@@ -81,7 +81,7 @@ impl Fleet {
                 graph = suspect.graph.name,
                 digest = suspect.graph.digest,
                 inputs = suspect.inputs.join(", "),
-                "graph ran when its engine ended"
+                "graph was running when its engine ended"
             );
         }
         suspects.truncate(MAX_SUSPECTS);
@@ -92,11 +92,11 @@ impl Fleet {
             suspects,
         });
         for (suspect, quarantine) in quarantines {
-            self.note_quarantine(suspect, quarantine);
+            self.start_quarantine(suspect, quarantine);
         }
     }
 
-    fn note_quarantine(self: &Arc<Self>, suspect: Suspect, quarantine: Quarantine) {
+    fn start_quarantine(self: &Arc<Self>, suspect: Suspect, quarantine: Quarantine) {
         let Quarantine { ends, time } = quarantine;
         let graph = suspect.graph.clone();
         tracing::warn!(
@@ -115,19 +115,19 @@ impl Fleet {
         self.executor.spawn(async move {
             tokio::time::sleep(time).await;
             if let Some(fleet) = fleet.upgrade() {
-                fleet.note_release(graph);
+                fleet.end_quarantine(graph);
             }
         });
     }
 
-    /// Notes the end of a quarantine, unless another has begun meanwhile.
-    fn note_release(&self, graph: Arc<GraphLabel>) {
-        let verdict = lock(&self.blame).verdict(&graph.key(), Instant::now());
+    /// Records the end of a quarantine, unless another one has begun meanwhile.
+    fn end_quarantine(&self, graph: Arc<GraphLabel>) {
+        let verdict = lock(&self.crash_history).verdict(&graph.key(), Instant::now());
         if !matches!(verdict, Verdict::Quarantined { .. }) {
             tracing::info!(
                 graph = graph.name,
                 digest = graph.digest,
-                "graph may be run again"
+                "graph released from quarantine"
             );
             self.history.record(EngineEvent::Released(graph));
         }

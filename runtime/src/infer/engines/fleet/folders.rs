@@ -1,22 +1,21 @@
-//! The folders that an engine uses: which it reads, and the one that it also writes to.
+//! The folders of an engine: those that it reads, and the one that it writes to.
 
 use std::io;
 use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::infer::backend::{BackendOptions, KeptForms};
+use crate::infer::backend::{BackendOptions, CacheAccess};
 use crate::process::confine::Confinement;
 
-/// The folder below [`BackendOptions::scratch`] that holds one for each engine, in which it lays out models itself, such as those
-/// that are edited.
+/// The folder below [`BackendOptions::scratch`] with a folder for each engine, where the engine writes models such as edited ones.
 const ENGINE_SCRATCH: &str = "engines";
 
-/// Makes the folder of an engine that starts, and those that it reads: what is not there when an engine is confined cannot be
-/// opened later.
+/// Creates the folder of a new engine and the folders that it reads, because a folder that does not exist when the engine is confined
+/// cannot be opened later.
 ///
 /// # Errors
-/// When the disk fails.
+/// The error of the file system.
 pub(super) fn make_folders(node: &BackendOptions) -> io::Result<Option<TempDir>> {
     if let Some(optimized) = &node.optimized {
         std::fs::create_dir_all(optimized)?;
@@ -32,17 +31,17 @@ pub(super) fn make_folders(node: &BackendOptions) -> io::Result<Option<TempDir>>
         .map(Some)
 }
 
-/// The node's options as an engine gets them: it makes no forms of models, and lays out models in a folder of its own.
+/// The options of an engine: those of the node, but with a separate scratch folder and without write access to cached forms.
 pub(super) fn engine_options(node: &BackendOptions, scratch: Option<&Path>) -> BackendOptions {
     BackendOptions {
         scratch: scratch.map(Path::to_path_buf),
-        kept_forms: KeptForms::Read,
+        cache_access: CacheAccess::ReadOnly,
         ..node.clone()
     }
 }
 
-/// Lets an engine use these folders. The node's `scratch` holds hard links to blobs: an engine that could write there could change
-/// the weights of every deployment. So could one that wrote to `optimized`, from which all engines load.
+/// Gives an engine access to these folders. It must not write to the node's `scratch`, which has hard links to blobs, nor to
+/// `optimized`, from which all engines load: it could change the weights of all deployments.
 pub(super) fn with_folders(
     mut confinement: Confinement,
     node: &BackendOptions,
@@ -86,8 +85,8 @@ mod tests {
         assert_eq!(confinement.write, [scratch.path()]);
         let given = engine_options(&options, Some(scratch.path()));
         assert_eq!(given.scratch.as_deref(), Some(scratch.path()));
-        assert_eq!(given.kept_forms, KeptForms::Read);
-        // What one engine lays out no other can change.
+        assert_eq!(given.cache_access, CacheAccess::ReadOnly);
+        // No engine can change the models of another one.
         let (_other_scratch, other) = confined();
         assert!(
             other

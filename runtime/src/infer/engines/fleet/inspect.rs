@@ -1,4 +1,4 @@
-//! What can be seen of the engines from outside.
+//! The state of the engines for the API and metrics.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,53 +12,55 @@ use crate::process::barrier::Barrier;
 use crate::process::status_bytes;
 
 impl Fleet {
-    /// The engines that run.
+    /// The running engines.
     pub fn engines(&self) -> Vec<EngineInfo> {
-        let berths: Vec<_> = lock(&self.berths)
+        let slots: Vec<_> = lock(&self.slots)
             .iter()
-            .map(|(group, berth)| (group.clone(), berth.clone()))
+            .map(|(group, slot)| (group.clone(), slot.clone()))
             .collect();
-        let running = berths.into_iter().filter_map(|(group, berth)| {
-            // One that just starts is no engine yet.
-            let engine = berth.state.try_lock().ok()?.engine.clone()?;
-            engine.is_there().then(|| EngineInfo {
+        let running = slots.into_iter().filter_map(|(group, slot)| {
+            // The state is locked while an engine starts.
+            let engine = slot.state.try_lock().ok()?.engine.clone()?;
+            engine.is_alive().then(|| EngineInfo {
                 backend: group.backend.name(),
-                graphs: berth.graphs.load(Ordering::Relaxed),
+                graphs: slot.graphs.load(Ordering::Relaxed),
                 deployment: group.deployment,
                 is_suspect: group.suspect.is_some(),
                 process: engine.process(),
                 resident_bytes: engine.process().and_then(resident_bytes),
-                confined_by: Barrier::names(&engine.opened().barriers),
+                confined_by: Barrier::names(&engine.capabilities().barriers),
             })
         });
         running.collect()
     }
 
-    /// What graphs take of the memory.
+    /// The memory of graphs.
     pub fn graph_memory(&self) -> GraphMemory {
         self.memory.info()
     }
 
-    /// What confines engines here, and what does not.
+    /// The mechanisms that confine engines here, and those that are not available.
     pub fn barriers(&self) -> &[Barrier] {
-        self.opened.get().map_or(&[], |opened| &opened.barriers)
+        self.capabilities
+            .get()
+            .map_or(&[], |opened| &opened.barriers)
     }
 
-    /// What happens to engines from now on.
-    pub fn follow(&self) -> broadcast::Receiver<EngineEvent> {
-        self.history.follow()
+    /// Subscribes to events of engines.
+    pub fn subscribe(&self) -> broadcast::Receiver<EngineEvent> {
+        self.history.subscribe()
     }
 
-    /// What happened to engines since the node started.
+    /// Counters since the node started.
     pub fn totals(&self) -> EngineTotals {
         EngineTotals {
-            quarantined_graphs: lock(&self.blame).quarantined(Instant::now()),
+            quarantined_graphs: lock(&self.crash_history).count_quarantined(Instant::now()),
             ..self.history.totals()
         }
     }
 }
 
-/// Bytes of memory that a process has in RAM, as far as the system says.
+/// Resident memory of a process in bytes, if the system reports it.
 fn resident_bytes(process: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     status_bytes(&text, "VmRSS:")
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_has_some_memory_and_none_that_is_not_there() {
+    fn resident_memory_is_known_for_running_processes_only() {
         let own = resident_bytes(std::process::id()).unwrap();
         assert!(own > 1 << 20, "{own}");
         assert_eq!(resident_bytes(u32::MAX), None);

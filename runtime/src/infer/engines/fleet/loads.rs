@@ -1,5 +1,5 @@
-//! Loads a graph in an engine: in which one, for how long, once more when the engine ended on account of another graph, and once
-//! more in a form that loads quicker when that was made.
+//! Loads a graph in an engine: selects the engine, limits the time, retries if the engine ended because of another graph, and loads it
+//! again from a faster form once that was made.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,40 +7,40 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use super::{At, Backend, Counted, Fleet, Group, OwnedSource, Spec, lock};
+use super::{Backend, EngineGraph, EngineHold, Fleet, Group, LoadSpec, OwnedSource, lock};
 use crate::infer::backend::tensor::Place;
-use crate::infer::backend::{BackendChoice, lay_out};
-use crate::infer::engines::blame::Verdict;
+use crate::infer::backend::{BackendChoice, create_model_dir};
+use crate::infer::engines::crash_history::Verdict;
+use crate::infer::engines::handle::{Ended, LoadFailure};
 use crate::infer::engines::history::EndReason;
-use crate::infer::engines::optimizer::Order;
-use crate::infer::engines::running::{Ended, LoadFailure};
+use crate::infer::engines::optimizer::FormRequest;
 use crate::infer::engines::wire::{Load, LoadSource, LoadedHead};
-use crate::infer::interest::Interested;
 
-/// How often a load is begun whose engine ended.
+/// Attempts to load a graph if its engine ends.
 const MAX_ATTEMPTS: usize = 3;
-/// How long a load may continue that nothing waits for any more. Ending it at once would cost others their engine each time that
-/// a deployment is deleted a moment before it is there.
+/// How long a load without waiting callers may continue. Killing the engine at once would harm other graphs each time a deployment is
+/// deleted just before it is ready.
 const ABANDONED_GRACE: Duration = Duration::from_secs(5);
 
-/// Why a graph is not loaded.
-enum Failure {
-    /// Trying once more does not help.
+/// Why an attempt to load a graph failed.
+enum AttemptError {
+    /// Another attempt would not help.
     Final(String),
-    /// Its engine ended, maybe on account of another graph.
-    Ended(Arc<Ended>),
+    /// The engine ended, possibly because of another graph.
+    EngineEnded(Arc<Ended>),
 }
 
-impl From<String> for Failure {
+impl From<String> for AttemptError {
     fn from(error: String) -> Self {
         Self::Final(error)
     }
 }
 
-impl Spec {
-    /// What an engine is told to load it.
-    fn load(&self, graph: u32, source: LoadSource) -> Load {
+impl LoadSpec {
+    /// The order to an engine to load it.
+    fn load_order(&self, graph: u32, source: LoadSource) -> Load {
         Load {
             graph,
             choice: match self.backend {
@@ -54,7 +54,7 @@ impl Spec {
         }
     }
 
-    /// The size of its files.
+    /// Total size of its files in bytes.
     fn file_bytes(&self) -> u64 {
         match &self.source {
             OwnedSource::Bytes(bytes) => bytes.len() as u64,
@@ -71,16 +71,16 @@ impl Spec {
 impl Fleet {
     pub(super) fn load_spec(
         self: &Arc<Self>,
-        spec: &Spec,
-        interested: Option<&Interested>,
-    ) -> Result<(At, LoadedHead), String> {
+        spec: &LoadSpec,
+        abandoned: Option<&CancellationToken>,
+    ) -> Result<(EngineGraph, LoadedHead), String> {
         let mut why = String::new();
         for _ in 0..MAX_ATTEMPTS {
-            match self.load_once(spec, interested) {
+            match self.load_once(spec, abandoned) {
                 Ok(loaded) => return Ok(loaded),
-                Err(Failure::Final(error)) => return Err(error),
-                // If this graph is a suspect now, it is loaded alone the next time, which shows whether it was that.
-                Err(Failure::Ended(ended)) => why.clone_from(&ended.why),
+                Err(AttemptError::Final(error)) => return Err(error),
+                // If this graph is a suspect now, the next attempt loads it alone, which shows whether it is the cause.
+                Err(AttemptError::EngineEnded(ended)) => why.clone_from(&ended.why),
             }
         }
         Err(format!(
@@ -88,17 +88,17 @@ impl Fleet {
         ))
     }
 
-    /// Where a graph may be loaded now.
-    fn group_of(&self, spec: &Spec) -> Result<Group, String> {
+    /// The group of engines that may load a graph now.
+    fn group_of(&self, spec: &LoadSpec) -> Result<Group, String> {
         let now = Instant::now();
         let key = spec.label.key();
-        let suspect = match lock(&self.blame).verdict(&key, now) {
+        let suspect = match lock(&self.crash_history).verdict(&key, now) {
             Verdict::Shared => None,
-            Verdict::Alone => Some(key),
+            Verdict::Isolated => Some(key),
             Verdict::Quarantined { until, ends } => {
                 let seconds = until.saturating_duration_since(now).as_secs() + 1;
                 return Err(format!(
-                    "it ended its engine {ends} times, so it is not run for another {seconds} s: look in the server's log for what was sent, and mend the model or refuse such inputs"
+                    "its engine ended {ends} times, so it is quarantined for another {seconds} s: see the server's log for the inputs, and fix the model or refuse such inputs"
                 ));
             }
         };
@@ -111,89 +111,90 @@ impl Fleet {
 
     fn load_once(
         self: &Arc<Self>,
-        spec: &Spec,
-        interested: Option<&Interested>,
-    ) -> Result<(At, LoadedHead), Failure> {
+        spec: &LoadSpec,
+        abandoned: Option<&CancellationToken>,
+    ) -> Result<(EngineGraph, LoadedHead), AttemptError> {
         let group = self.group_of(spec)?;
         let is_alone = group.suspect.is_some();
-        // The backends keep the same weights in different forms.
+        // The memory use differs by backend.
         let key = format!("{} on {}", spec.label.key(), spec.backend.name());
-        let share = self.memory.share(&key, spec.file_bytes())?;
-        // Before the engine is looked for, so that it does not end meanwhile.
-        let counted = Counted::new(self, group);
-        let engine = self.engine(&counted)?;
-        let graph = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut at = At {
+        let share = self.memory.charge(&key, spec.file_bytes())?;
+        // Taken before the engine is selected, so that it is not closed meanwhile.
+        let hold = EngineHold::new(self, group);
+        let engine = self.engine(&hold)?;
+        let graph = self.next_graph.fetch_add(1, Ordering::Relaxed);
+        let mut at = EngineGraph {
             engine: engine.clone(),
             graph,
             executor: self.executor.clone(),
             share,
             label: spec.label.clone(),
-            _laid: None,
-            counted,
+            _model_dir: None,
+            hold,
         };
-        engine.name(graph, spec.label.clone());
-        let (mut part, mut laid) = (None, None);
+        engine.set_label(graph, spec.label.clone());
+        let (mut block, mut model_dir) = (None, None);
         let source = match &spec.source {
             OwnedSource::File { path, data } if data.is_empty() => LoadSource::File(path.clone()),
-            // Here, because an engine that could link blobs could also write to them.
+            // Done by the node, because an engine that could link blobs could also write to them.
             OwnedSource::File { path, data } => {
-                let made = lay_out(path, data, &self.scratch()).map_err(|e| e.0)?;
-                let model = made.model();
-                laid = Some(made);
+                let dir = create_model_dir(path, data, &self.scratch()).map_err(|e| e.0)?;
+                let model = dir.model();
+                model_dir = Some(dir);
                 LoadSource::ModelDir(model)
             }
             OwnedSource::Bytes(bytes) => {
-                let placed = engine.arena().part_of(bytes)?;
-                let span = placed.span();
-                part = Some(placed);
+                let copy = engine.arena().block_of(bytes)?;
+                let span = copy.span();
+                block = Some(copy);
                 LoadSource::Bytes(span)
             }
         };
         let begun = Instant::now();
-        let loading = engine.load(spec.load(graph, source));
-        let loaded = self.wait_for_load(&at, &spec.label.name, loading, interested);
+        let loading = engine.load(spec.load_order(graph, source));
+        let loaded = self.wait_for_load(&at, &spec.label.name, loading, abandoned);
         let took = begun.elapsed();
-        drop(part);
+        drop(block);
         match loaded {
             Ok(Ok(head)) => {
                 let head = match head.lacks_form {
-                    true => self.with_form(&mut at, spec, head, took, interested)?,
+                    true => self.load_form(&mut at, spec, head, took, abandoned)?,
                     false => head,
                 };
-                // On a card it is loaded from these files again after others took its room.
-                at._laid = laid.filter(|_| head.place != Place::Host);
-                at.share.loaded(head.weight_bytes, head.load_peak_bytes)?;
+                // On a GPU it is loaded from these files again after an eviction.
+                at._model_dir = model_dir.filter(|_| head.place != Place::Host);
+                at.share
+                    .record_load(head.weight_bytes, head.load_peak_bytes)?;
                 Ok((at, head))
             }
-            Ok(Err(LoadFailure::Refused(error))) => Err(Failure::Final(error)),
+            Ok(Err(LoadFailure::Refused(error))) => Err(AttemptError::Final(error)),
             Ok(Err(LoadFailure::Ended(ended))) => {
                 let is_suspect = ended.suspects.contains(&graph);
-                let was_given_up = matches!(
+                let was_killed = matches!(
                     ended.reason,
                     EndReason::OverdueLoad | EndReason::AbandonedLoad
                 );
-                match is_suspect && (is_alone || was_given_up) {
-                    true => Err(Failure::Final(format!(
+                match is_suspect && (is_alone || was_killed) {
+                    true => Err(AttemptError::Final(format!(
                         "the engine that loaded it ended: {}",
                         ended.why
                     ))),
-                    false => Err(Failure::Ended(ended)),
+                    false => Err(AttemptError::EngineEnded(ended)),
                 }
             }
-            Err(_) => Err(Failure::Final("its engine is gone".into())),
+            Err(_) => Err(AttemptError::Final("its engine is gone".into())),
         }
     }
 
-    /// Has the form made of a graph that was just loaded, and loads it again from that.
-    fn with_form(
+    /// Makes the faster form of a graph that was just loaded, and loads it again from that.
+    fn load_form(
         &self,
-        at: &mut At,
-        spec: &Spec,
+        at: &mut EngineGraph,
+        spec: &LoadSpec,
         plain: LoadedHead,
         took: Duration,
-        interested: Option<&Interested>,
-    ) -> Result<LoadedHead, Failure> {
+        abandoned: Option<&CancellationToken>,
+    ) -> Result<LoadedHead, AttemptError> {
         let (Some(optimizer), Some(digest)) = (&self.optimizer, &spec.digest) else {
             return Ok(plain);
         };
@@ -201,14 +202,14 @@ impl Fleet {
             return Ok(plain);
         };
         let engine = at.engine.clone();
-        let opened = engine.opened();
+        let opened = engine.capabilities();
         let backend = spec.backend.name();
-        // By what the engine said before it read any model.
-        let Some((_, folder)) = opened.kept_forms.iter().find(|(name, _)| name == backend) else {
+        // As the engine reported before it read any model.
+        let Some((_, folder)) = opened.form_folders.iter().find(|(name, _)| name == backend) else {
             return Ok(plain);
         };
         let mut backends = opened.backends.iter();
-        let order = Order {
+        let request = FormRequest {
             backend,
             library: backends
                 .find(|one| one.name == backend)
@@ -217,22 +218,22 @@ impl Fleet {
             digest,
             model: path,
             threads: spec.threads,
-            loading: took,
+            load_time: took,
         };
-        // The worker loads the model beside the engine.
-        let Some(_room) = at.share.room_beside() else {
+        // The worker needs as much memory as the engine.
+        let Some(_reservation) = at.share.reserve_again() else {
             return Ok(plain);
         };
-        if !optimizer.make(&order, &self.executor, interested) {
+        if !optimizer.make(&request, &self.executor, abandoned) {
             return Ok(plain);
         }
         let before = at.graph;
-        let graph = self.next.fetch_add(1, Ordering::Relaxed);
-        engine.name(graph, spec.label.clone());
-        // Whichever is not used is unloaded.
+        let graph = self.next_graph.fetch_add(1, Ordering::Relaxed);
+        engine.set_label(graph, spec.label.clone());
+        // The one that is not used is unloaded.
         at.graph = graph;
-        let loading = engine.load(spec.load(graph, LoadSource::File(path.clone())));
-        let error = match self.wait_for_load(at, &spec.label.name, loading, interested) {
+        let loading = engine.load(spec.load_order(graph, LoadSource::File(path.clone())));
+        let error = match self.wait_for_load(at, &spec.label.name, loading, abandoned) {
             Ok(Ok(head)) => {
                 engine.unload(before);
                 return Ok(head);
@@ -245,31 +246,31 @@ impl Fleet {
                 if ended.suspects.contains(&graph) {
                     optimizer.decline(backend, folder, digest);
                 }
-                return Err(Failure::Ended(ended));
+                return Err(AttemptError::EngineEnded(ended));
             }
-            Err(_) => return Err(Failure::Final("its engine is gone".into())),
+            Err(_) => return Err(AttemptError::Final("its engine is gone".into())),
         };
         tracing::warn!(
             graph = spec.label.name,
             digest,
             error,
-            "the form of a model that was just made does not load"
+            "cached form of a model does not load"
         );
         optimizer.decline(backend, folder, digest);
         Ok(plain)
     }
 
-    /// Waits for a load; ends the engine when that takes too long, or when nothing wants the graph any more.
+    /// Waits for a load. Kills the engine if that takes too long, or if no caller waits any more.
     fn wait_for_load(
         &self,
-        at: &At,
+        at: &EngineGraph,
         name: &str,
         mut loading: oneshot::Receiver<Result<LoadedHead, LoadFailure>>,
-        interested: Option<&Interested>,
+        abandoned: Option<&CancellationToken>,
     ) -> Result<Result<LoadedHead, LoadFailure>, oneshot::error::RecvError> {
-        let abandoned = async {
-            match interested {
-                Some(interested) => interested.lost().await,
+        let expired = async {
+            match abandoned {
+                Some(abandoned) => abandoned.cancelled().await,
                 None => std::future::pending().await,
             }
             sleep(ABANDONED_GRACE).await;
@@ -282,16 +283,16 @@ impl Fleet {
                     let why = format!("graph `{name}` took longer to load than {limit:?}, the limit of `samovar serve --load-timeout`");
                     (EndReason::OverdueLoad, why)
                 }
-                () = abandoned => {
-                    let why = format!("graph `{name}` was still loading {ABANDONED_GRACE:?} after everything that wanted it had gone");
+                () = expired => {
+                    let why = format!("graph `{name}` was still loading {ABANDONED_GRACE:?} after all its callers had gone");
                     (EndReason::AbandonedLoad, why)
                 }
             };
             at.engine.kill(reason, why, Some(at.graph));
-            // Answered by the end of the engine.
+            // The end of the engine answers.
             loading.await
         };
-        // For its timers.
+        // Required by the timers.
         let _entered = self.executor.enter();
         futures::executor::block_on(waiting)
     }

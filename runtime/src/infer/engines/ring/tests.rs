@@ -8,14 +8,14 @@ use super::*;
 
 fn ends() -> (Sender, Receiver) {
     let (fd, shared) = create().unwrap();
-    let (sender, _) = of_node(&shared).unwrap();
-    let (receiver, _) = of_engine(&Shared::open(&fd).unwrap()).unwrap();
+    let (sender, _) = node_ends(&shared).unwrap();
+    let (receiver, _) = engine_ends(&SharedMemory::open(&fd).unwrap()).unwrap();
     (sender, receiver)
 }
 
 fn next(receiver: &Receiver) -> Option<Vec<u8>> {
     let mut message = Vec::new();
-    let there = receiver.take().next(&mut message).unwrap();
+    let there = receiver.lock().next(&mut message).unwrap();
     there.then_some(message)
 }
 
@@ -59,21 +59,21 @@ fn whoever_sleeps_is_woken_once() {
 }
 
 #[test]
-fn what_was_not_taken_can_be_told() {
+fn unreceived_messages_are_known() {
     let (sender, receiver) = ends();
     for message in [b"a", b"b", b"c"] {
         sender.try_send(&[message]).unwrap();
     }
     next(&receiver);
-    assert_eq!(sender.untaken(), [b"b", b"c"]);
+    assert_eq!(sender.unreceived(), [b"b", b"c"]);
     // A peer that lies has fewer to tell of, and no more.
     receiver
         .ring
         .head()
-        .taken
+        .read
         .0
         .store(u64::MAX, Ordering::Relaxed);
-    assert!(sender.untaken().is_empty());
+    assert!(sender.unreceived().is_empty());
 }
 
 #[test]
@@ -82,8 +82,8 @@ fn a_sender_that_found_no_room_is_told_of_it() {
     let long = vec![0; MAX_MESSAGE_BYTES];
     while sender.try_send(&[&long]).unwrap() != Sent::Full {}
     assert!(next(&receiver).is_some());
-    assert!(receiver.made_room());
-    assert!(!receiver.made_room());
+    assert!(receiver.must_wake_sender());
+    assert!(!receiver.must_wake_sender());
     assert_ne!(sender.try_send(&[&long]).unwrap(), Sent::Full);
 }
 
@@ -95,18 +95,18 @@ fn numbers_that_cannot_be_are_refused() {
         let head = receiver.ring.head();
         head.written.0.store(written, Ordering::Relaxed);
         receiver.ring.write(0, &1u64.to_le_bytes()).unwrap();
-        assert!(receiver.take().next(&mut message).is_err(), "{written}");
+        assert!(receiver.lock().next(&mut message).is_err(), "{written}");
     }
     for length in [MAX_MESSAGE_BYTES as u64 + 1, 9, u64::MAX] {
         let (sender, receiver) = ends();
         sender.try_send(&[b"12345678"]).unwrap();
         receiver.ring.write(0, &length.to_le_bytes()).unwrap();
-        assert!(receiver.take().next(&mut message).is_err(), "{length}");
+        assert!(receiver.lock().next(&mut message).is_err(), "{length}");
     }
     for taken in [1, u64::MAX] {
         let (sender, receiver) = ends();
         let head = receiver.ring.head();
-        head.taken.0.store(taken, Ordering::Relaxed);
+        head.read.0.store(taken, Ordering::Relaxed);
         assert!(sender.try_send(&[b"a"]).is_err(), "{taken}");
     }
     let (sender, _receiver) = ends();
@@ -127,8 +127,8 @@ fn no_message_is_slept_over() {
             scope.spawn(|| {
                 let mut message = Vec::new();
                 while count.load(Ordering::SeqCst) < all {
-                    if receiver.take().next(&mut message).unwrap() {
-                        if receiver.made_room() {
+                    if receiver.lock().next(&mut message).unwrap() {
+                        if receiver.must_wake_sender() {
                             receiver.wake_senders();
                         }
                         if asleep.load(Ordering::SeqCst) > 0 && receiver.about_to_sleep().is_none()
