@@ -202,7 +202,7 @@ fn bytes_have_no_files_beside_them_though_the_check_before_missed_one() {
     let Err(refused) = GuestModel::read(bytes.clone(), u64::MAX) else {
         panic!("the check before does not miss it");
     };
-    assert!(refused.0.contains("lies in another file"), "{refused}");
+    assert!(refused.0.contains("stored in another file"), "{refused}");
     let missed = GuestModel {
         onnx: Onnx::read(&bytes).unwrap(),
         bytes,
