@@ -109,12 +109,16 @@ async fn weights_come_from_the_files_that_were_pushed() -> Result<()> {
     };
     let folder = server.folder().join("data/graphs");
     let engines = folder.join("engines");
-    assert_eq!(inside(&folder)?, [engines.clone()], "of loaded graphs");
+    assert_eq!(
+        inside(&folder)?,
+        std::slice::from_ref(&engines),
+        "of loaded graphs"
+    );
     // Each engine lays out models in a folder of its own.
     let own = inside(&engines)?;
     assert!(!own.is_empty());
     for own in own {
-        assert_eq!(inside(&own)?, [PathBuf::new(); 0], "of loaded graphs");
+        assert_eq!(inside(&own)?, Vec::<PathBuf>::new(), "of loaded graphs");
     }
     let server = server.restart()?;
     computes(&server, "on-rten").await

@@ -1,7 +1,7 @@
 //! A server of this release starts on the data folder of each previous one, and has and serves what was there; see
 //! `tests/data-folders/README.md`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use samovar_tests::{Server, eventually, repository};
@@ -21,7 +21,7 @@ fn releases() -> Result<Vec<(PathBuf, Value)>> {
     Ok(releases)
 }
 
-fn start(folder: &PathBuf, about: &Value) -> Result<Server> {
+fn start(folder: &Path, about: &Value) -> Result<Server> {
     let key = about["keys"]["admin"].as_str().context("no admin key")?;
     let args = ["--webhook-allow", "loopback"];
     Server::start_on_copy(folder, key, &args).with_context(|| format!("{}", folder.display()))

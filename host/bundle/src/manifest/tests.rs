@@ -252,7 +252,9 @@ fn what_is_missing_is_said() {
     );
     let error = parse("name = 'm'").unwrap_err();
     assert!(
-        error.contains("`component`: missing: the path of the WebAssembly component; or use [graphs."),
+        error.contains(
+            "`component`: missing: the path of the WebAssembly component; or use [graphs."
+        ),
         "{error}"
     );
     let error = parse("name = 'M_m'\ncomponent='m'").unwrap_err();

@@ -99,7 +99,7 @@ impl BlobGc {
                 Ok(0) => {}
                 Ok(blobs) => tracing::info!(blobs, "removed blobs that no deployment names"),
                 Err(error) => {
-                    tracing::warn!(%error, "blobs that no deployment names stay until a later sweep")
+                    tracing::warn!(%error, "blobs that no deployment names stay until a later sweep");
                 }
             }
         }

@@ -330,7 +330,7 @@ impl Dispatcher {
             Monitor::NotStarted => {
                 let dispatcher = self.clone();
                 let started = spawn("compute-monitor".into(), move || {
-                    dispatcher.mark_long_runs()
+                    dispatcher.mark_long_runs();
                 });
                 if let Err(error) = started {
                     tracing::error!(%error, "monitor of long runs failed to start");
