@@ -4,6 +4,7 @@ use http::{HeaderMap, Request, Version};
 use samovar_types::api::models::PushRequest;
 use samovar_types::bundle::Bundle;
 
+pub use crate::catalog::cache::Documents;
 use crate::front::browser_guard::{self, Purpose};
 use crate::front::host;
 pub use crate::gateway::target::{Address, AsyncAddress, AsyncPart, Place, Route};
