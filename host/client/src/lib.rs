@@ -6,7 +6,7 @@
 //!
 //! // SAMOVAR_URL and SAMOVAR_API_KEY, or else the file that `samovar login` writes.
 //! let client = Client::from_environment()?;
-//! for model in client.models().await?.models {
+//! for model in &client.models().await?.models {
 //!     println!("{} {}", model.id, model.name);
 //! }
 //! let request = client.inference(Method::POST, "iris", Target::Production, "/predict")?;
