@@ -12,17 +12,18 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::infer::backend::forms;
 use crate::infer::backend::model_cache::ModelCache;
+use crate::infer::graph::max_loads;
 use crate::process::clock::{Exceeded, wait_exceeded};
 use crate::process::confine::Confinement;
 use crate::process::{frames, signal_name};
@@ -33,8 +34,6 @@ const WORKER: &str = "optimize-worker";
 /// CPU time limit of a worker, in addition to a multiple of the time of the load.
 const BASE_TIME: Duration = Duration::from_secs(10);
 const LOAD_TIME_FACTOR: u32 = 10;
-/// Workers per core. If all are busy, a model is used without its form, which may be made the next time.
-const WORKERS_PER_CORE: usize = 1;
 /// Most models that are remembered as made by this process.
 const MAX_REMEMBERED: usize = 4096;
 
@@ -82,31 +81,21 @@ pub(super) struct Optimizer {
     caches: Mutex<HashMap<(&'static str, String), Arc<ModelCache>>>,
     /// Backends and digests of the models whose forms were made.
     made: Mutex<HashSet<(&'static str, String)>>,
-    workers: AtomicUsize,
-    max_workers: usize,
-}
-
-/// A permit to run a worker.
-struct WorkerPermit<'a>(&'a AtomicUsize);
-
-impl Drop for WorkerPermit<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// One permit per worker, as many as graphs load at once. If all are taken, a model is used without its form, which may be made
+    /// the next time.
+    workers: Semaphore,
 }
 
 impl Optimizer {
     /// Makes forms with workers of this program and caches them below `root`.
     pub fn new(program: PathBuf, memory_bytes: Option<u64>, root: PathBuf) -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         Self {
             program,
             memory_bytes,
             root,
             caches: Mutex::default(),
             made: Mutex::default(),
-            workers: AtomicUsize::new(0),
-            max_workers: (cores * WORKERS_PER_CORE).max(2),
+            workers: Semaphore::new(max_loads()),
         }
     }
 
@@ -170,7 +159,7 @@ impl Optimizer {
         if is_useless || cache.is_declined(request.digest) {
             return Ok(false);
         }
-        let Some(_permit) = self.try_acquire() else {
+        let Ok(_permit) = self.workers.try_acquire() else {
             return Ok(false);
         };
         let to = cache.create_entry().map_err(|e| e.to_string())?;
@@ -219,12 +208,6 @@ impl Optimizer {
             WorkerEnd::Abandoned => Ok(false),
             WorkerEnd::Killed => Err("its worker was killed".into()),
         }
-    }
-
-    fn try_acquire(&self) -> Option<WorkerPermit<'_>> {
-        let taken = self.workers.fetch_add(1, Ordering::Relaxed);
-        let permit = WorkerPermit(&self.workers);
-        (taken < self.max_workers).then_some(permit)
     }
 
     /// Runs a worker to its end.
@@ -351,12 +334,12 @@ mod tests {
     #[test]
     fn the_number_of_workers_is_limited() {
         let optimizer = Optimizer::new("/nowhere".into(), None, "/nowhere".into());
-        let permits: Vec<_> = (0..optimizer.max_workers)
-            .map(|_| optimizer.try_acquire().unwrap())
+        let permits: Vec<_> = (0..max_loads())
+            .map(|_| optimizer.workers.try_acquire().unwrap())
             .collect();
-        assert!(optimizer.try_acquire().is_none());
-        assert!(optimizer.try_acquire().is_none());
+        assert!(optimizer.workers.try_acquire().is_err());
+        assert!(optimizer.workers.try_acquire().is_err());
         drop(permits);
-        assert!(optimizer.try_acquire().is_some());
+        assert!(optimizer.workers.try_acquire().is_ok());
     }
 }
