@@ -206,7 +206,7 @@ fn opened(model: Vec<u8>, options: &ModelOptions) -> Result<RtenModel, String> {
 /// # Errors
 /// The operator and node that rten would compute wrongly.
 pub(super) fn make_form(onnx: &ModelProto, bytes: &[u8], to: &Path) -> Result<bool, String> {
-    if Defaults::of(&onnx.inputs()?, bytes)?.is_some() {
+    if defaults::any(&onnx.inputs()?) {
         return Ok(false);
     }
     let adapted = adapted::adapted(&Adaptable {

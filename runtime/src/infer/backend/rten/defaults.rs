@@ -50,6 +50,11 @@ pub(super) fn computes(ty: PortType) -> bool {
     !matches!(ty, PortType::F16 | PortType::Bf16 | PortType::F64)
 }
 
+/// Whether any input has a default that rten can compute with.
+pub(super) fn any(inputs: &[Port]) -> bool {
+    replaceable(inputs).next().is_some()
+}
+
 fn replaceable(inputs: &[Port]) -> impl Iterator<Item = &str> {
     let found = inputs
         .iter()
