@@ -28,6 +28,17 @@ const WITHIN_MS: u64 = 60;
 
 /// Sends a request whole, waits a moment, and hangs up.
 fn hang_up(server: &Server, dice: &mut Dice, method: &str, path: &str, body: &Value) -> Result<()> {
+    hang_up_after(server, dice.within_ms(WITHIN_MS), method, path, body)
+}
+
+/// Sends a request whole, and hangs up after this time.
+pub fn hang_up_after(
+    server: &Server,
+    pause: Duration,
+    method: &str,
+    path: &str,
+    body: &Value,
+) -> Result<()> {
     let address = server.url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address)?;
     let body = match body {
@@ -43,7 +54,7 @@ fn hang_up(server: &Server, dice: &mut Dice, method: &str, path: &str, body: &Va
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())?;
     // Chosen instants are what is tested; nothing is waited for.
-    std::thread::sleep(dice.within_ms(WITHIN_MS));
+    std::thread::sleep(pause);
     let _ = stream.shutdown(Shutdown::Both);
     Ok(())
 }

@@ -1,9 +1,6 @@
 //! Every route that changes something, interrupted at random instants: by its client, which hangs up, and by the end of the
 //! node. The change is made whole, with its entry in the audit log, or nothing of it is.
 
-use std::io::Write as _;
-use std::net::{Shutdown, TcpStream};
-
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use samovar_tests::dice::Dice;
@@ -11,6 +8,7 @@ use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
 
 use super::every_change::{Change, Trace, World, changes};
+use super::hang_ups::hang_up_after;
 
 /// Clients of each route that hang up.
 const HANG_UPS: usize = 2;
@@ -263,7 +261,13 @@ async fn a_change_whose_client_hangs_up_is_made_whole_or_not_at_all() -> Result<
             number += 1;
             let world = World::make(&server, &change, &bundle, number).await?;
             let before = Before::look(&server).await?;
-            hang_up(&server, &mut dice, &change, &world)?;
+            hang_up_after(
+                &server,
+                dice.within_ms(WITHIN_MS),
+                change.method,
+                &world.path(&change),
+                &(change.body)(&world),
+            )?;
             let was_made = before.outcome(&server, &change, &world).await?;
             made += usize::from(was_made);
             // A request may arrive after its client was waited for, so whether it was made is not known for certain.
@@ -323,30 +327,6 @@ async fn bundle(server: &Server) -> Result<Value> {
     let id = text(&pushed["deployment"]["id"])?;
     let path = format!("/v1/models/source/deployments/{id}/config?output_format=parsed");
     Ok(get(server, &path).await?["config"].clone())
-}
-
-/// Sends a request whole, waits a moment, and hangs up.
-fn hang_up(server: &Server, dice: &mut Dice, change: &Change, world: &World) -> Result<()> {
-    let address = server.url.trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address)?;
-    let body = match (change.body)(world) {
-        Value::Null => String::new(),
-        body => body.to_string(),
-    };
-    let head = format!(
-        "{} {} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n",
-        change.method,
-        world.path(change),
-        server.key(),
-        body.len()
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
-    // Chosen instants are what is tested; nothing is waited for.
-    std::thread::sleep(dice.within_ms(WITHIN_MS));
-    let _ = stream.shutdown(Shutdown::Both);
-    Ok(())
 }
 
 pub async fn ask(

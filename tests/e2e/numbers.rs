@@ -1,7 +1,7 @@
 //! Tensors and models that are easily answered wrongly: scalars, inputs with defaults, classifiers, large integers.
 
 use anyhow::{Context, Result};
-use samovar_tests::onnx::{Attribute, Operator, Weight, maps, model_of, port};
+use samovar_tests::onnx::{Attribute, Operator, Weight, maps, model_of, operator, port};
 use samovar_tests::python::onnxruntime;
 use samovar_tests::{Server, eventually};
 use serde_json::{Value, json};
@@ -12,16 +12,6 @@ const STANDARD: &[(&str, u64)] = &[("", 17)];
 const WITH_ML: &[(&str, u64)] = &[("", 17), ("ai.onnx.ml", 3)];
 const U8: u64 = 2;
 const TEXT: u64 = 8;
-
-fn operator<'a>(op: &'a str, inputs: &'a [&'a str], outputs: &'a [&'a str]) -> Operator<'a> {
-    Operator {
-        domain: "",
-        op,
-        inputs,
-        outputs,
-        attributes: &[],
-    }
-}
 
 /// A server, and the backends that a graph can be pushed for on it.
 fn start() -> Result<(Server, Vec<&'static str>)> {

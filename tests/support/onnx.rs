@@ -241,6 +241,17 @@ pub struct Operator<'a> {
     pub attributes: &'a [(&'a str, Attribute<'a>)],
 }
 
+/// An operator of the standard without attributes.
+pub fn operator<'a>(op: &'a str, inputs: &'a [&'a str], outputs: &'a [&'a str]) -> Operator<'a> {
+    Operator {
+        domain: "",
+        op,
+        inputs,
+        outputs,
+        attributes: &[],
+    }
+}
+
 /// The value of an attribute.
 pub enum Attribute<'a> {
     Int(i64),

@@ -64,6 +64,25 @@ impl GraphSpec {
     }
 }
 
+#[cfg(test)]
+impl GraphSpec {
+    /// A model file for rten, as a graph with this digest and name.
+    fn for_test(digest: &str, path: impl Into<PathBuf>) -> Self {
+        Self {
+            name: digest.into(),
+            digest: digest.into(),
+            path: path.into(),
+            data: Vec::new(),
+            backend: BackendChoice::Rten,
+            target: Target::Cpu,
+            threads: 1,
+            batching: None,
+            own_engine: None,
+            owner: Owner::named("tests"),
+        }
+    }
+}
+
 /// Why a graph cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum GraphError {

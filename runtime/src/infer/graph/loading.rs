@@ -81,23 +81,7 @@ impl LoadingGraphs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::infer::backend::{BackendChoice, BackendOptions, Backends, Target};
-    use crate::permits::Owner;
-
-    fn spec(name: &str) -> GraphSpec {
-        GraphSpec {
-            name: name.into(),
-            digest: name.into(),
-            path: "/nowhere/model.onnx".into(),
-            data: Vec::new(),
-            backend: BackendChoice::Rten,
-            target: Target::Cpu,
-            threads: 1,
-            batching: None,
-            own_engine: None,
-            owner: Owner::named("tests"),
-        }
-    }
+    use crate::infer::backend::{BackendOptions, Backends};
 
     #[tokio::test]
     async fn all_callers_learn_which_graph_does_not_load() {
@@ -106,7 +90,10 @@ mod tests {
             onnxruntime: Some("/nowhere".into()),
             ..BackendOptions::default()
         }));
-        let loading = LoadingGraphs::new(store.clone(), vec![spec("words")]);
+        let loading = LoadingGraphs::new(
+            store.clone(),
+            vec![GraphSpec::for_test("words", "/nowhere/model.onnx")],
+        );
         // Like the start of a replica and its `init`, which wait at the same time.
         let (failure, ready) = tokio::join!(loading.failure(), loading.ready());
         assert_eq!(failure.name, "words");

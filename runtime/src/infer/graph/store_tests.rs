@@ -14,18 +14,7 @@ async fn a_graph_whose_first_caller_goes_while_it_loads_is_there_for_the_next() 
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, row_by_row()).unwrap();
     let store = GraphStore::new(Loader::InProcess(backends()));
-    let spec = GraphSpec {
-        name: "default".into(),
-        digest: "a graph that is let go while it loads".into(),
-        path: path.clone(),
-        data: Vec::new(),
-        backend: BackendChoice::Rten,
-        target: Target::Cpu,
-        threads: 1,
-        batching: None,
-        own_engine: None,
-        owner: Owner::named("tests"),
-    };
+    let spec = GraphSpec::for_test("a graph that is let go while it loads", &path);
     let mut first = Box::pin(store.acquire(&spec));
     assert!(
         futures::poll!(&mut first).is_pending(),

@@ -8,7 +8,8 @@ use crate::infer::backend::model_cache::CacheAccess;
 use crate::infer::backend::rten::Rten;
 use crate::infer::backend::tensor::{Data, ElementType, Tensor};
 use crate::infer::backend::testing::onnx::{
-    Attribute, Node, Operator, Outside, Value, Weight, model_beside, model_of, model_with, port,
+    Attribute, Node, Operator, Outside, Value, Weight, model_beside, model_of, model_with,
+    operator, port,
 };
 use crate::infer::backend::{LoadRequest, Loaded, RunError};
 use crate::infer::compute::Worker;
@@ -16,16 +17,6 @@ use crate::infer::compute::Worker;
 const F32: u64 = 1;
 const I64: u64 = 7;
 const BOOL: u64 = 9;
-
-fn operator<'a>(op: &'a str, inputs: &'a [&'a str], outputs: &'a [&'a str]) -> Operator<'a> {
-    Operator {
-        domain: "",
-        op,
-        inputs,
-        outputs,
-        attributes: &[],
-    }
-}
 
 /// The first `end` of `x`, each times `s`, or what was there before unless `scaled`. Defaults: all of them, 2, yes.
 fn scaled() -> Vec<u8> {

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::*;
+use crate::infer::backend::BackendChoice;
 use crate::infer::backend::tensor::{Data, ElementType};
 use crate::infer::backend::testing::{backends, choices, mixes_rows, row_by_row};
-use crate::infer::backend::{BackendChoice, Target};
 use crate::infer::graph::loader::Loader;
 use crate::infer::graph::{GraphSpec, GraphStore};
 
@@ -21,17 +21,11 @@ async fn graph(bytes: Vec<u8>, backend: BackendChoice, name: &str) -> Arc<Loaded
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, bytes).unwrap();
     let spec = GraphSpec {
-        name: name.to_owned(),
-        digest: name.to_owned(),
-        path,
-        data: Vec::new(),
         backend,
-        target: Target::Cpu,
         // With one thread a short run would not wait for others at all.
         threads: 2,
         batching: Some(RULES),
-        own_engine: None,
-        owner: Owner::named("tests"),
+        ..GraphSpec::for_test(name, path)
     };
     let graph = GraphStore::new(Loader::InProcess(backends()))
         .acquire(&spec)
